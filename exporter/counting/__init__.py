@@ -1,0 +1,1 @@
+"""What counts. The ledger decides, the store keeps."""

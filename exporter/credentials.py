@@ -1,0 +1,140 @@
+"""Tokens: where they come from, and that they are seen by nobody.
+
+A token is all of a user's rights; the platforms have no read-only ones. So its text lives in :class:`Secret` values
+that print as stars, and is read again from its file when the file changes, so that rotating it needs no restart.
+"""
+
+import configparser
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from exporter.errors import ConfigError
+
+MASK: Final = "********"
+
+
+class Secret:
+    """A text that does not print itself."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself: for the header of a request and for nothing else."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def secret_of(text: str, where: str) -> Secret:
+    """The token in *text*, surrounding white space dropped.
+
+    Raises:
+        ConfigError: it is empty or could not be sent in a header.
+    """
+    token = text.strip()
+    if not token:
+        raise ConfigError(f"{where}: the token is empty")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{where}: not a token: it has spaces, line breaks or characters outside ASCII")
+    return Secret(token)
+
+
+class FixedToken:
+    """A token from the environment or the configuration: it changes only with them."""
+
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
+
+    def read(self) -> Secret:
+        """The token."""
+        return self._secret
+
+    def exposed(self) -> str | None:
+        """Nothing to warn of."""
+        return None
+
+
+class TokenFile:
+    """A token in a file, read again when the file changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] = ()
+        self._secret: Secret | None = None
+
+    def read(self) -> Secret:
+        """The token as the file holds it now.
+
+        Raises:
+            ConfigError: the file cannot be read or holds no token.
+        """
+        try:
+            status = self._path.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if self._secret is None or seen != self._seen:
+                self._secret = secret_of(self._path.read_text(encoding="utf-8", errors="replace"), str(self._path))
+                self._seen = seen
+        except OSError as error:
+            raise ConfigError(f"{self._path}: the token file cannot be read: {error.strerror}") from error
+        return self._secret
+
+    def exposed(self) -> str | None:
+        """A warning when others on this machine can read the file."""
+        try:
+            mode = stat.S_IMODE(self._path.stat().st_mode)
+        except OSError:
+            return None
+        if mode & (stat.S_IROTH | stat.S_IWOTH):
+            return f"{self._path}: others can read this token file (mode {mode:04o}); chmod 600 it"
+        return None
+
+
+Token = FixedToken | TokenFile
+
+
+def credentials_path(home: Path) -> Path:
+    """Where the official clients keep profiles."""
+    return home / ".sevenbridges" / "credentials"
+
+
+def profiles(path: Path) -> dict[str, dict[str, str]]:
+    """The profiles of a credentials file: name to its keys; none where there is no file.
+
+    Raises:
+        ConfigError: the file cannot be read as such.
+    """
+    parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False)
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: the credentials file cannot be read: {error.strerror}") from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", None)
+        at = f", line {line}" if line else ""
+        # The parser's own message would quote the line, and with it perhaps a token.
+        raise ConfigError(f"{path}: not a credentials file (INI with [profile] sections){at}") from None
+    return {name: dict(parser.items(name)) for name in parser.sections()}
+
+
+def found(relative: Path, beside: Path) -> Path:
+    """Where a token file named without a directory of its own is: in systemd's credentials, else beside *beside*."""
+    if relative.is_absolute():
+        return relative
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if directory and (Path(directory) / relative).exists():
+        return Path(directory) / relative
+    return beside / relative

@@ -1,0 +1,174 @@
+"""The daemon: builds everything, by hand and in one place, and takes it down in reverse."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from exporter import __version__
+from exporter.clock import Clock, RealClock
+from exporter.counting.store import Store
+from exporter.metrics.exposition import Exposition
+from exporter.metrics.snapshot import Board, Display, Process
+from exporter.metrics.status_page import status_page
+from exporter.metrics.web import application, bound_sockets, serving
+from exporter.platform.allowance import Allowance
+from exporter.platform.client import ATTEMPTS, Client, Listener, tls_context, transport_to
+from exporter.platform.transport import Deadline
+from exporter.polling.claims import Claims
+from exporter.polling.poller import Pace, Poller
+from exporter.settings import Configuration, Watched
+from exporter.telemetry import Log, Secrets
+
+_JOIN_SECONDS: Final = 2.5
+"""For all pollers together to end; one that hangs in a request is left behind with the process."""
+_HEALTH_SLACK: Final = 60.0
+_FIRST_POLLS_APART: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A daemon that is up: what the demo shows of it."""
+
+    port: int
+    board: Board
+
+
+def run(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> int:
+    """Run until *stop* is set; the exit code.
+
+    Raises:
+        StateError: the state file cannot be used.
+        ListenError: the address cannot be had.
+    """
+    with started(configuration, stop, log, secrets):
+        stop.wait()
+        log.info("daemon.stopping")
+    log.info("daemon.stopped")
+    return 0
+
+
+@contextmanager
+def started(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> Iterator[Running]:
+    """The daemon while the context lasts; *stop* is set when it is left.
+
+    Raises:
+        StateError: the state file cannot be used.
+        ListenError: the address cannot be had.
+    """
+    settings = configuration.settings
+    names = tuple(account.name for account in configuration.accounts)
+    board, claims, clock = Board(names), Claims(names), RealClock(stop)
+    display = Display(settings.job_series, settings.failed_job_window, settings.show_username)
+    for warning in configuration.warnings:
+        log.warning("token_file.exposed", reason=warning)
+    with ExitStack() as stack:
+        sockets = bound_sockets(configuration.host, configuration.port)
+        for each in sockets:
+            stack.callback(each.close)
+        store = Store(configuration.state_file)
+        stack.callback(store.close)
+        pollers = [
+            Poller(
+                watched,
+                connect=_connector(watched, configuration, clock),
+                store=store,
+                claims=claims,
+                rules=configuration.rules,
+                pace=Pace(
+                    settings.poll_interval,
+                    settings.stale_after,
+                    first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
+                    phase=position * settings.poll_interval / len(names),
+                ),
+                clock=clock,
+                publish=board.put,
+                log=log,
+                secrets=secrets,
+            )
+            for position, watched in enumerate(configuration.accounts)
+        ]
+        threads = [
+            threading.Thread(target=_guarded(poller, log), name=f"poller-{name}", daemon=True)
+            for poller, name in zip(pollers, names, strict=True)
+        ]
+        exposition = Exposition(
+            board,
+            lambda: Process(store.write_failures, store.marks_total, store.bytes_total),
+            display,
+            time.time,
+        )
+        silent_for = settings.request_timeout * ATTEMPTS + _HEALTH_SLACK
+        app = application(
+            exposition,
+            unhealthy=lambda: _unhealthy(pollers, clock, silent_for),
+            unready=lambda: "" if board.ready else "not every account has been tried yet",
+            status_page=lambda: status_page(board.pictures, display, time.time()),
+        )
+        stack.callback(_join, threads)
+        stack.callback(stop.set)
+        for thread in threads:
+            thread.start()
+        port = stack.enter_context(serving(app, sockets))
+        log.info(
+            "daemon.started",
+            version=__version__,
+            pid=os.getpid(),
+            listen=f"{configuration.host or ''}:{port}",
+            state_file=str(configuration.state_file),
+            accounts=len(names),
+        )
+        yield Running(port, board)
+
+
+def _connector(watched: Watched, configuration: Configuration, clock: Clock) -> Callable[[Listener], Client]:
+    """How a poller gets its client, which reports to it."""
+
+    def connect(listener: Listener) -> Client:
+        deadline = Deadline()
+        tls = _tls(str(watched.ca_file) if watched.ca_file else None) if watched.needs_tls else None
+        return Client(
+            watched.endpoint,
+            transport_to(deadline, tls, watched.proxy),
+            deadline,
+            allowance=Allowance(configuration.settings.rate_share),
+            clock=clock,
+            listener=listener,
+            timeout=configuration.settings.request_timeout,
+        )
+
+    return connect
+
+
+_tls = cache(tls_context)
+"""Loading certificates takes a megabyte and 20 ms, so accounts share what they can."""
+
+
+def _guarded(poller: Poller, log: Log) -> Callable[[], None]:
+    def work() -> None:
+        try:
+            poller.run()
+        except Exception:  # a dead poller must be seen: it fails the health check
+            log.exception("poller.died", account=poller.name)
+
+    return work
+
+
+def _unhealthy(pollers: list[Poller], clock: Clock, silent_for: float) -> str:
+    now = clock.monotonic()
+    return ", ".join(
+        f"account {poller.name} has not moved for {now - poller.moved_at:.0f} s"
+        for poller in pollers
+        if now - poller.moved_at > silent_for
+    )
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    ends = time.monotonic() + _JOIN_SECONDS
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(max(0.0, ends - time.monotonic()))

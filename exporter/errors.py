@@ -1,0 +1,116 @@
+"""Errors, named for what is done about them.
+
+* ExporterError
+  + ConfigError       the configuration is wrong: say each problem in a line, exit 2
+  + StateError        the state file cannot be used: say why and what to do, exit 1
+  + StateWriteError   a commit failed: show what was committed before, try again at the next poll
+  + ListenError       the metrics address cannot be had: exit 1
+  + PollError         this poll ends here, the next one comes; ``result`` is its label in metrics
+    - Unreachable     no answer, a cut or slow one, or a 5xx: retried within the poll first
+    - Unauthorized    401 or 403: ask only who we are until the token changes
+    - RateLimited     429: silent until the platform's window ends
+    - Maintenance     503 with code 0: ask again every minute
+    - BadAnswer       an answer that is not what the API documents
+      . JobRefused    the same for one job: the others go on
+    - WrongAccount    the token belongs to somebody else, or to an account that another entry watches
+  + AllowanceSpent    our share of the rate limit is used up: the poll ends with what it has
+  + Stopping          the process is ending
+
+Whatever else is raised is a bug: a poll logs it with its traceback and the next poll comes as usual.
+"""
+
+
+class ExporterError(Exception):
+    """All errors that this package raises on purpose; the text is one line for a person."""
+
+
+class ConfigError(ExporterError):
+    """The configuration is wrong.
+
+    Attributes:
+        problems: a line per problem: where, what is wrong, what would be right.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class StateError(ExporterError):
+    """The state file cannot be read, written or held."""
+
+
+class StateWriteError(ExporterError):
+    """A commit failed and nothing of it was written; it is tried again at every poll."""
+
+
+class ListenError(ExporterError):
+    """The metrics server cannot listen where it was told to."""
+
+
+class PollError(ExporterError):
+    """A poll that cannot go on; ``result`` is its label in ``sbg_exporter_polls_total``."""
+
+    result = "error"
+
+
+class Unreachable(PollError):
+    """No usable answer: connect, timeout, cut connection or 5xx. Retried within the poll."""
+
+    result = "unreachable"
+
+
+class Unauthorized(PollError):
+    """The platform refused the token (401, 403)."""
+
+    result = "unauthorized"
+
+
+class RateLimited(PollError):
+    """The platform's window is used up (429).
+
+    Attributes:
+        wait: seconds until the platform answers again, by its own clock.
+    """
+
+    result = "rate_limited"
+
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class Maintenance(PollError):
+    """The platform says that it is under maintenance (503 with code 0)."""
+
+    result = "maintenance"
+
+
+class BadAnswer(PollError):
+    """An answer that is not what the API documents."""
+
+    result = "bad_answer"
+
+
+class JobRefused(BadAnswer):
+    """A bad answer to the question about one job: it is asked again another time, the poll goes on."""
+
+
+class WrongAccount(PollError):
+    """The token's owner is not whom this account's ledger belongs to, or another entry watches them already."""
+
+
+class AllowanceSpent(ExporterError):
+    """Our share of the rate limit is used up: the poll ends with what it has.
+
+    Attributes:
+        wait: seconds until the next request may be made.
+    """
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"the allowance is used up for another {wait:.0f} s")
+        self.wait = wait
+
+
+class Stopping(ExporterError):
+    """The process is ending: whoever waits or is about to ask gives up at once."""

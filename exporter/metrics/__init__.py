@@ -1,0 +1,1 @@
+"""What is shown. Nothing here asks the platform or decides what counts."""

@@ -1,0 +1,44 @@
+"""What a client wants, from its ``Accept`` and ``Accept-Encoding`` (RFC 9110, 12.5).
+
+Malformed parts are as if they had not been sent.
+"""
+
+from collections.abc import Iterator
+
+from exporter.metrics.exposition import Format
+
+_OPENMETRICS_VERSIONS = ("", "0.0.1", "1.0.0")
+_LONGEST = 2000
+
+
+def format_wanted(accept: str) -> Format:
+    """OpenMetrics where it is asked for at least as much as text, in a version we speak; else the text format."""
+    openmetrics = text = wildcard = 0.0
+    for name, parameters, quality in _choices(accept):
+        if name == "application/openmetrics-text":
+            if parameters.get("version", "").strip('"') in _OPENMETRICS_VERSIONS:
+                openmetrics = max(openmetrics, quality)
+        elif name == "text/plain":
+            text = max(text, quality)
+        elif name in {"*/*", "text/*"}:
+            wildcard = max(wildcard, quality)
+    return Format.OPENMETRICS if openmetrics > 0 and openmetrics >= (text or wildcard) else Format.TEXT
+
+
+def gzip_wanted(accept_encoding: str) -> bool:
+    """Whether gzip is acceptable, by name or by ``*``."""
+    qualities = {name: quality for name, _, quality in _choices(accept_encoding)}
+    return qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0))) > 0
+
+
+def _choices(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Each choice of a header: its name, its parameters and its quality."""
+    for choice in header[:_LONGEST].split(","):
+        name, *rest = (part.strip() for part in choice.split(";"))
+        parameters = {key.strip().lower(): value.strip() for key, _, value in (part.partition("=") for part in rest)}
+        try:
+            quality = float(parameters.pop("q", "1"))
+        except ValueError:
+            continue
+        if name and 0 <= quality <= 1:
+            yield name.lower(), parameters, quality

@@ -1,0 +1,128 @@
+"""The frozen picture that scrapes read: one per account, swapped whole when something was committed or asked."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from exporter.counting.ledger import Book, Histogram, Sums
+
+
+@dataclass(frozen=True, slots=True)
+class Polling:
+    """What asking was like, since the process started. Times are Unix seconds by this machine's clock; None: not yet.
+
+    Attributes:
+        up: whether the last poll succeeded.
+        auth_ok: whether the platform last accepted the token.
+        maintenance: whether the platform last said that it is under maintenance.
+        username: who the platform says the token belongs to.
+        polls: result to number.
+        requests: (endpoint, status) to number.
+        rate_limit, rate_limit_remaining: requests, as the platform last said.
+        rate_limit_reset: when the platform's window ends, by its clock.
+        allowance, allowance_used: requests of this window.
+        interval: seconds between two polls, effective.
+        skipped: reason to records that could not be read.
+        lowered: field to times the platform lowered what was counted.
+        fault: why the last poll did not succeed, for people; empty when it did.
+    """
+
+    up: bool | None
+    auth_ok: bool | None
+    maintenance: bool | None
+    username: str | None
+    last_poll: float | None
+    last_success: float | None
+    last_full_listing: float | None
+    polls: Mapping[str, int]
+    poll_duration: Histogram
+    requests: Mapping[tuple[str, str], int]
+    request_duration: Mapping[str, Histogram]
+    rate_limit: int | None
+    rate_limit_remaining: int | None
+    rate_limit_reset: float | None
+    allowance: int
+    allowance_used: int
+    interval: float
+    skipped: Mapping[str, int]
+    lowered: Mapping[str, int]
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One account as it is shown.
+
+    Attributes:
+        account: the configured name.
+        endpoint: the API's base URL.
+        book: the ledger as committed; None until it is known whose ledger it is.
+        listed: sums over the jobs as last listed; None before the first complete listing.
+        polling: what asking was like.
+        gauges_until: Unix seconds after which gauges are too old to be shown.
+    """
+
+    account: str
+    endpoint: str
+    book: Book | None
+    listed: Mapping[tuple[str, str], Sums] | None
+    polling: Polling
+    gauges_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """How much is shown.
+
+    Attributes:
+        job_series: most unfinished and most failed jobs shown one by one, per account.
+        failed_job_window: seconds for which a failed job is shown one by one after its end.
+        show_username: whether user names are shown.
+    """
+
+    job_series: int
+    failed_job_window: float
+    show_username: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The exporter itself.
+
+    Attributes:
+        state_write_failures: commits that failed since the start.
+        state_jobs: jobs marked in the state file.
+        state_bytes: its size on disk.
+    """
+
+    state_write_failures: int
+    state_jobs: int
+    state_bytes: int
+
+
+class Board:
+    """Where pollers put their pictures and scrapes find them. Safe to share between threads."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        """A board with a place for each account, in the order of the configuration."""
+        self._lock = threading.Lock()
+        self._order = {name: position for position, name in enumerate(names)}
+        self._pictures: tuple[Picture, ...] = ()
+
+    def put(self, picture: Picture) -> None:
+        """Show *picture* in place of the account's last one."""
+        with self._lock:
+            others = [each for each in self._pictures if each.account != picture.account]
+            self._pictures = tuple(sorted((*others, picture), key=lambda each: self._order[each.account]))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The accounts as they are shown now."""
+        return self._pictures
+
+    @property
+    def ready(self) -> bool:
+        """Whether every account has been tried once."""
+        return len(self._pictures) == len(self._order) and all(
+            picture.polling.last_poll is not None for picture in self._pictures
+        )

@@ -1,0 +1,141 @@
+"""The page at ``/``: what a person sees who opens the exporter in a browser. No scripts, nothing from outside."""
+
+import time
+from collections.abc import Iterable, Iterator
+from html import escape
+
+from exporter import __version__
+from exporter.counting.ledger import Mark
+from exporter.metrics.catalogue import error_codes, failed_jobs, unfinished_jobs
+from exporter.metrics.snapshot import Display, Picture
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --bad: #c22; --good: #2a7d2a; }
+@media (prefers-color-scheme: dark) { :root { --bad: #ff7b72; --good: #56d364; } }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 60rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.25rem; margin-top: 2rem; } h3 { font-size: 1rem; margin-bottom: .25rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.bad { color: var(--bad); font-weight: 600; } .good { color: var(--good); font-weight: 600; }
+progress { width: 8rem; vertical-align: middle; } code { font-size: .95em; }
+"""
+
+
+def status_page(pictures: Iterable[Picture], display: Display, now: float) -> str:
+    """The page of all accounts as they are shown at *now*, Unix seconds."""
+    body = "".join(part for picture in pictures for part in _account(picture, display, now))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>sbg-exporter</title><style>{_STYLE}</style></head><body><main>"
+        f"<h1>sbg-exporter {escape(__version__)}</h1>"
+        '<p><a href="/metrics">Metrics</a> · <a href="/-/healthy">Health</a> · <a href="/-/ready">Readiness</a></p>'
+        f"{body or '<p>No account has been tried yet.</p>'}"
+        f"<p>As of {_time(now)}.</p></main></body></html>\n"
+    )
+
+
+def _account(picture: Picture, display: Display, now: float) -> Iterator[str]:
+    polling = picture.polling
+    yield f"<section><h2>{escape(picture.account)}</h2>"
+    if polling.up is None:
+        state = "not tried yet"
+    elif polling.up:
+        state = '<span class="good">up</span>'
+    else:
+        state = f'<span class="bad">failing</span>: {escape(polling.fault)}'
+    owner = f" as {escape(polling.username)}" if polling.username and display.show_username else ""
+    yield f"<p>State: {state}.<br>Endpoint: <code>{escape(picture.endpoint)}</code>{owner}."
+    if polling.last_success is not None:
+        yield f"<br>Last good answer: {_time(polling.last_success)}, {_ago(now - polling.last_success)}."
+    yield f"<br>Requests in this window: {polling.allowance_used} of {polling.allowance} allowed"
+    if polling.rate_limit_remaining is not None:
+        yield f"; the platform has {polling.rate_limit_remaining} left for the user"
+    yield ".</p>"
+    if picture.listed is not None and now < picture.gauges_until:
+        yield _table(
+            "Jobs that the platform lists",
+            ("Operation", "State", "#Jobs", "#Files", "#Completed", "#Failed"),
+            ((operation, state, *sums) for (operation, state), sums in sorted(picture.listed.items())),
+        )
+    yield _table(
+        "Unfinished jobs",
+        ("Job", "Operation", "State", "Progress", "#Failed", "Last moved"),
+        (
+            (mark.id, mark.operation, mark.state, _Progress(mark), mark.last_failed, _ago(now - mark.moved_at))
+            for mark in unfinished_jobs(picture)[: display.job_series]
+        ),
+    )
+    yield _table(
+        "Latest failed jobs",
+        ("Job", "Operation", "Outcome", "#Failed", "#Completed", "Errors by code", "Detected"),
+        (
+            (
+                mark.id,
+                mark.operation,
+                mark.outcome or "running",
+                mark.last_failed,
+                mark.last_completed,
+                ", ".join(f"{code} ({records})" for code, records in error_codes(mark)) or "not known",
+                "before counting began" if mark.detected_at is None else _time(mark.detected_at),
+            )
+            for mark in failed_jobs(picture, display, now)[: display.job_series]
+        ),
+    )
+    yield "</section>"
+
+
+class _Progress:
+    """A job's progress as a bar with its numbers beside it."""
+
+    def __init__(self, mark: Mark) -> None:
+        self._done = mark.last_completed + mark.last_failed
+        self._total = mark.last_total
+
+    def __str__(self) -> str:
+        return (
+            f'<progress max="{max(1, self._total)}" value="{self._done}" aria-label="progress"></progress>'
+            f" {self._done} of {self._total}"
+        )
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    """A table; columns whose name begins with # hold numbers."""
+    numbers = [column.startswith("#") for column in columns]
+    head = "".join(
+        f'<th scope="col"{_right(numeric)}>{escape(column.removeprefix("#"))}</th>'
+        for column, numeric in zip(columns, numbers, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{_right(numeric)}>{_cell(cell)}</td>" for cell, numeric in zip(row, numbers, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    if not body:
+        return f"<h3>{escape(title)}</h3><p>None.</p>"
+    return (
+        f'<h3>{escape(title)}</h3><div class="scroll"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _right(numeric: bool) -> str:  # noqa: FBT001  # a column's property, not an option
+    return ' class="n"' if numeric else ""
+
+
+def _cell(cell: object) -> str:
+    return str(cell) if isinstance(cell, _Progress) else escape(str(cell))
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+
+
+def _ago(seconds: float) -> str:
+    """How long ago, in the largest whole unit."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name} ago"
+    return f"{max(0.0, seconds):.0f} s ago"

@@ -1,0 +1,1 @@
+"""What the platform says. Nothing here counts."""

@@ -1,0 +1,330 @@
+"""Asking the platform: one request at a time, bounded in time and size, and every failure named.
+
+Reports each request as a frozen fact to one listener; knows neither logs nor metrics.
+"""
+
+import ssl
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Generic, Protocol, TypeVar
+from urllib.parse import quote
+
+import httpcore
+import httpx
+
+from exporter import __version__
+from exporter.clock import Clock
+from exporter.errors import (
+    AllowanceSpent,
+    BadAnswer,
+    JobRefused,
+    Maintenance,
+    RateLimited,
+    Unauthorized,
+    Unreachable,
+)
+from exporter.platform import wire
+from exporter.platform.allowance import Allowance, seconds_until_reset
+from exporter.platform.jobs import Job, Operation
+from exporter.platform.transport import Deadline, DeadlineBackend
+
+ATTEMPTS: Final = 3
+"""How often a request that failed in transit is made, in all, within one poll."""
+PAGE_LIMIT: Final = 100
+"""The most jobs a page may be asked for."""
+LARGEST_ANSWER: Final = 16 * 2**20
+"""Bytes of an answer after decompression; more than that is not read."""
+LARGEST_ERROR: Final = 2**16
+NO_SUCH_JOB: Final = 10211
+"""The platform's code for a job id that it does not know (any more)."""
+_UNDER_MAINTENANCE: Final = 0
+_BACKOFF_SECONDS: Final = 1.0
+_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TIMED_OUT, _TOO_MANY, _UNAVAILABLE = 200, 401, 403, 404, 408, 429, 503
+_REDIRECTS: Final = range(300, 400)
+_SERVER_ERRORS: Final = range(500, 600)
+
+T = TypeVar("T")
+
+
+class Endpoint(StrEnum):
+    """What is asked, as metrics label it."""
+
+    LIST = "list"
+    JOB = "job"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request was made: *status* is the HTTP status, or ``timeout``, ``connect``, ``other``; *seconds* it took."""
+
+    endpoint: Endpoint
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A request failed in transit and is made again after *wait* seconds."""
+
+    endpoint: Endpoint
+    reason: str
+    attempt: int
+    wait: float
+
+
+class Listener(Protocol):
+    """Who is told what the client does."""
+
+    def on_asked(self, fact: Asked) -> None:
+        """After each request, whatever came of it."""
+        ...
+
+    def on_retried(self, fact: Retried) -> None:
+        """Before the wait that comes before another try."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What was asked for, with the platform's time of the answer (Unix seconds; None where it sent no ``Date``)."""
+
+    value: T
+    date: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListAnswer:
+    """One page of the list, with the platform's time and its own count of all jobs, where it sent them."""
+
+    page: wire.Page
+    date: float | None
+    total: int | None
+
+
+class Client:
+    """One account's questions. For one thread."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        transport: httpx.BaseTransport,
+        deadline: Deadline,
+        *,
+        allowance: Allowance,
+        clock: Clock,
+        listener: Listener,
+        timeout: float,
+    ) -> None:
+        self._endpoint = endpoint
+        self._deadline = deadline
+        self._timeout = timeout
+        self._clock = clock
+        self._listener = listener
+        self.allowance = allowance
+        self._token = ""
+        self._http = httpx.Client(
+            transport=transport,
+            timeout=timeout,
+            follow_redirects=False,
+            trust_env=False,
+            headers={
+                "Accept": "application/json",
+                "Content-Type": "application/json",  # documented as required, also without a body
+                "Accept-Encoding": "gzip",
+                "User-Agent": f"sbg-exporter/{__version__}",
+            },
+        )
+
+    def use_token(self, token: str) -> None:
+        """Send *token* with every request from now on."""
+        self._token = token
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def user(self) -> Answer[str]:
+        """Who the token belongs to.
+
+        Raises:
+            PollError: no good answer.
+            AllowanceSpent: not asked.
+        """
+        body, headers = self._ask(Endpoint.USER, "/user")
+        return Answer(wire.username_of(body), wire.date_of(headers))
+
+    def page(self, offset: int, limit: int = PAGE_LIMIT) -> ListAnswer:
+        """The *limit* jobs of the list from *offset* on.
+
+        Raises:
+            PollError: no good answer.
+            AllowanceSpent: not asked.
+        """
+        body, headers = self._ask(Endpoint.LIST, f"/async/files?offset={offset}&limit={limit}")
+        return ListAnswer(wire.page_of(body), wire.date_of(headers), wire.total_of(headers))
+
+    def job(self, operation: Operation, job_id: str) -> Answer[Job | None]:
+        """One job; None when the platform itself says that it knows no such job.
+
+        Raises:
+            JobRefused: no good answer about this job.
+            PollError: no good answer.
+            AllowanceSpent: not asked.
+        """
+        body, headers = self._ask(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}")
+        if not body:
+            return Answer(None, wire.date_of(headers))
+        try:
+            job = wire.job_of(body)
+        except BadAnswer as error:
+            raise JobRefused(str(error)) from error
+        if job.id != job_id:
+            raise JobRefused(f"asked for job {job_id}, got job {job.id}")
+        return Answer(job, wire.date_of(headers))
+
+    def _ask(self, endpoint: Endpoint, path: str) -> tuple[bytes, Mapping[str, str]]:
+        """The body and headers of a good answer; an empty body for a job that the platform does not know."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._ask_once(endpoint, path)
+            except Unreachable as error:
+                wait = after_failure(attempt, self._clock.roll())
+                self._listener.on_retried(Retried(endpoint, str(error), attempt, wait))
+                self._clock.pause(wait)
+        return self._ask_once(endpoint, path)
+
+    def _ask_once(self, endpoint: Endpoint, path: str) -> tuple[bytes, Mapping[str, str]]:
+        wait = self.allowance.take(self._clock.monotonic())
+        if wait > 0:
+            raise AllowanceSpent(wait)
+        began = self._clock.monotonic()
+        status = "other"
+        try:
+            with _transit_errors(self._timeout):
+                self._deadline.start(self._timeout)
+                request = self._http.build_request(
+                    "GET", self._endpoint + path, headers={"X-SBG-Auth-Token": self._token}
+                )
+                response = self._http.send(request, stream=True)
+                try:
+                    code, headers = response.status_code, response.headers
+                    status = str(code)
+                    body = _bounded_body(response, LARGEST_ANSWER if code == _OK else LARGEST_ERROR)
+                finally:
+                    response.close()
+        except _Broken as error:
+            status = error.status
+            raise
+        finally:
+            self._listener.on_asked(Asked(endpoint, status, self._clock.monotonic() - began))
+        now, date, quota = self._clock.monotonic(), wire.date_of(headers), wire.quota_of(headers)
+        self.allowance.learn(quota, date, now)
+        if code == _OK:
+            return body, headers
+        fault = wire.fault_of(body)
+        if code == _TOO_MANY:
+            told = wire.retry_after_of(headers)
+            wait = told if told is not None else seconds_until_reset(quota, date)
+            self.allowance.silence(wait, now)
+            raise RateLimited("the rate limit is used up (429)", wait)
+        if endpoint is Endpoint.JOB and code == _NOT_FOUND and fault.code == NO_SUCH_JOB:
+            return b"", headers
+        raise _failure(endpoint, code, fault)
+
+
+def after_failure(attempt: int, roll: float) -> float:
+    """Seconds to wait after the 1-based *attempt* failed: full jitter, doubling; *roll* is in [0, 1)."""
+    return roll * _BACKOFF_SECONDS * 2.0 ** (attempt - 1)
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """What certificates are checked against: *ca_file*, else ``SSL_CERT_FILE``, else the bundle that httpx brings."""
+    return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+
+
+def transport_to(deadline: Deadline, tls: ssl.SSLContext | None, proxy: str | None) -> httpx.BaseTransport:
+    """One kept connection, held to *deadline*, through *proxy* (its URL, credentials included) if there is one."""
+    backend = DeadlineBackend(deadline)
+    if proxy is None:
+        pool = httpcore.ConnectionPool(ssl_context=tls, max_connections=1, network_backend=backend)
+    else:
+        url = httpx.Proxy(proxy)
+        pool = httpcore.HTTPProxy(
+            proxy_url=httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=url.url.port, target="/"),
+            proxy_auth=url.raw_auth,
+            ssl_context=tls,
+            max_connections=1,
+            network_backend=backend,
+        )
+    return _Transport(pool)
+
+
+class _Transport(httpx.HTTPTransport):
+    """httpx's own transport over a pool that holds deadlines, which its constructor has no argument for."""
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
+
+
+class _Broken(Unreachable):
+    """No answer, with the label of the reason."""
+
+    def __init__(self, message: str, status: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@contextmanager
+def _transit_errors(timeout: float) -> Iterator[None]:
+    """Foreign exceptions are translated here and nowhere else."""
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise _Broken(f"no whole answer within {timeout:g} s", "timeout") from error
+    except (httpx.ConnectError, httpx.ProxyError) as error:
+        raise _Broken(f"no connection: {error}", "connect") from error
+    except (httpx.TransportError, zlib.error) as error:
+        raise _Broken(f"the connection broke: {error}", "other") from error
+
+
+def _bounded_body(response: httpx.Response, most: int) -> bytes:
+    """The body, decompressed no further than *most* bytes.
+
+    Raises:
+        BadAnswer: it is larger, or in an encoding that was not asked for.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"gzip", "identity"}:
+        raise BadAnswer(f"an answer in an encoding that was not asked for: {encoding[:40]!r}")
+    inflate = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+    chunks: list[bytes] = []
+    size = 0
+    for raw in response.iter_raw():
+        chunk = inflate.decompress(raw, most - size + 1) if inflate else raw
+        size += len(chunk)
+        if size > most:
+            raise BadAnswer(f"an answer of more than {most} bytes")
+        chunks.append(chunk)
+    if inflate and size and not inflate.eof:
+        raise zlib.error("compressed data ends early")
+    return b"".join(chunks)
+
+
+def _failure(endpoint: Endpoint, code: int, fault: wire.Fault) -> Exception:
+    """What an answer other than 200 means."""
+    said = f" {fault.message!r}" if fault.message else ""
+    said += f" (code {fault.code})" if fault.code is not None else ""
+    if code == _UNAVAILABLE and fault.code == _UNDER_MAINTENANCE:
+        return Maintenance("the platform is under maintenance")
+    if code in _SERVER_ERRORS or code == _TIMED_OUT:
+        return _Broken(f"the platform answered {code}{said}", str(code))
+    if code == _UNAUTHORIZED or (code == _FORBIDDEN and endpoint is not Endpoint.JOB):
+        return Unauthorized(f"the platform refused the token: {code}{said}")
+    if code in _REDIRECTS:
+        return BadAnswer(f"the platform answered {code}, a redirect; redirects are not followed: check api_endpoint")
+    kind = JobRefused if endpoint is Endpoint.JOB else BadAnswer
+    return kind(f"the platform answered {code}{said}")

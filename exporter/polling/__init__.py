@@ -1,0 +1,1 @@
+"""Asks the platform, has it counted, and publishes what was committed."""

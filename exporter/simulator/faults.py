@@ -1,0 +1,230 @@
+"""Everything that can go wrong between a client and the platform.
+
+Tests queue a fault for the next requests that match; chaos draws them by itself, this often in a thousand requests:
+
+====================  =======  =======  =======  ====================================================================
+fault                 level 1  level 2  level 3  what the client gets
+====================  =======  =======  =======  ====================================================================
+``server_error``            8       15       40  500 with a JSON error
+``unavailable``             4       10       30  503 with a JSON error that is not maintenance
+``bad_gateway``             4       10       30  502 with HTML, as from a proxy
+``close``                   4       10       30  the connection closed without an answer
+``rate_limited``            0        8       30  429, although the limit is not used up
+``maintenance``             0        5       20  503 with code 0
+``cut``                     0        8       30  the connection closed in the middle of the body
+``html``                    0        5       20  200 with HTML
+``broken_json``             0        5       20  200 with JSON that ends too early
+``malformed_record``        0        5       30  one job record that is wrong, in one of the ways of ``Malformed``
+``drip``                    0        3       15  a body that comes byte by byte
+``hang``                    0        2       15  nothing, for as long as the client waits
+``unauthorized``            0        0        5  401, although the token is right
+``redirect``                0        0       10  302 to another host
+``oversized``               0        0        5  17 MiB more than asked for
+====================  =======  =======  =======  ====================================================================
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from random import Random
+
+import msgspec
+
+from exporter.simulator.answers import Answer, Delivery, html_answer, problem
+
+
+class FaultKind(StrEnum):
+    """The faults there are; the table above says what each does."""
+
+    SERVER_ERROR = "server_error"
+    UNAVAILABLE = "unavailable"
+    BAD_GATEWAY = "bad_gateway"
+    CLOSE = "close"
+    RATE_LIMITED = "rate_limited"
+    MAINTENANCE = "maintenance"
+    CUT = "cut"
+    HTML = "html"
+    BROKEN_JSON = "broken_json"
+    MALFORMED_RECORD = "malformed_record"
+    DRIP = "drip"
+    HANG = "hang"
+    UNAUTHORIZED = "unauthorized"
+    REDIRECT = "redirect"
+    OVERSIZED = "oversized"
+
+
+class Malformed(StrEnum):
+    """The ways in which a job record can be wrong, or right but unusual (``count_numeral``, ``time_null``)."""
+
+    ID_MISSING = "id_missing"
+    ID_NUMBER = "id_number"
+    ID_ENDLESS = "id_endless"
+    STATE_MISSING = "state_missing"
+    STATE_NUMBER = "state_number"
+    TYPE_MISSING = "type_missing"
+    COUNT_TEXT = "count_text"
+    COUNT_NEGATIVE = "count_negative"
+    COUNT_MISSING = "count_missing"
+    COUNT_NUMERAL = "count_numeral"
+    TIME_GARBAGE = "time_garbage"
+    TIME_NULL = "time_null"
+    RESULT_OBJECT = "result_object"
+    NOT_AN_OBJECT = "not_an_object"
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A fault and its particulars."""
+
+    kind: FaultKind
+    pause: float = 0.5
+    """``drip``: real seconds between two bytes."""
+    size: int = 17 * 1024 * 1024
+    """``oversized``: bytes of white space added to the answer."""
+    location: str = "http://elsewhere.invalid"
+    """``redirect``: the host that the client is sent to."""
+    record: Malformed = Malformed.ID_MISSING
+    """``malformed_record``: what is wrong with the first job of the answer."""
+
+
+_PER_THOUSAND: dict[FaultKind, tuple[int, int, int, int]] = {
+    FaultKind.SERVER_ERROR: (0, 8, 15, 40),
+    FaultKind.UNAVAILABLE: (0, 4, 10, 30),
+    FaultKind.BAD_GATEWAY: (0, 4, 10, 30),
+    FaultKind.CLOSE: (0, 4, 10, 30),
+    FaultKind.RATE_LIMITED: (0, 0, 8, 30),
+    FaultKind.MAINTENANCE: (0, 0, 5, 20),
+    FaultKind.CUT: (0, 0, 8, 30),
+    FaultKind.HTML: (0, 0, 5, 20),
+    FaultKind.BROKEN_JSON: (0, 0, 5, 20),
+    FaultKind.MALFORMED_RECORD: (0, 0, 5, 30),
+    FaultKind.DRIP: (0, 0, 3, 15),
+    FaultKind.HANG: (0, 0, 2, 15),
+    FaultKind.UNAUTHORIZED: (0, 0, 0, 5),
+    FaultKind.REDIRECT: (0, 0, 0, 10),
+    FaultKind.OVERSIZED: (0, 0, 0, 5),
+}
+"""How often chaos draws each fault, by level."""
+
+
+class Faults:
+    """The faults still to come."""
+
+    def __init__(self, chaos: int, dice: Random) -> None:
+        self._dice = dice
+        self._kinds = tuple(_PER_THOUSAND)
+        self._weights = [levels[chaos] for levels in _PER_THOUSAND.values()]
+        self._chaos = sum(self._weights) / 1000
+        self._queue: deque[tuple[re.Pattern[str], Fault]] = deque()
+
+    def queue(self, fault: Fault, matching: str, times: int) -> None:
+        """Let *fault* befall the next *times* requests in whose target the pattern *matching* is found.
+
+        Raises:
+            ValueError: *matching* is not a regular expression.
+        """
+        try:
+            pattern = re.compile(matching)
+        except re.error as error:
+            raise ValueError(f"matching: {matching!r} is no regular expression: {error}") from error
+        self._queue.extend([(pattern, fault)] * times)
+
+    def clear(self) -> None:
+        """Forget the queued faults."""
+        self._queue.clear()
+
+    def waiting(self) -> int:
+        """How many queued faults have not happened yet."""
+        return len(self._queue)
+
+    def draw(self, target: str) -> Fault | None:
+        """The fault that befalls a request for *target*: the first queued one that matches, else what chaos says."""
+        for entry in self._queue:
+            pattern, fault = entry
+            if pattern.search(target):
+                self._queue.remove(entry)
+                return fault
+        if self._dice.random() >= self._chaos:
+            return None
+        kind = self._dice.choices(self._kinds, self._weights)[0]
+        return Fault(kind=kind, record=self._dice.choice(tuple(Malformed)))
+
+
+_INSTEAD = {
+    FaultKind.SERVER_ERROR: problem(500, 90004, "Unexpected error."),
+    FaultKind.UNAVAILABLE: problem(503, 90005, "Service unavailable."),
+    FaultKind.BAD_GATEWAY: html_answer("502 Bad Gateway", 502),
+    FaultKind.RATE_LIMITED: problem(429, 1000, "Rate limit exceeded! Check response headers."),
+    FaultKind.MAINTENANCE: problem(503, 0, "The Platform is currently under maintenance."),
+    FaultKind.UNAUTHORIZED: problem(401, 90001, "Unauthorized."),
+    FaultKind.HTML: html_answer("Welcome", 200),
+    FaultKind.HANG: Answer(200, b"", {}, Delivery.HANG),
+    FaultKind.CLOSE: Answer(200, b"", {}, Delivery.CLOSE),
+}
+
+
+def instead(fault: Fault, target: str) -> Answer | None:
+    """What is answered in place of the right answer, for the faults that keep the request from getting any further."""
+    if fault.kind is FaultKind.REDIRECT:
+        return Answer(302, b"", {"location": fault.location + target})
+    return _INSTEAD.get(fault.kind)
+
+
+def spoil(fault: Fault, answer: Answer) -> Answer:
+    """The right answer with *fault* done to it."""
+    match fault.kind:
+        case FaultKind.CUT:
+            return answer._replace(delivery=Delivery.CUT)
+        case FaultKind.DRIP:
+            return answer._replace(delivery=Delivery.DRIP, pause=fault.pause)
+        case FaultKind.BROKEN_JSON:
+            return answer._replace(body=answer.body[: len(answer.body) // 2])
+        case FaultKind.OVERSIZED:
+            return answer._replace(body=answer.body + b" " * fault.size)
+        case FaultKind.MALFORMED_RECORD if answer.status == 200:  # noqa: PLR2004 - only a right answer has records
+            return answer._replace(body=_with_malformed_record(answer.body, fault.record))
+        case _:
+            return answer
+
+
+def _with_malformed_record(body: bytes, malformed: Malformed) -> bytes:
+    content = msgspec.json.decode(body, type=dict[str, object])
+    items = content.get("items")
+    if isinstance(items, list):
+        if items:
+            items[0] = _malform(items[0], malformed)
+        return msgspec.json.encode(content)
+    return msgspec.json.encode(_malform(content, malformed)) if "state" in content else body
+
+
+_WITHOUT = {
+    Malformed.ID_MISSING: "id",
+    Malformed.STATE_MISSING: "state",
+    Malformed.TYPE_MISSING: "type",
+    Malformed.COUNT_MISSING: "completed_files",
+}
+_RETYPED: dict[Malformed, tuple[str, Callable[[str], object]]] = {
+    Malformed.ID_NUMBER: ("id", int),
+    Malformed.COUNT_NUMERAL: ("total_files", str),
+}
+_WRONG: dict[Malformed, tuple[str, object]] = {
+    Malformed.ID_ENDLESS: ("id", "7" * 100_000),
+    Malformed.STATE_NUMBER: ("state", 4),
+    Malformed.COUNT_TEXT: ("total_files", "many"),
+    Malformed.COUNT_NEGATIVE: ("failed_files", -1),
+    Malformed.TIME_GARBAGE: ("started_on", "yesterday"),
+    Malformed.TIME_NULL: ("started_on", None),
+    Malformed.RESULT_OBJECT: ("result", {"error": "none of your business"}),
+}
+
+
+def _malform(job: dict[str, object], malformed: Malformed) -> dict[str, object] | None:
+    if malformed is Malformed.NOT_AN_OBJECT:
+        return None
+    if malformed in _WITHOUT:
+        return {name: value for name, value in job.items() if name != _WITHOUT[malformed]}
+    if malformed in _RETYPED:
+        name, retype = _RETYPED[malformed]
+        return job | {name: retype(str(job.get(name, 0)))}
+    name, value = _WRONG[malformed]
+    return job | {name: value}

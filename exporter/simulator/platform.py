@@ -1,0 +1,434 @@
+"""The simulated platform: requests in, answers out, and no socket anywhere.
+
+It imitates what is known of the real API (paths, errors, paging, rate limit, job life) and leaves a switch where it is
+not known: the order of the list, ``X-Total-Matching-Query`` and ``fields`` on it, the unit of the limit's reset time.
+
+Times are Unix seconds of the simulated clock, except where something is said to be in real seconds.  Every public
+method may be called from any thread.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from email.utils import formatdate
+from enum import StrEnum
+from random import Random
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+import msgspec
+
+from exporter.simulator.answers import Answer, Call, Refused, json_answer, problem
+from exporter.simulator.clock import SimulatedClock
+from exporter.simulator.faults import Fault, Faults, instead, spoil
+from exporter.simulator.jobs import Job, Truth, record
+from exporter.simulator.scripts import OPERATIONS, JobScript
+from exporter.simulator.settings import Order, SimulatorSettings
+from exporter.simulator.users import User
+
+MOST_PER_PAGE = 100
+MOST_ITEMS = 100
+_DEFAULT_PER_PAGE = 25
+_MOST_DIGITS = 19
+_REMEMBERED_REQUESTS = 20_000
+
+
+class RateHeaders(StrEnum):
+    """How the rate limit is reported in headers."""
+
+    SECONDS = "seconds"
+    MILLISECONDS = "milliseconds"
+    ABSENT = "absent"
+
+
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the platform answers where the real one's way is not known; can be changed while it runs."""
+
+    order: Order
+    total_header: bool = True
+    """Whether the list says ``X-Total-Matching-Query``."""
+    fields: bool = True
+    """Whether the list takes ``fields``; if not, it answers 400."""
+    rate_headers: RateHeaders = RateHeaders.SECONDS
+
+
+class Request(NamedTuple):
+    """A request that was answered, or was meant to be."""
+
+    at: float
+    user: str | None
+    method: str
+    target: str
+    status: int
+    fault: str | None
+
+
+class _Item(msgspec.Struct):
+    """One line of a submitted job."""
+
+    file: str
+    parent: str | None = None
+    project: str | None = None
+    name: str | None = None
+
+
+class _Submission(msgspec.Struct):
+    """The body of a submitted job."""
+
+    items: list[_Item]
+
+
+_BAD_REQUEST = 90000
+_WRONG_METHOD = problem(405, 90006, "Method not allowed.")
+_NO_SUCH_PATH = problem(404, 90003, "Not found.")
+
+
+class Platform:
+    """Users, their jobs, and the faults still to come."""
+
+    def __init__(self, settings: SimulatorSettings, clock: SimulatedClock | None = None) -> None:
+        start = time.time() if settings.start is None else settings.start
+        self.clock = clock or SimulatedClock(start, settings.speed)
+        self.behaviour = Behaviour(order=Order(settings.order))
+        self._faults = Faults(settings.chaos, Random(f"{settings.seed}/chaos"))
+        self._requests: deque[Request] = deque(maxlen=_REMEMBERED_REQUESTS)
+        self._request_ids = Random(f"{settings.seed}/requests")
+        self._lock = threading.RLock()
+        self._tokens = {settings.token: settings.username, **settings.users}
+        names = tuple(dict.fromkeys(self._tokens.values()))
+        self._users = {
+            name: User(name, settings, self.clock.now(), lane=lane, lanes=len(names)) for lane, name in enumerate(names)
+        }
+
+    # ---------------------------------------------------------------------------------------------- for rehearsals
+
+    def now(self) -> float:
+        """The simulated time."""
+        return self.clock.now()
+
+    def users(self) -> tuple[str, ...]:
+        """The names of the users; the first is meant wherever none is named."""
+        return tuple(self._users)
+
+    def advance(self, seconds: float) -> float:
+        """Let *seconds* pass at once, and tell the new time.
+
+        Raises:
+            ValueError: *seconds* is negative.
+        """
+        with self._lock:
+            self.clock.advance(seconds)
+            return self.clock.now()
+
+    def submit(self, script: JobScript, user: str | None = None) -> str:
+        """Take on a job that will do what *script* says; its id."""
+        with self._lock:
+            now, owner = self.clock.now(), self._user(user)
+            owner.catch_up(now)
+            return str(owner.submit(script, now).id)
+
+    def change(self, job_id: str, **changes: object) -> None:
+        """Give these parts of a job's script other values, as if they had been so from the start.
+
+        Raises:
+            LookupError: no such job.
+            ValueError: no such part, or not such a value.
+        """
+        with self._lock:
+            owner, job = self._job(job_id)
+            script = msgspec.convert({**msgspec.to_builtins(job.script), **changes}, JobScript)
+            owner.change(job, script, self.clock.now())
+
+    def finish(self, job_id: str) -> None:
+        """Let a job be finished now, also one that hangs.
+
+        Raises:
+            LookupError: no such job.
+        """
+        with self._lock:
+            owner, job = self._job(job_id)
+            owner.finish(job, self.clock.now())
+
+    def remove(self, job_id: str) -> None:
+        """Let a job vanish: from now on it is not listed and its path answers 404.
+
+        Raises:
+            LookupError: no such job.
+        """
+        with self._lock:
+            owner, job = self._job(job_id)
+            owner.remove(job, self.clock.now())
+
+    def queue(self, fault: Fault, matching: str = "", times: int = 1) -> None:
+        """Let *fault* befall the next *times* API requests in whose path and query the pattern *matching* is found.
+
+        Raises:
+            ValueError: *matching* is not a regular expression.
+        """
+        with self._lock:
+            self._faults.queue(fault, matching, times)
+
+    def forget_faults(self) -> None:
+        """Let no queued fault happen any more."""
+        with self._lock:
+            self._faults.clear()
+
+    def waiting_faults(self) -> int:
+        """How many queued faults have not happened yet."""
+        return self._faults.waiting()
+
+    def latest_requests(self) -> list[Request]:
+        """The latest requests to the API, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    def behave(self, **changes: object) -> Behaviour:
+        """Change how the platform answers from now on.
+
+        Raises:
+            ValueError: no such switch, or not such a value.
+        """
+        with self._lock:
+            self.behaviour = msgspec.convert({**msgspec.to_builtins(self.behaviour), **changes}, Behaviour)
+            for user in self._users.values():
+                user.reorder(self.behaviour.order)
+            return self.behaviour
+
+    def rotate(self, token: str, user: str | None = None) -> None:
+        """Give a user a new token; the old one is refused from now on."""
+        with self._lock:
+            name = self._user(user).name
+            self._tokens = {old: owner for old, owner in self._tokens.items() if owner != name} | {token: name}
+
+    def use_up(self, remaining: int = 0, user: str | None = None) -> None:
+        """Leave *remaining* requests of the rate limit's present window, as another script of the user would."""
+        with self._lock:
+            self._user(user).window.leave(remaining, self.clock.now())
+
+    def truth(self, user: str | None = None, since: float = 0.0) -> Truth:
+        """What a perfect observer would have counted of the jobs that had not ended before *since*.
+
+        Of one user's jobs, or of everybody's.
+        """
+        with self._lock:
+            now = self.clock.now()
+            truth = Truth.nothing()
+            for each in self._users.values() if user is None else (self._user(user),):
+                each.catch_up(now)
+                for job in each.submitted_since(since, now):
+                    truth.add(job, now)
+            return truth
+
+    def _user(self, name: str | None) -> User:
+        if name is None:
+            return next(iter(self._users.values()))
+        if name not in self._users:
+            raise LookupError(f"no user {name!r}; there are {', '.join(self._users)}")
+        return self._users[name]
+
+    def _job(self, job_id: str) -> tuple[User, Job]:
+        for user in self._users.values():
+            user.catch_up(self.clock.now())
+            number = _whole(job_id)
+            job = None if number is None else user.find(number)
+            if job is not None:
+                return user, job
+        raise LookupError(f"no job {job_id!r} on the platform")
+
+    # ------------------------------------------------------------------------------------------------- for clients
+
+    def answer(self, call: Call) -> Answer:
+        """What the API answers, rightly or with a fault."""
+        with self._lock:
+            now = self.clock.now()
+            user = self._caller(call)
+            fault = self._faults.draw(call.target)
+            answer = instead(fault, call.target) if fault else None
+            if answer is None:
+                answer = self._right_answer(call, user, now)
+            if fault:
+                answer = spoil(fault, answer)
+            self._requests.append(
+                Request(
+                    at=now,
+                    user=user.name if user else None,
+                    method=call.method,
+                    target=call.target,
+                    status=answer.status,
+                    fault=fault.kind if fault else None,
+                )
+            )
+            return answer.with_headers(self._headers(user, now))
+
+    def _right_answer(self, call: Call, user: User | None, now: float) -> Answer:
+        if call.path == "/v2":
+            return json_answer(_paths(f"{call.origin}/v2"))
+        if user is None:
+            return problem(401, 90001, "Unauthorized.")
+        if call.path != "/v2/rate_limit" and not user.window.take(now):
+            return problem(429, 1000, "Rate limit exceeded! Check response headers.")
+        user.catch_up(now)
+        try:
+            return self._routed(call, user, now)
+        except Refused as refused:
+            return refused.answer
+
+    def _routed(self, call: Call, user: User, now: float) -> Answer:
+        api = f"{call.origin}/v2"
+        match call.path.removeprefix("/v2/").split("/"):
+            case "async", "files", *rest:
+                return self._files(call, rest, user, now)
+            case ["user"] if call.method == "GET":
+                return json_answer(_profile(user.name, api))
+            case ["rate_limit"] if call.method == "GET":
+                return json_answer(_rate_limit(user, now))
+            case ["user"] | ["rate_limit"]:
+                return _WRONG_METHOD
+            case _:
+                return _NO_SUCH_PATH
+
+    def _files(self, call: Call, rest: Sequence[str], user: User, now: float) -> Answer:
+        api = f"{call.origin}/v2"
+        match call.method, *rest:
+            case ("GET",):
+                return self._list(call, user, now)
+            case "GET", operation, job_id if operation in OPERATIONS:
+                number = _whole(job_id)
+                job = None if number is None else user.find(number)
+                if job is None or job.script.operation != operation:
+                    raise Refused(problem(404, 10211, f"Job with provided id {job_id} not found."))
+                return json_answer(_chosen(record(job, now, api, alone=True), self._fields(call)))
+            case "POST", operation if operation in OPERATIONS:
+                job = user.submit_files(operation, _submitted(call.body, operation), now)
+                return json_answer(record(job, now, api, alone=True), 202)
+            case _, *known if not known or known[0] in OPERATIONS:
+                return _WRONG_METHOD
+            case _:
+                return _NO_SUCH_PATH
+
+    def _list(self, call: Call, user: User, now: float) -> Answer:
+        offset = _number(call.query, "offset", 0, 0, None)
+        limit = _number(call.query, "limit", _DEFAULT_PER_PAGE, 1, MOST_PER_PAGE)
+        fields = self._fields(call)
+        api, total = f"{call.origin}/v2", user.listed()
+        kept = {} if fields is None else {"fields": fields}
+
+        def href(start: int) -> str:
+            return f"{api}/async/files?" + urlencode({"offset": start, "limit": limit, **kept}, safe="!,")
+
+        links: list[dict[str, str]] = []
+        if offset + limit < total:
+            links.append({"href": href(offset + limit), "rel": "next", "method": "GET"})
+        if offset > 0:
+            links.append({"href": href(max(offset - limit, 0)), "rel": "prev", "method": "GET"})
+        jobs = [_chosen(record(job, now, api, alone=False), fields) for job in user.page(offset, limit)]
+        page = {"href": href(offset), "items": jobs, "links": links}
+        return json_answer(page, headers={"x-total-matching-query": str(total)} if self.behaviour.total_header else {})
+
+    def _fields(self, call: Call) -> str | None:
+        """What a request says in ``fields``.
+
+        Raises:
+            Refused: it says something, and that is switched off.
+        """
+        fields = call.query.get("fields")
+        if fields is not None and not self.behaviour.fields:
+            raise Refused(problem(400, _BAD_REQUEST, "Bad request: fields is not supported here."))
+        return fields
+
+    def _caller(self, call: Call) -> User | None:
+        token = call.headers.get("x-sbg-auth-token") or call.headers.get("authorization", "").removeprefix("Bearer ")
+        name = self._tokens.get(token)
+        return None if name is None else self._users[name]
+
+    def _headers(self, user: User | None, now: float) -> dict[str, str]:
+        headers = {
+            "date": formatdate(now, usegmt=True),
+            "x-request-id": f"{self._request_ids.getrandbits(128):032x}",
+        }
+        if user is None or self.behaviour.rate_headers is RateHeaders.ABSENT:
+            return headers
+        in_seconds = self.behaviour.rate_headers is RateHeaders.SECONDS
+        return headers | {
+            "x-ratelimit-limit": str(user.window.limit),
+            "x-ratelimit-remaining": str(user.window.remaining(now)),
+            "x-ratelimit-reset": str(int(user.window.reset(now) * (1 if in_seconds else 1000))),
+        }
+
+
+def _number(query: Mapping[str, str], name: str, default: int, least: int, most: int | None) -> int:
+    """A number from the query.
+
+    Raises:
+        Refused: it is no number or not between *least* and *most*.
+    """
+    text = query.get(name)
+    if text is None:
+        return default
+    number = _whole(text)
+    if number is None or number < least or (most is not None and number > most):
+        wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise Refused(problem(400, _BAD_REQUEST, f"Bad request: {name} must be a number, {wanted}."))
+    return number
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that *text* is, if it is one and may be an id or an offset."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
+
+
+def _chosen(job: dict[str, object], fields: str | None) -> dict[str, object]:
+    """What *fields* asks for of a job: the fields named, or all but those marked with ``!``, or ``_all``."""
+    names = set() if fields is None else set(fields.split(","))
+    excluded = {name[1:] for name in names if name.startswith("!")}
+    included = {name for name in names if not name.startswith("!")}
+    if "_all" in names or not (excluded or included):
+        return job
+    return {name: job[name] for name in job if name not in excluded and (name in included or not included)}
+
+
+def _submitted(body: bytes, operation: str) -> list[str]:
+    """The file ids of a submitted job.
+
+    Raises:
+        Refused: the body is not as documented.
+    """
+    try:
+        items = msgspec.json.decode(body, type=_Submission).items
+    except msgspec.DecodeError as error:
+        raise Refused(problem(400, 90009, f"Request body cannot be decoded: {error}")) from error
+    if not 1 <= len(items) <= MOST_ITEMS:
+        raise Refused(problem(400, 5033, f"Invalid request: from 1 to {MOST_ITEMS} items are allowed."))
+    for item in items:
+        if operation != "delete" and (item.parent is None) == (item.project is None):
+            raise Refused(problem(400, 5029, "Either parent or project must be provided, and not both."))
+    return [item.file for item in items]
+
+
+def _paths(api: str) -> dict[str, str]:
+    return {
+        "rate_limit_url": f"{api}/rate_limit",
+        "user_url": f"{api}/user",
+        "async_files_url": f"{api}/async/files",
+    }
+
+
+def _profile(name: str, api: str) -> dict[str, object]:
+    return {
+        "href": f"{api}/users/{name}",
+        "username": name,
+        "email": f"{name}@example.org",
+        "first_name": name.title(),
+        "last_name": "Example",
+        "affiliation": "",
+        "tags": [],
+    }
+
+
+def _rate_limit(user: User, now: float) -> dict[str, dict[str, int]]:
+    window = user.window
+    return {
+        "rate": {"limit": window.limit, "remaining": window.remaining(now), "reset": int(window.reset(now))},
+        "instance_limit": {"limit": 25, "remaining": 25},
+    }

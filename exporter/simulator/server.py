@@ -1,0 +1,229 @@
+"""The HTTP side of the simulated platform.
+
+``running`` serves in a thread, for tests and the demo; ``serve`` does the same until a signal ends it.  Both leave
+within a second, whatever is still hanging or dripping.
+"""
+
+import asyncio
+import gzip
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from exporter.simulator.answers import Answer, Call, Delivery
+from exporter.simulator.control import control
+from exporter.simulator.platform import Platform
+from exporter.simulator.settings import DEMO_TOKEN, QUIET, Order, SimulatorSettings, parse_address
+
+__all__ = ["DEMO_TOKEN", "QUIET", "Order", "RunningSimulator", "SimulatorSettings", "running", "serve"]
+
+_WORTH_COMPRESSING = 1024
+_STARTS_WITHIN = 10.0
+"""Real seconds; it takes a few thousandths."""
+_LOOKS_AFTER = 0.2
+"""Real seconds between two looks whether a client that is kept waiting is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSimulator:
+    """A simulated platform that is being served."""
+
+    url: str
+    """Of the API: it ends in /v2."""
+    control_url: str
+    """Of the control side: it ends in /simulator."""
+    platform: Platform
+    settings: SimulatorSettings
+
+
+def serve(settings: SimulatorSettings) -> int:
+    """Serve in the foreground until SIGINT or SIGTERM; the exit code."""
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with running(settings) as simulator:
+            token = settings.token if settings.token == DEMO_TOKEN else "the one you gave"
+            sys.stdout.write(f"simulated platform: {simulator.url}\n")
+            sys.stdout.write(f"token:              {token}\n")
+            sys.stdout.write(f"control side:       {simulator.control_url}\n")
+            sys.stdout.flush()
+            stopped.wait()
+    except OSError as error:
+        sys.stderr.write(f"cannot listen on {settings.listen}: {error.strerror or error}\n")
+        return 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+@contextmanager
+def running(settings: SimulatorSettings) -> Iterator[RunningSimulator]:
+    """Serve in a thread of its own while the context lasts.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    host, port = parse_address(settings.listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=1024) as listener:
+        platform = Platform(settings)
+        server = _Server(platform)
+        thread = threading.Thread(target=server.run, args=([listener],), name="simulator", daemon=True)
+        thread.start()
+        if not server.ready.wait(_STARTS_WITHIN):
+            raise RuntimeError("the simulated platform did not start")
+        origin = _origin(host, listener.getsockname()[1])
+        try:
+            yield RunningSimulator(f"{origin}/v2", f"{origin}/simulator", platform, settings)
+        finally:
+            server.stop()
+            thread.join()
+
+
+def _origin(host: str, port: int) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+class _Protocol(H11Protocol):
+    """Lets the application reach the connection itself, which some faults are done to."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
+        super().connection_made(transport)
+        self.app_state = {"transport": transport}
+
+
+class _Server(uvicorn.Server):
+    """A server that is stopped by an event, takes no signals, and leaves no connection open."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self.ready = threading.Event()
+        """Set once requests are answered."""
+        super().__init__(
+            uvicorn.Config(
+                self._application,
+                http=_Protocol,
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                timeout_keep_alive=60,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    def stop(self) -> None:
+        """End serving; callable from any thread."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self.ready.set()
+        await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
+    async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        with suppress(ClientDisconnect):
+            call = await _call(request)
+            is_control = call.path.split("/")[1:2] == ["simulator"]
+            answer = control(self._platform, call) if is_control else self._platform.answer(call)
+            await self._deliver(_compressed(answer, call), request.scope["state"]["transport"], send)
+
+    async def _deliver(self, answer: Answer, transport: asyncio.Transport, send: Send) -> None:
+        match answer.delivery:
+            case Delivery.HANG:
+                await self._kept_waiting(transport, float("inf"))
+            case Delivery.CLOSE:
+                await _closed(transport)
+            case Delivery.CUT:
+                await _send_head(answer, send)
+                await send(
+                    {"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True}
+                )
+                await _closed(transport)
+            case Delivery.DRIP:
+                await _send_head(answer, send)
+                for byte in answer.body:
+                    if await self._kept_waiting(transport, answer.pause):
+                        return
+                    await send({"type": "http.response.body", "body": bytes((byte,)), "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+            case Delivery.WHOLE:
+                await _send_head(answer, send)
+                await send({"type": "http.response.body", "body": answer.body})
+
+    async def _kept_waiting(self, transport: asyncio.Transport, seconds: float) -> bool:
+        """Let *seconds* pass; true if the client has left or it is time to stop: then the connection is gone."""
+        while seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), min(seconds, _LOOKS_AFTER))
+            if self._stopping.is_set() or transport.is_closing():
+                await _closed(transport)
+                return True
+            seconds -= _LOOKS_AFTER
+        return False
+
+
+async def _call(request: Request) -> Call:
+    return Call(
+        method=request.method,
+        path=request.url.path.rstrip("/"),
+        query=request.query_params,
+        headers=request.headers,
+        body=await request.body(),
+        origin=f"{request.url.scheme}://{request.url.netloc}",
+        target=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+    )
+
+
+def _compressed(answer: Answer, call: Call) -> Answer:
+    if len(answer.body) < _WORTH_COMPRESSING or "gzip" not in call.headers.get("accept-encoding", ""):
+        return answer
+    body = gzip.compress(answer.body, compresslevel=1)
+    return answer._replace(body=body, headers={**answer.headers, "content-encoding": "gzip", "vary": "accept-encoding"})
+
+
+async def _send_head(answer: Answer, send: Send) -> None:
+    headers = {**answer.headers, "content-length": str(len(answer.body))}
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
+
+
+async def _closed(transport: asyncio.Transport) -> None:
+    """Close the connection and wait until the server knows, which would else answer 500 for a silent application."""
+    transport.abort()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
