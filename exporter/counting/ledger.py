@@ -469,8 +469,8 @@ class _Fold:
             elif not _same(mark, job, listed=listed):
                 self._advance(mark, job, listed=listed, asked=job.id in sightings.asked)
         for job_id in sightings.unknown:
-            mark = marks.get(job_id)
-            if mark is not None and job_id not in sightings.jobs:
+            mark = self._marks.get(job_id) or marks.get(job_id)
+            if mark is not None:
                 self._deny(mark)
         if sightings.complete:
             for mark in sightings.vanished:

@@ -102,7 +102,9 @@ class Walk:
             return
         page, offset = answer.page, self.next.offset
         self._pages += 1
-        self._total = answer.total
+        if answer.total is not None:
+            # The least that was ever reported: jobs that come while we walk need not be met.
+            self._total = answer.total if self._total is None else min(self._total, answer.total)
         shown = [job.id for job in page.jobs]
         seam = self._last is None or offset == 0 or self._last in shown
         if not seam and not self._stepped_back:
@@ -118,7 +120,10 @@ class Walk:
         self.ids.update(shown)
         if shown:
             self._last = shown[-1]
-        if self._ends(answer, offset, fresh=fresh) or self._pages >= MOST_PAGES:
+        if self._ends(answer, offset, fresh=fresh):
+            self.next = None
+        elif self._pages >= MOST_PAGES:
+            self._seams_failed += 1
             self.next = None
         else:
             # One job of overlap: the last one that could be read, else none.

@@ -140,7 +140,7 @@ class Poller:
                     due += math.ceil((now - due) / self._pace.poll_interval) * self._pace.poll_interval
                 if wait is not None:
                     due = now + wait
-                self._rest(due)
+                due = self._rest(due)
         except Stopping:
             self._log.debug("poller.stopped")
         finally:
@@ -196,13 +196,14 @@ class Poller:
             return AFTER_MAINTENANCE
         return None
 
-    def _rest(self, due: float) -> None:
-        """Wait until *due*; a poller that waits for a new token looks for it meanwhile."""
+    def _rest(self, due: float) -> float:
+        """Wait until *due*; a poller that waits for a new token looks for it meanwhile. When it ended, monotonic."""
         self.moved_at = due
         while (left := due - self._clock.monotonic()) > 0:
             if self._wait_for_token and self._token_changed():
-                return
+                return self._clock.monotonic()
             self._clock.pause(min(left, _TOKEN_LOOK) if self._wait_for_token else left)
+        return due
 
     def _token_changed(self) -> bool:
         try:

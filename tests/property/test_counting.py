@@ -1,0 +1,256 @@
+"""Random lives of jobs, seen through partial, repeated, reordered and stale listings, with crashes between any two.
+
+Whatever the order, the counters end at the truth, never fall on the way, and counting again adds nothing. The store is
+a real file, opened anew after each crash.
+"""
+
+import itertools
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from exporter.counting import ledger
+from exporter.counting.ledger import Changes, Rules, Sightings, Sums, fold
+from exporter.counting.store import Store
+from exporter.platform.jobs import Job, more_advanced
+
+SINCE = 1_790_000_000.0
+RULES = Rules(settle_after=60, lost_after=300)
+STATES = ("submitted", "resolving", "running", "finished")
+_serial = itertools.count(1)
+
+
+@dataclass
+class Script:
+    """What a job will do, and how far it has come: the truth."""
+
+    job_id: str
+    operation: str
+    total: int
+    failed: int
+    unaccounted: int
+    codes: tuple[tuple[str, int], ...]
+    times: bool
+    started: float = SINCE + 10
+    history: bool = False
+    stage: int = 0
+    """0 submitted, 1 resolving, 2… running with one more file done each, the last finished."""
+    shown: list[Job] = field(default_factory=list)
+
+    @property
+    def stages(self) -> int:
+        return 3 + self.total
+
+    def job(self) -> Job:
+        """The job as the platform shows it now."""
+        done = min(max(0, self.stage - 2), self.total - self.unaccounted)
+        failed = min(self.failed, done)
+        finished = self.stage >= self.stages - 1
+        return Job(
+            self.job_id,
+            self.operation,
+            "finished" if finished else STATES[min(self.stage, 2)],
+            0 if self.stage == 0 else self.total,
+            done - failed,
+            failed,
+            self.started if self.stage >= 2 and self.times else None,
+            self.started + self.total if finished and self.times else None,
+            self.codes if finished and failed else None,
+        )
+
+    @property
+    def outcome(self) -> str:
+        if self.failed:
+            return "failed" if self.failed == self.total - self.unaccounted else "partial"
+        return "incomplete" if self.unaccounted else "succeeded"
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> Script:
+    total = draw(st.integers(0, 6))
+    unaccounted = draw(st.integers(0, total)) if draw(st.integers(0, 4)) == 0 else 0
+    failed = draw(st.integers(0, total - unaccounted))
+    codes = (("5001", failed),) if draw(st.booleans()) else (("5002", 1), ("none", max(1, failed - 1)))
+    return Script(
+        job_id=f"70{next(_serial):017d}",
+        operation=draw(st.sampled_from(["copy", "move", "delete", "import"])),
+        total=total,
+        failed=failed,
+        unaccounted=unaccounted,
+        codes=codes,
+        times=draw(st.booleans()),
+    )
+
+
+class Counting(RuleBasedStateMachine):
+    """The exporter's half (book and store) beside the platform's half (scripts)."""
+
+    @initialize(history=st.lists(scripts(), max_size=4))
+    def begin(self, history: list[Script]) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.store = Store(self.folder / "state.db")
+        self.book = self.store.begin("a", "https://p/v2", "u", "", since=SINCE, now=SINCE, rules=RULES)
+        self.jobs = history
+        for script in history:  # finished before the ledger began, or at its first complete listing where times lack
+            script.started, script.stage, script.history = SINCE - 100, script.stages - 1, True
+        self.now = SINCE
+        self.highest: dict[ledger.Key, int] = {}
+        self.see_all("no")
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            self.see_everything_twice()
+            self.check_truth()
+            self.store.close()
+            shutil.rmtree(self.folder)
+
+    # ---- the platform lives ----
+
+    @rule(script=scripts())
+    def submit(self, script: Script) -> None:
+        self.jobs.append(script)
+
+    @rule(data=st.data(), steps=st.integers(1, 9))
+    def progress(self, data: st.DataObject, steps: int) -> None:
+        if self.jobs:
+            script = data.draw(st.sampled_from(self.jobs))
+            script.shown.append(script.job())
+            script.stage = min(script.stages - 1, script.stage + steps)
+
+    @rule(seconds=st.sampled_from([1, 59, 61, 3600, 86400]))
+    def pass_time(self, seconds: int) -> None:
+        self.now += seconds
+
+    # ---- the exporter looks ----
+
+    @rule(data=st.data(), crash=st.sampled_from(["no", "no", "before commit", "after commit"]))
+    def see_some(self, data: st.DataObject, crash: str) -> None:
+        """A partial listing, in any order, some of it twice, some of it from a server that lags behind."""
+        if not self.jobs:
+            return
+        seen = data.draw(st.lists(st.sampled_from(self.jobs), min_size=1, max_size=2 * len(self.jobs)))
+        jobs: dict[str, Job] = {}
+        for script in seen:
+            job = data.draw(st.sampled_from([script.job(), *script.shown]))
+            jobs[job.id] = more_advanced(jobs[job.id], job) if job.id in jobs else job
+        self.commit(jobs, complete=False, crash=crash)
+
+    @rule(crash=st.sampled_from(["no", "no", "before commit", "after commit"]))
+    def see_all(self, crash: str) -> None:
+        """A complete listing."""
+        jobs = {script.job_id: script.job() for script in self.jobs}
+        self.commit(jobs, complete=True, crash=crash)
+        if crash == "no":
+            assert self.book.listed == sums(jobs)
+
+    @rule(data=st.data())
+    def ask_one(self, data: st.DataObject) -> None:
+        """A job is asked for by its own endpoint."""
+        if self.jobs:
+            job = data.draw(st.sampled_from(self.jobs)).job()
+            self.commit({job.id: job}, complete=False, crash="no", asked={job.id})
+
+    def commit(self, jobs: Mapping[str, Job], *, complete: bool, crash: str, asked: set[str] | None = None) -> None:
+        changes = self.fold(jobs, complete=complete, asked=asked or set())
+        if crash != "before commit":
+            self.store.commit(self.book.account.number, changes)
+            self.book = self.book.after(changes)
+            again = self.fold(jobs, complete=complete, asked=asked or set())
+            assert not again.counters
+            assert not again.histograms
+            assert not again.marks
+        if crash != "no":
+            self.store.close()
+            self.store = Store(self.folder / "state.db")
+            book = self.store.bound("a", "https://p/v2", "", failed_since=0)
+            assert book is not None
+            if crash == "after commit":
+                assert book.counters == self.book.counters
+                assert book.histograms == self.book.histograms
+                assert book.listed == self.book.listed
+                assert book.live == self.book.live
+            self.book = book
+
+    def fold(self, jobs: Mapping[str, Job], *, complete: bool, asked: set[str]) -> Changes:
+        number = self.book.account.number
+        sightings = Sightings(
+            jobs,
+            frozenset() if asked else jobs.keys(),
+            asked=asked,
+            vanished=self.store.vanished(number, jobs.keys()) if complete else (),
+            expired=self.store.expired(number, self.book.account.listing_clock) if complete else (),
+            complete=complete,
+        )
+        return fold(self.book, self.store.marks(number, jobs.keys()), sightings, RULES, now=self.now, platform=self.now)
+
+    # ---- the truth ----
+
+    @invariant()
+    def nothing_falls(self) -> None:
+        if hasattr(self, "book"):
+            for key, count in self.book.counters.items():
+                assert count.value >= self.highest.get(key, 0)
+                self.highest[key] = count.value
+
+    def see_everything_twice(self) -> None:
+        for script in self.jobs:
+            script.stage = script.stages - 1
+        for _ in range(2):
+            self.see_all("no")
+            self.now += RULES.settle_after + 1
+
+    def check_truth(self) -> None:
+        expected: Counter[ledger.Key] = Counter()
+        durations: Counter[tuple[str, ...]] = Counter()
+        for script in self.jobs:
+            if script.history:
+                continue
+            job = script.job()
+            labels = (script.operation,)
+            expected[ledger.JOBS_SUBMITTED, labels] += 1
+            expected[ledger.FILES, labels] += script.total
+            expected[ledger.FILES_COMPLETED, labels] += job.completed or 0
+            expected[ledger.FILES_FAILED, labels] += script.failed
+            expected[ledger.JOBS_FINISHED, (script.operation, script.outcome)] += 1
+            if script.failed:
+                for code, records in script.codes:
+                    expected[ledger.FILE_ERRORS, (script.operation, code)] += records
+            if script.times:
+                durations[script.operation, script.outcome] += 1
+        counted = {key: count.value for key, count in self.book.counters.items() if count.value}
+        assert counted == {key: value for key, value in expected.items() if value}
+        observed = {
+            labels: added
+            for (family, labels), histogram in self.book.histograms.items()
+            if family == ledger.JOB_DURATION and (added := sum(int(count) for count in histogram.counts))
+        }
+        assert observed == durations
+
+
+def sums(jobs: Mapping[str, Job]) -> dict[tuple[str, str], Sums]:
+    """What a listing of *jobs* adds up to, computed the plain way."""
+    added: dict[tuple[str, str], Sums] = {}
+    for job in jobs.values():
+        key = (job.operation, job.state)
+        was = added.get(key, Sums())
+        added[key] = Sums(
+            was.jobs + 1,
+            was.total + (job.total or 0),
+            was.completed + (job.completed or 0),
+            was.failed + (job.failed or 0),
+        )
+    return added
+
+
+Counting.TestCase.settings = settings(
+    max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestCounting: Any = Counting.TestCase

@@ -1,0 +1,568 @@
+"""One account's polls against a platform that is a function: real ledger, real SQLite, no time passing by itself."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from exporter.clock import Clock
+from exporter.counting import ledger
+from exporter.counting.ledger import Rules
+from exporter.counting.store import Store
+from exporter.credentials import TokenFile
+from exporter.errors import Stopping, WrongAccount
+from exporter.metrics.snapshot import Picture
+from exporter.platform.allowance import Allowance
+from exporter.platform.client import Client
+from exporter.platform.transport import Deadline
+from exporter.polling.claims import Claims
+from exporter.polling.poller import AFTER_MAINTENANCE, AFTER_REFUSAL, Pace, Poller
+from exporter.settings import Watched
+from exporter.telemetry import Secrets, logger
+
+START = 1_790_000_000.0
+ENDPOINT = "https://p.example/v2"
+
+
+class FakeClock:
+    """Time passes in pauses only; *during* is called in each, with its length."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.pauses: list[float] = []
+        self.during: Callable[[float], None] = lambda _: None
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def roll(self) -> float:
+        return 0.5
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+        self.during(seconds)
+
+
+class Platform:
+    """The far side of the wire: jobs, users by token, and whatever answer is to come instead."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.unlisted: set[str] = set()
+        self.users = {"t0k3n": "rfranklin"}
+        self.instead: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
+        self.asked: list[str] = []
+
+    def add(
+        self, job_id: str, state: str = "RUNNING", total: int = 10, completed: int = 0, failed: int = 0, **more: object
+    ) -> None:
+        self.jobs[job_id] = {
+            "id": job_id,
+            "type": "COPY",
+            "state": state,
+            "total_files": total,
+            "completed_files": completed,
+            "failed_files": failed,
+            "result": [],
+            **more,
+        }
+
+    def finish(self, job_id: str, completed: int, failed: int = 0, **more: object) -> None:
+        times = {"started_on": "2026-09-21T14:20:00Z", "finished_on": "2026-09-21T14:20:10Z"}
+        result = [{"error": {"code": 5001}}] * failed
+        self.add(job_id, "FINISHED", completed + failed, completed, failed, **{"result": result, **times, **more})
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/v2")
+        self.asked.append(path)
+        instead = self.instead(request)
+        if instead is not None:
+            return instead
+        user = self.users.get(request.headers["X-SBG-Auth-Token"])
+        if user is None:
+            return self.said(401, {"status": 401, "code": 90001, "message": "Unauthorized."})
+        if path == "/user":
+            return self.said(200, {"username": user})
+        if path == "/async/files":
+            listed = [job for job_id, job in self.jobs.items() if job_id not in self.unlisted]
+            offset, limit = int(request.url.params["offset"]), int(request.url.params["limit"])
+            return self.said(200, {"items": listed[offset : offset + limit], "links": []})
+        job = self.jobs.get(path.rpartition("/")[2])
+        return self.said(200, job) if job else self.said(404, {"code": 10211, "message": "Job not found"})
+
+    def said(self, status: int, body: object) -> httpx.Response:
+        at = httpx.Headers({"Date": _http_date(self.clock.now)})
+        # As an iterator, the body is read the way it is from a socket.
+        return httpx.Response(status, headers=at, content=iter([json.dumps(body).encode()]))
+
+
+def _http_date(at: float) -> str:
+    return formatdate(at, usegmt=True)
+
+
+class Bench:
+    """A poller with everything around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FakeClock()
+        self.platform = Platform(self.clock)
+        self.folder = folder
+        self.store = Store(folder / "state.db")
+        self.token = folder / "token"
+        self.token.write_text("t0k3n\n")
+        self.log = io.StringIO()
+        self.pictures: list[Picture] = []
+        self.claims = Claims(["cavatica", "again"])
+        self.poller = self.new_poller()
+
+    def new_poller(self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25) -> Poller:
+        secrets = Secrets()
+        return Poller(
+            Watched(name, ENDPOINT, "", TokenFile(self.token), ca_file=None, proxy=None),
+            connect=lambda listener: Client(
+                ENDPOINT,
+                httpx.MockTransport(self.platform),
+                Deadline(),
+                allowance=Allowance(share),
+                clock=self.clock,
+                listener=listener,
+                timeout=30,
+            ),
+            store=self.store,
+            claims=self.claims,
+            rules=Rules(),
+            pace=Pace(30, 600, first=0, phase=0),
+            clock=clock or self.clock,
+            publish=self.pictures.append,
+            log=logger("json", "info", self.log, secrets),
+            secrets=secrets,
+        )
+
+    def poll(self, after: float = 30) -> Picture:
+        """One poll, *after* seconds."""
+        self.clock.now += after
+        self.wait = self.poller.poll()
+        return self.pictures[-1]
+
+    def counted(self, family: str, *labels: str) -> int:
+        book = self.pictures[-1].book
+        assert book is not None
+        return book.counters[family, ("copy", *labels)].value
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_a_first_poll_asks_who_it_is_then_lists_then_shows(bench: Bench) -> None:
+    bench.platform.add("1", completed=3, failed=1)
+
+    picture = bench.poll()
+
+    assert bench.platform.asked == ["/user", "/async/files"]
+    assert bench.counted(ledger.FILES_FAILED) == 1
+    assert picture.listed is not None
+    assert picture.listed["copy", "running"] == (1, 10, 3, 1)
+    assert picture.polling.up is True
+    assert picture.polling.username == "rfranklin"
+    assert picture.book is not None
+    assert picture.book.account.since == START + 30
+    assert bench.wait is None
+
+
+def test_later_polls_only_list(bench: Bench) -> None:
+    bench.poll()
+    bench.poll()
+
+    assert bench.platform.asked == ["/user", "/async/files", "/async/files"]
+
+
+def test_a_poll_in_which_nothing_changed_commits_nothing_and_logs_nothing(bench: Bench) -> None:
+    bench.platform.add("1", completed=3)
+    book = bench.poll().book
+    logged = bench.log.getvalue()
+
+    assert bench.poll().book is book
+    assert bench.log.getvalue() == logged
+
+
+def test_an_unfinished_job_that_the_list_no_longer_shows_is_asked_for(bench: Bench) -> None:
+    bench.platform.add("1", completed=3)
+    bench.poll()
+    bench.platform.unlisted.add("1")
+    bench.platform.finish("1", 9, 1)
+
+    picture = bench.poll()
+
+    assert bench.platform.asked[-1] == "/async/files/copy/1"
+    assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
+    assert bench.counted(ledger.FILE_ERRORS, "5001") == 1
+    assert picture.listed == {}
+
+
+def test_a_job_that_the_platform_does_not_know_is_lost_after_a_while(bench: Bench) -> None:
+    bench.platform.add("1", completed=3)
+    bench.poll()
+    del bench.platform.jobs["1"]
+
+    bench.poll()
+    bench.poll(after=290)
+    assert bench.counted(ledger.JOBS_FINISHED, "lost") == 0
+    bench.poll(after=10)
+
+    assert bench.counted(ledger.JOBS_FINISHED, "lost") == 1
+
+
+def test_a_finish_without_times_is_followed_up_in_the_same_poll_and_once(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.finish("1", 2, 1, started_on=None, finished_on=None)
+
+    bench.poll()
+    bench.poll()
+
+    assert bench.platform.asked.count("/async/files/copy/1") == 1
+    assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
+
+
+def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: Bench) -> None:
+    bench.platform.add("1")
+    bench.platform.add("2")
+    bench.poll()
+    bench.platform.unlisted |= {"1", "2"}
+    bench.platform.finish("2", 10)
+    bench.platform.instead = lambda request: bench.platform.said(400, {}) if request.url.path.endswith("/1") else None
+
+    picture = bench.poll()
+
+    assert picture.polling.polls["success"] == 2
+    assert bench.counted(ledger.JOBS_FINISHED, "succeeded") == 1
+    assert bench.events()[-2]["event"] == "job.refused"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "result"),
+    [
+        (500, {}, "unreachable"),
+        (401, {"code": 90001}, "unauthorized"),
+        (403, {}, "unauthorized"),
+        (429, {"code": 1000}, "rate_limited"),
+        (503, {"code": 0}, "maintenance"),
+        (503, {"code": 90005}, "unreachable"),
+        (404, {}, "bad_answer"),
+        (200, "<html>", "bad_answer"),
+        (302, {}, "bad_answer"),
+    ],
+)
+def test_each_failure_has_its_result_and_keeps_what_was_shown(
+    bench: Bench, status: int, body: object, result: str
+) -> None:
+    bench.platform.add("1", completed=3)
+    good = bench.poll()
+    bench.platform.instead = lambda _: bench.platform.said(status, body)
+
+    picture = bench.poll()
+
+    assert picture.polling.polls == {"success": 1, result: 1}
+    assert picture.polling.up is False
+    assert picture.polling.fault
+    assert picture.book is good.book
+    assert picture.listed is good.listed
+    assert picture.gauges_until == good.gauges_until
+
+
+def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: Bench) -> None:
+    for number in range(150):
+        bench.platform.add(f"{number:03d}")
+    good = bench.poll()
+    for number in range(150):
+        bench.platform.add(f"{number:03d}", failed=1)
+    bench.platform.instead = lambda request: (
+        bench.platform.said(502, {}) if request.url.params.get("offset") == "99" else None
+    )
+
+    picture = bench.poll()
+
+    assert picture.polling.up is False
+    assert picture.listed is good.listed
+    assert bench.counted(ledger.FILES_FAILED) == 100
+
+
+def test_the_walk_goes_on_where_a_page_failed(bench: Bench) -> None:
+    for number in range(150):
+        bench.platform.add(f"{number:03d}")
+    bench.platform.instead = lambda request: (
+        bench.platform.said(502, {}) if request.url.params.get("offset") == "99" else None
+    )
+    assert bench.poll().listed is None
+    bench.platform.instead = lambda _: None
+
+    picture = bench.poll()
+
+    assert picture.listed is not None
+    assert picture.listed["copy", "running"].jobs == 150
+
+
+def test_maintenance_is_asked_again_every_minute_and_shown(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.instead = lambda _: bench.platform.said(503, {"code": 0})
+
+    assert bench.poll().polling.maintenance is True
+    assert bench.wait == AFTER_MAINTENANCE
+    bench.platform.instead = lambda _: None
+
+    assert bench.poll().polling.maintenance is False
+
+
+def test_after_a_429_nothing_is_asked_until_the_window_ends(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.instead = lambda _: httpx.Response(429, headers={"Retry-After": "100"}, content=iter([b"{}"]))
+    bench.poll()
+    assert bench.wait == 100
+    bench.platform.instead = lambda _: None
+    asked = len(bench.platform.asked)
+
+    bench.poll(after=50)
+    assert len(bench.platform.asked) == asked
+    bench.poll(after=50)
+
+    assert len(bench.platform.asked) == asked + 1
+
+
+def test_a_refused_token_is_asked_about_and_nothing_else_until_it_changes(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.users = {"n3w": "rfranklin"}
+    assert bench.poll().polling.auth_ok is False
+    assert bench.wait == AFTER_REFUSAL
+    bench.platform.asked.clear()
+
+    bench.poll()
+    assert bench.platform.asked == ["/user"]
+    bench.token.write_text("n3w")
+    picture = bench.poll()
+
+    assert bench.platform.asked == ["/user", "/user", "/async/files"]
+    assert picture.polling.auth_ok is True
+    assert picture.polling.up is True
+
+
+def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_were(bench: Bench) -> None:
+    bench.platform.add("1", failed=1)
+    good = bench.poll()
+    bench.platform.users["0th3r"] = "somebody"
+    bench.token.write_text("0th3r")
+    bench.platform.add("2", failed=7)
+
+    picture = bench.poll()
+
+    assert picture.polling.polls["error"] == 1
+    assert "the token belongs to somebody, the counters of account cavatica to rfranklin" in picture.polling.fault
+    assert picture.book is good.book
+    assert "/async/files" not in bench.platform.asked[2:]
+
+
+def test_a_restart_shows_the_counters_before_the_platform_answers(bench: Bench) -> None:
+    bench.platform.add("1", failed=1)
+    bench.poll()
+    bench.platform.instead = lambda _: bench.platform.said(500, {})
+    bench.clock.during = _stop_after(bench.clock, 3)
+
+    bench.new_poller().run()
+
+    first = bench.pictures[1]
+    assert first.polling.up is None
+    assert first.book is not None
+    assert first.book.counters[ledger.FILES_FAILED, ("copy",)].value == 1
+    assert first.listed is None
+
+
+def test_a_name_never_bound_shows_no_counters(bench: Bench) -> None:
+    bench.clock.during = _stop_after(bench.clock, 1)
+
+    bench.poller.run()
+
+    assert bench.pictures[0].book is None
+
+
+def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: Bench) -> None:
+    bench.poll()
+    second = bench.new_poller("again")
+
+    second.poll()
+
+    picture = bench.pictures[-1]
+    assert picture.account == "again"
+    assert picture.book is None
+    assert (
+        picture.polling.fault
+        == "accounts cavatica and again are one and the same user: cavatica is watched, again is not"
+    )
+
+
+def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(bench: Bench) -> None:
+    bench.platform.add("1", failed=1)
+    second = bench.new_poller("again")
+    second.poll()
+    bench.poll()
+    bench.platform.add("1", failed=2)
+
+    second.poll()
+    assert bench.pictures[-1].polling.polls == {"success": 1, "error": 1}
+    second.poll()
+    assert bench.pictures[-1].book is None
+    bench.poll()
+
+    assert bench.counted(ledger.FILES_FAILED) == 2
+
+
+def test_claims_are_held_by_the_earlier_entry() -> None:
+    claims = Claims(["a", "b"])
+    identity = (ENDPOINT, "u", "")
+    claims.claim(identity, "b")
+    claims.claim(identity, "a")
+
+    with pytest.raises(WrongAccount), claims.held(identity, "b"):
+        pytest.fail("b holds what a claimed")
+    with claims.held(identity, "a"):
+        pass
+    with pytest.raises(WrongAccount):
+        claims.claim(identity, "b")
+
+
+def test_an_unexpected_error_ends_the_poll_with_a_traceback_in_the_log_and_the_next_one_comes(bench: Bench) -> None:
+    def explode(_: httpx.Request) -> httpx.Response:
+        raise ZeroDivisionError("t0k3n")
+
+    bench.poll()
+    bench.platform.instead = explode
+
+    picture = bench.poll()
+
+    assert picture.polling.polls["error"] == 1
+    crashed = next(event for event in bench.events() if event["event"] == "poll.crashed")
+    assert "ZeroDivisionError" in crashed["exception"]
+    assert "t0k3n" not in bench.log.getvalue()
+    bench.platform.instead = lambda _: None
+    assert bench.poll().polling.up is True
+
+
+def test_a_token_file_that_goes_away_fails_the_poll_and_says_so(bench: Bench) -> None:
+    bench.poll()
+    bench.token.unlink()
+
+    assert "the token file cannot be read" in bench.poll().polling.fault
+
+
+def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: Bench) -> None:
+    bench.platform.add("1", completed=1)
+    good = bench.poll()
+    bench.platform.add("1", completed=5)
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # the nearest thing to a disk that is full
+
+    picture = bench.poll()
+    assert picture.book is good.book
+    assert picture.listed is not None
+    assert picture.listed["copy", "running"].completed == 5
+    assert bench.store.write_failures == 1
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and there is room again
+    bench.poll()
+
+    assert bench.counted(ledger.FILES_COMPLETED) == 5
+
+
+def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: Bench) -> None:
+    for number in range(2000):
+        bench.platform.add(f"{number:04d}")
+    bench.poller = bench.new_poller(share=0.01)
+
+    picture = bench.poll()
+    assert len(bench.platform.asked) == 10
+    assert bench.wait is not None
+    assert 0 < bench.wait <= 300
+    assert picture.listed is None
+    assert bench.counted(ledger.JOBS_SUBMITTED) == 892  # nine pages of a hundred, each overlapping by one
+    for _ in range(2):
+        picture = bench.poll(after=bench.wait)
+
+    assert picture.listed is not None
+    assert picture.listed["copy", "running"].jobs == 2000
+
+
+def test_finished_jobs_are_logged_once_and_failures_at_warning(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.finish("1", 2)
+    bench.platform.finish("2", 1, 2)
+    bench.poll()
+    bench.poll()
+
+    finished = {event["job_id"]: event for event in bench.events() if event["event"] == "job.finished"}
+    assert finished["1"]["level"] == "info"
+    assert finished["2"] == {
+        "account": "cavatica",
+        "completed": 1,
+        "duration_seconds": 10.0,
+        "errors": "5001:2",
+        "event": "job.finished",
+        "failed": 2,
+        "files": 3,
+        "job_id": "2",
+        "level": "warning",
+        "operation": "copy",
+        "outcome": "partial",
+        "timestamp": finished["2"]["timestamp"],
+    }
+    assert len([event for event in bench.events() if event["event"] == "job.finished"]) == 2
+
+
+def test_polls_keep_their_rhythm_and_skip_what_an_overrun_missed(bench: Bench) -> None:
+    def slow_once(_: httpx.Request) -> None:
+        if len(bench.pictures) == 2:
+            bench.clock.now += 70
+
+    bench.platform.instead = slow_once
+    bench.clock.during = _stop_after(bench.clock, 5)
+
+    bench.poller.run()
+
+    assert bench.clock.pauses[1:] == [30, 20, 30, 30]
+
+
+def test_a_new_token_ends_the_wait_after_a_refusal(bench: Bench) -> None:
+    bench.platform.users = {"n3w": "rfranklin"}
+
+    def rotate(_: float) -> None:
+        if len(bench.clock.pauses) == 4:
+            bench.token.write_text("n3w-and-right")
+            bench.platform.users = {"n3w-and-right": "rfranklin"}
+        if len(bench.clock.pauses) == 6:
+            raise Stopping("enough")
+
+    bench.clock.during = rotate
+
+    bench.poller.run()
+
+    assert bench.pictures[-1].polling.up is True
+    assert bench.clock.now - START < AFTER_REFUSAL
+
+
+def _stop_after(clock: FakeClock, pauses: int) -> Callable[[float], None]:
+    def stop(_: float) -> None:
+        if len(clock.pauses) >= pauses:
+            raise Stopping("enough")
+
+    return stop

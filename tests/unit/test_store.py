@@ -1,0 +1,264 @@
+"""The state file: what it keeps, whom it lets in, and what it refuses without touching it."""
+
+import multiprocessing
+import os
+import resource
+import sqlite3
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exporter.counting import ledger
+from exporter.counting.ledger import Book, Rules, Sightings, fold
+from exporter.counting.store import SCHEMA_VERSION, Store
+from exporter.errors import StateError, StateWriteError
+from exporter.platform.jobs import Job
+
+SINCE = 1_790_000_000.0
+NOW = SINCE + 5
+RULES = Rules()
+ENDPOINT = "https://p/v2"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "state.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    opened = Store(path)
+    yield opened
+    opened.close()
+
+
+def begin(store: Store, name: str = "a", username: str = "u", division: str = "") -> Book:
+    return store.begin(name, ENDPOINT, username, division, since=SINCE, now=NOW, rules=RULES)
+
+
+def see(store: Store, book: Book, *jobs: Job) -> Book:
+    """One poll that lists *jobs* completely, committed."""
+    shown = {job.id: job for job in jobs}
+    number = book.account.number
+    sightings = Sightings(shown, shown.keys(), vanished=store.vanished(number, shown.keys()), complete=True)
+    changes = fold(book, store.marks(number, shown.keys()), sightings, RULES, now=NOW, platform=NOW)
+    store.commit(number, changes)
+    return book.after(changes)
+
+
+FAILED = Job("1", "copy", "finished", 3, 1, 2, NOW, NOW + 2, (("5001", 2),))
+RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
+
+
+def test_what_was_committed_is_what_comes_back(store: Store, path: Path) -> None:
+    book = see(store, begin(store), FAILED, RUNNING)
+    store.commit(book.account.number, ledger.rebucketed(book, RULES, NOW))
+    size = store.bytes_total
+    store.close()
+
+    again = Store(path)
+    try:
+        assert again.bound("a", ENDPOINT, "", failed_since=0) == book
+        assert again.marks_total == 2
+        assert 0 < again.bytes_total <= size
+    finally:
+        again.close()
+        store.__init__(path)  # type: ignore[misc]  # for the fixture to close
+
+
+def test_the_file_is_for_its_owner_alone(store: Store, path: Path) -> None:
+    begin(store)
+
+    assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
+    Store(path).close()
+    path.chmod(0o644)
+
+    Store(path).close()
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_second_holder_is_told_who_the_first_is(store: Store, path: Path) -> None:
+    begin(store)
+
+    with pytest.raises(StateError, match=rf"is held by process {os.getpid()} on \S+; one daemon at a time"):
+        Store(path)
+
+
+def test_the_file_is_free_again_when_its_holder_is_gone(path: Path) -> None:
+    holder = multiprocessing.get_context("spawn").Process(target=_hold_and_die, args=(path,))
+    holder.start()
+    holder.join()
+
+    Store(path).close()
+
+    assert holder.exitcode == 9
+
+
+def _hold_and_die(path: Path) -> None:
+    Store(path)
+    os._exit(9)
+
+
+def test_a_ledger_belongs_to_endpoint_user_and_division_not_to_a_name(store: Store) -> None:
+    book = see(store, begin(store), FAILED)
+    begin(store, "b", division="d")
+
+    renamed = store.book("new name", ENDPOINT, "u", "", failed_since=0)
+
+    assert renamed == book
+    assert store.book("c", ENDPOINT, "somebody else", "", failed_since=0) is None
+    assert store.bound("new name", ENDPOINT, "", failed_since=0) == book
+    assert store.bound("new name", ENDPOINT, "d", failed_since=0) is None
+    assert store.bound("never bound", ENDPOINT, "", failed_since=0) is None
+
+
+def test_accounts_do_not_see_each_other_s_marks(store: Store) -> None:
+    first = see(store, begin(store), FAILED)
+    second = begin(store, "b", username="v")
+
+    assert store.marks(second.account.number, ["1"]) == {}
+    assert [mark.id for mark in store.vanished(first.account.number, [])] == ["1"]
+    assert store.vanished(second.account.number, []) == []
+
+
+def test_marks_are_found_in_any_number(store: Store) -> None:
+    jobs = [msgspec.structs.replace(RUNNING, id=str(n)) for n in range(2500)]
+    book = see(store, begin(store), *jobs)
+
+    found = store.marks(book.account.number, [job.id for job in jobs] + ["unknown"])
+
+    assert len(found) == 2500
+    assert store.marks_total == book.marks == 2500
+
+
+def test_marks_long_unlisted_are_offered_to_be_forgotten(store: Store) -> None:
+    book = see(store, begin(store), FAILED)
+    book = see(store, book)
+
+    assert store.expired(book.account.number, ledger.FORGET_AFTER - 1) == []
+    assert [mark.id for mark in store.expired(book.account.number, ledger.FORGET_AFTER)] == ["1"]
+
+
+def test_what_is_forgotten_is_gone(store: Store) -> None:
+    book = see(store, begin(store), FAILED)
+    nothing = fold(book, {}, Sightings({}, ()), RULES, now=NOW, platform=NOW)
+
+    store.commit(book.account.number, replace(nothing, forgotten=["1"]))
+
+    assert store.marks(book.account.number, ["1"]) == {}
+    assert store.marks_total == 0
+
+
+def test_failed_jobs_that_ended_too_early_stay_on_disk(store: Store) -> None:
+    see(store, begin(store), FAILED)
+
+    later = store.bound("a", ENDPOINT, "", failed_since=NOW + 2.5)
+
+    assert later is not None
+    assert later.failed == {}
+
+
+def test_a_commit_that_fails_writes_nothing_and_can_be_tried_again(store: Store) -> None:
+    book = begin(store)
+    jobs = {str(n): msgspec.structs.replace(FAILED, id=str(n)) for n in range(3000)}
+    changes = fold(book, {}, Sightings(jobs, jobs.keys()), RULES, now=NOW, platform=NOW)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StateWriteError, match="could not be written"):
+            store.commit(book.account.number, changes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert store.write_failures == 1
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
+    store.commit(book.account.number, changes)
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == book.after(changes)
+
+
+def test_an_interrupted_beginning_is_begun_again(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+
+    store = Store(path)
+
+    begin(store)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"not a database", "is not a state file of sbg-exporter"),
+        (b"SQLite format 3\0" + bytes(84), "is a database of another program"),
+    ],
+)
+def test_what_is_not_ours_is_refused_and_left_alone(path: Path, content: bytes, complaint: str) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+
+    with pytest.raises(StateError, match=complaint):
+        Store(path)
+
+    assert path.read_bytes() == content
+    assert sorted(each.name for each in path.parent.iterdir()) == ["state.db", "state.db.lock"]
+
+
+def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    content = path.read_bytes()
+
+    with pytest.raises(StateError, match=r"newer version of sbg-exporter .* run that version again"):
+        Store(path)
+
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_file_is_refused(path: Path) -> None:
+    store = Store(path)
+    see(store, begin(store), *(msgspec.structs.replace(FAILED, id=str(n)) for n in range(500)))
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[8192:40960] = b"\xff" * (40960 - 8192)
+    path.write_bytes(content)
+
+    with pytest.raises(StateError, match="put a backup in its place"):
+        Store(path)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+
+    with pytest.raises(StateError, match=r"cannot be made: .*; choose a writable place with state_file"):
+        Store(blocked / "state.db")
+
+
+def test_a_folder_is_no_state_file(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="cannot be opened: Is a directory"):
+        Store(tmp_path)
+
+
+def test_a_backup_may_be_taken_while_it_is_held(store: Store, path: Path, tmp_path: Path) -> None:
+    see(store, begin(store), FAILED)
+    backup = sqlite3.connect(tmp_path / "backup.db")
+    source = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+    source.backup(backup)
+
+    assert backup.execute("SELECT count(*) FROM mark").fetchone() == (1,)
+    source.close()
+    backup.close()
