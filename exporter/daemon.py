@@ -3,10 +3,10 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from exporter import __version__
@@ -61,53 +61,22 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
         ListenError: the address cannot be had.
     """
     settings = configuration.settings
-    names = tuple(account.name for account in configuration.accounts)
-    board, claims, clock = Board(names), Claims(names), RealClock(stop)
-    display = Display(settings.job_series, settings.failed_job_window, settings.show_username)
-    for warning in configuration.warnings:
-        log.warning("token_file.exposed", reason=warning)
     with ExitStack() as stack:
         sockets = bound_sockets(configuration.host, configuration.port)
         for each in sockets:
             stack.callback(each.close)
-        store = Store(configuration.state_file)
-        stack.callback(store.close)
-        pollers = [
-            Poller(
-                watched,
-                connect=_connector(watched, configuration, clock),
-                store=store,
-                claims=claims,
-                rules=configuration.rules,
-                pace=Pace(
-                    settings.poll_interval,
-                    settings.stale_after,
-                    first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
-                    phase=position * settings.poll_interval / len(names),
-                ),
-                clock=clock,
-                publish=board.put,
-                log=log,
-                secrets=secrets,
-            )
-            for position, watched in enumerate(configuration.accounts)
-        ]
+        parts = stack.enter_context(assembled(configuration, stop, log, secrets))
         threads = [
-            threading.Thread(target=_guarded(poller, log), name=f"poller-{name}", daemon=True)
-            for poller, name in zip(pollers, names, strict=True)
+            threading.Thread(target=_guarded(poller, log), name=f"poller-{poller.name}", daemon=True)
+            for poller in parts.pollers
         ]
-        exposition = Exposition(
-            board,
-            lambda: Process(store.write_failures, store.marks_total, store.bytes_total),
-            display,
-            time.time,
-        )
         silent_for = settings.request_timeout * ATTEMPTS + _HEALTH_SLACK
         app = application(
-            exposition,
-            unhealthy=lambda: _unhealthy(pollers, clock, silent_for),
-            unready=lambda: "" if board.ready else "not every account has been tried yet",
-            status_page=lambda: status_page(board.pictures, display, time.time()),
+            parts.exposition,
+            unhealthy=lambda: _unhealthy(parts.pollers, parts.clock, silent_for),
+            unready=lambda: "" if parts.board.ready else "not every account has been tried yet",
+            status_page=lambda: status_page(parts.board.pictures, parts.display, time.time()),
+            crashed=lambda error: log.error("request.crashed", exc_info=error),
         )
         stack.callback(_join, threads)
         stack.callback(stop.set)
@@ -120,28 +89,88 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
             pid=os.getpid(),
             listen=f"{configuration.host or ''}:{port}",
             state_file=str(configuration.state_file),
-            accounts=len(names),
+            accounts=len(configuration.accounts),
         )
-        yield Running(port, board)
+        yield Running(port, parts.board)
 
 
-def _connector(watched: Watched, configuration: Configuration, clock: Clock) -> Callable[[Listener], Client]:
-    """How a poller gets its client, which reports to it."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything between the state file and the page, put together but not yet moving."""
 
-    def connect(listener: Listener) -> Client:
-        deadline = Deadline()
-        tls = _tls(str(watched.ca_file) if watched.ca_file else None) if watched.needs_tls else None
-        return Client(
-            watched.endpoint,
-            transport_to(deadline, tls, watched.proxy),
-            deadline,
-            allowance=Allowance(configuration.settings.rate_share),
-            clock=clock,
-            listener=listener,
-            timeout=configuration.settings.request_timeout,
+    pollers: tuple[Poller, ...]
+    board: Board
+    exposition: Exposition
+    display: Display
+    clock: Clock
+
+
+@contextmanager
+def assembled(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> Iterator[Parts]:
+    """The parts, with the state file held while the context lasts.
+
+    Raises:
+        StateError: the state file cannot be used.
+    """
+    settings = configuration.settings
+    names = tuple(account.name for account in configuration.accounts)
+    board, claims, clock = Board(names), Claims(names), RealClock(stop)
+    display = display_of(configuration)
+    for warning in configuration.warnings:
+        log.warning("token_file.exposed", reason=warning)
+    with closing(Store(configuration.state_file)) as store:
+        yield Parts(
+            tuple(
+                Poller(
+                    watched,
+                    connect=partial(client_of, watched, configuration, clock),
+                    store=store,
+                    claims=claims,
+                    rules=configuration.rules,
+                    pace=Pace(
+                        settings.poll_interval,
+                        settings.stale_after,
+                        first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
+                        phase=position * settings.poll_interval / len(names),
+                    ),
+                    clock=clock,
+                    publish=board.put,
+                    log=log,
+                    secrets=secrets,
+                )
+                for position, watched in enumerate(configuration.accounts)
+            ),
+            board,
+            Exposition(
+                board,
+                lambda: Process(store.write_failures, store.marks_total, store.bytes_total),
+                display,
+                time.time,
+            ),
+            display,
+            clock,
         )
 
-    return connect
+
+def display_of(configuration: Configuration) -> Display:
+    """How much is shown, by the settings."""
+    settings = configuration.settings
+    return Display(settings.job_series, settings.failed_job_window, settings.show_username)
+
+
+def client_of(watched: Watched, configuration: Configuration, clock: Clock, listener: Listener) -> Client:
+    """An account's client, which reports to *listener*."""
+    deadline = Deadline()
+    tls = _tls(str(watched.ca_file) if watched.ca_file else None) if watched.needs_tls else None
+    return Client(
+        watched.endpoint,
+        transport_to(deadline, tls, watched.proxy),
+        deadline,
+        allowance=Allowance(configuration.settings.rate_share),
+        clock=clock,
+        listener=listener,
+        timeout=configuration.settings.request_timeout,
+    )
 
 
 _tls = cache(tls_context)
@@ -158,7 +187,7 @@ def _guarded(poller: Poller, log: Log) -> Callable[[], None]:
     return work
 
 
-def _unhealthy(pollers: list[Poller], clock: Clock, silent_for: float) -> str:
+def _unhealthy(pollers: Iterable[Poller], clock: Clock, silent_for: float) -> str:
     now = clock.monotonic()
     return ", ".join(
         f"account {poller.name} has not moved for {now - poller.moved_at:.0f} s"

@@ -5,6 +5,7 @@
   + StateError        the state file cannot be used: say why and what to do, exit 1
   + StateWriteError   a commit failed: show what was committed before, try again at the next poll
   + ListenError       the metrics address cannot be had: exit 1
+  + OutputError       a file to write to cannot be had: exit 1
   + PollError         this poll ends here, the next one comes; ``result`` is its label in metrics
     - Unreachable     no answer, a cut or slow one, or a 5xx: retried within the poll first
     - Unauthorized    401 or 403: ask only who we are until the token changes
@@ -46,6 +47,10 @@ class StateWriteError(ExporterError):
 
 class ListenError(ExporterError):
     """The metrics server cannot listen where it was told to."""
+
+
+class OutputError(ExporterError):
+    """What a command was to write cannot be written."""
 
 
 class PollError(ExporterError):

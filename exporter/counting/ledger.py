@@ -586,7 +586,7 @@ class _Fold:
                 duration_done=True,
                 errors_done=True,
                 unlisted_at=None if listed else blank.unlisted_at,
-                codes=_words(job.errors),
+                codes=_words(self._by_label(job.errors or ())),
             ),
         )
 
@@ -697,13 +697,18 @@ class _Fold:
     def _errors(self, mark: Mark, job: Job) -> Mark:
         if mark.errors_done or job.errors is None or not mark.failed:
             return mark
-        codes: dict[str, int] = {}
-        for code, records in job.errors:
-            label = self._label("code", code)
-            codes[label] = codes.get(label, 0) + records
+        codes = self._by_label(job.errors)
         for code, records in codes.items():
             self._count(FILE_ERRORS, (mark.operation, code), records)
-        return msgspec.structs.replace(mark, errors_done=True, codes=_words(tuple(codes.items())))
+        return msgspec.structs.replace(mark, errors_done=True, codes=_words(codes))
+
+    def _by_label(self, errors: Iterable[tuple[str, int]]) -> Mapping[str, int]:
+        """Error records by the label of their code."""
+        codes: dict[str, int] = {}
+        for code, records in errors:
+            label = self._label("code", code)
+            codes[label] = codes.get(label, 0) + records
+        return codes
 
     def _tell(self, old: Mark, mark: Mark) -> None:
         if mark.outcome and not old.outcome:
@@ -815,5 +820,5 @@ def _exemplar(mark: Mark, value: float, now: float) -> Exemplar | None:
     return Exemplar(mark.id, value, now) if len(mark.id) <= _LONGEST_EXEMPLAR_ID else None
 
 
-def _words(errors: tuple[tuple[str, int], ...] | None) -> str:
-    return " ".join(f"{code}:{records}" for code, records in errors or ())
+def _words(codes: Mapping[str, int]) -> str:
+    return " ".join(f"{code}:{records}" for code, records in codes.items())

@@ -436,7 +436,7 @@ def _open(path: Path) -> sqlite3.Connection:
         raise StateError(f"the state file {path} cannot be used: {error}; {_MEND}") from error
     if damage != "ok":
         db.close()
-        raise StateError(f"the state file {path} is damaged: {damage}; {_MEND}")
+        raise StateError(f"the state file {path} is damaged: {' '.join(damage.split())}; {_MEND}")
     return db
 
 

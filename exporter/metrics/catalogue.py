@@ -5,7 +5,7 @@ The README's table, the exposition's HELP and TYPE lines and the tests all follo
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from exporter import __version__
 from exporter.counting import ledger
 from exporter.counting.ledger import Count, Histogram, Mark, Sums
-from exporter.metrics.snapshot import Display, Picture, Process
+from exporter.metrics.snapshot import Display, Picture, Polling, Process
 from exporter.platform.jobs import OPERATIONS, STATES
 
 Labels = tuple[str, ...]
@@ -27,11 +27,13 @@ class Type(StrEnum):
     HISTOGRAM = "histogram"
 
 
-class Sample(NamedTuple):
-    """One sample, or one histogram: its label values after ``account``, and its value."""
+class Section(StrEnum):
+    """Where the README describes a family; the value is the heading."""
 
-    labels: Labels
-    value: float | Count | Histogram
+    LISTED = "As last listed"
+    COUNTED = "Counted once and for ever"
+    ONE_BY_ONE = "One by one, bounded"
+    EXPORTER = "The account and the exporter"
 
 
 class Part(StrEnum):
@@ -42,6 +44,17 @@ class Part(StrEnum):
     POLLING = "polling"
 
 
+class Sample(NamedTuple):
+    """One sample, or one histogram: its label values after ``account``, and its value."""
+
+    labels: Labels
+    value: float | Count | Histogram
+
+
+Samples = Callable[[Picture, Display, float], Iterable[Sample]]
+"""The samples of one account's picture at a time (Unix seconds)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One metric family.
@@ -49,19 +62,42 @@ class Family:
     Attributes:
         labels: label names; ``account`` comes first in all families of accounts.
         fades: gauges of what the platform lists: not shown when the last good answer is too old.
-        samples: the samples of one account's picture at a time (Unix seconds).
     """
 
+    section: Section
     name: str
     type: Type
     help: str
     labels: Labels
     part: Part
-    samples: Callable[[Picture, Display, float], Iterable[Sample]]
+    samples: Samples
     fades: bool = False
 
 
-def _listed(of: Callable[[Sums], int]) -> Callable[[Picture, Display, float], Iterator[Sample]]:
+@dataclass(frozen=True, slots=True)
+class ProcessFamily:
+    """One metric family of the exporter itself."""
+
+    section: Section
+    name: str
+    type: Type
+    help: str
+    labels: Labels
+    samples: Callable[[Process], Sample]
+
+
+_ACCOUNT: Final = ("account",)
+_OPERATION: Final = ("account", "operation")
+_STATE: Final = ("account", "operation", "state")
+_JOB: Final = ("account", "operation", "job_id")
+
+
+# ---- as last listed ----
+
+
+def _sum(name: str, meaning: str, of: Callable[[Sums], int]) -> Family:
+    """A sum over the listed jobs."""
+
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
         if picture.listed is None:
             return
@@ -71,32 +107,42 @@ def _listed(of: Callable[[Sums], int]) -> Callable[[Picture, Display, float], It
             for state in states:
                 yield Sample((operation, state), of(picture.listed.get((operation, state), _NO_JOBS)))
 
-    return samples
+    return Family(Section.LISTED, name, Type.GAUGE, meaning, _STATE, Part.LISTED, samples, fades=True)
 
 
 _NO_JOBS: Final = Sums()
 
 
-def _counted(family: str) -> Callable[[Picture, Display, float], Iterator[Sample]]:
+def _oldest(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+    oldest: dict[tuple[str, str], float] = {}
+    for mark in _unfinished(picture):
+        labels, at = (mark.operation, mark.state), _submitted(mark)
+        oldest[labels] = min(at, oldest.get(labels, at))
+    for labels, at in sorted(oldest.items()):
+        yield Sample(labels, at)
+
+
+# ---- counted once and for ever ----
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Family:
+    """A counter that the ledger keeps."""
+
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        if picture.book is None:
-            return
-        for (name, labels), count in picture.book.counters.items():
-            if name == family:
-                yield Sample(labels, count)
+        if picture.book is not None:
+            yield from (Sample(key, count) for (family, key), count in picture.book.counters.items() if family == name)
 
-    return samples
+    return Family(Section.COUNTED, name, Type.COUNTER, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
 
 
-def _observed(family: str) -> Callable[[Picture, Display, float], Iterator[Sample]]:
+def _histogram(name: str, meaning: str, *labels: str) -> Family:
+    """A histogram that the ledger keeps."""
+
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        if picture.book is None:
-            return
-        for (name, labels), histogram in picture.book.histograms.items():
-            if name == family:
-                yield Sample(labels, histogram)
+        if picture.book is not None:
+            yield from (Sample(key, each) for (family, key), each in picture.book.histograms.items() if family == name)
 
-    return samples
+    return Family(Section.COUNTED, name, Type.HISTOGRAM, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
 
 
 def _last_failure(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
@@ -108,59 +154,61 @@ def _last_failure(picture: Picture, _display: Display, _now: float) -> Iterator[
 # ---- one by one ----
 
 
-def _submitted(mark: Mark) -> float:
-    """When it was submitted, or else first seen."""
-    return mark.submitted_on if mark.submitted_on is not None else mark.first_seen
-
-
 def unfinished_jobs(picture: Picture) -> list[Mark]:
     """The account's unfinished jobs, oldest first."""
-    if picture.book is None:
-        return []
-    return sorted(
-        (mark for mark in picture.book.live.values() if mark.unfinished), key=lambda mark: (_submitted(mark), mark.id)
-    )
+    return sorted(_unfinished(picture), key=lambda mark: (_submitted(mark), mark.id))
 
 
 def failed_jobs(picture: Picture, display: Display, now: float) -> list[Mark]:
     """The account's jobs with failed files that run, or ended within the window: newest detection first."""
-    if picture.book is None:
-        return []
-    recent = [mark for mark in picture.book.failed.values() if mark.ended_on >= now - display.failed_job_window]
-    return sorted(recent, key=lambda mark: (mark.detected_at or 0.0, mark.id), reverse=True)
+    return sorted(
+        _recently_failed(picture, display, now), key=lambda mark: (mark.detected_at or 0.0, mark.id), reverse=True
+    )
 
 
-def _oldest(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    seen: set[Labels] = set()
-    for mark in unfinished_jobs(picture):
-        labels = mark.operation, mark.state
-        if labels not in seen:
-            seen.add(labels)
-            yield Sample(labels, _submitted(mark))
-
-
-def _unfinished(value: Callable[[Mark], float]) -> Callable[[Picture, Display, float], Iterator[Sample]]:
-    def samples(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
-        for mark in unfinished_jobs(picture)[: display.job_series]:
-            yield Sample((mark.operation, mark.id), value(mark))
-
-    return samples
-
-
-def _failed(value: Callable[[Mark], float | None]) -> Callable[[Picture, Display, float], Iterator[Sample]]:
-    def samples(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
-        for mark in failed_jobs(picture, display, now)[: display.job_series]:
-            shown = value(mark)
-            if shown is not None:
-                yield Sample((mark.operation, mark.id), shown)
-
-    return samples
+def leaves_at(mark: Mark, display: Display) -> float:
+    """When a failed job is no longer shown one by one, Unix seconds."""
+    return mark.ended_on + display.failed_job_window
 
 
 def error_codes(mark: Mark) -> list[tuple[str, int]]:
     """A failed job's error records by code, the most frequent first."""
     pairs = (word.rpartition(":") for word in mark.codes.split())
     return sorted(((code, int(records)) for code, _, records in pairs), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _unfinished(picture: Picture) -> list[Mark]:
+    return [] if picture.book is None else [mark for mark in picture.book.live.values() if mark.unfinished]
+
+
+def _recently_failed(picture: Picture, display: Display, now: float) -> list[Mark]:
+    if picture.book is None:
+        return []
+    return [mark for mark in picture.book.failed.values() if leaves_at(mark, display) > now]
+
+
+def _submitted(mark: Mark) -> float:
+    """When it was submitted, or else first seen."""
+    submitted = mark.submitted_on
+    return mark.first_seen if submitted is None else submitted
+
+
+def _unfinished_job(name: str, meaning: str, of: Callable[[Mark], float]) -> Family:
+    def samples(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
+        for mark in unfinished_jobs(picture)[: display.job_series]:
+            yield Sample((mark.operation, mark.id), of(mark))
+
+    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples, fades=True)
+
+
+def _failed_job(name: str, meaning: str, of: Callable[[Mark], float | None]) -> Family:
+    def samples(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
+        for mark in failed_jobs(picture, display, now)[: display.job_series]:
+            value = of(mark)
+            if value is not None:
+                yield Sample((mark.operation, mark.id), value)
+
+    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples)
 
 
 def _failed_errors(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
@@ -174,119 +222,78 @@ _MOST_CODES: Final = 3
 
 def _hidden(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
     if picture.book is not None:
-        yield Sample(("unfinished",), max(0, len(unfinished_jobs(picture)) - display.job_series))
-        yield Sample(("failed",), max(0, len(failed_jobs(picture, display, now)) - display.job_series))
+        yield Sample(("unfinished",), max(0, len(_unfinished(picture)) - display.job_series))
+        yield Sample(("failed",), max(0, len(_recently_failed(picture, display, now)) - display.job_series))
 
 
 # ---- the account and the exporter ----
 
 
-def _flag(of: Callable[[Picture], bool | None]) -> Callable[[Picture, Display, float], Iterator[Sample]]:
-    return _value(lambda picture: None if (flag := of(picture)) is None else int(flag))
-
-
-def _value(of: Callable[[Picture], float | None]) -> Callable[[Picture, Display, float], Iterator[Sample]]:
-    """A family of one sample per account; none while there is nothing to show."""
+def _polled(name: str, meaning: str, of: Callable[[Polling], float | None]) -> Family:
+    """One number about asking; no sample while there is none."""
 
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        value = of(picture)
+        value = of(picture.polling)
         if value is not None:
             yield Sample((), value)
 
-    return samples
+    return Family(Section.EXPORTER, name, Type.GAUGE, meaning, _ACCOUNT, Part.POLLING, samples)
+
+
+def _tally(
+    name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, int]], always: Iterable[str] = ()
+) -> Family:
+    """Numbers counted since the process started, by label; those of *always* also at 0."""
+    zeros = {(value,): 0 for value in always}
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        began = picture.polling.poll_duration.created
+        for key, number in ({**zeros} | dict(sorted(of(picture.polling).items()))).items():
+            yield Sample(key, Count(number, began))
+
+    return Family(Section.EXPORTER, name, Type.COUNTER, meaning, (*_ACCOUNT, *labels), Part.POLLING, samples)
+
+
+def _took(name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, Histogram]]) -> Family:
+    """Durations observed since the process started."""
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        return (Sample(key, histogram) for key, histogram in of(picture.polling).items())
+
+    return Family(Section.EXPORTER, name, Type.HISTOGRAM, meaning, (*_ACCOUNT, *labels), Part.POLLING, samples)
+
+
+def _by_one(numbers: Mapping[str, int]) -> dict[Labels, int]:
+    return {(key,): number for key, number in numbers.items()}
 
 
 def _info(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
-    username = picture.polling.username or (picture.book.account.username if picture.book is not None else "")
-    yield Sample((username if display.show_username else "", picture.endpoint), 1)
+    yield Sample((owner(picture) if display.show_username else "", picture.endpoint), 1)
 
 
-POLL_RESULTS: Final = (
-    "success",
-    "unreachable",
-    "unauthorized",
-    "rate_limited",
-    "maintenance",
-    "bad_answer",
-    "error",
-)
-_STARTED: Final = time.time()
+def owner(picture: Picture) -> str:
+    """The account's user name, as the platform said or the ledger remembers; empty while unknown."""
+    return picture.polling.username or (picture.book.account.username if picture.book is not None else "")
 
 
-def _polls(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    for result in POLL_RESULTS:
-        yield Sample((result,), Count(picture.polling.polls.get(result, 0), _STARTED))
+def _since(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+    if picture.book is not None:
+        yield Sample((), picture.book.account.since)
 
 
-def _poll_durations(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    yield Sample((), picture.polling.poll_duration)
-
-
-def _requests(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    for (endpoint, status), requests in sorted(picture.polling.requests.items()):
-        yield Sample((endpoint, status), Count(requests, _STARTED))
-
-
-def _request_durations(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    for endpoint, histogram in picture.polling.request_duration.items():
-        yield Sample((endpoint,), histogram)
-
-
-def _skipped(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    for reason, records in sorted(picture.polling.skipped.items()):
-        yield Sample((reason,), Count(records, _STARTED))
-
-
-def _lowered(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    for field in ("total", "completed", "failed"):
-        yield Sample((field,), Count(picture.polling.lowered.get(field, 0), _STARTED))
-
-
+POLL_RESULTS: Final = ("success", "unreachable", "unauthorized", "rate_limited", "maintenance", "bad_answer", "error")
+_COUNTS: Final = ("total", "completed", "failed")
 _AS_OF: Final = "as of the last poll"
-_ACCOUNT: Final = ("account",)
-_OPERATION: Final = ("account", "operation")
-_STATE: Final = ("account", "operation", "state")
-_JOB: Final = ("account", "operation", "job_id")
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    # As last listed.
-    Family(
-        "sbg_jobs",
-        Type.GAUGE,
-        f"Jobs that the platform lists, {_AS_OF}.",
-        _STATE,
-        Part.LISTED,
-        _listed(lambda sums: sums.jobs),
-        fades=True,
+    _sum("sbg_jobs", f"Jobs that the platform lists, {_AS_OF}.", lambda sums: sums.jobs),
+    _sum("sbg_jobs_files_expected", f"Files that the listed jobs comprise, {_AS_OF}.", lambda sums: sums.total),
+    _sum(
+        "sbg_jobs_files_completed", f"Files that the listed jobs have completed, {_AS_OF}.", lambda sums: sums.completed
     ),
+    _sum("sbg_jobs_files_failed", f"Files that failed in the listed jobs, {_AS_OF}.", lambda sums: sums.failed),
     Family(
-        "sbg_jobs_files_expected",
-        Type.GAUGE,
-        f"Files that the listed jobs comprise, {_AS_OF}.",
-        _STATE,
-        Part.LISTED,
-        _listed(lambda sums: sums.total),
-        fades=True,
-    ),
-    Family(
-        "sbg_jobs_files_completed",
-        Type.GAUGE,
-        f"Files that the listed jobs have completed, {_AS_OF}.",
-        _STATE,
-        Part.LISTED,
-        _listed(lambda sums: sums.completed),
-        fades=True,
-    ),
-    Family(
-        "sbg_jobs_files_failed",
-        Type.GAUGE,
-        f"Files that failed in the listed jobs, {_AS_OF}.",
-        _STATE,
-        Part.LISTED,
-        _listed(lambda sums: sums.failed),
-        fades=True,
-    ),
-    Family(
+        Section.LISTED,
         "sbg_unfinished_jobs_oldest_timestamp_seconds",
         Type.GAUGE,
         f"Submission time of the oldest unfinished job, or when it was first seen where that is unknown, {_AS_OF}.",
@@ -295,72 +302,27 @@ FAMILIES: Final[tuple[Family, ...]] = (
         _oldest,
         fades=True,
     ),
-    # Counted once and for ever.
-    Family(
-        ledger.JOBS_SUBMITTED,
-        Type.COUNTER,
-        "Jobs first seen.",
-        _OPERATION,
-        Part.BOOK,
-        _counted(ledger.JOBS_SUBMITTED),
-    ),
-    Family(
+    _counter(ledger.JOBS_SUBMITTED, "Jobs first seen."),
+    _counter(
         ledger.JOBS_FINISHED,
-        Type.COUNTER,
         "Jobs that finished (failed, partial, incomplete, succeeded), or were gone before they did (lost).",
-        (*_OPERATION, "outcome"),
-        Part.BOOK,
-        _counted(ledger.JOBS_FINISHED),
+        "outcome",
     ),
-    Family(
-        ledger.FILES,
-        Type.COUNTER,
-        "Files that the platform says its jobs comprise, counted as it says so.",
-        _OPERATION,
-        Part.BOOK,
-        _counted(ledger.FILES),
-    ),
-    Family(
-        ledger.FILES_COMPLETED,
-        Type.COUNTER,
-        "Files that jobs have completed, counted as the jobs progress.",
-        _OPERATION,
-        Part.BOOK,
-        _counted(ledger.FILES_COMPLETED),
-    ),
-    Family(
+    _counter(ledger.FILES, "Files that the platform says its jobs comprise, counted as it says so."),
+    _counter(ledger.FILES_COMPLETED, "Files that jobs have completed, counted as the jobs progress."),
+    _counter(
         ledger.FILES_FAILED,
-        Type.COUNTER,
         "Files that failed, counted as the jobs progress; the share that fails is failed / (failed + completed).",
-        _OPERATION,
-        Part.BOOK,
-        _counted(ledger.FILES_FAILED),
     ),
-    Family(
+    _counter(
         ledger.FILE_ERRORS,
-        Type.COUNTER,
         "Error records in the results of finished jobs, by the platform's code; may be fewer than failed files.",
-        (*_OPERATION, "code"),
-        Part.BOOK,
-        _counted(ledger.FILE_ERRORS),
+        "code",
     ),
+    _histogram(ledger.JOB_DURATION, "From the start to the end of finished jobs, by the platform's times.", "outcome"),
+    _histogram(ledger.JOB_QUEUE_DURATION, "From the submission to the start of jobs."),
     Family(
-        ledger.JOB_DURATION,
-        Type.HISTOGRAM,
-        "From the start to the end of finished jobs, by the platform's times.",
-        (*_OPERATION, "outcome"),
-        Part.BOOK,
-        _observed(ledger.JOB_DURATION),
-    ),
-    Family(
-        ledger.JOB_QUEUE_DURATION,
-        Type.HISTOGRAM,
-        "From the submission to the start of jobs.",
-        _OPERATION,
-        Part.BOOK,
-        _observed(ledger.JOB_QUEUE_DURATION),
-    ),
-    Family(
+        Section.COUNTED,
         "sbg_last_failure_counted_timestamp_seconds",
         Type.GAUGE,
         "When a failed file was last counted; no sample until there was one.",
@@ -368,77 +330,48 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Part.BOOK,
         _last_failure,
     ),
-    # One by one, bounded by the setting job_series.
-    Family(
+    _unfinished_job(
         "sbg_unfinished_job_submitted_timestamp_seconds",
-        Type.GAUGE,
         f"When an unfinished job was submitted, or first seen where that is unknown, {_AS_OF}; oldest jobs first.",
-        _JOB,
-        Part.BOOK,
-        _unfinished(_submitted),
-        fades=True,
+        _submitted,
     ),
-    Family(
+    _unfinished_job(
         "sbg_unfinished_job_progress_timestamp_seconds",
-        Type.GAUGE,
         f"When an unfinished job's counts or state last moved, {_AS_OF}.",
-        _JOB,
-        Part.BOOK,
-        _unfinished(lambda mark: mark.moved_at),
-        fades=True,
+        lambda mark: mark.moved_at,
     ),
-    Family(
+    _unfinished_job(
         "sbg_unfinished_job_files_expected",
-        Type.GAUGE,
         f"Files that an unfinished job comprises, {_AS_OF}.",
-        _JOB,
-        Part.BOOK,
-        _unfinished(lambda mark: mark.last_total),
-        fades=True,
+        lambda mark: mark.last_total,
     ),
-    Family(
+    _unfinished_job(
         "sbg_unfinished_job_files_completed",
-        Type.GAUGE,
         f"Files that an unfinished job has completed, {_AS_OF}.",
-        _JOB,
-        Part.BOOK,
-        _unfinished(lambda mark: mark.last_completed),
-        fades=True,
+        lambda mark: mark.last_completed,
     ),
-    Family(
+    _unfinished_job(
         "sbg_unfinished_job_files_failed",
-        Type.GAUGE,
         f"Files that failed in an unfinished job, {_AS_OF}.",
-        _JOB,
-        Part.BOOK,
-        _unfinished(lambda mark: mark.last_failed),
-        fades=True,
+        lambda mark: mark.last_failed,
     ),
-    Family(
+    _failed_job(
         "sbg_failed_job_detected_timestamp_seconds",
-        Type.GAUGE,
         "When the first failed file of a job was counted; not for jobs that finished before counting began.",
-        _JOB,
-        Part.BOOK,
-        _failed(lambda mark: mark.detected_at),
+        lambda mark: mark.detected_at,
     ),
-    Family(
+    _failed_job(
         "sbg_failed_job_finished_timestamp_seconds",
-        Type.GAUGE,
         "When a job with failed files finished, by the platform's time.",
-        _JOB,
-        Part.BOOK,
-        _failed(lambda mark: None if mark.unfinished else mark.finished_on),
+        lambda mark: None if mark.unfinished else mark.finished_on,
     ),
-    Family(
+    _failed_job(
         "sbg_failed_job_files_failed",
-        Type.GAUGE,
         f"Files that failed in a job with failed files, {_AS_OF}.",
-        _JOB,
-        Part.BOOK,
-        _failed(lambda mark: mark.last_failed),
+        lambda mark: mark.last_failed,
     ),
     Family(
+        Section.ONE_BY_ONE,
         "sbg_failed_job_errors",
         Type.GAUGE,
         "Error records of a job with failed files, by the platform's code: the three most frequent.",
@@ -447,6 +380,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         _failed_errors,
     ),
     Family(
+        Section.ONE_BY_ONE,
         "sbg_exporter_job_series_hidden",
         Type.GAUGE,
         "Jobs (unfinished, failed) that are not shown one by one because there are more than job_series.",
@@ -454,32 +388,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Part.BOOK,
         _hidden,
     ),
-    # The account and the exporter.
-    Family(
-        "sbg_up",
-        Type.GAUGE,
-        "Whether the last poll of the account succeeded.",
-        _ACCOUNT,
-        Part.POLLING,
-        _flag(lambda picture: picture.polling.up),
-    ),
-    Family(
-        "sbg_auth_ok",
-        Type.GAUGE,
-        "Whether the platform last accepted the token.",
-        _ACCOUNT,
-        Part.POLLING,
-        _flag(lambda picture: picture.polling.auth_ok),
-    ),
-    Family(
+    _polled("sbg_up", "Whether the last poll of the account succeeded.", lambda polling: polling.up),
+    _polled("sbg_auth_ok", "Whether the platform last accepted the token.", lambda polling: polling.auth_ok),
+    _polled(
         "sbg_maintenance",
-        Type.GAUGE,
         "Whether the platform last said that it is under maintenance.",
-        _ACCOUNT,
-        Part.POLLING,
-        _flag(lambda picture: picture.polling.maintenance),
+        lambda polling: polling.maintenance,
     ),
     Family(
+        Section.EXPORTER,
         "sbg_account_info",
         Type.GAUGE,
         "Who the account is and where; always 1.",
@@ -487,150 +404,103 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Part.POLLING,
         _info,
     ),
-    Family(
+    _polled(
         "sbg_exporter_last_poll_timestamp_seconds",
-        Type.GAUGE,
         "When the last poll of the account ended.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.last_poll),
+        lambda polling: polling.last_poll,
     ),
-    Family(
+    _polled(
         "sbg_exporter_last_success_timestamp_seconds",
-        Type.GAUGE,
         "When a poll of the account last succeeded.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.last_success),
+        lambda polling: polling.last_success,
     ),
-    Family(
+    _polled(
         "sbg_exporter_last_full_listing_timestamp_seconds",
-        Type.GAUGE,
         "When a complete listing of the account was last read.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.last_full_listing),
+        lambda polling: polling.last_full_listing,
     ),
-    Family(
+    _tally(
         "sbg_exporter_polls_total",
-        Type.COUNTER,
         "Polls of the account by result.",
-        (*_ACCOUNT, "result"),
-        Part.POLLING,
-        _polls,
+        ("result",),
+        lambda polling: _by_one(polling.polls),
+        POLL_RESULTS,
     ),
-    Family(
-        "sbg_exporter_poll_duration_seconds",
-        Type.HISTOGRAM,
-        "How long polls took.",
-        _ACCOUNT,
-        Part.POLLING,
-        _poll_durations,
+    _took(
+        "sbg_exporter_poll_duration_seconds", "How long polls took.", (), lambda polling: {(): polling.poll_duration}
     ),
-    Family(
+    _tally(
         "sbg_exporter_requests_total",
-        Type.COUNTER,
         "API requests by endpoint (list, job, user) and HTTP status, or timeout, connect, other.",
-        (*_ACCOUNT, "endpoint", "status"),
-        Part.POLLING,
-        _requests,
+        ("endpoint", "status"),
+        lambda polling: dict(polling.requests.items()),
     ),
-    Family(
+    _took(
         "sbg_exporter_request_duration_seconds",
-        Type.HISTOGRAM,
         "How long API requests took.",
-        (*_ACCOUNT, "endpoint"),
-        Part.POLLING,
-        _request_durations,
+        ("endpoint",),
+        lambda polling: {(endpoint,): each for endpoint, each in polling.request_duration.items()},
     ),
-    Family(
+    _polled(
         "sbg_exporter_rate_limit",
-        Type.GAUGE,
         "Requests that the platform allows the user per window, as it last said.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.rate_limit),
+        lambda polling: polling.rate_limit,
     ),
-    Family(
+    _polled(
         "sbg_exporter_rate_limit_remaining",
-        Type.GAUGE,
         "Requests that the user has left in this window, as the platform last said.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.rate_limit_remaining),
+        lambda polling: polling.rate_limit_remaining,
     ),
-    Family(
+    _polled(
         "sbg_exporter_rate_limit_reset_timestamp_seconds",
-        Type.GAUGE,
         "When the platform's window ends, by its clock.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.rate_limit_reset),
+        lambda polling: polling.rate_limit_reset,
     ),
-    Family(
+    _polled(
         "sbg_exporter_allowance_requests",
-        Type.GAUGE,
         "Requests per window that the exporter allows itself: rate_share of the limit.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.allowance),
+        lambda polling: polling.allowance,
     ),
-    Family(
+    _polled(
         "sbg_exporter_allowance_used_requests",
-        Type.GAUGE,
         "Requests that the exporter made in this window.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.allowance_used),
+        lambda polling: polling.allowance_used,
     ),
-    Family(
+    _polled(
         "sbg_exporter_poll_interval_seconds",
-        Type.GAUGE,
         "Time between two polls of the account, effective.",
-        _ACCOUNT,
-        Part.POLLING,
-        _value(lambda picture: picture.polling.interval),
+        lambda polling: polling.interval,
     ),
-    Family(
+    _tally(
         "sbg_exporter_records_skipped_total",
-        Type.COUNTER,
         "Job records that could not be read, by reason; each time they were seen.",
-        (*_ACCOUNT, "reason"),
-        Part.POLLING,
-        _skipped,
+        ("reason",),
+        lambda polling: _by_one(polling.skipped),
     ),
-    Family(
+    _tally(
         "sbg_exporter_counts_lowered_total",
-        Type.COUNTER,
         "Times that the platform lowered a count (total, completed, failed) that was already counted.",
-        (*_ACCOUNT, "field"),
-        Part.POLLING,
-        _lowered,
+        ("field",),
+        lambda polling: _by_one(polling.lowered),
+        _COUNTS,
     ),
     Family(
+        Section.EXPORTER,
         "sbg_exporter_counting_since_timestamp_seconds",
         Type.GAUGE,
         "When the account's ledger began, by the platform's time.",
         _ACCOUNT,
         Part.BOOK,
-        _value(lambda picture: None if picture.book is None else picture.book.account.since),
+        _since,
     ),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessFamily:
-    """One metric family of the exporter itself."""
-
-    name: str
-    type: Type
-    help: str
-    labels: Labels
-    samples: Callable[[Process], Sample]
-
+_STARTED: Final = time.time()
 
 PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
     ProcessFamily(
+        Section.EXPORTER,
         "sbg_exporter_state_write_failures_total",
         Type.COUNTER,
         "Commits to the state file that failed; each is tried again at the next poll.",
@@ -638,6 +508,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         lambda process: Sample((), Count(process.state_write_failures, _STARTED)),
     ),
     ProcessFamily(
+        Section.EXPORTER,
         "sbg_exporter_state_jobs",
         Type.GAUGE,
         "Jobs marked in the state file.",
@@ -645,6 +516,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         lambda process: Sample((), process.state_jobs),
     ),
     ProcessFamily(
+        Section.EXPORTER,
         "sbg_exporter_state_bytes",
         Type.GAUGE,
         "Size of the state file on disk, its log of recent writes included.",
@@ -652,6 +524,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         lambda process: Sample((), process.state_bytes),
     ),
     ProcessFamily(
+        Section.EXPORTER,
         "sbg_exporter_build_info",
         Type.GAUGE,
         "The exporter's version and its Python's; always 1.",

@@ -12,15 +12,16 @@ to a compressed page as a second gzip member, which is what RFC 1952 allows.
 import gzip
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.utils import floatToGoString
 
 from exporter.counting.ledger import Count, Exemplar, Histogram
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, Part, ProcessFamily, Sample, Type
+from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, Part, ProcessFamily, Sample, Type, leaves_at
 from exporter.metrics.snapshot import Board, Display, Picture, Process
 
 GZIP_LEVEL: Final = 1
@@ -35,10 +36,11 @@ class Format(StrEnum):
 
 
 class _Rendered(NamedTuple):
-    """One account's chunk of one family, and what it was made from."""
+    """One account's chunk of one family, what it was made from, and until when it is right."""
 
     source: object
     shown: bool
+    until: float
     chunk: bytes
 
 
@@ -55,15 +57,21 @@ class Exposition:
     """The metrics page. Safe to share between threads."""
 
     def __init__(
-        self, board: Board, process: Callable[[], Process], display: Display, clock: Callable[[], float]
+        self,
+        board: Board,
+        process: Callable[[], Process],
+        display: Display,
+        clock: Callable[[], float],
+        families: tuple[Family, ...] = FAMILIES,
     ) -> None:
-        """A page of what *board* shows; *clock* gives Unix seconds."""
+        """A page of the *families* of what *board* shows; *clock* gives Unix seconds."""
         self._board = board
         self._process = process
         self._display = display
         self._clock = clock
+        self._families = families
         self._lock = threading.Lock()
-        self._chunks: dict[tuple[Format, str], dict[str, _Rendered]] = {}
+        self._chunks: dict[Format, dict[str, dict[str, _Rendered]]] = {}
         self._pages: dict[Format, _Page] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
@@ -73,12 +81,12 @@ class Exposition:
     def page(self, wanted: Format, *, packed: bool) -> bytes:
         """The page in *wanted*, gzipped if *packed*."""
         page = self._page(wanted)
-        own = "".join(
-            part for family in PROCESS_FAMILIES for part in _process_family(family, self._process(), wanted)
-        ).encode()
-        libraries = (generate_openmetrics if wanted is Format.OPENMETRICS else generate_latest)(self._registry)
-        tail = own + libraries
+        tail = self._process_families(wanted) + self._libraries(wanted)
         return page.packed + gzip.compress(tail, GZIP_LEVEL, mtime=0) if packed else page.plain + tail
+
+    def own(self, wanted: Format) -> bytes:
+        """The page without what the client library collects, as node_exporter's textfile collector wants it."""
+        return self._page(wanted).plain + self._process_families(wanted)
 
     def accounts(self, wanted: Format) -> bytes:
         """The families of accounts alone."""
@@ -93,58 +101,78 @@ class Exposition:
         return page if page is not None and page.pictures is pictures and now < page.valid_until else None
 
     def _page(self, wanted: Format) -> _Page:
-        pictures, now = self._board.pictures, self._clock()
-        page = self._kept(wanted, pictures, now)
+        page = self._kept(wanted, self._board.pictures, self._clock())
         if page is not None:
             return page
         with self._lock:
+            pictures, now = self._board.pictures, self._clock()
             return self._kept(wanted, pictures, now) or self._render(pictures, wanted, now)
 
     def _render(self, pictures: tuple[Picture, ...], wanted: Format, now: float) -> _Page:
-        valid_until = math.inf
-        columns: list[dict[str, _Rendered]] = []
-        for picture in pictures:
-            fresh = now < picture.gauges_until
-            if fresh:
-                valid_until = min(valid_until, picture.gauges_until)
-            valid_until = min(valid_until, self._next_leaving(picture, now))
-            chunks = self._chunks.setdefault((wanted, picture.account), {})
-            for family in FAMILIES:
-                source: object = picture.book
-                if family.part is Part.LISTED:
-                    source = picture.listed
-                elif family.part is Part.POLLING:
-                    source = picture.polling
-                shown = fresh or not family.fades
-                known = chunks.get(family.name)
-                expired = family.part is Part.BOOK and (page := self._pages.get(wanted)) and now >= page.valid_until
-                if known is None or known.source is not source or known.shown is not shown or expired:
-                    samples = family.samples(picture, self._display, now) if shown else ()
-                    chunk = "".join(_samples(family, picture.account, samples, wanted)).encode()
-                    chunks[family.name] = _Rendered(source, shown, chunk)
-            columns.append(chunks)
+        known = self._chunks.get(wanted, {})
+        accounts = {
+            picture.account: self._account(picture, known.get(picture.account, {}), wanted, now) for picture in pictures
+        }
+        self._chunks[wanted] = accounts
         plain = b"".join(
             part
-            for family in FAMILIES
-            if any(chunks[family.name].chunk for chunks in columns)
+            for family in self._families
+            if any(chunks[family.name].chunk for chunks in accounts.values())
             for part in (
                 _heading(family, wanted).encode(),
-                *(chunks[family.name].chunk for chunks in columns),
+                *(chunks[family.name].chunk for chunks in accounts.values()),
             )
+        )
+        valid_until = min(
+            (rendered.until for chunks in accounts.values() for rendered in chunks.values()), default=math.inf
         )
         page = _Page(pictures, valid_until, plain, gzip.compress(plain, GZIP_LEVEL, mtime=0))
         self._pages[wanted] = page
         return page
 
+    def _account(
+        self, picture: Picture, known: Mapping[str, _Rendered], wanted: Format, now: float
+    ) -> dict[str, _Rendered]:
+        """The account's chunks: those of *known* that are still right, the others made anew."""
+        fresh = picture.listed is not None and now < picture.gauges_until
+        sources: dict[Part, object] = {
+            Part.BOOK: picture.book,
+            Part.LISTED: picture.listed,
+            Part.POLLING: picture.polling,
+        }
+        leaving = self._next_leaving(picture, now)
+        chunks: dict[str, _Rendered] = {}
+        for family in self._families:
+            source, shown = sources[family.part], fresh or not family.fades
+            until = leaving if family.part is Part.BOOK else math.inf
+            if family.fades and fresh:
+                until = min(until, picture.gauges_until)
+            was = known.get(family.name)
+            if was is not None and was.source is source and was.shown is shown and now < was.until:
+                # The same as it was, except that it may be right for longer.
+                chunks[family.name] = was._replace(until=until)
+                continue
+            samples = family.samples(picture, self._display, now) if shown else ()
+            chunk = "".join(_samples(family, picture.account, samples, wanted)).encode(errors="replace")
+            chunks[family.name] = _Rendered(source, shown, until, chunk)
+        return chunks
+
     def _next_leaving(self, picture: Picture, now: float) -> float:
         """When the next failed job leaves its window."""
         if picture.book is None:
             return math.inf
-        window = self._display.failed_job_window
-        return min(
-            (end + window for mark in picture.book.failed.values() if (end := mark.ended_on) + window > now),
-            default=math.inf,
-        )
+        leaving = (leaves_at(mark, self._display) for mark in picture.book.failed.values())
+        return min((at for at in leaving if at > now), default=math.inf)
+
+    def _process_families(self, wanted: Format) -> bytes:
+        process = self._process()
+        return "".join(
+            line for family in PROCESS_FAMILIES for line in _process_family(family, process, wanted)
+        ).encode()
+
+    def _libraries(self, wanted: Format) -> bytes:
+        """``process_*`` and ``python_*``; in OpenMetrics with the page's end."""
+        return (generate_openmetrics if wanted is Format.OPENMETRICS else generate_latest)(self._registry)
 
 
 def _process_family(family: ProcessFamily, process: Process, wanted: Format) -> Iterator[str]:
@@ -191,7 +219,7 @@ def _histogram(name: str, labels: str, value: Histogram, wanted: Format) -> Iter
     for bound, count, exemplar in zip((*value.bounds, math.inf), value.counts, value.exemplars, strict=True):
         cumulative += count
         shown = _exemplar(exemplar) if wanted is Format.OPENMETRICS else ""
-        yield f'{name}_bucket{{{comma}le="{_bound(bound)}"}} {cumulative}{shown}\n'
+        yield f'{name}_bucket{{{comma}le="{_go_number(bound)}"}} {cumulative}{shown}\n'
     braces = f"{{{labels}}}" if labels else ""
     yield f"{name}_count{braces} {cumulative}\n"
     yield f"{name}_sum{braces} {number(value.sum)}\n"
@@ -203,17 +231,15 @@ def number(value: float) -> str:
     """A sample's value: whole numbers without a point, others as exactly as they are held."""
     if isinstance(value, int) or (math.isfinite(value) and value.is_integer() and abs(value) < _EXACT):
         return str(int(value))
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return repr(value)
+    return repr(value) if math.isfinite(value) else _go_number(value)
 
 
 _EXACT: Final = 1e15
 
 
-def _bound(bound: float) -> str:
-    """A bucket's bound, always with a point: OpenMetrics wants it so, and both formats must name the same series."""
-    return "+Inf" if math.isinf(bound) else repr(float(bound))
+def _go_number(value: float) -> str:
+    """A number as Prometheus' own libraries write it; buckets of other programs are compared by this text."""
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # the client library has no types there
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:

@@ -8,21 +8,23 @@ from collections.abc import Iterator
 from exporter.metrics.exposition import Format
 
 _OPENMETRICS_VERSIONS = ("", "0.0.1", "1.0.0")
-_LONGEST = 2000
 
 
 def format_wanted(accept: str) -> Format:
     """OpenMetrics where it is asked for at least as much as text, in a version we speak; else the text format."""
-    openmetrics = text = wildcard = 0.0
+    openmetrics = wildcard = 0.0
+    text: float | None = None
     for name, parameters, quality in _choices(accept):
         if name == "application/openmetrics-text":
             if parameters.get("version", "").strip('"') in _OPENMETRICS_VERSIONS:
                 openmetrics = max(openmetrics, quality)
         elif name == "text/plain":
-            text = max(text, quality)
+            text = max(text or 0.0, quality)
         elif name in {"*/*", "text/*"}:
             wildcard = max(wildcard, quality)
-    return Format.OPENMETRICS if openmetrics > 0 and openmetrics >= (text or wildcard) else Format.TEXT
+    return (
+        Format.OPENMETRICS if openmetrics > 0 and openmetrics >= (wildcard if text is None else text) else Format.TEXT
+    )
 
 
 def gzip_wanted(accept_encoding: str) -> bool:
@@ -33,7 +35,7 @@ def gzip_wanted(accept_encoding: str) -> bool:
 
 def _choices(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
     """Each choice of a header: its name, its parameters and its quality."""
-    for choice in header[:_LONGEST].split(","):
+    for choice in header.split(","):
         name, *rest = (part.strip() for part in choice.split(";"))
         parameters = {key.strip().lower(): value.strip() for key, _, value in (part.partition("=") for part in rest)}
         try:

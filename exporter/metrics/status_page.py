@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterable, Iterator
 from html import escape
+from typing import Final
 
 from exporter import __version__
 from exporter.counting.ledger import Mark
-from exporter.metrics.catalogue import error_codes, failed_jobs, unfinished_jobs
+from exporter.metrics.catalogue import error_codes, failed_jobs, owner, unfinished_jobs
 from exporter.metrics.snapshot import Display, Picture
 
 _STYLE = """
@@ -16,7 +17,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-
 h1 { font-size: 1.5rem; } h2 { font-size: 1.25rem; margin-top: 2rem; } h3 { font-size: 1rem; margin-bottom: .25rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+tbody th { font-weight: inherit; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .bad { color: var(--bad); font-weight: 600; } .good { color: var(--good); font-weight: 600; }
 progress { width: 8rem; vertical-align: middle; } code { font-size: .95em; }
 """
@@ -37,88 +38,120 @@ def status_page(pictures: Iterable[Picture], display: Display, now: float) -> st
 
 
 def _account(picture: Picture, display: Display, now: float) -> Iterator[str]:
-    polling = picture.polling
     yield f"<section><h2>{escape(picture.account)}</h2>"
-    if polling.up is None:
-        state = "not tried yet"
-    elif polling.up:
-        state = '<span class="good">up</span>'
+    yield f"<p>{'<br>'.join(_facts(picture, display, now))}</p>"
+    if picture.listed is None:
+        yield _nothing(_LISTED, "No complete listing yet.")
+    elif now >= picture.gauges_until:
+        yield _nothing(_LISTED, "The last good answer is too old.")
     else:
-        state = f'<span class="bad">failing</span>: {escape(polling.fault)}'
-    owner = f" as {escape(polling.username)}" if polling.username and display.show_username else ""
-    yield f"<p>State: {state}.<br>Endpoint: <code>{escape(picture.endpoint)}</code>{owner}."
-    if polling.last_success is not None:
-        yield f"<br>Last good answer: {_time(polling.last_success)}, {_ago(now - polling.last_success)}."
-    yield f"<br>Requests in this window: {polling.allowance_used} of {polling.allowance} allowed"
-    if polling.rate_limit_remaining is not None:
-        yield f"; the platform has {polling.rate_limit_remaining} left for the user"
-    yield ".</p>"
-    if picture.listed is not None and now < picture.gauges_until:
+        rows = [(operation, state, *sums) for (operation, state), sums in sorted(picture.listed.items())]
+        yield _table(_LISTED, ("Operation", "State", "#Jobs", "#Files", "#Completed", "#Failed"), rows)
+    if picture.book is None:
+        yield _nothing(_UNFINISHED, "Not known yet.")
+        yield _nothing(_FAILED, "Not known yet.")
+    else:
+        unfinished, failed = unfinished_jobs(picture), failed_jobs(picture, display, now)
         yield _table(
-            "Jobs that the platform lists",
-            ("Operation", "State", "#Jobs", "#Files", "#Completed", "#Failed"),
-            ((operation, state, *sums) for (operation, state), sums in sorted(picture.listed.items())),
+            _UNFINISHED,
+            ("Job", "Operation", "State", "Progress", "#Failed", "Last moved"),
+            [_unfinished_row(mark, now) for mark in unfinished[: display.job_series]],
+            more=len(unfinished) - display.job_series,
         )
-    yield _table(
-        "Unfinished jobs",
-        ("Job", "Operation", "State", "Progress", "#Failed", "Last moved"),
-        (
-            (mark.id, mark.operation, mark.state, _Progress(mark), mark.last_failed, _ago(now - mark.moved_at))
-            for mark in unfinished_jobs(picture)[: display.job_series]
-        ),
-    )
-    yield _table(
-        "Latest failed jobs",
-        ("Job", "Operation", "Outcome", "#Failed", "#Completed", "Errors by code", "Detected"),
-        (
-            (
-                mark.id,
-                mark.operation,
-                mark.outcome or "running",
-                mark.last_failed,
-                mark.last_completed,
-                ", ".join(f"{code} ({records})" for code, records in error_codes(mark)) or "not known",
-                "before counting began" if mark.detected_at is None else _time(mark.detected_at),
-            )
-            for mark in failed_jobs(picture, display, now)[: display.job_series]
-        ),
-    )
+        yield _table(
+            _FAILED,
+            ("Job", "Operation", "Outcome", "#Failed", "#Completed", "Errors by code", "Detected"),
+            [_failed_row(mark) for mark in failed[: display.job_series]],
+            more=len(failed) - display.job_series,
+        )
     yield "</section>"
+
+
+_LISTED: Final = "Jobs that the platform lists"
+_UNFINISHED: Final = "Unfinished jobs"
+_FAILED: Final = "Latest failed jobs"
+
+
+def _facts(picture: Picture, display: Display, now: float) -> Iterator[str]:
+    """What asking is like, a line each."""
+    polling = picture.polling
+    if polling.up is None:
+        yield "State: not tried yet."
+    elif polling.up:
+        yield 'State: <span class="good">up</span>.'
+    else:
+        yield f'State: <span class="bad">failing</span>: {escape(polling.fault)}.'
+    username = owner(picture) if display.show_username else ""
+    yield f"Endpoint: <code>{escape(picture.endpoint)}</code>{f' as {escape(username)}' if username else ''}."
+    if polling.last_poll is not None:
+        yield f"Last poll: {_time(polling.last_poll)}, {_ago(now - polling.last_poll)}."
+    if polling.last_success is not None and not polling.up:
+        yield f"Last good answer: {_time(polling.last_success)}, {_ago(now - polling.last_success)}."
+    left = polling.rate_limit_remaining
+    yield f"Requests in this window: {polling.allowance_used} of {polling.allowance} allowed" + (
+        "." if left is None else f"; the platform has {left} left for the user."
+    )
+
+
+def _unfinished_row(mark: Mark, now: float) -> tuple[object, ...]:
+    return mark.id, mark.operation, mark.state, _Progress(mark), mark.last_failed, _ago(now - mark.moved_at)
+
+
+def _failed_row(mark: Mark) -> tuple[object, ...]:
+    return (
+        mark.id,
+        mark.operation,
+        mark.outcome or "running",
+        mark.last_failed,
+        mark.last_completed,
+        ", ".join(f"{code} ({records})" for code, records in error_codes(mark)) or "not known",
+        "before counting began" if mark.detected_at is None else _time(mark.detected_at),
+    )
 
 
 class _Progress:
     """A job's progress as a bar with its numbers beside it."""
 
     def __init__(self, mark: Mark) -> None:
+        self._job = mark.id
         self._done = mark.last_completed + mark.last_failed
         self._total = mark.last_total
 
     def __str__(self) -> str:
+        most = max(1, self._total)
         return (
-            f'<progress max="{max(1, self._total)}" value="{self._done}" aria-label="progress"></progress>'
-            f" {self._done} of {self._total}"
+            f'<progress max="{most}" value="{min(self._done, most)}" aria-label="Progress of job {escape(self._job)}">'
+            f"</progress> {self._done} of {self._total}"
         )
 
 
-def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    """A table; columns whose name begins with # hold numbers."""
+def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]], more: int = 0) -> str:
+    """A table; columns whose name begins with # hold numbers. *more* rows, if above 0, are not shown."""
     numbers = [column.startswith("#") for column in columns]
     head = "".join(
         f'<th scope="col"{_right(numeric)}>{escape(column.removeprefix("#"))}</th>'
         for column, numeric in zip(columns, numbers, strict=True)
     )
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{_right(numeric)}>{_cell(cell)}</td>" for cell, numeric in zip(row, numbers, strict=True))
-        + "</tr>"
-        for row in rows
-    )
+    body = "".join(f"<tr>{_row(row, numbers)}</tr>" for row in rows)
+    hidden = f"<p>{more} more not shown here.</p>" if more > 0 else ""
     if not body:
-        return f"<h3>{escape(title)}</h3><p>None.</p>"
+        return f"<h3>{escape(title)}</h3>{hidden or '<p>None.</p>'}"
     return (
         f'<h3>{escape(title)}</h3><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{hidden}"
     )
+
+
+def _row(row: tuple[object, ...], numbers: list[bool]) -> str:
+    """A row's cells; the first one names it."""
+    first, *rest = row
+    return f'<th scope="row">{_cell(first)}</th>' + "".join(
+        f"<td{_right(numeric)}>{_cell(cell)}</td>" for cell, numeric in zip(rest, numbers[1:], strict=True)
+    )
+
+
+def _nothing(title: str, why: str) -> str:
+    return f"<h3>{escape(title)}</h3><p>{escape(why)}</p>"
 
 
 def _right(numeric: bool) -> str:  # noqa: FBT001  # a column's property, not an option

@@ -146,6 +146,42 @@ class Poller:
         finally:
             self._client.close()
 
+    def poll_once(self) -> None:
+        """One poll, without what was counted before, and the end of the connection.
+
+        Raises:
+            Stopping: the process is ending.
+        """
+        try:
+            self.poll()
+        finally:
+            self._client.close()
+
+    def confirm(self) -> None:
+        """Once all accounts were polled: fail if an earlier entry turned out to watch the same one."""
+        if self._book is not None and not self._record.fault:
+            try:
+                self._claim(self._book.account.username)
+            except WrongAccount as error:
+                self._record.up, self._record.fault = False, str(error)
+                self._show()
+
+    def poll_until_listed(self) -> None:
+        """Poll until a listing is complete or a poll fails.
+
+        Raises:
+            Stopping: the process is ending.
+        """
+        try:
+            self._show_what_was_counted()
+            while True:
+                wait = self.poll()
+                if self._record.fault or self._listed is not None:
+                    return
+                self._clock.pause(wait or 0.0)
+        finally:
+            self._client.close()
+
     def poll(self) -> float | None:
         """One poll.
 
@@ -166,10 +202,11 @@ class Poller:
         except AllowanceSpent as spent:
             return spent.wait  # nothing was asked: this was no poll
         except PollError as error:
-            result, fault = error.result, str(error)
+            # What the platform says may repeat what it was sent; the status page shows it.
+            result, fault = error.result, self._secrets.hidden(str(error))
             wait = self._after(error)
         except (ConfigError, StateWriteError) as error:
-            result, fault = "error", str(error)
+            result, fault = "error", self._secrets.hidden(str(error))
         except Exception:  # noqa: BLE001  # whatever it is, the next poll comes as usual
             result, fault = "error", "unexpected error, see the log"
             self._log.exception("poll.crashed")
@@ -253,8 +290,13 @@ class Poller:
             self._client.use_token(secret.reveal())
             self._secrets.hide(secret)
             self._secret = secret
-        if self._identified and self._book is not None:
-            return self._book
+        if self._book is None or not self._identified:
+            return self._identify()
+        self._claim(self._book.account.username)
+        return self._book
+
+    def _identify(self) -> Book:
+        """Ask whose token it is, and take up their ledger."""
         answer = self._client.user()
         self._record.answered()
         name, endpoint, division = self._watched.name, self._watched.endpoint, self._watched.division
@@ -265,22 +307,26 @@ class Poller:
                 f"the token belongs to {username}, the counters of account {name} to {self._book.account.username};"
                 " give the account another name to count for both, or bring back the token of the first"
             )
-        try:
-            self._claims.claim((endpoint, username, division), name)
-        except WrongAccount:
-            self._book = self._listed = None  # the entry that is watched shows them
-            raise
+        self._claim(username)
         now = self._clock.time()
-        if self._book is None:
-            book = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
-            if book is None:
-                since = answer.date if answer.date is not None else now
-                book = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
-                self._log.info("ledger.began", counting_since=since)
-            self._book = self._rebucketed(book)
+        # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
+        book = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
+        if book is None:
+            since = answer.date if answer.date is not None else now
+            book = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
+            self._log.info("ledger.began", counting_since=since)
+        self._book = self._rebucketed(book)
         self._identified = True
         self._wait_for_token = False
         return self._book
+
+    def _claim(self, username: str) -> None:
+        """Make sure that no earlier entry watches the account: that one shows its counters then."""
+        try:
+            self._claims.claim((self._watched.endpoint, username, self._watched.division), self._watched.name)
+        except WrongAccount:
+            self._book = self._listed = None
+            raise
 
     def _show_what_was_counted(self) -> None:
         """Until the platform answers, the counters are those of the ledger that the name was last bound to."""

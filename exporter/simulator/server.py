@@ -81,6 +81,8 @@ def running(settings: SimulatorSettings) -> Iterator[RunningSimulator]:
     host, port = parse_address(settings.listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listener:
+        # Connections inherit it. Else head and body, two writes, wait for an acknowledgement: 40 ms an answer.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         platform = Platform(settings)
         server = _Server(platform)
         thread = threading.Thread(target=server.run, args=([listener],), name="simulator", daemon=True)

@@ -633,6 +633,15 @@ def test_the_first_thirty_two_codes_keep_their_names() -> None:
     assert desk.counted(ledger.FILE_ERRORS, "copy", "other") == 8
 
 
+def test_the_codes_of_history_are_bounded_too() -> None:
+    desk = Desk(complete=False)
+
+    desk.see(ended(0, 40, finished_on=SINCE - 1, errors=tuple((str(5000 + n), 1) for n in range(40))))
+
+    assert len(desk.marks["42"].codes.split()) == 33
+    assert desk.marks["42"].codes.endswith("other:8")
+
+
 # ---- exemplars and histograms ----
 
 

@@ -430,6 +430,32 @@ def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(ben
     assert bench.counted(ledger.FILES_FAILED) == 2
 
 
+def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: Bench) -> None:
+    second = bench.new_poller("again")
+    second.poll()
+    bench.poll()
+
+    second.poll()
+
+    assert bench.pictures[-1].polling.up is False
+    assert bench.pictures[-1].book is None
+
+
+def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(bench: Bench) -> None:
+    bench.platform.add("1", failed=1)
+    bench.poll()
+    bench.claims = Claims(["cavatica", "again"])
+    bench.poller, again = bench.new_poller(), bench.new_poller("again")
+    bench.poller._show_what_was_counted()  # noqa: SLF001  # the moment at which a start may be overtaken
+    bench.platform.add("1", failed=3)
+    again.poll()
+
+    bench.platform.add("1", failed=4)
+    bench.poll()
+
+    assert bench.counted(ledger.FILES_FAILED) == 4
+
+
 def test_claims_are_held_by_the_earlier_entry() -> None:
     claims = Claims(["a", "b"])
     identity = (ENDPOINT, "u", "")

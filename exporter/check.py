@@ -1,0 +1,90 @@
+"""``check``: is the configuration right, does every account answer, and what will watching it cost.
+
+Each account is polled once for real, into a ledger that is thrown away: what that finds is what the daemon will find.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from exporter import daemon
+from exporter.metrics.exposition import Exposition, Format
+from exporter.metrics.snapshot import Board, Picture, Process
+from exporter.parallel import in_parallel
+from exporter.platform.allowance import WINDOW_SECONDS
+from exporter.platform.client import Endpoint
+from exporter.polling.poller import Poller
+from exporter.settings import Configuration
+from exporter.telemetry import Secrets, default_stream, logger
+
+
+def check(configuration: Configuration, stop: threading.Event, *, offline: bool) -> int:
+    """Print what was found, account by account; *offline* asks nobody.
+
+    Returns:
+        0 when all is well, 1 when an account cannot be watched.
+
+    Raises:
+        Stopping: *stop* was set before all accounts had answered.
+    """
+    for warning in configuration.warnings:
+        _say(f"warning: {warning}")
+    if offline:
+        number = len(configuration.accounts)
+        _say(f"The configuration is right: {number} account{'' if number == 1 else 's'}. Nobody was asked.")
+        return 0
+    secrets = Secrets()
+    log = logger("auto", "error", default_stream(), secrets)
+    with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
+        throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
+        with daemon.assembled(throwaway, stop, log, secrets) as parts:
+            in_parallel(Poller.poll_once, parts.pollers, stop)
+            for poller in parts.pollers:
+                poller.confirm()
+            pictures = parts.board.pictures
+    for picture in pictures:
+        _say(picture.account)
+        for line in _found(picture, configuration):
+            _say(f"  {line}")
+    return 1 if any(picture.polling.fault for picture in pictures) else 0
+
+
+def _found(picture: Picture, configuration: Configuration) -> Iterator[str]:
+    """Lines about one account."""
+    polling = picture.polling
+    yield f"endpoint    {picture.endpoint}"
+    if polling.username is not None:
+        yield f"user        {polling.username}"
+    if polling.fault:
+        yield f"fault       {polling.fault}"
+        return
+    pages = sum(number for (endpoint, _), number in polling.requests.items() if endpoint == Endpoint.LIST)
+    if picture.listed is not None:
+        yield f"jobs        {sum(sums.jobs for sums in picture.listed.values())} listed"
+        wanted = pages * WINDOW_SECONDS / configuration.settings.poll_interval
+    else:
+        known = 0 if picture.book is None else picture.book.marks
+        yield f"jobs        more than {known} listed; the listing will be read in slices"
+        wanted = float("inf")
+    if polling.rate_limit is not None and polling.rate_limit_remaining is not None:
+        yield f"rate limit  {polling.rate_limit_remaining} of {polling.rate_limit} requests left in this window"
+    else:
+        yield "rate limit  not told by the platform"
+    yield f"requests    {min(wanted, polling.allowance):.0f} per 5 minutes expected, {polling.allowance} allowed"
+    yield f"series      {_series(picture, configuration)} expected"
+
+
+def _series(picture: Picture, configuration: Configuration) -> int:
+    """How many series the account has now."""
+    board = Board((picture.account,))
+    board.put(picture)
+    page = Exposition(board, lambda: Process(0, 0, 0), daemon.display_of(configuration), time.time)
+    return sum(not line.startswith(b"#") for line in page.accounts(Format.TEXT).splitlines())
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

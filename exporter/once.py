@@ -1,0 +1,64 @@
+"""``once``: one complete listing of every account, then the exposition. The same state file, the same counters."""
+
+import os
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from exporter import daemon
+from exporter.errors import OutputError
+from exporter.metrics.exposition import Exposition, Format
+from exporter.parallel import in_parallel
+from exporter.polling.poller import Poller
+from exporter.settings import Configuration
+from exporter.telemetry import Log, Secrets
+
+
+def once(configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log, secrets: Secrets) -> int:
+    """List everything once and write the exposition, to standard output or to *textfile*.
+
+    Returns:
+        0 when every account was listed completely, else 1; what is known is written in any case.
+
+    Raises:
+        StateError: the state file cannot be used.
+        OutputError: *textfile* cannot be written.
+        Stopping: *stop* was set before all accounts were listed.
+    """
+    with daemon.assembled(configuration, stop, log, secrets) as parts:
+        in_parallel(Poller.poll_until_listed, parts.pollers, stop)
+        for poller in parts.pollers:
+            poller.confirm()
+        if textfile is None:
+            sys.stdout.buffer.write(parts.exposition.page(Format.TEXT, packed=False))
+            sys.stdout.buffer.flush()
+        else:
+            write_textfile(parts.exposition, textfile)
+        return 1 if any(picture.polling.fault for picture in parts.board.pictures) else 0
+
+
+def write_textfile(exposition: Exposition, path: Path) -> None:
+    """Write what node_exporter's textfile collector takes: the text format without what a collector of its own gives.
+
+    It is written beside *path* and renamed, so that nobody reads half of it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        descriptor, written = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(exposition.own(Format.TEXT))
+                os.fchmod(file.fileno(), 0o644)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(written).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(written).unlink()
+            raise
+    except OSError as error:
+        raise OutputError(f"--textfile: {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,67 @@
+"""The two servers that are scraped: ``ours N`` and ``client N``, each with N series of the same samples."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from exporter.counting.ledger import Account, Book, Rules, Sightings, fold, seeds
+from exporter.metrics.exposition import Exposition, Format
+from exporter.metrics.snapshot import Board, Display, Picture, Process
+from exporter.metrics.web import application, bound_sockets, serving
+from exporter.platform.jobs import Job
+from tests.pictures import POLLING
+
+_NOW = 1_790_000_000.0
+_DISPLAY = Display(job_series=100_000, failed_job_window=86400, show_username=True)
+
+
+def picture(series: int, scrape: int) -> Picture:
+    """An account with about *series* series: five for each unfinished job."""
+    rules = Rules()
+    account = Account(1, "https://p/v2", "u", "", _NOW, complete=True)
+    jobs = {str(n): Job(str(n), "copy", "running", 100, scrape % 100, 1, _NOW) for n in range((series - 400) // 8)}
+    book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, rules, _NOW))
+    book = book.after(fold(book, {}, Sightings(jobs, jobs.keys()), rules, now=_NOW, platform=_NOW))
+    return Picture("large", "https://p/v2", book, book.listed, POLLING, gauges_until=float("inf"))
+
+
+class Same(Collector):
+    """The same samples, for the client library to render."""
+
+    def __init__(self, page: str) -> None:
+        self._families = list(text_string_to_metric_families(page))  # type: ignore[no-untyped-call]  # the library has no types
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        return iter(self._families)
+
+
+def main(which: str, series: int) -> None:
+    """Serve until killed."""
+    board = Board(("large",))
+    board.put(picture(series, 0))
+    exposition = Exposition(board, lambda: Process(0, 0, 0), _DISPLAY, time.time)
+    if which == "client":
+        registry = CollectorRegistry()
+        registry.register(Same(exposition.accounts(Format.OPENMETRICS).decode() + "# EOF\n"))
+        server, _ = start_http_server(0, "127.0.0.1", registry)
+        sys.stdout.write(f"port {server.server_port}\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+    app = application(exposition, unhealthy=str, unready=str, status_page=str)
+    with serving(app, bound_sockets("127.0.0.1", 0)) as port:
+        sys.stdout.write(f"port {port}\n")
+        sys.stdout.flush()
+        for poll in range(1, 10**9):
+            time.sleep(1)
+            board.put(picture(series, poll))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

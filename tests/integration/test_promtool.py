@@ -1,0 +1,36 @@
+"""Prometheus' own checker has nothing to say against the text page."""
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from exporter.metrics.exposition import Format
+from exporter.metrics.snapshot import Picture
+from tests.pictures import START, UNTRIED, Ledger, exposition, finished, picture, running
+
+
+def nothing_counted() -> tuple[Picture, ...]:
+    return (picture(Ledger().book, polling=UNTRIED),)
+
+
+def much_counted() -> tuple[Picture, ...]:
+    counted = Ledger()
+    counted.see(
+        *(running(START + each, failed=each % 2, serial=each) for each in range(60)),
+        *(
+            finished(START, failed=each % 11, serial=1000 + each, errors=(("4007", 1), ("none", 2)))
+            for each in range(60)
+        ),
+        at=START + 30,
+    )
+    return picture(counted.book), picture(counted.book, account='"two"\\\n')
+
+
+@pytest.mark.parametrize("pictures", [nothing_counted, much_counted])
+def test_promtool_has_no_complaint(pictures: Callable[[], tuple[Picture, ...]]) -> None:
+    page = exposition(*pictures()).page(Format.TEXT, packed=False)
+
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=60)
+
+    assert (checked.returncode, checked.stdout.decode(), checked.stderr.decode()) == (0, "", "")

@@ -1,0 +1,42 @@
+"""The README says what the code says."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.readme_tables import written
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_its_tables_are_those_of_the_code() -> None:
+    """After a change: ``python -m tests.readme_tables --write README.md``."""
+    readme = README.read_text(encoding="utf-8")
+
+    assert readme == written(readme)
+
+
+@pytest.mark.parametrize(
+    "readme",
+    [
+        "no markers",
+        "<!-- metrics -->\n<!-- /metrics -->\n",
+        "<!-- settings -->\n<!-- /settings -->\n" * 2 + "<!-- metrics -->\n<!-- /metrics -->\n",
+    ],
+)
+def test_a_readme_without_its_markers_is_an_error(readme: str) -> None:
+    with pytest.raises(ValueError, match="there must be one"):
+        written(readme)
+
+
+def test_what_is_written_is_between_the_markers_and_stays_when_written_again() -> None:
+    readme = "above\n<!-- metrics -->\nold\n<!-- /metrics -->\nbetween\n<!-- settings -->\n<!-- /settings -->\nbelow\n"
+
+    once = written(readme)
+
+    assert written(once) == once
+    assert once.startswith("above\n<!-- metrics -->\n\n**As last listed**\n\n| metric |")
+    assert once.endswith("<!-- /settings -->\nbelow\n")
+    assert "old" not in once.splitlines()
+    assert "| `sbg_up` | gauge | `account` | Whether the last poll of the account succeeded. |\n" in once
+    assert "| `poll_interval` | `30s` | " in once
