@@ -52,5 +52,5 @@ class RealClock:
 
     def pause(self, seconds: float) -> None:
         """See :class:`Clock`."""
-        if self._stop.wait(max(0.0, seconds)):
+        if self._stop.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX)):
             raise Stopping("stopping")

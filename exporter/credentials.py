@@ -1,18 +1,19 @@
 """Tokens: where they come from, and that they are seen by nobody.
 
 A token is all of a user's rights; the platforms have no read-only ones. So its text lives in :class:`Secret` values
-that print as stars, and is read again from its file when the file changes, so that rotating it needs no restart.
+that print as stars, and is read again from its file at every poll, so that rotating it needs no restart.
 """
 
 import configparser
-import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from exporter.errors import ConfigError
 
 MASK: Final = "********"
+_LONGEST_TOKEN: Final = 4096
 
 
 class Secret:
@@ -48,6 +49,8 @@ def secret_of(text: str, where: str) -> Secret:
         raise ConfigError(f"{where}: the token is empty")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{where}: not a token: it has spaces, line breaks or characters outside ASCII")
+    if len(token) > _LONGEST_TOKEN:
+        raise ConfigError(f"{where}: not a token: it is longer than {_LONGEST_TOKEN} characters")
     return Secret(token)
 
 
@@ -67,12 +70,10 @@ class FixedToken:
 
 
 class TokenFile:
-    """A token in a file, read again when the file changes."""
+    """A token in a file, read anew each time it is wanted: a file's times and size may stay when its text changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, ...] = ()
-        self._secret: Secret | None = None
 
     def read(self) -> Secret:
         """The token as the file holds it now.
@@ -81,14 +82,11 @@ class TokenFile:
             ConfigError: the file cannot be read or holds no token.
         """
         try:
-            status = self._path.stat()
-            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if self._secret is None or seen != self._seen:
-                self._secret = secret_of(self._path.read_text(encoding="utf-8", errors="replace"), str(self._path))
-                self._seen = seen
+            with self._path.open(encoding="utf-8", errors="replace") as file:
+                text = file.read(2 * _LONGEST_TOKEN)
         except OSError as error:
             raise ConfigError(f"{self._path}: the token file cannot be read: {error.strerror}") from error
-        return self._secret
+        return secret_of(text, str(self._path))
 
     def exposed(self) -> str | None:
         """A warning when others on this machine can read the file."""
@@ -115,26 +113,24 @@ def profiles(path: Path) -> dict[str, dict[str, str]]:
     Raises:
         ConfigError: the file cannot be read as such.
     """
-    parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False)
+    parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError(f"{path}: the credentials file cannot be read: {error.strerror}") from error
-    except (configparser.Error, UnicodeDecodeError) as error:
-        line = getattr(error, "lineno", None)
-        at = f", line {line}" if line else ""
+    except (configparser.Error, UnicodeDecodeError):
         # The parser's own message would quote the line, and with it perhaps a token.
-        raise ConfigError(f"{path}: not a credentials file (INI with [profile] sections){at}") from None
-    return {name: dict(parser.items(name)) for name in parser.sections()}
+        raise ConfigError(f"{path}: not a credentials file: write INI with [profile] sections") from None
+    return {name: {key: value or "" for key, value in parser.items(name)} for name in parser.sections()}
 
 
-def found(relative: Path, beside: Path) -> Path:
-    """Where a token file named without a directory of its own is: in systemd's credentials, else beside *beside*."""
+def found(relative: Path, beside: Path, environ: Mapping[str, str]) -> Path:
+    """Where a token file that is named relatively is: among systemd's credentials, else in the folder *beside*."""
     if relative.is_absolute():
         return relative
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and (Path(directory) / relative).exists():
         return Path(directory) / relative
     return beside / relative

@@ -6,19 +6,20 @@ reported as one line per problem: where it stands, what is wrong, what would be 
 
 import ipaddress
 import re
+import ssl
 import tomllib
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from exporter.counting.ledger import Rules
 from exporter.credentials import FixedToken, Token, TokenFile, credentials_path, found, profiles, secret_of
@@ -26,7 +27,10 @@ from exporter.errors import ConfigError
 
 PREFIX: Final = "SBG_EXPORTER_"
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
+_LONGEST: Final = 366 * 86400.0
+_HIGHEST_PORT: Final = 65535
+_HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
 _FROM_KUBERNETES: Final = re.compile(r"SBG_EXPORTER_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_[A-Z]+(_.*)?)?)")
 """What Kubernetes injects into every container for a Service named ``sbg-exporter``."""
 
@@ -41,36 +45,58 @@ PLATFORMS: Final[Mapping[str, str]] = {
 """The platforms' hosts and the short names that their users know them by."""
 
 
-def seconds(value: object) -> object:
-    """A duration: seconds, or a number with a unit: ``30s``, ``5m``, ``1h``, ``1d``."""
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError('not a duration; write seconds, or "30s", "5m", "1h"')
-        return float(match[1]) * _UNITS[match[2] or "s"]
-    return value
+def seconds(value: object) -> float:
+    """A duration: seconds, or a number with a unit: ``30s``, ``5m``, ``1h``, ``1d``.
+
+    Raises:
+        ValueError: it is none, or too long to wait for.
+    """
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        number = float(match[1]) * _UNITS[match[2] or "s"]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(min(value, 2 * _LONGEST))
+    else:
+        raise ValueError('not a duration; write seconds, or "30s", "5m", "1h"')
+    if not number <= _LONGEST:
+        raise ValueError('too long; write at most "366d"')
+    return number
 
 
 def _bounds(value: object) -> object:
-    if isinstance(value, str):
-        value = [part for part in re.split(r"[,\s]+", value.strip()) if part]
-    if not isinstance(value, Sequence):
-        return value
-    numbers = [float(each) if isinstance(each := seconds(part), int | float) else 0.0 for part in value]
+    parts = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+    try:
+        numbers = tuple(map(seconds, parts))  # type: ignore[call-overload]  # a TypeError when it is no list
+    except (TypeError, ValueError):
+        numbers = ()
     if not numbers or numbers[0] <= 0 or any(one >= other for one, other in pairwise(numbers)):
         raise ValueError("not histogram bounds; write rising seconds above 0 such as 1, 5, 30")
-    return tuple(numbers)
+    return numbers
 
 
 def _names(value: object) -> object:
     if isinstance(value, str):
         return [part for part in re.split(r"[,\s]+", value.strip()) if part]
+    if not isinstance(value, Sequence):
+        raise ValueError('not a list of names; write ["cavatica", "cgc"] or "*"')  # noqa: TRY004  # pydantic takes no TypeError
     return value
 
 
+def _label(value: str) -> str:
+    if not 0 < len(value) <= _LONGEST_NAME or not value.isprintable() or value != value.strip():
+        raise ValueError(f"not a name; write 1 to {_LONGEST_NAME} printable characters")
+    return value
+
+
+def _listenable(value: str) -> str:
+    _address(value)
+    return value
+
+
+_LONGEST_NAME: Final = 64
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
-Bounds = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_bounds)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Delay = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+Bounds = Annotated[tuple[float, ...], BeforeValidator(_bounds)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class AccountTable(BaseModel):
@@ -78,7 +104,7 @@ class AccountTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    name: Annotated[str, AfterValidator(_label)]
     api_endpoint: str | None = None
     auth_token_file: Path | None = None
     auth_token: SecretStr | None = None
@@ -89,12 +115,14 @@ class AccountTable(BaseModel):
     allow_plain_http: bool = False
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings, without what is in them about accounts resolved."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    listen: str = Field(":10037", description="address of the metrics server: host:port, [::1]:port, or :port for all")
+    listen: Annotated[str, AfterValidator(_listenable)] = Field(
+        ":10037", description="address of the metrics server: host:port, [::1]:port, or :port for all"
+    )
     state_file: Path | None = Field(
         None,
         description="the ledger (SQLite, local disk); by default state.db in $STATE_DIRECTORY,"
@@ -104,17 +132,21 @@ class Settings(BaseSettings):
     stale_after: Duration = Field(
         600.0, description="how long after its last good answer an account's gauges are still shown"
     )
-    settle_after: Annotated[float, BeforeValidator(seconds), Field(ge=0)] = Field(
+    settle_after: Delay = Field(
         60.0,
         description="how far apart two answers must agree before a finished job with files unaccounted for"
         " is called incomplete",
     )
-    lost_after: Annotated[float, BeforeValidator(seconds), Field(ge=0)] = Field(
+    lost_after: Delay = Field(
         300.0,
         description='how far apart two answers "no such job" must be before an unfinished job is called lost',
     )
-    request_timeout: Duration = Field(30.0, description="of one API request as a whole, name look-up to last byte")
-    rate_share: float = Field(0.25, gt=0, le=1, description="share of the account's rate limit that may be used")
+    request_timeout: Duration = Field(
+        30.0, description="time limit of one API request as a whole, name look-up to last byte"
+    )
+    rate_share: float = Field(
+        0.25, gt=0, le=1, allow_inf_nan=False, description="share of the account's rate limit that may be used"
+    )
     history: Literal["ignore", "count"] = Field(
         "ignore", description="jobs that finished before an account's ledger began: ignore or count"
     )
@@ -194,7 +226,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
 
     Args:
         flags: setting to value, of the flags that were given; ``config`` names the file.
-        environ: the environment (of this process: pydantic-settings reads it by itself).
+        environ: the environment; an empty variable counts as one that is not there.
         home: the user's home directory.
 
     Raises:
@@ -207,22 +239,20 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     )
     config = flags.get("config") or environ.get(f"{PREFIX}CONFIG")
     file = Path(str(config)) if config else None
-    in_file = _toml(file) if file is not None else {}
-    variables = EnvSettingsSource(Settings)()
-    variables.pop("accounts", None)
+    in_file: Mapping[str, object] = {}
+    with problems.collected():
+        in_file = _toml(file) if file is not None else {}
+    variables = {key: text for name, key in _variables().items() if key != "config" and (text := environ.get(name))}
     given = {key: value for key, value in flags.items() if key != "config"}
     try:
         settings = Settings.model_validate({**in_file, **variables, **given})
     except ValidationError as error:
-        raise ConfigError(
-            *problems, *(_problem(each, given, variables, file) for each in error.errors(include_input=False))
-        ) from None
-    host, port = None, 0
-    with problems.collected():
-        host, port = listen_address(settings.listen)
-    accounts = _accounts(settings, file, environ, home, problems)
+        found_wrong = error.errors(include_input=False)
+        raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
+    accounts = () if problems else _accounts(settings, file, environ, home, problems)
     if problems:
         raise ConfigError(*problems)
+    host, port = _address(settings.listen)
     return Configuration(
         settings,
         file,
@@ -235,8 +265,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     )
 
 
-def _variables() -> frozenset[str]:
-    return frozenset({f"{PREFIX}CONFIG", *(PREFIX + key.upper() for key in Settings.model_fields if key != "accounts")})
+@cache
+def _variables() -> Mapping[str, str]:
+    """Environment variable to key."""
+    return {PREFIX + key.upper(): key for key in ("config", *Settings.model_fields) if key != "accounts"}
 
 
 def _toml(file: Path) -> dict[str, Any]:
@@ -246,6 +278,29 @@ def _toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: the configuration cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not a TOML file: {error}") from None
+
+
+_IN_OTHER_WORDS: Final[Mapping[str, str]] = {
+    "bool_parsing": "neither true nor false; write one of them",
+    "bool_type": "neither true nor false; write one of them",
+    "extra_forbidden": "no such key; see the table of settings in the README",
+    "finite_number": "not a number that can be used; write one such as 0.5",
+    "float_parsing": "not a number; write one such as 0.5",
+    "float_type": "not a number; write one such as 0.5",
+    "greater_than": "too little; write more than {gt:g}",
+    "greater_than_equal": "too little; write at least {ge:g}",
+    "int_from_float": "not a whole number; write one such as 50",
+    "int_parsing": "not a whole number; write one such as 50",
+    "int_type": "not a whole number; write one such as 50",
+    "less_than_equal": "too much; write at most {le:g}",
+    "literal_error": "not one of the choices; write {expected}",
+    "missing": "missing; every account needs one",
+    "model_type": "not a table; write [[accounts]] and its keys below it",
+    "path_type": "not a path; write it in quotes",
+    "string_type": "not a text; write it in quotes",
+    "tuple_type": "not tables; write [[accounts]] and its keys below it",
+}
+"""Pydantic's kinds of findings, in words for whoever wrote the configuration: what is wrong, what would be right."""
 
 
 def _problem(
@@ -259,10 +314,8 @@ def _problem(
         where = PREFIX + key.upper()
     else:
         where = f"{file}: {'.'.join(_path(error['loc']))}"
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such key; see the table of settings in the README"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[:1].lower()}{message[1:]}"
+    words = _IN_OTHER_WORDS.get(error["type"])
+    return f"{where}: {words.format(**error.get('ctx', {})) if words else error['msg'].removeprefix('Value error, ')}"
 
 
 def _path(loc: Iterable[int | str]) -> Iterable[str]:
@@ -287,13 +340,20 @@ def listen_address(text: str) -> tuple[str | None, int]:
     Raises:
         ConfigError: it is none of these.
     """
+    try:
+        return _address(text)
+    except ValueError as error:
+        raise ConfigError(f"--listen: {error}") from None
+
+
+def _address(text: str) -> tuple[str | None, int]:
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004  # the highest port there is
-        raise ConfigError(f"listen: {text!r} is not an address; write host:port, [::1]:10037 or :10037")
+    if not colon or not port.isdecimal() or len(port) > len(str(_HIGHEST_PORT)) or int(port) > _HIGHEST_PORT:
+        raise ValueError("not an address; write host:port, [::1]:10037 or :10037")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ConfigError(f"listen: {text!r}: an IPv6 address goes in brackets: [{host}]:{port}")
+        raise ValueError(f"an IPv6 address goes in brackets; write [{host}]:{port}")
     return host or None, int(port)
 
 
@@ -321,15 +381,18 @@ def _accounts(
 ) -> tuple[Watched, ...]:
     """All accounts; what is wrong with one goes to *problems*."""
     watched: list[Watched] = []
-    known: dict[str, dict[str, str]] = {}
-    with problems.collected():
-        known = profiles(credentials_path(home))
+
+    @cache
+    def known() -> _Profiles:  # read only when it is wanted: a service may not be let into a home at all
+        return profiles(credentials_path(home))
+
     for position, table in enumerate(settings.accounts, 1):
         with problems.collected():
             watched.append(_from_table(table, f"{file}: accounts.#{position} ({table.name})", file, known, environ))
-    for name in known if "*" in settings.profiles else settings.profiles:
-        with problems.collected():
-            watched.append(_from_profile(name, known, f"profiles: {name}", environ))
+    with problems.collected():
+        for name in _wanted_profiles(settings.profiles, known):
+            with problems.collected():
+                watched.append(_from_profile(name, known(), f"profiles: {name}", environ))
     if not settings.accounts and not settings.profiles:
         with problems.collected():
             watched.append(_from_conventions(known, environ))
@@ -342,26 +405,38 @@ def _accounts(
     return tuple(watched)
 
 
+_Profiles = Mapping[str, Mapping[str, str]]
+
+
+def _wanted_profiles(named: tuple[str, ...], known: Callable[[], _Profiles]) -> Iterable[str]:
+    if "*" not in named:
+        return named
+    if not known():
+        raise ConfigError("profiles: there are none in ~/.sevenbridges/credentials; write [name] sections into it")
+    return known()
+
+
 def _from_table(
     table: AccountTable,
     where: str,
     file: Path | None,
-    known: Mapping[str, Mapping[str, str]],
+    known: Callable[[], _Profiles],
     environ: Mapping[str, str],
 ) -> Watched:
-    if sum(each is not None for each in (table.auth_token_file, table.auth_token, table.profile)) != 1:
-        raise ConfigError(f"{where}: give exactly one of auth_token_file, auth_token and profile")
     beside = file.parent if file is not None else Path()
-    token: Token
     endpoint = table.api_endpoint
-    if table.profile is not None:
-        profile = _profile(table.profile, known, where)
-        token = FixedToken(secret_of(profile.get("auth_token", ""), f"{where}: profile {table.profile}"))
-        endpoint = endpoint or profile.get("api_endpoint")
-    elif table.auth_token_file is not None:
-        token = TokenFile(found(table.auth_token_file, beside))
-    elif table.auth_token is not None:
-        token = FixedToken(secret_of(table.auth_token.get_secret_value(), f"{where}: auth_token"))
+    token: Token
+    match table.auth_token_file, table.auth_token, table.profile:
+        case Path() as path, None, None:
+            token = TokenFile(found(path, beside, environ))
+        case None, SecretStr() as text, None:
+            token = FixedToken(secret_of(text.get_secret_value(), f"{where}: auth_token"))
+        case None, None, str() as name:
+            profile = _profile(name, known(), where)
+            token = FixedToken(secret_of(profile.get("auth_token", ""), f"{where}: profile {name}"))
+            endpoint = endpoint or profile.get("api_endpoint")
+        case _:
+            raise ConfigError(f"{where}: give exactly one of auth_token_file, auth_token and profile")
     return _watched(
         where,
         table.name,
@@ -375,30 +450,38 @@ def _from_table(
     )
 
 
-def _from_profile(name: str, known: Mapping[str, Mapping[str, str]], where: str, environ: Mapping[str, str]) -> Watched:
+def _from_profile(name: str, known: _Profiles, where: str, environ: Mapping[str, str]) -> Watched:
     profile = _profile(name, known, where)
     token = FixedToken(secret_of(profile.get("auth_token", ""), f"{where}: auth_token"))
     return _watched(where, name, profile.get("api_endpoint"), token, environ)
 
 
-def _from_conventions(known: Mapping[str, Mapping[str, str]], environ: Mapping[str, str]) -> Watched:
+def _from_conventions(known: Callable[[], _Profiles], environ: Mapping[str, str]) -> Watched:
     """The one account that the official clients would use: their variables, else their default profile."""
-    endpoint = environ.get("SB_API_ENDPOINT")
-    if endpoint and environ.get("SB_AUTH_TOKEN_FILE"):
-        token: Token = TokenFile(Path(environ["SB_AUTH_TOKEN_FILE"]))
+    endpoint, text, path = (environ.get(f"SB_{name}") for name in ("API_ENDPOINT", "AUTH_TOKEN", "AUTH_TOKEN_FILE"))
+    if endpoint and (path or text):
+        token: Token
+        if path:
+            token = TokenFile(found(Path(path), Path(), environ))
+        else:
+            token = FixedToken(secret_of(text or "", "SB_AUTH_TOKEN"))
         return _watched("SB_API_ENDPOINT", None, endpoint, token, environ)
-    if endpoint and environ.get("SB_AUTH_TOKEN"):
-        token = FixedToken(secret_of(environ["SB_AUTH_TOKEN"], "SB_AUTH_TOKEN"))
-        return _watched("SB_API_ENDPOINT", None, endpoint, token, environ)
-    if "default" in known:
-        return _from_profile("default", known, "profile default", environ)
+    if endpoint:  # the default profile may well be of another platform
+        raise ConfigError("SB_API_ENDPOINT: it needs a token; set SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN too")
+    if path or text:
+        raise ConfigError(
+            f"SB_AUTH_TOKEN{'_FILE' if path else ''}: it needs a platform; set SB_API_ENDPOINT too,"
+            " for example to https://cavatica-api.sbgenomics.com/v2"
+        )
+    if "default" in known():
+        return _from_profile("default", known(), "profile default", environ)
     raise ConfigError(
         "accounts: none configured; write an [[accounts]] table into a file and name it with --config,"
         " or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
     )
 
 
-def _profile(name: str, known: Mapping[str, Mapping[str, str]], where: str) -> Mapping[str, str]:
+def _profile(name: str, known: _Profiles, where: str) -> Mapping[str, str]:
     if name not in known:
         there = ", ".join(sorted(known)) or "none"
         raise ConfigError(f"{where}: no profile {name!r} in ~/.sevenbridges/credentials (there: {there})")
@@ -420,28 +503,31 @@ def _watched(
     if not endpoint:
         raise ConfigError(f"{where}: api_endpoint is missing; for example https://cavatica-api.sbgenomics.com/v2")
     url, host = _endpoint(endpoint, where, allow_plain_http=allow_plain_http)
-    token.read()  # a token that cannot be read now is a wrong configuration; later it is a failed poll
-    if ca_file is not None and not ca_file.is_file():
-        raise ConfigError(f"{where}: ca_file: no such file: {ca_file}")
-    if proxy is None and not _loopback(host):
-        proxy = _proxy_from(environ, url, host)
-    if proxy is not None and urlsplit(proxy).scheme not in {"http", "https"}:
-        raise ConfigError(f"{where}: the proxy is not an http:// or https:// URL")
+    try:
+        token.read()  # a token that cannot be read now is a wrong configuration; later it is a failed poll
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}; write the token into it, and nothing else") from None
+    if ca_file is not None:
+        _check_certificates(ca_file, where)
+    if proxy is not None:
+        proxy = _proxy(proxy, f"{where}: proxy")
+    elif not _loopback(host):
+        proxy = _proxy_from(environ, url)
     return Watched(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy)
 
 
 def _endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, str]:
     """The base URL in its one spelling, and its host."""
+    wrong = f"{where}: api_endpoint is not a URL; for example https://cgc-api.sbgenomics.com/v2"
     try:
         parts = urlsplit(text.strip())
-        host, port = (parts.hostname or "").rstrip("."), parts.port
-        host.encode("idna")
-    except (ValueError, UnicodeError):
-        raise ConfigError(
-            f"{where}: api_endpoint is not a URL; for example https://cgc-api.sbgenomics.com/v2"
-        ) from None
-    if parts.scheme not in {"http", "https"} or not host:
-        raise ConfigError(f"{where}: api_endpoint is not a URL; for example https://cgc-api.sbgenomics.com/v2")
+        port = parts.port
+        host = (parts.hostname or "").rstrip(".")
+        host = host if ":" in host else host.encode("idna").decode()
+    except ValueError:  # UnicodeError is one
+        raise ConfigError(wrong) from None
+    if parts.scheme not in {"http", "https"} or not _is_host(host) or not text.strip().isprintable():
+        raise ConfigError(wrong)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"{where}: api_endpoint must be a plain base URL, without user, query or fragment")
     if parts.scheme == "http" and not allow_plain_http and not _loopback(host):
@@ -456,6 +542,25 @@ def _endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, st
     return f"{parts.scheme}://{at}{path}", host
 
 
+def _is_host(text: str) -> bool:
+    """Whether *text* can be a host: a name, or a whole address where it looks like one."""
+    if ":" in text or not text.strip("0123456789."):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            return False
+    return _HOST.fullmatch(text) is not None
+
+
+def _check_certificates(ca_file: Path, where: str) -> None:
+    try:
+        ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"{where}: ca_file: no certificate in {ca_file}; write certificates in PEM form") from None
+    except OSError as error:
+        raise ConfigError(f"{where}: ca_file: {ca_file} cannot be read: {error.strerror}") from None
+
+
 def _loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -465,10 +570,25 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def _proxy_from(environ: Mapping[str, str], url: str, host: str) -> str | None:
-    """``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, in either case, as the standard library reads them."""
-    variables = {name.lower(): value for name, value in environ.items() if name.lower().endswith("_proxy")}
-    proxies = {name.removesuffix("_proxy"): value for name, value in variables.items()}
-    if urllib.request.proxy_bypass_environment(host, proxies):  # type: ignore[attr-defined]  # typeshed lacks it
+def _proxy_from(environ: Mapping[str, str], url: str) -> str | None:
+    """``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, in either case; the lower one goes first, as is the custom."""
+    upper_first = sorted(name for name in environ if name.lower() in {"http_proxy", "https_proxy", "no_proxy"})
+    set_by = {name.lower().removesuffix("_proxy"): name for name in upper_first}
+    values = {kind: environ[name] for kind, name in set_by.items()}
+    scheme, _, rest = url.partition("://")
+    if urllib.request.proxy_bypass_environment(rest.partition("/")[0], values):  # type: ignore[attr-defined]  # typeshed lacks it
         return None
-    return proxies.get(urlsplit(url).scheme) or proxies.get("all") or None
+    return _proxy(values[scheme], set_by[scheme]) if values.get(scheme) else None
+
+
+def _proxy(text: str, where: str) -> str:
+    """A proxy's URL, credentials included; without a scheme it is http."""
+    url = text.strip() if "://" in text else f"http://{text.strip()}"
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not url.isprintable():
+        raise ConfigError(f"{where}: not a proxy's URL; for example http://proxy.example.org:3128")
+    return url

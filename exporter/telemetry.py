@@ -6,7 +6,9 @@ what a person should look at. A poll in which nothing happened says nothing at i
 
 import logging
 import sys
+import threading
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final, Literal, Protocol, TextIO, cast
 
 import structlog
@@ -50,15 +52,33 @@ class Log(Protocol):
         ...
 
 
+class _Lines:
+    """A line per event. A stream that is full or gone loses lines; it never stops the work that is told of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def msg(self, line: str) -> None:
+        with self._lock, suppress(OSError, ValueError):  # the latter for a closed one
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    debug = info = warning = error = msg
+
+
 class Secrets:
     """The last net: whatever text is logged, known secrets in it become stars."""
 
     def __init__(self) -> None:
-        self._texts: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+        self._texts: tuple[str, ...] = ()
 
     def hide(self, secret: Secret) -> None:
         """Never show *secret* from now on."""
-        self._texts |= {secret.reveal()}
+        with self._lock:
+            # The longest first: a secret may be a part of another, whose rest would then stand beside the stars.
+            self._texts = tuple(sorted({*self._texts, secret.reveal()} - {""}, key=len, reverse=True))
 
     def hidden(self, text: str) -> str:
         """*text* without the secrets in it."""
@@ -86,7 +106,12 @@ def logger(log_format: LogFormat, level: str, stream: TextIO, secrets: Secrets) 
         log_format = "console" if terminal else "json"
     renderer: Any
     if log_format == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=terminal, pad_event_to=24, sort_keys=False)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=terminal,
+            pad_event_to=24,
+            sort_keys=False,
+            exception_formatter=structlog.dev.plain_traceback,  # the others would show local variables
+        )
     elif log_format == "logfmt":
         renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
     else:
@@ -104,7 +129,7 @@ def logger(log_format: LogFormat, level: str, stream: TextIO, secrets: Secrets) 
     return cast(
         "Log",
         structlog.wrap_logger(
-            structlog.PrintLogger(stream),
+            _Lines(stream),
             processors=chain,
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         ),

@@ -15,14 +15,22 @@ from exporter.platform.wire import Quota
 
 DEFAULT_LIMIT: Final = 1000
 WINDOW_SECONDS: Final = 300.0
+_ROUNDING: Final = 1.0
+"""The reset and the date come in whole seconds: the window may end up to this much later than they say."""
 
 
 def seconds_until_reset(quota: Quota, date: float | None) -> float:
     """Seconds until the window ends; a whole window where the headers do not say, or say what cannot be."""
+    wait = _told(quota, date)
+    return WINDOW_SECONDS if wait is None else wait
+
+
+def _told(quota: Quota, date: float | None) -> float | None:
+    """Seconds until the reset by the platform's own clock; None where absent or not within a window from now."""
     if quota.reset is None or date is None:
-        return WINDOW_SECONDS
+        return None
     wait = quota.reset - date
-    return wait if 0 < wait <= WINDOW_SECONDS else WINDOW_SECONDS
+    return wait + _ROUNDING if 0 <= wait <= WINDOW_SECONDS else None
 
 
 class Allowance:
@@ -53,9 +61,10 @@ class Allowance:
         """Take in the headers of one answer."""
         if quota.limit is None and quota.remaining is None:
             return
+        wait = _told(quota, date)
         with self._lock:
-            if quota.reset is not None and date is not None:
-                self._window_ends = now + seconds_until_reset(quota, date)
+            if wait is not None:
+                self._window_ends = now + wait
             self._known = quota
 
     def silence(self, wait: float, now: float) -> None:

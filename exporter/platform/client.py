@@ -17,9 +17,11 @@ import httpx
 
 from exporter import __version__
 from exporter.clock import Clock
+from exporter.credentials import MASK
 from exporter.errors import (
     AllowanceSpent,
     BadAnswer,
+    ConfigError,
     JobRefused,
     Maintenance,
     RateLimited,
@@ -38,6 +40,9 @@ PAGE_LIMIT: Final = 100
 LARGEST_ANSWER: Final = 16 * 2**20
 """Bytes of an answer after decompression; more than that is not read."""
 LARGEST_ERROR: Final = 2**16
+"""Bytes read of an answer other than 200; a longer one is known by its status alone."""
+LONGEST_SILENCE: Final = 3600.0
+"""Seconds for which ``Retry-After`` is believed; then the platform is asked again, once."""
 NO_SUCH_JOB: Final = 10211
 """The platform's code for a job id that it does not know (any more)."""
 _UNDER_MAINTENANCE: Final = 0
@@ -175,9 +180,10 @@ class Client:
             PollError: no good answer.
             AllowanceSpent: not asked.
         """
-        body, headers = self._ask(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}")
-        if not body:
-            return Answer(None, wire.date_of(headers))
+        try:
+            body, headers = self._ask(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}")
+        except _NoSuchJob as answer:
+            return Answer(None, answer.date)
         try:
             job = wire.job_of(body)
         except BadAnswer as error:
@@ -187,7 +193,7 @@ class Client:
         return Answer(job, wire.date_of(headers))
 
     def _ask(self, endpoint: Endpoint, path: str) -> tuple[bytes, Mapping[str, str]]:
-        """The body and headers of a good answer; an empty body for a job that the platform does not know."""
+        """The body and headers of a good answer."""
         for attempt in range(1, ATTEMPTS):
             try:
                 return self._ask_once(endpoint, path)
@@ -204,36 +210,43 @@ class Client:
         began = self._clock.monotonic()
         status = "other"
         try:
-            with _transit_errors(self._timeout):
-                self._deadline.start(self._timeout)
-                request = self._http.build_request(
-                    "GET", self._endpoint + path, headers={"X-SBG-Auth-Token": self._token}
-                )
-                response = self._http.send(request, stream=True)
-                try:
-                    code, headers = response.status_code, response.headers
-                    status = str(code)
-                    body = _bounded_body(response, LARGEST_ANSWER if code == _OK else LARGEST_ERROR)
-                finally:
-                    response.close()
+            with _transit_errors(self._timeout), self._answer_to(path) as response:
+                code, headers = response.status_code, response.headers
+                status = str(code)
+                date, quota = wire.date_of(headers), wire.quota_of(headers)
+                self.allowance.learn(quota, date, self._clock.monotonic())
+                body = _body(response, endpoint)
         except _Broken as error:
             status = error.status
             raise
         finally:
             self._listener.on_asked(Asked(endpoint, status, self._clock.monotonic() - began))
-        now, date, quota = self._clock.monotonic(), wire.date_of(headers), wire.quota_of(headers)
-        self.allowance.learn(quota, date, now)
         if code == _OK:
             return body, headers
-        fault = wire.fault_of(body)
+        fault = wire.fault_of(self._masked(body))
         if code == _TOO_MANY:
             told = wire.retry_after_of(headers)
-            wait = told if told is not None else seconds_until_reset(quota, date)
-            self.allowance.silence(wait, now)
+            wait = seconds_until_reset(quota, date) if told is None else min(told, LONGEST_SILENCE)
+            self.allowance.silence(wait, self._clock.monotonic())
             raise RateLimited("the rate limit is used up (429)", wait)
         if endpoint is Endpoint.JOB and code == _NOT_FOUND and fault.code == NO_SUCH_JOB:
-            return b"", headers
+            raise _NoSuchJob(date)
         raise _failure(endpoint, code, fault)
+
+    @contextmanager
+    def _answer_to(self, path: str) -> Iterator[httpx.Response]:
+        """The answer's head; its body is still to be read, and dropped if it is not."""
+        self._deadline.start(self._timeout)
+        request = self._http.build_request("GET", self._endpoint + path, headers={"X-SBG-Auth-Token": self._token})
+        response = self._http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _masked(self, body: bytes) -> bytes:
+        """What the platform said, without the token if it repeats it."""
+        return body.replace(self._token.encode(), MASK.encode()) if self._token else body
 
 
 def after_failure(attempt: int, roll: float) -> float:
@@ -242,8 +255,16 @@ def after_failure(attempt: int, roll: float) -> float:
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """What certificates are checked against: *ca_file*, else ``SSL_CERT_FILE``, else the bundle that httpx brings."""
-    return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+    """What certificates are checked against: *ca_file*, else ``SSL_CERT_FILE``, else the bundle that httpx brings.
+
+    Raises:
+        ConfigError: the file that is named cannot be read or holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one
+        named = ca_file or "SSL_CERT_FILE or SSL_CERT_DIR"
+        raise ConfigError(f"{named}: no certificates in PEM form there: {error.strerror or error}") from error
 
 
 def transport_to(deadline: Deadline, tls: ssl.SSLContext | None, proxy: str | None) -> httpx.BaseTransport:
@@ -257,6 +278,7 @@ def transport_to(deadline: Deadline, tls: ssl.SSLContext | None, proxy: str | No
             proxy_url=httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=url.url.port, target="/"),
             proxy_auth=url.raw_auth,
             ssl_context=tls,
+            proxy_ssl_context=tls if url.url.scheme == "https" else None,
             max_connections=1,
             network_backend=backend,
         )
@@ -268,6 +290,14 @@ class _Transport(httpx.HTTPTransport):
 
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool
+
+
+class _NoSuchJob(Exception):
+    """The platform's own word that it knows no such job, with its time."""
+
+    def __init__(self, date: float | None) -> None:
+        super().__init__("no such job")
+        self.date = date
 
 
 class _Broken(Unreachable):
@@ -291,6 +321,23 @@ def _transit_errors(timeout: float) -> Iterator[None]:
         raise _Broken(f"the connection broke: {error}", "other") from error
 
 
+def _body(response: httpx.Response, endpoint: Endpoint) -> bytes:
+    """The whole body of a good answer, and of any other what there is to read.
+
+    Raises:
+        BadAnswer: a good answer is too large, or in an encoding that was not asked for.
+    """
+    if response.status_code != _OK:
+        try:
+            return _bounded_body(response, LARGEST_ERROR)
+        except (BadAnswer, httpx.TransportError, zlib.error):
+            return b""  # the status says enough, and must be heeded: a 429 is not asked again
+    try:
+        return _bounded_body(response, LARGEST_ANSWER)
+    except BadAnswer as error:
+        raise (JobRefused(str(error)) if endpoint is Endpoint.JOB else error) from None
+
+
 def _bounded_body(response: httpx.Response, most: int) -> bytes:
     """The body, decompressed no further than *most* bytes.
 
@@ -309,7 +356,7 @@ def _bounded_body(response: httpx.Response, most: int) -> bytes:
         if size > most:
             raise BadAnswer(f"an answer of more than {most} bytes")
         chunks.append(chunk)
-    if inflate and size and not inflate.eof:
+    if inflate and not inflate.eof:
         raise zlib.error("compressed data ends early")
     return b"".join(chunks)
 

@@ -10,10 +10,12 @@ import ssl
 import threading
 import time
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import httpcore
 
+LookUp = Callable[[str, int], list[str]]
+"""Host and port to addresses; raises OSError for a name that is unknown."""
 SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
 
@@ -32,11 +34,25 @@ class Deadline:
         return self._ends - time.monotonic()
 
 
+def look_up(host: str, port: int) -> list[str]:
+    """The addresses of *host* as the system knows them, which may take its time.
+
+    Raises:
+        OSError: the name is unknown.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(str(error)) from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
 class DeadlineBackend(httpcore.NetworkBackend):
     """TCP connections under a :class:`Deadline`."""
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self, deadline: Deadline, look_up: LookUp = look_up) -> None:
         self._deadline = deadline
+        self._names = _Names(look_up)
         self._network = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -53,12 +69,12 @@ class DeadlineBackend(httpcore.NetworkBackend):
             httpcore.ConnectError: the name is unknown, or no address accepts.
             httpcore.ConnectTimeout: the time is over.
         """
-        addresses = _resolved(host, port, self._deadline.left())
+        addresses = self._names.resolved(host, port, self._deadline.left())
         failure: Exception = httpcore.ConnectError(f"no address for {host}")
         for position, address in enumerate(addresses):
             left = self._deadline.left()
             if left <= 0:
-                break
+                raise httpcore.ConnectTimeout("the request's time is over") from failure
             try:
                 stream = self._network.connect_tcp(
                     address, port, left / (len(addresses) - position), local_address, socket_options
@@ -107,28 +123,40 @@ class _DeadlineStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _resolved(host: str, port: int, seconds: float) -> list[str]:
-    """The addresses of *host*. The system's look-up cannot be given a time limit, so it runs beside and is left behind.
+class _Names:
+    """Look-ups of names. The system's cannot be given a time limit, so each runs beside and may be left behind.
 
-    Raises:
-        httpcore.ConnectError: the name is unknown.
-        httpcore.ConnectTimeout: no answer within *seconds*.
+    One that was left behind and still runs is waited for again, so that a resolver that hangs costs one thread.
     """
-    answer: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
 
-    def look_up() -> None:
+    def __init__(self, look_up: LookUp) -> None:
+        self._look_up = look_up
+        self._asked: tuple[str, int] | None = None
+        self._answer: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
+
+    def resolved(self, host: str, port: int, seconds: float) -> list[str]:
+        """The addresses of *host*.
+
+        Raises:
+            httpcore.ConnectError: the name is unknown.
+            httpcore.ConnectTimeout: no answer within *seconds*.
+        """
+        if self._asked != (host, port):
+            self._asked, self._answer = (host, port), queue.SimpleQueue()
+            threading.Thread(
+                target=self._ask, args=(host, port, self._answer), name="name-look-up", daemon=True
+            ).start()
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            answer.put(error if isinstance(error, OSError) else OSError(str(error)))
-        else:
-            answer.put(list(dict.fromkeys(str(address[0]) for *_, address in found)))
+            found = self._answer.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            raise httpcore.ConnectTimeout(f"the look-up of {host} took too long") from None
+        self._asked = None
+        if isinstance(found, OSError):
+            raise httpcore.ConnectError(f"{host}: {found.strerror or found}") from found
+        return found
 
-    threading.Thread(target=look_up, name="name-look-up", daemon=True).start()
-    try:
-        found = answer.get(timeout=max(0.0, seconds))
-    except queue.Empty:
-        raise httpcore.ConnectTimeout(f"the look-up of {host} took too long") from None
-    if isinstance(found, OSError):
-        raise httpcore.ConnectError(f"{host}: {found.strerror or found}") from found
-    return found
+    def _ask(self, host: str, port: int, answer: "queue.SimpleQueue[list[str] | OSError]") -> None:
+        try:
+            answer.put(self._look_up(host, port))
+        except OSError as error:
+            answer.put(error)

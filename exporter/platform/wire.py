@@ -23,6 +23,14 @@ from exporter.platform.jobs import OTHER, Job
 _LABEL: Final = re.compile(r"[a-z0-9_]{1,32}")
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _LONGEST_LABEL_TEXT: Final = 64
+_LONGEST_NAME: Final = 256
+_MOST_FILES: Final = 2**53
+"""More than this is a broken record, and more than a sample's float could show exactly."""
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""An escape in JSON; its group is half a character, which the other half does not follow."""
+_COUNT: Final = re.compile(r"\s*0*([0-9]{1,16})\s*")
 _MILLISECONDS_FROM: Final = 1e11
 """An old sample of the platform's reset header is in milliseconds; in seconds this would be the year 5138."""
 
@@ -106,6 +114,8 @@ _raw_page = msgspec.json.Decoder(_RawPage)
 _record = msgspec.json.Decoder(_Record)
 _user = msgspec.json.Decoder(_User)
 _anything = msgspec.json.Decoder()
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises; the last for brackets nested a thousand deep."""
 
 
 class _Unreadable(Exception):  # a reason that travels three lines, not an error anybody sees
@@ -121,10 +131,10 @@ def page_of(body: bytes) -> Page:
     skipped: Counter[str] = Counter()
     try:
         page: _Page | _RawPage = _page.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         try:
-            page = _raw_page.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            page = _raw_page.decode(_mended(body))
+        except _UNDECODABLE as error:
             raise BadAnswer(f"not a page of jobs: {error}") from error
     jobs: list[Job] = []
     last = -1
@@ -146,8 +156,8 @@ def job_of(body: bytes) -> Job:
         BadAnswer: the body is not a job.
     """
     try:
-        return _job(_record.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, _Unreadable) as error:
+        return _job(_record.decode(_mended(body)))
+    except (*_UNDECODABLE, _Unreadable) as error:
         raise BadAnswer(f"not a job: {error}") from error
 
 
@@ -159,10 +169,10 @@ def username_of(body: bytes) -> str:
     """
     try:
         username = _user.decode(body).username
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNDECODABLE as error:
         raise BadAnswer("not a user: no user name in the answer") from error
-    if not username:
-        raise BadAnswer("not a user: an empty user name")
+    if not username or len(username) > _LONGEST_NAME or not username.isprintable():
+        raise BadAnswer("not a user: a user name that is empty, endless or unprintable")
     return username
 
 
@@ -170,7 +180,7 @@ def fault_of(body: bytes) -> Fault:
     """The body of an error answer, whatever it is: the platform's flat JSON, or a proxy's HTML."""
     try:
         answer = _anything.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         return Fault(None, "")
     if not isinstance(answer, dict):
         return Fault(None, "")
@@ -197,10 +207,7 @@ def quota_of(headers: Mapping[str, str]) -> Quota:
 
 def date_of(headers: Mapping[str, str]) -> float | None:
     """The platform's time of an answer (``Date``), Unix seconds; None where absent or unreadable."""
-    try:
-        return parsedate_to_datetime(headers.get("date", "")).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
+    return _http_date(headers.get("date", ""))
 
 
 def total_of(headers: Mapping[str, str]) -> int | None:
@@ -214,12 +221,8 @@ def retry_after_of(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after", "")
     seconds = _number(text)
     if seconds is None:
-        try:
-            at = parsedate_to_datetime(text).timestamp()
-        except ValueError:
-            return None
-        date = date_of(headers)
-        seconds = None if date is None else at - date
+        at, date = _http_date(text), date_of(headers)
+        seconds = None if at is None or date is None else at - date
     return seconds if seconds is not None and seconds >= 0 else None
 
 
@@ -236,10 +239,15 @@ def _label(text: str) -> str:
     return label if _LABEL.fullmatch(label) else OTHER
 
 
+def _mended(body: bytes) -> bytes:
+    """*body* without half characters, which decoders refuse: a message cut short in a ``result`` may end in one."""
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
+
+
 def _decoded(item: msgspec.Raw) -> _Record:
     try:
         return _record.decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         raise _Unreadable("not_a_job") from None
 
 
@@ -270,24 +278,18 @@ def _operation(record: _Record) -> str:
 
 
 def _count(value: object) -> int | None:
+    count = -1
     if type(value) is int:
         count = value
     elif value is None or value == "":
         return None
     elif isinstance(value, float) and value.is_integer():
         count = int(value)
-    elif isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        count = int(value[:_LONGEST_COUNT])
-    else:
-        raise _Unreadable("bad_count")
+    elif isinstance(value, str) and (match := _COUNT.fullmatch(value)):
+        count = int(match[1])
     if not 0 <= count < _MOST_FILES:
         raise _Unreadable("bad_count")
     return count
-
-
-_LONGEST_COUNT: Final = 40
-_MOST_FILES: Final = 2**53
-"""More than this is a broken record, and more than a sample's float could show exactly."""
 
 
 def time_of(value: object) -> float | None:
@@ -300,10 +302,7 @@ def time_of(value: object) -> float | None:
         return None
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    try:
-        seconds = time.timestamp()
-    except OverflowError:  # pragma: no cover  # kept for zones at the ends of the calendar
-        return None
+    seconds = time.timestamp()
     return seconds if seconds > 0 else None  # some servers write "never" as the year 1
 
 
@@ -313,7 +312,7 @@ def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
         return None
     try:
         records = _anything.decode(result)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         return None
     if not isinstance(records, list) or not records:
         return None
@@ -338,3 +337,11 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return number if number is not None and abs(number) < _MOST_FILES else None
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # the latter for years beyond counting
+        return None
+    return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()

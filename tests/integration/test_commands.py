@@ -1,0 +1,174 @@
+"""``check`` and ``once`` as processes against the simulated platform; node_exporter reads what ``once`` writes."""
+
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.simulator.faults import Fault, FaultKind
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import QUIET, running
+from tests.integration.daemon_process import Account, Installation, eventually
+
+DONE = JobScript(total=3, queued=0, resolving=0, running=0)
+
+
+def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), poll_interval=30) as site:
+        for _ in range(120):
+            simulator.platform.submit(DONE)
+        simulator.platform.submit(JobScript(total=3, hangs_after=1))
+
+        check = site.start("check", "--config", str(site.config))
+
+        assert check.end() == 0
+        assert check.lines == []
+        told = dict(re.findall(r"^  (\S+(?: limit)?)\s{2,}(.*)$", check.output, re.MULTILINE))
+        assert check.output.startswith("sim\n")
+        assert told["endpoint"] == simulator.url
+        assert told["user"] == "demo"
+        assert told["jobs"] == "121 listed"
+        assert told["rate limit"] == "997 of 1000 requests left in this window"
+        assert told["requests"] == "20 per 5 minutes expected, 250 allowed"
+        assert not site.state.exists()
+        with site.running() as daemon:
+            shown = daemon.get("/metrics").text
+        series = [line for line in shown.splitlines() if line.startswith("sbg_") and 'account="sim"' in line]
+        assert told["series"] == f"{len(series)} expected"
+
+
+def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> None:
+    with running(QUIET) as simulator:
+        accounts = (
+            Account.at(simulator, "good"),
+            Account.at(simulator, "twin"),
+            Account(name="refused", endpoint=simulator.url, token="f" * 32),
+        )
+        with Installation(tmp_path / "etc", *accounts) as site:
+            check = site.start("check", "--config", str(site.config))
+
+            assert check.end() == 1
+            assert re.findall(r"^(\w+)$", check.output, re.MULTILINE) == ["good", "twin", "refused"]
+            assert re.findall(r"fault +(.*)", check.output) == [
+                "accounts good and twin are one and the same user: good is watched, twin is not",
+                "the platform refused the token: 401 'Unauthorized.' (code 90001)",
+            ]
+
+
+def test_check_offline_asks_nobody(tmp_path: Path) -> None:
+    with Installation(tmp_path / "etc", Account("far", "https://nobody.invalid/v2")) as site:
+        (site.folder / "far.token").chmod(0o644)
+
+        check = site.start("check", "--offline", "--config", str(site.config))
+
+        assert check.end() == 0
+        assert check.output == (
+            f"warning: {site.folder}/far.token: others can read this token file (mode 0644); chmod 600 it\n"
+            "The configuration is right: 1 account. Nobody was asked.\n"
+        )
+
+
+def test_once_counts_into_the_state_file_and_prints_the_page(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), history="count") as site:
+        for number in range(250):
+            simulator.platform.submit(msgspec.structs.replace(DONE, total=2, failed=number % 2))
+        pages = []
+        for _ in range(2):
+            once = site.start("once", "--config", str(site.config))
+            assert once.end() == 0
+            pages.append(once.output)
+
+        counted = [
+            {
+                sample.name: sample.value
+                for family in text_string_to_metric_families(page)
+                for sample in family.samples
+                if sample.labels.get("operation") == "copy" and sample.name.startswith("sbg_files")
+            }
+            for page in pages
+        ]
+
+    assert counted[0] == {"sbg_files_total": 500, "sbg_files_completed_total": 375, "sbg_files_failed_total": 125}
+    assert counted[1] == counted[0]
+    assert "process_cpu_seconds_total" in pages[0]
+
+
+def test_once_that_cannot_list_shows_what_is_known_and_fails(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
+        simulator.platform.submit(JobScript(total=9, failed=4, hangs_after=8))
+        assert site.start("once", "--config", str(site.config)).end() == 0
+        simulator.platform.queue(Fault(kind=FaultKind.UNAUTHORIZED), times=9)
+
+        once = site.start("once", "--config", str(site.config))
+
+        assert once.end() == 1
+        assert 'sbg_up{account="sim"} 0' in once.output
+        assert 'sbg_jobs_submitted_total{account="sim",operation="copy"} 1' in once.output
+
+
+def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
+    folder = tmp_path / "textfiles"
+    folder.mkdir()
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
+        simulator.platform.submit(JobScript(total=9, failed=4, hangs_after=8))
+        written = folder / "sbg.prom"
+        written.write_text("something older\n")
+
+        once = site.start("once", "--config", str(site.config), "--textfile", str(written))
+
+        assert once.end() == 0
+        assert once.output == ""
+    text = written.read_text()
+    assert [path.name for path in folder.iterdir()] == ["sbg.prom"]
+    assert written.stat().st_mode & 0o777 == 0o644
+    assert not re.search(r"^(process_|python_|\S+_created)", text, re.MULTILINE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    node_exporter = subprocess.Popen(
+        [
+            "prometheus-node-exporter",
+            f"--web.listen-address={address}",
+            "--collector.disable-defaults",
+            "--collector.textfile",
+            f"--collector.textfile.directory={folder}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        page = eventually(lambda: _page(f"http://{address}/metrics"))
+    finally:
+        node_exporter.terminate()
+        node_exporter.wait()
+    assert "node_textfile_scrape_error 0" in page
+    ours, theirs = _series(text), _series(page)
+    assert {key: theirs.get(key) for key in ours} == ours
+
+
+def test_a_textfile_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
+        once = site.start("once", "--config", str(site.config), "--textfile", str(tmp_path / "no" / "sbg.prom"))
+
+        assert once.end() == 1
+        assert once.lines[-1].startswith("sbg-exporter: --textfile: ")
+        assert once.lines[-1].endswith("cannot be written: No such file or directory\n")
+
+
+def _page(url: str) -> str | None:
+    try:
+        return httpx.get(url, trust_env=False).text
+    except httpx.TransportError:
+        return None
+
+
+def _series(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """All samples, with bounds as numbers: Go writes them without a point."""
+    return {
+        (sample.name, frozenset({**sample.labels, "le": str(float(sample.labels.get("le", 0)))}.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }

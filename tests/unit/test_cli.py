@@ -1,0 +1,262 @@
+"""Whatever is typed, the answer is help, work, or a line per problem with an exit code; never a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from exporter import __version__
+from exporter.cli import main, version_line
+from exporter.settings import Settings
+
+TOKEN = "feedfacefeedfacefeedfacefeedface"
+COMMANDS = ("run", "simulate", "demo", "version")
+COMMAND = str(Path(sys.executable).parent / "sbg-exporter")
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Typed = Callable[..., Ended]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
+    """Type a command line into this process, with nothing configured and a home of one's own."""
+    for name in [name for name in os.environ if name.startswith(("SB_", "SBG_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "100")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def type_in(*arguments: str) -> Ended:
+        try:
+            code = main(arguments)
+        except SystemExit as left:
+            code = int(left.code or 0)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return Ended(code, *capsys.readouterr())
+
+    return type_in
+
+
+def as_process(*arguments: str, **environ: str) -> Ended:
+    """Type a command line into a shell that has nothing configured."""
+    done = subprocess.run(
+        [COMMAND, *arguments], env={**bare_environment(), **environ}, capture_output=True, text=True, check=False
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def bare_environment() -> Mapping[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("SB_", "SBG_", "HOME"))}
+
+
+# ---- help ----
+
+
+def test_help_names_every_command_and_what_it_does(typed: Typed) -> None:
+    for asked in ("--help", "-h"):
+        code, out, err = typed(asked)
+
+        assert (code, err) == (0, "")
+        assert out.startswith("usage: sbg-exporter [command] [flags]\n")
+        assert all(f"\n    {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_its_flags(typed: Typed, command: str) -> None:
+    code, out, err = typed(command, "--help")
+
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: sbg-exporter {command} [flags]\n")
+    assert "--help" in out
+
+
+def test_the_help_of_run_names_every_setting_with_its_default(typed: Typed) -> None:
+    out = " ".join(typed("run", "--help").out.split())
+
+    for key in Settings.model_fields:
+        assert (f"--{key.replace('_', '-')}" in out) is (key != "accounts")
+    for shown in (
+        "--poll-interval DURATION time between two looks at an account (default: 30s)",
+        "--stale-after DURATION",
+        "(default: 10m)",
+        "(default: 60s)",
+        "(default: 24h)",
+        "--listen ADDRESS",
+        "(default: :10037)",
+        "--rate-share SHARE share of the account's rate limit that may be used (default: 0.25)",
+        "--history ignore|count",
+        "--duration-buckets SECONDS",
+        "(default: 1 5 15 30 60 120 300 600 1800 3600 7200 14400 28800 86400)",
+        "--show-username, --no-show-username",
+        "(default: yes)",
+        "--config FILE the TOML file (also SBG_EXPORTER_CONFIG)",
+    ):
+        assert shown in out
+
+
+@pytest.mark.parametrize("command", ["simulate", "demo"])
+def test_the_help_of_a_simulation_shows_defaults_but_no_token(typed: Typed, command: str) -> None:
+    out = " ".join(typed(command, "--help").out.split())
+
+    assert "--order ORDER order of the list: newest or oldest first" in out
+    assert "(default: newest)" in out
+    assert ("(default: 20)" in out) is (command == "demo")
+    assert "(default: 0123456789abcdef" not in out
+
+
+# ---- version ----
+
+
+def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
+    assert typed("version") == typed("--version") == Ended(0, f"{version_line()}\n", "")
+    assert version_line().startswith(f"sbg-exporter {__version__} (Python 3.")
+
+
+# ---- what was typed wrongly ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["watch"], "command: invalid choice: 'watch' (choose from"),
+        (["run", "--poll-intervall", "30"], "--poll-intervall: no such flag; see sbg-exporter run --help"),
+        (["--poll-intervall", "30"], "--poll-intervall: no such flag; see sbg-exporter run --help"),
+        (["--poll", "30"], "--poll: no such flag; see sbg-exporter run --help"),
+        (["run", "now"], "an argument too many; see sbg-exporter run --help"),
+        (["version", "--long"], "--long: no such flag; see sbg-exporter version --help"),
+        (["--listen"], "--listen: expected one argument; see sbg-exporter run --help"),
+        (["--poll-interval", "soon"], '--poll-interval: not a duration; write seconds, or "30s", "5m", "1h"'),
+        (["--history", "forget"], "--history: not one of the choices; write 'ignore' or 'count'"),
+        (["--config", "no.toml"], "no.toml: the configuration cannot be read: No such file or directory"),
+        ([], "accounts: none configured; write an [[accounts]] table into a file and name it with --config,"),
+        (["run", "--no-show-username"], "accounts: none configured"),
+        (["demo", "--seconds", "long"], '--seconds: not a duration; write seconds, or "30s", "5m", "1h"'),
+        (["demo", "--listen", "here"], "--listen: not an address; write host:port, [::1]:10037 or :10037"),
+        (["demo", "--token", TOKEN], "--token: no such flag; see sbg-exporter demo --help"),
+        (["demo", "--chaos", "9"], "--chaos: 9 is not from 0 to 3"),
+        (["simulate", "--seed", "1.5"], "--seed: not a whole number; write one such as 2"),
+        (["simulate", "--speed", "fast"], "--speed: not a number; write one such as 2"),
+        (["simulate", "--order", "none"], "--order: 'none' is none of newest, oldest, mixed, unstable"),
+        (["simulate", "--listen", "here"], "--listen: 'here' is not host:port, such as 127.0.0.1:8089"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_was_typed_wrongly_is_one_line_and_exit_2(typed: Typed, arguments: list[str], line: str) -> None:
+    code, out, err = typed(*arguments)
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"sbg-exporter: {line}")
+    assert err.count("\n") == 1
+
+
+def test_several_things_typed_wrongly_are_several_lines(typed: Typed) -> None:
+    assert typed("simulate", "--seed", "x", "--rate", "y") == Ended(
+        2,
+        "",
+        "sbg-exporter: --seed: not a whole number; write one such as 2\n"
+        "sbg-exporter: --rate: not a number; write one such as 2\n",
+    )
+    assert typed("--a", "--b=c") == Ended(
+        2,
+        "",
+        "sbg-exporter: --a: no such flag; see sbg-exporter run --help\n"
+        "sbg-exporter: --b: no such flag; see sbg-exporter run --help\n",
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--auth-token", TOKEN], [f"--auth-token={TOKEN}"], ["run", TOKEN]])
+def test_a_token_typed_as_a_flag_is_not_repeated(typed: Typed, arguments: list[str]) -> None:
+    code, _, err = typed(*arguments)
+
+    assert code == 2
+    assert TOKEN not in err
+
+
+def test_a_user_without_a_home_is_told_what_is_missing_like_everybody(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "~")
+
+    assert typed().err.startswith("sbg-exporter: accounts: none configured")
+
+
+# ---- as a process ----
+
+
+def test_as_a_process_it_tells_its_version_and_its_help() -> None:
+    assert as_process("version") == Ended(0, f"{version_line()}\n", "")
+    module = subprocess.run([sys.executable, "-m", "exporter", "--help"], capture_output=True, text=True, check=False)
+    assert (module.returncode, module.stderr) == (0, "")
+
+
+def test_as_a_process_a_wrong_flag_is_one_line_and_exit_2() -> None:
+    assert as_process("--nope") == Ended(2, "", "sbg-exporter: --nope: no such flag; see sbg-exporter run --help\n")
+
+
+def test_as_a_process_a_missing_token_file_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[[accounts]]\nname = "lab"\napi_endpoint = "https://cgc-api.sbgenomics.com/v2"\nauth_token_file = "token"\n'
+    )
+
+    assert as_process("--config", str(config), HOME=str(tmp_path)) == Ended(
+        2,
+        "",
+        f"sbg-exporter: {config}: accounts.#1 (lab): {tmp_path}/token: the token file cannot be read:"
+        " No such file or directory; write the token into it, and nothing else\n",
+    )
+
+
+def test_as_a_process_what_keeps_it_from_going_on_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    account = {"SB_API_ENDPOINT": "http://127.0.0.1:9/v2", "SB_AUTH_TOKEN": TOKEN, "HOME": str(tmp_path)}
+
+    code, out, err = as_process(
+        "--state-file", str(tmp_path / "file" / "state.db"), "--listen", "127.0.0.1:0", **account
+    )
+
+    assert (code, out) == (1, "")
+    assert err.startswith("sbg-exporter: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_as_a_process_a_signal_ends_the_demo_with_exit_0(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [COMMAND, "demo", "--listen", "127.0.0.1:0", "--jobs", "3"],
+        env={**bare_environment(), "SBG_EXPORTER_POLL_INTERVAL": "not for the demo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        process.send_signal(number)
+        rest, err = process.stdout.read(), process.stderr.read()
+
+    assert process.returncode == 0
+    assert first.startswith("Status page  ")
+    assert rest.endswith("Ended; the demo's ledger is gone with it.\n")
+    assert "Traceback" not in err
+
+
+def test_the_demo_ends_by_itself_after_the_seconds_that_are_given(typed: Typed) -> None:
+    code, out, err = typed("demo", "--listen", "127.0.0.1:0", "--jobs", "1", "--seconds", "0.01")
+
+    assert code == 0
+    assert "Metrics             http://127.0.0.1:" in out
+    assert "Traceback" not in err

@@ -1,0 +1,839 @@
+"""Every way in which the platform can fail to answer has a name and a bound; the token goes nowhere else."""
+
+import base64
+import gzip
+import io
+import json
+import socket
+import ssl
+import subprocess
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.errors import (
+    AllowanceSpent,
+    BadAnswer,
+    ConfigError,
+    JobRefused,
+    Maintenance,
+    PollError,
+    RateLimited,
+    Stopping,
+    Unauthorized,
+    Unreachable,
+)
+from exporter.platform.allowance import Allowance
+from exporter.platform.client import (
+    ATTEMPTS,
+    LARGEST_ANSWER,
+    LONGEST_SILENCE,
+    Answer,
+    Asked,
+    Client,
+    Endpoint,
+    Retried,
+    after_failure,
+    tls_context,
+    transport_to,
+)
+from exporter.platform.jobs import Job, Operation
+from exporter.platform.transport import Deadline
+from exporter.simulator.faults import Fault, FaultKind
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import DEMO_TOKEN, QUIET, RunningSimulator, running
+from tests.peers import Far, Peer, Talk, answering, reply, serving
+
+START = 1_790_000_000.0
+TOKEN = "feedfacefeedfacefeedfacefeedface"
+USER = b'{"username": "rfranklin"}'
+EMPTY_PAGE = b'{"items": []}'
+DATE = "Wed, 20 Feb 2019 12:03:50 GMT"
+DATE_SECONDS = 1550664230
+
+
+@dataclass
+class FakeClock:
+    """Time passes only in pauses, and every pause is remembered."""
+
+    pauses: list[float] = field(default_factory=list)
+    rolls: list[float] = field(default_factory=list)
+    stopping: bool = False
+
+    def time(self) -> float:
+        return self.monotonic()
+
+    def monotonic(self) -> float:
+        return 1000.0 + sum(self.pauses)
+
+    def roll(self) -> float:
+        return self.rolls.pop(0) if self.rolls else 0.5
+
+    def pause(self, seconds: float) -> None:
+        if self.stopping:
+            raise Stopping("stopping")
+        self.pauses.append(seconds)
+
+
+@dataclass
+class Told:
+    """A listener that remembers."""
+
+    asked: list[Asked] = field(default_factory=list)
+    retried: list[Retried] = field(default_factory=list)
+
+    def on_asked(self, fact: Asked) -> None:
+        self.asked.append(fact)
+
+    def on_retried(self, fact: Retried) -> None:
+        self.retried.append(fact)
+
+    @property
+    def statuses(self) -> list[str]:
+        return [fact.status for fact in self.asked]
+
+
+class Bench:
+    """What a test asks with: clients of any address, on a clock that does not wait."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.clock = FakeClock()
+        self.told = Told()
+        self.allowance = Allowance(1.0)
+
+    def client(
+        self,
+        url: str,
+        *,
+        token: str = TOKEN,
+        timeout: float = 20.0,
+        tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
+    ) -> Client:
+        deadline = Deadline()
+        client = Client(
+            url,
+            transport_to(deadline, tls, proxy),
+            deadline,
+            allowance=self.allowance,
+            clock=self.clock,
+            listener=self.told,
+            timeout=timeout,
+        )
+        self._stack.callback(client.close)
+        client.use_token(token)
+        return client
+
+    def serving(self, talk: Talk, tls: ssl.SSLContext | None = None) -> Far:
+        return self._stack.enter_context(serving(talk, tls))
+
+    def answered(self, *replies: bytes) -> Client:
+        """A client of a server that gives these replies."""
+        return self.client(self.serving(answering(*replies)).url)
+
+    def simulator(self) -> tuple[RunningSimulator, Client]:
+        """A simulated platform whose clock stands still, and a client of it."""
+        simulator = self._stack.enter_context(running(replace(QUIET, speed=0, start=START)))
+        return simulator, self.client(simulator.url, token=DEMO_TOKEN)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(stack)
+
+
+Ask = Callable[[Client], object]
+
+
+def user(client: Client) -> object:
+    return client.user()
+
+
+def page(client: Client) -> object:
+    return client.page(0)
+
+
+def one_job(client: Client) -> object:
+    return client.job(Operation.COPY, "7")
+
+
+ASKS: dict[str, Ask] = {"user": user, "page": page, "job": one_job}
+every_question = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+
+
+def failure(client: Client, ask: Ask = page) -> PollError:
+    """The error that *ask* ends with."""
+    with pytest.raises(PollError) as caught:
+        ask(client)
+    return caught.value
+
+
+def fault(code: int | None = None, message: str = "") -> bytes:
+    return json.dumps({"code": code, "message": message}).encode()
+
+
+# ---- good answers ----
+
+
+def test_it_asks_who_the_token_belongs_to(bench: Bench) -> None:
+    _, client = bench.simulator()
+
+    assert client.user() == Answer("demo", START)
+
+
+def test_it_reads_a_page_with_the_platforms_time_and_count(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    ids = [simulator.platform.submit(JobScript(total=3)) for _ in range(3)]
+
+    answer = client.page(1, 2)
+
+    assert [job.id for job in answer.page.jobs] == [ids[1], ids[0]]
+    assert (answer.date, answer.total) == (START, 3)
+
+
+def test_it_asks_for_one_job_and_knows_when_there_is_none(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    job_id = simulator.platform.submit(JobScript(operation="move"))
+
+    found = client.job(Operation.MOVE, job_id)
+    missing = client.job(Operation.COPY, job_id)
+
+    assert found == Answer(Job(job_id, "move", "submitted", 0, 0, 0), START)
+    assert missing == Answer(None, START)
+    assert bench.told.statuses == ["200", "404"]
+
+
+def test_every_request_carries_what_the_documentation_asks_for(bench: Bench) -> None:
+    far = bench.serving(answering(reply(body=EMPTY_PAGE)))
+
+    bench.client(far.url).page(200, 100)
+
+    [head] = far.heads
+    lines = head.decode().lower().split("\r\n")
+    assert lines[0] == "get /v2/async/files?offset=200&limit=100 http/1.1"
+    assert f"x-sbg-auth-token: {TOKEN}" in lines
+    assert {"accept: application/json", "content-type: application/json", "accept-encoding: gzip"} <= set(lines)
+    assert any(line.startswith("user-agent: sbg-exporter/") for line in lines)
+
+
+def test_the_newest_token_is_sent(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.rotate("0" * 32)
+    assert isinstance(failure(client), Unauthorized)
+
+    client.use_token("0" * 32)
+
+    assert client.user().value == "demo"
+
+
+def test_an_odd_id_stays_within_its_part_of_the_path(bench: Bench) -> None:
+    far = bench.serving(answering(reply(404, fault(10211))))
+
+    bench.client(far.url).job(Operation.COPY, "../../user?x=")
+
+    assert far.heads[0].startswith(b"GET /v2/async/files/copy/..%2F..%2Fuser%3Fx%3D HTTP/1.1\r\n")
+
+
+def test_an_answer_without_a_date_has_none(bench: Bench) -> None:
+    assert bench.answered(reply(body=USER)).user() == Answer("rfranklin", None)
+
+
+# ---- every status ----
+
+STATUSES: dict[str, tuple[bytes, type[PollError], type[PollError]]] = {
+    "400": (reply(400, fault(90000, "Bad request.")), BadAnswer, JobRefused),
+    "401": (reply(401, fault(90001, "Unauthorized.")), Unauthorized, Unauthorized),
+    "401 in HTML": (reply(401, b"<html>"), Unauthorized, Unauthorized),
+    "403": (reply(403, fault(90002)), Unauthorized, JobRefused),
+    "404": (reply(404, fault(90003)), BadAnswer, JobRefused),
+    "404 in HTML": (reply(404, b"<html>"), BadAnswer, JobRefused),
+    "404 with the code as text": (reply(404, b'{"code": "10211"}'), BadAnswer, JobRefused),
+    "405": (reply(405, fault(90006)), BadAnswer, JobRefused),
+    "408": (reply(408, b""), Unreachable, Unreachable),
+    "429": (reply(429, fault(1000)), RateLimited, RateLimited),
+    "429 in HTML": (reply(429, b"<html>"), RateLimited, RateLimited),
+    "500": (reply(500, fault(90004)), Unreachable, Unreachable),
+    "500 with code 0": (reply(500, fault(0)), Unreachable, Unreachable),
+    "502 in HTML": (reply(502, b"<html><h1>502 Bad Gateway</h1></html>"), Unreachable, Unreachable),
+    "503 with code 0": (reply(503, fault(0)), Maintenance, Maintenance),
+    "503 with another code": (reply(503, fault(90005)), Unreachable, Unreachable),
+    "503 in HTML": (reply(503, b"<html>"), Unreachable, Unreachable),
+    "504 without a body": (reply(504, b""), Unreachable, Unreachable),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", BadAnswer, JobRefused),
+    "200 in HTML": (reply(200, b"<html>"), BadAnswer, JobRefused),
+    "200 without a body": (reply(200, b""), BadAnswer, JobRefused),
+}
+
+
+@pytest.mark.parametrize(("answer", "kind", "of_a_job"), STATUSES.values(), ids=STATUSES)
+@every_question
+def test_every_status_has_its_error(
+    bench: Bench, ask: Ask, answer: bytes, kind: type[PollError], of_a_job: type[PollError]
+) -> None:
+    expected = of_a_job if ask is one_job else kind
+
+    error = failure(bench.answered(answer), ask)
+
+    assert isinstance(error, expected)
+    assert error.result == expected.result
+    assert set(bench.told.statuses) == {answer.decode().split()[1]}
+    assert len(bench.told.asked) == (ATTEMPTS if expected is Unreachable else 1)
+
+
+@pytest.mark.parametrize("ask", [user, page])
+def test_only_of_a_job_does_the_platforms_404_say_that_it_is_gone(bench: Bench, ask: Ask) -> None:
+    error = failure(bench.answered(reply(404, fault(10211, "Job with provided id not found."))), ask)
+
+    assert str(error) == "the platform answered 404 'Job with provided id not found.' (code 10211)"
+
+
+def test_an_error_repeats_what_the_platform_said(bench: Bench) -> None:
+    error = failure(bench.answered(reply(401, fault(90001, "Unauthorized."))))
+
+    assert str(error) == "the platform refused the token: 401 'Unauthorized.' (code 90001)"
+
+
+def test_a_job_of_another_id_is_refused(bench: Bench) -> None:
+    other = json.dumps({"id": "8", "type": "COPY", "state": "RUNNING"}).encode()
+
+    error = failure(bench.answered(reply(body=other)), one_job)
+
+    assert isinstance(error, JobRefused)
+    assert str(error) == "asked for job 7, got job 8"
+
+
+# ---- the rate limit ----
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        pytest.param({"retry-after": "7"}, 7, id="Retry-After"),
+        pytest.param({"retry-after": "0"}, 0, id="Retry-After now"),
+        pytest.param({"retry-after": "Wed, 20 Feb 2019 12:04:00 GMT", "date": DATE}, 10, id="Retry-After a date"),
+        pytest.param({"retry-after": "99999999"}, LONGEST_SILENCE, id="Retry-After for years"),
+        pytest.param({"retry-after": "7", "x-ratelimit-reset": str(DATE_SECONDS + 99), "date": DATE}, 7, id="both"),
+        pytest.param({"x-ratelimit-reset": str(DATE_SECONDS + 99), "date": DATE}, 100, id="reset in seconds"),
+        pytest.param({"x-ratelimit-reset": f"{DATE_SECONDS + 99}000", "date": DATE}, 100, id="reset in milliseconds"),
+        pytest.param({"date": DATE}, 300, id="reset absent"),
+        pytest.param({"x-ratelimit-reset": str(DATE_SECONDS - 1), "date": DATE}, 300, id="reset past"),
+        pytest.param({"x-ratelimit-reset": "soon", "date": DATE}, 300, id="reset rubbish"),
+        pytest.param({"x-ratelimit-reset": str(DATE_SECONDS + 99)}, 300, id="no Date"),
+        pytest.param({}, 300, id="no header at all"),
+    ],
+)
+def test_after_a_429_it_is_silent_for_as_long_as_the_platform_says(
+    bench: Bench, headers: dict[str, str], wait: float
+) -> None:
+    client = bench.answered(reply(429, fault(1000), headers), reply(body=EMPTY_PAGE))
+
+    limited = failure(client)
+
+    assert isinstance(limited, RateLimited)
+    assert limited.wait == wait
+    if wait:
+        with pytest.raises(AllowanceSpent) as spent:
+            client.page(0)
+        assert spent.value.wait == wait
+    bench.clock.pause(wait)
+    assert client.page(0).page.items == 0
+    assert bench.told.statuses == ["429", "200"]
+
+
+def test_a_429_counts_whatever_becomes_of_its_body(bench: Bench) -> None:
+    def hangs(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 429 Slow Down\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\n")
+        peer.wait_until_left()
+
+    client = bench.client(bench.serving(hangs).url, timeout=1.0)
+
+    limited = failure(client)
+
+    assert isinstance(limited, RateLimited)
+    assert limited.wait == 7
+    assert bench.told.statuses == ["429"]
+
+
+def test_without_allowance_nothing_is_asked(bench: Bench) -> None:
+    bench.allowance = Allowance(0.001)
+    far = bench.serving(answering(reply(body=EMPTY_PAGE)))
+    client = bench.client(far.url)
+    client.page(0)
+
+    with pytest.raises(AllowanceSpent) as spent:
+        client.page(0)
+
+    assert spent.value.wait == 300
+    assert len(far.heads) == len(bench.told.asked) == 1
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 500])
+def test_every_answer_teaches_the_limit(bench: Bench, status: int) -> None:
+    headers = {"x-ratelimit-limit": "40", "x-ratelimit-remaining": "39", "x-ratelimit-reset": "1550664300"}
+
+    with suppress(PollError):
+        bench.answered(reply(status, EMPTY_PAGE, headers)).page(0)
+
+    assert bench.allowance.requests == 40
+    assert bench.allowance.known.remaining == 39
+
+
+# ---- retries ----
+
+
+def test_what_fails_in_transit_is_asked_again_with_full_jitter(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    bench.clock.rolls = [0.25, 0.75]
+    simulator.platform.queue(Fault(kind=FaultKind.UNAVAILABLE))
+    simulator.platform.queue(Fault(kind=FaultKind.BAD_GATEWAY))
+
+    assert client.user().value == "demo"
+
+    assert bench.clock.pauses == [0.25, 1.5]
+    assert bench.told.statuses == ["503", "502", "200"]
+    assert bench.told.retried == [
+        Retried(Endpoint.USER, "the platform answered 503 'Service unavailable.' (code 90005)", 1, 0.25),
+        Retried(Endpoint.USER, "the platform answered 502", 2, 1.5),
+    ]
+
+
+def test_it_gives_up_after_a_few_attempts(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.queue(Fault(kind=FaultKind.SERVER_ERROR), times=10)
+
+    assert isinstance(failure(client), Unreachable)
+
+    assert len(simulator.platform.latest_requests()) == ATTEMPTS == 3
+    assert len(bench.clock.pauses) == len(bench.told.retried) == 2
+
+
+def test_a_retry_needs_allowance_too(bench: Bench) -> None:
+    bench.allowance = Allowance(0.001)
+    client = bench.answered(reply(500))
+
+    with pytest.raises(AllowanceSpent):
+        client.page(0)
+    assert bench.told.statuses == ["500"]
+
+
+def test_the_end_of_the_process_ends_the_wait_for_a_retry(bench: Bench) -> None:
+    bench.clock.stopping = True
+
+    with pytest.raises(Stopping):
+        bench.answered(reply(500)).page(0)
+    assert bench.told.statuses == ["500"]
+
+
+@given(st.integers(1, ATTEMPTS), st.floats(0, 1, exclude_max=True))
+def test_the_jitter_is_full_and_its_bound_doubles(attempt: int, roll: float) -> None:
+    assert after_failure(attempt, roll) == roll * 2 ** (attempt - 1)
+
+
+# ---- connections that break ----
+
+
+@pytest.mark.parametrize("kind", [FaultKind.CLOSE, FaultKind.CUT])
+def test_a_connection_that_breaks_is_opened_again(bench: Bench, kind: FaultKind) -> None:
+    simulator, client = bench.simulator()
+    client.user()
+    simulator.platform.queue(Fault(kind=kind))
+
+    assert client.user().value == "demo"
+    assert bench.told.statuses == ["200", "other", "200"]
+
+
+def test_a_kept_connection_that_went_stale_is_asked_again(bench: Bench) -> None:
+    def leaves_at_the_second_request(peer: Peer) -> None:
+        peer.request()
+        peer.send(reply(body=USER))
+        peer.request()
+
+    far = bench.serving(leaves_at_the_second_request)
+    client = bench.client(far.url)
+
+    assert [client.user().value, client.user().value] == ["rfranklin", "rfranklin"]
+    assert bench.told.statuses == ["200", "other", "200"]
+    assert len(far.heads) == 3
+
+
+def test_nobody_listening_is_no_connection(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    error = failure(bench.client(f"http://127.0.0.1:{port}/v2"))
+
+    assert isinstance(error, Unreachable)
+    assert str(error).startswith("no connection: ")
+    assert bench.told.statuses == ["connect"] * ATTEMPTS
+
+
+@pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.DRIP])
+def test_an_answer_that_does_not_end_in_time_is_a_timeout(bench: Bench, kind: FaultKind) -> None:
+    simulator, _ = bench.simulator()
+    client = bench.client(simulator.url, token=DEMO_TOKEN, timeout=0.15)
+    simulator.platform.queue(Fault(kind=kind), times=ATTEMPTS)
+
+    error = failure(client)
+
+    assert isinstance(error, Unreachable)
+    assert str(error) == "no whole answer within 0.15 s"
+    assert bench.told.statuses == ["timeout"] * ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"220 mail.example.org ready\r\n\r\n", id="not HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", id="a length in words"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="broken chunks"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n", id="a head without end"),
+    ],
+)
+def test_what_is_no_http_is_a_broken_connection(bench: Bench, answer: bytes) -> None:
+    error = failure(bench.answered(answer))
+
+    assert isinstance(error, Unreachable)
+    assert str(error).startswith("the connection broke: ")
+    assert bench.told.statuses == ["other"] * ATTEMPTS
+
+
+# ---- bodies ----
+
+GZIP = {"content-encoding": "gzip"}
+
+
+def compressed(chunk: bytes, times: int) -> bytes:
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as file:
+        for _ in range(times):
+            file.write(chunk)
+    return packed.getvalue()
+
+
+MEGABYTE = b" " * 2**20
+BOMB = compressed(MEGABYTE, 200)
+FULL = EMPTY_PAGE + b" " * (LARGEST_ANSWER - len(EMPTY_PAGE))
+
+
+def test_a_compressed_answer_is_read(bench: Bench) -> None:
+    assert bench.answered(reply(body=gzip.compress(USER), headers=GZIP)).user().value == "rfranklin"
+
+
+def test_a_compressed_answer_that_is_cut_is_asked_again(bench: Bench) -> None:
+    whole = gzip.compress(USER)
+    client = bench.answered(
+        reply(body=whole[:-9], headers=GZIP), reply(body=whole[:5], headers=GZIP), reply(body=whole, headers=GZIP)
+    )
+
+    assert client.user().value == "rfranklin"
+    assert [fact.reason for fact in bench.told.retried] == ["the connection broke: compressed data ends early"] * 2
+
+
+def test_what_is_not_compressed_although_it_says_so_is_a_broken_connection(bench: Bench) -> None:
+    assert isinstance(failure(bench.answered(reply(body=USER, headers=GZIP))), Unreachable)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(reply(body=FULL), id="plain"),
+        pytest.param(reply(body=compressed(FULL, 1), headers=GZIP), id="gzip"),
+    ],
+)
+def test_an_answer_of_the_largest_size_is_read(bench: Bench, answer: bytes) -> None:
+    assert bench.answered(answer).page(0).page.items == 0
+
+
+OVERSIZED = {
+    "plain": reply(body=FULL + b" "),
+    "plain and endless": b"HTTP/1.1 200 OK\r\n\r\n" + MEGABYTE * 18,
+    "gzip": reply(body=compressed(FULL + b" ", 1), headers=GZIP),
+    "a gzip bomb": reply(body=BOMB, headers=GZIP),
+}
+
+
+@pytest.mark.parametrize("answer", OVERSIZED.values(), ids=OVERSIZED)
+@pytest.mark.parametrize(("ask", "kind"), [(page, BadAnswer), (one_job, JobRefused)], ids=["page", "job"])
+def test_a_larger_answer_is_refused_and_not_asked_again(
+    bench: Bench, answer: bytes, ask: Ask, kind: type[PollError]
+) -> None:
+    error = failure(bench.answered(answer), ask)
+
+    assert type(error) is kind
+    assert str(error) == "an answer of more than 16777216 bytes"
+    assert bench.told.statuses == ["200"]
+
+
+def test_an_oversized_answer_leaves_the_client_usable(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.queue(Fault(kind=FaultKind.OVERSIZED))
+
+    assert isinstance(failure(client), BadAnswer)
+    assert client.page(0).page.items == 0
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 1000])
+def test_an_encoding_that_was_not_asked_for_is_refused(bench: Bench, encoding: str) -> None:
+    error = failure(bench.answered(reply(body=USER, headers={"content-encoding": encoding})))
+
+    assert isinstance(error, BadAnswer)
+    assert str(error) == f"an answer in an encoding that was not asked for: {encoding[:40]!r}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param((b"x" * 2**20, {}), id="too long"),
+        pytest.param((b"x", {"content-encoding": "br"}), id="in an unknown encoding"),
+        pytest.param((b"x", GZIP), id="not the gzip that it says"),
+        pytest.param((BOMB, GZIP), id="a gzip bomb"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, Unauthorized), (404, BadAnswer), (429, RateLimited), (502, Unreachable)]
+)
+def test_the_status_of_an_error_counts_whatever_its_body_is(
+    bench: Bench, status: int, kind: type[PollError], body: tuple[bytes, dict[str, str]]
+) -> None:
+    assert isinstance(failure(bench.answered(reply(status, *body))), kind)
+
+
+# ---- redirects, and where the token goes ----
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@every_question
+def test_a_redirect_is_never_followed(bench: Bench, ask: Ask, status: int) -> None:
+    elsewhere = bench.serving(answering(reply(body=EMPTY_PAGE)))
+    far = bench.serving(answering(reply(status, b"", {"location": f"{elsewhere.url}/async/files"})))
+
+    error = failure(bench.client(far.url), ask)
+
+    assert type(error) is BadAnswer
+    assert str(error) == f"the platform answered {status}, a redirect; redirects are not followed: check api_endpoint"
+    assert len(far.heads) == 1
+    assert elsewhere.heads == []
+
+
+@pytest.mark.parametrize("kind", FaultKind)
+def test_the_token_is_in_nothing_that_is_raised_told_or_shown(bench: Bench, kind: FaultKind) -> None:
+    simulator, _ = bench.simulator()
+    client = bench.client(simulator.url, token=DEMO_TOKEN, timeout=0.15)
+    simulator.platform.queue(Fault(kind=kind), times=ATTEMPTS)
+
+    shown = [repr(client), repr(bench.told)]
+    try:
+        client.page(0)
+    except PollError as error:
+        shown += [repr(error), *traceback.format_exception(error)]
+    assert DEMO_TOKEN not in "".join(shown)
+
+
+@pytest.mark.parametrize("status", [401, 404, 500, 503])
+def test_a_platform_that_repeats_the_token_does_not_make_us_repeat_it(bench: Bench, status: int) -> None:
+    error = failure(bench.answered(reply(status, fault(1, f"The token {TOKEN} is not valid"))))
+
+    assert TOKEN not in "".join(traceback.format_exception(error)) + repr(bench.told)
+    assert "'The token ******** is not valid'" in str(error)
+
+
+def test_without_a_token_the_platforms_words_stay_whole(bench: Bench) -> None:
+    far = bench.serving(answering(reply(401, fault(90001, "Unauthorized."))))
+
+    assert "'Unauthorized.'" in str(failure(bench.client(far.url, token="")))
+
+
+# ---- what the listener is told ----
+
+
+def test_the_listener_is_told_of_every_request_by_endpoint_and_status(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.queue(Fault(kind=FaultKind.MAINTENANCE), "/user")
+
+    client.page(0)
+    client.job(Operation.DELETE, "7")
+    failure(client, user)
+
+    assert [(fact.endpoint, fact.status) for fact in bench.told.asked] == [
+        (Endpoint.LIST, "200"),
+        (Endpoint.JOB, "404"),
+        (Endpoint.USER, "503"),
+    ]
+    assert all(fact.seconds == 0.0 for fact in bench.told.asked)
+    assert bench.told.retried == []
+
+
+# ---- certificates and proxies ----
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost that nobody trusts, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key)]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(
+        ["openssl", "req", "-x509", *made, "-out", str(certificate), "-days", "2", *names],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+@pytest.fixture
+def server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(
+    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+) -> None:
+    far = bench.serving(answering(reply(body=USER)), server_tls)
+    url = f"https://localhost:{far.port}/v2"
+
+    assert bench.client(url, tls=tls_context(str(certificate[0]))).user().value == "rfranklin"
+
+    error = failure(bench.client(url, tls=tls_context(None)), user)
+    assert isinstance(error, Unreachable)
+    assert "CERTIFICATE_VERIFY_FAILED" in str(error)
+    assert bench.told.statuses == ["200", "connect", "connect", "connect"]
+    assert len(far.heads) == 1
+
+
+def test_ssl_cert_file_names_what_is_trusted_by_default(
+    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    far = bench.serving(answering(reply(body=USER)), server_tls)
+
+    client = bench.client(f"https://localhost:{far.port}/v2", tls=tls_context(None))
+
+    assert client.user().value == "rfranklin"
+
+
+def test_certificates_that_cannot_be_read_are_a_wrong_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing, empty = tmp_path / "missing.pem", tmp_path / "empty.pem"
+    empty.touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(missing))
+
+    for named, words in ((str(missing), "missing.pem"), (str(empty), "empty.pem"), (None, "SSL_CERT_FILE")):
+        with pytest.raises(ConfigError, match=words):
+            tls_context(named)
+
+
+def relay(target: int, refuse: bytes = b"") -> Talk:
+    """A proxy to *target*: tunnels for CONNECT, and asks itself for what it is given a whole URL of."""
+
+    def talk(peer: Peer) -> None:
+        head = peer.request()
+        if refuse:
+            peer.send(refuse)
+            return
+        with socket.create_connection(("127.0.0.1", target), timeout=20) as onward:
+            if head.startswith(b"CONNECT"):
+                peer.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+                threading.Thread(target=pump, args=(peer.connection, onward), daemon=True).start()
+            else:
+                onward.sendall(head)
+            pump(onward, peer.connection)
+
+    return talk
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+BASIC = b"proxy-authorization: basic " + base64.b64encode(b"team:s3cret/pass").lower()
+
+
+def hangs_up(*replies: bytes) -> Talk:
+    """One answer per connection."""
+    left = list(replies)
+
+    def talk(peer: Peer) -> None:
+        peer.request()
+        peer.send(left.pop(0))
+
+    return talk
+
+
+def test_a_proxy_is_asked_for_a_plain_endpoint_with_its_own_credentials(bench: Bench) -> None:
+    far = bench.serving(hangs_up(reply(body=USER)))
+    proxy = bench.serving(relay(far.port))
+
+    client = bench.client("http://platform.example/v2", proxy=f"http://team:s3cret%2Fpass@127.0.0.1:{proxy.port}")
+
+    assert client.user().value == "rfranklin"
+    [head] = proxy.heads
+    assert head.startswith(b"GET http://platform.example/v2/user HTTP/1.1\r\n")
+    assert BASIC in head.lower()
+
+
+def test_a_proxy_only_tunnels_to_an_encrypted_endpoint_and_never_sees_the_token(
+    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+) -> None:
+    far = bench.serving(hangs_up(reply(body=USER)), server_tls)
+    proxy = bench.serving(relay(far.port))
+    tls = tls_context(str(certificate[0]))
+
+    client = bench.client(
+        f"https://localhost:{far.port}/v2", tls=tls, proxy=f"http://team:s3cret%2Fpass@127.0.0.1:{proxy.port}"
+    )
+
+    assert client.user().value == "rfranklin"
+    [tunnel], [head] = proxy.heads, far.heads
+    assert tunnel.startswith(f"CONNECT localhost:{far.port} HTTP/1.1\r\n".encode())
+    assert BASIC in tunnel.lower()
+    assert TOKEN.encode() not in tunnel
+    assert TOKEN.encode() in head
+    assert b"proxy-authorization" not in head.lower()
+
+
+def test_a_proxy_that_is_itself_encrypted_is_checked_against_the_same_certificates(
+    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+) -> None:
+    far = bench.serving(hangs_up(reply(body=USER)))
+    proxy = bench.serving(relay(far.port), server_tls)
+
+    client = bench.client(
+        "http://platform.example/v2", tls=tls_context(str(certificate[0])), proxy=f"https://localhost:{proxy.port}"
+    )
+
+    assert client.user().value == "rfranklin"
+
+
+def test_a_proxy_that_refuses_is_no_connection_and_its_password_is_not_shown(bench: Bench) -> None:
+    refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    proxy = bench.serving(relay(0, refuse=refusal))
+
+    client = bench.client(
+        "https://platform.example/v2", tls=tls_context(None), proxy=f"http://team:s3cret@127.0.0.1:{proxy.port}"
+    )
+    error = failure(client)
+
+    assert isinstance(error, Unreachable)
+    assert str(error) == "no connection: 407 Proxy Authentication Required"
+    assert bench.told.statuses == ["connect"] * ATTEMPTS
+    shown = "".join(traceback.format_exception(error)) + repr(client) + repr(bench.told)
+    assert "s3cret" not in shown
+    assert TOKEN.encode() not in b"".join(proxy.heads)

@@ -1,0 +1,802 @@
+"""A configuration means one thing, and a wrong one is told line by line: where, what, and what would be right."""
+
+import subprocess
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.counting.ledger import Rules
+from exporter.credentials import Secret
+from exporter.errors import ConfigError
+from exporter.settings import PREFIX, Configuration, Settings, Watched, listen_address, load, seconds
+
+TOKEN = "feedfacefeedfacefeedfacefeedface"
+OTHER = "0123456789abcdef0123456789abcdef"
+CAVATICA = "https://cavatica-api.sbgenomics.com/v2"
+CGC = "https://cgc-api.sbgenomics.com/v2"
+DEFAULTS = Settings.model_validate({})
+SB = {"SB_API_ENDPOINT": CAVATICA, "SB_AUTH_TOKEN": TOKEN}
+
+
+@dataclass
+class Desk:
+    """A folder with a configuration file in it, and a home."""
+
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "config.toml"
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+
+    def credentials(self, text: str) -> None:
+        (self.home / ".sevenbridges").mkdir(parents=True)
+        (self.home / ".sevenbridges" / "credentials").write_text(text)
+
+    def load(self, environ: Mapping[str, str] | None = None, **flags: object) -> Configuration:
+        chosen = {"config": str(self.file), **flags} if self.file.exists() else flags
+        return load(chosen, self.environ if environ is None else environ, self.home)
+
+    def accounts(self, text: str = "", **environ: str) -> tuple[Watched, ...]:
+        """The accounts that the file *text* and the environment make."""
+        if text:
+            self.write(text)
+        return self.load({**self.environ, **environ}).accounts
+
+    def problems(self, text: str = "", environ: Mapping[str, str] | None = None, **flags: object) -> list[str]:
+        """What is wrong with it, the folder's name left out; and no secret is in it."""
+        if text:
+            self.write(text)
+        with pytest.raises(ConfigError) as caught:
+            self.load(environ, **flags)
+        shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+        assert TOKEN not in shown
+        assert OTHER not in shown
+        assert "s3cret" not in shown
+        lines = [line.replace(f"{self.folder}/", "") for line in caught.value.problems]
+        assert all("\n" not in line for line in lines)
+        return lines
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    return Desk(tmp_path)
+
+
+def account(**keys: str) -> str:
+    """An [[accounts]] table; a value of None leaves its key out."""
+    table = {"name": '"lab"', "api_endpoint": f'"{CAVATICA}"', "auth_token_file": '"token"', **keys}
+    return "[[accounts]]\n" + "".join(f"{key} = {value}\n" for key, value in table.items() if value)
+
+
+# ---- where a value comes from ----
+
+VALUES: dict[str, tuple[object, str, object, object]] = {
+    # key: in the file, in the environment, as a flag, and what the flag then means
+    "listen": ('":1"', ":2", "[::1]:3", "[::1]:3"),
+    "state_file": ('"/a.db"', "/b.db", "/c.db", Path("/c.db")),
+    "poll_interval": ("11", "12s", "1m", 60.0),
+    "stale_after": ("11", "12s", "2h", 7200.0),
+    "settle_after": ("11", "12s", "0", 0.0),
+    "lost_after": ("11", "12s", "0s", 0.0),
+    "request_timeout": ("11", "12s", "1.5", 1.5),
+    "rate_share": ("0.1", "0.2", "1", 1.0),
+    "history": ('"count"', "ignore", "count", "count"),
+    "job_series": ("1", "2", "0", 0),
+    "failed_job_window": ("11", "12s", "1d", 86400.0),
+    "duration_buckets": ("[1, 2]", "1,3", "1 5m", (1.0, 300.0)),
+    "queue_buckets": ('["1s", "1m"]', "1, 3", "0.5", (0.5,)),
+    "show_username": ("false", "true", False, False),
+    "log_format": ('"json"', "console", "logfmt", "logfmt"),
+    "log_level": ('"debug"', "error", "warning", "warning"),
+    "profiles": ('["default"]', "cgc", "cgc, default", ("cgc", "default")),
+}
+every_key = pytest.mark.parametrize(("key", "values"), VALUES.items(), ids=VALUES)
+
+
+def test_the_table_below_names_every_setting() -> None:
+    assert set(VALUES) == set(Settings.model_fields) - {"accounts"}
+
+
+@every_key
+def test_flags_go_before_variables_before_the_file_before_the_defaults(
+    desk: Desk, key: str, values: tuple[object, str, object, object]
+) -> None:
+    in_file, in_environment, flag, meant = values
+    desk.environ = dict(SB)
+    desk.credentials("".join(f"[{name}]\napi_endpoint={CGC}\nauth_token={OTHER}\n" for name in ("default", "cgc")))
+
+    def seen(flags: Mapping[str, object], *, variable: bool, file: bool) -> object:
+        desk.write(f"{key} = {in_file}\n" if file else "")
+        environ = {**SB, PREFIX + key.upper(): in_environment} if variable else SB
+        return getattr(desk.load(environ, **flags).settings, key)
+
+    default = Settings.model_fields[key].default
+    alone_in_file = seen({}, variable=False, file=True)
+    alone_in_environment = seen({}, variable=True, file=False)
+    assert default != alone_in_file != alone_in_environment != meant
+    assert seen({}, variable=False, file=False) == default
+    assert seen({}, variable=True, file=True) == alone_in_environment
+    assert seen({key: flag}, variable=True, file=True) == meant
+    assert seen({key: flag}, variable=False, file=True) == meant
+
+
+def test_the_file_is_named_by_a_flag_or_else_by_a_variable(desk: Desk) -> None:
+    one, other = desk.folder / "one.toml", desk.folder / "other.toml"
+    one.write_text("job_series = 1")
+    other.write_text("job_series = 2")
+    variable = {**SB, "SBG_EXPORTER_CONFIG": str(one)}
+
+    assert desk.load(variable).file == one
+    assert desk.load(variable).settings.job_series == 1
+    assert desk.load(variable, config=str(other)).settings.job_series == 2
+    assert desk.load(SB).file is None
+
+
+def test_an_empty_variable_counts_as_none(desk: Desk) -> None:
+    empty = {**SB, **{PREFIX + key.upper(): "" for key in (*VALUES, "config")}}
+
+    assert desk.load(empty).settings == DEFAULTS
+
+
+def test_the_rules_of_counting_are_those_that_are_set(desk: Desk) -> None:
+    configuration = desk.load(SB, settle_after="1", lost_after="2", history="count", failed_job_window="3")
+
+    assert configuration.rules == Rules(settle_after=1, lost_after=2, history="count", failed_job_window=3)
+    assert desk.load(SB).rules == Rules()
+
+
+# ---- durations ----
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [(30, 30), (0.5, 0.5), ("30", 30), ("30s", 30), (" 5m ", 300), ("5 m", 300), ("1.5h", 5400), ("366d", 366 * 86400)],
+)
+def test_durations_are_seconds_or_a_number_with_a_unit(text: object, meant: float) -> None:
+    assert seconds(text) == meant
+
+
+@pytest.mark.parametrize("value", ["", "s", "-5", "5x", "1h30m", "1e3", "nan", "\u0665s", None, [], True])
+def test_what_is_no_duration_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="not a duration; write seconds"):
+        seconds(value)
+
+
+@pytest.mark.parametrize("value", ["367d", "9" * 400, 1e300, float("inf"), float("nan"), 10**400])
+def test_a_duration_longer_than_anybody_waits_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match='too long; write at most "366d"'):
+        seconds(value)
+
+
+@given(st.text(max_size=12) | st.text(alphabet="0123456789.smhd ", max_size=12))
+def test_a_duration_is_read_or_refused(text: str) -> None:
+    try:
+        assert 0 <= seconds(text) <= 366 * 86400
+    except ValueError as error:
+        assert "write" in str(error)  # noqa: PT017  # either way is right
+
+
+# ---- wrong values ----
+
+DURATION = 'not a duration; write seconds, or "30s", "5m", "1h"'
+BOUNDS = "not histogram bounds; write rising seconds above 0 such as 1, 5, 30"
+WHOLE = "not a whole number; write one such as 50"
+WRONG: list[tuple[str, str]] = [
+    ('poll_interval = "soon"', f"poll_interval: {DURATION}"),
+    ("poll_interval = true", f"poll_interval: {DURATION}"),
+    ("poll_interval = [30]", f"poll_interval: {DURATION}"),
+    ("poll_interval = 0.5", "poll_interval: too little; write at least 1"),
+    ("poll_interval = inf", 'poll_interval: too long; write at most "366d"'),
+    ("stale_after = 0", "stale_after: too little; write more than 0"),
+    ("settle_after = -1", "settle_after: too little; write at least 0"),
+    ('lost_after = "1 year"', f"lost_after: {DURATION}"),
+    ("request_timeout = 0", "request_timeout: too little; write more than 0"),
+    ("rate_share = 0", "rate_share: too little; write more than 0"),
+    ("rate_share = 25", "rate_share: too much; write at most 1"),
+    ('rate_share = "half"', "rate_share: not a number; write one such as 0.5"),
+    ("rate_share = []", "rate_share: not a number; write one such as 0.5"),
+    ("rate_share = nan", "rate_share: not a number that can be used; write one such as 0.5"),
+    ('history = "forget"', "history: not one of the choices; write 'ignore' or 'count'"),
+    ("history = 1", "history: not one of the choices; write 'ignore' or 'count'"),
+    ("job_series = -1", "job_series: too little; write at least 0"),
+    ("job_series = 10001", "job_series: too much; write at most 10000"),
+    ("job_series = 1.5", f"job_series: {WHOLE}"),
+    ('job_series = "many"', f"job_series: {WHOLE}"),
+    ("job_series = {}", f"job_series: {WHOLE}"),
+    ("duration_buckets = []", f"duration_buckets: {BOUNDS}"),
+    ("duration_buckets = [0, 1]", f"duration_buckets: {BOUNDS}"),
+    ("duration_buckets = [1, 1]", f"duration_buckets: {BOUNDS}"),
+    ("duration_buckets = [5, 1]", f"duration_buckets: {BOUNDS}"),
+    ("duration_buckets = [1, inf]", f"duration_buckets: {BOUNDS}"),
+    ("duration_buckets = 5", f"duration_buckets: {BOUNDS}"),
+    ('queue_buckets = "1, two"', f"queue_buckets: {BOUNDS}"),
+    ("queue_buckets = [true]", f"queue_buckets: {BOUNDS}"),
+    ('show_username = "perhaps"', "show_username: neither true nor false; write one of them"),
+    ("show_username = []", "show_username: neither true nor false; write one of them"),
+    (
+        'log_format = "xml"',
+        "log_format: not one of the choices; write 'auto', 'json', 'logfmt' or 'console'",
+    ),
+    (
+        'log_level = "loud"',
+        "log_level: not one of the choices; write 'debug', 'info', 'warning' or 'error'",
+    ),
+    ("profiles = 5", 'profiles: not a list of names; write ["cavatica", "cgc"] or "*"'),
+    ("profiles = [5]", "profiles.#1: not a text; write it in quotes"),
+    ("state_file = 5", "state_file: not a path; write it in quotes"),
+    ("listen = 10037", "listen: not a text; write it in quotes"),
+    ('listen = "10037"', "listen: not an address; write host:port, [::1]:10037 or :10037"),
+    ('listen = ":65536"', "listen: not an address; write host:port, [::1]:10037 or :10037"),
+    (f'listen = ":{"1" * 5000}"', "listen: not an address; write host:port, [::1]:10037 or :10037"),
+    ('listen = "::1:10037"', "listen: an IPv6 address goes in brackets; write [::1]:10037"),
+    ("polling = 5", "polling: no such key; see the table of settings in the README"),
+    (f'auth_token = "{TOKEN}"', "auth_token: no such key; see the table of settings in the README"),
+    ("accounts = 5", "accounts: not tables; write [[accounts]] and its keys below it"),
+    ("accounts = [5]", "accounts.#1: not a table; write [[accounts]] and its keys below it"),
+    (account(name=""), "accounts.#1.name: missing; every account needs one"),
+    (account(name='""'), "accounts.#1.name: not a name; write 1 to 64 printable characters"),
+    (account(name='"a\\nb"'), "accounts.#1.name: not a name; write 1 to 64 printable characters"),
+    (account(name='" lab"'), "accounts.#1.name: not a name; write 1 to 64 printable characters"),
+    (account(name=f'"{"x" * 65}"'), "accounts.#1.name: not a name; write 1 to 64 printable characters"),
+    (account(name="5"), "accounts.#1.name: not a text; write it in quotes"),
+    (account(token=f'"{TOKEN}"'), "accounts.#1.token: no such key; see the table of settings in the README"),
+    (account(auth_token="5"), "accounts.#1.auth_token: not a text; write it in quotes"),
+    (account(auth_token_file="5"), "accounts.#1.auth_token_file: not a path; write it in quotes"),
+    (account(allow_plain_http='"maybe"'), "accounts.#1.allow_plain_http: neither true nor false; write one of them"),
+    (
+        account(auth_token=f'"{TOKEN}"'),
+        "accounts.#1 (lab): give exactly one of auth_token_file, auth_token and profile",
+    ),
+    (
+        account(auth_token_file=""),
+        "accounts.#1 (lab): give exactly one of auth_token_file, auth_token and profile",
+    ),
+    (
+        account(auth_token_file="", auth_token=f'"{TOKEN} {OTHER}"'),
+        "accounts.#1 (lab): auth_token: not a token: it has spaces, line breaks or characters outside ASCII",
+    ),
+    (
+        account(auth_token_file="", auth_token='""'),
+        "accounts.#1 (lab): auth_token: the token is empty",
+    ),
+    (
+        account(api_endpoint=""),
+        f"accounts.#1 (lab): api_endpoint is missing; for example {CAVATICA}",
+    ),
+    (
+        account(auth_token_file="", profile='"cgc"'),
+        "accounts.#1 (lab): no profile 'cgc' in ~/.sevenbridges/credentials (there: none)",
+    ),
+    (
+        account(auth_token_file='"missing"'),
+        (
+            "accounts.#1 (lab): missing: the token file cannot be read: No such file or directory;"
+            " write the token into it, and nothing else"
+        ),
+    ),
+    (
+        account(ca_file='"missing.pem"'),
+        "accounts.#1 (lab): ca_file: missing.pem cannot be read: No such file or directory",
+    ),
+    (
+        account(ca_file='"token"'),
+        "accounts.#1 (lab): ca_file: no certificate in token; write certificates in PEM form",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), WRONG, ids=[line[:60] for _, line in WRONG])
+def test_a_wrong_value_in_the_file_is_one_line(desk: Desk, text: str, line: str) -> None:
+    top = "" if "[[accounts]]" in text or text.startswith("accounts") else account()
+
+    assert desk.problems(f"{text}\n{top}", {}) == [f"config.toml: {line}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "line"),
+    [
+        ({"poll_interval": "x"}, {}, f"--poll-interval: {DURATION}"),
+        ({"duration_buckets": "x"}, {}, f"--duration-buckets: {BOUNDS}"),
+        ({"listen": "x"}, {}, "--listen: not an address; write host:port, [::1]:10037 or :10037"),
+        ({}, {"SBG_EXPORTER_JOB_SERIES": "x"}, f"SBG_EXPORTER_JOB_SERIES: {WHOLE}"),
+        ({}, {"SBG_EXPORTER_QUEUE_BUCKETS": "[1, 2"}, f"SBG_EXPORTER_QUEUE_BUCKETS: {BOUNDS}"),
+        ({"job_series": "x"}, {"SBG_EXPORTER_JOB_SERIES": "y"}, f"--job-series: {WHOLE}"),
+        ({"config": "none.toml"}, {}, "none.toml: the configuration cannot be read: No such file or directory"),
+        ({"profiles": "cgc"}, {}, "profiles: cgc: no profile 'cgc' in ~/.sevenbridges/credentials (there: none)"),
+        (
+            {"profiles": "*"},
+            {},
+            "profiles: there are none in ~/.sevenbridges/credentials; write [name] sections into it",
+        ),
+    ],
+)
+def test_a_wrong_flag_or_variable_is_one_line_that_names_it(
+    desk: Desk, flags: dict[str, object], environ: dict[str, str], line: str
+) -> None:
+    assert desk.problems("", {**SB, **environ}, **flags) == [line]
+
+
+def test_several_problems_are_several_lines(desk: Desk) -> None:
+    desk.write(f"rate_share = 5\npolling = 1\n{account(name='5')}")
+    environ = {"SBG_EXPORTER_POL_INTERVAL": "1", "SBG_EXPORTER_JOB_SERIES": "x"}
+
+    assert sorted(desk.problems(environ=environ, poll_interval="soon")) == [
+        f"--poll-interval: {DURATION}",
+        f"SBG_EXPORTER_JOB_SERIES: {WHOLE}",
+        (
+            "SBG_EXPORTER_POL_INTERVAL: no such setting; known are SBG_EXPORTER_<KEY> for the keys in the README"
+            " (accounts go into the file)"
+        ),
+        "config.toml: accounts.#1.name: not a text; write it in quotes",
+        "config.toml: polling: no such key; see the table of settings in the README",
+        "config.toml: rate_share: too much; write at most 1",
+    ]
+
+
+def test_every_account_that_is_wrong_has_its_line(desk: Desk) -> None:
+    text = account(name='"a"', auth_token_file='"no"') + account(name='"b"') + account(name='"c"', api_endpoint='"c"')
+    desk.credentials(f"[d]\nauth_token = {TOKEN}\n[e]\napi_endpoint = {CGC}\n")
+
+    assert desk.problems('profiles = "*"\n' + text + account(name='"b"')) == [
+        (
+            "config.toml: accounts.#1 (a): no: the token file cannot be read: No such file or directory;"
+            " write the token into it, and nothing else"
+        ),
+        f"config.toml: accounts.#3 (c): api_endpoint is not a URL; for example {CGC}",
+        f"profiles: d: api_endpoint is missing; for example {CAVATICA}",
+        "profiles: e: auth_token: the token is empty",
+        "accounts: the name 'b' is there 2 times; give each account a name of its own",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"auth_token = " + TOKEN.encode(), "not a TOML file"),
+        (b"\xff", "not a TOML file"),
+        (b'listen = ":1"\nlisten = ":2"', "not a TOML file"),
+        (b"[[accounts]\nauth_token = '" + TOKEN.encode(), "not a TOML file"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_one_line_beside_the_others(desk: Desk, text: bytes, words: str) -> None:
+    desk.file.write_bytes(text)
+
+    unknown, toml = desk.problems(environ={"SBG_EXPORTER_LISTN": ":1"})
+
+    assert unknown.startswith("SBG_EXPORTER_LISTN: no such setting")
+    assert toml.startswith(f"config.toml: {words}")
+
+
+# ---- variables ----
+
+
+@pytest.mark.parametrize("name", ["POL_INTERVAL", "ACCOUNTS", "AUTH_TOKEN", "PORTS", "SERVICE", "PORT_10037", "listen"])
+def test_a_variable_that_nobody_knows_is_an_error(desk: Desk, name: str) -> None:
+    assert desk.problems(environ={**SB, PREFIX + name: TOKEN}) == [
+        (
+            f"SBG_EXPORTER_{name}: no such setting; known are SBG_EXPORTER_<KEY> for the keys in the README"
+            " (accounts go into the file)"
+        )
+    ]
+
+
+def test_what_kubernetes_injects_for_a_service_of_this_name_is_no_error(desk: Desk) -> None:
+    injected = {
+        "SBG_EXPORTER_SERVICE_HOST": "10.0.0.11",
+        "SBG_EXPORTER_SERVICE_PORT": "10037",
+        "SBG_EXPORTER_SERVICE_PORT_METRICS": "10037",
+        "SBG_EXPORTER_PORT": "tcp://10.0.0.11:10037",
+        "SBG_EXPORTER_PORT_10037_TCP": "tcp://10.0.0.11:10037",
+        "SBG_EXPORTER_PORT_10037_TCP_PROTO": "tcp",
+        "SBG_EXPORTER_PORT_10037_TCP_PORT": "10037",
+        "SBG_EXPORTER_PORT_10037_TCP_ADDR": "10.0.0.11",
+        "SBG_EXPORTER_PORT_53_UDP": "udp://10.0.0.11:53",
+        "SBG_EXPORTER_PORT_7_SCTP_PROTO": "sctp",
+        "SBG_EXPORTER_TEAM_SERVICE_HOST": "10.0.0.12",
+        "SBG_EXPORTER_TEAM_PORT_10037_TCP_ADDR": "10.0.0.12",
+    }
+
+    assert desk.load({**SB, **injected}).settings == DEFAULTS
+
+
+# ---- the address to listen on, the state file ----
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (":10037", None, 10037),
+        ("127.0.0.1:0", "127.0.0.1", 0),
+        ("[::1]:10037", "::1", 10037),
+        ("[::]:65535", "::", 65535),
+        ("metrics.example.org:80", "metrics.example.org", 80),
+    ],
+)
+def test_addresses_to_listen_on(desk: Desk, text: str, host: str | None, port: int) -> None:
+    configuration = desk.load(SB, listen=text)
+
+    assert (configuration.host, configuration.port) == (host, port)
+    assert listen_address(text) == (host, port)
+
+
+def test_an_address_that_is_none_is_refused_outside_of_settings_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        listen_address("here")
+
+    assert caught.value.problems == ("--listen: not an address; write host:port, [::1]:10037 or :10037",)
+
+
+@pytest.mark.parametrize(
+    ("environ", "path"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/sbg-exporter", "XDG_STATE_HOME": "/x"}, "/var/lib/sbg-exporter/state.db"),
+        ({"STATE_DIRECTORY": "/var/lib/one:/var/lib/two"}, "/var/lib/one/state.db"),
+        ({"XDG_STATE_HOME": "/x"}, "/x/sbg-exporter/state.db"),
+        ({"SBG_EXPORTER_STATE_FILE": "/y/z.db", "STATE_DIRECTORY": "/var/lib/one"}, "/y/z.db"),
+    ],
+)
+def test_where_the_state_file_is(desk: Desk, environ: dict[str, str], path: str) -> None:
+    assert desk.load({**SB, **environ}).state_file == Path(path)
+
+
+def test_without_any_word_the_state_file_is_in_the_home(desk: Desk) -> None:
+    assert desk.load(SB).state_file == desk.home / ".local" / "state" / "sbg-exporter" / "state.db"
+
+
+# ---- accounts from the file ----
+
+
+def test_an_account_of_the_file_with_everything(desk: Desk) -> None:
+    certificate(desk.folder / "ca.pem")
+    [watched] = desk.accounts(
+        account(division='"oncology"', ca_file='"ca.pem"', proxy='"http://team:s3cret@proxy.example.org:3128"')
+    )
+
+    assert (watched.name, watched.endpoint, watched.division) == ("lab", CAVATICA, "oncology")
+    assert watched.token.read() == Secret(TOKEN)
+    assert watched.ca_file == desk.folder / "ca.pem"
+    assert watched.proxy == "http://team:s3cret@proxy.example.org:3128"
+    assert watched.needs_tls
+
+
+def certificate(path: Path) -> None:
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(path) + ".key"]
+    subprocess.run(
+        ["openssl", "req", "-x509", *made, "-out", str(path), "-days", "2", "-subj", "/CN=localhost"],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_no_secret_is_in_what_a_configuration_prints(desk: Desk) -> None:
+    text = account() + account(
+        name='"other"',
+        auth_token_file="",
+        auth_token=f'"{OTHER}"',
+        proxy='"http://team:s3cret@proxy.example.org:3128"',
+    )
+    desk.credentials(f"[cgc]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
+    desk.write(f'profiles = "*"\n{text}')
+
+    shown = repr(desk.load({"HTTPS_PROXY": "http://env:s3cret@proxy.example.org:3128"}))
+
+    assert "other" in shown
+    assert TOKEN not in shown
+    assert OTHER not in shown
+    assert "s3cret" not in shown
+
+
+def test_a_token_in_the_file_and_one_of_a_profile(desk: Desk) -> None:
+    desk.credentials(f"[cgc]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
+
+    mine, theirs, moved = desk.accounts(
+        account(name='"mine"', auth_token_file="", auth_token=f'"{TOKEN}"')
+        + account(name='"theirs"', auth_token_file="", api_endpoint="", profile='"cgc"')
+        + account(name='"moved"', auth_token_file="", profile='"cgc"')
+    )
+
+    assert mine.token.read() == Secret(TOKEN)
+    assert (theirs.endpoint, theirs.token.read()) == (CGC, Secret(OTHER))
+    assert (moved.endpoint, moved.token.read()) == (CAVATICA, Secret(OTHER))
+
+
+def test_a_relative_token_file_is_among_systemds_credentials_or_beside_the_file(desk: Desk) -> None:
+    given = desk.folder / "credentials"
+    given.mkdir()
+
+    [beside] = desk.accounts(account(), CREDENTIALS_DIRECTORY=str(given))
+    (given / "token").write_text(OTHER)
+    [among] = desk.accounts(account(), CREDENTIALS_DIRECTORY=str(given))
+
+    assert beside.token.read() == Secret(TOKEN)
+    assert among.token.read() == Secret(OTHER)
+
+
+def test_a_token_file_that_others_can_read_is_one_warning(desk: Desk) -> None:
+    desk.write(account())
+    assert desk.load().warnings == ()
+
+    (desk.folder / "token").chmod(0o644)
+
+    token = desk.folder / "token"
+    assert desk.load().warnings == (f"{token}: others can read this token file (mode 0644); chmod 600 it",)
+
+
+# ---- accounts from profiles ----
+
+PROFILES = f"""\
+[default]
+api_endpoint = https://api.sbgenomics.com/v2
+auth_token = {TOKEN}
+[cgc]
+api_endpoint = {CGC}
+auth_token = {OTHER}
+"""
+
+
+def test_profiles_are_watched_under_their_names_beside_the_accounts_of_the_file(desk: Desk) -> None:
+    desk.credentials(PROFILES)
+
+    assert [each.name for each in desk.accounts('profiles = ["cgc"]\n' + account())] == ["lab", "cgc"]
+    assert [each.name for each in desk.accounts('profiles = "*"\n')] == ["default", "cgc"]
+    assert [each.name for each in desk.accounts('profiles = "cgc default"\n')] == ["cgc", "default"]
+
+
+def test_a_home_that_may_not_be_entered_is_not_missed_by_who_needs_none_of_it(desk: Desk) -> None:
+    (desk.home / ".sevenbridges" / "credentials").mkdir(parents=True)
+
+    assert [each.name for each in desk.accounts(account())] == ["lab"]
+    assert [each.name for each in desk.load(SB).accounts] == ["lab"]
+    assert desk.problems('profiles = "*"\n') == [
+        "home/.sevenbridges/credentials: the credentials file cannot be read: Is a directory"
+    ]
+
+
+# ---- the official clients' conventions ----
+
+
+def test_with_nothing_configured_the_official_clients_variables_count(desk: Desk) -> None:
+    desk.credentials(PROFILES)
+
+    [watched] = desk.load(SB).accounts
+
+    assert (watched.name, watched.endpoint, watched.token.read()) == ("cavatica", CAVATICA, Secret(TOKEN))
+
+
+def test_our_variable_for_a_token_file_goes_before_a_token(desk: Desk) -> None:
+    [watched] = desk.load({**SB, "SB_AUTH_TOKEN": OTHER, "SB_AUTH_TOKEN_FILE": str(desk.folder / "token")}).accounts
+
+    assert watched.token.read() == Secret(TOKEN)
+
+
+def test_a_relative_token_file_in_the_environment_is_among_systemds_credentials(desk: Desk) -> None:
+    environ = {"SB_API_ENDPOINT": CGC, "SB_AUTH_TOKEN_FILE": "token", "CREDENTIALS_DIRECTORY": str(desk.folder)}
+
+    [watched] = desk.load(environ).accounts
+
+    assert watched.token.read() == Secret(TOKEN)
+
+
+def test_else_the_default_profile_counts_under_its_own_name(desk: Desk) -> None:
+    desk.credentials(PROFILES)
+
+    [watched] = desk.load({}).accounts
+
+    assert (watched.name, watched.endpoint) == ("default", "https://api.sbgenomics.com/v2")
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        (
+            {},
+            (
+                "accounts: none configured; write an [[accounts]] table into a file and name it with --config,"
+                " or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
+            ),
+        ),
+        (
+            {"SB_API_ENDPOINT": CGC},
+            "SB_API_ENDPOINT: it needs a token; set SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN too",
+        ),
+        (
+            {"SB_AUTH_TOKEN": TOKEN},
+            f"SB_AUTH_TOKEN: it needs a platform; set SB_API_ENDPOINT too, for example to {CAVATICA}",
+        ),
+        (
+            {"SB_AUTH_TOKEN_FILE": "token"},
+            f"SB_AUTH_TOKEN_FILE: it needs a platform; set SB_API_ENDPOINT too, for example to {CAVATICA}",
+        ),
+        (
+            {**SB, "SB_AUTH_TOKEN": f"{TOKEN} {OTHER}"},
+            "SB_AUTH_TOKEN: not a token: it has spaces, line breaks or characters outside ASCII",
+        ),
+        (
+            {**SB, "SB_AUTH_TOKEN_FILE": "/no/such/token"},
+            (
+                "SB_API_ENDPOINT: /no/such/token: the token file cannot be read: No such file or directory;"
+                " write the token into it, and nothing else"
+            ),
+        ),
+    ],
+)
+def test_half_of_the_conventions_is_none(desk: Desk, environ: dict[str, str], line: str) -> None:
+    assert desk.problems(environ=environ) == [line]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [
+        ("https://api.sbgenomics.com/v2", "aws-us"),
+        ("https://eu-api.sbgenomics.com/v2", "aws-eu"),
+        (CGC, "cgc"),
+        (CAVATICA, "cavatica"),
+        ("https://api.sb.biodatacatalyst.nhlbi.nih.gov/v2", "f4c"),
+        ("https://api.sevenbridges.cn/v2", "ali-cn"),
+        ("https://api.example.org/v2", "api.example.org"),
+    ],
+)
+def test_an_account_without_a_name_is_called_after_its_platform(desk: Desk, endpoint: str, name: str) -> None:
+    assert [each.name for each in desk.load({**SB, "SB_API_ENDPOINT": endpoint}).accounts] == [name]
+
+
+# ---- endpoints ----
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        (CAVATICA, CAVATICA),
+        (f"{CAVATICA}/", CAVATICA),
+        (f" {CAVATICA} ", CAVATICA),
+        ("https://cavatica-api.sbgenomics.com", CAVATICA),
+        ("HTTPS://Cavatica-API.sbgenomics.com.:443/v2//", CAVATICA),
+        ("https://api.example.org:8443/proxied/v2", "https://api.example.org:8443/proxied/v2"),
+        ("https://[2001:DB8::1]:8443", "https://[2001:db8::1]:8443/v2"),
+        ("https://b\xfccher.example/v2", "https://xn--bcher-kva.example/v2"),
+        ("http://127.0.0.1:8089/v2", "http://127.0.0.1:8089/v2"),
+        ("http://[::1]:8089/v2", "http://[::1]:8089/v2"),
+        ("http://localhost:80/v2", "http://localhost/v2"),
+        ("http://platform.localhost/v2", "http://platform.localhost/v2"),
+    ],
+)
+def test_an_endpoint_has_one_spelling(desk: Desk, text: str, endpoint: str) -> None:
+    [watched] = desk.load({**SB, "SB_API_ENDPOINT": text}).accounts
+
+    assert watched.endpoint == endpoint
+    assert watched.needs_tls is endpoint.startswith("https:")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cavatica",
+        "cavatica-api.sbgenomics.com/v2",
+        "ftp://api.example.org/v2",
+        "https://",
+        "https:///v2",
+        "https://a b.example/v2",
+        "https://api.example.org/v\x002",
+        "https://.example/v2",
+        "https://a..example/v2",
+        "https://1.2.3.999/v2",
+        "https://[::1/v2",
+        "https://[vx.1]/v2",
+        "https://api.example.org:port/v2",
+        "https://api.example.org:99999/v2",
+        f"https://{'x' * 64}.example/v2",
+    ],
+)
+def test_what_is_no_endpoint_is_refused(desk: Desk, text: str) -> None:
+    assert desk.problems(environ={**SB, "SB_API_ENDPOINT": text}) == [
+        "SB_API_ENDPOINT: api_endpoint is not a URL; for example https://cgc-api.sbgenomics.com/v2"
+    ]
+
+
+@pytest.mark.parametrize("rest", [f"user:{TOKEN}@api.example.org/v2", "api.example.org/v2?a=b", "api.example.org/v2#a"])
+def test_an_endpoint_is_a_base_url_and_nothing_more(desk: Desk, rest: str) -> None:
+    assert desk.problems(environ={**SB, "SB_API_ENDPOINT": f"https://{rest}"}) == [
+        "SB_API_ENDPOINT: api_endpoint must be a plain base URL, without user, query or fragment"
+    ]
+
+
+@pytest.mark.parametrize("host", ["api.example.org", "10.0.0.1", "localhost.example.org", "[::2]"])
+def test_plain_http_to_another_machine_is_refused_unless_it_is_allowed(desk: Desk, host: str) -> None:
+    plain = account(api_endpoint=f'"http://{host}/v2"')
+
+    assert desk.problems(plain) == [
+        (
+            "config.toml: accounts.#1 (lab): api_endpoint is plain http, which would send the token in the clear;"
+            " use https, or say allow_plain_http = true"
+        )
+    ]
+    [watched] = desk.accounts(f"{plain}allow_plain_http = true\n")
+    assert not watched.needs_tls
+
+
+# ---- proxies ----
+
+PROXY = "http://team:s3cret@proxy.example.org:3128"
+
+
+@pytest.mark.parametrize(
+    ("environ", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": PROXY}, PROXY),
+        ({"https_proxy": PROXY}, PROXY),
+        ({"HTTPS_PROXY": "http://upper.example", "https_proxy": PROXY}, PROXY),
+        ({"HTTPS_PROXY": PROXY, "https_proxy": ""}, None),
+        ({"HTTP_PROXY": PROXY}, None),
+        ({"HTTPS_PROXY": "proxy.example.org:3128"}, "http://proxy.example.org:3128"),
+        ({"HTTPS_PROXY": "https://proxy.example.org"}, "https://proxy.example.org"),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": PROXY, "no_proxy": "example.org, .sbgenomics.com"}, None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "cavatica-api.sbgenomics.com:443"}, PROXY),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "sbgenomics.org,::1,fe80::/10"}, PROXY),
+    ],
+)
+def test_the_environments_proxies_are_honoured(desk: Desk, environ: dict[str, str], proxy: str | None) -> None:
+    [watched] = desk.load({**SB, **environ}).accounts
+
+    assert watched.proxy == proxy
+
+
+def test_plain_http_has_a_proxy_of_its_own_and_no_proxy_may_name_a_port(desk: Desk) -> None:
+    desk.write(account(api_endpoint='"http://api.example.org:8080/v2"', allow_plain_http="true"))
+
+    [proxied] = desk.load({"HTTP_PROXY": PROXY, "HTTPS_PROXY": "http://other.example"}).accounts
+    [direct] = desk.load({"HTTP_PROXY": PROXY, "NO_PROXY": "api.example.org:8080"}).accounts
+
+    assert (proxied.proxy, direct.proxy) == (PROXY, None)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "platform.localhost"])
+def test_this_machine_is_never_asked_through_the_environments_proxy(desk: Desk, host: str) -> None:
+    environ = {**SB, "SB_API_ENDPOINT": f"http://{host}:8089/v2", "HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY}
+
+    assert [each.proxy for each in desk.load(environ).accounts] == [None]
+
+
+def test_an_accounts_own_proxy_goes_before_the_environments_and_to_this_machine_too(desk: Desk) -> None:
+    text = account(api_endpoint='"http://localhost:8089"', proxy='"https://own.example.org"')
+
+    [watched] = desk.accounts(text, HTTP_PROXY=PROXY, NO_PROXY="*")
+
+    assert watched.proxy == "https://own.example.org"
+    assert watched.needs_tls
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "socks5://proxy.example.org",
+        "http://",
+        "http://team:s3cret@",
+        "http://proxy:s3cret",
+        "http://a b",
+        "",
+        "http://[x",
+    ],
+)
+def test_what_is_no_proxy_is_refused_by_the_name_of_where_it_stands(desk: Desk, proxy: str) -> None:
+    wrong = "not a proxy's URL; for example http://proxy.example.org:3128"
+
+    if proxy:
+        assert desk.problems(environ={**SB, "https_proxy": proxy}) == [f"https_proxy: {wrong}"]
+    assert desk.problems(account(proxy=f'"{proxy}"')) == [f"config.toml: accounts.#1 (lab): proxy: {wrong}"]
