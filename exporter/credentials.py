@@ -84,8 +84,9 @@ class TokenFile:
         try:
             with self._path.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(2 * _LONGEST_TOKEN)
-        except OSError as error:
-            raise ConfigError(f"{self._path}: the token file cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # the latter for a path that cannot be one
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{self._path}: the token file cannot be read: {reason}") from error
         return secret_of(text, str(self._path))
 
     def exposed(self) -> str | None:

@@ -20,6 +20,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from exporter.counting.ledger import Rules
 from exporter.credentials import FixedToken, Token, TokenFile, credentials_path, found, profiles, secret_of
@@ -95,8 +102,8 @@ def _listenable(value: str) -> str:
 _LONGEST_NAME: Final = 64
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Delay = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
-Bounds = Annotated[tuple[float, ...], BeforeValidator(_bounds)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Bounds = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_bounds)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
 class AccountTable(BaseModel):
@@ -115,10 +122,10 @@ class AccountTable(BaseModel):
     allow_plain_http: bool = False
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """The settings, without what is in them about accounts resolved."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
     listen: Annotated[str, AfterValidator(_listenable)] = Field(
         ":10037", description="address of the metrics server: host:port, [::1]:port, or :port for all"
@@ -174,6 +181,18 @@ class Settings(BaseModel):
     )
     profiles: Names = Field((), description='profiles of ~/.sevenbridges/credentials to watch, or "*" for all')
     accounts: tuple[AccountTable, ...] = Field((), description="[[accounts]] tables; in the file only")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # likewise
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # likewise
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is given: :func:`load` asks the sources itself, to tell where a wrong value came from."""
+        return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,14 +261,16 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     in_file: Mapping[str, object] = {}
     with problems.collected():
         in_file = _toml(file) if file is not None else {}
-    variables = {key: text for name, key in _variables().items() if key != "config" and (text := environ.get(name))}
+    variables = _from_environment(environ)
     given = {key: value for key, value in flags.items() if key != "config"}
     try:
         settings = Settings.model_validate({**in_file, **variables, **given})
     except ValidationError as error:
         found_wrong = error.errors(include_input=False)
         raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
-    accounts = () if problems else _accounts(settings, file, environ, home, problems)
+    accounts: tuple[Watched, ...] = ()
+    if file is None or in_file:  # a file that cannot be read says nothing of accounts
+        accounts = _accounts(settings, file, environ, home, problems)
     if problems:
         raise ConfigError(*problems)
     host, port = _address(settings.listen)
@@ -263,6 +284,13 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         rules_of(settings),
         tuple(warning for account in accounts if (warning := account.token.exposed())),
     )
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Setting to text, of the variables that are there and not empty."""
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): text for name in _variables() if (text := environ.get(name))}
+    return source()
 
 
 @cache

@@ -423,12 +423,15 @@ def time_in_id(job_id: str) -> float | None:
 _LONGEST_ID_WITH_TIME: Final = 20
 
 
-def outcome_of(job: Job, failed: int) -> Outcome:
-    """What a finished job's numbers make of it; *failed* stands in where the answer did not say."""
-    failed = job.failed if job.failed is not None else failed
+def outcome_of(job: Job, before: Mark) -> Outcome:
+    """What a finished job's numbers make of it; *before* stands in where the answer did not say."""
+    failed = job.failed if job.failed is not None else before.last_failed
+    # A count that no answer ever told is not taken for none: nothing is known to be missing then.
+    completed = job.completed if job.completed is not None else before.last_completed or None
+    total = job.total if job.total is not None else before.last_total or None
     if failed:
-        return Outcome.PARTIAL if job.completed else Outcome.FAILED
-    if job.total is not None and job.completed is not None and job.completed < job.total:
+        return Outcome.PARTIAL if completed else Outcome.FAILED
+    if total is not None and completed is not None and completed < total:
         return Outcome.INCOMPLETE
     return Outcome.SUCCEEDED
 
@@ -581,7 +584,7 @@ class _Fold:
                 last_failed=failed,
                 started_on=job.started_on,
                 finished_on=job.finished_on,
-                outcome=outcome_of(job, 0),
+                outcome=outcome_of(job, blank),
                 queue_done=True,
                 duration_done=True,
                 errors_done=True,
@@ -663,7 +666,7 @@ class _Fold:
             self._failure_counted_at[mark.operation] = self._now
 
     def _finished(self, old: Mark, mark: Mark, job: Job, *, asked: bool) -> Mark:
-        outcome = outcome_of(job, mark.last_failed)
+        outcome = outcome_of(job, old)
         if outcome is Outcome.INCOMPLETE:
             agrees = (old.last_total, old.last_completed) == (mark.last_total, mark.last_completed)
             since = old.settling_since if old.settling_since is not None and agrees else self._platform

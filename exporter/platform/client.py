@@ -194,14 +194,21 @@ class Client:
 
     def _ask(self, endpoint: Endpoint, path: str) -> tuple[bytes, Mapping[str, str]]:
         """The body and headers of a good answer."""
-        for attempt in range(1, ATTEMPTS):
+        failures: list[Unreachable] = []
+        while True:
             try:
                 return self._ask_once(endpoint, path)
             except Unreachable as error:
-                wait = after_failure(attempt, self._clock.roll())
-                self._listener.on_retried(Retried(endpoint, str(error), attempt, wait))
-                self._clock.pause(wait)
-        return self._ask_once(endpoint, path)
+                failures.append(error)
+                if len(failures) == ATTEMPTS:
+                    raise
+            except AllowanceSpent:
+                if failures:  # that there is no request left for another try is not what went wrong
+                    raise failures[-1] from None
+                raise
+            wait = after_failure(len(failures), self._clock.roll())
+            self._listener.on_retried(Retried(endpoint, str(failures[-1]), len(failures), wait))
+            self._clock.pause(wait)
 
     def _ask_once(self, endpoint: Endpoint, path: str) -> tuple[bytes, Mapping[str, str]]:
         wait = self.allowance.take(self._clock.monotonic())

@@ -253,9 +253,9 @@ def _decoded(item: msgspec.Raw) -> _Record:
 
 def _job(record: _Record) -> Job:
     job_id = record.id if type(record.id) is str else str(record.id) if type(record.id) is int else ""
-    if not _ID.fullmatch(job_id):
+    if _ID.fullmatch(job_id) is None:
         raise _Unreadable("bad_id" if record.id else "no_id")
-    if not isinstance(record.state, str) or not record.state.strip():
+    if type(record.state) is not str or not record.state.strip():
         raise _Unreadable("no_state")
     failed = _count(record.failed_files)
     return Job(
@@ -278,12 +278,12 @@ def _operation(record: _Record) -> str:
 
 
 def _count(value: object) -> int | None:
+    if type(value) is int and 0 <= value < _MOST_FILES:
+        return value
     count = -1
-    if type(value) is int:
-        count = value
-    elif value is None or value == "":
+    if value is None or value == "":
         return None
-    elif isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer():
         count = int(value)
     elif isinstance(value, str) and (match := _COUNT.fullmatch(value)):
         count = int(match[1])
@@ -294,10 +294,16 @@ def _count(value: object) -> int | None:
 
 def time_of(value: object) -> float | None:
     """Unix seconds of the platform's ISO 8601 text, with or without fraction and zone (none: UTC); else None."""
-    if not isinstance(value, str) or not value:
-        return None
+    return _seconds(value) if type(value) is str and len(value) <= _LONGEST_TIME else None
+
+
+_LONGEST_TIME: Final = 64
+
+
+@lru_cache(maxsize=4096)  # a list is read again and again, and its times are half of the cost of a page
+def _seconds(text: str) -> float | None:
     try:
-        time = datetime.fromisoformat(value.strip())
+        time = datetime.fromisoformat(text.strip())
     except ValueError:
         return None
     if time.tzinfo is None:

@@ -421,9 +421,11 @@ def test_a_retry_needs_allowance_too(bench: Bench) -> None:
     bench.allowance = Allowance(0.001)
     client = bench.answered(reply(500))
 
-    with pytest.raises(AllowanceSpent):
+    with pytest.raises(Unreachable, match="answered 500"):
         client.page(0)
     assert bench.told.statuses == ["500"]
+    with pytest.raises(AllowanceSpent):
+        client.page(0)
 
 
 def test_the_end_of_the_process_ends_the_wait_for_a_retry(bench: Bench) -> None:

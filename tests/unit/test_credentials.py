@@ -254,3 +254,8 @@ def test_a_credentials_file_that_cannot_be_read_is_named(tmp_path: Path) -> None
         profiles(tmp_path)
 
     assert caught.value.problems == (f"{tmp_path}: the credentials file cannot be read: Is a directory",)
+
+
+def test_a_path_that_cannot_be_one_is_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(ConfigError, match="the token file cannot be read: embedded null byte"):
+        TokenFile(Path("x\0")).read()

@@ -297,6 +297,15 @@ def test_the_outcome_follows_from_the_counts(
     assert desk.outcomes() == {outcome: 1}
 
 
+def test_counts_that_the_last_answer_leaves_out_are_those_of_the_answer_before() -> None:
+    desk = Desk()
+    desk.see(job(total=9, completed=4, failed=2))
+
+    desk.see(job("finished", None, None, None, started=NOW, finished=NOW + 1))
+
+    assert desk.outcomes() == {"partial": 1}
+
+
 def test_a_job_finishes_once_and_later_changes_count_files_only() -> None:
     desk = Desk()
     desk.see(ended(9, 1, errors=(("5001", 1),)))

@@ -1,0 +1,76 @@
+"""The demo: everything at once, with no account, for people who want to look first."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.daemon_process import OPENMETRICS, Daemon, Installation, Scrape, eventually
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Installation]:
+    with Installation(tmp_path / "place") as installed:
+        yield installed
+
+
+def urls(daemon: Daemon) -> dict[str, str]:
+    """What the demo printed, by name."""
+    printed = daemon.await_output("Ctrl-C")
+    return dict(re.findall(r"^(\w[\w ]*?) +(http://\S+)$", printed, re.MULTILINE))
+
+
+def look(url: str) -> Scrape:
+    answer = httpx.get(url, headers={"accept": OPENMETRICS, "accept-encoding": "identity"}, trust_env=False)
+    assert answer.status_code == 200
+    return Scrape(answer.text)
+
+
+def test_it_prints_urls_behind_which_metrics_move_until_it_is_interrupted(place: Installation) -> None:
+    daemon = place.start("demo", "--listen", "127.0.0.1:0", "--speed", "60", "--seed", "7")
+    there = urls(daemon)
+    first = eventually(lambda: scrape if (scrape := look(there["Metrics"])).total("sbg_jobs") else None)
+    then = eventually(
+        lambda: (
+            scrape
+            if (scrape := look(there["Metrics"])).total("sbg_files_failed_total")
+            > first.total("sbg_files_failed_total")
+            else None
+        ),
+        saying=daemon.told,
+    )
+    page = httpx.get(there["Status page"], trust_env=False)
+    platform = httpx.get(there["Simulated platform"], trust_env=False)
+
+    assert then.total("sbg_jobs_submitted_total") > first.total("sbg_jobs_submitted_total")
+    assert then.value("sbg_up", account="demo") == 1
+    assert page.status_code == platform.status_code == 200
+    assert "demo" in page.text
+    daemon.await_output("files counted: ")
+    assert daemon.stop(signal.SIGINT) == 0
+    assert "Traceback" not in daemon.told()
+    assert daemon.output.splitlines()[-1].startswith("Ended")
+
+
+def test_it_ends_by_itself_and_leaves_nothing_behind(place: Installation) -> None:
+    (place.folder / "tmp").mkdir()
+    daemon = place.start(
+        "demo", "--listen", "127.0.0.1:0", "--seconds", "2", "--chaos", "1", TMPDIR=str(place.folder / "tmp")
+    )
+    assert set(urls(daemon)) == {"Status page", "Metrics", "Simulated platform"}
+
+    assert daemon.end() == 0
+    assert "Traceback" not in daemon.told()
+    assert list((place.folder / "tmp").iterdir()) == list((place.folder / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [("--seconds", "-1"), ("--speed", "fast"), ("--listen", "nowhere")])
+def test_a_wrong_option_is_one_line(place: Installation, options: tuple[str, str]) -> None:
+    daemon = place.start("demo", *options)
+
+    assert daemon.end() == 2
+    assert len(daemon.lines) == 1
+    assert options[0].removeprefix("--") in daemon.lines[0]

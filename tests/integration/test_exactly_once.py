@@ -1,0 +1,266 @@
+"""Killed at any instant, the daemon counts every job once: no more, no less, and never backwards."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+
+from exporter.simulator.scripts import OPERATIONS, JobScript, Shown, roll
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.integration.daemon_process import Account, Daemon, Installation, Onlooker, Scrape, difference, eventually
+
+KILLS = 14
+"""Of each of two daemons, twice."""
+TOKENS = {"alice": "token-of-alice-0000000000000000", "bob": "token-of-bob-000000000000000000"}
+BUSY = replace(
+    QUIET, speed=60, jobs=30, username="alice", token=TOKENS["alice"], users={TOKENS["bob"]: "bob"}, rate_limit=100_000
+)
+"""A minute a second, a month of history, and a limit that fifty starts do not exhaust."""
+
+UNUSUAL = (
+    JobScript(total=3, running=60, times=Shown.ALONE),
+    JobScript(total=3, failed=1, running=60, times=Shown.ALONE, operation="move"),
+    JobScript(total=4, failed=2, errors={"5002": 1, "none": 1}, running=60, result=Shown.ALONE),
+    JobScript(total=4, failed=4, running=60, result=Shown.ALONE, times=Shown.ALONE, operation="delete"),
+    JobScript(total=2, failed=1, running=60, result=Shown.NEVER),
+    JobScript(total=5, completed=3, running=60),
+    JobScript(total=7, failed=1, running=60, operation="import"),
+    JobScript(total=2, running=60, state="ARCHIVED"),
+    JobScript(total=9, failed=3, hangs_after=4, queued=0, resolving=0, running=9, state="PAUSED"),
+    JobScript(total=0, running=1),
+    JobScript(total=6, failed=2, queued=0, resolving=0, running=0),
+)
+"""What the dice do not throw: parts that only the single-job endpoint shows or nobody does, and unknown names."""
+TIMELESS = JobScript(total=2, running=60, times=Shown.NEVER)
+
+
+class Users(threading.Thread):
+    """Two users who submit jobs at odd moments, whoever watches."""
+
+    def __init__(self, simulator: RunningSimulator, dice: Random) -> None:
+        super().__init__()
+        self._platform = simulator.platform
+        self._dice = dice
+        self._enough = threading.Event()
+        self.timeless: Counter[str] = Counter()
+        """Jobs that never show their times, by user."""
+
+    def run(self) -> None:
+        while not self._enough.wait(self._dice.expovariate(12)):
+            user = self._dice.choice(tuple(TOKENS))
+            if self._dice.random() < 0.1:
+                self._platform.submit(TIMELESS, user)
+                self.timeless[user] += 1
+            elif self._dice.random() < 0.3:
+                self._platform.submit(self._dice.choice(UNUSUAL), user)
+            else:
+                self._platform.submit(roll(self._dice), user)
+
+    def stop(self) -> None:
+        self._enough.set()
+        self.join()
+
+
+@contextmanager
+def at_work(simulator: RunningSimulator, dice: Random) -> Iterator[Users]:
+    users = Users(simulator, dice)
+    users.start()
+    try:
+        yield users
+    finally:
+        users.stop()
+
+
+class Killer:
+    """Ends daemons at moments that matter, by turns, and at odd times around them."""
+
+    def __init__(self, simulator: RunningSimulator, dice: Random) -> None:
+        self._platform = simulator.platform
+        self._dice = dice
+        self._never = threading.Event()
+        self.kills: Counter[str] = Counter()
+
+    def strike(self, daemon: Daemon) -> None:
+        """Kill *daemon*, which has just been started."""
+        moments = (self.while_it_starts, self.soon_after_start, self.as_an_answer_comes, self.as_it_has_counted)
+        moment = moments[sum(self.kills.values()) % len(moments)]
+        moment(daemon)
+        daemon.kill()
+        self.kills[moment.__name__] += 1
+
+    def while_it_starts(self, _daemon: Daemon) -> None:
+        self._within(0.8)
+
+    def soon_after_start(self, daemon: Daemon) -> None:
+        assert daemon.await_event("daemon.started"), daemon.told()
+        self._within(0.3)
+
+    def as_an_answer_comes(self, daemon: Daemon) -> None:
+        """Between the platform's answer to a list or job request and what the daemon makes of it."""
+        before = len(self._platform.latest_requests())
+        wanted = before + self._dice.randint(1, 8)
+        eventually(lambda: len(self._platform.latest_requests()) >= wanted or not daemon.alive)
+        self._within(0.02)
+
+    def as_it_has_counted(self, daemon: Daemon) -> None:
+        """Upon the line that tells of a commit; the lines of one commit come together, so any of them will do."""
+        after = self._dice.choice((0, 0, 3))
+        assert daemon.await_event("job.finished", "job.files_failed", after=after), daemon.told()
+
+    def _within(self, seconds: float) -> None:
+        """Let some of *seconds* pass: the odd moment itself is what is wanted, there is nothing to wait for."""
+        self._never.wait(self._dice.random() * seconds)
+
+
+def watch(onlooker: Onlooker, daemon: Daemon) -> None:
+    """One look at a daemon that may be too young to be looked at, or be killed meanwhile."""
+    with suppress(httpx.HTTPError):
+        onlooker.see(daemon.scrape())
+
+
+def accounts(simulator: RunningSimulator) -> list[Account]:
+    return [Account.at(simulator, user, token) for user, token in TOKENS.items()]
+
+
+def durations(scrape: Scrape, account: str) -> float:
+    return scrape.total("sbg_job_duration_seconds_count", account=account)
+
+
+def finished(scrape: Scrape, account: str) -> float:
+    """Jobs that finished, other than those that were lost."""
+    lost = scrape.total("sbg_jobs_finished_total", account=account, outcome="lost")
+    return scrape.total("sbg_jobs_finished_total", account=account) - lost
+
+
+def assert_exact(scrape: Scrape, simulator: RunningSimulator, users: Users) -> None:
+    for user in TOKENS:
+        assert difference(scrape, user, simulator, user) == {}
+        assert durations(scrape, user) == finished(scrape, user) - users.timeless[user]
+
+
+def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path) -> None:
+    """Two daemons with ledgers of their own watch the same two users, and are killed independently of each other."""
+    with ExitStack() as stack:
+        simulator = stack.enter_context(running(BUSY))
+        places = [
+            stack.enter_context(Installation(tmp_path / name, *accounts(simulator), settle_after=60, lost_after=60))
+            for name in ("left", "right")
+        ]
+        onlookers = [Onlooker(), Onlooker()]
+        for place, onlooker in zip(places, onlookers, strict=True):
+            with place.running() as daemon:
+                onlooker.see(daemon.scrape_when(lambda now: len(now.series("sbg_jobs", state="finished")) == 6))
+        killers = [Killer(simulator, Random(seed)) for seed in (20190220, 20190221)]  # noqa: S311 - seeded
+        users = stack.enter_context(at_work(simulator, Random(3)))  # noqa: S311 - seeded
+        threads = stack.enter_context(ThreadPoolExecutor())
+        doomed = [simulator.platform.submit(HUNG, user) for user in TOKENS]
+        list(threads.map(torment, places, killers, onlookers))
+        list(threads.map(partial(see_hang, doomed), places, onlookers))
+        for job_id in doomed:
+            simulator.platform.remove(job_id)  # lost, which takes two looks with kills between them
+        list(threads.map(torment, places, killers, onlookers))
+        users.stop()
+        simulator.platform.advance(86400)  # every job ends that will, and nobody is there to see it
+
+        scrapes = list(threads.map(partial(settled, simulator), places, onlookers))
+
+    for scrape, killer, onlooker in zip(scrapes, killers, onlookers, strict=True):
+        assert_exact(scrape, simulator, users)
+        assert sum(killer.kills.values()) == 2 * KILLS
+        assert onlooker.scrapes > KILLS / 2
+        assert scrape.total("sbg_jobs_finished_total", outcome="lost") == len(TOKENS)
+        for outcome in ("succeeded", "partial", "failed", "incomplete"):
+            assert scrape.total("sbg_jobs_finished_total", outcome=outcome) > 0
+        assert scrape.total("sbg_jobs_submitted_total", operation="import") > 0
+    assert users.timeless.total() > 0
+
+
+HUNG = JobScript(operation="move", total=8, failed=2, queued=0, resolving=0, running=8, hangs_after=4)
+
+
+def torment(place: Installation, killer: Killer, onlooker: Onlooker) -> None:
+    """Start and kill it, over and over."""
+    for number in range(KILLS):
+        daemon = place.start()
+        if number % 3 == 0:
+            daemon.await_event("daemon.started")
+            watch(onlooker, daemon)
+        killer.strike(daemon)
+
+
+def see_hang(doomed: list[str], place: Installation, onlooker: Onlooker) -> None:
+    """Let it see how far jobs have come: once they have vanished, that cannot be seen any more."""
+    done = {
+        frozenset({"account": user, "operation": "move", "job_id": job}.items())
+        for user, job in zip(TOKENS, doomed, strict=True)
+    }
+    with place.running() as daemon:
+        onlooker.see(daemon.scrape_when(lambda now: done <= now.series("sbg_unfinished_job_files_completed").keys()))
+
+
+def settled(simulator: RunningSimulator, place: Installation, onlooker: Onlooker) -> Scrape:
+    """The counters once everything is counted, and still after another start and more polls."""
+    with place.running() as daemon:
+        for user in TOKENS:
+            onlooker.see(daemon.await_exact(user, simulator, user))
+    with place.running() as daemon:
+        daemon.await_polls("alice", 2)
+        return onlooker.see(daemon.await_polls("bob"))
+
+
+def test_jobs_that_start_and_end_while_it_is_down_are_counted(tmp_path: Path) -> None:
+    with (
+        running(replace(QUIET, speed=60)) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator)) as place,
+    ):
+        with place.running() as daemon:
+            daemon.await_polls("sim")
+        job_ids = [
+            simulator.platform.submit(JobScript(operation=operation, total=10, failed=failed, completed=completed))
+            for operation in OPERATIONS
+            for failed, completed in ((0, 10), (4, 6), (10, 0), (0, 7))
+        ]
+        simulator.platform.advance(3600)
+
+        with place.running() as daemon:
+            scrape = daemon.await_exact("sim", simulator)
+            told = [event["job_id"] for event in daemon.said("job.finished")]
+
+    assert sorted(map(str, told)) == sorted(job_ids)
+    assert scrape.total("sbg_jobs_finished_total") == durations(scrape, "sim") == 12
+    assert scrape.total("sbg_files_failed_total") == 42
+
+
+@pytest.mark.parametrize("history", ["ignore", "count"])
+def test_history_is_counted_only_when_asked_for(tmp_path: Path, history: str) -> None:
+    with (
+        running(replace(QUIET, jobs=120)) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator), history=history) as place,
+    ):
+        simulator.platform.submit(JobScript(total=3, failed=1, queued=0, resolving=0, running=0))
+        simulator.platform.advance(60)
+        with place.running() as daemon:
+            daemon.await_polls("sim")
+        simulator.platform.submit(JobScript(total=3, failed=1, queued=0, resolving=0, running=0))
+
+        with place.running() as daemon:
+            scrape = daemon.scrape_when(lambda now: now.total("sbg_jobs", state="finished") == 122)
+            since = scrape.value("sbg_exporter_counting_since_timestamp_seconds", account="sim") or 0
+            whole = simulator.platform.truth(since=0 if history == "count" else since)
+            unsettled = sum(outcomes["incomplete"] for outcomes in whole.finished.values())
+
+    submitted = sum(whole.jobs.values())
+    assert submitted == (122 if history == "count" else 1)
+    assert scrape.total("sbg_jobs_submitted_total") == submitted
+    assert finished(scrape, "sim") == submitted - unsettled
+    assert scrape.total("sbg_files_failed_total") == sum(files["failed"] for files in whole.files.values())
+    assert len(daemon.said("job.finished")) == 1
+    assert len(scrape.series("sbg_failed_job_detected_timestamp_seconds")) >= 1

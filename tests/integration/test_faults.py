@@ -1,0 +1,466 @@
+"""Whatever goes wrong between it and the platform has a name, ends by itself, and costs no count.
+
+One daemon watches one simulated platform per fault, and all the faults happen at once: a minute of maintenance is over
+by the time that the rest has been looked at, and that nobody waits for anybody is part of the claim.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from exporter.simulator.faults import Fault, FaultKind, Malformed
+from exporter.simulator.platform import Request
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, running
+from tests.integration.daemon_process import (
+    Account,
+    Bystander,
+    Daemon,
+    Installation,
+    Onlooker,
+    Scrape,
+    counted,
+    difference,
+    eventually,
+)
+
+PLENTY = replace(QUIET, rate_limit=100_000, speed=1)
+LIST, USER = "/v2/async/files", "/v2/user"
+STUCK = JobScript(total=6, failed=2, queued=0, resolving=0, running=0.002, hangs_after=0.001)
+FAST = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
+RESULTS = {
+    FaultKind.SERVER_ERROR: "unreachable",
+    FaultKind.UNAVAILABLE: "unreachable",
+    FaultKind.BAD_GATEWAY: "unreachable",
+    FaultKind.CLOSE: "unreachable",
+    FaultKind.CUT: "unreachable",
+    FaultKind.DRIP: "unreachable",
+    FaultKind.HANG: "unreachable",
+    FaultKind.RATE_LIMITED: "rate_limited",
+    FaultKind.MAINTENANCE: "maintenance",
+    FaultKind.HTML: "bad_answer",
+    FaultKind.BROKEN_JSON: "bad_answer",
+    FaultKind.REDIRECT: "bad_answer",
+    FaultKind.UNAUTHORIZED: "unauthorized",
+}
+"""What each fault is called in ``sbg_exporter_polls_total``."""
+RECOVERING = [kind for kind in RESULTS if kind is not FaultKind.MAINTENANCE]
+AMONG_OTHERS: dict[Malformed, str | None] = {
+    Malformed.ID_MISSING: "no_id",
+    Malformed.ID_NUMBER: None,
+    Malformed.ID_ENDLESS: "bad_id",
+    Malformed.STATE_MISSING: "no_state",
+    Malformed.STATE_NUMBER: "no_state",
+    Malformed.TYPE_MISSING: None,
+    Malformed.COUNT_TEXT: "bad_count",
+    Malformed.COUNT_NEGATIVE: "bad_count",
+    Malformed.COUNT_MISSING: None,
+    Malformed.COUNT_NUMERAL: None,
+    Malformed.TIME_GARBAGE: None,
+    Malformed.TIME_NULL: None,
+    Malformed.RESULT_OBJECT: None,
+    Malformed.NOT_AN_OBJECT: "not_a_job",
+}
+"""Why a record is skipped; None: it is unusual, and read all the same."""
+
+
+@dataclass
+class Rehearsal:
+    """One daemon, its platforms by account, and what was seen before and during the faults."""
+
+    place: Installation
+    daemon: Daemon
+    simulators: dict[str, RunningSimulator]
+    before: Scrape
+    during: dict[str, Scrape]
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    """All faults at once, up to the moment when the last of them has failed a poll."""
+    with ExitStack() as stack:
+        # A limit that is used up is one thing, a 429 out of the blue another: here the window is over soon.
+        simulators = {
+            str(kind): stack.enter_context(running(replace(PLENTY, rate_window=5))) for kind in (*RESULTS, "healthy")
+        }
+        simulators["malformed"] = stack.enter_context(running(PLENTY))
+        simulators["thrifty"] = stack.enter_context(running(replace(PLENTY, rate_limit=8, rate_window=6)))
+        place = stack.enter_context(
+            Installation(
+                tmp_path_factory.mktemp("faults") / "place",
+                *(Account.at(simulator, name) for name, simulator in simulators.items()),
+                request_timeout=1,
+            )
+        )
+        daemon = stack.enter_context(place.running())
+        for simulator in simulators.values():
+            simulator.platform.submit(STUCK)
+            simulator.platform.submit(FAST)
+            simulator.platform.submit(FAST)
+        prompt = simulators.keys() - {"thrifty"}
+        before = daemon.scrape_when(lambda now: all(now.total("sbg_jobs", account=name) == 3 for name in prompt))
+        for name, simulator in simulators.items():
+            if name in RESULTS:
+                simulator.platform.queue(Fault(kind=FaultKind(name)), times=1000)
+            simulator.platform.submit(FAST)
+        for record in AMONG_OTHERS:
+            fault = Fault(kind=FaultKind.MALFORMED_RECORD, record=record)
+            simulators["malformed"].platform.queue(fault, matching=r"/async/files\?")
+        during = {str(kind): daemon.scrape_when(partial(failed_polls, account=kind)) for kind in RESULTS}
+        for simulator in simulators.values():
+            if simulator is not simulators["malformed"]:
+                simulator.platform.forget_faults()
+        yield Rehearsal(place, daemon, simulators, before, during)
+
+
+def failed_polls(scrape: Scrape, account: str) -> float:
+    polls = scrape.total("sbg_exporter_polls_total", account=account)
+    return polls - (scrape.value("sbg_exporter_polls_total", account=account, result="success") or 0)
+
+
+def flags(scrape: Scrape, account: str) -> tuple[float | None, ...]:
+    return tuple(scrape.value(name, account=account) for name in ("sbg_up", "sbg_auth_ok", "sbg_maintenance"))
+
+
+def asked(simulator: RunningSimulator, path: str = "") -> list[Request]:
+    """The requests to paths that begin so, oldest first."""
+    return [request for request in simulator.platform.latest_requests() if request.target.startswith(path)]
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_each_fault_has_its_own_result_and_flags(rehearsal: Rehearsal, kind: FaultKind) -> None:
+    scrape, result = rehearsal.during[kind], RESULTS[kind]
+
+    series = scrape.series("sbg_exporter_polls_total", account=kind)
+    polls = {dict(labels)["result"]: value for labels, value in series.items()}
+    assert flags(rehearsal.before, kind) == (1, 1, 0)
+    assert {name for name, value in polls.items() if value} == {"success", result}
+    assert flags(scrape, kind) == (0, result != "unauthorized", result == "maintenance")
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_a_failed_poll_leaves_the_last_good_picture(rehearsal: Rehearsal, kind: FaultKind) -> None:
+    scrape, before = rehearsal.during[kind], rehearsal.before
+
+    assert counted(scrape, kind) == counted(before, kind)
+    for gauge in (
+        "sbg_jobs",
+        "sbg_jobs_files_failed",
+        "sbg_unfinished_job_files_failed",
+        "sbg_failed_job_files_failed",
+    ):
+        assert scrape.series(gauge, account=kind) == before.series(gauge, account=kind) != {}
+    assert scrape.value("sbg_jobs", account=kind, operation="copy", state="finished") == 2
+
+
+def test_a_fault_at_one_account_is_none_at_another(rehearsal: Rehearsal) -> None:
+    scrape = rehearsal.daemon.await_exact("healthy", rehearsal.simulators["healthy"])
+
+    assert flags(scrape, "healthy") == (1, 1, 0)
+    assert failed_polls(scrape, "healthy") == 0
+
+
+def test_while_the_token_is_refused_only_the_user_is_asked_for(rehearsal: Rehearsal) -> None:
+    kind, daemon = FaultKind.UNAUTHORIZED, rehearsal.daemon
+    simulator = rehearsal.simulators[kind]
+    first = next(n for n, request in enumerate(asked(simulator)) if request.status == 401)
+    daemon.await_polls("healthy", 3)
+
+    assert {request.target for request in asked(simulator)[first + 1 :]} <= {USER}
+
+    simulator.platform.rotate("a-fresh-token-00000000000000000")
+    rehearsal.place.write_token(kind, "a-fresh-token-00000000000000000")
+    scrape = daemon.await_exact(kind, simulator)
+    assert flags(daemon.scrape_when(lambda now: now.value("sbg_up", account=kind)), kind) == (1, 1, 0)
+    assert scrape.total("process_start_time_seconds") == rehearsal.before.total("process_start_time_seconds")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RECOVERING if kind is not FaultKind.UNAUTHORIZED])
+def test_it_recovers_by_itself_with_exact_counters(rehearsal: Rehearsal, kind: FaultKind) -> None:
+    rehearsal.daemon.await_exact(kind, rehearsal.simulators[kind])
+    scrape = rehearsal.daemon.scrape_when(lambda now: now.value("sbg_up", account=kind))
+
+    assert flags(scrape, kind) == (1, 1, 0)
+    assert scrape.value("sbg_jobs", account=kind, operation="copy", state="finished") == 3
+    assert scrape.value("sbg_files_failed_total", account=kind, operation="copy") == 4
+
+
+def test_a_malformed_record_is_skipped_and_costs_nothing_else(rehearsal: Rehearsal) -> None:
+    daemon, simulator = rehearsal.daemon, rehearsal.simulators["malformed"]
+    eventually(lambda: not simulator.platform.waiting_faults(), within=60)
+    daemon.await_polls("malformed", 2)
+    scrape = daemon.await_exact("malformed", simulator)
+
+    series = scrape.series("sbg_exporter_records_skipped_total", account="malformed")
+    skipped = {dict(labels)["reason"]: value for labels, value in series.items()}
+    assert skipped == Counter(reason for reason in AMONG_OTHERS.values() if reason)
+    assert failed_polls(scrape, "malformed") == 0
+    assert scrape.total("sbg_jobs", account="malformed") == 4
+    assert not scrape.total("sbg_exporter_counts_lowered_total", account="malformed")
+
+
+# ----------------------------------------------------------------------------------------------- the token and the user
+
+
+def test_a_forbidden_token_is_refused_too(tmp_path: Path) -> None:
+    refusal = '{"status": 403, "code": 90002, "message": "Forbidden."}'
+    with (
+        Bystander(403, lambda _: refusal) as platform,
+        Installation(tmp_path / "place", Account("sim", f"{platform.origin}/v2")) as place,
+        place.running() as daemon,
+    ):
+        scrape = daemon.scrape()
+
+    assert flags(scrape, "sim") == (0, 0, None)
+    assert scrape.value("sbg_exporter_polls_total", account="sim", result="unauthorized") == 1
+    assert [path for path, _ in platform.requests] == [USER]
+    assert scrape.series("sbg_jobs_submitted_total") == scrape.series("sbg_jobs") == {}
+
+
+def test_of_two_entries_for_one_user_the_second_is_not_polled(tmp_path: Path) -> None:
+    with (
+        running(PLENTY) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator, "first"), Account.at(simulator, "second")) as place,
+        place.running() as daemon,
+    ):
+        simulator.platform.submit(FAST)
+        daemon.await_polls("first", 3)
+        scrape = daemon.await_exact("first", simulator)
+
+        assert scrape.value("sbg_up", account="first") == 1
+        assert scrape.value("sbg_up", account="second") == 0
+        assert scrape.value("sbg_exporter_polls_total", account="second", result="error") == 1
+        assert scrape.series("sbg_jobs_submitted_total", account="second") == {}
+        [line] = daemon.said("poll.failed", account="second")
+        assert "first" in str(line["reason"])
+        polls = scrape.value("sbg_exporter_polls_total", account="first", result="success") or 0
+        assert len(asked(simulator, LIST)) <= polls + 1
+
+
+def test_a_token_that_becomes_somebody_elses_stops_the_account(tmp_path: Path) -> None:
+    other = "token-of-bob-000000000000000000"
+    with (
+        running(replace(PLENTY, users={other: "bob"})) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator)) as place,
+        place.running() as daemon,
+    ):
+        simulator.platform.submit(FAST)
+        simulator.platform.submit(FAST, "bob")
+        before = daemon.await_exact("sim", simulator)
+        place.write_token("sim", other)
+        daemon.scrape_when(lambda now: now.value("sbg_up", account="sim") == 0)
+        simulator.platform.submit(FAST)
+        simulator.platform.submit(FAST, "bob")
+        listed = [request for request in asked(simulator, LIST) if request.user == "bob"]
+        during = daemon.scrape()
+
+        assert listed == []
+        assert counted(during, "sim") == counted(before, "sim")
+        assert during.value("sbg_exporter_polls_total", account="sim", result="error") == 1
+
+        place.write_token("sim", DEMO_TOKEN)
+        daemon.await_exact("sim", simulator)
+        daemon.scrape_when(lambda now: now.value("sbg_up", account="sim"))
+
+
+# ----------------------------------------------------------------------------------------------------- how much it asks
+
+
+def test_after_429_it_is_silent_until_the_reset(tmp_path: Path) -> None:
+    with (
+        running(replace(QUIET, rate_window=6)) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator)) as place,
+        place.running() as daemon,
+    ):
+        daemon.await_polls("sim")
+        simulator.platform.use_up()
+        daemon.await_polls("sim", result="rate_limited")
+        simulator.platform.submit(FAST)
+        rate = httpx.get(
+            f"{simulator.url}/rate_limit", headers={"X-SBG-Auth-Token": DEMO_TOKEN}, trust_env=False
+        ).json()
+        daemon.await_exact("sim", simulator)
+        requests = asked(simulator, LIST)
+
+    refused = next(n for n, request in enumerate(requests) if request.status == 429)
+    assert requests[refused + 1].at >= rate["rate"]["reset"]
+    assert requests[refused + 1].status == 200
+
+
+def test_it_uses_no_more_than_its_share_of_each_window(rehearsal: Rehearsal) -> None:
+    simulator = rehearsal.simulators["thrifty"]
+    eventually(lambda: len(windows(simulator)) >= 4, within=60)
+    scrape = rehearsal.daemon.await_exact("thrifty", simulator)
+
+    assert max(windows(simulator)) <= 2
+    assert scrape.value("sbg_exporter_allowance_requests", account="thrifty") == 2
+    assert scrape.value("sbg_exporter_rate_limit", account="thrifty") == 8
+    assert {request.status for request in asked(simulator)} == {200}
+
+
+def windows(simulator: RunningSimulator) -> list[int]:
+    """Requests in each window of the platform: one begins with the first request after the one before has ended."""
+    numbers: list[int] = []
+    ends = 0.0
+    for request in simulator.platform.latest_requests():
+        if request.at >= ends:
+            ends = request.at + simulator.settings.rate_window
+            numbers.append(0)
+        numbers[-1] += 1
+    return numbers
+
+
+def test_an_account_that_hangs_delays_no_other(tmp_path: Path) -> None:
+    with (
+        running(PLENTY) as hung,
+        running(PLENTY) as lively,
+        Installation(tmp_path / "place", Account.at(hung, "hung"), Account.at(lively, "lively")) as place,
+    ):
+        hung.platform.queue(Fault(kind=FaultKind.HANG), times=1000)
+        daemon = place.start()
+        lively.platform.submit(FAST)
+        daemon.scrape_when(lambda now: now.series("sbg_up", account="lively"))
+        daemon.await_polls("lively", 3)
+        scrape = daemon.await_exact("lively", lively)
+
+        assert scrape.total("sbg_exporter_polls_total", account="hung") == 0
+        assert scrape.value("sbg_up", account="hung") is None
+        assert daemon.get("/-/ready").status_code == 503
+        assert daemon.get("/-/healthy").status_code == 200
+
+
+# ----------------------------------------------------------------------------------------------------------- many pages
+
+
+@contextmanager
+def churning(simulator: RunningSimulator) -> Iterator[Callable[[], int]]:
+    """After every request for a page a job is added, and one of the month before removed; gives how often."""
+    platform, enough, rounds = simulator.platform, threading.Event(), [0]
+    old: list[str] = []
+    for offset in range(0, 300, 100):
+        page = httpx.get(
+            f"{simulator.url}/async/files?offset={offset}&limit=100",
+            headers={"X-SBG-Auth-Token": DEMO_TOKEN},
+            trust_env=False,
+        )
+        old += [job["id"] for job in page.json()["items"]]
+
+    def churn() -> None:
+        seen = len(platform.latest_requests())
+        while not enough.wait(0.001):
+            there = len(platform.latest_requests())
+            if there > seen and old:
+                platform.submit(FAST if there % 2 else STUCK)
+                platform.remove(old.pop(there * 7919 % len(old)))
+                rounds[0] += 1
+            seen = there
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        yield lambda: rounds[0]
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_lists_that_move_while_they_are_read_are_counted_exactly(tmp_path: Path) -> None:
+    onlooker = Onlooker()
+    with ExitStack() as stack:
+        simulators = {
+            str(order): stack.enter_context(running(replace(PLENTY, jobs=290, order=order)))
+            for order in (Order.NEWEST, Order.OLDEST, Order.MIXED)
+        }
+        accounts = [Account.at(simulator, name) for name, simulator in simulators.items()]
+        place = stack.enter_context(Installation(tmp_path / "place", *accounts))
+        daemon = stack.enter_context(place.running())
+        daemon.scrape_when(lambda now: now.total("sbg_jobs") == 3 * 290)
+
+        with ExitStack() as movements:
+            rounds = [movements.enter_context(churning(simulator)) for simulator in simulators.values()]
+            eventually(lambda: min(each() for each in rounds) >= 8, saying=daemon.told)
+            onlooker.see(daemon.scrape())
+        for name, simulator in simulators.items():
+            onlooker.see(daemon.await_exact(name, simulator))
+        scrape = daemon.scrape_when(lambda now: all(now.total("sbg_jobs", account=name) == 290 for name in simulators))
+
+    submitted = sum(scrape.total("sbg_jobs_submitted_total", account=name) for name in simulators)
+    assert submitted >= 24
+    assert scrape.total("sbg_jobs_finished_total", outcome="lost") == 0
+
+
+# --------------------------------------------------------------------------------------------------- everything at once
+
+
+def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
+    """Restarted whenever it has been told to wait: waits of minutes have tests of their own."""
+    tokens = {f"token-of-{name}-000000000000000000": name for name in ("alice", "bob", "carol")}
+    users = {"demo": DEMO_TOKEN} | {name: token for token, name in tokens.items()}
+    onlooker = Onlooker()
+    with (
+        running(replace(PLENTY, chaos=3, seed=5, rate_window=3, users=tokens)) as simulator,
+        Installation(
+            tmp_path / "place",
+            *(Account.at(simulator, user, token) for user, token in users.items()),
+            request_timeout=0.5,
+        ) as place,
+    ):
+
+        def outcome(daemon: Daemon) -> str:
+            scrape = onlooker.see(daemon.scrape())
+            behind = [user for user in users if difference(scrape, user, simulator, user)]
+            waiting = [
+                user
+                for user in behind
+                if scrape.value("sbg_auth_ok", account=user) == 0
+                or scrape.value("sbg_maintenance", account=user)
+                or scrape.value("sbg_exporter_polls_total", account=user, result="rate_limited")
+            ]
+            if not behind:
+                return "exact"
+            return "told to wait" if waiting == behind else ""
+
+        last = ""
+        while len(asked(simulator)) < 80 or last != "exact":
+            for user in users:
+                simulator.platform.submit(FAST, user)
+                simulator.platform.submit(STUCK, user)
+            with place.running() as daemon:
+                last = eventually(partial(outcome, daemon), saying=daemon.told)
+
+    assert len({request.fault for request in asked(simulator)}) >= 8
+
+
+def test_when_the_platform_is_gone_at_the_start_counters_are_shown_all_the_same(tmp_path: Path) -> None:
+    with running(PLENTY) as simulator:
+        place = Installation(tmp_path / "place", Account.at(simulator))
+        with place.running() as daemon:
+            simulator.platform.submit(FAST)
+            before = daemon.await_exact("sim", simulator)
+
+    with place.running() as daemon:
+        after = daemon.scrape()
+
+    assert counted(after, "sim") == counted(before, "sim") != Counter()
+    assert flags(after, "sim") == (0, None, None)
+    assert after.series("sbg_jobs") == {}
+    assert after.value("sbg_exporter_polls_total", account="sim", result="unreachable") == 1
+    since = "sbg_exporter_counting_since_timestamp_seconds"
+    assert after.value(since, account="sim") == before.value(since, account="sim")
+
+
+def test_maintenance_is_over_a_minute_later_at_the_latest(rehearsal: Rehearsal) -> None:
+    kind, simulator = FaultKind.MAINTENANCE, rehearsal.simulators[FaultKind.MAINTENANCE]
+    scrape = rehearsal.daemon.scrape_when(lambda now: now.value("sbg_up", account=kind), within=90)
+
+    assert flags(scrape, kind) == (1, 1, 0)
+    assert not difference(scrape, kind, simulator)
+    in_maintenance = [request for request in asked(simulator) if request.status == 503]
+    assert len(in_maintenance) == 1

@@ -1,0 +1,279 @@
+"""How the daemon starts, refuses to start, bears a full disk, and ends."""
+
+import resource
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from exporter.simulator.faults import Fault, FaultKind
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.integration.daemon_process import Account, Daemon, Installation, Onlooker, counted, difference, eventually
+
+ENDS_WITHIN = 5.0
+"""Seconds: the contract, whatever the platform or a client is doing."""
+FAST = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
+FINE = JobScript(total=5, queued=0, resolving=0, running=0)
+
+
+@pytest.fixture
+def simulator() -> Iterator[RunningSimulator]:
+    with running(QUIET) as served:
+        yield served
+
+
+@pytest.fixture
+def place(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]:
+    with Installation(tmp_path / "place", Account.at(simulator)) as installed:
+        yield installed
+
+
+# ----------------------------------------------------------------------------------------------------------------- ends
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, number: int) -> None:
+    """Everything hangs at once: answers, a body, the waits between requests, and clients of its own."""
+    hanging = {
+        "silent": Fault(kind=FaultKind.HANG),
+        "dripping": Fault(kind=FaultKind.DRIP, pause=0.5),
+        "retried": Fault(kind=FaultKind.SERVER_ERROR),
+        "maintained": Fault(kind=FaultKind.MAINTENANCE),
+    }
+    with ExitStack() as stack:
+        simulators = {name: stack.enter_context(running(QUIET)) for name in hanging}
+        accounts = [Account.at(simulator, name) for name, simulator in simulators.items()]
+        daemon = stack.enter_context(stack.enter_context(Installation(tmp_path / "place", *accounts)).running())
+        for client in clients_that_hold_on(daemon.url):
+            stack.enter_context(closing(client))
+        for name, simulator in simulators.items():
+            simulator.platform.queue(hanging[name], times=100)
+        eventually(lambda: all(simulator.platform.waiting_faults() < 100 for simulator in simulators.values()))
+        daemon.scrape_when(lambda now: now.value("sbg_maintenance", account="maintained"))
+        eventually(lambda: daemon.said("request.retried", account="retried"), saying=daemon.told)
+
+        asked = time.monotonic()
+        code = daemon.stop(number)
+        took = time.monotonic() - asked
+
+    assert code == 0
+    assert took < ENDS_WITHIN
+    assert len(daemon.said("daemon.stopping")) == 1
+    assert daemon.events[-1]["event"] == "daemon.stopped"
+    assert "Traceback" not in daemon.told()
+
+
+def clients_that_hold_on(url: str) -> Iterator[socket.socket]:
+    """One that is silent, one that stops in the middle of a header, and one that does not read its answers."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    for request in (b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nHost: me\r\n\r\n" * 50):
+        client = socket.create_connection((host, int(port)))
+        client.sendall(request)
+        yield client
+
+
+def test_what_was_counted_is_there_after_a_clean_end_and_a_new_start(
+    simulator: RunningSimulator, place: Installation
+) -> None:
+    onlooker = Onlooker()
+    with place.running() as daemon:
+        simulator.platform.submit(FAST)
+        before = onlooker.see(daemon.await_exact("sim", simulator))
+        assert daemon.stop() == 0
+    with place.running() as daemon:
+        after = onlooker.see(daemon.scrape())
+
+    assert counted(after, "sim") == counted(before, "sim")
+    assert daemon.said("job.finished") == daemon.said("ledger.began") == []
+
+
+# ----------------------------------------------------------------------------------------------------- refuses to start
+
+
+def complaint(daemon: Daemon) -> str:
+    """The one line that a daemon left behind that did not start."""
+    assert len(daemon.lines) == 1, daemon.told()
+    assert daemon.output == ""
+    return daemon.lines[0]
+
+
+def test_a_second_daemon_on_the_same_state_file_says_who_holds_it(place: Installation) -> None:
+    with place.running() as first:
+        second = place.start()
+
+        assert second.end() == 1
+        line = complaint(second)
+        assert str(place.state) in line
+        assert f"process {first.pid} on {socket.gethostname()}" in line
+        assert first.alive
+        first.await_polls("sim")
+
+
+def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon = place.start("run", "--config", str(place.config), "--listen", address)
+
+        assert daemon.end() == 1
+        assert address in complaint(daemon)
+        assert not place.state.exists()
+
+
+def test_a_wrong_configuration_is_a_line_per_problem_and_exit_2(place: Installation) -> None:
+    with place.config.open("a") as file:
+        file.write('[[accounts]]\nname = "other"\napi_endpoint = "http://platform.example/v2"\n')
+        file.write('auth_token_file = "sim.token"\n[[accounts]]\nname = "third"\nauth_token_file = "nowhere"\n')
+        file.write('api_endpoint = "https://cgc-api.sbgenomics.com"\n')
+    daemon = place.start()
+
+    assert daemon.end() == 2
+    assert daemon.output == ""
+    assert len(daemon.lines) == 2, daemon.told()
+    for line, word in zip(daemon.lines, ("allow_plain_http", "nowhere"), strict=True):
+        assert line.startswith("sbg-exporter: ")
+        assert word in line
+    assert not place.state.exists()
+
+
+def test_every_wrong_value_is_told_with_its_key(place: Installation) -> None:
+    wrong = {"poll_intervall": "5", "rate_share": "2", "stale_after": '"soon"', "history": '"all"'}
+    place.config.write_text("".join(f"{key} = {value}\n" for key, value in wrong.items()) + place.config.read_text())
+    daemon = place.start(SBG_EXPORTER_POL_INTERVAL="3")
+
+    assert daemon.end() == 2
+    assert len(daemon.lines) == len(wrong) + 1, daemon.told()
+    assert any("SBG_EXPORTER_POL_INTERVAL" in line for line in daemon.lines)
+    for key in wrong:
+        assert any(key in line and str(place.config) in line for line in daemon.lines)
+
+
+def test_a_file_that_is_no_toml_is_one_line(place: Installation) -> None:
+    place.config.write_text("= broken\n")
+    daemon = place.start()
+
+    assert daemon.end() == 2
+    assert str(place.config) in complaint(daemon)
+
+
+def random_bytes(state: Path) -> None:
+    state.write_bytes(bytes(range(256)) * 40)
+
+
+def half_a_file(state: Path) -> None:
+    state.write_bytes(state.read_bytes()[:60])
+
+
+def broken_pages(state: Path) -> None:
+    whole = state.read_bytes()
+    state.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+
+
+def somebody_elses(state: Path) -> None:
+    state.unlink()
+    with closing(sqlite3.connect(state)) as db:
+        db.execute("CREATE TABLE mark (id TEXT)")
+
+
+def newer(state: Path) -> None:
+    with closing(sqlite3.connect(state)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize("damage", [random_bytes, half_a_file, broken_pages, somebody_elses, newer])
+def test_a_state_file_that_cannot_be_used_is_not_touched(place: Installation, damage: Callable[[Path], None]) -> None:
+    with place.running() as daemon:
+        assert daemon.stop() == 0
+    damage(place.state)
+    before = place.state.read_bytes()
+    daemon = place.start()
+
+    assert daemon.end() == 1
+    line = complaint(daemon)
+    assert str(place.state) in line
+    assert "backup" in line or "state_file" in line
+    assert place.state.read_bytes() == before
+    assert not [file for file in place.state.parent.glob("state.db-*") if file.stat().st_size]
+
+
+def test_a_state_file_that_is_a_directory_is_one_line_and_exit_1(place: Installation) -> None:
+    place.state.mkdir()
+    daemon = place.start()
+
+    assert daemon.end() == 1
+    assert str(place.state) in complaint(daemon)
+
+
+# ---------------------------------------------------------------------------------------------------------- a full disk
+
+
+def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installation) -> None:
+    """A limit of 0 bytes on what the daemon may write to a file stands in for the disk: it can be lifted again."""
+    onlooker, failures = Onlooker(), "sbg_exporter_state_write_failures_total"
+    with place.running() as daemon:
+        simulator.platform.submit(FAST)
+        before = onlooker.see(daemon.await_exact("sim", simulator))
+        _, most = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, most))
+        for _ in range(3):
+            simulator.platform.submit(FAST)
+        full = daemon.scrape_when(lambda now: (now.value(failures) or 0) >= 2)
+        onlooker.see(full)
+
+        assert before.value(failures) == 0
+        assert counted(full, "sim") == counted(before, "sim")
+        assert full.value("sbg_jobs", account="sim", operation="copy", state="finished") == 4
+        assert full.value("sbg_jobs_files_failed", account="sim", operation="copy", state="finished") == 4
+        assert len(daemon.said("job.finished")) == 1
+        assert daemon.get("/-/healthy").status_code == 200
+
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (most, most))
+        onlooker.see(daemon.await_exact("sim", simulator))
+        assert len(daemon.said("job.finished")) == 4
+        daemon.kill()
+    with place.running() as daemon:
+        assert difference(onlooker.see(daemon.scrape()), "sim", simulator) == {}
+
+
+# --------------------------------------------------------------------------------------------------------- what it says
+
+
+def test_polls_in_which_nothing_happens_say_nothing(simulator: RunningSimulator, place: Installation) -> None:
+    simulator.platform.submit(JobScript(total=4, queued=0, resolving=0, running=4, hangs_after=0))
+    with place.running() as daemon:
+        daemon.scrape_when(lambda now: now.total("sbg_jobs"))
+        said = len(daemon.lines)
+        daemon.await_polls("sim", 2)
+
+        assert daemon.lines[said:] == []
+        assert [event["level"] for event in daemon.events] == ["info"] * len(daemon.events)
+
+
+def test_each_finished_job_is_told_once_and_loudly_when_files_failed(
+    simulator: RunningSimulator, place: Installation
+) -> None:
+    with place.running() as daemon:
+        fine = simulator.platform.submit(FINE)
+        failed = simulator.platform.submit(
+            JobScript(total=5, failed=3, errors={"5001": 2, "none": 1}, queued=0, resolving=0, running=0)
+        )
+        daemon.await_exact("sim", simulator)
+        daemon.await_polls("sim")
+        first = daemon.said("job.finished")
+        daemon.kill()
+    with place.running() as daemon:
+        daemon.scrape()
+
+    told = {event["job_id"]: event for event in first}
+    assert len(first) == 2
+    assert told[fine]["level"] == "info"
+    assert told[failed]["level"] == "warning"
+    assert told[failed].items() >= {"account": "sim", "operation": "copy", "outcome": "partial"}.items()
+    assert told[failed].items() >= {"files": 5, "completed": 2, "failed": 3, "errors": "5001:2 none:1"}.items()
+    assert daemon.said("job.finished") == []

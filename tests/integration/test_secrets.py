@@ -1,0 +1,218 @@
+"""A token is all of a user's rights: nobody but the platform it belongs to ever sees it."""
+
+import base64
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporter.simulator.faults import Fault, FaultKind, Malformed
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.integration.daemon_process import OPENMETRICS, Account, Bystander, Daemon, Installation, Scrape, eventually
+
+TOKEN = "c0ffee00deadbeef5ec2e75ec2e75ec2"
+FRESH = "feedface0ddba115ec2e75ec2e75ec2e"
+PASSWORD = "proxy-pass-5ec2e7"
+SHOWN_AS = (
+    TOKEN,
+    FRESH,
+    PASSWORD,
+    base64.b64encode(TOKEN.encode()).decode().rstrip("="),
+    base64.b64encode(f"proxy-user:{PASSWORD}".encode()).decode().rstrip("="),
+)
+"""The secrets, and what they look like in headers."""
+FAST = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
+LOUD = {"log_level": "debug", "request_timeout": 0.3}
+
+
+@pytest.fixture
+def simulator() -> Iterator[RunningSimulator]:
+    with running(replace(QUIET, token=TOKEN, rate_limit=100_000)) as served:
+        yield served
+
+
+def pages(daemon: Daemon) -> str:
+    """Everything that it serves."""
+    return "".join(
+        answer.text + str(answer.headers)
+        for answer in (
+            daemon.get("/metrics"),
+            daemon.get("/metrics", accept=OPENMETRICS),
+            daemon.get("/"),
+            daemon.get("/-/ready"),
+            daemon.get("/-/healthy"),
+            daemon.get("/nowhere"),
+        )
+    )
+
+
+def state(place: Installation) -> bytes:
+    """Every byte that it keeps."""
+    files = [file for file in place.folder.rglob("*") if file.name.startswith("state.db")]
+    assert files
+    return b"".join(file.read_bytes() for file in files)
+
+
+def assert_nothing_leaks(place: Installation, daemon: Daemon, seen: str = "") -> None:
+    kept = state(place) if place.state.exists() else b""
+    for secret in SHOWN_AS:
+        assert secret not in daemon.told() + seen
+        assert secret.encode() not in kept
+
+
+def test_no_fault_makes_it_tell_a_token(tmp_path: Path) -> None:
+    """A platform for each fault, and all of them at once."""
+    with ExitStack() as stack:
+        simulators = {kind: stack.enter_context(running(replace(QUIET, token=TOKEN))) for kind in FaultKind}
+        accounts = [Account.at(simulator, kind) for kind, simulator in simulators.items()]
+        place = stack.enter_context(Installation(tmp_path / "place", *accounts, **LOUD))
+        daemon = stack.enter_context(place.running())
+        for kind, simulator in simulators.items():
+            simulator.platform.submit(FAST)
+            simulator.platform.queue(Fault(kind=kind, record=Malformed.ID_ENDLESS), times=1000)
+        daemon.scrape_when(lambda now: all(polls(now, kind) > 1 or down(now, kind) for kind in FaultKind))
+        eventually(lambda: all(simulator.platform.waiting_faults() < 1000 for simulator in simulators.values()))
+        seen = pages(daemon)
+
+        refused = simulators[FaultKind.UNAUTHORIZED].platform
+        refused.forget_faults()
+        refused.rotate(FRESH)
+        place.write_token(FaultKind.UNAUTHORIZED, FRESH)
+        daemon.scrape_when(lambda now: now.value("sbg_up", account=FaultKind.UNAUTHORIZED))
+        seen += pages(daemon)
+        assert_nothing_leaks(place, daemon, seen)
+        assert daemon.stop() == 0
+
+    assert {event["result"] for event in daemon.said("poll.failed")} == {
+        "unreachable",
+        "unauthorized",
+        "rate_limited",
+        "maintenance",
+        "bad_answer",
+    }
+    assert_nothing_leaks(place, daemon, seen)
+
+
+def polls(scrape: Scrape, account: str) -> float:
+    return scrape.total("sbg_exporter_polls_total", account=account)
+
+
+def down(scrape: Scrape, account: str) -> bool:
+    return scrape.value("sbg_up", account=account) == 0
+
+
+def test_a_redirect_takes_no_token_to_another_host(simulator: RunningSimulator, tmp_path: Path) -> None:
+    with (
+        Bystander(200) as elsewhere,
+        Installation(tmp_path / "place", Account.at(simulator), **LOUD) as place,
+        place.running() as daemon,
+    ):
+        simulator.platform.queue(Fault(kind=FaultKind.REDIRECT, location=elsewhere.origin), times=100)
+        daemon.await_polls("sim", result="bad_answer")
+
+        assert elsewhere.requests == []
+        assert_nothing_leaks(place, daemon, pages(daemon))
+
+
+def test_a_platform_that_repeats_the_token_is_not_repeated(tmp_path: Path) -> None:
+    """Proxies and gateways like to say which header they did not like."""
+
+    def echo(headers: Mapping[str, str]) -> str:
+        return f'{{"status": 400, "code": 90000, "message": "bad token {headers["x-sbg-auth-token"]} in header"}}'
+
+    with (
+        Bystander(400, echo) as platform,
+        Installation(tmp_path / "place", Account("sim", f"{platform.origin}/v2", TOKEN), **LOUD) as place,
+        place.running() as daemon,
+    ):
+        [(path, headers)] = platform.requests[:1]
+        seen = pages(daemon)
+        [failed] = daemon.said("poll.failed")
+
+        assert (path, headers["x-sbg-auth-token"]) == ("/v2/user", TOKEN)
+        assert "bad token ********" in str(failed["reason"])
+        assert_nothing_leaks(place, daemon, seen)
+
+
+def test_a_proxys_password_is_told_to_the_proxy_alone(tmp_path: Path) -> None:
+    with Bystander(407) as proxy:
+        url = proxy.origin.replace("http://", f"http://proxy-user:{PASSWORD}@")
+        account = Account(
+            "sim", "http://platform.invalid/v2", TOKEN, {"proxy": url, "allow_plain_http": True, "division": "ours"}
+        )
+        with Installation(tmp_path / "place", account, **LOUD) as place, place.running() as daemon:
+            assert daemon.scrape().value("sbg_up", account="sim") == 0
+            assert SHOWN_AS[-1] in str(proxy.requests[0][1]["proxy-authorization"])
+            assert_nothing_leaks(place, daemon, pages(daemon))
+
+
+def test_a_proxy_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    account = Account(
+        "sim", "https://platform.invalid/v2", TOKEN, {"proxy": f"http://proxy-user:{PASSWORD}@127.0.0.1:1"}
+    )
+    with Installation(tmp_path / "place", account, **LOUD) as place, place.running() as daemon:
+        assert daemon.said("poll.failed")
+        assert_nothing_leaks(place, daemon, pages(daemon))
+
+
+def test_a_crash_of_a_poll_has_a_traceback_and_no_token(simulator: RunningSimulator, tmp_path: Path) -> None:
+    """Somebody drops a table under the running daemon: nothing that it could expect."""
+    with Installation(tmp_path / "place", Account.at(simulator), **LOUD) as place, place.running() as daemon:
+        daemon.scrape_when(lambda now: now.value("sbg_up", account="sim"))
+        with closing(sqlite3.connect(place.state, timeout=10)) as db:
+            db.execute("DROP TABLE mark")
+        simulator.platform.submit(FAST)
+        scrape = daemon.await_polls("sim", result="error")
+
+        assert "Traceback" in str(daemon.said("poll.crashed")[0]["exception"])
+        assert scrape.value("sbg_up", account="sim") == 0
+        assert daemon.get("/-/healthy").status_code == 200
+        assert_nothing_leaks(place, daemon, pages(daemon))
+
+
+WRONG_ENTRIES = (
+    (f'auth_tokem = "{TOKEN}"', f'auth_token = ["{TOKEN}"]', f'auth_token = "{TOKEN}"\nproxy = ["{PASSWORD}"]'),
+    (
+        f'auth_token = "{TOKEN} and more"',
+        f'auth_token = "{TOKEN}"\nprofile = "default"',
+        f'auth_token = "{TOKEN}"\nproxy = "socks5://proxy-user:{PASSWORD}@localhost"',
+        f'api_endpoint = "https://user:{PASSWORD}@platform.invalid/v2"\nauth_token = "{TOKEN}"',
+        'auth_token_file = "spoilt.token"',
+    ),
+    (f"auth_token = {TOKEN}",),
+)
+"""By where they are found: in what the file may say, in what it comes to, and in how it is written."""
+
+
+@pytest.mark.parametrize("entries", WRONG_ENTRIES, ids=["keys", "values", "syntax"])
+def test_a_wrong_configuration_is_told_without_the_token_in_it(tmp_path: Path, entries: tuple[str, ...]) -> None:
+    with Installation(tmp_path / "place") as place:
+        place.write_token("spoilt", f"{TOKEN} {PASSWORD}")
+        with place.config.open("a") as file:
+            for number, entry in enumerate(entries):
+                at = "" if "api_endpoint" in entry else 'api_endpoint = "https://cgc-api.sbgenomics.com"\n'
+                file.write(f'[[accounts]]\nname = "a{number}"\n{at}{entry}\n')
+        daemon = place.start()
+
+        assert daemon.end() == 2
+        assert len(daemon.lines) >= len(entries), daemon.told()
+        assert all(line.startswith("sbg-exporter: ") for line in daemon.lines)
+        assert_nothing_leaks(place, daemon)
+
+
+def test_tokens_from_the_environment_and_from_profiles_are_not_told_either(
+    simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    with Installation(tmp_path / "place") as place:
+        official = {"SB_API_ENDPOINT": simulator.url, "SB_AUTH_TOKEN": TOKEN}
+        options = ("--listen", "127.0.0.1:0", "--state-file", str(place.state), "--log-level", "debug")
+        with place.running("run", *options, "--log-format", "json", **official) as daemon:
+            simulator.platform.queue(Fault(kind=FaultKind.UNAUTHORIZED), times=5)
+            seen = pages(daemon)
+            assert daemon.stop() == 0
+
+        assert_nothing_leaks(place, daemon, seen)
