@@ -9,6 +9,7 @@ import sys
 import time
 from email.utils import formatdate
 
+_FINISHED = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 86400)).encode()
 _FIRST_ID = 70711174378885120
 _REQUEST = re.compile(rb"GET (\S+)\?(?:\S*&)?offset=(\d+)|GET (\S+)")
 _LIMIT = re.compile(rb"limit=(\d+)")
@@ -23,12 +24,11 @@ class Platform(asyncio.Protocol):
 
     def __init__(self, jobs: int, results: int) -> None:
         self._jobs = jobs
-        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 86400)).encode()
         self._before_id = b'{"href":"https://cavatica-api.sbgenomics.com/v2/async/files/copy/0","id":"'
         self._after_id = (
             b'","result":[%b],"type":"COPY","state":"FINISHED","failed_files":0,"completed_files":%d,'
             b'"total_files":%d,"started_on":"%b","finished_on":"%b"}'
-            % (b",".join([_RESULT] * results), results, results, finished, finished)
+            % (b",".join([_RESULT] * results), results, results, _FINISHED, _FINISHED)
         )
         self._buffer = b""
 
