@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import Final
 
 from exporter import __version__
+from exporter.accounts import Watched
 from exporter.clock import Clock, RealClock
 from exporter.counting.store import Store
 from exporter.metrics.exposition import Exposition
@@ -21,7 +22,7 @@ from exporter.platform.client import ATTEMPTS, Client, Listener, tls_context, tr
 from exporter.platform.transport import Deadline
 from exporter.polling.claims import Claims
 from exporter.polling.poller import Pace, Poller
-from exporter.settings import Configuration, Watched
+from exporter.settings import Configuration
 from exporter.telemetry import Log, Secrets
 
 _JOIN_SECONDS: Final = 2.5

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from exporter import daemon
+from exporter.accounts import Watched
 from exporter.counting import ledger
 from exporter.credentials import FixedToken, Secret
 from exporter.metrics.snapshot import Picture
-from exporter.settings import Configuration, Settings, Watched, listen_address, rules_of
+from exporter.settings import Configuration, Settings, listen_address, rules_of
 from exporter.simulator.server import running
 from exporter.simulator.settings import SimulatorSettings
 from exporter.telemetry import Secrets, default_stream, logger

@@ -20,6 +20,9 @@
 Whatever else is raised is a bug: a poll logs it with its traceback and the next poll comes as usual.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ExporterError(Exception):
     """All errors that this package raises on purpose; the text is one line for a person."""
@@ -35,6 +38,18 @@ class ConfigError(ExporterError):
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class Problems(list[str]):
+    """The lines for the person who wrote the configuration: all of them, not just the first."""
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """What is wrong inside becomes lines, and the next thing is looked at."""
+        try:
+            yield
+        except ConfigError as error:
+            self.extend(error.problems)
 
 
 class StateError(ExporterError):

@@ -9,17 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from exporter.accounts import Watched
 from exporter.clock import Clock
 from exporter.counting.ledger import (
     Book,
-    BucketsChanged,
     Changes,
-    CountLowered,
-    Fact,
-    FilesFailed,
-    Histogram,
-    HistoryIgnored,
-    JobFinished,
     Rules,
     Sightings,
     Sums,
@@ -40,13 +34,12 @@ from exporter.errors import (
     Unauthorized,
     WrongAccount,
 )
-from exporter.metrics.snapshot import Picture, Polling
-from exporter.platform.allowance import Allowance
-from exporter.platform.client import Asked, Client, Endpoint, Listener, Retried
+from exporter.metrics.snapshot import Picture
+from exporter.platform.client import Client, Listener
 from exporter.platform.jobs import Job, more_advanced
 from exporter.polling.claims import Claims
 from exporter.polling.plan import JobQuestion, Walk, questions
-from exporter.settings import Watched
+from exporter.polling.record import Record, log_fact
 from exporter.telemetry import Log, Secrets
 
 AFTER_MAINTENANCE: Final = 60.0
@@ -55,8 +48,6 @@ _TOKEN_LOOK: Final = 5.0
 """Seconds between two looks at a token file while the platform refuses what it holds."""
 PAGES_PER_POLL: Final = 50
 """Pages read before what they showed is committed: a long listing is counted in slices."""
-POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +106,7 @@ class Poller:
         self._publish = publish
         self._secrets = secrets
         self._log = log.bind(account=watched.name)
-        self._record = _Record(clock.time(), self._log)
+        self._record = Record(clock.time(), self._log)
         self._client = connect(self._record)
         self._walk = Walk()
         self._secret: Secret | None = None
@@ -345,7 +336,7 @@ class Poller:
             self._log.error("state.not_written", reason=str(error))
             return book
         for fact in changes.facts:
-            _log_fact(self._log, fact)
+            log_fact(self._log, fact)
         return book.after(changes)
 
     def _read_pages(self, seen: _Seen) -> PollError | AllowanceSpent | None:
@@ -422,7 +413,7 @@ class Poller:
         self._book = book.after(changes)
         for fact in changes.facts:
             self._record.told(fact)
-            _log_fact(self._log, fact)
+            log_fact(self._log, fact)
 
     # ---- publish ----
 
@@ -439,128 +430,3 @@ class Poller:
                 (record.last_success or -math.inf) + believed_for,
             )
         )
-
-
-class _Record:
-    """What asking was like: the listener of the client, and the source of :class:`Polling`."""
-
-    def __init__(self, started: float, log: Log) -> None:
-        self._log = log
-        self._started = started
-        self.up: bool | None = None
-        self.auth_ok: bool | None = None
-        self.maintenance: bool | None = None
-        self.username: str | None = None
-        self.last_poll: float | None = None
-        self.last_success: float | None = None
-        self.last_full_listing: float | None = None
-        self.platform_time: float | None = None
-        self.fault = ""
-        self._polls: dict[str, int] = {}
-        self._poll_duration = Histogram.empty(POLL_SECONDS, started)
-        self._requests: dict[tuple[str, str], int] = {}
-        self._request_duration = {str(each): Histogram.empty(REQUEST_SECONDS, started) for each in Endpoint}
-        self._skipped: dict[str, int] = {}
-        self._lowered: dict[str, int] = {}
-
-    def on_asked(self, fact: Asked) -> None:
-        key = str(fact.endpoint), fact.status
-        self._requests[key] = self._requests.get(key, 0) + 1
-        histogram = self._request_duration[key[0]]
-        self._request_duration[key[0]] = histogram.observe(fact.seconds, None)
-
-    def on_retried(self, fact: Retried) -> None:
-        self._log.warning(
-            "request.retried",
-            endpoint=str(fact.endpoint),
-            reason=fact.reason,
-            attempt=fact.attempt,
-            wait=round(fact.wait, 2),
-        )
-
-    def answered(self) -> None:
-        """The platform answered with what was asked for."""
-        self.auth_ok = True
-        self.maintenance = False
-
-    def page_read(self, date: float | None, skipped: Mapping[str, int]) -> None:
-        self.platform_time = date
-        for reason, records in skipped.items():
-            self._skipped[reason] = self._skipped.get(reason, 0) + records
-            self._log.warning("records.skipped", reason=reason, records=records)
-
-    def polled(self, result: str, fault: str, now: float, seconds: float) -> None:
-        if fault and fault != self.fault:
-            self._log.warning("poll.failed", result=result, reason=fault)
-        elif self.fault and not fault:
-            self._log.info("poll.recovered")
-        self.fault = fault
-        self.up = result == "success"
-        self.last_poll = now
-        if self.up:
-            self.last_success = now
-        self._polls[result] = self._polls.get(result, 0) + 1
-        self._poll_duration = self._poll_duration.observe(seconds, None)
-
-    def told(self, fact: Fact) -> None:
-        if isinstance(fact, CountLowered):
-            self._lowered[fact.field] = self._lowered.get(fact.field, 0) + 1
-
-    def picture(self, allowance: Allowance, interval: float) -> Polling:
-        quota = allowance.known
-        return Polling(
-            up=self.up,
-            auth_ok=self.auth_ok,
-            maintenance=self.maintenance,
-            username=self.username,
-            last_poll=self.last_poll,
-            last_success=self.last_success,
-            last_full_listing=self.last_full_listing,
-            polls=dict(self._polls),
-            poll_duration=self._poll_duration,
-            requests=dict(self._requests),
-            request_duration=dict(self._request_duration),
-            rate_limit=quota.limit,
-            rate_limit_remaining=quota.remaining,
-            rate_limit_reset=quota.reset,
-            allowance=allowance.requests,
-            allowance_used=allowance.used,
-            interval=interval,
-            skipped=dict(self._skipped),
-            lowered=dict(self._lowered),
-            fault=self.fault,
-        )
-
-
-def _log_fact(log: Log, fact: Fact) -> None:
-    match fact:
-        case JobFinished(mark):
-            duration = None
-            if mark.started_on is not None and mark.finished_on is not None:
-                duration = round(mark.finished_on - mark.started_on, 3)
-            (log.warning if mark.last_failed or mark.outcome in {"incomplete", "lost"} else log.info)(
-                "job.finished",
-                job_id=mark.id,
-                operation=mark.operation,
-                outcome=mark.outcome,
-                files=mark.last_total,
-                completed=mark.last_completed,
-                failed=mark.last_failed,
-                duration_seconds=duration,
-                errors=mark.codes or None,
-            )
-        case FilesFailed(mark):
-            log.warning(
-                "job.files_failed",
-                job_id=mark.id,
-                operation=mark.operation,
-                files=mark.last_total,
-                completed=mark.last_completed,
-                failed=mark.last_failed,
-            )
-        case CountLowered(job_id, field, counted, now):
-            log.warning("job.count_lowered", job_id=job_id, field=field, counted=counted, now=now)
-        case HistoryIgnored(jobs):
-            log.info("history.ignored", jobs=jobs)
-        case BucketsChanged(family):
-            log.warning("histogram.restarted", family=family, reason="its bounds in the configuration are new")

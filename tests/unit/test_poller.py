@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from exporter.accounts import Watched
 from exporter.clock import Clock
 from exporter.counting import ledger
 from exporter.counting.ledger import Rules
@@ -22,7 +23,6 @@ from exporter.platform.client import Client
 from exporter.platform.transport import Deadline
 from exporter.polling.claims import Claims
 from exporter.polling.poller import AFTER_MAINTENANCE, AFTER_REFUSAL, Pace, Poller
-from exporter.settings import Watched
 from exporter.telemetry import Secrets, logger
 
 START = 1_790_000_000.0
