@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parsed)
     if unknown:
         return _unknown(unknown, parsed.command)
-    command = _COMMANDS[options.pop("command")]
+    command = COMMANDS[options.pop("command")]
     try:
         return command({name: value for name, value in options.items() if value is not None})
     except ConfigError as error:
@@ -170,7 +170,7 @@ def _version(_options: Mapping[str, object]) -> int:
     return ENDED_AS_ASKED
 
 
-_COMMANDS: Final = {
+COMMANDS: Final = {
     "run": _run,
     "check": _check,
     "once": _once,
@@ -178,6 +178,7 @@ _COMMANDS: Final = {
     "demo": _demo,
     "version": _version,
 }
+"""Command to what does it; the README's table holds exactly these."""
 
 
 def version_line() -> str:

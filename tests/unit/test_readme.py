@@ -1,9 +1,11 @@
 """The README says what the code says."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from exporter.cli import COMMANDS
 from tests.readme_tables import written
 
 README = Path(__file__).parents[2] / "README.md"
@@ -14,6 +16,12 @@ def test_its_tables_are_those_of_the_code() -> None:
     readme = README.read_text(encoding="utf-8")
 
     assert readme == written(readme)
+
+
+def test_its_table_of_commands_is_that_of_the_command_line() -> None:
+    rows = re.findall(r"^\| `sbg-exporter (\w+)`", README.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert rows == list(COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Work for all accounts at once, which the end of the process does not wait for."""
+
+import threading
+
+import pytest
+
+from exporter.errors import Stopping, Unreachable
+from exporter.parallel import in_parallel
+
+
+def test_results_come_in_the_order_of_the_items_whichever_is_done_first() -> None:
+    first_may_end = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 1:
+            first_may_end.wait(10)
+        else:
+            first_may_end.set()
+        return item * 10
+
+    assert in_parallel(work, [1, 2], threading.Event()) == [10, 20]
+
+
+def test_what_one_raises_is_raised() -> None:
+    def work(item: int) -> int:
+        raise Unreachable(f"no answer {item}")
+
+    with pytest.raises(Unreachable, match="no answer 1"):
+        in_parallel(work, [1], threading.Event())
+
+
+def test_the_end_of_the_process_is_not_waited_out() -> None:
+    stop, never = threading.Event(), threading.Event()
+
+    def work(_: int) -> bool:
+        stop.set()
+        return never.wait(60)
+
+    with pytest.raises(Stopping):
+        in_parallel(work, [1], stop)
+    never.set()
+
+
+def test_nothing_to_do_is_done() -> None:
+    assert in_parallel(str, [], threading.Event()) == []
