@@ -63,10 +63,10 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
     """
     settings = configuration.settings
     with ExitStack() as stack:
+        parts = stack.enter_context(assembled(configuration, stop, log, secrets))
         sockets = bound_sockets(configuration.host, configuration.port)
         for each in sockets:
             stack.callback(each.close)
-        parts = stack.enter_context(assembled(configuration, stop, log, secrets))
         threads = [
             threading.Thread(target=_guarded(poller, log), name=f"poller-{poller.name}", daemon=True)
             for poller in parts.pollers

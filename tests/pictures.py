@@ -34,7 +34,7 @@ class Ledger:
     def see(self, *jobs: Job, at: float, complete: bool = True, asked: Collection[str] = ()) -> Book:
         """Fold a listing of *jobs*, seen *at*; the book after it."""
         by_id = {job.id: job for job in jobs}
-        sightings = Sightings(by_id, by_id.keys(), asked=asked, complete=complete)
+        sightings = Sightings(jobs, by_id.keys(), asked=asked, complete=complete)
         changes = fold(self.book, self.marks, sightings, self.rules, now=at, platform=at)
         self.marks |= changes.marks
         self.book = self.book.after(changes)

@@ -12,9 +12,9 @@ nothing in this file reads a clock, a socket or a file.
     add nothing. A count that the platform lowers stays counted and is reported.
 2.  When an account's ledger begins, the platform's time is written down as *counting since*. A job first seen finished
     is *history* when it finished before that second, or, without a readable time, when it was finished at the first
-    complete listing. History is marked, so that it is never counted later, and not counted (unless the setting
-    ``history`` says ``count``). Every other job is counted in full, whenever it is first seen, also when it started and
-    ended while nobody looked.
+    complete listing. History is marked, so that it is never counted later, whatever the platform still changes in it,
+    and not counted (unless the setting ``history`` says ``count``; even then no failure in it is a detection). Every
+    other job is counted in full, whenever it is first seen, also when it started and ended while nobody looked.
 3.  Marks, counters, histograms and their creation times leave here together, as :class:`Changes`, to be committed in
     one transaction. :meth:`Book.after` is what memory holds after that commit, so only what is committed is shown.
 4.  A job is finished in state FINISHED, or in a state nobody documented that comes with ``finished_on``. It finishes
@@ -237,7 +237,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class JobFinished(NamedTuple):
-    """A job's outcome was counted (not for history)."""
+    """A job's outcome was counted."""
 
     mark: Mark
 
@@ -257,10 +257,11 @@ class CountLowered(NamedTuple):
     now: int
 
 
-class HistoryIgnored(NamedTuple):
-    """Jobs that finished before the ledger began were marked without being counted."""
+class HistoryMet(NamedTuple):
+    """Jobs that finished before the ledger began were marked, and counted or not as the setting says."""
 
     jobs: int
+    counted: bool
 
 
 class BucketsChanged(NamedTuple):
@@ -269,7 +270,7 @@ class BucketsChanged(NamedTuple):
     family: str
 
 
-Fact = JobFinished | FilesFailed | CountLowered | HistoryIgnored | BucketsChanged
+Fact = JobFinished | FilesFailed | CountLowered | HistoryMet | BucketsChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,21 +287,23 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Sightings:
-    """What one poll saw, reduced to one answer per job.
+    """What one poll saw.
 
     Attributes:
-        jobs: id to the job, from pages and from single-job answers.
+        jobs: every sighting, from pages and from single-job answers; one job may be among them more than once.
         listed: the ids that pages showed.
         asked: the ids whose own endpoint answered with the job.
+        refused: the ids whose own endpoint gave an answer that tells nothing of the job.
         unknown: the ids that the platform itself says it does not know, from a poll whose list answered.
         vanished: marks that were listed before and that a complete listing no longer shows.
         expired: marks that may be forgotten if the listing clock says so.
         complete: whether this poll completed a listing.
     """
 
-    jobs: Mapping[str, Job]
+    jobs: Collection[Job]
     listed: Collection[str]
     asked: Collection[str] = frozenset()
+    refused: Collection[str] = frozenset()
     unknown: Collection[str] = frozenset()
     vanished: Iterable[Mark] = ()
     expired: Iterable[Mark] = ()
@@ -351,7 +354,9 @@ class Book:
     marks: int
 
     def after(self, changes: Changes) -> "Book":
-        """The book once *changes* are committed."""
+        """The book once *changes* are committed; this very one when there are none."""
+        if not changes:
+            return self
         live, failed = self.live, self.failed
         if changes.marks or changes.forgotten:
             live = _kept(live, changes, lambda mark: mark.unfinished or mark.pending)
@@ -368,15 +373,8 @@ class Book:
 
 
 def _kept(marks: Mapping[str, Mark], changes: Changes, wanted: Callable[[Mark], bool]) -> Mapping[str, Mark]:
-    kept = dict(marks)
-    for mark in changes.marks.values():
-        if wanted(mark):
-            kept[mark.id] = mark
-        else:
-            kept.pop(mark.id, None)
-    for job_id in changes.forgotten:
-        kept.pop(job_id, None)
-    return kept
+    gone = set(changes.forgotten)
+    return {job_id: mark for job_id, mark in {**marks, **changes.marks}.items() if job_id not in gone and wanted(mark)}
 
 
 def fold(
@@ -386,13 +384,20 @@ def fold(
 
     Args:
         book: the account's ledger as committed.
-        marks: the committed marks of every id in ``sightings.jobs`` and ``sightings.unknown`` that has one.
+        marks: the committed marks of every id in *sightings* that has one.
         sightings: what one poll saw.
         rules: the settings that counting depends on.
         now: Unix seconds by this machine's clock.
         platform: Unix seconds by the platform's clock.
     """
     return _Fold(book, rules, now, platform).of(marks, sightings)
+
+
+def _in_order(jobs: Collection[Job]) -> Iterable[Job]:
+    """The sightings, those of one job after the less advanced ones of it."""
+    if len({job.id for job in jobs}) == len(jobs):
+        return jobs
+    return sorted(jobs, key=lambda job: job.progress)
 
 
 def seeds(account: Account, rules: Rules, now: float) -> Changes:
@@ -454,27 +459,27 @@ class _Fold:
         self._histograms: dict[Key, Histogram] = {}
         self._labels = dict(book.account.labels)
         self._failure_counted_at = dict(book.account.failure_counted_at)
-        self._listed: dict[tuple[str, str], Sums] | None = None
+        self._listed = dict(book.listed)
         self._facts: list[Fact] = []
         self._new_marks = 0
-        self._ignored = 0
+        self._history = 0
         self._clock = book.account.listing_clock
 
     def of(self, marks: Mapping[str, Mark], sightings: Sightings) -> Changes:
         account = self._book.account
         if sightings.complete and account.listed_on is not None:
             self._clock += min(max(0.0, self._platform - account.listed_on), LISTING_STEP)
-        for job in sightings.jobs.values():
+        for job in _in_order(sightings.jobs):
             listed = job.id in sightings.listed
-            mark = marks.get(job.id)
+            mark = self._marks.get(job.id) or marks.get(job.id)
             if mark is None:
-                self._first_sight(job, listed=listed, asked=job.id in sightings.asked)
+                self._first_sight(job, listed=listed)
             elif not _same(mark, job, listed=listed):
-                self._advance(mark, job, listed=listed, asked=job.id in sightings.asked)
+                self._advance(mark, job, listed=listed)
+        for job_id in {*sightings.asked, *sightings.refused}:
+            self._answered(self._marks.get(job_id) or marks.get(job_id))
         for job_id in sightings.unknown:
-            mark = self._marks.get(job_id) or marks.get(job_id)
-            if mark is not None:
-                self._deny(mark)
+            self._deny(self._marks.get(job_id) or marks.get(job_id))
         if sightings.complete:
             for mark in sightings.vanished:
                 self._put(mark, msgspec.structs.replace(self._marks.get(mark.id, mark), unlisted_at=self._clock))
@@ -484,13 +489,13 @@ class _Fold:
 
     def changes(self, *, complete: bool = False) -> Changes:
         """What was collected; *complete* says that a listing was completed."""
-        if self._ignored:
-            self._facts.append(HistoryIgnored(self._ignored))
+        if self._history:
+            self._facts.append(HistoryMet(self._history, self._rules.history == "count"))
         old = self._book.account
         account = msgspec.structs.replace(
             old, labels=self._labels, failure_counted_at=self._failure_counted_at, complete=old.complete or complete
         )
-        due = complete and (old.listed_on is None or self._platform - old.listed_on >= _CLOCK_WRITTEN_EVERY)
+        due = complete and (old.listed_on is None or not 0 <= self._platform - old.listed_on < _CLOCK_WRITTEN_EVERY)
         if complete and (due or self._marks or self._forgotten or account != old):
             # Otherwise the clock's step is left to a later listing, so that an idle poll writes nothing.
             account = msgspec.structs.replace(account, listing_clock=self._clock, listed_on=self._platform)
@@ -500,11 +505,17 @@ class _Fold:
             self._counters,
             self._histograms,
             account if account != old else None,
-            self._book.listed if self._listed is None else self._listed,
-            tuple(self._facts),
+            self._listed,
+            tuple(self._latest(fact) for fact in self._facts),
             self._new_marks,
             self._now - self._rules.failed_job_window,
         )
+
+    def _latest(self, fact: Fact) -> Fact:
+        """The fact with all that this poll came to know of its job."""
+        if isinstance(fact, JobFinished | FilesFailed):
+            return fact._replace(mark=self._marks.get(fact.mark.id, fact.mark))
+        return fact
 
     def seed(self, operation: str) -> None:
         """Zeros for *operation*: a counter that is born at its first increment hides that increment from ``rate``."""
@@ -524,7 +535,7 @@ class _Fold:
 
     # ---- one job ----
 
-    def _first_sight(self, job: Job, *, listed: bool, asked: bool) -> None:
+    def _first_sight(self, job: Job, *, listed: bool) -> None:
         operation = self._label("operation", job.operation)
         if (JOBS_SUBMITTED, (operation,)) not in self._book.counters | self._counters.keys():
             self.seed(operation)
@@ -561,17 +572,17 @@ class _Fold:
             codes="",
         )
         self._new_marks += 1
+        self._history += history
         if history and self._rules.history == "ignore":
             self._ignore(blank, job, listed=listed)
         else:
             self._count(JOBS_SUBMITTED, (operation,), 1)
             self._put(blank, blank)
-            self._advance(blank, job, listed=listed, asked=asked)
+            self._advance(blank, job, listed=listed)
 
     def _ignore(self, blank: Mark, job: Job, *, listed: bool) -> None:
         """History: marked as it is, so that it is never counted."""
         total, completed, failed = job.total or 0, job.completed or 0, job.failed or 0
-        self._ignored += 1
         self._put(
             blank,
             msgspec.structs.replace(
@@ -593,17 +604,21 @@ class _Fold:
             ),
         )
 
-    def _advance(self, old: Mark, job: Job, *, listed: bool, asked: bool) -> None:
-        """Rules 1, 4, 5, 8 and 9 for one job that is not, or no longer, history."""
+    def _advance(self, old: Mark, job: Job, *, listed: bool) -> None:
+        """Rules 1, 4, 5, 8 and 9 for one job; of history that is ignored only the marks rise."""
         mark = self._seen(old, job, listed=listed)
+        if old.history and self._rules.history == "ignore":
+            if mark != old:
+                self._put(old, mark)
+            return
         self._count_files(old, mark)
         if job.rank == FINAL_RANK and mark.unfinished:
-            mark = self._finished(old, mark, job, asked=asked)
+            mark = self._finished(old, mark, job)
         mark = self._durations(mark)
         if mark.outcome not in {"", Outcome.LOST}:
             mark = self._errors(mark, job)
             lacking = mark.started_on is None or mark.finished_on is None or (mark.failed > 0 and not mark.errors_done)
-            if mark.pending and (asked or not lacking):
+            if mark.pending and not lacking:
                 mark = msgspec.structs.replace(mark, pending=False)
         if mark != old:
             self._tell(old, mark)
@@ -635,7 +650,7 @@ class _Fold:
             old.last_failed,
         )
         highest = max(old.failed, job.failed or 0)
-        newly_failed = highest > old.failed and not (old.history and old.unfinished)
+        newly_failed = highest > old.failed and not old.history
         return msgspec.structs.replace(
             old,
             state=state,
@@ -662,20 +677,19 @@ class _Fold:
             if shown > counted:
                 exemplar = _exemplar(mark, shown - counted, self._now) if family == FILES_FAILED else None
                 self._count(family, (mark.operation,), shown - counted, exemplar)
-        if mark.failed > old.failed and not (old.history and old.unfinished):
+        if mark.failed > old.failed and not old.history:
             self._failure_counted_at[mark.operation] = self._now
 
-    def _finished(self, old: Mark, mark: Mark, job: Job, *, asked: bool) -> Mark:
+    def _finished(self, old: Mark, mark: Mark, job: Job) -> Mark:
         outcome = outcome_of(job, old)
         if outcome is Outcome.INCOMPLETE:
             agrees = (old.last_total, old.last_completed) == (mark.last_total, mark.last_completed)
             since = old.settling_since if old.settling_since is not None and agrees else self._platform
+            since = min(since, self._platform)  # the platform's clock may have been ahead for an answer
             if self._platform - since < self._rules.settle_after:
                 return msgspec.structs.replace(mark, settling_since=since)
         self._count(JOBS_FINISHED, (mark.operation, outcome), 1, _exemplar(mark, 1, self._now))
-        return msgspec.structs.replace(
-            mark, outcome=outcome, settling_since=None, pending=not asked and mark.operation in OPERATIONS
-        )
+        return msgspec.structs.replace(mark, outcome=outcome, settling_since=None, pending=mark.operation in OPERATIONS)
 
     def _durations(self, mark: Mark) -> Mark:
         queue_done, duration_done = mark.queue_done, mark.duration_done
@@ -719,22 +733,31 @@ class _Fold:
         elif mark.unfinished and mark.failed and not old.failed:
             self._facts.append(FilesFailed(mark))
 
-    def _deny(self, mark: Mark) -> None:
+    def _answered(self, mark: Mark | None) -> None:
+        """Its own endpoint answered, whatever it told: once is enough for a pending job."""
+        if mark is not None and mark.pending:
+            self._put(mark, msgspec.structs.replace(mark, pending=False))
+
+    def _deny(self, mark: Mark | None) -> None:
         """The platform itself says that it knows no such job: rules 6 and 9."""
+        if mark is None:
+            return
         if not mark.unfinished:
             self._put(mark, msgspec.structs.replace(mark, pending=False))
-        elif mark.missing_since is None:
+        elif mark.missing_since is None or mark.missing_since > self._platform:
             self._put(mark, msgspec.structs.replace(mark, missing_since=self._platform))
         elif self._platform - mark.missing_since >= self._rules.lost_after:
-            self._lose(mark)
+            # A job that was seen to finish and waited for its files to settle is not lost.
+            self._end(mark, Outcome.LOST if mark.settling_since is None else Outcome.INCOMPLETE)
 
-    def _lose(self, mark: Mark) -> None:
-        self._count(JOBS_FINISHED, (mark.operation, Outcome.LOST), 1, _exemplar(mark, 1, self._now))
-        lost = msgspec.structs.replace(
-            mark, outcome=Outcome.LOST, settling_since=None, missing_since=None, moved_at=self._now
+    def _end(self, mark: Mark, outcome: Outcome) -> None:
+        """The job is gone from the platform."""
+        self._count(JOBS_FINISHED, (mark.operation, outcome), 1, _exemplar(mark, 1, self._now))
+        ended = self._durations(
+            msgspec.structs.replace(mark, outcome=outcome, settling_since=None, missing_since=None, moved_at=self._now)
         )
-        self._facts.append(JobFinished(lost))
-        self._put(mark, lost)
+        self._facts.append(JobFinished(ended))
+        self._put(mark, ended)
 
     def _expire(self, mark: Mark) -> None:
         """Unlisted for 45 days of listing time: rules 6 and 7."""
@@ -745,7 +768,7 @@ class _Fold:
             self._forgotten.append(mark.id)
         elif mark.operation not in OPERATIONS:
             # Kept for another 45 days, so that it is not counted a second time should it come back.
-            self._lose(msgspec.structs.replace(mark, unlisted_at=self._clock))
+            self._end(msgspec.structs.replace(mark, unlisted_at=self._clock), Outcome.LOST)
 
     # ---- rows ----
 
@@ -753,16 +776,12 @@ class _Fold:
         """The mark's row, and what it moves in the sums over listed jobs."""
         old = self._marks.get(mark.id, old)
         self._marks[mark.id] = mark
-        if self._listed is None:
-            self._listed = dict(self._book.listed)
         if old.unlisted_at is None:
             self._add(old, -1)
         if mark.unlisted_at is None:
             self._add(mark, 1)
 
     def _add(self, mark: Mark, sign: Literal[1, -1]) -> None:
-        if self._listed is None:
-            return
         key = mark.operation, mark.state
         was = self._listed.get(key, Sums())
         now = Sums(

@@ -27,6 +27,8 @@ APPLICATION_ID: Final = 0x5342_4745
 """``SBGE``: tells a state file from other SQLite files."""
 _HEADER: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
+_BUSY_SECONDS: Final = 1.0
+"""For another process to let go of the file; a commit that fails is tried again at the next poll anyway."""
 _IDS_PER_QUERY: Final = 1000
 
 _MARK_COLUMNS: Final = Mark.__struct_fields__
@@ -184,18 +186,25 @@ class Store:
     def begin(
         self, name: str, endpoint: str, username: str, division: str, *, since: float, now: float, rules: Rules
     ) -> Book:
-        """A new ledger, counting since the platform's time *since*, bound to *name*: committed before anything is read.
+        """A ledger that counts since the platform's time *since*, bound to *name*: committed before anything is read.
+
+        Where another entry of the configuration has begun it in this moment, that one.
 
         Raises:
             StateWriteError: it could not be written.
         """
         with self._lock:
             with self._transaction():
-                number = self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
-                account = Account(number, endpoint, username, division, since)
-                self._put_account(account)
+                begun = self._db.execute(
+                    "SELECT number FROM account WHERE endpoint = ? AND username = ? AND division = ?",
+                    (endpoint, username, division),
+                ).fetchone()
+                number = begun[0] if begun else self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
+                if not begun:
+                    account = Account(number, endpoint, username, division, since)
+                    self._put_account(account)
+                    self._write(number, ledger.seeds(account, rules, now))
                 self._bind(name, number)
-                self._write(number, ledger.seeds(account, rules, now))
             return self._book(number, failed_since=now)
 
     def _bind(self, name: str, number: int) -> None:
@@ -394,13 +403,16 @@ def _hold(path: Path) -> int:
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         holder = " ".join(os.read(descriptor, 256).decode(errors="replace").split()) or "another process"
         os.close(descriptor)
         raise StateError(
             f"the state file {path} is held by {holder}; one daemon at a time may hold it:"
             " stop that one, or give this one a state_file of its own"
         ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise StateError(f"the state file {path} cannot be held: {error.strerror}; keep it on a local disk") from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor
@@ -414,14 +426,14 @@ def _open(path: Path) -> sqlite3.Connection:
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        path.chmod(0o600)
         header = _header(path)
+        if header:
+            _check_header(path, header)
+        path.chmod(0o600)
     except OSError as error:
         raise StateError(f"the state file {path} cannot be opened: {error.strerror}") from error
-    if header:
-        _check_header(path, header)
     try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS)
         try:
             db.execute("PRAGMA synchronous = FULL")
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -429,6 +441,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             db.execute("PRAGMA journal_mode = WAL")
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            db.execute("SELECT count(*) FROM mark")
         except BaseException:
             db.close()
             raise

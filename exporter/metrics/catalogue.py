@@ -101,8 +101,11 @@ def _sum(name: str, meaning: str, of: Callable[[Sums], int]) -> Family:
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
         if picture.listed is None:
             return
-        operations = dict.fromkeys((*OPERATIONS, *(operation for operation, _ in picture.listed)))
-        states = dict.fromkeys((*STATES, *(state for _, state in picture.listed)))
+        known = picture.book.account.labels if picture.book is not None else {}
+        operations = dict.fromkeys(
+            (*OPERATIONS, *known.get("operation", ()), *(operation for operation, _ in picture.listed))
+        )
+        states = dict.fromkeys((*STATES, *known.get("state", ()), *(state for _, state in picture.listed)))
         for operation in operations:
             for state in states:
                 yield Sample((operation, state), of(picture.listed.get((operation, state), _NO_JOBS)))

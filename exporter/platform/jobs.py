@@ -91,22 +91,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         """How far it has come: see :func:`rank`."""
         return rank(self.state, self.finished_on)
 
-
-def more_advanced(one: Job, other: Job) -> Job:
-    """What two sightings of one job in one poll say together: the more advanced, completed by what only the other told.
-
-    Pages that overlap and servers that lag show one job at several stages; *other* is the later answer and wins a tie.
-    """
-    ahead, behind = (one, other) if _progress(one) > _progress(other) else (other, one)
-    if behind.started_on is None and behind.finished_on is None and behind.errors is None:
-        return ahead
-    return msgspec.structs.replace(
-        ahead,
-        started_on=ahead.started_on if ahead.started_on is not None else behind.started_on,
-        finished_on=ahead.finished_on if ahead.finished_on is not None else behind.finished_on,
-        errors=ahead.errors if ahead.errors is not None else behind.errors,
-    )
-
-
-def _progress(job: Job) -> tuple[int, int]:
-    return job.rank, (job.completed or 0) + (job.failed or 0)
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Rank and files dealt with: of two sightings the one with more of it is the more advanced."""
+        return self.rank, (self.completed or 0) + (self.failed or 0)

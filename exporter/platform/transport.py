@@ -142,10 +142,9 @@ class _Names:
             httpcore.ConnectTimeout: no answer within *seconds*.
         """
         if self._asked != (host, port):
-            self._asked, self._answer = (host, port), queue.SimpleQueue()
-            threading.Thread(
-                target=self._ask, args=(host, port, self._answer), name="name-look-up", daemon=True
-            ).start()
+            answer: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
+            threading.Thread(target=self._ask, args=(host, port, answer), name="name-look-up", daemon=True).start()
+            self._asked, self._answer = (host, port), answer
         try:
             found = self._answer.get(timeout=max(0.0, seconds))
         except queue.Empty:
@@ -158,5 +157,5 @@ class _Names:
     def _ask(self, host: str, port: int, answer: "queue.SimpleQueue[list[str] | OSError]") -> None:
         try:
             answer.put(self._look_up(host, port))
-        except OSError as error:
-            answer.put(error)
+        except Exception as error:  # noqa: BLE001  # somebody waits for an answer, whatever it is
+            answer.put(error if isinstance(error, OSError) else OSError(str(error)))

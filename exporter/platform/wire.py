@@ -24,8 +24,8 @@ _LABEL: Final = re.compile(r"[a-z0-9_]{1,32}")
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _LONGEST_LABEL_TEXT: Final = 64
 _LONGEST_NAME: Final = 256
-_MOST_FILES: Final = 2**53
-"""More than this is a broken record, and more than a sample's float could show exactly."""
+_MOST_FILES: Final = 2**31
+"""More than this is a broken record; a sum over every job of a ledger must still fit the 64 bits of a database."""
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -337,12 +337,15 @@ def _links_next(links: object) -> bool:
     )
 
 
+_LARGEST_NUMBER: Final = 2**53
+
+
 def _number(text: str | None) -> float | None:
     try:
         number = float(text) if text else None
     except ValueError:
         return None
-    return number if number is not None and abs(number) < _MOST_FILES else None
+    return number if number is not None and abs(number) < _LARGEST_NUMBER else None
 
 
 def _http_date(text: str) -> float | None:

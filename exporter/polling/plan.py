@@ -7,7 +7,7 @@ Pages are offsets over a list that changes while it is read, in an order that no
 the one before by one job. If the last job of a page is in the next one, nothing between the two was missed: that seam
 matches. If it is not, jobs before it went away and the rest moved forward, so the walk steps back a page and reads on
 from there. A walk is *complete* when every seam matched and the end was reached. The platform's own total, where it
-sends one, must not exceed what was seen: it can only make a walk incomplete.
+sends one, is a check of that: a walk that met fewer jobs is made once more, and then the seams are believed.
 
 Where seams keep failing there is no stable order to walk along. Then a walk is complete when it and the walk before it
 both met no job that earlier walks had not seen.
@@ -22,6 +22,8 @@ from exporter.platform.jobs import OPERATIONS, Operation
 
 MOST_PAGES: Final = 20_000
 """Pages of one walk: a list that goes on for longer has no end."""
+_MOST_STALE_PAGES: Final = 5
+"""Pages in a row without a job that is new to the walk: the platform does not heed the offset."""
 _MOST_KNOWN: Final = 1000
 """Ids of jobs long gone that walks without a stable order may drag along, beside twice those on the list."""
 
@@ -44,7 +46,12 @@ class Walk:
     """One reading of the whole list, from its first page to its end."""
 
     def __init__(
-        self, known: Collection[str] = frozenset(), *, stable: bool = True, quiet_before: bool = False
+        self,
+        known: Collection[str] = frozenset(),
+        *,
+        stable: bool = True,
+        quiet_before: bool = False,
+        short_before: bool = False,
     ) -> None:
         """A walk that begins.
 
@@ -52,10 +59,13 @@ class Walk:
             known: ids that earlier walks saw; empty while seams match.
             stable: whether seams matched in the walk before.
             quiet_before: whether the walk before met no unknown job.
+            short_before: whether the walk before matched every seam and met fewer jobs than the platform's total.
         """
         self._known = known
         self._was_stable = stable
         self._quiet_before = quiet_before
+        self._short_before = short_before
+        self._nothing_fresh = 0
         self._seams_failed = 0
         self._last: str | None = None
         self._stepped_back = False
@@ -64,6 +74,11 @@ class Walk:
         self._pages = 0
         self.ids: set[str] = set()
         self.next: PageQuestion | None = PageQuestion(0)
+
+    @property
+    def pages(self) -> int:
+        """Pages read so far."""
+        return self._pages
 
     @property
     def ended(self) -> bool:
@@ -77,8 +92,8 @@ class Walk:
 
     def after(self) -> "Walk":
         """The walk that follows one that has ended."""
-        if self._whole:
-            return Walk()
+        if self._seams_failed == 0:
+            return Walk(short_before=self._short)
         known = self.listing if len(self._known) < _MOST_KNOWN + 2 * len(self.ids) else self.ids
         return Walk(known, stable=False, quiet_before=self._quiet)
 
@@ -89,8 +104,11 @@ class Walk:
 
     @property
     def _whole(self) -> bool:
-        total = self._total or 0
-        return self._seams_failed == 0 and len(self.ids) + self._unreadable >= total
+        return self._seams_failed == 0 and (self._short_before or not self._short)
+
+    @property
+    def _short(self) -> bool:
+        return len(self.ids) + self._unreadable < (self._total or 0)
 
     @property
     def _quiet(self) -> bool:
@@ -117,12 +135,13 @@ class Walk:
         self._stepped_back = False
         self._unreadable += sum(page.skipped.values())
         fresh = not self.ids.issuperset(shown)
+        self._nothing_fresh = 0 if fresh else self._nothing_fresh + 1
         self.ids.update(shown)
         if shown:
             self._last = shown[-1]
         if self._ends(answer, offset, fresh=fresh):
             self.next = None
-        elif self._pages >= MOST_PAGES:
+        elif self._pages >= MOST_PAGES or self._nothing_fresh >= _MOST_STALE_PAGES:
             self._seams_failed += 1
             self.next = None
         else:
@@ -140,7 +159,7 @@ class Walk:
 
 
 def questions(live: Iterable[Mark], present: Collection[str], *, complete: bool) -> list[JobQuestion]:
-    """The jobs to ask for by their own endpoint in this poll, longest unmoved first.
+    """The jobs to ask for by their own endpoint in this poll: pending ones first, then the longest unmoved.
 
     Args:
         live: marks that are unfinished or pending once what was seen is folded in.
@@ -152,5 +171,5 @@ def questions(live: Iterable[Mark], present: Collection[str], *, complete: bool)
         for mark in live
         if mark.operation in OPERATIONS and (mark.pending or (complete and mark.unfinished and mark.id not in present))
     ]
-    wanted.sort(key=lambda mark: (mark.moved_at, mark.id))
+    wanted.sort(key=lambda mark: (not mark.pending, mark.moved_at, mark.id))
     return [JobQuestion(Operation(mark.operation), mark.id) for mark in wanted]

@@ -5,8 +5,8 @@ as true as a whole one; only the gauges as last listed wait for a complete listi
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from exporter.accounts import Watched
@@ -32,11 +32,12 @@ from exporter.errors import (
     StateWriteError,
     Stopping,
     Unauthorized,
+    Unreachable,
     WrongAccount,
 )
 from exporter.metrics.snapshot import Picture
 from exporter.platform.client import Client, Listener
-from exporter.platform.jobs import Job, more_advanced
+from exporter.platform.jobs import Job
 from exporter.polling.claims import Claims
 from exporter.polling.plan import JobQuestion, Walk, questions
 from exporter.polling.record import Record, log_fact
@@ -69,14 +70,25 @@ class Pace:
 class _Seen:
     """What one poll has seen so far: :class:`Sightings` in the making."""
 
-    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
 
-    def add(self, job: Job) -> None:
-        """Take in one sighting; of two of one job the more advanced wins."""
-        self.jobs[job.id] = more_advanced(self.jobs[job.id], job) if job.id in self.jobs else job
+    @property
+    def ids(self) -> set[str]:
+        """Every job that anything was told of."""
+        return self.listed | self.asked | self.refused | self.unknown
+
+
+def _worth_going_on(walk: Walk, failure: PollError | AllowanceSpent | None) -> bool:
+    """Whether the next poll goes on where this one ended.
+
+    After a failure it begins anew, so that one bad page does not hide the pages before it; but a walk that took several
+    polls to get there would never end so.
+    """
+    return not isinstance(failure, PollError) or walk.ended or walk.pages > PAGES_PER_POLL
 
 
 class Poller:
@@ -106,7 +118,7 @@ class Poller:
         self._publish = publish
         self._secrets = secrets
         self._log = log.bind(account=watched.name)
-        self._record = Record(clock.time(), self._log)
+        self._record = Record(clock, self._log)
         self._client = connect(self._record)
         self._walk = Walk()
         self._secret: Secret | None = None
@@ -114,13 +126,19 @@ class Poller:
         self._identified = False
         self._listed: Mapping[tuple[str, str], Sums] | None = None
         self._wait_for_token = False
-        self.moved_at = clock.monotonic()
-        """When this poller last moved, or is to wake from its rest, by the monotonic clock: health rests on it."""
+
+    @property
+    def moved_at(self) -> float:
+        """When this poller last asked anything, or is to wake from its rest, by the monotonic clock."""
+        return self._record.moved_at
 
     def run(self) -> None:
         """Poll until the process ends."""
         try:
-            self._show_what_was_counted()
+            try:
+                self._show_what_was_counted()
+            except Exception:  # noqa: BLE001  # the polls to come may fare better
+                self._log.exception("state.not_read")
             due = self._clock.monotonic() + self._pace.phase
             self._clock.pause(self._pace.first)
             while True:
@@ -182,8 +200,8 @@ class Poller:
         Raises:
             Stopping: the process is ending.
         """
-        began = self._clock.monotonic()
-        self.moved_at = began
+        began = self._record.moved_at = self._clock.monotonic()
+        made = self._record.requests_made
         wait: float | None = None
         result, fault = "success", ""
         try:
@@ -191,7 +209,9 @@ class Poller:
         except Stopping:
             raise
         except AllowanceSpent as spent:
-            return spent.wait  # nothing was asked: this was no poll
+            if self._record.requests_made == made:
+                return spent.wait  # nothing was asked: this was no poll
+            wait = spent.wait
         except PollError as error:
             # What the platform says may repeat what it was sent; the status page shows it.
             result, fault = error.result, self._secrets.hidden(str(error))
@@ -202,12 +222,14 @@ class Poller:
             result, fault = "error", "unexpected error, see the log"
             self._log.exception("poll.crashed")
         self._record.polled(result, fault, self._clock.time(), self._clock.monotonic() - began)
-        self.moved_at = self._clock.monotonic()
+        self._record.moved_at = self._clock.monotonic()
         self._show()
         return wait
 
     def _after(self, error: PollError) -> float | None:
         """What a failed poll changes, and how long to wait after it."""
+        if not isinstance(error, Maintenance | Unreachable):
+            self._record.maintenance = False  # it answers, if not well
         if isinstance(error, Unauthorized):
             self._record.auth_ok = False
             self._identified = False
@@ -226,7 +248,7 @@ class Poller:
 
     def _rest(self, due: float) -> float:
         """Wait until *due*; a poller that waits for a new token looks for it meanwhile. When it ended, monotonic."""
-        self.moved_at = due
+        self._record.moved_at = due
         while (left := due - self._clock.monotonic()) > 0:
             if self._wait_for_token and self._token_changed():
                 return self._clock.monotonic()
@@ -245,29 +267,28 @@ class Poller:
         """One poll's work; the wait until the rest of a long listing is read, None when there is no rest.
 
         Raises:
-            AllowanceSpent: nothing could be asked.
+            AllowanceSpent: the allowance ended this poll before it saw a job.
         """
-        book = self._identified_book()
-        self._record.platform_time = None
+        book = self._rebucketed(self._identified_book())
+        # Taken out, and put back only once what it met is committed: a walk stands for jobs that are counted.
+        walk, self._walk = self._walk, Walk()
         seen = _Seen()
-        failure = self._read_pages(seen)
-        complete = failure is None and self._walk.complete
-        changes = self._fold(book, seen, complete=complete)
+        failure = self._read_pages(walk, seen)
+        listing = walk.listing if failure is None and walk.complete else None
+        changes = self._fold(book, seen, listing)
         if failure is None:
-            present = self._walk.listing if complete else seen.listed
-            wanted = questions(book.after(changes).live.values(), present, complete=complete)
+            present = seen.listed if listing is None else listing
+            wanted = questions(book.after(changes).live.values(), present, complete=listing is not None)
             if wanted:
                 failure = self._read_jobs(wanted, seen)
-                changes = self._fold(book, seen, complete=complete)
-        self._commit(book, changes, complete=complete)
-        unread = not self._walk.ended
-        if not unread:
-            self._walk = self._walk.after()
+                changes = self._fold(book, seen, listing)
+        if self._commit(book, changes, complete=listing is not None) and _worth_going_on(walk, failure):
+            self._walk = walk.after() if walk.ended else walk
         if isinstance(failure, AllowanceSpent) and seen.jobs:
             return failure.wait
         if failure is not None:
             raise failure
-        return 0.0 if unread else None
+        return None if walk.ended else 0.0
 
     def _identified_book(self) -> Book:
         """The ledger of whoever the token belongs to: asked at the start and whenever the token's text changes.
@@ -292,21 +313,21 @@ class Poller:
         self._record.answered()
         name, endpoint, division = self._watched.name, self._watched.endpoint, self._watched.division
         username = answer.value
-        self._record.username = username
         if self._book is not None and self._book.account.username != username:
             raise WrongAccount(
                 f"the token belongs to {username}, the counters of account {name} to {self._book.account.username};"
                 " give the account another name to count for both, or bring back the token of the first"
             )
+        self._record.username = username
         self._claim(username)
         now = self._clock.time()
         # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
         book = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
         if book is None:
-            since = answer.date if answer.date is not None else now
+            since = math.floor(answer.date if answer.date is not None else now)
             book = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
             self._log.info("ledger.began", counting_since=since)
-        self._book = self._rebucketed(book)
+        self._book = book
         self._identified = True
         self._wait_for_token = False
         return self._book
@@ -324,47 +345,38 @@ class Poller:
         since = self._clock.time() - self._rules.failed_job_window
         book = self._store.bound(self._watched.name, self._watched.endpoint, self._watched.division, since)
         if book is not None:
-            self._book = self._rebucketed(book)
+            self._book = book
         self._show()
 
     def _rebucketed(self, book: Book) -> Book:
         """The book with the histograms' bounds that are configured now."""
         changes = rebucketed(book, self._rules, self._clock.time())
-        try:
-            self._store.commit(book.account.number, changes)
-        except StateWriteError as error:
-            self._log.error("state.not_written", reason=str(error))
-            return book
-        for fact in changes.facts:
-            log_fact(self._log, fact)
-        return book.after(changes)
+        return book.after(changes) if self._written(book, changes) else book
 
-    def _read_pages(self, seen: _Seen) -> PollError | AllowanceSpent | None:
-        """The next pages of the walk, into *seen*; what stopped the reading, if anything did."""
+    def _read_pages(self, walk: Walk, seen: _Seen) -> PollError | AllowanceSpent | None:
+        """The next pages of *walk*, into *seen*; what stopped the reading, if anything did."""
         for _ in range(PAGES_PER_POLL):
-            if self._walk.next is None:
+            if walk.next is None:
                 break
             try:
-                answer = self._client.page(*self._walk.next)
+                answer = self._client.page(*walk.next)
             except (PollError, AllowanceSpent) as error:
                 return error
             self._record.answered()
             self._record.page_read(answer.date, answer.page.skipped)
-            self.moved_at = self._clock.monotonic()
-            self._walk.take(answer)
-            for job in answer.page.jobs:
-                seen.add(job)
-                seen.listed.add(job.id)
+            walk.take(answer)
+            seen.jobs.extend(answer.page.jobs)
+            seen.listed.update(job.id for job in answer.page.jobs)
         return None
 
     def _read_jobs(self, wanted: Iterable[JobQuestion], seen: _Seen) -> PollError | AllowanceSpent | None:
         """Jobs that only their own endpoint can tell about, into *seen*; what stopped the reading, if anything did."""
         for question in wanted:
-            self.moved_at = self._clock.monotonic()
             try:
                 job = self._client.job(*question).value
             except JobRefused as error:
                 self._log.warning("job.refused", job_id=question.job_id, reason=str(error))
+                seen.refused.add(question.job_id)
             except (PollError, AllowanceSpent) as error:
                 return error
             else:
@@ -372,48 +384,58 @@ class Poller:
                     seen.unknown.add(question.job_id)
                 else:
                     seen.asked.add(job.id)
-                    seen.add(job)
+                    seen.jobs.append(job)
         return None
 
-    def _fold(self, book: Book, seen: _Seen, *, complete: bool) -> Changes:
+    def _fold(self, book: Book, seen: _Seen, listing: Collection[str] | None) -> Changes:
+        """What *seen* changes; *listing* is a complete one, if this poll completed one."""
         number = book.account.number
-        now = self._clock.time()
         return fold(
             book,
-            self._store.marks(number, seen.jobs.keys() | seen.unknown),
+            self._store.marks(number, seen.ids),
             Sightings(
                 seen.jobs,
                 seen.listed,
                 asked=seen.asked,
+                refused=seen.refused,
                 unknown=seen.unknown,
-                vanished=self._store.vanished(number, self._walk.listing) if complete else (),
-                expired=self._store.expired(number, book.account.listing_clock) if complete else (),
-                complete=complete,
+                vanished=() if listing is None else self._store.vanished(number, listing),
+                expired=() if listing is None else self._store.expired(number, book.account.listing_clock),
+                complete=listing is not None,
             ),
             self._rules,
-            now=now,
-            platform=now if self._record.platform_time is None else self._record.platform_time,
+            now=self._clock.time(),
+            platform=self._record.platform_time,
         )
 
-    def _commit(self, book: Book, changes: Changes, *, complete: bool) -> None:
-        """Commit *changes*; what is shown afterwards is what was committed, or what was shown before."""
+    def _commit(self, book: Book, changes: Changes, *, complete: bool) -> bool:
+        """Commit *changes*; whether that worked. Counters shown are committed ones; gauges move on in any case."""
+        after = book.after(changes)
         if complete:
             self._listed = changes.listed
             self._record.last_full_listing = self._clock.time()
-        if not changes:
-            return
-        account = book.account
-        try:
-            with self._claims.held((account.endpoint, account.username, account.division), self._watched.name):
-                self._store.commit(account.number, changes)
-        except StateWriteError as error:
-            # The same changes come out of the next poll; gauges as last listed move on meanwhile.
-            self._log.error("state.not_written", reason=str(error))
-            return
-        self._book = book.after(changes)
+        if not self._written(book, changes):
+            self._book = replace(book, live=after.live)
+            return False
+        self._book = after
         for fact in changes.facts:
             self._record.told(fact)
+        return True
+
+    def _written(self, book: Book, changes: Changes) -> bool:
+        """Whether *changes* are on disk; where not, they come out of the next poll again."""
+        if not changes:
+            return True
+        account = book.account
+        try:
+            with self._claims.held((account.endpoint, account.username, account.division), self.name):
+                self._store.commit(account.number, changes)
+        except StateWriteError as error:
+            self._log.error("state.not_written", reason=str(error))
+            return False
+        for fact in changes.facts:
             log_fact(self._log, fact)
+        return True
 
     # ---- publish ----
 

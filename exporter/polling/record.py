@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
+from exporter.clock import Clock
 from exporter.counting.ledger import (
     BucketsChanged,
     CountLowered,
     Fact,
     FilesFailed,
     Histogram,
-    HistoryIgnored,
+    HistoryMet,
     JobFinished,
 )
 from exporter.metrics.snapshot import Polling
@@ -24,9 +25,12 @@ REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 class Record:
     """What asking was like: the listener of the client, and the source of :class:`Polling`."""
 
-    def __init__(self, started: float, log: Log) -> None:
+    def __init__(self, clock: Clock, log: Log) -> None:
+        self._clock = clock
         self._log = log
-        self._started = started
+        started = clock.time()
+        self.moved_at = clock.monotonic()
+        """When anything was last asked, or the poller is to wake from its rest, monotonic: health rests on it."""
         self.up: bool | None = None
         self.auth_ok: bool | None = None
         self.maintenance: bool | None = None
@@ -34,8 +38,8 @@ class Record:
         self.last_poll: float | None = None
         self.last_success: float | None = None
         self.last_full_listing: float | None = None
-        self.platform_time: float | None = None
         self.fault = ""
+        self._platform_ahead = 0.0
         self._polls: dict[str, int] = {}
         self._poll_duration = Histogram.empty(POLL_SECONDS, started)
         self._requests: dict[tuple[str, str], int] = {}
@@ -45,6 +49,7 @@ class Record:
 
     def on_asked(self, fact: Asked) -> None:
         """A request was made."""
+        self.moved_at = self._clock.monotonic()
         key = str(fact.endpoint), fact.status
         self._requests[key] = self._requests.get(key, 0) + 1
         histogram = self._request_duration[key[0]]
@@ -65,9 +70,20 @@ class Record:
         self.auth_ok = True
         self.maintenance = False
 
+    @property
+    def requests_made(self) -> int:
+        """Requests made so far."""
+        return sum(self._requests.values())
+
+    @property
+    def platform_time(self) -> float:
+        """Unix seconds by the platform's clock, as far as it last told; else by this machine's."""
+        return self._clock.time() + self._platform_ahead
+
     def page_read(self, date: float | None, skipped: Mapping[str, int]) -> None:
         """A page came, at the platform's time *date*, with records *skipped* by reason."""
-        self.platform_time = date
+        if date is not None:
+            self._platform_ahead = date - self._clock.time()
         for reason, records in skipped.items():
             # Once at warning: a record that cannot be read comes again with every listing for a month.
             tell = self._log.debug if reason in self._skipped else self._log.warning
@@ -127,7 +143,10 @@ def log_fact(log: Log, fact: Fact) -> None:
             duration = None
             if mark.started_on is not None and mark.finished_on is not None:
                 duration = round(mark.finished_on - mark.started_on, 3)
-            (log.warning if mark.last_failed or mark.outcome in {"incomplete", "lost"} else log.info)(
+            tell = log.warning if mark.last_failed or mark.outcome in {"incomplete", "lost"} else log.info
+            if mark.history:
+                tell = log.debug  # thousands of them, and months old
+            tell(
                 "job.finished",
                 job_id=mark.id,
                 operation=mark.operation,
@@ -149,7 +168,7 @@ def log_fact(log: Log, fact: Fact) -> None:
             )
         case CountLowered(job_id, field, counted, now):
             log.warning("job.count_lowered", job_id=job_id, field=field, counted=counted, now=now)
-        case HistoryIgnored(jobs):
-            log.info("history.ignored", jobs=jobs)
+        case HistoryMet(jobs, counted):
+            log.info("history.counted" if counted else "history.ignored", jobs=jobs)
         case BucketsChanged(family):
             log.warning("histogram.restarted", family=family, reason="its bounds in the configuration are new")

@@ -66,17 +66,17 @@ def measure() -> None:
         body = page(results)
         jobs = {job.id: job for job in page_of(body).jobs}
         new = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, rules, _SINCE))
-        first = fold(new, {}, Sightings(jobs, jobs.keys()), rules, now=_SINCE, platform=_SINCE)
+        first = fold(new, {}, Sightings(jobs.values(), jobs.keys()), rules, now=_SINCE, platform=_SINCE)
         known = new.after(first)
         marks = dict(first.marks)
 
         def ours(body: bytes = body, known: Book = known, marks: dict[str, object] = marks) -> object:  # type: ignore[assignment]  # bound at once
-            seen = {job.id: job for job in page_of(body).jobs}
-            return fold(known, marks, Sightings(seen, seen.keys()), rules, now=_SINCE, platform=_SINCE)  # type: ignore[arg-type]  # see above
+            seen = page_of(body).jobs
+            return fold(known, marks, Sightings(seen, {job.id for job in seen}), rules, now=_SINCE, platform=_SINCE)  # type: ignore[arg-type]  # see above
 
         def afresh(body: bytes = body, new: Book = new) -> object:
-            seen = {job.id: job for job in page_of(body).jobs}
-            return fold(new, {}, Sightings(seen, seen.keys()), rules, now=_SINCE, platform=_SINCE)
+            seen = page_of(body).jobs
+            return fold(new, {}, Sightings(seen, {job.id for job in seen}), rules, now=_SINCE, platform=_SINCE)
 
         def official(body: bytes = body) -> object:
             return [AsyncJob(api=api, **item) for item in json.loads(body)["items"]]

@@ -27,7 +27,7 @@ def picture(series: int, scrape: int) -> Picture:
     account = Account(1, "https://p/v2", "u", "", _NOW, complete=True)
     jobs = {str(n): Job(str(n), "copy", "running", 100, scrape % 100, 1, _NOW) for n in range((series - 400) // 8)}
     book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, rules, _NOW))
-    book = book.after(fold(book, {}, Sightings(jobs, jobs.keys()), rules, now=_NOW, platform=_NOW))
+    book = book.after(fold(book, {}, Sightings(jobs.values(), jobs.keys()), rules, now=_NOW, platform=_NOW))
     return Picture("large", "https://p/v2", book, book.listed, POLLING, gauges_until=float("inf"))
 
 

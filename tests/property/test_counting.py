@@ -8,7 +8,6 @@ import itertools
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from exporter.counting import ledger
 from exporter.counting.ledger import Changes, Rules, Sightings, Sums, fold
 from exporter.counting.store import Store
-from exporter.platform.jobs import Job, more_advanced
+from exporter.platform.jobs import Job
 
 SINCE = 1_790_000_000.0
 RULES = Rules(settle_after=60, lost_after=300)
@@ -137,16 +136,13 @@ class Counting(RuleBasedStateMachine):
         if not self.jobs:
             return
         seen = data.draw(st.lists(st.sampled_from(self.jobs), min_size=1, max_size=2 * len(self.jobs)))
-        jobs: dict[str, Job] = {}
-        for script in seen:
-            job = data.draw(st.sampled_from([script.job(), *script.shown]))
-            jobs[job.id] = more_advanced(jobs[job.id], job) if job.id in jobs else job
+        jobs = [data.draw(st.sampled_from([script.job(), *script.shown])) for script in seen]
         self.commit(jobs, complete=False, crash=crash)
 
     @rule(crash=st.sampled_from(["no", "no", "before commit", "after commit"]))
     def see_all(self, crash: str) -> None:
         """A complete listing."""
-        jobs = {script.job_id: script.job() for script in self.jobs}
+        jobs = [script.job() for script in self.jobs]
         self.commit(jobs, complete=True, crash=crash)
         if crash == "no":
             assert self.book.listed == sums(jobs)
@@ -156,9 +152,9 @@ class Counting(RuleBasedStateMachine):
         """A job is asked for by its own endpoint."""
         if self.jobs:
             job = data.draw(st.sampled_from(self.jobs)).job()
-            self.commit({job.id: job}, complete=False, crash="no", asked={job.id})
+            self.commit([job], complete=False, crash="no", asked={job.id})
 
-    def commit(self, jobs: Mapping[str, Job], *, complete: bool, crash: str, asked: set[str] | None = None) -> None:
+    def commit(self, jobs: list[Job], *, complete: bool, crash: str, asked: set[str] | None = None) -> None:
         changes = self.fold(jobs, complete=complete, asked=asked or set())
         if crash != "before commit":
             self.store.commit(self.book.account.number, changes)
@@ -179,17 +175,18 @@ class Counting(RuleBasedStateMachine):
                 assert book.live == self.book.live
             self.book = book
 
-    def fold(self, jobs: Mapping[str, Job], *, complete: bool, asked: set[str]) -> Changes:
+    def fold(self, jobs: list[Job], *, complete: bool, asked: set[str]) -> Changes:
         number = self.book.account.number
+        ids = {job.id for job in jobs}
         sightings = Sightings(
             jobs,
-            frozenset() if asked else jobs.keys(),
+            frozenset() if asked else ids,
             asked=asked,
-            vanished=self.store.vanished(number, jobs.keys()) if complete else (),
+            vanished=self.store.vanished(number, ids) if complete else (),
             expired=self.store.expired(number, self.book.account.listing_clock) if complete else (),
             complete=complete,
         )
-        return fold(self.book, self.store.marks(number, jobs.keys()), sightings, RULES, now=self.now, platform=self.now)
+        return fold(self.book, self.store.marks(number, ids), sightings, RULES, now=self.now, platform=self.now)
 
     # ---- the truth ----
 
@@ -235,10 +232,10 @@ class Counting(RuleBasedStateMachine):
         assert observed == durations
 
 
-def sums(jobs: Mapping[str, Job]) -> dict[tuple[str, str], Sums]:
+def sums(jobs: list[Job]) -> dict[tuple[str, str], Sums]:
     """What a listing of *jobs* adds up to, computed the plain way."""
     added: dict[tuple[str, str], Sums] = {}
-    for job in jobs.values():
+    for job in jobs:
         key = (job.operation, job.state)
         was = added.get(key, Sums())
         added[key] = Sums(

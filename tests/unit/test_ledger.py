@@ -15,7 +15,7 @@ from exporter.counting.ledger import (
     Exemplar,
     FilesFailed,
     Histogram,
-    HistoryIgnored,
+    HistoryMet,
     JobFinished,
     Mark,
     Rules,
@@ -51,6 +51,7 @@ class Desk:
         *jobs: Job,
         after: float = 0.0,
         asked: Collection[str] = (),
+        refused: Collection[str] = (),
         unknown: Collection[str] = (),
         complete: bool = False,
         listed: bool = True,
@@ -63,9 +64,10 @@ class Desk:
             self.book,
             self.marks,
             Sightings(
-                shown,
+                jobs,
                 shown.keys() if listed else (),
                 asked=asked,
+                refused=refused,
                 unknown=unknown,
                 vanished=[m for m in self.marks.values() if m.unlisted_at is None and m.id not in shown]
                 if complete
@@ -205,6 +207,30 @@ def test_counts_that_an_answer_leaves_out_stay_as_they_were() -> None:
     assert not desk.see(job(total=None, completed=None, failed=None))
 
 
+def test_sightings_of_one_job_in_one_poll_count_as_in_two() -> None:
+    running, finished = job(total=10, completed=5, failed=3), job("finished", None, None, None, finished=NOW + 9)
+    one, two, reverse = Desk(), Desk(), Desk()
+
+    one.see(running, finished)
+    reverse.see(finished, running)
+    two.see(running)
+    two.see(finished)
+
+    assert one.counted(ledger.FILES_FAILED, "copy") == 3
+    assert one.outcomes() == {"partial": 1}
+    assert one.book.counters == two.book.counters == reverse.book.counters
+    assert one.marks == two.marks == reverse.marks
+
+
+def test_what_is_told_of_a_finish_is_all_that_the_poll_came_to_know() -> None:
+    desk = Desk()
+
+    desk.see(ended(1, 2), ended(1, 2, errors=(("5001", 2),)), asked=["42"])
+
+    assert desk.facts == [JobFinished(desk.marks["42"])]
+    assert desk.marks["42"].codes == "5001:2"
+
+
 # ---- rule 2: history ----
 
 
@@ -217,7 +243,7 @@ def test_a_job_that_finished_before_counting_began_is_history() -> None:
     assert desk.counted(ledger.FILES_FAILED, "copy") == 0
     assert desk.outcomes() == {}
     assert desk.marks["42"].detected_at is None
-    assert desk.facts == [HistoryIgnored(1)]
+    assert desk.facts == [HistoryMet(1, counted=False)]
 
 
 def test_a_job_that_finished_in_the_second_in_which_counting_began_is_counted() -> None:
@@ -248,23 +274,29 @@ def test_an_unfinished_job_counts_in_full_at_first_sight() -> None:
     assert desk.marks["42"].detected_at == NOW
 
 
-def test_history_that_changes_after_all_counts_the_difference() -> None:
+@pytest.mark.parametrize("before", [1, None])
+def test_history_that_changes_after_all_is_still_history(before: int | None) -> None:
     desk = Desk(complete=False)
-    desk.see(ended(3, 1, finished_on=SINCE - 9))
+    desk.see(msgspec.structs.replace(ended(3, 1, finished_on=SINCE - 9), failed=before))
 
     desk.see(ended(3, 2, finished_on=SINCE - 9))
 
-    assert desk.counted(ledger.FILES_FAILED, "copy") == 1
+    assert desk.counted(ledger.FILES_FAILED, "copy") == 0
     assert desk.outcomes() == {}
+    assert desk.marks["42"].detected_at is None
+    assert desk.book.account.failure_counted_at == {}
+    assert desk.marks["42"].failed == 2
 
 
 def test_history_is_counted_when_asked_for_but_detects_no_failure() -> None:
     desk = Desk(Rules(history="count"), complete=False)
 
     desk.see(ended(3, 2, finished_on=SINCE - 9, started_on=SINCE - 19, errors=(("5001", 2),)))
+    assert HistoryMet(1, counted=True) in desk.facts
+    desk.see(ended(3, 3, finished_on=SINCE - 9, started_on=SINCE - 19))
 
     assert desk.outcomes() == {"partial": 1}
-    assert desk.counted(ledger.FILES_FAILED, "copy") == 2
+    assert desk.counted(ledger.FILES_FAILED, "copy") == 3
     assert desk.counted(ledger.FILE_ERRORS, "copy", "5001") == 2
     assert desk.marks["42"].detected_at is None
     assert desk.book.account.failure_counted_at == {}
@@ -431,6 +463,33 @@ def test_an_undocumented_operation_is_lost_after_45_days_of_listing_time() -> No
     assert "42" in desk.marks
 
 
+def test_a_job_that_was_seen_to_finish_is_not_lost_but_incomplete() -> None:
+    desk = Desk()
+    desk.see(ended(3, total=5))
+
+    desk.see(unknown=["42"])
+    desk.see(unknown=["42"], after=300)
+
+    assert desk.outcomes() == {"incomplete": 1}
+    assert desk.book.histograms[ledger.JOB_DURATION, ("copy", "incomplete")].sum == 7
+
+
+@pytest.mark.parametrize("ahead", [30 * DAY])
+def test_one_answer_from_the_platform_s_future_delays_nothing_for_long(ahead: float) -> None:
+    desk = Desk()
+    desk.see(job(job_id="gone"))
+    desk.see(ended(3, total=5), unknown=["gone"], after=ahead, complete=True)
+
+    desk.see(ended(3, total=5), unknown=["gone"], after=-ahead)
+    desk.see(ended(3, total=5), unknown=["gone"], after=300)
+
+    assert desk.outcomes() == {"incomplete": 1, "lost": 1}
+    clock = desk.book.account.listing_clock
+    desk.see(ended(3, total=5), complete=True, after=60)
+    desk.see(ended(3, total=5), complete=True, after=2 * HOUR)
+    assert desk.book.account.listing_clock == clock + 2 * HOUR
+
+
 # ---- rule 7: forgetting ----
 
 
@@ -575,12 +634,14 @@ def test_a_failure_without_result_is_pending_and_its_errors_follow() -> None:
     assert desk.outcomes() == {"partial": 1}
 
 
-@pytest.mark.parametrize("answer", ["the same", "unknown", "unknown in the poll that lists it"])
+@pytest.mark.parametrize("answer", ["the same", "refused", "unknown", "unknown in the poll that lists it"])
 def test_it_is_asked_for_once(answer: str) -> None:
     desk = Desk()
     desk.see(ended(1, 2))
 
-    if answer == "unknown":
+    if answer == "refused":
+        desk.see(refused=["42"])
+    elif answer == "unknown":
         desk.see(unknown=["42"])
     elif answer == "unknown in the poll that lists it":
         desk.see(ended(1, 2), unknown=["42"])

@@ -99,15 +99,26 @@ def test_a_total_larger_than_what_was_seen_leaves_the_walk_incomplete() -> None:
     assert not walk.complete
 
 
-def test_a_total_that_is_always_larger_is_given_up_after_two_walks_that_found_nothing_new() -> None:
-    walk, completed = Walk(), []
+def test_a_total_that_is_always_larger_is_believed_less_than_the_seams_also_while_jobs_come() -> None:
+    walk, completed, ids = Walk(), [], names(50)
     for _ in range(4):
+        ids.insert(0, f"new{len(ids)}")
         while walk.next is not None:
-            walk.take(ListAnswer(answer(names(50), *walk.next).page, None, 80))
+            walk.take(ListAnswer(answer(ids, *walk.next).page, None, len(ids) + 1))
         completed.append(walk.complete)
         walk = walk.after()
 
-    assert completed == [False, False, True, True]
+    assert completed == [False, True, True, True]
+
+
+def test_a_platform_that_does_not_heed_the_offset_is_given_up_soon() -> None:
+    walk, pages = Walk(), 0
+    while walk.next is not None:
+        walk.take(answer(names(250), 0, 100))
+        pages += 1
+
+    assert pages < 20
+    assert not walk.complete
 
 
 def test_records_that_cannot_be_read_count_towards_the_total() -> None:
@@ -242,13 +253,15 @@ def test_an_unfinished_job_is_asked_for_only_when_a_complete_listing_lacks_it() 
     assert asked([mark("a"), mark("b")], {"b"}, complete=False) == []
 
 
-def test_a_pending_job_is_asked_for_in_any_case_and_the_longest_unmoved_first() -> None:
-    pending = [
+def test_pending_jobs_are_asked_for_in_any_case_before_the_longest_unmoved() -> None:
+    marks = [
+        mark("still", moved_at=0.0),
         mark("new", pending=True, outcome="succeeded", moved_at=9.0),
         mark("old", pending=True, outcome="failed", moved_at=1.0),
     ]
 
-    assert asked(pending, {"new"}, complete=False) == ["old", "new"]
+    assert asked(marks, {"new"}, complete=False) == ["old", "new"]
+    assert asked(marks, {"new"}, complete=True) == ["old", "new", "still"]
 
 
 def test_an_operation_without_a_documented_endpoint_is_not_asked_for() -> None:

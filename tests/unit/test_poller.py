@@ -62,6 +62,8 @@ class Platform:
         self.users = {"t0k3n": "rfranklin"}
         self.instead: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
         self.asked: list[str] = []
+        self.dated = True
+        self.clock_ahead = 0.0
 
     def add(
         self, job_id: str, state: str = "RUNNING", total: int = 10, completed: int = 0, failed: int = 0, **more: object
@@ -101,7 +103,7 @@ class Platform:
         return self.said(200, job) if job else self.said(404, {"code": 10211, "message": "Job not found"})
 
     def said(self, status: int, body: object) -> httpx.Response:
-        at = httpx.Headers({"Date": _http_date(self.clock.now)})
+        at = httpx.Headers({"Date": _http_date(self.clock.now + self.clock_ahead)} if self.dated else {})
         # As an iterator, the body is read the way it is from a socket.
         return httpx.Response(status, headers=at, content=iter([json.dumps(body).encode()]))
 
@@ -123,6 +125,7 @@ class Bench:
         self.log = io.StringIO()
         self.pictures: list[Picture] = []
         self.claims = Claims(["cavatica", "again"])
+        self.rules = Rules()
         self.poller = self.new_poller()
 
     def new_poller(self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25) -> Poller:
@@ -140,7 +143,7 @@ class Bench:
             ),
             store=self.store,
             claims=self.claims,
-            rules=Rules(),
+            rules=self.rules,
             pace=Pace(30, 600, first=0, phase=0),
             clock=clock or self.clock,
             publish=self.pictures.append,
@@ -303,19 +306,167 @@ def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: Ben
     assert bench.counted(ledger.FILES_FAILED) == 100
 
 
-def test_the_walk_goes_on_where_a_page_failed(bench: Bench) -> None:
+def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: Bench) -> None:
     for number in range(150):
         bench.platform.add(f"{number:03d}")
+    bench.poll()
     bench.platform.instead = lambda request: (
-        bench.platform.said(502, {}) if request.url.params.get("offset") == "99" else None
+        bench.platform.said(200, "<html>") if request.url.params.get("offset") == "99" else None
     )
-    assert bench.poll().listed is None
-    bench.platform.instead = lambda _: None
+    bench.poll()
+    bench.platform.add("000", failed=5)
 
     picture = bench.poll()
 
+    assert picture.polling.fault
+    assert bench.counted(ledger.FILES_FAILED) == 5
+
+
+def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: Bench) -> None:
+    for number in range(6000):
+        bench.platform.add(f"{number:04d}")
+    bench.poll()
+    bench.platform.instead = lambda request: (
+        bench.platform.said(502, {}) if request.url.params.get("offset") == str(99 * 52) else None
+    )
+    bench.poll()
+    bench.platform.instead = lambda _: None
+    asked = len(bench.platform.asked)
+
+    picture = bench.poll()
+
+    assert len(bench.platform.asked) - asked < 15
     assert picture.listed is not None
-    assert picture.listed["copy", "running"].jobs == 150
+    assert picture.listed["copy", "running"].jobs == 6000
+
+
+def test_a_poll_that_crashed_while_counting_is_made_again_from_the_start(bench: Bench) -> None:
+    for number in range(50):
+        bench.platform.finish(str(number), 0, 1, finished_on=None, started_on=None)
+    bench.store._db.execute("ALTER TABLE mark RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
+    assert bench.poll().polling.up is False
+    asked = len(bench.platform.asked)
+    bench.store._db.execute("ALTER TABLE elsewhere RENAME TO mark")  # noqa: SLF001  # and it is gone
+
+    picture = bench.poll()
+
+    assert len(bench.platform.asked) > asked
+    assert picture.listed is not None
+    assert picture.listed["copy", "finished"].jobs == 50
+    assert bench.counted(ledger.FILES_FAILED) == 0  # finished at the first complete listing, without times: history
+
+
+def test_a_slice_that_was_not_written_is_read_again_before_the_listing_is_complete(bench: Bench) -> None:
+    for number in range(6000):
+        bench.platform.finish(f"{number:04d}", 0, 1, finished_on=None, started_on=None)
+    bench.platform.instead = lambda request: (
+        bench.platform.said(502, {}) if request.url.path.endswith("/files") else None
+    )
+    bench.poll()
+    bench.platform.instead = lambda _: None
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+    bench.poll()
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
+    for _ in range(3):
+        picture = bench.poll(after=300)
+
+    assert picture.listed is not None
+
+    assert picture.listed["copy", "finished"].jobs == 6000
+    assert bench.counted(ledger.FILES_FAILED) == 0
+
+
+def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: Bench) -> None:
+    bench.platform.add("1", completed=1)
+    bench.poll()
+    bench.platform.finish("1", 9, 1)
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+
+    picture = bench.poll()
+
+    assert picture.book is not None
+    assert picture.book.live == {}
+    assert bench.counted(ledger.FILES_FAILED) == 0
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
+    bench.poll()
+    assert bench.counted(ledger.FILES_FAILED) == 1
+    assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
+
+
+def test_new_bounds_that_could_not_be_written_are_tried_again(bench: Bench) -> None:
+    bench.poll()
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+    bench.rules = Rules(duration_buckets=(1.0, 2.0))
+    bench.poller = bench.new_poller()
+    bench.poll()
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
+
+    book = bench.poll().book
+
+    assert book is not None
+    assert book.histograms[ledger.JOB_DURATION, ("copy", "failed")].bounds == (1.0, 2.0)
+
+
+def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: Bench) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    bench.platform.finish("1", 3, total_files=5)
+    bench.poll()
+    bench.platform.dated = False
+    bench.platform.clock_ahead = -3600.0
+
+    bench.poll(after=1)
+
+    assert bench.counted(ledger.JOBS_FINISHED, "incomplete") == 0
+
+
+def test_an_answer_ends_what_was_said_of_maintenance(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.instead = lambda _: bench.platform.said(503, {"code": 0})
+    bench.poll()
+    bench.platform.instead = lambda _: bench.platform.said(401, {})
+
+    assert bench.poll().polling.maintenance is False
+
+
+def test_each_request_is_a_sign_of_life(bench: Bench) -> None:
+    def slow(_: httpx.Request) -> None:
+        bench.clock.now += 100
+
+    bench.platform.instead = slow
+    bench.poll()
+
+    assert bench.clock.now - bench.poller.moved_at == 0
+    assert bench.clock.now - START == 30 + 2 * 100
+
+
+def test_a_poll_that_the_allowance_ended_after_it_asked_is_a_poll(bench: Bench) -> None:
+    bench.poller = bench.new_poller(share=0.001)
+
+    picture = bench.poll()
+
+    assert bench.platform.asked == ["/user"]
+    assert picture.polling.last_poll is not None
+    assert bench.wait is not None
+    assert bench.wait > 0
+
+
+def test_a_state_file_that_cannot_be_read_at_the_start_does_not_end_the_polls(bench: Bench) -> None:
+    bench.platform.add("1", failed=1)
+    bench.poll()
+    bench.store._db.execute("ALTER TABLE mark RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
+
+    def mend(_: float) -> None:
+        if len(bench.clock.pauses) == 1:
+            bench.store._db.execute("ALTER TABLE elsewhere RENAME TO mark")  # noqa: SLF001  # and it is gone
+        else:
+            raise Stopping("enough")
+
+    bench.clock.during = mend
+    bench.new_poller().run()
+
+    assert bench.pictures[-1].polling.up is True
+    assert bench.counted(ledger.FILES_FAILED) == 1
 
 
 def test_maintenance_is_asked_again_every_minute_and_shown(bench: Bench) -> None:
@@ -501,7 +652,9 @@ def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: Bench) -> N
     bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # the nearest thing to a disk that is full
 
     picture = bench.poll()
-    assert picture.book is good.book
+    assert picture.book is not None
+    assert good.book is not None
+    assert picture.book.counters is good.book.counters
     assert picture.listed is not None
     assert picture.listed["copy", "running"].completed == 5
     assert bench.store.write_failures == 1

@@ -44,7 +44,7 @@ def see(store: Store, book: Book, *jobs: Job) -> Book:
     """One poll that lists *jobs* completely, committed."""
     shown = {job.id: job for job in jobs}
     number = book.account.number
-    sightings = Sightings(shown, shown.keys(), vanished=store.vanished(number, shown.keys()), complete=True)
+    sightings = Sightings(jobs, shown.keys(), vanished=store.vanished(number, shown.keys()), complete=True)
     changes = fold(book, store.marks(number, shown.keys()), sightings, RULES, now=NOW, platform=NOW)
     store.commit(number, changes)
     return book.after(changes)
@@ -150,7 +150,7 @@ def test_marks_long_unlisted_are_offered_to_be_forgotten(store: Store) -> None:
 
 def test_what_is_forgotten_is_gone(store: Store) -> None:
     book = see(store, begin(store), FAILED)
-    nothing = fold(book, {}, Sightings({}, ()), RULES, now=NOW, platform=NOW)
+    nothing = fold(book, {}, Sightings((), ()), RULES, now=NOW, platform=NOW)
 
     store.commit(book.account.number, replace(nothing, forgotten=["1"]))
 
@@ -170,7 +170,7 @@ def test_failed_jobs_that_ended_too_early_stay_on_disk(store: Store) -> None:
 def test_a_commit_that_fails_writes_nothing_and_can_be_tried_again(store: Store) -> None:
     book = begin(store)
     jobs = {str(n): msgspec.structs.replace(FAILED, id=str(n)) for n in range(3000)}
-    changes = fold(book, {}, Sightings(jobs, jobs.keys()), RULES, now=NOW, platform=NOW)
+    changes = fold(book, {}, Sightings(jobs.values(), jobs.keys()), RULES, now=NOW, platform=NOW)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
@@ -206,11 +206,13 @@ def test_an_interrupted_beginning_is_begun_again(path: Path) -> None:
 def test_what_is_not_ours_is_refused_and_left_alone(path: Path, content: bytes, complaint: str) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
+    path.chmod(0o644)
 
     with pytest.raises(StateError, match=complaint):
         Store(path)
 
     assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert sorted(each.name for each in path.parent.iterdir()) == ["state.db", "state.db.lock"]
 
 
@@ -237,6 +239,23 @@ def test_a_damaged_file_is_refused(path: Path) -> None:
 
     with pytest.raises(StateError, match="put a backup in its place"):
         Store(path)
+
+
+def test_a_file_of_ours_without_its_tables_is_refused(path: Path) -> None:
+    Store(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE mark")
+    db.close()
+
+    with pytest.raises(StateError, match="no such table: mark; put a backup in its place"):
+        Store(path)
+
+
+def test_two_entries_that_begin_one_ledger_at_once_share_it(store: Store) -> None:
+    first, second = begin(store, "a"), begin(store, "b")
+
+    assert first == second
+    assert store.write_failures == 0
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
