@@ -228,8 +228,8 @@ class Poller:
 
     def _after(self, error: PollError) -> float | None:
         """What a failed poll changes, and how long to wait after it."""
-        if not isinstance(error, Maintenance | Unreachable):
-            self._record.maintenance = False  # it answers, if not well
+        if self._record.maintenance and not isinstance(error, Maintenance | Unreachable):
+            self._record.maintenance = False  # it answers again, if not well
         if isinstance(error, Unauthorized):
             self._record.auth_ok = False
             self._identified = False

@@ -122,7 +122,6 @@ def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
 
         assert daemon.end() == 1
         assert address in complaint(daemon)
-        assert not place.state.exists()
 
 
 def test_a_wrong_configuration_is_a_line_per_problem_and_exit_2(place: Installation) -> None:
