@@ -117,7 +117,11 @@ class JobRefused(BadAnswer):
 
 
 class WrongAccount(PollError):
-    """The token's owner is not whom this account's ledger belongs to, or another entry watches them already."""
+    """The token's owner is not whom this account's ledger belongs to."""
+
+
+class AlreadyWatched(WrongAccount):
+    """An earlier entry of the configuration watches the same account: that one shows its counters."""
 
 
 class AllowanceSpent(ExporterError):
