@@ -13,7 +13,8 @@
     - Maintenance     503 with code 0: ask again every minute
     - BadAnswer       an answer that is not what the API documents
       . JobRefused    the same for one job: the others go on
-    - WrongAccount    the token belongs to somebody else, or to an account that another entry watches
+    - WrongAccount    the token belongs to somebody else: the counters stay as they were
+      . AlreadyWatched  an earlier entry watches the same account: that one shows the counters
   + AllowanceSpent    our share of the rate limit is used up: the poll ends with what it has
   + Stopping          the process is ending
 
@@ -121,7 +122,7 @@ class WrongAccount(PollError):
 
 
 class AlreadyWatched(WrongAccount):
-    """An earlier entry of the configuration watches the same account: that one shows its counters."""
+    """An earlier entry of the configuration watches the same account."""
 
 
 class AllowanceSpent(ExporterError):

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from exporter.errors import WrongAccount
+from exporter.errors import AlreadyWatched
 
 Identity = tuple[str, str, str]
 """Endpoint, user name and division."""
@@ -23,12 +23,12 @@ class Claims:
         """Claim *identity* for the entry *name*, from a later entry too, whatever the order in which they got answers.
 
         Raises:
-            WrongAccount: an earlier entry has it.
+            AlreadyWatched: an earlier entry has it.
         """
         with self._lock:
             holder = self._holders.get(identity, name)
             if self._order[holder] < self._order[name]:
-                raise WrongAccount(_told(holder, name))
+                raise AlreadyWatched(_told(holder, name))
             self._holders[identity] = name
 
     @contextmanager
@@ -36,12 +36,12 @@ class Claims:
         """Nobody else claims *identity* while the block runs: a ledger has one writer.
 
         Raises:
-            WrongAccount: an earlier entry has claimed it meanwhile.
+            AlreadyWatched: an earlier entry has claimed it meanwhile.
         """
         with self._lock:
             holder = self._holders.get(identity, name)
             if holder != name:
-                raise WrongAccount(_told(holder, name))
+                raise AlreadyWatched(_told(holder, name))
             yield
 
 

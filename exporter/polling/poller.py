@@ -24,6 +24,7 @@ from exporter.counting.store import Store
 from exporter.credentials import Secret
 from exporter.errors import (
     AllowanceSpent,
+    AlreadyWatched,
     ConfigError,
     JobRefused,
     Maintenance,
@@ -171,7 +172,8 @@ class Poller:
         if self._book is not None and not self._record.fault:
             try:
                 self._claim(self._book.account.username)
-            except WrongAccount as error:
+            except AlreadyWatched as error:
+                self._after(error)
                 self._record.up, self._record.fault = False, str(error)
                 self._show()
 
@@ -235,6 +237,8 @@ class Poller:
             self._identified = False
             self._wait_for_token = True
             return AFTER_REFUSAL
+        if isinstance(error, AlreadyWatched):
+            self._book = self._listed = None  # that entry shows them
         if isinstance(error, WrongAccount):
             self._identified = False
             self._wait_for_token = True
@@ -333,12 +337,12 @@ class Poller:
         return self._book
 
     def _claim(self, username: str) -> None:
-        """Make sure that no earlier entry watches the account: that one shows its counters then."""
-        try:
-            self._claims.claim((self._watched.endpoint, username, self._watched.division), self._watched.name)
-        except WrongAccount:
-            self._book = self._listed = None
-            raise
+        """Make sure that no earlier entry watches the account.
+
+        Raises:
+            AlreadyWatched: one does.
+        """
+        self._claims.claim((self._watched.endpoint, username, self._watched.division), self._watched.name)
 
     def _show_what_was_counted(self) -> None:
         """Until the platform answers, the counters are those of the ledger that the name was last bound to."""

@@ -115,6 +115,14 @@ def test_a_second_daemon_on_the_same_state_file_says_who_holds_it(place: Install
         first.await_polls("sim")
 
 
+def test_started_twice_it_says_who_holds_the_state_and_not_that_the_port_is_taken(place: Installation) -> None:
+    with place.running() as first:
+        second = place.start("run", "--config", str(place.config), "--listen", first.url.removeprefix("http://"))
+
+        assert second.end() == 1
+        assert f"is held by process {first.pid}" in complaint(second)
+
+
 def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
