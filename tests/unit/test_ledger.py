@@ -244,6 +244,7 @@ def test_a_job_that_finished_before_counting_began_is_history() -> None:
     assert desk.outcomes() == {}
     assert desk.marks["42"].detected_at is None
     assert desk.facts == [HistoryMet(1, counted=False)]
+    assert desk.book.listed == {("copy", "finished"): Sums(1, 5, 0, 5)}
 
 
 def test_a_job_that_finished_in_the_second_in_which_counting_began_is_counted() -> None:
@@ -583,7 +584,9 @@ def test_an_id_s_time_may_be_two_seconds_after_the_start_and_then_waits_zero() -
 
     desk.see(job(job_id=id_at(NOW), started=NOW - 2))
 
-    assert desk.book.histograms[ledger.JOB_QUEUE_DURATION, ("copy",)].sum == 0
+    histogram = desk.book.histograms[ledger.JOB_QUEUE_DURATION, ("copy",)]
+    assert histogram.sum == 0
+    assert histogram.counts[0] == 1
 
 
 @pytest.mark.parametrize("encoded", [NOW - 46 * DAY, NOW + 400, NOW - 5])
@@ -721,6 +724,8 @@ def test_exemplars_name_the_job_with_the_time_of_the_commit() -> None:
     desk.see(ended(1, 2, errors=(("5001", 2),)))
 
     assert desk.book.counters[ledger.FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 2, NOW)
+    desk.see(ended(1, 5, errors=(("5001", 2),)))
+    assert desk.book.counters[ledger.FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 3, NOW)
     assert desk.book.counters[ledger.JOBS_FINISHED, ("copy", "partial")].exemplar == Exemplar("42", 1, NOW)
     assert desk.book.counters[ledger.FILES_COMPLETED, ("copy",)].exemplar is None
     histogram = desk.book.histograms[ledger.JOB_DURATION, ("copy", "partial")]
