@@ -126,6 +126,7 @@ class Bench:
         self.pictures: list[Picture] = []
         self.claims = Claims(["cavatica", "again"])
         self.rules = Rules()
+        self.pace = Pace(30, 600, first=0, phase=0)
         self.poller = self.new_poller()
 
     def new_poller(self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25) -> Poller:
@@ -144,7 +145,7 @@ class Bench:
             store=self.store,
             claims=self.claims,
             rules=self.rules,
-            pace=Pace(30, 600, first=0, phase=0),
+            pace=self.pace,
             clock=clock or self.clock,
             publish=self.pictures.append,
             log=logger("json", "info", self.log, secrets),
@@ -418,6 +419,56 @@ def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: Bench)
     bench.poll(after=1)
 
     assert bench.counted(ledger.JOBS_FINISHED, "incomplete") == 0
+
+
+def test_counting_begins_at_the_platform_s_time_in_whole_seconds(bench: Bench) -> None:
+    bench.platform.clock_ahead = 100.7
+
+    book = bench.poll().book
+
+    assert book is not None
+    assert book.account.since == START + 130
+
+
+def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: Bench) -> None:
+    def slow(_: httpx.Request) -> None:
+        bench.clock.now += 3.5
+
+    bench.platform.instead = slow
+
+    picture = bench.poll()
+
+    assert picture.polling.poll_duration.sum == 7
+    assert picture.gauges_until == START + 30 + 7 + 600
+
+
+def test_accounts_take_their_places_in_the_interval(bench: Bench) -> None:
+    bench.pace = Pace(30, 600, first=2, phase=10)
+    bench.clock.during = _stop_after(bench.clock, 4)
+
+    bench.new_poller().run()
+
+    assert bench.clock.pauses == [2, 38, 30, 30]
+
+
+def test_what_a_job_was_lost_to_time_is_forgotten_in_the_end(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.finish("1", 1)
+    bench.poll()
+    del bench.platform.jobs["1"]
+
+    for _ in range(46 * 4 + 1):
+        picture = bench.poll(after=6 * 3600)
+
+    assert picture.book is not None
+    assert picture.book.marks == 0
+    assert bench.store.marks_total == 0
+
+
+def test_nothing_is_said_of_maintenance_before_the_platform_did(bench: Bench) -> None:
+    bench.platform.instead = lambda _: bench.platform.said(401, {})
+
+    assert bench.poll().polling.maintenance is None
 
 
 def test_an_answer_ends_what_was_said_of_maintenance(bench: Bench) -> None:
