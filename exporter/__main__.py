@@ -1,8 +1,12 @@
 """``python -m exporter``, and the ``sbg-exporter`` command."""
 
+import signal
 import sys
 
-from exporter.cli import main as command_line
+# Ctrl-C while everything is still being loaded ends the process without a word, not with a traceback of the loading.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from exporter.cli import main as command_line  # noqa: E402  # see above
 
 
 def main() -> None:

@@ -141,7 +141,7 @@ def _from_table(
         case Path() as path, None, None:
             token = TokenFile(found(path, beside, environ))
         case None, SecretStr() as text, None:
-            token = FixedToken(secret_of(text.get_secret_value(), f"{where}: auth_token"))
+            token = FixedToken(secret_of(text.get_secret_value(), f"{where}: auth_token"), file)
         case None, None, str() as name:
             profile = _profile(name, known(), where)
             token = FixedToken(secret_of(profile.get("auth_token", ""), f"{where}: profile {name}"))
@@ -237,6 +237,8 @@ def _endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, st
         host = host if ":" in host else host.encode("idna").decode()
     except ValueError:  # UnicodeError is one
         raise ConfigError(wrong) from None
+    if parts.scheme not in {"", "http", "https"} and parts.netloc:
+        raise ConfigError(f"{where}: api_endpoint is not http or https; for example https://cgc-api.sbgenomics.com/v2")
     if parts.scheme not in {"http", "https"} or not _is_host(host) or not text.strip().isprintable():
         raise ConfigError(wrong)
     if parts.username or parts.password or parts.query or parts.fragment:

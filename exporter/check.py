@@ -19,10 +19,10 @@ from exporter.platform.allowance import WINDOW_SECONDS
 from exporter.platform.client import Endpoint
 from exporter.polling.poller import Poller
 from exporter.settings import Configuration
-from exporter.telemetry import Secrets, default_stream, logger
+from exporter.telemetry import Log, Secrets
 
 
-def check(configuration: Configuration, stop: threading.Event, *, offline: bool) -> int:
+def check(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, offline: bool) -> int:
     """Print what was found, account by account; *offline* asks nobody.
 
     Returns:
@@ -37,8 +37,6 @@ def check(configuration: Configuration, stop: threading.Event, *, offline: bool)
         number = len(configuration.accounts)
         _say(f"The configuration is right: {number} account{'' if number == 1 else 's'}. Nobody was asked.")
         return 0
-    secrets = Secrets()
-    log = logger("auto", "error", default_stream(), secrets)
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
         with daemon.assembled(throwaway, stop, log, secrets) as parts:

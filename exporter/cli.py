@@ -7,19 +7,19 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TextIO, get_args, get_origin
 
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from exporter import __version__
-from exporter.errors import ConfigError, ExporterError, Stopping
-from exporter.settings import PREFIX, Configuration, Settings, load, seconds
-from exporter.telemetry import Log, Secrets, default_stream, logger
+from exporter.errors import ConfigError, ExporterError, Problems, Stopping
+from exporter.settings import PREFIX, Configuration, Settings, advice, listen_address, load, seconds
+from exporter.telemetry import Log, PatientStream, Secrets, logger
 
 if TYPE_CHECKING:
     from exporter.simulator.settings import SimulatorSettings
@@ -31,7 +31,9 @@ CONFIGURATION_WRONG: Final = 2
 _RUN_HELP: Final = """\
 Every flag is also a variable, --poll-interval SBG_EXPORTER_POLL_INTERVAL, and a key of the TOML file, poll_interval.
 Flags go before variables, variables before the file. Durations are seconds, or such as 30s, 5m, 1h. Accounts are
-[[accounts]] tables of the file, or the one in SB_API_ENDPOINT with SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN.
+[[accounts]] tables of the file, or the one in SB_API_ENDPOINT with SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN. The keys of
+such a table: name, api_endpoint, auth_token_file (or auth_token, or profile), division, ca_file, proxy,
+allow_plain_http.
 
 examples:
   sbg-exporter run --config /etc/sbg-exporter/config.toml
@@ -73,70 +75,119 @@ _SIMULATOR_VALUES: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)
-    if not typed or (typed[0].startswith("-") and typed[0] not in {"-h", "--help", "--version"}):
+    _fill_closed_streams()
+    errors = PatientStream(sys.stderr)
+    fault: OSError | None = None
+    try:
+        code = _ended(list(sys.argv[1:] if arguments is None else arguments), errors)
+    except SystemExit as left:  # argparse's way to end
+        code = int(left.code or 0)
+    except OSError as error:
+        fault = error
+    fault = _unwritten(sys.stdout) or fault
+    if isinstance(fault, BrokenPipeError):  # whoever read our output has had enough
+        code = ENDED_AS_ASKED
+    elif fault is not None:
+        _complain(errors, f"{fault.filename or 'standard output'}: {fault.strerror or fault}")
+        code = CANNOT_GO_ON
+    errors.close()
+    _unwritten(sys.stderr)
+    return code
+
+
+def _fill_closed_streams() -> None:
+    """Python has None for a standard stream that the caller closed; what is written to it then goes nowhere."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w", closefd=False))
+
+
+def _unwritten(stream: TextIO) -> OSError | None:
+    """Why the rest of what *stream* was given cannot be written; it is thrown away, or Python complained at its end."""
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
+
+
+def _ended(typed: list[str], errors: PatientStream) -> int:
+    """Run the command that was *typed*; the exit code."""
+    if typed[:1] == ["--version"]:
+        typed[0] = "version"
+    if not typed or (typed[0].startswith("-") and typed[0] not in {"-h", "--help"}):
         typed.insert(0, "run")
+    if typed[0] not in {*COMMANDS, "-h", "--help"}:
+        # It is not repeated: somebody will try to give a token like this.
+        otherwise = f"write one of {', '.join(COMMANDS)}; see sbg-exporter --help"
+        _complain(errors, f"no such command; {advice(typed[0], COMMANDS, otherwise)}")
+        return CONFIGURATION_WRONG
     parsed, unknown = _parser().parse_known_args(typed)
     options = vars(parsed)
+    del options["version"]  # read above
     if unknown:
-        return _unknown(unknown, parsed.command)
+        for line in _unknown(unknown, parsed.command, options):
+            _complain(errors, line)
+        return CONFIGURATION_WRONG
     command = COMMANDS[options.pop("command")]
     try:
-        return command({name: value for name, value in options.items() if value is not None})
+        return command({name: value for name, value in options.items() if value is not None}, errors)
     except ConfigError as error:
         for problem in error.problems:
-            _complain(problem)
+            _complain(errors, problem)
         return CONFIGURATION_WRONG
     except Stopping as ending:
-        _complain(str(ending))
-        return ENDED_AS_ASKED
-    except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _complain(errors, str(ending))
         return ENDED_AS_ASKED
     except ExporterError as error:
-        _complain(str(error))
+        _complain(errors, str(error))
         return CANNOT_GO_ON
 
 
-def _complain(line: str) -> None:
-    sys.stderr.write(f"sbg-exporter: {line}\n")
+def _complain(errors: PatientStream, line: str) -> None:
+    errors.write(f"sbg-exporter: {line}\n")
 
 
-def _unknown(arguments: Sequence[str], command: str) -> int:
-    """Complain about each, without what may be a value: somebody will try to give a token like this."""
+def _unknown(arguments: Sequence[str], command: str, options: Iterable[str]) -> Iterator[str]:
+    """A complaint about each, without what may be a value: somebody will try to give a token like this."""
+    otherwise = f"see sbg-exporter {command} --help"
+    known = [f"--{name.replace('_', '-')}" for name in options if name != "command"]
     flags = [each.partition("=")[0] for each in arguments if each.startswith("-")]
-    for flag in flags or ["an argument too many"]:
-        _complain(f"{flag if not flags else f'{flag}: no such flag'}; see sbg-exporter {command} --help")
-    return CONFIGURATION_WRONG
+    for flag in flags:
+        yield f"{flag}: no such flag; {advice(flag, known, otherwise)}"
+    if not flags:
+        yield f"an argument too many; {otherwise}"
 
 
 # ---- commands ----
 
 
-def _run(options: Mapping[str, object]) -> int:
+def _run(options: Mapping[str, object], errors: PatientStream) -> int:
     from exporter import daemon  # noqa: PLC0415  # loads the web server, which other commands need not wait for
 
     configuration = load(options, os.environ, _home())
     secrets = Secrets()
-    return daemon.run(configuration, _stop_on_signals(), _logger(configuration, secrets), secrets)
+    return daemon.run(configuration, _stop_on_signals(), _logger(configuration, errors, secrets), secrets)
 
 
-def _check(options: Mapping[str, object]) -> int:
+def _check(options: Mapping[str, object], errors: PatientStream) -> int:
     from exporter.check import check  # noqa: PLC0415  # likewise
 
-    flags = dict(options)
+    flags, secrets = dict(options), Secrets()
     offline = bool(flags.pop("offline", False))
-    return check(load(flags, os.environ, _home()), _stop_on_signals(), offline=offline)
+    configuration = load(flags, os.environ, _home())
+    return check(configuration, _stop_on_signals(), logger("auto", "error", errors, secrets), secrets, offline=offline)
 
 
-def _once(options: Mapping[str, object]) -> int:
+def _once(options: Mapping[str, object], errors: PatientStream) -> int:
     from exporter.once import once  # noqa: PLC0415  # likewise
 
     flags = dict(options)
     textfile = flags.pop("textfile", None)
     configuration, secrets = load(flags, os.environ, _home()), Secrets()
     path = None if textfile is None else Path(str(textfile))
-    return once(configuration, path, _stop_on_signals(), _logger(configuration, secrets), secrets)
+    return once(configuration, path, _stop_on_signals(), _logger(configuration, errors, secrets), secrets)
 
 
 def _home() -> Path:
@@ -146,26 +197,35 @@ def _home() -> Path:
         return Path("/")
 
 
-def _simulate(options: Mapping[str, object]) -> int:
+def _simulate(options: Mapping[str, object], _errors: PatientStream) -> int:
     from exporter.simulator.server import serve  # noqa: PLC0415  # likewise
 
     return serve(_simulator_settings(options))
 
 
-def _demo(options: Mapping[str, object]) -> int:
+def _demo(options: Mapping[str, object], errors: PatientStream) -> int:
     from exporter.demo import Demonstration, demonstrate  # noqa: PLC0415  # likewise
 
-    chosen = dict(options)
+    chosen, problems = dict(options), Problems()
     listen, length = str(chosen.pop("listen", "127.0.0.1:10037")), chosen.pop("seconds", None)
+    with problems.collected():
+        listen_address(listen)
+    demonstration = Demonstration(listen, math.inf)
     try:
-        demonstration = Demonstration(listen, math.inf if length is None else seconds(length))
+        if length is not None:
+            demonstration = Demonstration(listen, seconds(length))
     except ValueError as error:
-        raise ConfigError(f"--seconds: {error}") from None
-    settings = _simulator_settings({"rate": "20", "jobs": "40", "listen": "127.0.0.1:0", **chosen})
-    return demonstrate(demonstration, settings, _stop_on_signals())
+        problems.append(f"--seconds: {error}")
+    with problems.collected():
+        settings = _simulator_settings({"rate": "20", "jobs": "40", "listen": "127.0.0.1:0", **chosen})
+    if problems:
+        raise ConfigError(*problems)
+    secrets = Secrets()
+    log = logger("console", "warning", errors, secrets)
+    return demonstrate(demonstration, settings, _stop_on_signals(), log, secrets)
 
 
-def _version(_options: Mapping[str, object]) -> int:
+def _version(_options: Mapping[str, object], _errors: PatientStream) -> int:
     sys.stdout.write(f"{version_line()}\n")
     return ENDED_AS_ASKED
 
@@ -198,9 +258,9 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _logger(configuration: Configuration, secrets: Secrets) -> Log:
+def _logger(configuration: Configuration, errors: PatientStream, secrets: Secrets) -> Log:
     settings = configuration.settings
-    return logger(settings.log_format, settings.log_level, default_stream(), secrets)
+    return logger(settings.log_format, settings.log_level, errors, secrets)
 
 
 def _simulator_settings(options: Mapping[str, object]) -> "SimulatorSettings":
@@ -215,12 +275,13 @@ def _simulator_settings(options: Mapping[str, object]) -> "SimulatorSettings":
             values[name] = kind(str(text))
         except ValueError:
             problems.append(f"--{name}: not a {'whole ' if kind is int else ''}number; write one such as 2")
+    try:
+        settings = SimulatorSettings(**values)
+    except ValueError as error:
+        problems += [f"--{each}" for each in error.args]
     if problems:
         raise ConfigError(*problems)
-    try:
-        return SimulatorSettings(**values)
-    except ValueError as error:
-        raise ConfigError(f"--{error}") from error
+    return settings
 
 
 # ---- the parser ----
@@ -233,6 +294,9 @@ class _Parser(argparse.ArgumentParser):
         one_line = " ".join(message.removeprefix("argument ").split())
         self.exit(CONFIGURATION_WRONG, f"sbg-exporter: {one_line}; see {self.prog} --help\n")
 
+    def print_help(self, file: object = None) -> None:  # noqa: ARG002  # the parent's signature
+        sys.stdout.write(self.format_help())  # the parent's own way says nothing when it cannot be written
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
@@ -242,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Without a command it runs the daemon. sbg-exporter COMMAND --help tells of a command's flags.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=version_line(), help="the same as the command version")
+    parser.add_argument("--version", action="store_true", help="the same as the command version")
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", required=True, parser_class=_Parser
     )

@@ -55,18 +55,22 @@ def secret_of(text: str, where: str) -> Secret:
 
 
 class FixedToken:
-    """A token from the environment or the configuration: it changes only with them."""
+    """A token from the environment or the configuration: it changes only with them.
 
-    def __init__(self, secret: Secret) -> None:
+    *file* is the configuration file that it stands in, if it stands in one.
+    """
+
+    def __init__(self, secret: Secret, file: Path | None = None) -> None:
         self._secret = secret
+        self._file = file
 
     def read(self) -> Secret:
         """The token."""
         return self._secret
 
     def exposed(self) -> str | None:
-        """Nothing to warn of."""
-        return None
+        """A warning when others on this machine can read the file that it stands in."""
+        return None if self._file is None else _exposed(self._file, "configuration file with a token in it")
 
 
 class TokenFile:
@@ -91,13 +95,17 @@ class TokenFile:
 
     def exposed(self) -> str | None:
         """A warning when others on this machine can read the file."""
-        try:
-            mode = stat.S_IMODE(self._path.stat().st_mode)
-        except OSError:
-            return None
-        if mode & (stat.S_IROTH | stat.S_IWOTH):
-            return f"{self._path}: others can read this token file (mode {mode:04o}); chmod 600 it"
+        return _exposed(self._path, "token file")
+
+
+def _exposed(path: Path, kind: str) -> str | None:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
         return None
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        return f"{path}: others can read this {kind} (mode {mode:04o}); chmod 600 it"
+    return None
 
 
 Token = FixedToken | TokenFile

@@ -16,7 +16,7 @@ from exporter.counting.store import Store
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import Board, Display, Process
 from exporter.metrics.status_page import status_page
-from exporter.metrics.web import application, bound_sockets, serving
+from exporter.metrics.web import application, bound_sockets, serving, shown_address
 from exporter.platform.allowance import Allowance
 from exporter.platform.client import ATTEMPTS, Client, Listener, tls_context, transport_to
 from exporter.platform.transport import Deadline
@@ -88,8 +88,8 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
             "daemon.started",
             version=__version__,
             pid=os.getpid(),
-            listen=f"{configuration.host or ''}:{port}",
-            state_file=str(configuration.state_file),
+            listen=shown_address(configuration.host, port),
+            state_file=str(configuration.state_file.absolute()),
             accounts=len(configuration.accounts),
         )
         yield Running(port, parts.board)
@@ -104,6 +104,7 @@ class Parts:
     exposition: Exposition
     display: Display
     clock: Clock
+    store: Store
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def assembled(configuration: Configuration, stop: threading.Event, log: Log, sec
     board, claims, clock = Board(names), Claims(names), RealClock(stop)
     display = display_of(configuration)
     for warning in configuration.warnings:
-        log.warning("token_file.exposed", reason=warning)
+        log.warning("token.exposed", reason=warning)
     with closing(Store(configuration.state_file)) as store:
         yield Parts(
             tuple(
@@ -150,6 +151,7 @@ def assembled(configuration: Configuration, stop: threading.Event, log: Log, sec
             ),
             display,
             clock,
+            store,
         )
 
 

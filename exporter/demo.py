@@ -8,18 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from exporter import daemon
 from exporter.accounts import Watched
-from exporter.counting import ledger
 from exporter.credentials import FixedToken, Secret
+from exporter.metrics.catalogue import unfinished_jobs
 from exporter.metrics.snapshot import Picture
+from exporter.metrics.status_page import files_counted
+from exporter.metrics.web import shown_address
 from exporter.settings import Configuration, Settings, listen_address, rules_of
+from exporter.simulator.platform import Platform
+from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import running
 from exporter.simulator.settings import SimulatorSettings
-from exporter.telemetry import Secrets, default_stream, logger
+from exporter.telemetry import Log, Secrets
 
 _POLL_SECONDS: Final = 2.0
+_REQUEST_SECONDS: Final = 5.0
 _LINE_SECONDS: Final = 5.0
+_STUCK_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,9 @@ class Demonstration:
     seconds: float
 
 
-def demonstrate(demonstration: Demonstration, simulator: SimulatorSettings, stop: threading.Event) -> int:
+def demonstrate(
+    demonstration: Demonstration, simulator: SimulatorSettings, stop: threading.Event, log: Log, secrets: Secrets
+) -> int:
     """Simulate and run until *stop* is set; the exit code.
 
     Raises:
@@ -38,8 +48,9 @@ def demonstrate(demonstration: Demonstration, simulator: SimulatorSettings, stop
         ListenError: the address cannot be had.
     """
     host, port = listen_address(demonstration.listen)
-    settings = Settings.model_validate({"listen": demonstration.listen, "poll_interval": _POLL_SECONDS})
-    secrets = Secrets()
+    settings = Settings.model_validate(
+        {"listen": demonstration.listen, "poll_interval": _POLL_SECONDS, "request_timeout": _REQUEST_SECONDS}
+    )
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-demo-") as folder, running(simulator) as platform:
         configuration = Configuration(
             settings=settings,
@@ -53,9 +64,9 @@ def demonstrate(demonstration: Demonstration, simulator: SimulatorSettings, stop
             rules=rules_of(settings),
             warnings=(),
         )
-        log = logger("console", "warning", default_stream(), secrets)
         with daemon.started(configuration, stop, log, secrets) as exporter:
-            url = f"http://{host or 'localhost'}:{exporter.port}"
+            submit_examples(platform.platform, simulator.speed)
+            url = f"http://{shown_address(host or 'localhost', exporter.port)}"
             _say(f"Status page         {url}/")
             _say(f"Metrics             {url}/metrics")
             _say(f"Simulated platform  {platform.url}")
@@ -63,23 +74,46 @@ def demonstrate(demonstration: Demonstration, simulator: SimulatorSettings, stop
             ends = time.monotonic() + demonstration.seconds
             while not stop.wait(min(_LINE_SECONDS, max(0.0, ends - time.monotonic()))) and time.monotonic() < ends:
                 for picture in exporter.board.pictures:
-                    _say(_line(picture))
+                    _say(f"{time.strftime('%H:%M:%S')} {line_of(picture, time.time())}")
     _say("Ended; the demo's ledger is gone with it.")
     return 0
 
 
-def _line(picture: Picture) -> str:
-    """What the exporter shows of the account, in one line."""
+def submit_examples(platform: Platform, speed: float) -> None:
+    """What everybody came to see and the dice may keep for later: a job whose every file fails, and one that hangs."""
+    hangs = JobScript(total=12, queued=2 * speed, resolving=speed, running=6 * speed, hangs_after=7 * speed)
+    platform.submit(hangs)
+    platform.submit(msgspec.structs.replace(hangs, total=6, failed=6, errors={"5002": 6}, hangs_after=None))
+
+
+def line_of(picture: Picture, now: float) -> str:
+    """What the exporter shows of the account at *now*, Unix seconds, in one line."""
     states: dict[str, int] = {}
     for (_, state), sums in (picture.listed or {}).items():
         states[state] = states.get(state, 0) + sums.jobs
-    jobs = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none listed yet"
-    totals = dict.fromkeys((ledger.FILES, ledger.FILES_COMPLETED, ledger.FILES_FAILED), 0)
-    for (family, _), count in (picture.book.counters if picture.book else {}).items():
-        if family in totals:
-            totals[family] += count.value
-    files, completed, failed = totals.values()
-    return f"jobs: {jobs}; files counted: {completed} completed, {failed} failed of {files}"
+    jobs = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number) or "none listed yet"
+    files, completed, failed = files_counted(picture)
+    counted = f"files counted: {completed} completed, {failed} failed of {files}"
+    return f"jobs: {jobs}; {counted}{_stuck(picture, now)}{_age(picture, now)}"
+
+
+def _stuck(picture: Picture, now: float) -> str:
+    """The job that has not moved for longest, when that is long."""
+    waiting = [mark for mark in unfinished_jobs(picture) if mark.state != "finished"]
+    stillest = min(waiting, key=lambda mark: mark.moved_at, default=None)
+    if stillest is None or now - stillest.moved_at <= _STUCK_SECONDS:
+        return ""
+    return f"; not moved for {now - stillest.moved_at:.0f} s: job {stillest.id}"
+
+
+def _age(picture: Picture, now: float) -> str:
+    """How old all that is, and why, when it is not of the last two polls."""
+    fault, at = picture.polling.fault, picture.polling.last_success
+    if at is None:
+        return f" (no answer yet: {fault})" if fault else ""
+    if not fault and now - at <= 2 * _POLL_SECONDS:
+        return ""
+    return f" (as of {now - at:.0f} s ago{f': {fault}' if fault else ''})"
 
 
 def _say(line: str) -> None:

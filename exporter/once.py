@@ -1,5 +1,6 @@
 """``once``: one complete listing of every account, then the exposition. The same state file, the same counters."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -20,13 +21,16 @@ def once(configuration: Configuration, textfile: Path | None, stop: threading.Ev
     """List everything once and write the exposition, to standard output or to *textfile*.
 
     Returns:
-        0 when every account was listed completely, else 1; what is known is written in any case.
+        0 when every account was listed completely and what was counted is on disk, else 1; what is known is written out
+        in any case.
 
     Raises:
         StateError: the state file cannot be used.
         OutputError: *textfile* cannot be written.
         Stopping: *stop* was set before all accounts were listed.
     """
+    if textfile is not None:
+        _check_writable(textfile)  # before anything is asked: to find it out afterwards would be a pity
     with daemon.assembled(configuration, stop, log, secrets) as parts:
         in_parallel(Poller.poll_until_listed, parts.pollers, stop)
         for poller in parts.pollers:
@@ -36,7 +40,8 @@ def once(configuration: Configuration, textfile: Path | None, stop: threading.Ev
             sys.stdout.buffer.flush()
         else:
             write_textfile(parts.exposition, textfile)
-        return 1 if any(picture.polling.fault for picture in parts.board.pictures) else 0
+        failed = any(picture.polling.fault for picture in parts.board.pictures) or parts.store.write_failures > 0
+        return 1 if failed else 0
 
 
 def write_textfile(exposition: Exposition, path: Path) -> None:
@@ -61,4 +66,17 @@ def write_textfile(exposition: Exposition, path: Path) -> None:
                 Path(written).unlink()
             raise
     except OSError as error:
-        raise OutputError(f"--textfile: {path} cannot be written: {error.strerror}") from error
+        raise _unwritable(path, error) from error
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"--textfile: {path} cannot be written: {error.strerror}")

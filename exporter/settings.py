@@ -4,10 +4,12 @@ Order: flags, then ``SBG_EXPORTER_<KEY>``, then the file, then the defaults here
 reported as one line per problem: where it stands, what is wrong, what would be right. Secrets are never repeated.
 """
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -72,6 +74,12 @@ def _names(value: object) -> object:
     return value
 
 
+def _a_second(value: float) -> float:
+    if value < 1:
+        raise ValueError("too little; write at least 1s")
+    return value
+
+
 def _listenable(value: str) -> str:
     _address(value)
     return value
@@ -96,7 +104,9 @@ class Settings(BaseSettings):
         description="the ledger (SQLite, local disk); by default state.db in $STATE_DIRECTORY,"
         " else in sbg-exporter under $XDG_STATE_HOME",
     )
-    poll_interval: Annotated[Duration, Field(ge=1)] = Field(30.0, description="time between two looks at an account")
+    poll_interval: Annotated[float, BeforeValidator(seconds), AfterValidator(_a_second)] = Field(
+        30.0, description="time between two looks at an account; at least 1s"
+    )
     stale_after: Duration = Field(
         600.0, description="how long after its last good answer an account's gauges are still shown"
     )
@@ -187,24 +197,24 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         ConfigError: with a line for every problem.
     """
     problems = Problems(
-        f"{name}: no such setting; known are {PREFIX}<KEY> for the keys in the README (accounts go into the file)"
+        f"{name}: no such setting; {_advice_on_variable(name)}"
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in _variables() and not _FROM_KUBERNETES.fullmatch(name)
     )
     config = flags.get("config") or environ.get(f"{PREFIX}CONFIG")
     file = Path(str(config)) if config else None
-    in_file: Mapping[str, object] = {}
+    in_file: Mapping[str, object] | None = None
     with problems.collected():
         in_file = _toml(file) if file is not None else {}
     variables = _from_environment(environ)
     given = {key: value for key, value in flags.items() if key != "config"}
     try:
-        settings = Settings.model_validate({**in_file, **variables, **given})
+        settings = Settings.model_validate({**(in_file or {}), **variables, **given})
     except ValidationError as error:
         found_wrong = error.errors(include_input=False)
         raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
     accounts: tuple[Watched, ...] = ()
-    if file is None or in_file:  # a file that cannot be read says nothing of accounts
+    if in_file is not None:  # a file that cannot be read says nothing of accounts
         accounts = accounts_of(
             settings.accounts, settings.profiles, file=file, environ=environ, home=home, problems=problems
         )
@@ -219,8 +229,14 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         settings.state_file or _default_state_file(environ, home),
         accounts,
         rules_of(settings),
-        tuple(warning for account in accounts if (warning := account.token.exposed())),
+        tuple(dict.fromkeys(warning for account in accounts if (warning := account.token.exposed()))),
     )
+
+
+def _advice_on_variable(name: str) -> str:
+    keys = [each.removeprefix(PREFIX) for each in _variables()]
+    otherwise = "see sbg-exporter run --help (accounts go into the file)"
+    return advice(name.removeprefix(PREFIX), keys, otherwise, prefix=PREFIX)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -237,18 +253,21 @@ def _variables() -> Mapping[str, str]:
 
 
 def _toml(file: Path) -> dict[str, Any]:
+    """What the file says; paths in it are relative to it."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: the configuration cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not a TOML file: {error}") from None
+    if isinstance(path := values.get("state_file"), str):
+        values["state_file"] = str(file.parent / path)
+    return values
 
 
 _IN_OTHER_WORDS: Final[Mapping[str, str]] = {
     "bool_parsing": "neither true nor false; write one of them",
     "bool_type": "neither true nor false; write one of them",
-    "extra_forbidden": "no such key; see the table of settings in the README",
     "finite_number": "not a number that can be used; write one such as 0.5",
     "float_parsing": "not a number; write one such as 0.5",
     "float_type": "not a number; write one such as 0.5",
@@ -279,8 +298,26 @@ def _problem(
         where = PREFIX + key.upper()
     else:
         where = f"{file}: {'.'.join(_path(error['loc']))}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: {_unknown_key(str(error['loc'][-1]), of_account=len(error['loc']) > 1)}"
     words = _IN_OTHER_WORDS.get(error["type"])
     return f"{where}: {words.format(**error.get('ctx', {})) if words else error['msg'].removeprefix('Value error, ')}"
+
+
+def _unknown_key(key: str, *, of_account: bool) -> str:
+    """What is wrong with a key that is not known where it stands."""
+    here, elsewhere = AccountTable.model_fields, Settings.model_fields
+    if of_account and key in elsewhere:
+        return "is not an account's key; write it above the first [[accounts]]"
+    if not of_account and key in here:
+        return "is an account's key; write it below [[accounts]]"
+    return f"no such key; {advice(key, here if of_account else elsewhere, 'see sbg-exporter run --help')}"
+
+
+def advice(word: str, known: Iterable[str], otherwise: str, *, prefix: str = "") -> str:
+    """A question whether one of *known*, shown with its *prefix*, was meant by *word*; else *otherwise*."""
+    close = get_close_matches(word, known, n=1, cutoff=0.75)
+    return f"did you mean {prefix}{close[0]}?" if close else otherwise
 
 
 def _path(loc: Iterable[int | str]) -> Iterable[str]:
@@ -313,6 +350,8 @@ def listen_address(text: str) -> tuple[str | None, int]:
 
 def _address(text: str) -> tuple[str | None, int]:
     host, colon, port = text.rpartition(":")
+    if _is_ipv6(text) and not _is_ipv6(host):
+        raise ValueError(f"an IPv6 address goes in brackets and needs a port; write [{text}]:10037")
     if not colon or not port.isdecimal() or len(port) > len(str(_HIGHEST_PORT)) or int(port) > _HIGHEST_PORT:
         raise ValueError("not an address; write host:port, [::1]:10037 or :10037")
     if host.startswith("[") and host.endswith("]"):
@@ -320,6 +359,14 @@ def _address(text: str) -> tuple[str | None, int]:
     elif ":" in host:
         raise ValueError(f"an IPv6 address goes in brackets; write [{host}]:{port}")
     return host or None, int(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _default_state_file(environ: Mapping[str, str], home: Path) -> Path:

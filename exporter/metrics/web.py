@@ -6,6 +6,7 @@ the longest idle ones go first.
 """
 
 import asyncio
+import errno
 import re
 import socket
 import threading
@@ -124,7 +125,6 @@ def bound_sockets(host: str | None, port: int) -> list[socket.socket]:
     Raises:
         ListenError: the address cannot be had.
     """
-    shown = f"[{host}]:{port}" if host and ":" in host else f"{host or ''}:{port}"
     try:
         if host is None:
             both = socket.has_dualstack_ipv6()
@@ -136,11 +136,19 @@ def bound_sockets(host: str | None, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         reason, _, _ = reason.partition(" (while attempting")  # the address is said already
-        raise ListenError(f"cannot listen on {shown}: {reason}; choose another address with listen") from error
+        advice = "choose another address with listen"
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            advice = f"is it running already? Otherwise {advice}"
+        raise ListenError(f"cannot listen on {shown_address(host, port)}: {reason}; {advice}") from error
     # Accepted sockets inherit it; asyncio sets it only on those made with an explicit protocol number. Without it an
     # answer's body waits for the client to acknowledge its header: 40 ms at every scrape of a kept connection.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return [listener]
+
+
+def shown_address(host: str | None, port: int) -> str:
+    """The address as it stands in a URL and in the setting: an IPv6 one in brackets, nothing for every address."""
+    return f"[{host}]:{port}" if host and ":" in host else f"{host or ''}:{port}"
 
 
 @contextmanager

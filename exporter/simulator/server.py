@@ -63,7 +63,8 @@ def serve(settings: SimulatorSettings) -> int:
             sys.stdout.flush()
             stopped.wait()
     except OSError as error:
-        sys.stderr.write(f"cannot listen on {settings.listen}: {error.strerror or error}\n")
+        reason, _, _ = (error.strerror or str(error)).partition(" (while attempting")  # the address is said already
+        sys.stderr.write(f"sbg-exporter: cannot listen on {settings.listen}: {reason}\n")
         return 1
     finally:
         for number, handler in before.items():

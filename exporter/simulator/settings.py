@@ -1,6 +1,6 @@
 """What a simulated platform can be told before it starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -27,7 +27,7 @@ class SimulatorSettings:
     """Everything about a simulated platform that is fixed when it starts.
 
     Raises:
-        ValueError: a setting is impossible; the message names it and says what would do.
+        ValueError: settings are impossible; each of its arguments names one and says what would do.
     """
 
     listen: str = field(
@@ -93,18 +93,26 @@ class SimulatorSettings:
     )
 
     def __post_init__(self) -> None:
-        parse_address(self.listen)
+        wrong = tuple(self._wrong())
+        if wrong:
+            raise ValueError(*wrong)
+
+    def _wrong(self) -> Iterator[str]:
+        try:
+            parse_address(self.listen)
+        except ValueError as error:
+            yield str(error)
         if self.order not in tuple(Order):
-            raise ValueError(f"order: {self.order!r} is none of {', '.join(Order)}")
+            yield f"order: {self.order!r} is none of {', '.join(Order)}"
         if not 0 <= self.chaos <= MOST_CHAOS:
-            raise ValueError(f"chaos: {self.chaos} is not from 0 to {MOST_CHAOS}")
+            yield f"chaos: {self.chaos} is not from 0 to {MOST_CHAOS}"
         for name, value in (("speed", self.speed), ("jobs", self.jobs), ("rate", self.rate)):
             if not 0 <= value < float("inf"):
-                raise ValueError(f"{name}: {value} is not a number from 0 up")
+                yield f"{name}: {value} is not a number from 0 up"
         if self.rate_window <= 0:
-            raise ValueError(f"rate_window: {self.rate_window} is not more than 0 seconds")
+            yield f"rate_window: {self.rate_window} is not more than 0 seconds"
         if not self.token:
-            raise ValueError("token: it is empty; leave it out to use the well-known one")
+            yield "token: it is empty; leave it out to use the well-known one"
 
 
 def parse_address(listen: str) -> tuple[str, int]:

@@ -1,18 +1,25 @@
 """``check`` and ``once`` as processes against the simulated platform; node_exporter reads what ``once`` writes."""
 
+import os
 import re
 import socket
+import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import msgspec
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.errors import OutputError
+from exporter.once import write_textfile
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from tests.integration.daemon_process import Account, Installation, eventually
+from tests.pictures import exposition
 
 DONE = JobScript(total=3, queued=0, resolving=0, running=0)
 
@@ -110,6 +117,24 @@ def test_once_that_cannot_list_shows_what_is_known_and_fails(tmp_path: Path) -> 
         assert 'sbg_jobs_submitted_total{account="sim",operation="copy"} 1' in once.output
 
 
+def test_once_that_cannot_write_its_counts_fails_and_counts_them_the_next_time(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
+        assert site.start("once", "--config", str(site.config)).end() == 0
+        simulator.platform.submit(DONE)
+        other = sqlite3.connect(site.state, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+
+        blocked = site.start("once", "--config", str(site.config))
+
+        assert blocked.end() == 1
+        assert 'sbg_files_total{account="sim",operation="copy"} 0' in blocked.output
+        other.execute("ROLLBACK")
+        other.close()
+        once = site.start("once", "--config", str(site.config))
+        assert once.end() == 0
+        assert 'sbg_files_total{account="sim",operation="copy"} 3' in once.output
+
+
 def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
     folder = tmp_path / "textfiles"
     folder.mkdir()
@@ -149,13 +174,55 @@ def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
     assert {key: theirs.get(key) for key in ours} == ours
 
 
-def test_a_textfile_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_textfile_that_cannot_be_written_is_one_line_before_anything_is_asked(tmp_path: Path) -> None:
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
         once = site.start("once", "--config", str(site.config), "--textfile", str(tmp_path / "no" / "sbg.prom"))
 
         assert once.end() == 1
-        assert once.lines[-1].startswith("sbg-exporter: --textfile: ")
-        assert once.lines[-1].endswith("cannot be written: No such file or directory\n")
+        missing = tmp_path / "no" / "sbg.prom"
+        assert once.lines == [f"sbg-exporter: --textfile: {missing} cannot be written: No such file or directory\n"]
+        assert not simulator.platform.latest_requests()
+        assert not site.state.exists()
+
+        once = site.start("once", "--config", str(site.config), "--textfile", str(tmp_path))
+
+        assert once.end() == 1
+        assert once.lines == [f"sbg-exporter: --textfile: {tmp_path} cannot be written: Is a directory\n"]
+
+
+def test_a_textfile_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "sbg.prom").mkdir()
+
+    with pytest.raises(OutputError, match=r"sbg\.prom cannot be written: Is a directory"):
+        write_textfile(exposition(), tmp_path / "sbg.prom")
+
+    assert [each.name for each in tmp_path.iterdir()] == ["sbg.prom"]
+
+
+def test_a_daemon_whose_logs_nobody_reads_goes_on_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), log_level="debug") as site:
+        for _ in range(2000):
+            simulator.platform.submit(JobScript(total=2, failed=1, queued=0, resolving=0, running=0))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "exporter", "run", "--config", str(site.config), "--listen", address],
+            env={**os.environ, "SBG_EXPORTER_HISTORY": "count"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            eventually(
+                lambda: (
+                    'sbg_files_failed_total{account="sim",operation="copy"} 2000'
+                    in (_page(f"http://{address}/metrics") or "")
+                )
+            )
+            daemon.terminate()
+            assert daemon.wait(5) == 0
+        finally:
+            daemon.kill()
+            daemon.communicate()
 
 
 def _page(url: str) -> str | None:

@@ -3,12 +3,15 @@
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from exporter.demo import line_of
 from tests.integration.daemon_process import OPENMETRICS, Daemon, Installation, Scrape, eventually
+from tests.pictures import POLLING, START, UNTRIED, Ledger, finished, job_id, picture, running
 
 
 @pytest.fixture
@@ -65,6 +68,45 @@ def test_it_ends_by_itself_and_leaves_nothing_behind(place: Installation) -> Non
     assert daemon.end() == 0
     assert "Traceback" not in daemon.told()
     assert list((place.folder / "tmp").iterdir()) == list((place.folder / "home").iterdir()) == []
+
+
+def test_it_shows_a_job_that_fails_and_one_that_hangs_whatever_the_dice_say(place: Installation) -> None:
+    daemon = place.start("demo", "--listen", "[::1]:0", "--rate", "0", "--jobs", "3", "--speed", "10")
+    there = urls(daemon)
+
+    assert there["Status page"].startswith("http://[::1]:")
+    failed = eventually(lambda: scrape if (scrape := look(there["Metrics"])).total("sbg_files_failed_total") else None)
+    assert failed.total("sbg_unfinished_job_progress_timestamp_seconds") > 0
+    line = r"^\d\d:\d\d:\d\d jobs: 4 finished, 1 running; files counted: \d+ completed, 6 failed of 18$"
+    eventually(lambda: re.search(line, daemon.output, re.MULTILINE), saying=daemon.told)
+    daemon.stop()
+
+
+def test_a_line_tells_what_is_stuck_and_how_old_it_is() -> None:
+    counted = Ledger()
+    counted.see(running(START, done=1), finished(START, failed=1, serial=7), at=START + 30)
+    fresh = replace(POLLING, last_success=START + 70)
+    said = "jobs: 1 finished, 1 running; files counted: 10 completed, 1 failed of 20"
+
+    assert line_of(picture(counted.book, polling=fresh), START + 50) == said
+    assert line_of(picture(counted.book, polling=fresh), START + 70) == (
+        f"{said}; not moved for 40 s: job {job_id(START)}"
+    )
+    old = replace(POLLING, last_success=START + 30)
+    assert line_of(picture(counted.book, polling=old), START + 48) == f"{said} (as of 18 s ago)"
+    failing = replace(old, fault="it is under maintenance")
+    assert line_of(picture(counted.book, polling=failing), START + 31) == (
+        f"{said} (as of 1 s ago: it is under maintenance)"
+    )
+
+
+def test_a_line_says_nothing_as_zero_before_the_first_answer() -> None:
+    said = "jobs: none listed yet; files counted: 0 completed, 0 failed of 0"
+
+    assert line_of(picture(None, polling=UNTRIED), START) == said
+    assert line_of(picture(None, polling=replace(UNTRIED, fault="no answer within 5 s")), START) == (
+        f"{said} (no answer yet: no answer within 5 s)"
+    )
 
 
 @pytest.mark.parametrize("options", [("--seconds", "-1"), ("--speed", "fast"), ("--listen", "nowhere")])

@@ -89,7 +89,7 @@ def test_the_help_of_run_names_every_setting_with_its_default(typed: Typed) -> N
     for key in Settings.model_fields:
         assert (f"--{key.replace('_', '-')}" in out) is (key != "accounts")
     for shown in (
-        "--poll-interval DURATION time between two looks at an account (default: 30s)",
+        "--poll-interval DURATION time between two looks at an account; at least 1s (default: 30s)",
         "--stale-after DURATION",
         "(default: 10m)",
         "(default: 60s)",
@@ -131,9 +131,13 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["watch"], "command: invalid choice: 'watch' (choose from"),
-        (["run", "--poll-intervall", "30"], "--poll-intervall: no such flag; see sbg-exporter run --help"),
-        (["--poll-intervall", "30"], "--poll-intervall: no such flag; see sbg-exporter run --help"),
+        (["watch"], "no such command; write one of run, check, once, simulate, demo, version; see sbg-exporter --help"),
+        (["chek"], "no such command; did you mean check?"),
+        ([TOKEN], "no such command; write one of run, check"),
+        (["run", "--poll-intervall", "30"], "--poll-intervall: no such flag; did you mean --poll-interval?"),
+        (["--poll-intervall=30"], "--poll-intervall: no such flag; did you mean --poll-interval?"),
+        (["--ofline"], "--ofline: no such flag; see sbg-exporter run --help"),
+        (["check", "--ofline"], "--ofline: no such flag; did you mean --offline?"),
         (["--poll", "30"], "--poll: no such flag; see sbg-exporter run --help"),
         (["run", "now"], "an argument too many; see sbg-exporter run --help"),
         (["version", "--long"], "--long: no such flag; see sbg-exporter version --help"),
@@ -175,6 +179,27 @@ def test_several_things_typed_wrongly_are_several_lines(typed: Typed) -> None:
         "sbg-exporter: --a: no such flag; see sbg-exporter run --help\n"
         "sbg-exporter: --b: no such flag; see sbg-exporter run --help\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        ("demo", ["--listen: not an address; write host:port, [::1]:10037 or :10037", "--seconds: not a duration;"]),
+        ("simulate", ["--listen: 'here' is not host:port, such as 127.0.0.1:8089"]),
+    ],
+)
+def test_everything_that_is_wrong_with_a_simulation_is_told_at_once(
+    typed: Typed, command: str, lines: list[str]
+) -> None:
+    wrong = ["--listen", "here", "--seed", "x", "--chaos", "9", "--speed", "-1"]
+
+    code, _, err = typed(command, *wrong, *(("--seconds", "-1") if command == "demo" else ()))
+
+    assert code == 2
+    said = err.splitlines()
+    assert len(said) == len({*said}) == len(lines) + 3
+    for line in (*lines, "--seed: not a whole", "--chaos: 9 is not from 0 to 3", "--speed: -1.0 is not a number"):
+        assert any(each.startswith(f"sbg-exporter: {line}") for each in said)
 
 
 @pytest.mark.parametrize("arguments", [["--auth-token", TOKEN], [f"--auth-token={TOKEN}"], ["run", TOKEN]])
@@ -231,6 +256,65 @@ def test_as_a_process_what_keeps_it_from_going_on_is_one_line_and_exit_1(tmp_pat
     assert (code, out) == (1, "")
     assert err.startswith("sbg-exporter: ")
     assert err.count("\n") == 1
+
+
+# ---- streams that are closed or full ----
+
+
+def in_a_shell(line: str) -> Ended:
+    """What a shell makes of *line*, in which $0 is the command."""
+    done = subprocess.run(
+        ["sh", "-c", line, COMMAND], env=bare_environment(), capture_output=True, text=True, check=False
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("what", ["version", "--version", "--help", "demo --listen 127.0.0.1:0 --jobs 1 --seconds 0.1"])
+def test_a_closed_standard_output_is_not_missed(what: str) -> None:
+    assert in_a_shell(f"$0 {what} >&-") == Ended(0, "", "")
+
+
+@pytest.mark.parametrize("what", ["version", "--version", "--help", "demo --listen 127.0.0.1:0 --jobs 1 --seconds 0.1"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_line_and_exit_1(what: str, unbuffered: str) -> None:
+    assert in_a_shell(f"PYTHONUNBUFFERED={unbuffered} $0 {what} >/dev/full") == Ended(
+        1, "", "sbg-exporter: standard output: No space left on device\n"
+    )
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_an_error_that_cannot_be_told_is_still_an_exit_code(where: str) -> None:
+    assert in_a_shell(f"$0 run --nope {where}") == Ended(2, "", "")
+    assert in_a_shell(f"$0 run --listen {where}") == Ended(2, "", "")
+
+
+def test_a_reader_who_has_had_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+
+    done = subprocess.run(
+        [COMMAND, "--help"], env=bare_environment(), stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupt_while_it_is_loaded_ends_it_without_a_word() -> None:
+    program = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "exporter.settings":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+import exporter.__main__
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

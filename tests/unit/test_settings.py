@@ -201,7 +201,8 @@ WRONG: list[tuple[str, str]] = [
     ('poll_interval = "soon"', f"poll_interval: {DURATION}"),
     ("poll_interval = true", f"poll_interval: {DURATION}"),
     ("poll_interval = [30]", f"poll_interval: {DURATION}"),
-    ("poll_interval = 0.5", "poll_interval: too little; write at least 1"),
+    ("poll_interval = 0.5", "poll_interval: too little; write at least 1s"),
+    ("poll_interval = 0", "poll_interval: too little; write at least 1s"),
     ("poll_interval = inf", 'poll_interval: too long; write at most "366d"'),
     ("stale_after = 0", "stale_after: too little; write more than 0"),
     ("settle_after = -1", "settle_after: too little; write at least 0"),
@@ -245,8 +246,11 @@ WRONG: list[tuple[str, str]] = [
     ('listen = ":65536"', "listen: not an address; write host:port, [::1]:10037 or :10037"),
     (f'listen = ":{"1" * 5000}"', "listen: not an address; write host:port, [::1]:10037 or :10037"),
     ('listen = "::1:10037"', "listen: an IPv6 address goes in brackets; write [::1]:10037"),
-    ("polling = 5", "polling: no such key; see the table of settings in the README"),
-    (f'auth_token = "{TOKEN}"', "auth_token: no such key; see the table of settings in the README"),
+    ('listen = "::1"', "listen: an IPv6 address goes in brackets and needs a port; write [::1]:10037"),
+    ('listen = "::"', "listen: an IPv6 address goes in brackets and needs a port; write [::]:10037"),
+    ("polling = 5", "polling: no such key; see sbg-exporter run --help"),
+    ("poll_intervall = 5", "poll_intervall: no such key; did you mean poll_interval?"),
+    (f'auth_token = "{TOKEN}"', "auth_token: is an account's key; write it below [[accounts]]"),
     ("accounts = 5", "accounts: not tables; write [[accounts]] and its keys below it"),
     ("accounts = [5]", "accounts.#1: not a table; write [[accounts]] and its keys below it"),
     (account(name=""), "accounts.#1.name: missing; every account needs one"),
@@ -255,7 +259,12 @@ WRONG: list[tuple[str, str]] = [
     (account(name='" lab"'), "accounts.#1.name: not a name; write 1 to 64 printable characters"),
     (account(name=f'"{"x" * 65}"'), "accounts.#1.name: not a name; write 1 to 64 printable characters"),
     (account(name="5"), "accounts.#1.name: not a text; write it in quotes"),
-    (account(token=f'"{TOKEN}"'), "accounts.#1.token: no such key; see the table of settings in the README"),
+    (account(colour='"red"'), "accounts.#1.colour: no such key; see sbg-exporter run --help"),
+    (account(auth_tokn=f'"{TOKEN}"'), "accounts.#1.auth_tokn: no such key; did you mean auth_token?"),
+    (
+        account(poll_interval="5"),
+        "accounts.#1.poll_interval: is not an account's key; write it above the first [[accounts]]",
+    ),
     (account(auth_token="5"), "accounts.#1.auth_token: not a text; write it in quotes"),
     (account(auth_token_file="5"), "accounts.#1.auth_token_file: not a path; write it in quotes"),
     (account(allow_plain_http='"maybe"'), "accounts.#1.allow_plain_http: neither true nor false; write one of them"),
@@ -339,14 +348,19 @@ def test_several_problems_are_several_lines(desk: Desk) -> None:
     assert sorted(desk.problems(environ=environ, poll_interval="soon")) == [
         f"--poll-interval: {DURATION}",
         f"SBG_EXPORTER_JOB_SERIES: {WHOLE}",
-        (
-            "SBG_EXPORTER_POL_INTERVAL: no such setting; known are SBG_EXPORTER_<KEY> for the keys in the README"
-            " (accounts go into the file)"
-        ),
+        ("SBG_EXPORTER_POL_INTERVAL: no such setting; did you mean SBG_EXPORTER_POLL_INTERVAL?"),
         "config.toml: accounts.#1.name: not a text; write it in quotes",
-        "config.toml: polling: no such key; see the table of settings in the README",
+        "config.toml: polling: no such key; see sbg-exporter run --help",
         "config.toml: rate_share: too much; write at most 1",
     ]
+
+
+@pytest.mark.parametrize("text", ["\n", "# nobody yet\n"])
+def test_a_file_that_says_nothing_watches_nobody_and_that_is_wrong(desk: Desk, text: str) -> None:
+    [line] = desk.problems(text, {})
+
+    assert line.startswith("accounts: none configured; write an [[accounts]] table into a file")
+    assert [each.name for each in desk.load(SB).accounts] == ["cavatica"]
 
 
 def test_every_account_that_is_wrong_has_its_line(desk: Desk) -> None:
@@ -386,13 +400,10 @@ def test_a_file_that_is_no_toml_is_one_line_beside_the_others(desk: Desk, text: 
 # ---- variables ----
 
 
-@pytest.mark.parametrize("name", ["POL_INTERVAL", "ACCOUNTS", "AUTH_TOKEN", "PORTS", "SERVICE", "PORT_10037", "listen"])
+@pytest.mark.parametrize("name", ["ACCOUNTS", "AUTH_TOKEN", "PORTS", "SERVICE", "PORT_10037", "listen"])
 def test_a_variable_that_nobody_knows_is_an_error(desk: Desk, name: str) -> None:
     assert desk.problems(environ={**SB, PREFIX + name: TOKEN}) == [
-        (
-            f"SBG_EXPORTER_{name}: no such setting; known are SBG_EXPORTER_<KEY> for the keys in the README"
-            " (accounts go into the file)"
-        )
+        (f"SBG_EXPORTER_{name}: no such setting; see sbg-exporter run --help (accounts go into the file)")
     ]
 
 
@@ -453,6 +464,14 @@ def test_an_address_that_is_none_is_refused_outside_of_settings_too() -> None:
 )
 def test_where_the_state_file_is(desk: Desk, environ: dict[str, str], path: str) -> None:
     assert desk.load({**SB, **environ}).state_file == Path(path)
+
+
+def test_a_relative_state_file_is_beside_the_file_that_names_it_else_in_the_working_directory(desk: Desk) -> None:
+    desk.write('state_file = "here.db"\n' + account())
+
+    assert desk.load({}).state_file == desk.folder / "here.db"
+    assert desk.load({PREFIX + "STATE_FILE": "there.db"}).state_file == Path("there.db")
+    assert desk.load({}, state_file="there.db").state_file == Path("there.db")
 
 
 def test_without_any_word_the_state_file_is_in_the_home(desk: Desk) -> None:
@@ -536,6 +555,19 @@ def test_a_token_file_that_others_can_read_is_one_warning(desk: Desk) -> None:
 
     token = desk.folder / "token"
     assert desk.load().warnings == (f"{token}: others can read this token file (mode 0644); chmod 600 it",)
+
+
+def test_a_token_in_a_file_that_others_can_read_is_one_warning_for_all_its_accounts(desk: Desk) -> None:
+    inline = {"auth_token_file": "", "auth_token": f'"{TOKEN}"'}
+    desk.write(account(**inline) + account(name='"two"', **inline))
+    desk.file.chmod(0o600)
+    assert desk.load().warnings == ()
+
+    desk.file.chmod(0o644)
+
+    assert desk.load().warnings == (
+        f"{desk.file}: others can read this configuration file with a token in it (mode 0644); chmod 600 it",
+    )
 
 
 # ---- accounts from profiles ----
@@ -688,7 +720,6 @@ def test_an_endpoint_has_one_spelling(desk: Desk, text: str, endpoint: str) -> N
     [
         "cavatica",
         "cavatica-api.sbgenomics.com/v2",
-        "ftp://api.example.org/v2",
         "https://",
         "https:///v2",
         "https://a b.example/v2",
@@ -706,6 +737,12 @@ def test_an_endpoint_has_one_spelling(desk: Desk, text: str, endpoint: str) -> N
 def test_what_is_no_endpoint_is_refused(desk: Desk, text: str) -> None:
     assert desk.problems(environ={**SB, "SB_API_ENDPOINT": text}) == [
         "SB_API_ENDPOINT: api_endpoint is not a URL; for example https://cgc-api.sbgenomics.com/v2"
+    ]
+
+
+def test_an_endpoint_of_another_protocol_is_told_which_ones_there_are(desk: Desk) -> None:
+    assert desk.problems(environ={**SB, "SB_API_ENDPOINT": "ftp://api.example.org/v2"}) == [
+        "SB_API_ENDPOINT: api_endpoint is not http or https; for example https://cgc-api.sbgenomics.com/v2"
     ]
 
 

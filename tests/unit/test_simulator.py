@@ -650,6 +650,13 @@ def test_impossible_settings_are_named(wrong: dict[str, object], said: str) -> N
         SimulatorSettings(**wrong)  # type: ignore[arg-type] # that is the test
 
 
+def test_all_impossible_settings_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match="chaos") as caught:
+        SimulatorSettings(listen="here", chaos=4, jobs=-1)
+
+    assert [each.partition(":")[0] for each in caught.value.args] == ["listen", "chaos", "jobs"]
+
+
 def test_tokens_are_not_in_the_settings_representation() -> None:
     assert "secret" not in repr(SimulatorSettings(token="secret", users={"secret-too": "rosalind"}))
 
@@ -945,7 +952,7 @@ def test_an_address_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
 
         assert serve(replace(STILL, listen=taken)) == 1
 
-    assert capsys.readouterr().err.startswith(f"cannot listen on {taken}: Address already in use")
+    assert capsys.readouterr().err == f"sbg-exporter: cannot listen on {taken}: Address already in use\n"
 
 
 def test_serving_in_the_foreground_ends_well_on_a_signal() -> None:

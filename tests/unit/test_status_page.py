@@ -13,6 +13,7 @@ from exporter.platform.jobs import Job
 from tests.pictures import DISPLAY, POLLING, START, UNTRIED, Ledger, finished, job_id, picture, running
 
 NOW = START + 60
+CODES = "https://docs.sevenbridges.com/docs/api-status-codes"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 EVIL = "<script>alert(\"1\")</script> & 'more'"
 
@@ -76,7 +77,7 @@ def tree(*pictures: Picture, now: float = NOW, job_series: int = 50, show_userna
     for tag in ("script", "link", "img", "iframe", "object", "form", "base"):
         assert not list(html.all(tag))
     for link in html.all("a"):
-        assert link.attributes["href"] in {"/metrics", "/-/healthy", "/-/ready"}
+        assert link.attributes["href"] in {"/metrics", "/-/healthy", "/-/ready", CODES}
     for style in html.all("style"):
         assert "url(" not in style.text
         assert "@import" not in style.text
@@ -143,7 +144,9 @@ def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> No
         ["copy", "finished", "2", "20", "15", "5"],
         ["copy", "running", "1", "10", "3", "1"],
     ]
-    assert rows(shown, "Unfinished jobs") == [[job_id(START + 1), "copy", "running", " 4 of 10", "1", "30 s ago"]]
+    assert rows(shown, "Unfinished jobs") == [
+        [job_id(START + 1), "copy", "running", "1", " 4 of 10, 1 failed", "30 s ago"]
+    ]
     detected = "2026-09-21 14:13:50 UTC"
     assert rows(shown, "Latest failed jobs") == [
         [job_id(START + 2, 1), "copy", "partial", "3", "7", "none (2), 4007 (1)", detected],
@@ -170,6 +173,10 @@ def test_tables_are_readable_without_styles() -> None:
                 cells = [each for each in row.children if isinstance(each, Element)]
                 assert len(cells) == len(columns)
                 assert (cells[0].tag, cells[0].attributes["scope"]) == ("th", "row")
+    assert [[cell.text for cell in head.all("th")] for table in tables[1:] for head in table.all("thead")] == [
+        ["Job", "Operation", "State", "Failed", "Files done", "Last moved"],
+        ["Job", "Operation", "Outcome", "Failed", "Completed", "Errors by code", "Detected"],
+    ]
     [bar] = page.all("progress")
     assert bar.attributes == {
         "max": "10",
@@ -178,7 +185,7 @@ def test_tables_are_readable_without_styles() -> None:
     }
 
 
-@pytest.mark.parametrize(("total", "done", "bar"), [(0, 0, ("1", "0")), (2, 5, ("2", "2"))])
+@pytest.mark.parametrize(("total", "done", "bar"), [(0, 1, ("1", "1")), (2, 5, ("2", "2"))])
 def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
     total: int, done: int, bar: tuple[str, str]
 ) -> None:
@@ -190,6 +197,60 @@ def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
     [shown] = page.all("progress")
     assert (shown.attributes["max"], shown.attributes["value"]) == bar
     assert f"{done} of {total}" in page.text
+
+
+def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing() -> None:
+    counted = Ledger()
+    counted.see(Job(job_id(START), "copy", "submitted", 0, 0, 0), at=START + 30)
+
+    page = tree(picture(counted.book))
+
+    assert rows(section(page, "cavatica"), "Unfinished jobs") == [
+        [job_id(START), "copy", "submitted", "0", "not known yet", "30 s ago"]
+    ]
+    assert not list(page.all("progress"))
+
+
+def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
+    counted = Ledger()
+    counted.see(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
+
+    [row] = rows(section(tree(picture(counted.book)), "cavatica"), "Unfinished jobs")
+
+    assert row[2:5] == ["finished, settling", "0", " 4 of 10"]
+
+
+def test_failed_files_stand_out_and_times_do_not_wrap() -> None:
+    counted = Ledger()
+    counted.see(running(START + 1, done=4), finished(START, failed=3), at=START + 30)
+
+    page = tree(picture(counted.book))
+
+    cells = [(cell.text, cell.attributes.get("class")) for cell in page.all("td")]
+    assert ("3", "n bad") in cells
+    assert ("0", "n") in cells
+    assert {kind for text, kind in cells if text.endswith((" ago", " UTC"))} == {"t"}
+    assert ".t { white-space: nowrap; }" in next(page.all("style")).text
+
+
+def test_it_tells_what_was_counted_since_when_and_what_the_codes_mean() -> None:
+    counted = Ledger()
+    before = tree(picture(counted.book))
+    counted.see(running(START + 1, done=4, failed=1), finished(START, failed=3), at=START + 30)
+
+    after = tree(picture(counted.book))
+
+    assert "Counting since: 2026-09-21 14:13:20 UTC." in before.text
+    assert "Files counted since then: 0 completed, 0 failed, of 0." in before.text
+    assert CODES not in [link.attributes["href"] for link in before.all("a")]
+    assert "Files counted since then: 11 completed, 4 failed, of 20." in after.text
+    assert CODES in [link.attributes["href"] for link in after.all("a")]
+
+
+def test_it_loads_itself_again_by_and_by() -> None:
+    assert [each.attributes for each in tree().all("meta") if "http-equiv" in each.attributes] == [
+        {"http-equiv": "refresh", "content": "30"}
+    ]
 
 
 def test_jobs_beyond_job_series_are_counted() -> None:

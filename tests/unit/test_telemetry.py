@@ -2,13 +2,17 @@
 
 import io
 import json
-import sys
+import os
+import re
 import threading
+import time
+from collections.abc import Iterator
+from typing import TextIO
 
 import pytest
 
 from exporter.credentials import MASK, Secret
-from exporter.telemetry import Log, LogFormat, Secrets, default_stream, logger
+from exporter.telemetry import Log, LogFormat, PatientStream, Secrets, logger
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 
@@ -78,9 +82,11 @@ def test_the_console_is_for_people() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
-def test_auto_is_the_console_on_a_terminal_and_json_elsewhere() -> None:
+def test_auto_is_the_console_on_a_terminal_and_json_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, pipe = Terminal(), io.StringIO()
 
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     log_to(terminal, "auto").info("daemon.started")
     log_to(pipe, "auto").info("daemon.started")
 
@@ -96,8 +102,27 @@ def test_keys_without_a_value_are_left_out() -> None:
     assert "duration_seconds" not in json.loads(stream.getvalue())
 
 
-def test_logs_go_to_standard_error() -> None:
-    assert default_stream() is sys.stderr
+@pytest.mark.parametrize("log_format", ["json", "logfmt"])
+def test_when_how_bad_and_what_come_first(log_format: LogFormat) -> None:
+    stream = io.StringIO()
+
+    log_to(stream, log_format).bind(account="lab").info("job.finished", job_id="7")
+
+    keys = [re.search(rf"\b{key}\b", stream.getvalue()) for key in ("timestamp", "level", "event", "account", "job_id")]
+    places = [found.start() for found in keys if found]
+    assert places == sorted(places)
+    assert len(places) == 5
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_a_terminal_without_colours_gets_none(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv(name, value)
+
+    log_to(terminal, "console").info("daemon.started")
+
+    assert "daemon.started" in terminal.getvalue()
+    assert "\x1b" not in terminal.getvalue()
 
 
 # ---- levels ----
@@ -184,3 +209,81 @@ def test_a_full_or_closed_stream_loses_lines_and_stops_nothing() -> None:
 
     log.info("poll.failed")
     log_to(Full()).error("poll.failed")
+
+
+# ---- a reader who stalls ----
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[TextIO, TextIO]]:
+    """A real pipe: the end that is read, and the end that is written."""
+    read, write = os.pipe()
+    with os.fdopen(read) as reader, os.fdopen(write, "w") as writer:
+        yield reader, writer
+
+
+def test_lines_come_at_once_and_in_order(pipe: tuple[TextIO, TextIO]) -> None:
+    reader, writer = pipe
+    stream = PatientStream(writer)
+    log = logger("json", "info", stream, Secrets())
+
+    for number in range(500):
+        log.info("job.finished", number=number)
+
+    assert [json.loads(reader.readline())["number"] for _ in range(500)] == list(range(500))
+    assert not stream.isatty()
+    stream.close()
+
+
+def test_a_reader_who_stalls_keeps_nobody_waiting_and_is_told_later_what_was_dropped(
+    pipe: tuple[TextIO, TextIO],
+) -> None:
+    reader, writer = pipe
+    stream = PatientStream(writer, room=10)
+    log = logger("json", "info", stream, Secrets())
+    lines: list[dict[str, object]] = []
+    reading = threading.Thread(target=lambda: lines.extend(json.loads(line) for line in reader))
+    said = 2000
+
+    for number in range(said):
+        log.info("job.finished", number=number, padding="x" * 1000)
+    reading.start()
+    ends = time.monotonic() + 10
+    while not any(line["event"] == "daemon.stopping" for line in lines) and time.monotonic() < ends:
+        log.info("daemon.stopping")
+        said += 1
+        time.sleep(0.01)
+    stream.close()
+    log.info("daemon.stopped")
+    writer.close()
+    reading.join()
+
+    numbers = [line["number"] for line in lines if line["event"] == "job.finished"]
+    assert 10 < len(numbers) < 2000
+    assert numbers[:10] == list(range(10))
+    assert len({*numbers}) == len(numbers)
+    dropped = [line for line in lines if line["event"] == "log.lines_dropped"]
+    assert {line["level"] for line in dropped} == {"warning"}
+    assert sum(int(str(line["lines"])) for line in dropped) == said - (len(lines) - len(dropped))
+    assert "daemon.stopped" not in [line["event"] for line in lines]
+
+
+def test_the_end_waits_for_a_stalled_reader_only_so_long(pipe: tuple[TextIO, TextIO]) -> None:
+    _, writer = pipe
+    stream = PatientStream(writer)
+    stream.write("x" * 1_000_000)
+    started = time.monotonic()
+
+    stream.close(seconds=0.1)
+
+    assert 0.1 <= time.monotonic() - started < 5
+
+
+def test_a_stream_without_a_file_behind_it_gets_every_line_before_the_end() -> None:
+    written = io.StringIO()
+    stream = PatientStream(written)
+
+    logger("json", "info", stream, Secrets()).info("daemon.stopped")
+    stream.close()
+
+    assert json.loads(written.getvalue())["event"] == "daemon.stopped"

@@ -16,7 +16,7 @@ import pytest
 
 from exporter.errors import ListenError
 from exporter.metrics.exposition import Format
-from exporter.metrics.web import Limits, application, bound_sockets, serving
+from exporter.metrics.web import Limits, application, bound_sockets, serving, shown_address
 from tests.pictures import Ledger, exposition, picture
 
 PATIENCE = 20.0
@@ -478,8 +478,15 @@ def test_an_address_in_use_is_said_in_one_line(host: str | None, shown: str) -> 
         bound_sockets(host, port)
 
     assert str(raised.value) == (
-        f"cannot listen on {shown}:{port}: Address already in use; choose another address with listen"
+        f"cannot listen on {shown}:{port}: Address already in use; is it running already?"
+        " Otherwise choose another address with listen"
     )
+
+
+def test_an_address_is_shown_as_it_stands_in_a_url() -> None:
+    assert shown_address("::1", 1) == "[::1]:1"
+    assert shown_address("127.0.0.1", 2) == "127.0.0.1:2"
+    assert shown_address(None, 3) == ":3"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 300, "192.0.2.1"])
