@@ -394,10 +394,11 @@ def fold(
 
 
 def _in_order(jobs: Collection[Job]) -> Iterable[Job]:
-    """The sightings, those of one job after the less advanced ones of it."""
-    if len({job.id for job in jobs}) == len(jobs):
-        return jobs
-    return sorted(jobs, key=lambda job: job.progress)
+    """The sightings, those of one job after the less advanced ones of it; what was told twice only once."""
+    different = dict.fromkeys(jobs)
+    if len(different) == len({job.id for job in different}):
+        return different
+    return sorted(different, key=lambda job: job.progress)
 
 
 def seeds(account: Account, rules: Rules, now: float) -> Changes:
