@@ -178,7 +178,7 @@ class Poller:
                 self._show()
 
     def poll_until_listed(self) -> None:
-        """Poll until a listing is complete or a poll fails.
+        """Poll until a listing is complete, a poll fails, or what it saw cannot be written.
 
         Raises:
             Stopping: the process is ending.
@@ -187,7 +187,7 @@ class Poller:
             self._show_what_was_counted()
             while True:
                 wait = self.poll()
-                if self._record.fault or self._listed is not None:
+                if self._record.fault or self._listed is not None or self._store.write_failures:
                     return
                 self._clock.pause(wait or 0.0)
         finally:
@@ -286,13 +286,14 @@ class Poller:
             if wanted:
                 failure = self._read_jobs(wanted, seen)
                 changes = self._fold(book, seen, listing)
-        if self._commit(book, changes, complete=listing is not None) and _worth_going_on(walk, failure):
+        written = self._commit(book, changes, complete=listing is not None)
+        if written and _worth_going_on(walk, failure):
             self._walk = walk.after() if walk.ended else walk
         if isinstance(failure, AllowanceSpent) and seen.jobs:
             return failure.wait
         if failure is not None:
             raise failure
-        return None if walk.ended else 0.0
+        return 0.0 if written and not walk.ended else None
 
     def _identified_book(self) -> Book:
         """The ledger of whoever the token belongs to: asked at the start and whenever the token's text changes.

@@ -385,6 +385,7 @@ def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: Bench) -> None:
 
     picture = bench.poll()
 
+    assert bench.wait is None
     assert picture.book is not None
     assert picture.book.live == {}
     assert bench.counted(ledger.FILES_FAILED) == 0
@@ -630,6 +631,62 @@ def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(ben
     bench.poll()
 
     assert bench.counted(ledger.FILES_FAILED) == 2
+
+
+def test_of_two_entries_polled_once_the_second_gives_way_whichever_was_answered_first(bench: Bench) -> None:
+    second = bench.new_poller("again")
+    second.poll_once()
+    bench.poller.poll_once()
+
+    bench.poller.confirm()
+    second.confirm()
+
+    assert [picture.account for picture in bench.pictures] == ["again", "cavatica", "again"]
+    assert bench.pictures[1].polling.up is True
+    assert bench.pictures[2].polling.up is False
+    assert bench.pictures[2].book is None
+
+
+def test_a_long_list_is_polled_until_it_is_listed(bench: Bench) -> None:
+    for number in range(2000):
+        bench.platform.add(f"{number:04d}")
+    poller = bench.new_poller(share=0.01)
+
+    poller.poll_until_listed()
+
+    assert bench.pictures[-1].listed is not None
+    assert bench.pictures[-1].listed["copy", "running"].jobs == 2000
+    assert sum(bench.clock.pauses) >= 2 * 290
+
+
+def test_a_long_list_that_cannot_be_written_is_given_up(bench: Bench) -> None:
+    bench.poll()
+    for number in range(6000):
+        bench.platform.add(f"{number:04d}")
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+
+    bench.poll()
+    assert bench.wait is None  # at the usual time, not at once
+    bench.new_poller().poll_until_listed()
+
+    assert bench.store.write_failures == 2
+    assert bench.pictures[-1].listed is None
+
+
+def test_a_token_file_that_is_away_for_a_moment_does_not_end_the_wait_for_a_new_one(bench: Bench) -> None:
+    bench.platform.users = {}
+
+    def away(_: float) -> None:
+        if len(bench.clock.pauses) > 1:
+            bench.token.unlink(missing_ok=True)
+        if len(bench.clock.pauses) == 4:
+            raise Stopping("enough")
+
+    bench.clock.during = away
+
+    bench.poller.run()
+
+    assert bench.clock.pauses == [0, 5, 5, 5]
 
 
 def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: Bench) -> None:
