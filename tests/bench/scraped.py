@@ -22,10 +22,10 @@ _DISPLAY = Display(job_series=100_000, failed_job_window=86400, show_username=Tr
 
 
 def picture(series: int, scrape: int) -> Picture:
-    """An account with about *series* series: five for each unfinished job."""
+    """An account with about *series* series: seven for each unfinished job with failed files."""
     rules = Rules()
     account = Account(1, "https://p/v2", "u", "", _NOW, complete=True)
-    jobs = {str(n): Job(str(n), "copy", "running", 100, scrape % 100, 1, _NOW) for n in range((series - 400) // 8)}
+    jobs = {str(n): Job(str(n), "copy", "running", 100, scrape % 100, 1, _NOW) for n in range((series - 400) // 7)}
     book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, rules, _NOW))
     book = book.after(fold(book, {}, Sightings(jobs.values(), jobs.keys()), rules, now=_NOW, platform=_NOW))
     return Picture("large", "https://p/v2", book, book.listed, POLLING, gauges_until=float("inf"))
