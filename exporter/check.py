@@ -13,8 +13,7 @@ from pathlib import Path
 
 from exporter import daemon
 from exporter.metrics.exposition import Exposition, Format
-from exporter.metrics.snapshot import Board, Picture, Process
-from exporter.parallel import in_parallel
+from exporter.metrics.snapshot import Board, Display, Picture, Process
 from exporter.platform.allowance import WINDOW_SECONDS
 from exporter.platform.client import Endpoint
 from exporter.polling.poller import Poller
@@ -40,18 +39,16 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, secrets
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
         with daemon.assembled(throwaway, stop, log, secrets) as parts:
-            in_parallel(Poller.poll_once, parts.pollers, stop)
-            for poller in parts.pollers:
-                poller.confirm()
-            pictures = parts.board.pictures
+            parts.poll_each(Poller.poll_once, stop)
+            pictures, display = parts.board.pictures, parts.display
     for picture in pictures:
         _say(picture.account)
-        for line in _found(picture, configuration):
+        for line in _found(picture, display, configuration.settings.poll_interval):
             _say(f"  {line}")
     return 1 if any(picture.polling.fault for picture in pictures) else 0
 
 
-def _found(picture: Picture, configuration: Configuration) -> Iterator[str]:
+def _found(picture: Picture, display: Display, poll_interval: float) -> Iterator[str]:
     """Lines about one account."""
     polling = picture.polling
     yield f"endpoint    {picture.endpoint}"
@@ -63,7 +60,7 @@ def _found(picture: Picture, configuration: Configuration) -> Iterator[str]:
     pages = sum(number for (endpoint, _), number in polling.requests.items() if endpoint == Endpoint.LIST)
     if picture.listed is not None:
         yield f"jobs        {sum(sums.jobs for sums in picture.listed.values())} listed"
-        wanted = pages * WINDOW_SECONDS / configuration.settings.poll_interval
+        wanted = pages * WINDOW_SECONDS / poll_interval
     else:
         known = 0 if picture.book is None else picture.book.marks
         yield f"jobs        more than {known} listed; the listing will be read in slices"
@@ -73,14 +70,14 @@ def _found(picture: Picture, configuration: Configuration) -> Iterator[str]:
     else:
         yield "rate limit  not told by the platform"
     yield f"requests    {min(wanted, polling.allowance):.0f} per 5 minutes expected, {polling.allowance} allowed"
-    yield f"series      {_series(picture, configuration)} expected"
+    yield f"series      {_series(picture, display)} expected"
 
 
-def _series(picture: Picture, configuration: Configuration) -> int:
+def _series(picture: Picture, display: Display) -> int:
     """How many series the account has now."""
     board = Board((picture.account,))
     board.put(picture)
-    page = Exposition(board, lambda: Process(0, 0, 0), daemon.display_of(configuration), time.time)
+    page = Exposition(board, lambda: Process(0, 0, 0), display, time.time)
     return sum(not line.startswith(b"#") for line in page.accounts(Format.TEXT).splitlines())
 
 

@@ -17,6 +17,7 @@ from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import Board, Display, Process
 from exporter.metrics.status_page import status_page
 from exporter.metrics.web import application, bound_sockets, serving, shown_address
+from exporter.parallel import in_parallel
 from exporter.platform.allowance import Allowance
 from exporter.platform.client import ATTEMPTS, Client, Listener, tls_context, transport_to
 from exporter.platform.transport import Deadline
@@ -106,6 +107,16 @@ class Parts:
     clock: Clock
     store: Store
 
+    def poll_each(self, how: Callable[[Poller], None], stop: threading.Event) -> None:
+        """Every account polled once, all at the same time, for commands that end.
+
+        Raises:
+            Stopping: *stop* was set before all were done.
+        """
+        in_parallel(how, self.pollers, stop)
+        for poller in self.pollers:
+            poller.confirm()
+
 
 @contextmanager
 def assembled(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> Iterator[Parts]:
@@ -117,7 +128,7 @@ def assembled(configuration: Configuration, stop: threading.Event, log: Log, sec
     settings = configuration.settings
     names = tuple(account.name for account in configuration.accounts)
     board, claims, clock = Board(names), Claims(names), RealClock(stop)
-    display = display_of(configuration)
+    display = Display(settings.job_series, settings.failed_job_window, settings.show_username)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     with closing(Store(configuration.state_file)) as store:
@@ -153,12 +164,6 @@ def assembled(configuration: Configuration, stop: threading.Event, log: Log, sec
             clock,
             store,
         )
-
-
-def display_of(configuration: Configuration) -> Display:
-    """How much is shown, by the settings."""
-    settings = configuration.settings
-    return Display(settings.job_series, settings.failed_job_window, settings.show_username)
 
 
 def client_of(watched: Watched, configuration: Configuration, clock: Clock, listener: Listener) -> Client:

@@ -11,7 +11,6 @@ from pathlib import Path
 from exporter import daemon
 from exporter.errors import OutputError
 from exporter.metrics.exposition import Exposition, Format
-from exporter.parallel import in_parallel
 from exporter.polling.poller import Poller
 from exporter.settings import Configuration
 from exporter.telemetry import Log, Secrets
@@ -32,9 +31,7 @@ def once(configuration: Configuration, textfile: Path | None, stop: threading.Ev
     if textfile is not None:
         _check_writable(textfile)  # before anything is asked: to find it out afterwards would be a pity
     with daemon.assembled(configuration, stop, log, secrets) as parts:
-        in_parallel(Poller.poll_until_listed, parts.pollers, stop)
-        for poller in parts.pollers:
-            poller.confirm()
+        parts.poll_each(Poller.poll_until_listed, stop)
         if textfile is None:
             sys.stdout.buffer.write(parts.exposition.page(Format.TEXT, packed=False))
             sys.stdout.buffer.flush()

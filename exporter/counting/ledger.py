@@ -538,7 +538,8 @@ class _Fold:
 
     def _first_sight(self, job: Job, *, listed: bool) -> None:
         operation = self._label("operation", job.operation)
-        if (JOBS_SUBMITTED, (operation,)) not in self._book.counters | self._counters.keys():
+        key = JOBS_SUBMITTED, (operation,)
+        if key not in self._book.counters and key not in self._counters:
             self.seed(operation)
         history = job.rank == FINAL_RANK and (
             job.finished_on < self._book.account.since
@@ -583,27 +584,15 @@ class _Fold:
 
     def _ignore(self, blank: Mark, job: Job, *, listed: bool) -> None:
         """History: marked as it is, so that it is never counted."""
-        total, completed, failed = job.total or 0, job.completed or 0, job.failed or 0
-        self._put(
-            blank,
-            msgspec.structs.replace(
-                blank,
-                total=total,
-                completed=completed,
-                failed=failed,
-                last_total=total,
-                last_completed=completed,
-                last_failed=failed,
-                started_on=job.started_on,
-                finished_on=job.finished_on,
-                outcome=outcome_of(job, blank),
-                queue_done=True,
-                duration_done=True,
-                errors_done=True,
-                unlisted_at=None if listed else blank.unlisted_at,
-                codes=_words(self._by_label(job.errors or ())),
-            ),
+        marked = msgspec.structs.replace(
+            self._seen(blank, job, listed=listed),
+            outcome=outcome_of(job, blank),
+            queue_done=True,
+            duration_done=True,
+            errors_done=True,
+            codes=_words(self._by_label(job.errors or ())),
         )
+        self._put(blank, marked)
 
     def _advance(self, old: Mark, job: Job, *, listed: bool) -> None:
         """Rules 1, 4, 5, 8 and 9 for one job; of history that is ignored only the marks rise."""

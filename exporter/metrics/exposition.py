@@ -195,7 +195,7 @@ class Exposition:
 def _process_family(family: ProcessFamily, process: Process, wanted: Format) -> Iterator[str]:
     yield _heading(family, wanted)
     labels, value = family.samples(process)
-    yield from _lines(family, "".join(_pairs(family.labels, labels)), value, wanted)
+    yield from _lines(family, ",".join(_pairs(family.labels, labels)), value, wanted)
 
 
 def _heading(family: Family | ProcessFamily, wanted: Format) -> str:
@@ -209,7 +209,7 @@ def _samples(family: Family, account: str, samples: Iterable[Sample], wanted: Fo
     first = f'account="{_escaped(account)}"'
     names = family.labels[1:]
     for labels, value in samples:
-        yield from _lines(family, first + "".join(f",{pair}" for pair in _pair_list(names, labels)), value, wanted)
+        yield from _lines(family, first + "".join(f",{pair}" for pair in _pairs(names, labels)), value, wanted)
 
 
 def _lines(
@@ -265,12 +265,8 @@ def _exemplar(exemplar: Exemplar | None) -> str:
     return f' # {{job_id="{_escaped(exemplar.job_id)}"}} {number(exemplar.value)} {number(exemplar.at)}'
 
 
-def _pair_list(names: tuple[str, ...], values: tuple[str, ...]) -> Iterator[str]:
+def _pairs(names: tuple[str, ...], values: tuple[str, ...]) -> Iterator[str]:
     return (f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True))
-
-
-def _pairs(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    return ",".join(_pair_list(names, values))
 
 
 def _escaped(value: str) -> str:

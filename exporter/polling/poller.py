@@ -41,7 +41,7 @@ from exporter.platform.client import Client, Listener
 from exporter.platform.jobs import Job
 from exporter.polling.claims import Claims
 from exporter.polling.plan import JobQuestion, Walk, questions
-from exporter.polling.record import Record, log_fact
+from exporter.polling.record import Record
 from exporter.telemetry import Log, Secrets
 
 AFTER_MAINTENANCE: Final = 60.0
@@ -234,12 +234,9 @@ class Poller:
             self._record.maintenance = False  # it answers again, if not well
         if isinstance(error, Unauthorized):
             self._record.auth_ok = False
-            self._identified = False
-            self._wait_for_token = True
-            return AFTER_REFUSAL
         if isinstance(error, AlreadyWatched):
             self._book = self._listed = None  # that entry shows them
-        if isinstance(error, WrongAccount):
+        if isinstance(error, Unauthorized | WrongAccount):
             self._identified = False
             self._wait_for_token = True
             return AFTER_REFUSAL
@@ -423,8 +420,6 @@ class Poller:
             self._book = replace(book, live=after.live)
             return False
         self._book = after
-        for fact in changes.facts:
-            self._record.told(fact)
         return True
 
     def _written(self, book: Book, changes: Changes) -> bool:
@@ -439,7 +434,7 @@ class Poller:
             self._log.error("state.not_written", reason=str(error))
             return False
         for fact in changes.facts:
-            log_fact(self._log, fact)
+            self._record.committed(fact)
         return True
 
     # ---- publish ----

@@ -104,10 +104,11 @@ class Record:
         self._polls[result] = self._polls.get(result, 0) + 1
         self._poll_duration = self._poll_duration.observe(seconds, None)
 
-    def told(self, fact: Fact) -> None:
+    def committed(self, fact: Fact) -> None:
         """A fact was committed."""
         if isinstance(fact, CountLowered):
             self._lowered[fact.field] = self._lowered.get(fact.field, 0) + 1
+        _log_fact(self._log, fact)
 
     def picture(self, allowance: Allowance, interval: float) -> Polling:
         """All of it as it is now, frozen."""
@@ -136,7 +137,7 @@ class Record:
         )
 
 
-def log_fact(log: Log, fact: Fact) -> None:
+def _log_fact(log: Log, fact: Fact) -> None:
     """Tell of *fact*: at warning where files failed or are missing."""
     match fact:
         case JobFinished(mark):
