@@ -18,7 +18,7 @@ from exporter.metrics.snapshot import Board, Display, Process
 from exporter.metrics.status_page import status_page
 from exporter.metrics.web import application, bound_sockets, serving, shown_address
 from exporter.parallel import in_parallel
-from exporter.platform.allowance import Allowance
+from exporter.platform.allowance import Allowances, Holder
 from exporter.platform.client import ATTEMPTS, Client, Listener, tls_context, transport_to
 from exporter.platform.transport import Deadline
 from exporter.polling.claims import Claims
@@ -132,16 +132,23 @@ def assembled(configuration: Configuration, stop: threading.Event, log: Log, sec
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     with closing(Store(configuration.state_file)) as store:
+        allowances = Allowances(
+            settings.rate_share,
+            kept=lambda holder: store.allowance(holder, clock.time()),
+            keep=lambda holder, kept: store.keep_allowance(holder, kept, clock.time()),
+        )
         yield Parts(
             tuple(
                 Poller(
                     watched,
-                    connect=partial(client_of, watched, configuration, clock),
+                    connect=partial(client_of, watched, configuration, allowances, clock),
                     store=store,
                     claims=claims,
+                    allowances=allowances,
                     rules=configuration.rules,
                     pace=Pace(
                         settings.poll_interval,
+                        settings.full_listing_interval,
                         settings.stale_after,
                         first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
                         phase=position * settings.poll_interval / len(names),
@@ -166,7 +173,9 @@ def assembled(configuration: Configuration, stop: threading.Event, log: Log, sec
         )
 
 
-def client_of(watched: Watched, configuration: Configuration, clock: Clock, listener: Listener) -> Client:
+def client_of(
+    watched: Watched, configuration: Configuration, allowances: Allowances, clock: Clock, listener: Listener
+) -> Client:
     """An account's client, which reports to *listener*."""
     deadline = Deadline()
     tls = _tls(str(watched.ca_file) if watched.ca_file else None) if watched.needs_tls else None
@@ -174,7 +183,7 @@ def client_of(watched: Watched, configuration: Configuration, clock: Clock, list
         watched.endpoint,
         transport_to(deadline, tls, watched.proxy),
         deadline,
-        allowance=Allowance(configuration.settings.rate_share),
+        allowance=allowances.of(Holder(watched.endpoint, "", watched.name), clock.monotonic()),
         clock=clock,
         listener=listener,
         timeout=configuration.settings.request_timeout,

@@ -12,6 +12,8 @@
     - RateLimited     429: silent until the platform's window ends
     - Maintenance     503 with code 0: ask again every minute
     - BadAnswer       an answer that is not what the API documents
+      . BadRequest    400: a question that names fields is asked again without
+      . AnswerTooLarge  a page is asked again with half as many jobs
       . JobRefused    the same for one job: the others go on
     - WrongAccount    the token belongs to somebody else: the counters stay as they were
       . AlreadyWatched  an earlier entry watches the same account: that one shows the counters
@@ -111,6 +113,14 @@ class BadAnswer(PollError):
     """An answer that is not what the API documents."""
 
     result = "bad_answer"
+
+
+class AnswerTooLarge(BadAnswer):
+    """An answer with more bytes than we read."""
+
+
+class BadRequest(BadAnswer):
+    """The platform does not take the question (400)."""
 
 
 class JobRefused(BadAnswer):

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     poll_interval: Annotated[float, BeforeValidator(seconds), AfterValidator(_a_second)] = Field(
         30.0, description="time between two looks at an account; at least 1s"
     )
+    full_listing_interval: Duration = Field(
+        21600.0,
+        description="how old a complete listing of an account too large to list at every poll may become;"
+        " it is read in slices",
+    )
     stale_after: Duration = Field(
         600.0, description="how long after its last good answer an account's gauges are still shown"
     )

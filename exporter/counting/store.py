@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ import msgspec
 from exporter.counting import ledger
 from exporter.counting.ledger import Account, Book, Changes, Count, Exemplar, Histogram, Key, Mark, Rules, Sums
 from exporter.errors import StateError, StateWriteError
+from exporter.platform.allowance import LONGEST_SILENCE, Holder, Kept
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x5342_4745
@@ -33,6 +34,21 @@ _IDS_PER_QUERY: Final = 1000
 
 _MARK_COLUMNS: Final = Mark.__struct_fields__
 _MARK: Final = ", ".join(_MARK_COLUMNS)
+
+_ALLOWANCE: Final = """
+CREATE TABLE IF NOT EXISTS allowance (
+    endpoint TEXT NOT NULL,
+    username TEXT NOT NULL,
+    entry TEXT NOT NULL,
+    rate_limit INTEGER,
+    used INTEGER NOT NULL,
+    slices INTEGER NOT NULL,
+    window_ends REAL NOT NULL,
+    silent_until REAL NOT NULL,
+    PRIMARY KEY (endpoint, username, entry)
+) WITHOUT ROWID;
+"""
+"""Requests made in the present window: not part of the ledger, so older files get it when they are opened."""
 
 _SCHEMA: Final = f"""
 CREATE TABLE account (
@@ -104,6 +120,7 @@ CREATE TABLE histogram (
     exemplars TEXT NOT NULL,
     PRIMARY KEY (account, family, labels)
 ) WITHOUT ROWID;
+{_ALLOWANCE}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
@@ -271,6 +288,36 @@ class Store:
             (number,),
         ):
             yield (operation, state), Sums(*sums)
+
+    # ---- allowances ----
+
+    def allowance(self, holder: Holder, now: float) -> Kept | None:
+        """What was left of *holder*'s allowance by an earlier process; *now* in Unix seconds."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT rate_limit, used, slices, window_ends, silent_until FROM allowance"
+                " WHERE endpoint = ? AND username = ? AND entry = ?",
+                holder,
+            ).fetchone()
+        if row is None:
+            return None
+        limit, used, slices, window_ends, silent_until = row
+        return Kept(limit, used, slices, window_ends - now, min(LONGEST_SILENCE, silent_until - now))
+
+    def keep_allowance(self, holder: Holder, kept: Kept, now: float) -> None:
+        """Write down what is left of *holder*'s allowance; *now* in Unix seconds.
+
+        It outlives this process, but need not outlive the machine, so the disk is not waited for. A failure is counted
+        and no more: to ask is more important than to remember having asked.
+        """
+        row = (*holder, kept.limit, kept.used, kept.slices, now + kept.window_left, now + kept.silence_left)
+        with self._lock, suppress(StateWriteError):
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with self._transaction():
+                    self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
 
     # ---- marks ----
 
@@ -440,6 +487,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 # Before the write-ahead log is on, so that the header tells whose file it is whenever we are killed.
                 db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(_ALLOWANCE)
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             db.execute("SELECT count(*) FROM mark")
         except BaseException:

@@ -470,9 +470,24 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda polling: polling.allowance_used,
     ),
     _polled(
+        "sbg_exporter_watching",
+        "Whether the account is watched (1) because it is too large to be listed at every poll (0).",
+        lambda polling: polling.watching,
+    ),
+    _polled(
         "sbg_exporter_poll_interval_seconds",
         "Time between two polls of the account, effective.",
         lambda polling: polling.interval,
+    ),
+    _polled(
+        "sbg_exporter_full_listing_interval_seconds",
+        "Time between two complete listings of the account, effective.",
+        lambda polling: polling.full_listing_interval,
+    ),
+    _polled(
+        "sbg_exporter_detection_delay_seconds",
+        "Longest time for which an unfinished job, or the place where new ones come in, went without a look.",
+        lambda polling: polling.detection_delay,
     ),
     _tally(
         "sbg_exporter_records_skipped_total",

@@ -21,7 +21,10 @@ class Polling:
         rate_limit, rate_limit_remaining: requests, as the platform last said.
         rate_limit_reset: when the platform's window ends, by its clock.
         allowance, allowance_used: requests of this window.
+        watching: whether the account is too large to be listed at every poll; None before the first.
         interval: seconds between two polls, effective.
+        full_listing_interval: seconds between two complete listings, effective; None before the first poll.
+        detection_delay: for how long, at most, an unfinished job had gone without a look when the last poll looked.
         skipped: reason to records that could not be read.
         lowered: field to times the platform lowered what was counted.
         fault: why the last poll did not succeed, for people; empty when it did.
@@ -43,7 +46,10 @@ class Polling:
     rate_limit_reset: float | None
     allowance: int
     allowance_used: int
+    watching: bool | None
     interval: float
+    full_listing_interval: float | None
+    detection_delay: float | None
     skipped: Mapping[str, int]
     lowered: Mapping[str, int]
     fault: str

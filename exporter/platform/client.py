@@ -8,19 +8,22 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpcore
 import httpx
+import msgspec
 
 from exporter import __version__
 from exporter.clock import Clock
 from exporter.credentials import MASK
 from exporter.errors import (
     AllowanceSpent,
+    AnswerTooLarge,
     BadAnswer,
+    BadRequest,
     ConfigError,
     JobRefused,
     Maintenance,
@@ -29,7 +32,7 @@ from exporter.errors import (
     Unreachable,
 )
 from exporter.platform import wire
-from exporter.platform.allowance import Allowance, seconds_until_reset
+from exporter.platform.allowance import LONGEST_SILENCE, Allowance, Purpose, seconds_until_reset
 from exporter.platform.jobs import Job, Operation
 from exporter.platform.transport import Deadline, DeadlineBackend
 
@@ -41,13 +44,23 @@ LARGEST_ANSWER: Final = 16 * 2**20
 """Bytes of an answer after decompression; more than that is not read."""
 LARGEST_ERROR: Final = 2**16
 """Bytes read of an answer other than 200; a longer one is known by its status alone."""
-LONGEST_SILENCE: Final = 3600.0
-"""Seconds for which ``Retry-After`` is believed; then the platform is asked again, once."""
 NO_SUCH_JOB: Final = 10211
 """The platform's code for a job id that it does not know (any more)."""
 _UNDER_MAINTENANCE: Final = 0
+_MOST_DOUBTS: Final = 2
+_GOOD_PAGES_TO_GROW: Final = 10
+"""Pages that came in a row before twice as many jobs are asked for again."""
 _BACKOFF_SECONDS: Final = 1.0
-_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TIMED_OUT, _TOO_MANY, _UNAVAILABLE = 200, 401, 403, 404, 408, 429, 503
+_OK, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TIMED_OUT, _TOO_MANY, _UNAVAILABLE = (
+    200,
+    400,
+    401,
+    403,
+    404,
+    408,
+    429,
+    503,
+)
 _REDIRECTS: Final = range(300, 400)
 _SERVER_ERRORS: Final = range(500, 600)
 
@@ -103,11 +116,32 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ListAnswer:
-    """One page of the list, with the platform's time and its own count of all jobs, where it sent them."""
+    """One page of the list, with the platform's time and its own count of all jobs, where it sent them.
+
+    Attributes:
+        limit: how many jobs it was asked for: fewer than wanted while answers are too large.
+    """
 
     page: wire.Page
     date: float | None
     total: int | None
+    limit: int = PAGE_LIMIT
+
+
+class _Trial(Enum):
+    """Whether the list leaves out results when asked to."""
+
+    OPEN = "not known yet"
+    DOUBTED = "it failed, and perhaps for that"
+    WON = "it does"
+    GIVEN_UP = "it does not"
+
+
+_ASKING: Final = (_Trial.OPEN, _Trial.WON)
+
+
+def _without_errors(page: wire.Page) -> list[Job]:
+    return [msgspec.structs.replace(job, errors=None) for job in page.jobs]
 
 
 class Client:
@@ -131,6 +165,10 @@ class Client:
         self._listener = listener
         self.allowance = allowance
         self._token = ""
+        self._limit = PAGE_LIMIT
+        self._good_pages = 0
+        self._trial = _Trial.OPEN
+        self._doubts = 0
         self._http = httpx.Client(
             transport=transport,
             timeout=timeout,
@@ -159,20 +197,79 @@ class Client:
             PollError: no good answer.
             AllowanceSpent: not asked.
         """
-        body, headers = self._ask(Endpoint.USER, "/user")
+        body, headers = self._ask(Endpoint.USER, "/user", Purpose.WATCH)
         return Answer(wire.username_of(body), wire.date_of(headers))
 
-    def page(self, offset: int, limit: int = PAGE_LIMIT) -> ListAnswer:
-        """The *limit* jobs of the list from *offset* on.
+    def page(self, offset: int, purpose: Purpose = Purpose.WATCH) -> ListAnswer:
+        """The jobs of the list from *offset* on, as many as a page may have; fewer while answers are too large.
+
+        A job whose record alone is too large is one that cannot be read.
 
         Raises:
             PollError: no good answer.
             AllowanceSpent: not asked.
         """
-        body, headers = self._ask(Endpoint.LIST, f"/async/files?offset={offset}&limit={limit}")
-        return ListAnswer(wire.page_of(body), wire.date_of(headers), wire.total_of(headers))
+        while True:
+            limit = self._limit
+            try:
+                answer = self._page(offset, limit, purpose)
+            except AnswerTooLarge:
+                self._good_pages = 0
+                self._limit = max(1, limit // 2)
+                if limit == 1:
+                    return ListAnswer(wire.too_large(1), None, None, 1)
+                continue
+            self._good_pages += 1
+            if self._good_pages >= _GOOD_PAGES_TO_GROW:
+                self._good_pages = 0
+                self._limit = min(PAGE_LIMIT, 2 * limit)
+            return answer
 
-    def job(self, operation: Operation, job_id: str) -> Answer[Job | None]:
+    def _page(self, offset: int, limit: int, purpose: Purpose) -> ListAnswer:
+        """One page, without the jobs' results if the platform can leave them out: they may be megabytes.
+
+        Whether this list heeds ``fields`` is not documented (the API's overview says that all calls do). So it is
+        tried, and given up for as long as this client lives when it is refused (400), when what comes lacks more than
+        the results, or when it fails twice where the plain question works.
+        """
+        path = f"/async/files?offset={offset}&limit={limit}"
+        chosen = self._without_results(path, limit, purpose) if self._trial in _ASKING else None
+        if chosen is not None and (chosen.page.whole or self._trial is _Trial.WON):
+            self._trial = _Trial.WON if chosen.page.items else self._trial
+            return chosen
+        plain = self._plain(path, limit, purpose)
+        if self._trial is _Trial.DOUBTED:
+            self._doubts += 1
+            self._trial = _Trial.GIVEN_UP if self._doubts >= _MOST_DOUBTS else _Trial.OPEN
+        elif self._trial is not _Trial.GIVEN_UP:
+            alike = chosen is not None and _without_errors(chosen.page) == _without_errors(plain.page)
+            self._trial = _Trial.WON if alike else _Trial.GIVEN_UP
+        return plain
+
+    def _without_results(self, path: str, limit: int, purpose: Purpose) -> ListAnswer | None:
+        """The page as asked for without results; None when the platform does not take that question."""
+        try:
+            return self._listed(f"{path}&fields=!result", limit, purpose)
+        except BadRequest:
+            return None
+        except (BadAnswer, Unreachable) as error:
+            if self._trial is _Trial.OPEN and not isinstance(error, AnswerTooLarge):
+                self._trial = _Trial.DOUBTED
+            raise
+
+    def _plain(self, path: str, limit: int, purpose: Purpose) -> ListAnswer:
+        try:
+            return self._listed(path, limit, purpose)
+        except (BadAnswer, Unreachable):
+            if self._trial is _Trial.DOUBTED:  # it was not for the fields that it failed
+                self._trial = _Trial.OPEN
+            raise
+
+    def _listed(self, path: str, limit: int, purpose: Purpose) -> ListAnswer:
+        body, headers = self._ask(Endpoint.LIST, path, purpose)
+        return ListAnswer(wire.page_of(body), wire.date_of(headers), wire.total_of(headers), limit)
+
+    def job(self, operation: Operation, job_id: str, purpose: Purpose = Purpose.JOB) -> Answer[Job | None]:
         """One job; None when the platform itself says that it knows no such job.
 
         Raises:
@@ -181,7 +278,7 @@ class Client:
             AllowanceSpent: not asked.
         """
         try:
-            body, headers = self._ask(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}")
+            body, headers = self._ask(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}", purpose)
         except _NoSuchJob as answer:
             return Answer(None, answer.date)
         try:
@@ -192,12 +289,12 @@ class Client:
             raise JobRefused(f"asked for job {job_id}, got job {job.id}")
         return Answer(job, wire.date_of(headers))
 
-    def _ask(self, endpoint: Endpoint, path: str) -> tuple[bytes, Mapping[str, str]]:
+    def _ask(self, endpoint: Endpoint, path: str, purpose: Purpose) -> tuple[bytes, Mapping[str, str]]:
         """The body and headers of a good answer."""
         failures: list[Unreachable] = []
         while True:
             try:
-                return self._ask_once(endpoint, path)
+                return self._ask_once(endpoint, path, purpose)
             except Unreachable as error:
                 failures.append(error)
                 if len(failures) == ATTEMPTS:
@@ -210,8 +307,8 @@ class Client:
             self._listener.on_retried(Retried(endpoint, str(failures[-1]), len(failures), wait))
             self._clock.pause(wait)
 
-    def _ask_once(self, endpoint: Endpoint, path: str) -> tuple[bytes, Mapping[str, str]]:
-        wait = self.allowance.take(self._clock.monotonic())
+    def _ask_once(self, endpoint: Endpoint, path: str, purpose: Purpose) -> tuple[bytes, Mapping[str, str]]:
+        wait = self.allowance.take(self._clock.monotonic(), purpose)
         if wait > 0:
             raise AllowanceSpent(wait)
         began = self._clock.monotonic()
@@ -361,7 +458,7 @@ def _bounded_body(response: httpx.Response, most: int) -> bytes:
         chunk = inflate.decompress(raw, most - size + 1) if inflate else raw
         size += len(chunk)
         if size > most:
-            raise BadAnswer(f"an answer of more than {most} bytes")
+            raise AnswerTooLarge(f"an answer of more than {most} bytes")
         chunks.append(chunk)
     if inflate and not inflate.eof:
         raise zlib.error("compressed data ends early")
@@ -380,5 +477,5 @@ def _failure(endpoint: Endpoint, code: int, fault: wire.Fault) -> Exception:
         return Unauthorized(f"the platform refused the token: {code}{said}")
     if code in _REDIRECTS:
         return BadAnswer(f"the platform answered {code}, a redirect; redirects are not followed: check api_endpoint")
-    kind = JobRefused if endpoint is Endpoint.JOB else BadAnswer
+    kind = JobRefused if endpoint is Endpoint.JOB else BadRequest if code == _BAD_REQUEST else BadAnswer
     return kind(f"the platform answered {code}{said}")

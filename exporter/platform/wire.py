@@ -47,6 +47,7 @@ class Page(msgspec.Struct, frozen=True):
         skipped: reason to number of records that could not be read.
         last: the position of the last readable record, -1 when there is none.
         has_next: whether the platform links a next page (the link itself is never followed).
+        whole: whether every record had all that is needed of one: id, type, state and the three counts.
     """
 
     jobs: tuple[Job, ...]
@@ -54,6 +55,7 @@ class Page(msgspec.Struct, frozen=True):
     skipped: Mapping[str, int]
     last: int
     has_next: bool
+    whole: bool = True
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -138,15 +140,23 @@ def page_of(body: bytes) -> Page:
             raise BadAnswer(f"not a page of jobs: {error}") from error
     jobs: list[Job] = []
     last = -1
+    whole = True
     records: Sequence[_Record | msgspec.Raw] = page.items
     for position, item in enumerate(records):
         try:
-            jobs.append(_job(_decoded(item) if isinstance(item, msgspec.Raw) else item))
+            record = _decoded(item) if isinstance(item, msgspec.Raw) else item
+            whole = whole and _is_whole(record)
+            jobs.append(_job(record))
         except _Unreadable as reason:
             skipped[str(reason)] += 1
         else:
             last = position
-    return Page(tuple(jobs), len(page.items), skipped, last, _links_next(page.links))
+    return Page(tuple(jobs), len(page.items), skipped, last, _links_next(page.links), whole)
+
+
+def too_large(records: int) -> Page:
+    """The page that stands for so many *records* in an answer too large to be read."""
+    return Page((), records, {"too_large": records}, -1, has_next=True)
 
 
 def job_of(body: bytes) -> Job:
@@ -268,6 +278,17 @@ def _job(record: _Record) -> Job:
         time_of(record.started_on),
         time_of(record.finished_on),
         _errors(record.result) if failed else None,
+    )
+
+
+def _is_whole(record: _Record) -> bool:
+    return None not in (
+        record.id,
+        record.type,
+        record.state,
+        record.total_files,
+        record.completed_files,
+        record.failed_files,
     )
 
 

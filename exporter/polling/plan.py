@@ -1,38 +1,78 @@
-"""What to ask next. Pure: answers go in, questions come out.
+"""What to ask next. Pure: answers go in, questions come out; no clock, no socket, no state file.
 
-A listing of a moving list
-==========================
+A poll asks in three turns, and what the first two saw is counted and shown before the third begins:
 
-Pages are offsets over a list that changes while it is read, in an order that nobody documented. So each page overlaps
-the one before by one job. If the last job of a page is in the next one, nothing between the two was missed: that seam
-matches. If it is not, jobs before it went away and the rest moved forward, so the walk steps back a page and reads on
-from there. A walk is *complete* when every seam matched and the end was reached. The platform's own total, where it
-sends one, is a check of that: a walk that met fewer jobs is made once more, and then the seams are believed.
+1.  :meth:`Plan.look`: whatever shows new jobs. The whole list of a small account, up to six pages; the *watched pages*
+    of a larger one.
+2.  :meth:`Plan.ask`: unfinished jobs that those pages did not show, by the fewest requests that cover them, and ended
+    ones whose result is wanted.
+3.  :meth:`Plan.read_on`: the next slices of the full listing of a large account.
 
-Where seams keep failing there is no stable order to walk along. Then a walk is complete when it and the walk before it
-both met no job that earlier walks had not seen.
+Watching
+========
+
+A list of 100,000 jobs is 1,000 pages, which is all that the platform allows a user in five minutes. But new jobs come
+in at one place. Nobody documented which, so it is taken from what the list shows, and held to be wrong as soon as
+anything speaks against it:
+
+*   *Learned*: pages in which nearly every job was submitted before (after) the one above it make the order *newest*
+    (*oldest*) first. If they show no rule there is nothing to watch: the list is then read in full again and again, as
+    often as the allowance permits.
+*   *Watched*: the page at that end of the list, and on from there until a page ends in a job that was known before. So
+    watching misses no job that was put in at the watched end, however many came at once.
+*   *Checked*, each time: a total of the platform's that is more than the jobs accounted for, twice in a row, says that
+    one came in elsewhere; so does a slice of the full listing that shows an unknown job farther in than a page. Both
+    bring the full listing forward; the latter also ends the watching, until full listings have shown the order again,
+    twice as many each time.
+*   *Found anyway*: whatever watching misses, in whatever order, the next full listing shows. What a listing shows is
+    counted by the ledger's rules alone, so no assumption made here can count anything twice, or leave it out for ever.
+
+How deep a job lies is counted from the watched end, since only new jobs change that, and those are counted. Unfinished
+jobs less than a page apart are looked at by one page, others by their own endpoint. Those that do not fit the allowance
+take turns, the longest unasked first.
+
+What is promised, and tried with lists that move between any two requests, in every order: each finish is counted once;
+within one full listing of its end at the latest; and no window has more requests than the share.
 """
 
-from collections.abc import Collection, Iterable
-from typing import Final, NamedTuple
+import math
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Final, NamedTuple, TypeVar
 
 from exporter.counting.ledger import Mark
+from exporter.platform.allowance import Purpose
 from exporter.platform.client import PAGE_LIMIT, ListAnswer
-from exporter.platform.jobs import OPERATIONS, Operation
+from exporter.platform.jobs import FINAL_RANK, OPERATIONS, Operation
+from exporter.polling.walk import Walk
+from exporter.polling.watching import Depths, Looks, Neighbours, Order, WatchedEnd
 
-MOST_PAGES: Final = 20_000
-"""Pages of one walk: a list that goes on for longer has no end."""
-_MOST_STALE_PAGES: Final = 5
-"""Pages in a row without a job that is new to the walk: the platform does not heed the offset."""
-_MOST_KNOWN: Final = 1000
-"""Ids of jobs long gone that walks without a stable order may drag along, beside twice those on the list."""
+LARGE_PAGES: Final = 6
+"""Most pages of an account that is listed in full at every poll."""
+SMALL_PAGES: Final = 4
+"""Most pages with which a watched account is small again."""
+PAGES_PER_TURN: Final = 50
+"""Most pages of one turn, after which what they showed is counted."""
+SLICES_PER_TURN: Final = 10
+_PAGES_TO_LEARN: Final = 3
+_SLACK: Final = 3
+"""Jobs by which a depth may be wrong: some may come, or leave, between two requests."""
+_WORTH_A_PAGE: Final = 2
+"""Unfinished jobs on a page that make it cheaper than asking for each."""
+_MOST_PROBES: Final = 5
+_MOST_STRIKES: Final = 8
+_AHEAD: Final = 0.95
+"""The part of its interval within which a full listing is to be read, so that it ends before it is due."""
+
+T = TypeVar("T")
 
 
 class PageQuestion(NamedTuple):
     """The list, from *offset* on."""
 
     offset: int
-    limit: int = PAGE_LIMIT
+    purpose: Purpose
 
 
 class JobQuestion(NamedTuple):
@@ -42,134 +82,453 @@ class JobQuestion(NamedTuple):
     job_id: str
 
 
-class Walk:
-    """One reading of the whole list, from its first page to its end."""
+class PageSeen(NamedTuple):
+    """A page of the list, and those of its jobs that were known: to the ledger, or from this poll."""
 
-    def __init__(
-        self,
-        known: Collection[str] = frozenset(),
-        *,
-        stable: bool = True,
-        quiet_before: bool = False,
-        short_before: bool = False,
-    ) -> None:
-        """A walk that begins.
+    answer: ListAnswer
+    known: Collection[str]
+
+
+class JobAsked(NamedTuple):
+    """One job's own endpoint was asked, whatever it said."""
+
+
+Question = PageQuestion | JobQuestion
+Reply = PageSeen | JobAsked | None
+"""What came of a question; None when it may not be asked now, for want of allowance."""
+Turn = Generator[Question, Reply, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What the plan needs to know of the ledger before a turn.
+
+    Attributes:
+        live: marks that are unfinished or pending, by id.
+        listed: how many jobs the platform lists, as far as is known.
+        complete: whether there ever was a complete listing.
+        listing_age: seconds since the last complete listing, by the platform's time; None before the first.
+    """
+
+    live: Mapping[str, Mark]
+    listed: int
+    complete: bool
+    listing_age: float | None
+
+
+class Plan:
+    """One account's plan. Times are monotonic seconds."""
+
+    def __init__(self, full_listing_interval: float, now: float, *, watches: bool = True) -> None:
+        """A plan that knows nothing yet.
 
         Args:
-            known: ids that earlier walks saw; empty while seams match.
-            stable: whether seams matched in the walk before.
-            quiet_before: whether the walk before met no unknown job.
-            short_before: whether the walk before matched every seam and met fewer jobs than the platform's total.
+            full_listing_interval: how old, in seconds, a complete listing of a large account may become.
+            now: monotonic seconds.
+            watches: whether a large account is watched, or listed in full like a small one.
         """
-        self._known = known
-        self._was_stable = stable
-        self._quiet_before = quiet_before
-        self._short_before = short_before
-        self._nothing_fresh = 0
-        self._seams_failed = 0
-        self._last: str | None = None
-        self._stepped_back = False
+        self._interval = full_listing_interval
+        self._watches = watches
+        self._size: int | None = None
+        self._per_page = PAGE_LIMIT
+        """Jobs on a page that is not the last one, as last seen."""
+        self._large = False
+        self._looks = Looks(now)
+        self._begin_walk(Walk(), now)
+        self._order = Order.UNKNOWN
+        self._strikes = 0
+        self._walks_wanted = 0
+        """Complete walks that must show the order before it is believed again."""
+        self._depths = Depths()
+        self._read_to = 0
+        """How deep this poll's watched pages and probes went."""
+        self._probes = 0
+        self._watched_pages = 1
         self._total: int | None = None
-        self._unreadable = 0
-        self._pages = 0
-        self.ids: set[str] = set()
-        self.next: PageQuestion | None = PageQuestion(0)
+        """The platform's own total, as the watched end last told it."""
+        self._accounted: int | None = None
+        """What it may be by what is known; None before the first complete listing."""
+        self._came = 0
+        """New jobs met since it was last compared."""
+        self._suspected = False
+        self._urgent = False
+        self._due: float | None = None
+        self._paced_at = now
+        self._credit = 0.0
+        self._refused = False
+
+    # ---- what it says of itself ----
+
+    @property
+    def watching(self) -> bool:
+        """Whether the account is too large to be listed at every poll."""
+        return self._large
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is known where new jobs of a large account come in."""
+        return self._large and self._ordered
+
+    @property
+    def order(self) -> Order:
+        """Where new jobs come in, as far as is known and believed."""
+        return self._order
+
+    @property
+    def size(self) -> int:
+        """How many jobs the list has, as last told or met."""
+        return self._size or 0
 
     @property
     def pages(self) -> int:
-        """Pages read so far."""
-        return self._pages
+        """Requests that a full listing needs, each page overlapping the one before."""
+        return max(1, math.ceil((self.size - 1) / (self._per_page - 1)))
 
     @property
-    def ended(self) -> bool:
-        """Whether the end of the list was reached."""
-        return self.next is None
+    def pages_per_look(self) -> int:
+        """Requests that the first turn of a poll needs, as last seen."""
+        return self._watched_pages if self._large else self.pages
 
     @property
-    def complete(self) -> bool:
-        """Whether the walk ended and is known to have missed no job that was there all the while."""
-        return self.ended and (self._whole or (not self._was_stable and self._quiet and self._quiet_before))
-
-    def after(self) -> "Walk":
-        """The walk that follows one that has ended."""
-        if self._seams_failed == 0:
-            return Walk(short_before=self._short)
-        known = self.listing if len(self._known) < _MOST_KNOWN + 2 * len(self.ids) else self.ids
-        return Walk(known, stable=False, quiet_before=self._quiet)
+    def hurried(self) -> bool:
+        """Whether the full listing is read as fast as may be: it is the first, or wanted now, or nothing is watched."""
+        return self._large and (self._urgent or self._due is None or not self._ordered)
 
     @property
-    def listing(self) -> Collection[str]:
-        """The ids that a complete walk stands for; without a stable order one walk alone does not meet them all."""
-        return self.ids if self._whole else self.ids.union(self._known)
+    def goes_on(self) -> bool:
+        """Whether this poll should read on after a turn of slices."""
+        return self.hurried and not self._refused
 
     @property
-    def _whole(self) -> bool:
-        return self._seams_failed == 0 and (self._short_before or not self._short)
+    def half_read(self) -> bool:
+        """Whether the list that is read at every poll has not been read to its end."""
+        return not self._large and self._walk.pages > 0
 
     @property
-    def _short(self) -> bool:
-        return len(self.ids) + self._unreadable < (self._total or 0)
+    def listing(self) -> Collection[str] | None:
+        """The ids on the list, when the last turn read it to its end; until :meth:`settle`."""
+        return self._walk.listing if self._walk.complete else None
+
+    def delay(self, now: float, live: Mapping[str, Mark]) -> float:
+        """For how long, at most, an unfinished job went without a look until this poll; seconds.
+
+        Jobs that nobody knows of yet count too: since the place where they come in was last looked at.
+        """
+        return self._looks.delay(now, (job_id for job_id, mark in live.items() if mark.unfinished))
 
     @property
-    def _quiet(self) -> bool:
-        return self.ids.issubset(self._known)
+    def _ordered(self) -> bool:
+        return self._order in {Order.NEWEST, Order.OLDEST}
 
-    def take(self, answer: ListAnswer) -> None:
-        """Take in the answer to :attr:`next`, and decide what comes next."""
-        if self.next is None:
+    # ---- first turn ----
+
+    def look(self, now: float, ledger: Ledger) -> Turn:
+        """Whatever shows new jobs."""
+        self._looks.begin(ledger.live)
+        self._depths.keep(ledger.live.keys())
+        self._refused = False
+        self._total, self._read_to = None, 0
+        if self._size is None:
+            self._size = ledger.listed
+            if ledger.complete and ledger.listing_age is not None:
+                # An earlier process listed it: this one goes on watching, and lists it again when that is due.
+                self._due = now + max(0.0, self._interval - ledger.listing_age)
+                self._accounted = ledger.listed
+        self._weigh()
+        if not self._large or self._order is Order.UNKNOWN:
+            yield from self._list(now, ledger)
+        if self._large and self._ordered:
+            yield from self._watch(now, ledger)
+
+    def _weigh(self) -> None:
+        """Whether the account is large, by what is known of its size."""
+        pages = math.ceil(self.size / self._per_page)
+        self._large = self._watches and pages > (SMALL_PAGES if self._large else LARGE_PAGES)
+
+    def _list(self, now: float, ledger: Ledger) -> Turn:
+        """The list from its first page, to its end or until it turns out to be large and its order is seen."""
+        for _ in range(PAGES_PER_TURN):
+            if self._walk.offset is None:
+                return
+            reply = yield PageQuestion(self._walk.offset, Purpose.WATCH)
+            if not isinstance(reply, PageSeen):
+                return
+            self._walked(reply, now, ledger)
+            self._weigh()
+            if self._large and self._order is Order.UNKNOWN:
+                self._order = self._neighbours.order
+                if self._order is Order.UNKNOWN and self._walk.pages >= _PAGES_TO_LEARN:
+                    self._order = Order.NONE
+            if self._large and self._order is not Order.UNKNOWN:
+                return
+
+    def _walked(self, reply: PageSeen, now: float, ledger: Ledger) -> None:
+        """One page of the walk was read."""
+        answer, offset = reply.answer, self._walk.offset or 0
+        if self._walk.pages == 0:
+            self._walk_began = now
+        self._neighbours.take(answer.page.jobs)
+        self._walk.take(answer)
+        self._size = max(self.size, len(self._walk.ids)) if answer.total is None else answer.total
+        self._came += self._shown(reply, offset, now, ledger)
+
+    def _shown(self, reply: PageSeen, offset: int, now: float, ledger: Ledger) -> int:
+        """A page of the list showed these jobs; how many of them are new."""
+        page = reply.answer.page
+        if page.has_next or page.items >= reply.answer.limit:
+            self._per_page = max(2, page.items)
+        for position, job in enumerate(reply.answer.page.jobs, start=offset):
+            if job.rank < FINAL_RANK or job.id in ledger.live:
+                self._looks.saw(job.id, now)
+                if self._ordered:
+                    self._depths.put(job.id, self._depth(position))
+        return sum(job.id not in reply.known for job in reply.answer.page.jobs)
+
+    def _depth(self, position: int) -> int:
+        return position if self._order is Order.NEWEST else max(0, self.size - 1 - position)
+
+    def _offset(self, depth: int) -> int:
+        """Where a page begins that shows the jobs from *depth* inwards."""
+        return depth if self._order is Order.NEWEST else max(0, self.size - depth - self._per_page)
+
+    # ---- watching ----
+
+    def _watch(self, now: float, ledger: Ledger) -> Turn:
+        """The watched end, and on from there to a job that was known before."""
+        end = WatchedEnd(self._order, self.size, self._per_page, self._depths.room)
+        pages: list[tuple[int, PageSeen]] = []
+        while end.offset is not None and len(pages) < (PAGES_PER_TURN if ledger.complete else _PAGES_TO_LEARN):
+            offset = end.offset
+            reply = yield PageQuestion(offset, Purpose.WATCH)
+            if not isinstance(reply, PageSeen):
+                return
+            end.take(reply.answer, reply.known)
+            pages.append((offset, reply))
+        self._size, self._total, self._watched_pages = end.size, end.total, len(pages)
+        new = sum(job.id not in reply.known for _, reply in pages for job in reply.answer.page.jobs)
+        self._depths.came(new)
+        for offset, reply in pages:
+            self._came += self._shown(reply, offset, now, ledger)
+            self._read_to += reply.answer.page.items
+            self._walk.seen_beside([job.id for job in reply.answer.page.jobs])
+        if not ledger.complete:
             return
-        page, offset = answer.page, self.next.offset
-        self._pages += 1
-        if answer.total is not None:
-            # The least that was ever reported: jobs that come while we walk need not be met.
-            self._total = answer.total if self._total is None else min(self._total, answer.total)
-        shown = [job.id for job in page.jobs]
-        seam = self._last is None or offset == 0 or self._last in shown
-        if not seam and not self._stepped_back:
-            self.ids.update(shown)
-            self._stepped_back = True
-            self.next = PageQuestion(max(0, offset - self.next.limit + 1), self.next.limit)
+        if not end.joined:
+            self._bring_forward(now)
+        elif not self._urgent:
+            self._looks.closed(now, since=now)
+
+    def _check_total(self, now: float) -> None:
+        """Bring the full listing forward when the platform's total says, twice in a row, that a job went unseen."""
+        if self._total is None:
             return
-        if not seam:
-            self._seams_failed += 1
-        self._stepped_back = False
-        self._unreadable += sum(page.skipped.values())
-        fresh = not self.ids.issuperset(shown)
-        self._nothing_fresh = 0 if fresh else self._nothing_fresh + 1
-        self.ids.update(shown)
-        if shown:
-            self._last = shown[-1]
-        if self._ends(answer, offset, fresh=fresh):
-            self.next = None
-        elif self._pages >= MOST_PAGES or self._nothing_fresh >= _MOST_STALE_PAGES:
-            self._seams_failed += 1
-            self.next = None
+        came, self._came = self._came, 0
+        if self._accounted is None:
+            return
+        may_be = self._accounted + came
+        if self._total <= may_be:
+            self._accounted, self._suspected = self._total, False
+        elif not self._suspected:
+            self._accounted, self._suspected = may_be, True
         else:
-            # One job of overlap: the last one that could be read, else none.
-            step = page.last if page.last > 0 else page.items
-            self.next = PageQuestion(offset + step, self.next.limit)
+            self._accounted, self._suspected = self._total, False
+            self._bring_forward(now)
 
-    def _ends(self, answer: ListAnswer, offset: int, *, fresh: bool) -> bool:
-        page = answer.page
-        if page.items == 0 or (page.items == 1 and not fresh):
-            return True
-        if page.items >= (self.next.limit if self.next else PAGE_LIMIT) or page.has_next:
-            return False
-        return answer.total is None or offset + page.items >= answer.total
+    def _bring_forward(self, now: float) -> None:
+        """List the account from the beginning, and as fast as may be; unless that is being done."""
+        if not self._urgent:
+            self._urgent = True
+            self._looks.reopen()
+            self._begin_walk(Walk(), now)
+
+    # ---- second turn ----
+
+    def ask(self, now: float, ledger: Ledger, budget: int) -> Turn:
+        """Jobs that the first turn did not show, by at most *budget* requests; *ledger* as it is after that turn."""
+        self._check_total(now)
+        unseen = self._unseen(ledger)
+        if self._large and self._ordered:
+            budget -= yield from self._probe(unseen, now, ledger, budget)
+        pending = [mark for mark in ledger.live.values() if mark.pending and mark.operation in OPERATIONS]
+        pending.sort(key=lambda mark: (mark.moved_at, mark.id))
+        for group in _alternately([[mark] for mark in pending], self._groups(unseen)):
+            if budget <= 0 or self._refused:
+                return
+            budget -= yield from self._ask_for(group, now, ledger, budget)
+
+    def _unseen(self, ledger: Ledger) -> list[Mark]:
+        """Unfinished jobs that the first turn should have shown, or cannot show."""
+        listing = self.listing
+        if not self._large and listing is None:
+            return []  # the rest of the list may show them
+        return [
+            mark
+            for mark in ledger.live.values()
+            if mark.unfinished and not (self._looks.seen(mark.id) if self._large else mark.id in (listing or ()))
+        ]
+
+    def _probe(
+        self, unseen: Collection[Mark], now: float, ledger: Ledger, budget: int
+    ) -> Generator[Question, Reply, int]:
+        """The next pages inwards, while each shows some of the jobs of which nobody knows where they lie."""
+        spent = 0
+        while spent < budget and self._probes < _MOST_PROBES:
+            lost = [mark for mark in unseen if not self._looks.seen(mark.id) and self._depths.of(mark.id) is None]
+            if len(lost) <= _WORTH_A_PAGE:
+                break
+            items = yield from self._page_for_jobs(max(0, self._read_to - 1), now, ledger)
+            spent += 1
+            found = sum(self._looks.seen(mark.id) for mark in lost)
+            self._probes = self._probes + 1 if found >= _WORTH_A_PAGE else _MOST_PROBES
+            self._read_to += max(0, items - 1)
+        return spent
+
+    def _groups(self, unseen: Iterable[Mark]) -> list[list[Mark]]:
+        """Jobs that one request can show, the group with the longest unasked one first."""
+        groups: list[list[Mark]] = []
+        deep: list[tuple[int, Mark]] = []
+        for mark in unseen:
+            depth = self._depths.of(mark.id)
+            if depth is not None and depth >= self._read_to - _SLACK:
+                deep.append((depth, mark))
+            elif not self._looks.seen(mark.id):
+                self._depths.drop(mark.id)  # a page that should have shown it did not
+                groups.append([mark])
+        ends = -1
+        for depth, mark in sorted(deep, key=lambda each: each[0]):
+            if depth <= ends:
+                groups[-1].append(mark)
+            else:
+                groups.append([mark])
+                ends = depth + max(1, self._per_page - 2 * _SLACK) - 1
+        groups.sort(key=lambda group: min(self._looks.at(mark.id) for mark in group))
+        return groups
+
+    def _ask_for(self, group: list[Mark], now: float, ledger: Ledger, budget: int) -> Generator[Question, Reply, int]:
+        """One group: by a page where that is cheaper or the only way, and one by one whatever it did not show."""
+        spent = 0
+        group = [mark for mark in group if mark.pending or not self._looks.seen(mark.id)]
+        depths = [depth for mark in group if (depth := self._depths.of(mark.id)) is not None]
+        if depths and (len(group) >= _WORTH_A_PAGE or group[0].operation not in OPERATIONS):
+            yield from self._page_for_jobs(max(0, min(depths) - _SLACK), now, ledger)
+            spent += 1
+            group = [mark for mark in group if not self._looks.seen(mark.id)]
+            for mark in group:
+                self._depths.drop(mark.id)
+        for mark in group:
+            if self._refused or spent >= budget:
+                break
+            if mark.operation in OPERATIONS:
+                reply = yield JobQuestion(Operation(mark.operation), mark.id)
+                self._refused = reply is None
+                spent += 1
+                if reply is not None:
+                    self._looks.saw(mark.id, now)
+        return spent
+
+    def _page_for_jobs(self, depth: int, now: float, ledger: Ledger) -> Generator[Question, Reply, int]:
+        """The page that shows the jobs from *depth* inwards; how many it has."""
+        offset = self._offset(depth)
+        reply = yield PageQuestion(offset, Purpose.JOB)
+        if not isinstance(reply, PageSeen):
+            self._refused = True
+            return 0
+        self._came += self._shown(reply, offset, now, ledger)
+        self._walk.seen_beside([job.id for job in reply.answer.page.jobs])
+        self._hold_to_order(reply, offset, now, ledger)
+        return reply.answer.page.items
+
+    # ---- third turn ----
+
+    def read_on(self, now: float, ledger: Ledger) -> Turn:
+        """The next slices of the full listing of a large account."""
+        if not self._large:
+            return
+        for _ in range(self._slices(now)):
+            offset = self._walk.offset
+            if offset is None:
+                return
+            reply = yield PageQuestion(offset, Purpose.SLICE)
+            if not isinstance(reply, PageSeen):
+                self._refused = True
+                return
+            self._walked(reply, now, ledger)
+            self._hold_to_order(reply, offset, now, ledger)
+
+    def _slices(self, now: float) -> int:
+        """How many pages are due, for the listing to be read evenly over its interval."""
+        elapsed, self._paced_at = now - self._paced_at, now
+        if self.hurried or self._due is None:
+            self._credit = 0.0
+            return SLICES_PER_TURN
+        left = max(1, self.pages - self._walk.pages)
+        self._credit += left * min(1.0, elapsed / max(self._due - now, 1.0))
+        pages = min(int(self._credit), SLICES_PER_TURN)
+        self._credit = min(self._credit - pages, SLICES_PER_TURN)
+        return pages
+
+    def _hold_to_order(self, reply: PageSeen, offset: int, now: float, ledger: Ledger) -> None:
+        """Give up the order when a page shows an unknown job farther in than the watched one."""
+        if not (ledger.complete and self._ordered):
+            return
+        if any(
+            job.id not in reply.known and self._depth(position) >= self._per_page
+            for position, job in enumerate(reply.answer.page.jobs, start=offset)
+        ):
+            self._give_up_order(now)
+
+    def _give_up_order(self, now: float) -> None:
+        self._order = Order.NONE
+        self._strikes = min(_MOST_STRIKES, max(1, 2 * self._strikes))
+        self._walks_wanted = self._strikes
+        self._depths = Depths()
+        self._bring_forward(now)
+
+    # ---- after each turn ----
+
+    def settle(self, now: float, *, written: bool, failed: bool) -> None:
+        """What the turns saw was folded; *written* whether it is committed, *failed* whether an answer was bad."""
+        walk = self._walk
+        if not written:
+            self.forget(now)
+        elif walk.ended:
+            if walk.complete:
+                self._listed(now, len(walk.listing) + walk.unreadable)
+            self._begin_walk(walk.after(), now)
+        elif failed and not self._large and walk.pages <= PAGES_PER_TURN:
+            # One bad page shall not hide the pages before it; but a walk this long would never end so.
+            self._begin_walk(Walk(), now)
+
+    def forget(self, now: float) -> None:
+        """What the turns saw is not counted: a walk stands for jobs that are, so it begins anew."""
+        self._begin_walk(Walk(), now)
+        self._depths = Depths()
+
+    def _listed(self, now: float, jobs: int) -> None:
+        """A listing is complete."""
+        shown = self._neighbours.order
+        if not self._large:
+            self._order = shown
+        elif self._ordered:
+            if shown not in {self._order, Order.UNKNOWN}:
+                self._give_up_order(now)
+        else:
+            self._walks_wanted -= 1
+            believed = shown in {Order.NEWEST, Order.OLDEST} and self._walks_wanted <= 0
+            self._order = shown if believed else Order.NONE
+        # The total may count what the list does not show: once that has been looked for, it is believed.
+        self._accounted = max(jobs, self._size or 0) if self._urgent else jobs
+        self._size, self._came, self._suspected, self._urgent = jobs, 0, False, False
+        self._due = now + _AHEAD * self._interval
+        self._looks.closed(now, since=now if self._ordered and self._large else self._walk_began)
+
+    def _begin_walk(self, walk: Walk, now: float) -> None:
+        self._walk = walk
+        self._walk_began = now
+        self._neighbours = Neighbours()
 
 
-def questions(live: Iterable[Mark], present: Collection[str], *, complete: bool) -> list[JobQuestion]:
-    """The jobs to ask for by their own endpoint in this poll: pending ones first, then the longest unmoved.
-
-    Args:
-        live: marks that are unfinished or pending once what was seen is folded in.
-        present: the ids that the listing showed.
-        complete: whether the listing is complete: only then is absence from it a reason to ask.
-    """
-    wanted = [
-        mark
-        for mark in live
-        if mark.operation in OPERATIONS and (mark.pending or (complete and mark.unfinished and mark.id not in present))
-    ]
-    wanted.sort(key=lambda mark: (not mark.pending, mark.moved_at, mark.id))
-    return [JobQuestion(Operation(mark.operation), mark.id) for mark in wanted]
+def _alternately(first: Iterable[T], second: Iterable[T]) -> Iterator[T]:
+    """The ones and the others in turns, so that neither has to wait for all of the other."""
+    for pair in zip_longest(first, second):
+        yield from (each for each in pair if each is not None)

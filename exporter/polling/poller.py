@@ -5,7 +5,8 @@ as true as a whole one; only the gauges as last listed wait for a complete listi
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,6 +15,7 @@ from exporter.clock import Clock
 from exporter.counting.ledger import (
     Book,
     Changes,
+    Mark,
     Rules,
     Sightings,
     Sums,
@@ -37,10 +39,11 @@ from exporter.errors import (
     WrongAccount,
 )
 from exporter.metrics.snapshot import Picture
+from exporter.platform.allowance import Allowances, Holder, Purpose
 from exporter.platform.client import Client, Listener
 from exporter.platform.jobs import Job
 from exporter.polling.claims import Claims
-from exporter.polling.plan import JobQuestion, Walk, questions
+from exporter.polling.plan import JobAsked, JobQuestion, Ledger, PageQuestion, PageSeen, Plan, Question, Reply, Turn
 from exporter.polling.record import Record
 from exporter.telemetry import Log, Secrets
 
@@ -48,8 +51,8 @@ AFTER_MAINTENANCE: Final = 60.0
 AFTER_REFUSAL: Final = 300.0
 _TOKEN_LOOK: Final = 5.0
 """Seconds between two looks at a token file while the platform refuses what it holds."""
-PAGES_PER_POLL: Final = 50
-"""Pages read before what they showed is committed: a long listing is counted in slices."""
+_BELIEVED_LISTINGS: Final = 2
+"""Intervals after which an earlier process' listing is too old for gauges to go on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,13 @@ class Pace:
     """When to poll and for how long to believe it; seconds.
 
     Attributes:
+        full_listing_interval: how old a complete listing of a large account may become.
         first: before the first poll, so that accounts do not all begin in the same instant.
         phase: this account's place in the interval from then on.
     """
 
     poll_interval: float
+    full_listing_interval: float
     stale_after: float
     first: float
     phase: float
@@ -69,27 +74,20 @@ class Pace:
 
 @dataclass(slots=True)
 class _Seen:
-    """What one poll has seen so far: :class:`Sightings` in the making."""
+    """What one turn after another has seen: :class:`Sightings` in the making, with the marks that were looked up."""
 
     jobs: list[Job] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
+    looked_up: set[str] = field(default_factory=set)
+    marks: dict[str, Mark] = field(default_factory=dict)
 
     @property
     def ids(self) -> set[str]:
         """Every job that anything was told of."""
         return self.listed | self.asked | self.refused | self.unknown
-
-
-def _worth_going_on(walk: Walk, failure: PollError | AllowanceSpent | None) -> bool:
-    """Whether the next poll goes on where this one ended.
-
-    After a failure it begins anew, so that one bad page does not hide the pages before it; but a walk that took several
-    polls to get there would never end so.
-    """
-    return not isinstance(failure, PollError) or walk.ended or walk.pages > PAGES_PER_POLL
 
 
 class Poller:
@@ -102,6 +100,7 @@ class Poller:
         connect: Callable[[Listener], Client],
         store: Store,
         claims: Claims,
+        allowances: Allowances,
         rules: Rules,
         pace: Pace,
         clock: Clock,
@@ -113,6 +112,7 @@ class Poller:
         self._watched = watched
         self._store = store
         self._claims = claims
+        self._allowances = allowances
         self._rules = rules
         self._pace = pace
         self._clock = clock
@@ -121,12 +121,14 @@ class Poller:
         self._log = log.bind(account=watched.name)
         self._record = Record(clock, self._log)
         self._client = connect(self._record)
-        self._walk = Walk()
+        self._plan = self._new_plan()
+        self._interval = pace.poll_interval
         self._secret: Secret | None = None
         self._book: Book | None = None
         self._identified = False
         self._listed: Mapping[tuple[str, str], Sums] | None = None
         self._wait_for_token = False
+        self._reads_on = True
 
     @property
     def moved_at(self) -> float:
@@ -145,9 +147,9 @@ class Poller:
             while True:
                 wait = self.poll()
                 now = self._clock.monotonic()
-                due += self._pace.poll_interval
+                due += self._interval
                 if due < now:  # overran: the polls that were missed are skipped, not made up for
-                    due += math.ceil((now - due) / self._pace.poll_interval) * self._pace.poll_interval
+                    due += math.ceil((now - due) / self._interval) * self._interval
                 if wait is not None:
                     due = now + wait
                 due = self._rest(due)
@@ -157,11 +159,12 @@ class Poller:
             self._client.close()
 
     def poll_once(self) -> None:
-        """One poll, without what was counted before, and the end of the connection.
+        """One poll, without what was counted before and without a large account's full listing, and no more.
 
         Raises:
             Stopping: the process is ending.
         """
+        self._reads_on = False
         try:
             self.poll()
         finally:
@@ -183,6 +186,7 @@ class Poller:
         Raises:
             Stopping: the process is ending.
         """
+        self._plan = self._new_plan(watches=False)
         try:
             self._show_what_was_counted()
             while True:
@@ -241,7 +245,7 @@ class Poller:
             self._wait_for_token = True
             return AFTER_REFUSAL
         if isinstance(error, RateLimited):
-            return max(error.wait, self._pace.poll_interval)
+            return max(error.wait, self._interval)
         if isinstance(error, Maintenance):
             self._record.maintenance = True
             return AFTER_MAINTENANCE
@@ -271,26 +275,56 @@ class Poller:
             AllowanceSpent: the allowance ended this poll before it saw a job.
         """
         book = self._rebucketed(self._identified_book())
-        # Taken out, and put back only once what it met is committed: a walk stands for jobs that are counted.
-        walk, self._walk = self._walk, Walk()
-        seen = _Seen()
-        failure = self._read_pages(walk, seen)
-        listing = walk.listing if failure is None and walk.complete else None
-        changes = self._fold(book, seen, listing)
-        if failure is None:
-            present = seen.listed if listing is None else listing
-            wanted = questions(book.after(changes).live.values(), present, complete=listing is not None)
-            if wanted:
-                failure = self._read_jobs(wanted, seen)
-                changes = self._fold(book, seen, listing)
-        written = self._commit(book, changes, complete=listing is not None)
-        if written and _worth_going_on(walk, failure):
-            self._walk = walk.after() if walk.ended else walk
+        began, seen = self._clock.monotonic(), _Seen()
+        with self._forgotten_if_not_counted(began):
+            failure = self._drive(self._plan.look(began, self._ledger(book)), book, seen)
+            changes = self._fold(book, seen)
+            if failure is None:
+                budget = self._client.allowance.budget(began, self._interval)
+                failure = self._drive(self._plan.ask(began, self._ledger(book.after(changes)), budget), book, seen)
+                changes = self._fold(book, seen)
+            written = self._commit(book, changes)
+            self._plan.settle(began, written=written, failed=isinstance(failure, PollError))
         if isinstance(failure, AllowanceSpent) and seen.jobs:
             return failure.wait
         if failure is not None:
             raise failure
-        return 0.0 if written and not walk.ended else None
+        if written and self._reads_on and self._plan.watching:
+            self._read_on(began)
+        return 0.0 if written and self._plan.half_read else None
+
+    def _read_on(self, began: float) -> None:
+        """Slices of a large account's listing, counted turn by turn, until the next poll is due."""
+        going_on = True
+        while going_on and self._book is not None:
+            self._show()  # what watching saw shall not wait for this
+            book, seen, now = self._book, _Seen(), self._clock.monotonic()
+            with self._forgotten_if_not_counted(now):
+                failure = self._drive(self._plan.read_on(now, self._ledger(book)), book, seen)
+                written = self._commit(book, self._fold(book, seen))
+                self._plan.settle(now, written=written, failed=isinstance(failure, PollError))
+            if failure is not None:
+                raise failure
+            going_on = written and self._plan.goes_on and self._clock.monotonic() - began < self._interval
+
+    @contextmanager
+    def _forgotten_if_not_counted(self, now: float) -> Iterator[None]:
+        """Whatever ends the block early, the plan does not go on from what was not counted."""
+        try:
+            yield
+        except BaseException:
+            self._plan.forget(now)
+            raise
+
+    def _ledger(self, book: Book) -> Ledger:
+        """What the plan needs to know of *book*."""
+        listed_on = book.account.listed_on
+        return Ledger(
+            book.live,
+            sum(sums.jobs for sums in book.listed.values()),
+            book.account.complete,
+            None if listed_on is None else max(0.0, self._record.platform_time - listed_on),
+        )
 
     def _identified_book(self) -> Book:
         """The ledger of whoever the token belongs to: asked at the start and whenever the token's text changes.
@@ -332,7 +366,20 @@ class Poller:
         self._book = book
         self._identified = True
         self._wait_for_token = False
+        self._draw_on(username)
         return self._book
+
+    def _draw_on(self, username: str) -> None:
+        """Take requests from the allowance of this user, those too that it took to find out who it is."""
+        now, before = self._clock.monotonic(), self._client.allowance
+        allowance = self._allowances.of(Holder(self._watched.endpoint, username), now)
+        allowance.join(self.name)
+        if allowance is not before:
+            allowance.absorb(before, now)
+            self._client.allowance = allowance
+
+    def _new_plan(self, *, watches: bool = True) -> Plan:
+        return Plan(self._pace.full_listing_interval, self._clock.monotonic(), watches=watches)
 
     def _claim(self, username: str) -> None:
         """Make sure that no earlier entry watches the account.
@@ -348,6 +395,7 @@ class Poller:
         book = self._store.bound(self._watched.name, self._watched.endpoint, self._watched.division, since)
         if book is not None:
             self._book = book
+            self._draw_on(book.account.username)
         self._show()
 
     def _rebucketed(self, book: Book) -> Book:
@@ -355,46 +403,66 @@ class Poller:
         changes = rebucketed(book, self._rules, self._clock.time())
         return book.after(changes) if self._written(book, changes) else book
 
-    def _read_pages(self, walk: Walk, seen: _Seen) -> PollError | AllowanceSpent | None:
-        """The next pages of *walk*, into *seen*; what stopped the reading, if anything did."""
-        for _ in range(PAGES_PER_POLL):
-            if walk.next is None:
-                break
-            try:
-                answer = self._client.page(*walk.next)
-            except (PollError, AllowanceSpent) as error:
-                return error
-            self._record.answered()
-            self._record.page_read(answer.date, answer.page.skipped)
-            walk.take(answer)
-            seen.jobs.extend(answer.page.jobs)
-            seen.listed.update(job.id for job in answer.page.jobs)
-        return None
+    def _drive(self, turn: Turn, book: Book, seen: _Seen) -> PollError | AllowanceSpent | None:
+        """Ask what *turn* wants to know, into *seen*; what stopped it, if anything did."""
+        try:
+            question = next(turn)
+            while True:
+                question = turn.send(self._reply_to(question, book, seen))
+        except StopIteration:
+            return None
+        except (PollError, AllowanceSpent) as error:
+            turn.close()
+            return error
 
-    def _read_jobs(self, wanted: Iterable[JobQuestion], seen: _Seen) -> PollError | AllowanceSpent | None:
-        """Jobs that only their own endpoint can tell about, into *seen*; what stopped the reading, if anything did."""
-        for question in wanted:
-            try:
-                job = self._client.job(*question).value
-            except JobRefused as error:
-                self._log.warning("job.refused", job_id=question.job_id, reason=str(error))
-                seen.refused.add(question.job_id)
-            except (PollError, AllowanceSpent) as error:
-                return error
+    def _reply_to(self, question: Question, book: Book, seen: _Seen) -> Reply:
+        try:
+            if isinstance(question, PageQuestion):
+                return self._page(question, book, seen)
+            return self._job(question, seen)
+        except AllowanceSpent:
+            if isinstance(question, PageQuestion) and question.purpose is Purpose.WATCH:
+                raise
+            return None
+
+    def _page(self, question: PageQuestion, book: Book, seen: _Seen) -> PageSeen:
+        answer = self._client.page(*question)
+        self._record.answered()
+        self._record.page_read(answer.date, answer.page.skipped)
+        ids = {job.id for job in answer.page.jobs}
+        self._look_up(ids, book, seen)
+        known = {job_id for job_id in ids if job_id in seen.marks or job_id in seen.listed}
+        seen.jobs.extend(answer.page.jobs)
+        seen.listed |= ids
+        return PageSeen(answer, known)
+
+    def _job(self, question: JobQuestion, seen: _Seen) -> JobAsked:
+        """One job that only its own endpoint can tell about."""
+        try:
+            job = self._client.job(*question).value
+        except JobRefused as error:
+            self._log.warning("job.refused", job_id=question.job_id, reason=str(error))
+            seen.refused.add(question.job_id)
+        else:
+            if job is None:
+                seen.unknown.add(question.job_id)
             else:
-                if job is None:
-                    seen.unknown.add(question.job_id)
-                else:
-                    seen.asked.add(job.id)
-                    seen.jobs.append(job)
-        return None
+                seen.asked.add(job.id)
+                seen.jobs.append(job)
+        return JobAsked()
 
-    def _fold(self, book: Book, seen: _Seen, listing: Collection[str] | None) -> Changes:
-        """What *seen* changes; *listing* is a complete one, if this poll completed one."""
-        number = book.account.number
+    def _look_up(self, ids: set[str], book: Book, seen: _Seen) -> None:
+        """The committed marks of *ids*, into *seen*."""
+        seen.marks.update(self._store.marks(book.account.number, ids - seen.looked_up))
+        seen.looked_up |= ids
+
+    def _fold(self, book: Book, seen: _Seen) -> Changes:
+        """What *seen* changes."""
+        number, listing = book.account.number, self._plan.listing
+        self._look_up(seen.ids, book, seen)
         return fold(
             book,
-            self._store.marks(number, seen.ids),
+            seen.marks,
             Sightings(
                 seen.jobs,
                 seen.listed,
@@ -410,12 +478,14 @@ class Poller:
             platform=self._record.platform_time,
         )
 
-    def _commit(self, book: Book, changes: Changes, *, complete: bool) -> bool:
+    def _commit(self, book: Book, changes: Changes) -> bool:
         """Commit *changes*; whether that worked. Counters shown are committed ones; gauges move on in any case."""
         after = book.after(changes)
-        if complete:
+        if self._plan.listing is not None:
             self._listed = changes.listed
             self._record.last_full_listing = self._clock.time()
+        elif self._plan.watching and (self._listed is not None or self._goes_on_from(book)):
+            self._listed = changes.listed
         if not self._written(book, changes):
             self._book = replace(book, live=after.live)
             return False
@@ -437,18 +507,38 @@ class Poller:
             self._record.committed(fact)
         return True
 
+    def _goes_on_from(self, book: Book) -> bool:
+        """Whether the listing of an earlier process is young enough to be kept up to date by watching."""
+        age = self._ledger(book).listing_age
+        return book.account.complete and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
+
     # ---- publish ----
+
+    @property
+    def _full_interval(self) -> float:
+        """How old a complete listing may become; effective, in seconds."""
+        if not self._plan.watching:
+            return self._interval
+        soonest = self._client.allowance.pace(2 * self._plan.pages)  # half of the allowance is for it
+        return max(self._pace.full_listing_interval, soonest) if self._plan.watched else soonest
 
     def _show(self) -> None:
         record = self._record
-        believed_for = max(self._pace.stale_after, 2 * self._pace.poll_interval)
+        self._interval = max(self._pace.poll_interval, self._client.allowance.pace(self._plan.pages_per_look))
+        believed_for = max(self._pace.stale_after, 2 * self._interval)
         self._publish(
             Picture(
                 self._watched.name,
                 self._watched.endpoint,
                 self._book,
                 self._listed,
-                record.picture(self._client.allowance, self._pace.poll_interval),
+                record.picture(
+                    self._client.allowance,
+                    interval=self._interval,
+                    full_interval=self._full_interval,
+                    watching=self._plan.watching,
+                    delay=None if self._book is None else self._plan.delay(self._clock.monotonic(), self._book.live),
+                ),
                 (record.last_success or -math.inf) + believed_for,
             )
         )

@@ -110,9 +110,11 @@ class Record:
             self._lowered[fact.field] = self._lowered.get(fact.field, 0) + 1
         _log_fact(self._log, fact)
 
-    def picture(self, allowance: Allowance, interval: float) -> Polling:
+    def picture(
+        self, allowance: Allowance, *, interval: float, full_interval: float, watching: bool, delay: float | None
+    ) -> Polling:
         """All of it as it is now, frozen."""
-        quota = allowance.known
+        quota, polled = allowance.known, self.last_poll is not None
         return Polling(
             up=self.up,
             auth_ok=self.auth_ok,
@@ -130,7 +132,10 @@ class Record:
             rate_limit_reset=quota.reset,
             allowance=allowance.requests,
             allowance_used=allowance.used,
+            watching=watching if polled else None,
             interval=interval,
+            full_listing_interval=full_interval if polled else None,
+            detection_delay=delay if polled else None,
             skipped=dict(self._skipped),
             lowered=dict(self._lowered),
             fault=self.fault,

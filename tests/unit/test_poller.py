@@ -18,7 +18,7 @@ from exporter.counting.store import Store
 from exporter.credentials import TokenFile
 from exporter.errors import Stopping, WrongAccount
 from exporter.metrics.snapshot import Picture
-from exporter.platform.allowance import Allowance
+from exporter.platform.allowance import Allowances, Holder
 from exporter.platform.client import Client
 from exporter.platform.transport import Deadline
 from exporter.polling.claims import Claims
@@ -126,24 +126,26 @@ class Bench:
         self.pictures: list[Picture] = []
         self.claims = Claims(["cavatica", "again"])
         self.rules = Rules()
-        self.pace = Pace(30, 600, first=0, phase=0)
+        self.pace = Pace(30, 21600, 600, first=0, phase=0)
         self.poller = self.new_poller()
 
     def new_poller(self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25) -> Poller:
         secrets = Secrets()
+        allowances = Allowances(share)
         return Poller(
             Watched(name, ENDPOINT, "", TokenFile(self.token), ca_file=None, proxy=None),
             connect=lambda listener: Client(
                 ENDPOINT,
                 httpx.MockTransport(self.platform),
                 Deadline(),
-                allowance=Allowance(share),
+                allowance=allowances.of(Holder(ENDPOINT, "", name), self.clock.monotonic()),
                 clock=self.clock,
                 listener=listener,
                 timeout=30,
             ),
             store=self.store,
             claims=self.claims,
+            allowances=allowances,
             rules=self.rules,
             pace=self.pace,
             clock=clock or self.clock,
@@ -444,7 +446,7 @@ def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: 
 
 
 def test_accounts_take_their_places_in_the_interval(bench: Bench) -> None:
-    bench.pace = Pace(30, 600, first=2, phase=10)
+    bench.pace = Pace(30, 21600, 600, first=2, phase=10)
     bench.clock.during = _stop_after(bench.clock, 4)
 
     bench.new_poller().run()

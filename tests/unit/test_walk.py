@@ -1,22 +1,21 @@
-"""Walking along a list that moves, and which jobs to ask for one by one."""
+"""Walking along a list that moves."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.counting.ledger import Mark
 from exporter.platform.client import ListAnswer
 from exporter.platform.jobs import Job
 from exporter.platform.wire import Page
-from exporter.polling.plan import JobQuestion, Walk, questions
+from exporter.polling.walk import Walk
 
 NOTHING: Callable[[list[str]], None] = lambda _: None  # noqa: E731  # a default among functions
 
 
-def answer(ids: list[str], offset: int, limit: int, *, total: bool = True, links: bool = False) -> ListAnswer:
+def answer(ids: list[str], offset: int, limit: int = 100, *, total: bool = True, links: bool = False) -> ListAnswer:
     """What the platform would answer of *ids*."""
     part = ids[offset : offset + limit]
     jobs = tuple(Job(job_id, "copy", "running") for job_id in part)
@@ -29,8 +28,8 @@ def walk_along(
 ) -> Walk:
     """A whole walk; *between* changes the list between two pages."""
     walk = walk or Walk()
-    while walk.next is not None:
-        walk.take(answer(ids, *walk.next, total=total))
+    while walk.offset is not None:
+        walk.take(answer(ids, walk.offset, total=total))
         between(ids)
     return walk
 
@@ -51,9 +50,9 @@ def test_a_list_at_rest_is_read_whole_in_one_walk(number: int, total: bool) -> N
 def test_pages_overlap_by_one_job() -> None:
     offsets = []
     walk = Walk()
-    while walk.next is not None:
-        offsets.append(walk.next.offset)
-        walk.take(answer(names(250), *walk.next))
+    while walk.offset is not None:
+        offsets.append(walk.offset)
+        walk.take(answer(names(250), walk.offset))
 
     assert offsets == [0, 99, 198]
 
@@ -92,8 +91,8 @@ def test_a_total_larger_than_what_was_seen_leaves_the_walk_incomplete() -> None:
     first = answer(names(50), 0, 100)
 
     walk.take(ListAnswer(first.page, None, 80))
-    while walk.next is not None:
-        walk.take(ListAnswer(answer(names(50), *walk.next).page, None, 80))
+    while walk.offset is not None:
+        walk.take(ListAnswer(answer(names(50), walk.offset).page, None, 80))
 
     assert walk.ended
     assert not walk.complete
@@ -103,8 +102,8 @@ def test_a_total_that_is_always_larger_is_believed_less_than_the_seams_also_whil
     walk, completed, ids = Walk(), [], names(50)
     for _ in range(4):
         ids.insert(0, f"new{len(ids)}")
-        while walk.next is not None:
-            walk.take(ListAnswer(answer(ids, *walk.next).page, None, len(ids) + 1))
+        while walk.offset is not None:
+            walk.take(ListAnswer(answer(ids, walk.offset).page, None, len(ids) + 1))
         completed.append(walk.complete)
         walk = walk.after()
 
@@ -113,7 +112,7 @@ def test_a_total_that_is_always_larger_is_believed_less_than_the_seams_also_whil
 
 def test_a_platform_that_does_not_heed_the_offset_is_given_up_soon() -> None:
     walk, pages = Walk(), 0
-    while walk.next is not None:
+    while walk.offset is not None:
         walk.take(answer(names(250), 0, 100))
         pages += 1
 
@@ -169,14 +168,14 @@ def test_a_next_link_is_read_on_for_although_the_page_is_short() -> None:
 
     walk.take(answer(names(60), 0, 25, total=False, links=True))
 
-    assert walk.next is not None
-    assert walk.next.offset == 24
+    assert walk.offset is not None
+    assert walk.offset == 24
 
 
 def test_a_list_without_end_is_given_up() -> None:
     walk = Walk()
     steps = 0
-    while walk.next is not None:
+    while walk.offset is not None:
         steps += 1
         jobs = (Job(f"a{steps}", "copy", "running"), Job(f"b{steps}", "copy", "running"))
         walk.take(ListAnswer(Page(jobs, 2, {}, 1, has_next=True), None, None))
@@ -229,41 +228,3 @@ def test_whatever_comes_and_goes_a_complete_walk_missed_no_job_that_was_there_al
     assert walk.ended
     if walk.complete:
         assert there <= walk.ids
-
-
-def mark(job_id: str, **more: object) -> Mark:
-    fields: dict[str, object] = dict.fromkeys(Mark.__struct_fields__, 0)
-    fields |= {
-        "id": job_id,
-        "operation": "copy",
-        "state": "running",
-        "outcome": "",
-        "pending": False,
-        "unlisted_at": None,
-    }
-    return Mark(**(fields | more))  # type: ignore[arg-type]  # the fields' own types, from a table
-
-
-def asked(marks: Iterable[Mark], present: set[str], *, complete: bool) -> list[str]:
-    return [question.job_id for question in questions(marks, present, complete=complete)]
-
-
-def test_an_unfinished_job_is_asked_for_only_when_a_complete_listing_lacks_it() -> None:
-    assert asked([mark("a"), mark("b")], {"b"}, complete=True) == ["a"]
-    assert asked([mark("a"), mark("b")], {"b"}, complete=False) == []
-
-
-def test_pending_jobs_are_asked_for_in_any_case_before_the_longest_unmoved() -> None:
-    marks = [
-        mark("still", moved_at=0.0),
-        mark("new", pending=True, outcome="succeeded", moved_at=9.0),
-        mark("old", pending=True, outcome="failed", moved_at=1.0),
-    ]
-
-    assert asked(marks, {"new"}, complete=False) == ["old", "new"]
-    assert asked(marks, {"new"}, complete=True) == ["old", "new", "still"]
-
-
-def test_an_operation_without_a_documented_endpoint_is_not_asked_for() -> None:
-    assert questions([mark("a", operation="import")], set(), complete=True) == []
-    assert questions([mark("a", operation="move")], set(), complete=True) == [JobQuestion("move", "a")]  # type: ignore[arg-type]  # a StrEnum equals its text
