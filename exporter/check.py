@@ -14,9 +14,7 @@ from pathlib import Path
 from exporter import daemon
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import Board, Display, Picture, Process
-from exporter.platform.allowance import WINDOW_SECONDS
-from exporter.platform.client import Endpoint
-from exporter.polling.poller import Poller
+from exporter.polling.poller import Forecast, Poller
 from exporter.settings import Configuration
 from exporter.telemetry import Log, Secrets
 
@@ -41,14 +39,15 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, secrets
         with daemon.assembled(throwaway, stop, log, secrets) as parts:
             parts.poll_each(Poller.poll_once, stop)
             pictures, display = parts.board.pictures, parts.display
+            forecasts = {poller.name: poller.forecast for poller in parts.pollers}
     for picture in pictures:
         _say(picture.account)
-        for line in _found(picture, display, configuration.settings.poll_interval):
+        for line in _found(picture, display, forecasts[picture.account]):
             _say(f"  {line}")
     return 1 if any(picture.polling.fault for picture in pictures) else 0
 
 
-def _found(picture: Picture, display: Display, poll_interval: float) -> Iterator[str]:
+def _found(picture: Picture, display: Display, forecast: Forecast) -> Iterator[str]:
     """Lines about one account."""
     polling = picture.polling
     yield f"endpoint    {picture.endpoint}"
@@ -57,19 +56,18 @@ def _found(picture: Picture, display: Display, poll_interval: float) -> Iterator
     if polling.fault:
         yield f"fault       {polling.fault}"
         return
-    pages = sum(number for (endpoint, _), number in polling.requests.items() if endpoint == Endpoint.LIST)
     if picture.listed is not None:
         yield f"jobs        {sum(sums.jobs for sums in picture.listed.values())} listed"
-        wanted = pages * WINDOW_SECONDS / poll_interval
+    elif polling.watching:
+        yield f"jobs        {forecast.jobs} or more listed: too many to list at every poll, so it will be watched"
     else:
-        known = 0 if picture.book is None else picture.book.marks
-        yield f"jobs        more than {known} listed; the listing will be read in slices"
-        wanted = float("inf")
+        yield f"jobs        {forecast.jobs} or more listed; the allowance did not suffice for all of them"
     if polling.rate_limit is not None and polling.rate_limit_remaining is not None:
         yield f"rate limit  {polling.rate_limit_remaining} of {polling.rate_limit} requests left in this window"
     else:
         yield "rate limit  not told by the platform"
-    yield f"requests    {min(wanted, polling.allowance):.0f} per 5 minutes expected, {polling.allowance} allowed"
+    expected = min(forecast.requests, polling.allowance)
+    yield f"requests    {expected} per 5 minutes expected, {polling.allowance} allowed"
     yield f"series      {_series(picture, display)} expected"
 
 

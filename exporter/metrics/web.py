@@ -28,13 +28,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from exporter.errors import ListenError
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.negotiation import format_wanted, gzip_wanted
+from exporter.metrics.status_page import CONTENT_SECURITY_POLICY
 
 _STOPS_WITHIN: Final = 1
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _PAGE_HEADERS: Final = {
     **_NO_STORE,
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }

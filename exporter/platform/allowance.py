@@ -209,12 +209,16 @@ class Allowance:
         with self._lock:
             return max(1, len(self._accounts))
 
-    def budget(self, now: float, interval: float) -> int:
-        """How many requests one account's poll may spend on jobs, if every poll of the window is to have as many."""
+    def budget(self, now: float, interval: float, look: int) -> int:
+        """How many requests an account's poll may make beside its *look*, for all polls of the window to have as many.
+
+        One at least, as long as every poll of the window can still look.
+        """
         with self._lock:
             ends = self._turn(now)
             polls = max(1, round((ends - now) / interval)) * self.accounts
-            return max(0, (self._most(Purpose.JOB) - self._used) // polls)
+            rest = self._most(Purpose.JOB) - self._used - polls * look
+            return max(1, rest // polls) if rest > 0 else 0
 
     def pace(self, requests: float) -> float:
         """Seconds between two polls of one account that each make so many *requests*, for the share to suffice."""

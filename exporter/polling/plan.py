@@ -156,6 +156,8 @@ class Plan:
         self._paced_at = now
         self._credit = 0.0
         self._refused = False
+        self._asked = 0
+        """Requests of this poll's second turn."""
 
     # ---- what it says of itself ----
 
@@ -188,6 +190,11 @@ class Plan:
     def pages_per_look(self) -> int:
         """Requests that the first turn of a poll needs, as last seen."""
         return self._watched_pages if self._large else self.pages
+
+    @property
+    def requests_per_poll(self) -> int:
+        """Requests of the first two turns of a poll, as last made."""
+        return self.pages_per_look + self._asked
 
     @property
     def hurried(self) -> bool:
@@ -227,7 +234,7 @@ class Plan:
         self._looks.begin(ledger.live)
         self._depths.keep(ledger.live.keys())
         self._refused = False
-        self._total, self._read_to = None, 0
+        self._total, self._read_to, self._asked = None, 0, 0
         if self._size is None:
             self._size = ledger.listed
             if ledger.complete and ledger.listing_age is not None:
@@ -348,13 +355,13 @@ class Plan:
         self._check_total(now)
         unseen = self._unseen(ledger)
         if self._large and self._ordered:
-            budget -= yield from self._probe(unseen, now, ledger, budget)
+            self._asked += yield from self._probe(unseen, now, ledger, budget)
         pending = [mark for mark in ledger.live.values() if mark.pending and mark.operation in OPERATIONS]
         pending.sort(key=lambda mark: (mark.moved_at, mark.id))
         for group in _alternately([[mark] for mark in pending], self._groups(unseen)):
-            if budget <= 0 or self._refused:
+            if self._asked >= budget or self._refused:
                 return
-            budget -= yield from self._ask_for(group, now, ledger, budget)
+            self._asked += yield from self._ask_for(group, now, ledger, budget - self._asked)
 
     def _unseen(self, ledger: Ledger) -> list[Mark]:
         """Unfinished jobs that the first turn should have shown, or cannot show."""

@@ -39,7 +39,7 @@ from exporter.errors import (
     WrongAccount,
 )
 from exporter.metrics.snapshot import Picture
-from exporter.platform.allowance import Allowances, Holder, Purpose
+from exporter.platform.allowance import WINDOW_SECONDS, Allowances, Holder, Purpose
 from exporter.platform.client import Client, Listener
 from exporter.platform.jobs import Job
 from exporter.polling.claims import Claims
@@ -51,6 +51,10 @@ AFTER_MAINTENANCE: Final = 60.0
 AFTER_REFUSAL: Final = 300.0
 _TOKEN_LOOK: Final = 5.0
 """Seconds between two looks at a token file while the platform refuses what it holds."""
+_ROOM_LISTED: Final = 1.25
+"""Requests for each that a look needs: some are for jobs that it does not show, or for their results."""
+_ROOM_WATCHED: Final = 2.0
+"""The same where unfinished jobs and the full listing come on top."""
 _BELIEVED_LISTINGS: Final = 2
 """Intervals after which an earlier process' listing is too old for gauges to go on from."""
 
@@ -70,6 +74,19 @@ class Pace:
     stale_after: float
     first: float
     phase: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What watching an account will cost, as far as its last poll tells.
+
+    Attributes:
+        jobs: jobs on its list.
+        requests: API requests per 5 minutes.
+    """
+
+    jobs: int
+    requests: int
 
 
 @dataclass(slots=True)
@@ -134,6 +151,13 @@ class Poller:
     def moved_at(self) -> float:
         """When this poller last asked anything, or is to wake from its rest, by the monotonic clock."""
         return self._record.moved_at
+
+    @property
+    def forecast(self) -> Forecast:
+        """What is to be expected of this account."""
+        polls = self._plan.requests_per_poll / self._interval
+        slices = self._plan.pages / self._full_interval if self._plan.watching else 0.0
+        return Forecast(self._plan.size, math.ceil(WINDOW_SECONDS * (polls + slices)))
 
     def run(self) -> None:
         """Poll until the process ends."""
@@ -276,11 +300,11 @@ class Poller:
         """
         book = self._rebucketed(self._identified_book())
         began, seen = self._clock.monotonic(), _Seen()
+        budget = self._client.allowance.budget(began, self._interval, self._plan.pages_per_look)
         with self._forgotten_if_not_counted(began):
             failure = self._drive(self._plan.look(began, self._ledger(book)), book, seen)
             changes = self._fold(book, seen)
             if failure is None:
-                budget = self._client.allowance.budget(began, self._interval)
                 failure = self._drive(self._plan.ask(began, self._ledger(book.after(changes)), budget), book, seen)
                 changes = self._fold(book, seen)
             written = self._commit(book, changes)
@@ -524,7 +548,8 @@ class Poller:
 
     def _show(self) -> None:
         record = self._record
-        self._interval = max(self._pace.poll_interval, self._client.allowance.pace(self._plan.pages_per_look))
+        room = _ROOM_WATCHED if self._plan.watching else _ROOM_LISTED
+        self._interval = max(self._pace.poll_interval, self._client.allowance.pace(room * self._plan.pages_per_look))
         believed_for = max(self._pace.stale_after, 2 * self._interval)
         self._publish(
             Picture(
