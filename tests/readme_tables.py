@@ -1,7 +1,7 @@
-"""The README's tables of metrics and settings, from the code that knows them.
+"""The README's tables of metrics, settings and alerts, from the code and the rules that know them.
 
 ``python -m tests.readme_tables`` prints them; with ``--write README.md`` they replace what stands between the markers
-``<!-- metrics -->`` … ``<!-- /metrics -->`` and ``<!-- settings -->`` … ``<!-- /settings -->`` of that file.
+``<!-- metrics -->`` … ``<!-- /metrics -->`` of that file, and likewise for ``settings`` and ``alerts``.
 """
 
 import argparse
@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import yaml
+
 from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section
 from exporter.settings import Settings
 
+_RULES = Path(__file__).parents[1] / "deploy" / "prometheus"
 _UNSHOWN = {"accounts"}
 """Settings that are tables of their own."""
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60))
@@ -46,13 +49,37 @@ def settings() -> str:
     )
 
 
+def alerts() -> str:
+    """The table of alerts: each with the first sentence of its runbook."""
+    groups = yaml.safe_load((_RULES / "sbg-exporter.rules.yml").read_text(encoding="utf-8"))["groups"]
+    runbooks = (_RULES / "RUNBOOKS.md").read_text(encoding="utf-8")
+    return _table(
+        ("alert", "severity", "for", "meaning"),
+        (
+            (
+                f"[`{name}`](deploy/prometheus/RUNBOOKS.md#{name.lower()})",
+                rule["labels"]["severity"],
+                rule.get("for", "0m"),
+                _first_sentence(runbooks.partition(f"## {name}\n\n### Meaning\n\n")[2]),
+            )
+            for group in groups
+            for rule in group["rules"]
+            if (name := rule.get("alert"))
+        ),
+    )
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", text.partition("\n\n")[0], maxsplit=1)[0].replace("\n", " ")
+
+
 def written(readme: str) -> str:
     """*readme* with the tables between its markers.
 
     Raises:
         ValueError: markers are missing, or there more than once.
     """
-    for name, table in (("metrics", metrics()), ("settings", settings())):
+    for name, table in (("metrics", metrics()), ("settings", settings()), ("alerts", alerts())):
         pattern = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(readme)) != 1:
             raise ValueError(f"there must be one <!-- {name} --> and one <!-- /{name} --> after it")
@@ -97,7 +124,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="README.md", help="write them between the markers of this file")
     arguments = parser.parse_args()
     if arguments.write is None:
-        sys.stdout.write(f"{metrics()}\n{settings()}")
+        sys.stdout.write(f"{metrics()}\n{settings()}\n{alerts()}")
         return 0
     readme: Path = arguments.write
     readme.write_text(written(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -317,7 +317,7 @@ class Changes:
     Attributes:
         listed: all sums over the listed jobs, as they are now.
         new_marks: how many of the marks are of jobs never seen before.
-        failed_since: failed jobs that ended before this time need not be kept in memory, Unix seconds.
+        failed_since: failed jobs that ended and were detected before it need not be kept in memory, Unix seconds.
     """
 
     marks: Mapping[str, Mark]
@@ -360,7 +360,11 @@ class Book:
         live, failed = self.live, self.failed
         if changes.marks or changes.forgotten:
             live = _kept(live, changes, lambda mark: mark.unfinished or mark.pending)
-            failed = _kept(failed, changes, lambda mark: mark.failed > 0 and mark.ended_on >= changes.failed_since)
+            failed = _kept(
+                failed,
+                changes,
+                lambda mark: mark.failed > 0 and max(mark.ended_on, mark.detected_at or 0.0) >= changes.failed_since,
+            )
         return Book(
             changes.account or self.account,
             {**self.counters, **changes.counters} if changes.counters else self.counters,

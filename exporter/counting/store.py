@@ -125,7 +125,9 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
-_SHOWN_AS_FAILED: Final = "failed > 0 AND (outcome = '' OR coalesce(finished_on, moved_at) >= ?)"
+_SHOWN_AS_FAILED: Final = (
+    "failed > 0 AND (outcome = '' OR max(coalesce(finished_on, moved_at), coalesce(detected_at, 0)) >= ?)"
+)
 _PUT_MARK: Final = f"INSERT OR REPLACE INTO mark (account, {_MARK}) VALUES (?{', ?' * len(_MARK_COLUMNS)})"  # noqa: S608  # constants
 
 
@@ -172,7 +174,7 @@ class Store:
     def bound(self, name: str, endpoint: str, division: str, failed_since: float) -> Book | None:
         """The ledger that the configured *name* was last bound to, if it has that endpoint and division.
 
-        Failed jobs that ended before *failed_since* (Unix seconds) are left on disk.
+        Failed jobs that ended and were detected before *failed_since* (Unix seconds) are left on disk.
         """
         with self._lock:
             number = self._db.execute(

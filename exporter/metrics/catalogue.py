@@ -170,8 +170,13 @@ def failed_jobs(picture: Picture, display: Display, now: float) -> list[Mark]:
 
 
 def leaves_at(mark: Mark, display: Display) -> float:
-    """When a failed job is no longer shown one by one, Unix seconds."""
-    return mark.ended_on + display.failed_job_window
+    """When a failed job is no longer shown one by one, Unix seconds.
+
+    One that ended long before it was found, because nobody looked, is shown for half of the window from then on: alerts
+    rest on its being shown.
+    """
+    window = display.failed_job_window
+    return max(mark.ended_on + window, (mark.detected_at or 0.0) + window / 2)
 
 
 def error_codes(mark: Mark) -> list[tuple[str, int]]:

@@ -71,8 +71,8 @@ CONTENT_SECURITY_POLICY: Final = (
 )
 """All that the page needs: the style above, known by its hash."""
 _ERROR_CODES: Final = "https://docs.sevenbridges.com/docs/api-status-codes"
-_STILL_SECONDS: Final = 3600.0
-"""From when on a job that does not move is pointed out: one that is in order seldom says nothing for an hour."""
+_STILL_SECONDS: Final = 1800.0
+"""From when on a job that does not move is pointed out: when the alert SbgJobStuck fires."""
 _MOST_JOBS: Final = 100
 _MOST_PROBLEMS: Final = 5
 """Rows, and lines of a kind, that somebody can still look through, in all accounts together."""

@@ -33,7 +33,7 @@ from exporter.errors import (
 )
 from exporter.platform import wire
 from exporter.platform.allowance import LONGEST_SILENCE, Allowance, Purpose, seconds_until_reset
-from exporter.platform.jobs import Job, Operation
+from exporter.platform.jobs import FINAL_RANK, OPERATIONS, Job, Operation
 from exporter.platform.transport import Deadline, DeadlineBackend
 
 ATTEMPTS: Final = 3
@@ -140,6 +140,11 @@ class _Trial(Enum):
 _ASKING: Final = (_Trial.OPEN, _Trial.WON)
 
 
+def _needs_result(job: Job) -> bool:
+    """Whether nothing but the list shows the errors of this job: its operation has no endpoint that is documented."""
+    return bool(job.failed) and job.errors is None and job.rank == FINAL_RANK and job.operation not in OPERATIONS
+
+
 def _without_errors(page: wire.Page) -> list[Job]:
     return [msgspec.structs.replace(job, errors=None) for job in page.jobs]
 
@@ -218,6 +223,7 @@ class Client:
                 self._limit = max(1, limit // 2)
                 if limit == 1:
                     return ListAnswer(wire.too_large(1), None, None, 1)
+                self._clock.pause(0)  # megabytes each: the process may be ending
                 continue
             self._good_pages += 1
             if self._good_pages >= _GOOD_PAGES_TO_GROW:
@@ -230,10 +236,13 @@ class Client:
 
         Whether this list heeds ``fields`` is not documented (the API's overview says that all calls do). So it is
         tried, and given up for as long as this client lives when it is refused (400), when what comes lacks more than
-        the results, or when it fails twice where the plain question works.
+        the results, when it fails twice where the plain question works, or when a job has failed files whose errors
+        only the list can tell.
         """
         path = f"/async/files?offset={offset}&limit={limit}"
         chosen = self._without_results(path, limit, purpose) if self._trial in _ASKING else None
+        if chosen is not None and any(map(_needs_result, chosen.page.jobs)):
+            self._trial, chosen = _Trial.GIVEN_UP, None
         if chosen is not None and (chosen.page.whole or self._trial is _Trial.WON):
             self._trial = _Trial.WON if chosen.page.items else self._trial
             return chosen

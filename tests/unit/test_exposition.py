@@ -458,6 +458,28 @@ def test_a_failed_job_leaves_at_the_second_its_window_ends() -> None:
     assert shown(ends + 1e6) == {still_running}
 
 
+def test_a_job_that_was_found_to_have_failed_long_after_its_end_is_shown_for_half_a_window() -> None:
+    counted = Ledger()
+    late = finished(START + 10, failed=1)
+    counted.see(late, at=START + 86400)
+    clock = FakeClock()
+    made = Exposition(
+        board(picture(counted.book)),
+        lambda: Process(0, 0, 0),
+        replace(DISPLAY, failed_job_window=3600.0),
+        clock,
+        named("sbg_failed_job_files_failed"),
+    )
+
+    def shown(at: float) -> int:
+        clock.now = at
+        return len(parsed(made.accounts(Format.TEXT).decode(), Format.TEXT).get("sbg_failed_job_files_failed", []))
+
+    assert shown(START + 86400) == 1
+    assert shown(START + 86400 + 1799.9) == 1
+    assert shown(START + 86400 + 1800) == 0
+
+
 # ---- rendered once per change ----
 
 

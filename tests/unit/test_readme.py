@@ -1,19 +1,17 @@
 """The README says what the code says."""
 
-import json
 import re
 import subprocess
 from pathlib import Path
-from textwrap import indent
 
 import pytest
 
 from exporter.cli import COMMANDS
-from exporter.metrics.catalogue import FAMILIES
 from exporter.simulator import control
 from tests.readme_tables import written
 
 README = Path(__file__).parents[2] / "README.md"
+RULES = README.parent / "deploy" / "prometheus"
 
 
 def test_its_tables_are_those_of_the_code() -> None:
@@ -37,24 +35,17 @@ def test_its_table_of_the_simulators_control_side_is_that_of_the_simulator() -> 
     assert len(documented) == 13
 
 
-def test_promtool_takes_its_alerts_and_they_name_metrics_that_there_are(tmp_path: Path) -> None:
-    readme = README.read_text(encoding="utf-8")
-    table = readme.partition("<!-- alerts -->")[2].partition("<!-- /alerts -->")[0]
-    rows = re.findall(r"^\| `(.+?)` \| (\w+) \|", table, re.MULTILINE)
-    [block] = re.findall(r"```yaml\n(- alert: .+?)```", readme, re.DOTALL)
-    alerts = block + "".join(
-        f"- alert: Row{number}\n  expr: {json.dumps(expression)}\n  for: {lasting}\n"
-        for number, (expression, lasting) in enumerate(rows)
-    )
-    rules = tmp_path / "rules.yml"
-    rules.write_text(f"groups:\n- name: readme\n  rules:\n{indent(alerts, '  ')}")
+def test_its_scrape_configuration_is_one(tmp_path: Path) -> None:
+    [block] = re.findall(r"```yaml\n(# prometheus.yml\nscrape_configs:.+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(block.replace("/etc/prometheus/", f"{RULES}/"))
 
-    checked = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        ["promtool", "check", "config", str(configuration)], capture_output=True, text=True, check=False
+    )
 
     assert checked.returncode == 0, checked.stderr + checked.stdout
-    assert f"{len(rows) + 1} rules found" in checked.stdout
-    assert len(rows) == 5
-    assert {*re.findall(r"\bsbg_\w+", alerts)} <= {family.name for family in FAMILIES}
+    assert "32 rules found" in checked.stdout
 
 
 @pytest.mark.parametrize(
@@ -63,6 +54,7 @@ def test_promtool_takes_its_alerts_and_they_name_metrics_that_there_are(tmp_path
         "no markers",
         "<!-- metrics -->\n<!-- /metrics -->\n",
         "<!-- settings -->\n<!-- /settings -->\n" * 2 + "<!-- metrics -->\n<!-- /metrics -->\n",
+        "<!-- settings -->\n<!-- /settings -->\n<!-- metrics -->\n<!-- /metrics -->\n",
     ],
 )
 def test_a_readme_without_its_markers_is_an_error(readme: str) -> None:
@@ -71,7 +63,10 @@ def test_a_readme_without_its_markers_is_an_error(readme: str) -> None:
 
 
 def test_what_is_written_is_between_the_markers_and_stays_when_written_again() -> None:
-    readme = "above\n<!-- metrics -->\nold\n<!-- /metrics -->\nbetween\n<!-- settings -->\n<!-- /settings -->\nbelow\n"
+    readme = (
+        "above\n<!-- metrics -->\nold\n<!-- /metrics -->\nbetween\n<!-- alerts -->\n<!-- /alerts -->\n"
+        "<!-- settings -->\n<!-- /settings -->\nbelow\n"
+    )
 
     once = written(readme)
 
