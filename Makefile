@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo test lint bench dashboards screenshots lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/run ## watch the exporter on a simulated platform (Ctrl-C ends it; ARGS="--help" for its flags)
 	@exec $(BIN)/sbg-exporter demo $(ARGS)
@@ -28,6 +28,13 @@ lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
 
 bench: $(VENV)/test ## measure, as ratios of two things run side by side
 	$(BIN)/python -m tests.bench $(ARGS)
+
+dashboards: $(VENV)/test ## write grafana/dashboards anew from the code in grafana/
+	$(BIN)/python -m grafana.build
+
+screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)
+	@tests/install-tools
+	$(BIN)/python -m tests.e2e.render.shoot build/pictures $(ARGS)
 
 lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml -o requirements.lock

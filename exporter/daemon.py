@@ -77,7 +77,7 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
             parts.exposition,
             unhealthy=lambda: _unhealthy(parts.pollers, parts.clock, silent_for),
             unready=lambda: "" if parts.board.ready else "not every account has been tried yet",
-            status_page=lambda: status_page(parts.board.pictures, parts.display, time.time()),
+            status_page=lambda: status_page(parts.board.pictures, parts.display, parts.clock.time()),
             crashed=lambda error: log.error("request.crashed", exc_info=error),
         )
         stack.callback(_join, threads)
@@ -119,15 +119,17 @@ class Parts:
 
 
 @contextmanager
-def assembled(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> Iterator[Parts]:
-    """The parts, with the state file held while the context lasts.
+def assembled(
+    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
+) -> Iterator[Parts]:
+    """The parts, with the state file held while the context lasts; *clock* is this machine's where none is given.
 
     Raises:
         StateError: the state file cannot be used.
     """
     settings = configuration.settings
     names = tuple(account.name for account in configuration.accounts)
-    board, claims, clock = Board(names), Claims(names), RealClock(stop)
+    board, claims, clock = Board(names), Claims(names), clock or RealClock(stop)
     display = Display(settings.job_series, settings.failed_job_window, settings.show_username)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
@@ -165,7 +167,7 @@ def assembled(configuration: Configuration, stop: threading.Event, log: Log, sec
                 board,
                 lambda: Process(store.write_failures, store.marks_total, store.bytes_total),
                 display,
-                time.time,
+                clock.time,
             ),
             display,
             clock,

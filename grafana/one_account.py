@@ -1,0 +1,125 @@
+"""*One account*: who it is, whether it is seen, and its jobs."""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import bargauge, stat, timeseries
+
+from grafana import jobs, look
+from grafana.health import ACCOUNT_STATES, account_states, allowance_use, polled_in_time
+from grafana.pages import Cell, Page, Row, accounts, cells, operations, tiles
+from grafana.panels import Says, bars, lines, naming, tile
+from grafana.queries import ACCOUNT, ACCOUNT_STATE, OPERATION, Query, each, increase, now, rate
+
+_INFO: Final = f"max by (username, api_endpoint) (sbg_account_info{{{ACCOUNT}}})"
+_FAILED: Final = rate("sbg_files_failed_total", "operation")
+_COMPLETED: Final = rate("sbg_files_completed_total", "operation")
+
+
+def _owner() -> stat.Panel:
+    says = Says("Owner", "The user whose token watches this account; empty when it is not to be shown.", "string")
+    return naming(says, now(_INFO, "{{username}}"))
+
+
+def _platform() -> stat.Panel:
+    return naming(Says("Platform", "The API that is asked.", "string"), now(_INFO, "{{api_endpoint}}"))
+
+
+def _state() -> stat.Panel:
+    says = Says(
+        "State",
+        "Whether the last poll succeeded, and if not, why.",
+        "none",
+        ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
+    )
+    calm = {value: (text, "" if color == look.GOOD else color) for value, (text, color) in ACCOUNT_STATES.items()}
+    return tile(says, now(ACCOUNT_STATE), said=calm)
+
+
+def _last_good_poll() -> stat.Panel:
+    says = Says(
+        "Last good poll",
+        "When a poll last succeeded: everything on this page is as of then.",
+        "dateTimeFromNow",
+        ("SbgNotPolling",),
+    )
+    return tile(says, now(f"{each('sbg_exporter_last_success_timestamp_seconds')} * 1000"))
+
+
+def _watching() -> stat.Panel:
+    says = Says(
+        "How it is watched",
+        "A small account is listed at every poll; of a large one the pages with new jobs and the unfinished jobs are "
+        "watched.",
+        "none",
+    )
+    modes = {"0": ("listed whole", ""), "1": ("watched", "")}
+    return tile(says, now(each("sbg_exporter_watching")), said=modes)
+
+
+def _counting_since() -> stat.Panel:
+    says = Says(
+        "Counting since",
+        "When this account's ledger began: jobs that finished before are not counted.",
+        "dateTimeAsSystem",
+    )
+    return tile(says, now(f"{each('sbg_exporter_counting_since_timestamp_seconds')} * 1000"))
+
+
+def _came_and_went() -> timeseries.Panel:
+    finished = increase("sbg_jobs_finished_total", "account", labels=("operation", "outcome"))
+    return lines(
+        Says(
+            "Jobs submitted and finished",
+            "Jobs first seen, and jobs finished, per step. Where more come than go, the queue grows.",
+            alerts=("SbgQueueNotMoving",),
+        ),
+        Query(increase("sbg_jobs_submitted_total", "account"), "submitted", step="5m"),
+        Query(finished, "finished", step="5m"),
+        colors={"submitted": "light-purple", "finished": look.GOOD},
+    )
+
+
+def _failing_share() -> timeseries.Panel:
+    return lines(
+        Says(
+            "Share of files that fail",
+            "Failed files of those that failed or completed, by operation; nothing where no file moved.",
+            "percentunit",
+            ("SbgFailureRatioHigh",),
+        ),
+        Query(f"{_FAILED} / ({_FAILED} + {_COMPLETED})", "{{operation}}", step="5m"),
+        colors=look.OPERATIONS,
+        most=1,
+    )
+
+
+def _retained() -> bargauge.Panel:
+    return bars(
+        Says(
+            "Jobs on the platform", "Jobs that the platform lists, by state; it keeps finished ones for up to a month."
+        ),
+        now(f"sum by (state) ({each('sbg_jobs', 'operation', 'state', where=OPERATION)})", "{{state}}"),
+        steps=((None, look.GOOD),),
+    )
+
+
+def page() -> Page:
+    """One account at a time."""
+    who = (*tiles(_owner()), Cell(_platform(), 8, 3), *tiles(_state(), _last_good_poll(), _watching()))
+    alarms = tiles(
+        jobs.failed(), jobs.last_failure(), jobs.unfinished(), jobs.oldest(), jobs.stuck(), _counting_since()
+    )
+    return Page(
+        "sbg-one-account",
+        "One account",
+        "One account on one of the Seven Bridges platforms: who it is, whether it is seen, and its bulk jobs.",
+        (accounts(several=False), operations()),
+        (
+            Row("", (*who, *alarms)),
+            jobs.failures(),
+            jobs.running(),
+            jobs.pace(),
+            Row("What came and went", cells(8, 7, _came_and_went(), _failing_share(), _retained())),
+            Row("How it is asked", cells(8, 6, account_states(), polled_in_time(), allowance_use())),
+        ),
+    )

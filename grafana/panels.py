@@ -1,0 +1,357 @@
+"""Panels in the house's manner: a title, what it means, a unit, queries."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.builders.prometheus import Dataquery
+from grafana_foundation_sdk.models import common as shapes
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from grafana import look
+from grafana.queries import Query
+
+DATASOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
+RUNBOOKS: Final = "https://github.com/sbg-exporter/sbg-exporter/blob/main/deploy/prometheus/RUNBOOKS.md"
+
+AnyPanel = stat.Panel | table.Panel | timeseries.Panel | heatmap.Panel | bargauge.Panel | statetimeline.Panel
+P = TypeVar("P", stat.Panel, table.Panel, timeseries.Panel, heatmap.Panel, bargauge.Panel, statetimeline.Panel)
+Steps = Sequence[tuple[float | None, str]]
+"""Colours by the value from which they hold; the first one from below."""
+Words = Mapping[str, tuple[str, str]]
+"""What is said instead of a value, and its colour ("": as it would be)."""
+
+ALARM: Final = ((None, look.NONE), (1, look.FAILURE))
+ATTENTION: Final = ((None, look.NONE), (1, look.LOOK))
+"""What a count of things gone wrong, or to be looked at, does to its tile."""
+
+_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """What every panel has.
+
+    Attributes:
+        alerts: alerts about what the panel shows; their runbooks are linked from it.
+        empty: what stands there when there is nothing to show.
+    """
+
+    title: str
+    description: str
+    unit: str = "locale"
+    alerts: tuple[str, ...] = ()
+    empty: str = ""
+
+
+def runbook(alert: str) -> str:
+    """Where an alert's runbook is."""
+    return f"{RUNBOOKS}#{alert.lower()}"
+
+
+def _said(panel: P, says: Says, targets: Sequence[Dataquery]) -> P:
+    for letter, target in zip(_LETTERS, targets, strict=False):
+        panel.with_target(target.ref_id(letter).datasource(DATASOURCE))
+    panel.title(says.title).description(says.description).unit(says.unit).datasource(DATASOURCE)
+    if says.alerts:
+        panel.links(
+            [
+                dashboard.DashboardLink(f"Runbook: {alert}")
+                .type(model.DashboardLinkType.LINK)
+                .url(runbook(alert))
+                .target_blank(True)  # noqa: FBT003  # the sdk's way
+                for alert in says.alerts
+            ]
+        )
+    return panel.no_value(says.empty) if says.empty else panel
+
+
+def _target(query: Query, kind: PromQueryFormat = PromQueryFormat.TIME_SERIES) -> Dataquery:
+    target = Dataquery().expr(query.expr).format(kind).exemplar(query.exemplar)
+    target = target.instant() if query.instant else target.range()
+    if query.legend:
+        target.legend_format(query.legend)
+    return target.interval(query.step) if query.step else target
+
+
+def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
+    return (
+        dashboard.ThresholdsConfig()
+        .mode(model.ThresholdsMode.ABSOLUTE)
+        .steps([model.Threshold(value=value, color=color) for value, color in steps])
+    )
+
+
+def words(said: Words) -> list[model.ValueMapping]:
+    """Values in words."""
+    options = {
+        value: model.ValueMappingResult(text=text, color=color or None, index=index)
+        for index, (value, (text, color)) in enumerate(said.items())
+    }
+    return [model.ValueMap(options=options)] if options else []
+
+
+def _fixed(color: str) -> dashboard.FieldColor:
+    return dashboard.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color(color)
+
+
+def _latest() -> common.ReduceDataOptions:
+    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)  # noqa: FBT003  # the sdk's way
+
+
+# ---- one number ----
+
+
+def tile(says: Says, query: Query, *, steps: Steps = ((None, look.NONE),), said: Words | None = None) -> stat.Panel:
+    """A number that colours its tile when it asks for attention."""
+    return (
+        _said(stat.Panel(), says, [_target(query)])
+        .reduce_options(_latest())
+        .thresholds(_steps(steps))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+        .mappings(words(said or {}))
+        .color_mode(shapes.BigValueColorMode.BACKGROUND_SOLID)
+        .graph_mode(shapes.BigValueGraphMode.NONE)
+        .text_mode(shapes.BigValueTextMode.VALUE)
+        .justify_mode(shapes.BigValueJustifyMode.CENTER)
+        .orientation(shapes.VizOrientation.AUTO)
+    )
+
+
+def naming(says: Says, query: Query) -> stat.Panel:
+    """A tile that shows the legend: for facts that metrics carry as labels."""
+    return tile(says, query).text_mode(shapes.BigValueTextMode.NAME)
+
+
+# ---- over time ----
+
+
+def lines(
+    says: Says,
+    *queries: Query,
+    colors: Mapping[str, str] | None = None,
+    stacked: bool = False,
+    bars: bool = False,
+    listed: bool = False,
+    most: float | None = None,
+) -> timeseries.Panel:
+    """Series over time; *colors* by legend, as regular expressions.
+
+    Where there may be many alike, they are *listed* beside the graph, the greatest first.
+    """
+    panel = (
+        _said(timeseries.Panel(), says, [_target(query) for query in queries])
+        .min(0)
+        .line_width(0 if bars or stacked else 2)
+        .fill_opacity(80 if bars or stacked else 0)
+        .draw_style(shapes.GraphDrawStyle.BARS if bars else shapes.GraphDrawStyle.LINE)
+        .show_points(shapes.VisibilityMode.NEVER if bars or stacked else shapes.VisibilityMode.AUTO)
+        .point_size(4)
+        .span_nulls(False)  # noqa: FBT003  # a gap is a gap
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(look.GOOD))
+        .legend(_list_beside() if listed else _legend())
+        .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING))
+        .stacking(
+            common.StackingConfig().mode(shapes.StackingMode.NORMAL if stacked else shapes.StackingMode.NONE).group("A")
+        )
+    )
+    if says.unit == "locale":  # a count: no axis with halves of one
+        panel.decimals(0).axis_soft_max(4)
+    if most is not None:
+        panel.max(most)
+    for pattern, color in (colors or {}).items():
+        panel.override_by_regexp(f"/^{pattern}$/", [_color(color)])
+    return panel
+
+
+def _legend() -> common.VizLegendOptions:
+    return (
+        common.VizLegendOptions()
+        .show_legend(True)  # noqa: FBT003  # the sdk's way
+        .display_mode(shapes.LegendDisplayMode.LIST)
+        .placement(shapes.LegendPlacement.BOTTOM)
+        .calcs([])
+    )
+
+
+def _list_beside() -> common.VizLegendOptions:
+    return (
+        _legend()
+        .display_mode(shapes.LegendDisplayMode.TABLE)
+        .placement(shapes.LegendPlacement.RIGHT)
+        .calcs(["max"])
+        .sort_by("Max")
+        .sort_desc(True)  # noqa: FBT003  # the sdk's way
+    )
+
+
+def _color(color: str) -> model.DynamicConfigValue:
+    return model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})
+
+
+def durations(says: Says, query: Query) -> heatmap.Panel:
+    """A histogram's buckets over time."""
+    return (
+        _said(heatmap.Panel(), says, [_target(query, PromQueryFormat.HEATMAP)])
+        .calculate(False)  # noqa: FBT003  # Prometheus has counted the buckets
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(HeatmapColorMode.SCHEME)
+            .scheme("Blues")
+            .steps(32)
+            .exponent(0.5)
+            .fill(look.GOOD)
+            .reverse(False)  # noqa: FBT003  # the sdk's way
+        )
+        .cell_gap(1)
+        .cell_values(heatmap.CellValues().decimals(0).unit("short"))
+        .filter_values(heatmap.FilterValueRange().le(1e-9))
+        .rows_frame(heatmap.RowsHeatmapOptions().layout(shapes.HeatmapCellLayout.AUTO))
+        .y_axis(heatmap.YAxisConfig().unit("s").axis_placement(shapes.AxisPlacement.LEFT).decimals(0))
+        .show_value(shapes.VisibilityMode.NEVER)
+        .mode(shapes.TooltipDisplayMode.SINGLE)
+        .show_color_scale(True)  # noqa: FBT003  # the sdk's way
+        .exemplars_color(look.LOOK)
+        .show_legend()
+    )
+
+
+def states(says: Says, query: Query, said: Words) -> statetimeline.Panel:
+    """What state each series was in."""
+    return (
+        _said(statetimeline.Panel(), says, [_target(query)])
+        .mappings(words(said))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+        .thresholds(_steps(((None, look.QUIET),)))
+        .merge_values(True)  # noqa: FBT003  # the sdk's way
+        .show_value(shapes.VisibilityMode.AUTO)
+        .align_value(shapes.TimelineValueAlignment.LEFT)
+        .row_height(0.8)
+        .fill_opacity(80)
+        .line_width(0)
+        .legend(_legend())
+        .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.SINGLE).sort(shapes.SortOrder.NONE))
+    )
+
+
+# ---- side by side ----
+
+
+def bars(
+    says: Says,
+    query: Query,
+    *,
+    steps: Steps,
+    most: float | None = None,
+    said: Words | None = None,
+    short_names: bool = False,
+) -> bargauge.Panel:
+    """The latest values as bars with their names: above them, or before them where they are short."""
+    panel = (
+        _said(bargauge.Panel(), says, [_target(query)])
+        .reduce_options(_latest())
+        .min(0)
+        .thresholds(_steps(steps))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+        .orientation(shapes.VizOrientation.HORIZONTAL)
+        .display_mode(shapes.BarGaugeDisplayMode.BASIC)
+        .value_mode(shapes.BarGaugeValueMode.TEXT)
+        .name_placement(shapes.BarGaugeNamePlacement.LEFT if short_names else shapes.BarGaugeNamePlacement.TOP)
+        .text(common.VizTextDisplayOptions().value_size(16))
+        .show_unfilled(True)  # noqa: FBT003  # the sdk's way
+        .sizing(shapes.BarGaugeSizing.MANUAL)
+        .min_viz_height(16 if short_names else 34)
+        .max_viz_height(24 if short_names else 40)
+        .min_viz_width(8)
+    )
+    if not short_names:  # names before bars are measured in the size that follows from the bars, and cut in any other
+        panel.text(common.VizTextDisplayOptions().value_size(16).title_size(13))
+    if most is not None:
+        panel.max(most)
+    for name, (text, _) in (said or {}).items():
+        panel.override_by_name(name, [model.DynamicConfigValue("displayName", text)])
+    return panel
+
+
+# ---- tables ----
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: of a label when *query* is ``None``, else of a query's values.
+
+    Attributes:
+        source: the label, or a name for the query's values.
+        look: how a cell is drawn.
+        link: where a click leads.
+        empty: what stands where there is no value.
+    """
+
+    title: str
+    source: str
+    query: Query | None = None
+    unit: str = ""
+    width: int = 0
+    look: Literal["", "bar", "failure"] = ""
+    said: Words | None = None
+    link: tuple[str, str] = ("", "")
+    empty: str = ""
+    steps: Steps = ()
+
+
+def rows(says: Says, columns: Sequence[Column], *hidden: Query, sort: str, descending: bool = True) -> table.Panel:
+    """A row for each combination of labels; *hidden* queries only bring labels along."""
+    asked = [column.query for column in columns if column.query is not None]
+    letters = dict(zip([column.title for column in columns if column.query is not None], _LETTERS, strict=False))
+    fields = {column.title: f"Value #{letters[column.title]}" if column.query else column.source for column in columns}
+    unseen = ["Time", *(f"Value #{_LETTERS[len(asked) + number]}" for number in range(len(hidden)))]
+    panel = (
+        _said(table.Panel(), says, [_target(query, PromQueryFormat.TABLE) for query in (*asked, *hidden)])
+        .with_transformation(model.DataTransformerConfig("merge", options={}))
+        .with_transformation(
+            model.DataTransformerConfig(
+                "organize",
+                options={
+                    "excludeByName": dict.fromkeys(unseen, True),
+                    "indexByName": {fields[column.title]: index for index, column in enumerate(columns)},
+                    "renameByName": {fields[column.title]: column.title for column in columns},
+                },
+            )
+        )
+        .sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
+        .show_header(True)  # noqa: FBT003  # the sdk's way
+        .cell_height(shapes.TableCellHeight.SM)
+        .align(shapes.FieldTextAlignment.AUTO)
+        .filterable(False)  # noqa: FBT003  # the sdk's way
+        .thresholds(_steps(((None, look.PLAIN),)))
+    )
+    for column in columns:
+        panel.override_by_name(column.title, list(_properties(column)))
+    return panel
+
+
+def _properties(column: Column) -> list[model.DynamicConfigValue]:
+    found: dict[str, object] = {}
+    if column.unit:
+        found["unit"] = column.unit
+    if column.width:
+        found["custom.width"] = column.width
+    if column.look == "bar":
+        found["custom.cellOptions"] = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
+        found |= {"min": 0, "max": 1, "color": {"mode": "fixed", "fixedColor": look.GOOD}}
+    if column.look == "failure":
+        found["custom.cellOptions"] = {"type": "color-text"}
+        found["thresholds"] = _steps(((None, look.PLAIN), (1, look.FAILURE))).build()
+    if column.steps:
+        found["custom.cellOptions"] = {"type": "color-text"}
+        found["thresholds"] = _steps(column.steps).build()
+    if column.said:
+        found["mappings"] = words(column.said)
+    title, url = column.link
+    if url:
+        found["links"] = [{"title": title, "url": url}]
+    found["noValue"] = column.empty or "-"
+    return [model.DynamicConfigValue(key, value) for key, value in found.items()]

@@ -1,0 +1,269 @@
+"""Pictures of the dashboards, drawn by Grafana's own components from a real Prometheus.
+
+``python -m tests.e2e.render.shoot FOLDER`` draws every dashboard at 1280 and 1920 wide, dark and light, with no data,
+one account and ten. It needs node with npm, Chromium and Prometheus; the first run installs the packages.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Literal
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.e2e.render.history import ENDS, SCRAPE_SECONDS
+
+HERE: Final = Path(__file__).parent
+REPOSITORY: Final = HERE.parents[2]
+DASHBOARDS: Final = REPOSITORY / "grafana" / "dashboards"
+_CHROMIUM: Final = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+_FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+_PATIENCE: Final = 60.0
+
+Theme = Literal["dark", "light"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is to be drawn.
+
+    Attributes:
+        ends: the end of the time range, Unix seconds; the browser's clock shows it, too.
+        hours: the length of the time range.
+        variables: values of the dashboard's variables, where they are not to be at their default.
+    """
+
+    dashboard: Path
+    prometheus: str
+    width: int = 1280
+    theme: Theme = "dark"
+    ends: float = ENDS
+    hours: float = 6.0
+    scrape_seconds: float = SCRAPE_SECONDS
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A panel that could not be drawn."""
+
+    panel: str
+    reason: str
+
+
+# ---- the page ----
+
+
+def build_page() -> Path:
+    """The folder of the drawing page, built; the packages are installed when the lock file has changed."""
+    installed, lock = HERE / "node_modules" / ".installed", HERE / "package-lock.json"
+    if not installed.exists() or installed.read_bytes() != lock.read_bytes():
+        subprocess.run(["npm", "ci", "--silent"], cwd=HERE, check=True)
+        shutil.copyfile(lock, installed)
+    subprocess.run(["npx", "vite", "build"], cwd=HERE, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return HERE / "build" / "page"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's name for it
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address under which *folder* is served."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=list(_FLAGS))
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def shoot(chromium: Browser, page_url: str, picture: Picture, to: Path) -> list[Fault]:
+    """Draw *picture* into the file *to*; the panels whose queries failed."""
+    dashboard = json.loads(picture.dashboard.read_text())
+    task = {
+        "dashboard": dashboard,
+        "prometheus": picture.prometheus,
+        "theme": picture.theme,
+        "from": (picture.ends - picture.hours * 3600) * 1000,
+        "to": picture.ends * 1000,
+        "scrapeInterval": picture.scrape_seconds,
+        "variables": dict(picture.variables),
+    }
+    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard["panels"])
+    page = chromium.new_page(
+        viewport={"width": picture.width, "height": rows * 38 + 80}, color_scheme=picture.theme, timezone_id="UTC"
+    )
+    try:
+        page.clock.set_fixed_time(datetime.fromtimestamp(picture.ends, UTC))
+        page.add_init_script(f"window.task = {json.dumps(task)};")
+        page.goto(page_url)
+        page.wait_for_selector("body[data-drawn]", timeout=_PATIENCE * 1000)
+        drawn = page.get_attribute("body", "data-drawn")
+        if drawn != "yes":
+            raise RuntimeError(f"{picture.dashboard.name} was not drawn: {drawn}")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=to, full_page=True)
+        failed = page.query_selector_all("[data-fault]:not([data-fault=''])")
+        return [
+            Fault(each.get_attribute("data-panel") or "", each.get_attribute("data-fault") or "") for each in failed
+        ]
+    finally:
+        page.close()
+
+
+# ---- Prometheus ----
+
+
+@contextmanager
+def prometheus(folder: Path) -> Iterator[str]:
+    """The address of a Prometheus that knows the history in *folder* and scrapes nothing."""
+    with TemporaryDirectory() as scratch, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        (Path(scratch) / "prometheus.yml").write_text("global: {}\n")
+        shutil.copytree(folder / "blocks", Path(scratch) / "data")
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={scratch}/prometheus.yml",
+                f"--storage.tsdb.path={scratch}/data",
+                "--storage.tsdb.retention.time=100y",
+                # What ends is gone at the next scrape. In blocks made of text the marker that says so is missing.
+                f"--query.lookback-delta={SCRAPE_SECONDS * 1.5:g}s",
+                f"--web.listen-address={address}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _await_ready(f"http://{address}/-/ready")
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _await_ready(url: str) -> None:
+    ends = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=1):  # noqa: S310  # our own, on loopback
+                return
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.1)
+
+
+# ---- all of them ----
+
+_AMOUNTS: Final = {0: "no-data", 1: "one-account", 10: "ten-accounts"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of all possible pictures."""
+
+    widths: tuple[int, ...] = (1280, 1920)
+    themes: tuple[Theme, ...] = ("dark", "light")
+    only: str = ""
+    """Part of a dashboard's file name."""
+    account: str = ""
+    """The one that *One account* shows; the first when not given."""
+
+    def pictures(self, url: str, ends: float = ENDS) -> Iterator[Picture]:
+        """All that are chosen, of the Prometheus at *url*."""
+        for dashboard in sorted(path for path in DASHBOARDS.glob("*.json") if self.only in path.name):
+            one = self.account and dashboard.stem == "one-account"
+            for width in self.widths:
+                for theme in self.themes:
+                    yield Picture(
+                        dashboard, url, width, theme, ends, variables={"account": self.account} if one else {}
+                    )
+
+
+def shoot_each(folder: Path, data: str, pictures: Iterable[Picture]) -> list[str]:
+    """Draw *pictures* into *folder*, where *data* names what they show; a line for each panel that failed."""
+    faults: list[str] = []
+    with served(build_page()) as page_url, browser() as chromium:
+        for picture in pictures:
+            name = f"{picture.dashboard.stem}-{data}-{picture.width}-{picture.theme}.png"
+            faults += [
+                f"{name}: {fault.panel}: {fault.reason}" for fault in shoot(chromium, page_url, picture, folder / name)
+            ]
+    return faults
+
+
+def shoot_histories(folder: Path, histories: Path, amounts: Iterable[int], choice: Choice) -> list[str]:
+    """Draw what is chosen for each number of accounts; a line for each panel that failed."""
+    faults: list[str] = []
+    for accounts in amounts:
+        history = histories / str(accounts)
+        # In a process of its own, because the exporter's clock is replaced in it.
+        command = [sys.executable, "-m", "tests.e2e.render.history", str(history), "--accounts", str(accounts)]
+        subprocess.run(command, cwd=REPOSITORY, check=True)
+        with prometheus(history) as url:
+            faults += shoot_each(folder, _AMOUNTS.get(accounts, f"{accounts}-accounts"), choice.pictures(url))
+    return faults
+
+
+def main() -> int:
+    """The command; 1 when a panel could not be drawn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("--prometheus", metavar="URL", help="draw what this one knows, up to now, and nothing else")
+    parser.add_argument("--histories", type=Path, help="where histories are kept for the next run")
+    parser.add_argument("--accounts", type=int, nargs="+", default=list(_AMOUNTS))
+    parser.add_argument("--width", type=int, nargs="+", default=[1280, 1920])
+    parser.add_argument("--theme", nargs="+", choices=("dark", "light"), default=["dark", "light"])
+    parser.add_argument("--account", default="cavatica", help="the one that One account shows")
+    parser.add_argument("--only", default="", help="part of a dashboard's file name")
+    options = parser.parse_args()
+    choice = Choice(tuple(options.width), tuple(options.theme), options.only, options.account)
+    with TemporaryDirectory() as scratch:
+        faults = (
+            shoot_each(options.folder, "live", choice.pictures(options.prometheus, time.time()))
+            if options.prometheus
+            else shoot_histories(options.folder, options.histories or Path(scratch), options.accounts, choice)
+        )
+    for fault in faults:
+        sys.stderr.write(f"{fault}\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The dashboards' JSON: that it is what the code builds, and the rules that every panel keeps."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES
+from grafana.build import FOLDER, dashboards
+from grafana.panels import RUNBOOKS
+
+PENDING: Final = {"sbg_exporter_config_last_reload_successful": set[str]()}
+"""Metrics of the contract that are still to come, with their labels. To be deleted with the last of them."""
+
+_REPOSITORY: Final = Path(__file__).parents[2]
+_LABELS: Final = (
+    {family.name: set(family.labels) for family in FAMILIES}
+    | {family.name: set(family.labels) for family in PROCESS_FAMILIES}
+    | PENDING
+)
+_CORE_PANELS: Final = {"bargauge", "heatmap", "row", "stat", "state-timeline", "table", "timeseries"}
+"""Panel types that Grafana 11 and 12 bring along, none of them Angular."""
+_AGGREGATION: Final = re.compile(r"\b(sum|max|min|count|topk)( by \([^)]*\))? ?$")
+_METRIC: Final = re.compile(r"\b(sbg_\w+|process_\w+)(?:\{([^}]*)\})?")
+
+Json = dict[str, Any]
+
+
+def _dashboards() -> dict[str, Json]:
+    return {name: json.loads(text) for name, text in dashboards().items()}
+
+
+def _panels() -> Iterator[tuple[str, Json]]:
+    for name, board in _dashboards().items():
+        for panel in board["panels"]:
+            if panel["type"] != "row":
+                yield f"{name}: {panel['title']}", panel
+
+
+EVERY_PANEL: Final = dict(_panels())
+every_panel = pytest.mark.parametrize("panel", EVERY_PANEL.values(), ids=EVERY_PANEL.keys())
+every_dashboard = pytest.mark.parametrize("board", _dashboards().values(), ids=_dashboards().keys())
+
+
+def _expressions(panel: Json) -> list[str]:
+    return [target["expr"] for target in panel["targets"]]
+
+
+def _metrics(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """The catalogue's names in *expression*, with the labels that it filters by."""
+    for name, filters in _METRIC.findall(expression):
+        family = re.sub(r"_(bucket|sum|count)$", "", name)
+        yield (family if family in _LABELS else name), set(re.findall(r"(\w+)(?:=~|!=|!~|=)", filters))
+
+
+def test_the_committed_json_is_what_the_code_builds() -> None:
+    committed = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
+
+    assert committed == dashboards(), "run: python -m grafana.build"
+
+
+# ---- what every dashboard keeps ----
+
+
+@every_dashboard
+def test_ids_and_letters_are_unique(board: Json) -> None:
+    ids = Counter(panel["id"] for panel in board["panels"])
+
+    assert max(ids.values()) == 1
+    for panel in board["panels"]:
+        letters = [target["refId"] for target in panel.get("targets", [])]
+        assert len(letters) == len(set(letters)), panel["title"]
+
+
+@every_dashboard
+def test_panels_lie_side_by_side_on_the_grid(board: Json) -> None:
+    taken: set[tuple[int, int]] = set()
+
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not taken & cells, panel["title"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        taken |= cells
+
+
+@every_dashboard
+def test_the_data_source_is_chosen_on_the_page(board: Json) -> None:
+    uids = set(re.findall(r'"datasource": \{[^}]*"uid": "([^"]*)"', json.dumps(board)))
+
+    assert board["templating"]["list"][0]["type"] == "datasource"
+    assert uids == {"${datasource}"}
+
+
+@every_dashboard
+def test_only_variables_of_the_page_are_used(board: Json) -> None:
+    known = {variable["name"] for variable in board["templating"]["list"]} | {"__rate_interval"}
+
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            assert set(re.findall(r"\$([a-z_]\w*)", target["expr"])) <= known, panel["title"]
+
+
+@every_dashboard
+def test_firing_alerts_are_marked(board: Json) -> None:
+    (annotation,) = board["annotations"]["list"]
+
+    assert 'ALERTS{alertname=~"Sbg.*"' in annotation["expr"]
+    assert annotation["enable"]
+
+
+def test_the_dashboards_have_names_and_addresses_of_their_own() -> None:
+    boards = _dashboards().values()
+
+    assert len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == 3
+    assert {f"sbg-{name.removesuffix('.json')}" for name in _dashboards()} == {board["uid"] for board in boards}
+
+
+# ---- what every panel keeps ----
+
+
+@every_panel
+def test_a_panel_says_what_it_means(panel: Json) -> None:
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["type"] in _CORE_PANELS
+
+
+@every_panel
+def test_a_number_has_a_unit(panel: Json) -> None:
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    if panel["type"] == "table":
+        (names,) = [each["options"] for each in panel["transformations"] if each["id"] == "organize"]
+        overrides = {each["matcher"]["options"]: each["properties"] for each in panel["fieldConfig"]["overrides"]}
+        numbers = [title for source, title in names["renameByName"].items() if source.startswith("Value #")]
+        assert numbers
+        for title in numbers:
+            assert "unit" in [each["id"] for each in overrides[title]], title
+
+
+@every_panel
+def test_a_table_shows_or_hides_every_column_on_purpose(panel: Json) -> None:
+    if panel["type"] == "table":
+        (names,) = [each["options"] for each in panel["transformations"] if each["id"] == "organize"]
+        values = {f"Value #{target['refId']}" for target in panel["targets"]}
+        assert values | {"Time"} == {
+            *names["excludeByName"],
+            *(name for name in names["renameByName"] if name.startswith("Value #")),
+        }
+
+
+@every_panel
+def test_a_panel_asks_only_for_metrics_that_there_are(panel: Json) -> None:
+    for expression in _expressions(panel):
+        found = list(_metrics(expression))
+        assert found, expression
+        for name, labels in found:
+            if not name.startswith("process_"):
+                assert name in _LABELS
+                assert labels <= _LABELS[name], f"{name} has no label {labels - _LABELS[name]}"
+
+
+@every_panel
+def test_what_tells_processes_apart_is_aggregated_away(panel: Json) -> None:
+    for expression in _expressions(panel):
+        for metric in _METRIC.finditer(expression):
+            assert any(_AGGREGATION.search(call) for call in _calls_around(expression, metric.start())), metric[0]
+        assert not re.search(r"by \([^)]*\b(instance|pod)\b", expression)
+
+
+def _calls_around(expression: str, position: int) -> Iterator[str]:
+    """What stands before each parenthesis that is open at *position*."""
+    depth = 0
+    for index in range(position - 1, -1, -1):
+        if expression[index] == ")":
+            depth += 1
+        elif expression[index] == "(":
+            depth -= 1
+            if depth < 0:
+                yield expression[:index]
+                depth = 0
+
+
+@every_panel
+def test_rates_follow_the_resolution(panel: Json) -> None:
+    for expression in _expressions(panel):
+        if panel["type"] != "stat":  # a tile has no resolution
+            assert set(re.findall(r"\[([^]]*)\]", expression)) <= {"$__rate_interval"}
+        for call, inside in re.findall(r"\b(rate|increase)\(([^()]*)\)", expression):
+            assert inside.endswith("]"), call
+
+
+@every_panel
+def test_exemplars_are_on_where_histograms_are_drawn(panel: Json) -> None:
+    for target in panel["targets"]:
+        if "_bucket" in target["expr"]:
+            assert target["exemplar"]
+
+
+# ---- links ----
+
+
+def _urls(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "url" and isinstance(inner, str):
+                yield inner
+            yield from _urls(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _urls(inner)
+
+
+@every_dashboard
+def test_links_lead_somewhere(board: Json) -> None:
+    runbooks = (_REPOSITORY / "deploy" / "prometheus" / "RUNBOOKS.md").read_text(encoding="utf-8")
+    anchors = {heading.strip().lower() for heading in re.findall(r"^#+ (.*)$", runbooks, re.MULTILINE)}
+    uids = {each["uid"] for each in _dashboards().values()}
+
+    for url in _urls(board):
+        if url.startswith("/d/"):
+            assert url.removeprefix("/d/").partition("?")[0] in uids
+        else:
+            page, _, anchor = url.partition("#")
+            assert page == RUNBOOKS
+            assert not anchor or anchor in anchors, url
+
+
+@every_dashboard
+def test_every_dashboard_leads_to_the_others_and_the_runbooks(board: Json) -> None:
+    others = {each["uid"] for each in _dashboards().values()} - {board["uid"]}
+
+    pages = {link["url"].partition("?")[0] for link in board["links"]}
+
+    assert pages == {f"/d/{uid}" for uid in others} | {RUNBOOKS}
+
+
+# ---- provisioning ----
+
+
+def test_the_provisioning_files_are_of_version_1() -> None:
+    files = sorted((FOLDER.parent / "provisioning").rglob("*.yml"))
+
+    assert {path.parent.name for path in files} == {"dashboards", "datasources"}
+    for path in files:
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))["apiVersion"] == 1
