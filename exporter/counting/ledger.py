@@ -31,7 +31,8 @@ nothing in this file reads a clock, a socket or a file.
     first sight if the job then was SUBMITTED, else unknown. That ids carry their time is undocumented: seven of the ten
     ids known decode to within a second of their documented times.
 9.  A finished job without times, or with failed files and no result, is *pending*: it is asked for once by its own
-    endpoint. Its duration and errors have marks of their own, so they may follow the finish.
+    endpoint. Its duration and errors have marks of their own, so they may follow the finish. So is history that is
+    shown one by one, for the errors to show with it.
 10. A label value that nobody documented is kept as itself for the first eight of its kind (32 error codes) that an
     account ever showed; the rest are ``other``. Which ones were first is part of the ledger.
 
@@ -596,12 +597,17 @@ class _Fold:
             errors_done=True,
             codes=_words(self._by_label(job.errors or ())),
         )
-        self._put(blank, marked)
+        # One that is shown one by one is shown with its errors.
+        shown = bool(marked.failed) and marked.ended_on >= self._now - self._rules.failed_job_window
+        pending = shown and job.errors is None and marked.operation in OPERATIONS
+        self._put(blank, msgspec.structs.replace(marked, pending=pending))
 
     def _advance(self, old: Mark, job: Job, *, listed: bool) -> None:
         """Rules 1, 4, 5, 8 and 9 for one job; of history that is ignored only the marks rise."""
         mark = self._seen(old, job, listed=listed)
         if old.history and self._rules.history == "ignore":
+            if mark.pending and job.errors is not None:
+                mark = msgspec.structs.replace(mark, codes=_words(self._by_label(job.errors)), pending=False)
             if mark != old:
                 self._put(old, mark)
             return

@@ -289,6 +289,20 @@ def test_history_that_changes_after_all_is_still_history(before: int | None) -> 
     assert desk.marks["42"].failed == 2
 
 
+def test_failed_history_that_is_shown_is_asked_for_its_errors_once_and_they_are_not_counted() -> None:
+    desk = Desk(complete=False)
+    recent = ended(3, 2, finished_on=SINCE - 9)
+    old = msgspec.structs.replace(ended(3, 2, finished_on=SINCE - 2 * ledger.DAY), id="43")
+    desk.see(recent, old)
+    assert [mark.id for mark in desk.marks.values() if mark.pending] == ["42"]
+
+    desk.see(msgspec.structs.replace(recent, errors=(("5001", 2),)), asked={"42"}, listed=False)
+
+    assert desk.marks["42"].codes == "5001:2"
+    assert not desk.marks["42"].pending
+    assert not any(family == ledger.FILE_ERRORS for family, _ in desk.book.counters)
+
+
 def test_history_is_counted_when_asked_for_but_detects_no_failure() -> None:
     desk = Desk(Rules(history="count"), complete=False)
 
