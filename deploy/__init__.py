@@ -1,0 +1,1 @@
+"""Ways to run it, and to release it."""

@@ -1,0 +1,140 @@
+"""Everything of a release, in one folder, with checksums.
+
+``python -m deploy.dist dist`` (``make dist``) builds the wheel, the source distribution, the bill of materials, the
+Helm chart, the archive of rules and dashboards, and the container image. The version is the package's own.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from exporter import __version__
+
+REPOSITORY: Final = Path(__file__).parents[1]
+NAME: Final = f"sbg-exporter-{__version__}"
+MONITORING: Final = ("deploy/prometheus", "grafana/dashboards", "grafana/provisioning", "grafana/README.md")
+"""What people who watch the exporter need: rules, runbooks, examples, dashboards."""
+_BIN: Final = Path(sys.executable).parent
+
+
+def wheel_and_sdist(folder: Path) -> Path:
+    """Build both into *folder*; the wheel."""
+    _run(_BIN / "uv", "build", "-q", "--python", sys.executable, "--out-dir", folder, REPOSITORY)
+    (folder / ".gitignore").unlink(missing_ok=True)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def bill_of_materials(folder: Path, wheel: Path) -> None:
+    """What the *wheel* with its pinned requirements consists of, in CycloneDX."""
+    with tempfile.TemporaryDirectory() as scratch:
+        venv.create(scratch, with_pip=True)
+        python = Path(scratch) / "bin" / "python"
+        quiet = ("-m", "pip", "install", "-q", "--disable-pip-version-check")
+        _run(python, *quiet, "--require-hashes", "-r", REPOSITORY / "requirements.lock")
+        _run(python, *quiet, "--no-deps", wheel)
+        _run(python, "-m", "pip", "-q", "uninstall", "-y", "pip", "setuptools")
+        output = folder / f"{NAME}.cdx.json"
+        pyproject = REPOSITORY / "pyproject.toml"
+        _run(
+            _BIN / "cyclonedx-py",
+            "environment",
+            "--output-reproducible",
+            "--pyproject",
+            pyproject,
+            "-o",
+            output,
+            python,
+        )
+
+
+def monitoring(folder: Path) -> None:
+    """The archive of rules and dashboards, the same bytes each time."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path in _files(MONITORING):
+            about = archive.gettarinfo(path, f"{NAME}-monitoring/{path.relative_to(REPOSITORY)}")
+            about.uid = about.gid = about.mtime = 0
+            about.uname = about.gname = ""
+            with path.open("rb") as file:
+                archive.addfile(about, file)
+    with (
+        (folder / f"{NAME}-monitoring.tar.gz").open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as out,
+    ):
+        out.write(packed.getvalue())
+
+
+def chart(folder: Path, helm: str) -> None:
+    """The Helm chart, packaged."""
+    _run(helm, "package", "--destination", folder, REPOSITORY / "deploy" / "helm" / "sbg-exporter")
+
+
+def image(folder: Path, buildah: str, base: str | None) -> None:
+    """The container image as an OCI archive, on *base* where one is given."""
+    dockerfile = REPOSITORY / "deploy" / "docker" / "Dockerfile"
+    on_base = ("--build-arg", f"BASE={base}") if base else ()
+    about = ("--build-arg", f"VERSION={__version__}")
+    tag = f"localhost/sbg-exporter:{__version__}"
+    build = (buildah, "bud", "--isolation", "chroot", "--network", "host", *on_base, *about, "-t", tag)
+    _run(*build, "-f", dockerfile, REPOSITORY)
+    _run(buildah, "push", "-q", tag, f"oci-archive:{folder / f'{NAME}-image.tar'}")
+
+
+def checksums(folder: Path) -> None:
+    """``SHA256SUMS``, as ``sha256sum --check`` takes it."""
+    files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
+    lines = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def _files(names: Iterable[str]) -> Iterator[Path]:
+    for name in names:
+        path = REPOSITORY / name
+        yield from sorted(each for each in (path.rglob("*") if path.is_dir() else (path,)) if each.is_file())
+
+
+def _run(*command: object) -> None:
+    words = [str(word) for word in command]
+    if shutil.which(words[0]) is None:
+        raise SystemExit(f"make dist needs {words[0]}; what can be left out: --without chart, --without image")
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603  # our own words
+
+
+def main() -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(description="Everything of a release, in one folder, with checksums.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--without", action="append", choices=("chart", "image"), default=[])
+    parser.add_argument("--helm", default="helm")
+    parser.add_argument("--buildah", default="buildah")
+    parser.add_argument("--base", help="the image to build on; the Dockerfile's own where none is given")
+    options = parser.parse_args()
+    folder: Path = options.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    bill_of_materials(folder, wheel_and_sdist(folder))
+    monitoring(folder)
+    if "chart" not in options.without:
+        chart(folder, options.helm)
+    if "image" not in options.without:
+        image(folder, options.buildah, options.base)
+    checksums(folder)
+    sys.stdout.write((folder / "SHA256SUMS").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
