@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench dashboards screenshots lock clean
+.PHONY: help demo test lint bench dashboards screenshots dist lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ dashboards: $(VENV)/test ## write grafana/dashboards anew from the code in grafa
 screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)
 	@tests/install-tools
 	$(BIN)/python -m tests.e2e.render.shoot build/pictures $(ARGS)
+
+dist: $(VENV)/test ## build a release into dist (needs buildah; ARGS="--without image" builds none)
+	$(BIN)/python -m deploy.dist dist $(ARGS)
 
 lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml -o requirements.lock

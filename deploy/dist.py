@@ -70,8 +70,8 @@ def monitoring(folder: Path) -> None:
             with path.open("rb") as file:
                 archive.addfile(about, file)
     with (
-        (folder / f"{NAME}-monitoring.tar.gz").open("wb") as file,
-        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as out,
+        (folder / f"{NAME}-monitoring.tar.gz").open("wb") as plain,
+        gzip.GzipFile("", "wb", fileobj=plain, mtime=0) as out,
     ):
         out.write(packed.getvalue())
 

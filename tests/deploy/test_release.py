@@ -1,0 +1,116 @@
+"""What a release consists of, and that the wheel alone, without the checkout, is the product."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy import dist
+from exporter import __version__
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything but the chart and the image, which have tests of their own."""
+    folder = tmp_path_factory.mktemp("release") / "dist"
+    command = [sys.executable, "-m", "deploy.dist", str(folder), "--without", "chart", "--without", "image"]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    return folder
+
+
+def test_its_checksums_are_those_of_its_files(release: Path) -> None:
+    lines = (release / "SHA256SUMS").read_text().splitlines()
+
+    assert {line[66:]: line[:64] for line in lines} == {
+        path.name: sha256(path.read_bytes()).hexdigest() for path in release.iterdir() if path.name != "SHA256SUMS"
+    }
+    assert len(lines) == 4
+
+
+def test_every_file_bears_the_one_version(release: Path) -> None:
+    names = {path.name for path in release.iterdir()} - {"SHA256SUMS"}
+
+    assert names == {
+        f"sbg_exporter-{__version__}-py3-none-any.whl",
+        f"sbg_exporter-{__version__}.tar.gz",
+        f"sbg-exporter-{__version__}.cdx.json",
+        f"sbg-exporter-{__version__}-monitoring.tar.gz",
+    }
+
+
+def test_its_bill_of_materials_names_what_is_pinned_and_nothing_else(release: Path) -> None:
+    bill = json.loads((release / f"sbg-exporter-{__version__}.cdx.json").read_text())
+    listed = {f"{each['name'].lower().replace('_', '-')}=={each['version']}" for each in bill["components"]}
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    pinned = {line.split()[0].rstrip("\\") for line in lock.splitlines() if "==" in line and line[0] not in " #"}
+
+    assert bill["metadata"]["component"]["name"] == "sbg-exporter"
+    assert {each for each in listed if not each.startswith("sbg-exporter==")} <= pinned
+    assert {"httpx", "msgspec", "uvicorn"} <= {each["name"] for each in bill["components"]}
+
+
+def test_its_archive_holds_rules_and_dashboards(release: Path) -> None:
+    with tarfile.open(release / f"sbg-exporter-{__version__}-monitoring.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert {"deploy/prometheus/sbg-exporter.rules.yml", "grafana/dashboards/copy-jobs.json"} <= names
+
+
+def test_the_source_distribution_holds_what_the_tests_need(release: Path) -> None:
+    with tarfile.open(release / f"sbg_exporter-{__version__}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert {"Makefile", "README.md", "requirements.lock", "tests/requirements.lock", "exporter/py.typed"} <= names
+    assert not [name for name in names if "node_modules" in name]
+
+
+def test_the_wheel_passes_the_tests_where_there_is_no_checkout(release: Path, tmp_path: Path) -> None:
+    [wheel] = release.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "installed", "zip")
+    for name in ("tests", "pyproject.toml", "README.md", "deploy", "grafana"):
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+        else:
+            shutil.copy(source, tmp_path / name)
+    chosen = ["tests/integration/test_demo.py", "tests/unit/test_settings.py"]
+    told = "import exporter, sys; sys.stdout.write(exporter.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "COVERAGE_PROCESS_START": ""}
+
+    where = subprocess.run(
+        [sys.executable, "-c", told], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    passed = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert where.stdout.startswith(str(tmp_path / "installed"))
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+
+
+def test_what_is_missing_is_named(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="make dist needs no-such-helm"):
+        dist.chart(tmp_path, "no-such-helm")
+
+    assert capfd.readouterr().err == ""
+
+
+def test_the_workflow_runs_what_a_developer_runs() -> None:
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())
+    commands = {step.get("run") for job in workflow["jobs"].values() for step in job["steps"]}
+
+    assert {"make test", "make dist"} <= commands
