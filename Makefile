@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench dashboards screenshots dist lock clean
+.PHONY: help demo test test-long lint bench generated screenshots dist lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,19 +18,28 @@ test: $(VENV)/test ## lint, then run every test, with branch coverage
 	@tests/install-tools
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
+	$(BIN)/coverage run -m pytest -m "not long" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
+
+test-long: $(VENV)/test ## boot a machine with systemd, build and run containers: minutes, as root
+	@tests/install-tools long
+	$(BIN)/pytest -m long $(ARGS)
 
 lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/yamllint -c deploy/prometheus/.yamllint deploy/prometheus
 
 bench: $(VENV)/test ## measure, as ratios of two things run side by side
 	$(BIN)/python -m tests.bench $(ARGS)
 
-dashboards: $(VENV)/test ## write grafana/dashboards anew from the code in grafana/
+generated: $(VENV)/test ## write anew what is made from code: dashboards, manifests, chart, README's tables, golden texts
 	$(BIN)/python -m grafana.build
+	$(BIN)/python -m deploy.kubernetes.generate
+	$(BIN)/python -m deploy.helm.generate
+	$(BIN)/python -m tests.readme_tables --write README.md
+	$(BIN)/python -m tests.unit.test_exposition
 
 screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)
 	@tests/install-tools
@@ -42,6 +51,7 @@ dist: $(VENV)/test ## build a release into dist (needs buildah; ARGS="--without 
 lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml --group dev -c requirements.lock -o tests/requirements.lock
+	cd tests/deploy && ../../$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header requirements.in -o requirements.txt
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Final
 
-from exporter import __version__
+from exporter import __version__, systemd
 from exporter.accounts import Watched
 from exporter.clock import Clock, RealClock
 from exporter.counting.store import Store
@@ -34,10 +34,17 @@ _FIRST_POLLS_APART: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A daemon that is up: what the demo shows of it."""
+    """A daemon that is up: what the demo shows of it, and what systemd is told.
+
+    Attributes:
+        port: where its metrics are.
+        board: its accounts as they are shown.
+        unhealthy: why it should be restarted, or nothing: the test of ``/-/healthy``.
+    """
 
     port: int
     board: Board
+    unhealthy: Callable[[], str]
 
 
 def run(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> int:
@@ -47,7 +54,16 @@ def run(configuration: Configuration, stop: threading.Event, log: Log, secrets: 
         StateError: the state file cannot be used.
         ListenError: the address cannot be had.
     """
-    with started(configuration, stop, log, secrets):
+    names = [account.name for account in configuration.accounts]
+    with (
+        started(configuration, stop, log, secrets) as daemon,
+        systemd.informed(
+            os.environ,
+            log,
+            status=lambda: systemd.accounts_line(names, daemon.board.pictures),
+            unhealthy=daemon.unhealthy,
+        ),
+    ):
         stop.wait()
         log.info("daemon.stopping")
     log.info("daemon.stopped")
@@ -73,9 +89,10 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
             for poller in parts.pollers
         ]
         silent_for = settings.request_timeout * ATTEMPTS + _HEALTH_SLACK
+        unhealthy = partial(_unhealthy, parts.pollers, parts.clock, silent_for)
         app = application(
             parts.exposition,
-            unhealthy=lambda: _unhealthy(parts.pollers, parts.clock, silent_for),
+            unhealthy=unhealthy,
             unready=lambda: "" if parts.board.ready else "not every account has been tried yet",
             status_page=lambda: status_page(parts.board.pictures, parts.display, parts.clock.time()),
             crashed=lambda error: log.error("request.crashed", exc_info=error),
@@ -93,7 +110,7 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
             state_file=str(configuration.state_file.absolute()),
             accounts=len(configuration.accounts),
         )
-        yield Running(port, parts.board)
+        yield Running(port, parts.board, unhealthy)
 
 
 @dataclass(frozen=True, slots=True)

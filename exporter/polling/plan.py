@@ -156,8 +156,8 @@ class Plan:
         self._paced_at = now
         self._credit = 0.0
         self._refused = False
-        self._asked = 0
-        """Requests of this poll's second turn."""
+        self._asked = self._results = 0
+        """Requests of this poll's second turn; those of them for results."""
 
     # ---- what it says of itself ----
 
@@ -193,8 +193,8 @@ class Plan:
 
     @property
     def requests_per_poll(self) -> int:
-        """Requests of the first two turns of a poll, as last made."""
-        return self.pages_per_look + self._asked
+        """Requests of the first two turns of a poll, as last made; without those for results, which are made once."""
+        return self.pages_per_look + self._asked - self._results
 
     @property
     def hurried(self) -> bool:
@@ -234,7 +234,7 @@ class Plan:
         self._looks.begin(ledger.live)
         self._depths.keep(ledger.live.keys())
         self._refused = False
-        self._total, self._read_to, self._asked = None, 0, 0
+        self._total, self._read_to, self._asked, self._results = None, 0, 0, 0
         if self._size is None:
             self._size = ledger.listed
             if ledger.complete and ledger.listing_age is not None:
@@ -361,7 +361,9 @@ class Plan:
         for group in _alternately([[mark] for mark in pending], self._groups(unseen)):
             if self._asked >= budget or self._refused:
                 return
-            self._asked += yield from self._ask_for(group, now, ledger, budget - self._asked)
+            spent = yield from self._ask_for(group, now, ledger, budget - self._asked)
+            self._asked += spent
+            self._results += spent * group[0].pending
 
     def _unseen(self, ledger: Ledger) -> list[Mark]:
         """Unfinished jobs that the first turn should have shown, or cannot show."""

@@ -1,0 +1,55 @@
+{{- /* At most 52 characters: a StatefulSet adds a hash to its name in a label of the pod. */}}
+{{- define "sbg-exporter.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "sbg-exporter.selectorLabels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "sbg-exporter.labels" -}}
+{{ include "sbg-exporter.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: exporter
+app.kubernetes.io/part-of: sbg-exporter
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "sbg-exporter.serviceAccountName" -}}
+{{- default (ternary (include "sbg-exporter.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "sbg-exporter.image" -}}
+{{- with .Values.image }}
+{{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- /* The configuration file. */}}
+{{- define "sbg-exporter.config" -}}
+{{- $accounts := list }}
+{{- $names := list }}
+{{- range .Values.accounts }}
+{{- if has .name $names }}
+{{- fail (printf "accounts: the name %q is there twice; give each account a name of its own" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
+{{- $file := printf "/run/secrets/%s/%s" .tokenSecret.name .tokenSecret.key }}
+{{- $account := dict "name" .name "api_endpoint" .apiEndpoint "auth_token_file" $file }}
+{{- range $key, $value := dict "division" .division "ca_file" .caFile "proxy" .proxy "allow_plain_http" .allowPlainHttp }}
+{{- if $value }}
+{{- $account = set $account $key $value }}
+{{- end }}
+{{- end }}
+{{- $accounts = append $accounts $account }}
+{{- end }}
+{{- $settings := deepCopy .Values.settings }}
+{{- if hasKey $settings "job_series" }}
+{{- $settings = set $settings "job_series" (int $settings.job_series) }}
+{{- end }}
+{{- toToml (merge (dict "state_file" "/var/lib/sbg-exporter/state.db" "accounts" $accounts) $settings) }}
+{{- end }}

@@ -1,0 +1,336 @@
+"""The Helm chart: it renders what the kustomize base says, refuses what is wrong, and is described as it is.
+
+The golden renders in golden/ are what the chart must say, byte for byte, without the text of the rules and dashboards
+that it copies. After a wanted change write them anew and look at the difference: ``python -m tests.deploy.test_helm``.
+"""
+
+import copy
+import re
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from deploy.helm import generate
+from deploy.kubernetes.generate import dashboards, rule_groups, stale
+from exporter import __version__
+from exporter.simulator.server import DEMO_TOKEN
+from tests.deploy.kubernetes_tools import (
+    CHART,
+    Object,
+    Refused,
+    configuration,
+    helm,
+    kustomized,
+    objects,
+    only,
+    templated,
+)
+from tests.integration.daemon_process import Installation
+
+GOLDEN: Final = Path(__file__).parent / "golden"
+EVERYTHING: Final = CHART / "ci" / "everything-values.yaml"
+RENDERS: Final = {"helm-default": (), "helm-everything": ("--values", str(EVERYTHING))}
+IMMUTABLE: Final = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
+"""What Kubernetes does not let an upgrade change of a StatefulSet."""
+
+
+def golden(name: str) -> str:
+    """A rendering, with the version and what is only copied left out."""
+    text = templated(*RENDERS[name]).replace(__version__, "(version)")
+    for copied in (*(each.strip() for each in dashboards().values()), _indented(rule_groups())):
+        text = text.replace(copied, "(copied)")
+    return text
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines()).strip()
+
+
+def one_account(**more: object) -> str:
+    """Values with one account, which has *more*."""
+    account = {"name": "a", "apiEndpoint": "https://x.example/v2", "tokenSecret": {"name": "s", "key": "k"}, **more}
+    return yaml.safe_dump({"accounts": [account]})
+
+
+# -------------------------------------------------------------------------------------------------------------- renders
+
+
+def test_helm_has_no_complaint() -> None:
+    helm("lint", "--strict", str(CHART))
+    helm("lint", "--strict", str(CHART), "--values", str(EVERYTHING))
+
+
+@pytest.mark.parametrize("name", RENDERS)
+def test_each_render_is_its_golden_one(name: str) -> None:
+    assert golden(name) == (GOLDEN / f"{name}.yaml").read_text()
+
+
+def test_everything_means_every_value() -> None:
+    """So that the golden render and the checks of it leave nothing out."""
+    defaults, everything = (yaml.safe_load(file.read_text()) for file in (CHART / "values.yaml", EVERYTHING))
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]
+
+    assert set(everything) == set(defaults) == set(schema) - {"global"}
+    for key, value in defaults.items():
+        if schema[key].get("additionalProperties") is False and key not in {"settings", "resources"}:
+            assert set(everything[key]) == set(value) == set(schema[key]["properties"]), key
+    assert set(everything["settings"]) == set(schema["settings"]["properties"])
+    assert {key for account in everything["accounts"] for key in account} == set(
+        schema["accounts"]["items"]["properties"]
+    )
+
+
+def test_the_chart_by_default_is_the_kustomize_base() -> None:
+    charted, based = (comparable(objects(text)) for text in (templated(), kustomized("base")))
+
+    assert charted == based
+
+
+def test_the_operator_is_told_the_same_by_chart_and_component() -> None:
+    charted = objects(templated("--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true"))
+    overlaid = objects(kustomized("overlays/prometheus-operator"))
+
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert only(kind, charted)["spec"] == only(kind, overlaid)["spec"]
+
+
+def comparable(among: list[Object]) -> dict[str, Any]:
+    """The objects by kind, without what says only by which tool they were made."""
+    among = copy.deepcopy(among)
+    settings, stateful = configuration(among), only("StatefulSet", among)
+    settings["data"] = {name: tomllib.loads(text) for name, text in settings["data"].items()}
+    stateful["spec"]["template"]["metadata"].pop("annotations", None)
+    pod = stateful["spec"]["template"]["spec"]
+    volumes = {volume.pop("name"): volume for volume in pod.pop("volumes")}
+    for volume in volumes.values():
+        if volume.get("configMap") == {"name": settings["metadata"]["name"]}:
+            volume["configMap"] = "the configuration"
+    for container in pod["containers"]:
+        for mount in container["volumeMounts"]:
+            name = mount.pop("name")
+            mount["volume"] = volumes.get(name, f"claim {name}")
+    settings["metadata"]["name"] = "the configuration"
+    for each in among:
+        for label in ("app.kubernetes.io/managed-by", "helm.sh/chart"):
+            each["metadata"]["labels"].pop(label, None)
+    return {each["kind"]: each for each in among}
+
+
+def test_a_changed_configuration_restarts_the_pod() -> None:
+    def checksum(*arguments: str) -> str:
+        pod = only("StatefulSet", objects(templated(*arguments)))["spec"]["template"]
+        return str(pod["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum() == checksum("--set", "resources.requests.cpu=1")
+    assert checksum() != checksum("--set", "settings.poll_interval=1m")
+
+
+def test_an_upgrade_changes_nothing_that_cannot_be_changed(tmp_path: Path) -> None:
+    newer = tmp_path / "sbg-exporter"
+    shutil.copytree(CHART, newer)
+    chart = newer / "Chart.yaml"
+    chart.write_text(chart.read_text().replace(__version__, "99.0.0"))
+
+    before, after = (only("StatefulSet", objects(templated(chart=each)))["spec"] for each in (CHART, newer))
+
+    assert "99.0.0" in after["template"]["spec"]["containers"][0]["image"]
+    for field in IMMUTABLE:
+        assert before[field] == after[field]
+
+
+def test_a_long_release_name_leaves_room_for_what_kubernetes_adds() -> None:
+    """Helm allows 53 characters; a label of the pod is the StatefulSet's name, a hyphen and a hash of ten."""
+    among = objects(templated(release="a" * 53))
+
+    assert len(only("StatefulSet", among)["metadata"]["name"]) <= 63 - 11
+    assert {each["metadata"]["name"] for each in among} == {"a" * 52}
+
+
+def test_openshift_may_choose_the_user() -> None:
+    null = ",".join(f"podSecurityContext.{key}=null" for key in ("runAsUser", "runAsGroup", "fsGroup"))
+
+    pod = only("StatefulSet", objects(templated("--set", null)))["spec"]["template"]["spec"]
+
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("switch", "kind"),
+    [
+        ("networkPolicy.enabled", "NetworkPolicy"),
+        ("serviceAccount.create", "ServiceAccount"),
+        ("serviceMonitor.enabled", "ServiceMonitor"),
+        ("prometheusRule.enabled", "PrometheusRule"),
+    ],
+)
+def test_a_switch_brings_one_object(switch: str, kind: str) -> None:
+    on, off = (
+        [each["kind"] for each in objects(templated("--set", f"{switch}={value}"))] for value in ("true", "false")
+    )
+
+    assert sorted(on) == sorted([*off, kind])
+
+
+def test_the_rules_and_dashboards_are_those_of_the_project() -> None:
+    among = objects(templated("--set", "prometheusRule.enabled=true,dashboards.enabled=true"))
+
+    shown = {name: text.strip() for each in among if each["kind"] == "ConfigMap" for name, text in each["data"].items()}
+    del shown["config.toml"]
+    assert only("PrometheusRule", among)["spec"] == yaml.safe_load(rule_groups())
+    assert shown == {name: text.strip() for name, text in dashboards().items()}
+
+
+def test_notes_say_what_is_still_to_be_done() -> None:
+    printed = helm("install", "copies", str(CHART), "--dry-run=client", "--values", str(EVERYTHING))
+
+    notes = printed.partition("NOTES:\n")[2]
+    for told in ("platform-tokens, key cavatica", "cgc, key imaging.token", "service/team-a-copy-jobs 10037:9100"):
+        assert told in notes
+    assert "{{" not in notes
+
+
+def test_the_chart_packs_and_renders_from_its_package(tmp_path: Path) -> None:
+    helm("package", str(CHART), "--destination", str(tmp_path))
+
+    package = tmp_path / f"sbg-exporter-{__version__}.tgz"
+    assert templated(*RENDERS["helm-everything"], chart=package) == templated(*RENDERS["helm-everything"])
+
+
+# ----------------------------------------------------------------------------------------------------------- the values
+
+
+@pytest.mark.parametrize("name", RENDERS)
+def test_the_exporter_takes_the_configuration(name: str, tmp_path: Path) -> None:
+    config = configuration(objects(templated(*RENDERS[name])))["data"]["config.toml"]
+    with Installation(tmp_path / "pod") as site:
+        for account in tomllib.loads(config)["accounts"]:
+            token = site.folder / Path(account["auth_token_file"]).relative_to("/run/secrets")
+            token.parent.mkdir(exist_ok=True)
+            token.write_text(DEMO_TOKEN)
+            token.chmod(0o440)
+        authority = site.folder / "ca.pem"
+        shutil.copy(certificates(), authority)
+        config = config.replace("/run/secrets/", f"{site.folder}/").replace(
+            "/etc/ssl/private-ca/ca.pem", str(authority)
+        )
+        site.config.write_text(config)
+
+        checked = site.start("check", "--offline", "--config", str(site.config))
+
+        assert checked.end() == 0, checked.told()
+
+
+def certificates() -> str:
+    """Some authority's certificates."""
+    import certifi  # noqa: PLC0415  # httpx brings it
+
+    return certifi.where()
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("acounts=x", "acounts"),
+        ("image.tga=x", "tga"),
+        ("image.digest=sha256:short", "digest"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("settings.pol_interval=1m", "pol_interval"),
+        ("settings.poll_interval=often", "poll_interval"),
+        ("settings.job_series=many", "job_series"),
+        ("settings.history=all", "history"),
+        ("settings.listen=:80", "listen"),
+        ("settings.state_file=/tmp/state.db", "state_file"),
+        ("persistence.accessMode=ReadWriteMany", "accessMode"),
+        ("persistence.size=big", "size"),
+        ("service.port=100000", "port"),
+        ("replicas=2", "replicas"),
+        ("terminationGracePeriodSeconds=5", "terminationGracePeriodSeconds"),
+        ("serviceMonitor.enabled=perhaps", "enabled"),
+        ("serviceMonitor.interval=often", "interval"),
+        ("networkPolicy.egressPorts[0]=https", "egressPorts"),
+        ("dashboards.labels.grafana_dashboard=1", "grafana_dashboard"),
+    ],
+)
+def test_a_wrong_value_is_refused(value: str, complaint: str) -> None:
+    with pytest.raises(Refused, match=complaint):
+        templated("--set", value)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ("accounts: []", "accounts"),
+        ("accounts: [{name: a, apiEndpoint: 'https://x.example/v2'}]", "tokenSecret"),
+        (one_account(token="secret"), "token"),  # the chart takes no tokens, so that none is in a release
+        (one_account(apiEndpoint="x.example"), "apiEndpoint"),
+        (one_account(caFile="ca.pem"), "caFile"),
+        (one_account(allowPlainHttp="yes"), "allowPlainHttp"),
+    ],
+)
+def test_a_wrong_account_is_refused(values: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(values)
+
+    with pytest.raises(Refused, match=complaint):
+        templated("--values", str(tmp_path / "values.yaml"))
+
+
+def test_an_account_s_name_is_not_there_twice(tmp_path: Path) -> None:
+    values = yaml.safe_load(one_account())
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"accounts": values["accounts"] * 2}))
+
+    with pytest.raises(Refused, match='the name "a" is there twice'):
+        templated("--values", str(tmp_path / "values.yaml"))
+
+
+# --------------------------------------------------------------------------------------------------------- what is made
+
+
+def test_what_is_made_is_current() -> None:
+    """Version, settings in the schema, table of values, rules, dashboards: python -m deploy.helm.generate."""
+    wanted = generate.made()
+
+    assert {path for path, text in wanted.items() if not path.exists() or path.read_text() != text} == set()
+    assert stale(CHART, wanted) == []
+
+
+def test_chart_and_application_have_the_exporter_s_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+
+def test_every_value_is_described() -> None:
+    text = (CHART / "values.yaml").read_text()
+    described = [key for key, _ in generate.documented(text)]
+
+    for key, value in yaml.safe_load(text).items():
+        inner = [f"{key}.{each}" for each in value] if isinstance(value, dict) else []
+        assert key in described or (inner and set(inner) <= set(described)), key
+    assert len(described) == len(set(described))
+
+
+def test_the_readme_names_no_value_that_is_not_there() -> None:
+    named = re.findall(r"--set ([^ `\n]+)", (CHART / "README.md").read_text())
+
+    for each in named:
+        templated("--set", each)
+    assert len(named) == 3
+
+
+def write() -> None:
+    """Write every golden render anew."""
+    GOLDEN.mkdir(exist_ok=True)
+    for name in RENDERS:
+        (GOLDEN / f"{name}.yaml").write_text(golden(name))
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,419 @@
+"""The systemd unit: what systemd's own checkers say of it, and what it does on a machine that boots.
+
+The machine is a Debian that mmdebstrap makes, booted by systemd-nspawn, with no network but its own loopback: there the
+README's lines are run as they stand, against the simulated platform. It and the packages are kept in
+``$SBG_EXPORTER_TEST_MACHINES``, else in the virtual environment; what the machine writes is gone with it.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from exporter.settings import load
+from exporter.simulator.server import DEMO_TOKEN
+from tests.integration.daemon_process import OPENMETRICS, Onlooker, Scrape, eventually
+
+REPOSITORY: Final = Path(__file__).parents[2]
+DEPLOY: Final = REPOSITORY / "deploy" / "systemd"
+UNIT: Final = DEPLOY / "sbg-exporter.service"
+PROGRAM: Final = "/opt/sbg-exporter/bin/sbg-exporter"
+EXPOSURE_BELOW: Final = 15
+"""Tenths, of at most 100."""
+
+
+def said(command: list[str], **environment: str) -> tuple[int, str]:
+    """The exit code of *command*, and all that it wrote."""
+    done = subprocess.run(
+        command,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def lines_of(block: str) -> list[str]:
+    """The lines of the README's block of that name."""
+    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    [text] = re.findall(rf"<!-- {block} -->\n\n```sh\n(.+?)```", readme, re.DOTALL)
+    lines: list[str] = text.splitlines()
+    return lines
+
+
+# --------------------------------------------------------------------------------------------------- systemd's checkers
+
+
+def installed_in(folder: Path, more: str = "") -> Path:
+    """The unit with *more* at its end and its drop-in, and a program that is there on every machine."""
+    unit = folder / UNIT.name
+    unit.write_text(UNIT.read_text(encoding="utf-8").replace(PROGRAM, sys.executable) + more, encoding="utf-8")
+    drop_in = folder / f"{UNIT.name}.d" / "tokens.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text((DEPLOY / "tokens.conf").read_text(encoding="utf-8"), encoding="utf-8")
+    return unit
+
+
+def test_verify_has_nothing_to_say(tmp_path: Path) -> None:
+    assert said(["systemd-analyze", "verify", str(installed_in(tmp_path))]) == (0, "")
+
+
+@pytest.mark.parametrize("more", ["[Service]\nProtectHomes=yes\n", "[Service]\nRestrictNamespaces=perhaps\n"])
+def test_an_unknown_key_or_value_would_be_told_of(tmp_path: Path, more: str) -> None:
+    """For verify it is but a message, with exit code 0."""
+    _, told = said(["systemd-analyze", "verify", str(installed_in(tmp_path, more))])
+
+    assert told
+
+
+def test_its_exposure_is_below_one_and_a_half(tmp_path: Path) -> None:
+    unit = str(installed_in(tmp_path))
+
+    code, told = said(
+        ["systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE_BELOW}", "--no-pager", unit]
+    )
+
+    assert code == 0, told
+    assert "Overall exposure level" in told
+
+
+def test_the_sample_configuration_is_one_and_its_tokens_are_the_unit_s(tmp_path: Path) -> None:
+    credentials = re.findall(
+        r"^LoadCredential=([^:]+):/etc/sbg-exporter/\1$", (DEPLOY / "tokens.conf").read_text(), re.MULTILINE
+    )
+    for name in credentials:
+        (tmp_path / name).write_text(DEMO_TOKEN)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "STATE_DIRECTORY": "/var/lib/sbg-exporter"}
+
+    configuration = load({"config": str(DEPLOY / "config.toml")}, environ, tmp_path)
+
+    assert configuration.state_file == Path("/var/lib/sbg-exporter/state.db")
+    assert len(configuration.accounts) == len(credentials) == 1
+    assert configuration.accounts[0].token.read().reveal() == DEMO_TOKEN
+
+
+def test_it_is_installed_in_ten_lines_at_most() -> None:
+    assert len(lines_of("install")) <= 10
+
+
+# ----------------------------------------------------------------------------------------------------------- for real
+
+SOURCE: Final = "/usr/src/sbg-exporter"
+DROP_IN: Final = "/etc/systemd/system/sbg-exporter.service.d/quick.conf"
+QUICK: Final = "[Service]\\nWatchdogSec=2s\\nRestartSec=1s\\n"
+"""So that the test need not wait for a minute."""
+PLATFORM: Final = "127.0.0.1:8089"
+CONFIG: Final = "/etc/sbg-exporter/config.toml"
+ANOTHER_TOKEN: Final = "fedcba9876543210fedcba9876543210"
+BOOTS_WITHIN: Final = 120.0
+LOOK: Final = 0.2
+PACKAGES: Final = "systemd,systemd-sysv,dbus,libnss-systemd,python3-venv,curl"
+PYTHON: Final = "3.11"
+"""Bookworm's."""
+
+
+class Machine:
+    """A machine that runs: what is typed on it, and what its daemon shows."""
+
+    def __init__(self, leader: int) -> None:
+        self._enter = ["nsenter", "--target", str(leader), "--all", "--wd=/", "env", "-i"]
+        self._enter += ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels"]
+        self._onlooker = Onlooker()
+
+    def attempt(self, line: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """*line*, run by root in the checkout's folder, whatever comes of it; *typed* is its standard input."""
+        shell = [*self._enter, "sh", "-c", f"cd {SOURCE}; {line}"]
+        return subprocess.run(shell, input=typed, capture_output=True, text=True, check=False)
+
+    def run(self, line: str, typed: str = "") -> str:
+        """What *line* prints; it must succeed."""
+        done = self.attempt(line, typed)
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}\n{self.journal()}"
+        return done.stdout
+
+    def follow(self, block: str, token: str) -> str:
+        """What the last line of the README's block of that name prints."""
+        printed = ""
+        for line in lines_of(block):
+            printed = self.run(line, f"{token}\n" if "/dev/stdin" in line else "")
+        return printed
+
+    def unit(self) -> Mapping[str, str]:
+        """What systemd knows of the unit."""
+        shown = self.run("systemctl show sbg-exporter").splitlines()
+        return dict(line.split("=", 1) for line in shown if "=" in line)
+
+    def journal(self) -> str:
+        """All that the unit's processes wrote, and what systemd wrote of them."""
+        return self.attempt("journalctl --no-pager -u sbg-exporter").stdout
+
+    def submit(self, failed: int) -> None:
+        """A job that ends at once, with so many failed files of nine."""
+        job = f'{{"total": 9, "failed": {failed}, "queued": 0, "resolving": 0, "running": 0}}'
+        self.run(f"curl -fsS http://{PLATFORM}/simulator/jobs -d '{job}'")
+
+    def scrape(self) -> Scrape | None:
+        """The metrics, none of whose counters fell; None while nobody serves them."""
+        done = self.attempt(f"curl -fsS -H 'Accept: {OPENMETRICS}' localhost:10037/metrics")
+        return self._onlooker.see(Scrape(done.stdout)) if done.returncode == 0 else None
+
+    def await_counted(self, jobs: int, failed: int) -> Scrape:
+        """A scrape with exactly these counts, of an account that is up."""
+        seen: list[object] = [None]
+
+        def exact() -> Scrape | None:
+            if (scrape := self.scrape()) is None:
+                return None
+            of_copies = {"account": "cavatica", "operation": "copy"}
+            names = "sbg_jobs_submitted_total", "sbg_files_failed_total"
+            seen[0] = [scrape.value("sbg_up", account="cavatica"), *(scrape.value(name, **of_copies) for name in names)]
+            return scrape if seen[0] == [1, jobs, failed] else None
+
+        return eventually(exact, every=LOOK, saying=lambda: f"{seen[0]}\n{self.journal()}")
+
+    def await_unit(self, **wanted: str) -> Mapping[str, str]:
+        """The unit, once it has these properties."""
+
+        def there() -> Mapping[str, str] | None:
+            return unit if wanted.items() <= (unit := self.unit()).items() else None
+
+        return eventually(there, every=LOOK, saying=self.journal)
+
+
+@contextmanager
+def booted(folder: Path) -> Iterator[Machine]:
+    """A machine that has just booted, and is switched off in the end."""
+    with subprocess.Popen(
+        [
+            *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"),
+            *(f"--directory={debian(folder)}", "--volatile=overlay", "--private-network"),
+            *(f"--bind-ro={REPOSITORY}:{SOURCE}", f"--bind-ro={packages(folder)}:/wheels"),
+            f"--machine=sbg-exporter-{os.getpid()}",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as nspawn:
+        try:
+            [leader] = eventually(lambda: children(nspawn.pid), every=LOOK)
+            machine = Machine(leader)
+            eventually(
+                lambda: machine.attempt("systemctl is-system-running").stdout == "running\n",
+                within=BOOTS_WITHIN,
+                every=LOOK,
+                saying=lambda: machine.attempt("systemctl --failed; systemctl list-jobs"),
+            )
+            yield machine
+            machine.run("systemctl poweroff")
+            nspawn.communicate(timeout=BOOTS_WITHIN)
+            assert nspawn.returncode == 0
+        finally:
+            nspawn.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                nspawn.communicate(timeout=10)
+            nspawn.kill()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def debian(folder: Path) -> Path:
+    """The root of a Debian with systemd and Python; made once, in half a minute."""
+    root = folder / f"bookworm-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}"
+    if not root.exists():
+        made = root.with_suffix(".new")
+        code, told = said(["mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(made)])
+        assert code == 0, told
+        made.rename(root)
+    return root
+
+
+def packages(folder: Path) -> Path:
+    """What pip installs there: what the lock says, and what builds the project. Fetched once per lock."""
+    lock = REPOSITORY / "requirements.lock"
+    wheels = folder / f"wheels-{hashlib.sha256(lock.read_bytes()).hexdigest()[:8]}"
+    if not wheels.exists():
+        made = wheels.with_suffix(".new")
+        for wanted in (["--require-hashes", "-r", str(lock)], ["hatchling"]):
+            fetch = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", str(made)]
+            code, told = said([*fetch, "--only-binary=:all:", f"--python-version={PYTHON}", *wanted])
+            assert code == 0, told
+        made.rename(wheels)
+    return wheels
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can boot a machine")
+    folder = Path(os.environ.get("SBG_EXPORTER_TEST_MACHINES", Path(sys.prefix) / "machines"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with booted(folder) as running:
+        yield running
+
+
+@pytest.mark.long
+def test_on_a_machine_that_boots_it_is_installed_watched_over_upgraded_and_removed(machine: Machine) -> None:
+    """The README's lines, with an end of the world between them; the counters are exact all along and never fall."""
+    install(machine)
+    of_its_own(machine)
+    machine.submit(failed=4)
+    machine.await_counted(jobs=1, failed=4)
+
+    hung(machine)
+    machine.await_counted(jobs=2, failed=7)
+
+    stuck(machine)
+    machine.await_counted(jobs=3, failed=9)
+
+    machine.follow("upgrade", DEMO_TOKEN)
+    machine.submit(failed=1)
+    machine.await_counted(jobs=4, failed=10)
+
+    rotate(machine)
+    machine.await_counted(jobs=5, failed=15)
+
+    misconfigured(machine)
+    machine.await_counted(jobs=5, failed=15)
+
+    ended_cleanly(machine)
+    remove(machine)
+
+
+def install(machine: Machine) -> None:
+    """As the README says it, with the simulated platform in place of the real one."""
+    *before, reload, start, scrape = lines_of("install")
+    for line in before:
+        machine.run(line, f"{DEMO_TOKEN}\n" if "/dev/stdin" in line else "")
+    machine.run(f"systemd-run -q --unit=platform {PROGRAM} simulate --listen {PLATFORM} --jobs 0 --rate 0")
+    machine.run(f"sed -i -e '1i poll_interval = 1' -e 's#https://.*/v2#http://{PLATFORM}/v2#' {CONFIG}")
+    machine.run(f"printf '{QUICK}' > {DROP_IN}")
+    eventually(lambda: machine.attempt(f"{PROGRAM} check --config {CONFIG}").returncode == 0, every=LOOK)
+
+    machine.run(reload)
+    machine.run(start)
+
+    unit = machine.unit()
+    assert (unit["ActiveState"], unit["SubState"], unit["NRestarts"]) == ("active", "running", "0")
+    assert machine.run(scrape) == 'sbg_up{account="cavatica"} 1\n'
+    machine.await_unit(StatusText="1 of 1 account up")
+
+
+def of_its_own(machine: Machine) -> None:
+    """A user without rights, in a world where it can write nothing but its state; and all metrics are there."""
+    process = machine.unit()["MainPID"]
+    status = dict(line.split(":\t", 1) for line in machine.run(f"cat /proc/{process}/status").splitlines())
+    assert int(status["Uid"].split()[0]) >= 61184, "not one of systemd's dynamic users"
+    assert (status["CapEff"], status["CapBnd"], status["NoNewPrivs"], status["Seccomp"]) == (
+        "0" * 16,
+        "0" * 16,
+        "1",
+        "2",
+    )
+    assert machine.run("stat -c '%a %U' /var/lib/private/sbg-exporter /var/lib/private/sbg-exporter/state.db") == (
+        "700 sbg-exporter\n600 sbg-exporter\n"
+    )
+    inside = f"nsenter --target {process} --mount"
+    for folder in ("/", "/etc", "/usr", "/opt/sbg-exporter", "/var/lib"):
+        assert "Read-only" in machine.attempt(f"{inside} touch {folder}/written").stderr
+    scrape = machine.await_counted(jobs=0, failed=0)
+    for name in ("process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds"):
+        assert scrape.value(name), "ProcSubset=pid would hide it"
+    for token in (DEMO_TOKEN, ANOTHER_TOKEN):
+        assert token not in machine.run("systemctl show sbg-exporter; cat /etc/systemd/system/sbg-exporter.service.d/*")
+
+
+def hung(machine: Machine) -> None:
+    """Stopped as if it hung; meanwhile a job fails, and systemd kills it and starts it again."""
+    process = machine.unit()["MainPID"]
+    machine.run(f"kill -STOP {process}")
+    machine.submit(failed=3)
+
+    unit = machine.await_unit(NRestarts="1", ActiveState="active")
+
+    assert unit["MainPID"] != process
+    journal = machine.journal()
+    assert "Watchdog timeout" in journal
+    assert "Failed with result 'watchdog'" in journal
+    assert "Fatal Python error: Aborted" in journal, "it tells where each thread was"
+
+
+def stuck(machine: Machine) -> None:
+    """A poller hangs while all else goes on, as it may on a file system that is gone: its token has become a pipe."""
+    token, fresh = "/run/cavatica.token", f"echo {DEMO_TOKEN} > /run/new; chmod 644 /run/new; mv /run/new"
+    machine.run(f"""sed -i -e '1i request_timeout = 1' -e 's#"cavatica.token"#"{token}"#' {CONFIG}""")
+    machine.run(f"{fresh} {token}; systemctl restart sbg-exporter")
+    machine.await_counted(jobs=2, failed=7)
+    before = machine.unit()
+    machine.run(f"mkfifo -m 644 /run/pipe; mv /run/pipe {token}")
+    machine.run("sleep 2")  # until it hangs in reading it
+    machine.submit(failed=2)
+
+    eventually(lambda: "watchdog.withheld" in machine.journal(), within=120, every=LOOK, saying=machine.journal)
+
+    assert machine.attempt("curl -fsS localhost:10037/-/healthy").returncode != 0
+    assert "account cavatica has not moved for 6" in machine.unit()["StatusText"]
+    machine.run(f"{fresh} {token}")
+    unit = machine.await_unit(NRestarts=str(int(before["NRestarts"]) + 1), ActiveState="active")
+    assert unit["MainPID"] != before["MainPID"]
+    machine.run(f"""sed -i -e 1d -e 's#"{token}"#"cavatica.token"#' {CONFIG}; systemctl restart sbg-exporter""")
+
+
+def rotate(machine: Machine) -> None:
+    """The old token is refused; a job fails while nobody can see it; the new one comes by the README's lines."""
+    machine.run(f"""curl -fsS http://{PLATFORM}/simulator/token -d '{{"token": "{ANOTHER_TOKEN}"}}'""")
+    machine.await_unit(StatusText="0 of 1 account up; down: cavatica")
+    machine.submit(failed=5)
+
+    machine.follow("rotate", ANOTHER_TOKEN)
+
+    assert DEMO_TOKEN not in machine.journal()
+    assert ANOTHER_TOKEN not in machine.journal()
+
+
+def misconfigured(machine: Machine) -> None:
+    """A wrong configuration, and a token that is not there, are told once and not tried again."""
+    token = "/etc/sbg-exporter/cavatica.token"
+    machine.run(f"sed -i '1i pol_interval = 1' {CONFIG}")
+    assert machine.attempt("systemctl restart sbg-exporter").returncode == 1
+    unit = machine.await_unit(ActiveState="failed")
+    assert (unit["ExecMainStatus"], unit["NRestarts"]) == ("2", "0")
+    assert "pol_interval: no such key; did you mean poll_interval?" in machine.journal()
+
+    machine.run(f"sed -i 1d {CONFIG}; mv {token} {token}.away")
+    assert machine.attempt("systemctl restart sbg-exporter").returncode == 1
+    assert machine.await_unit(ActiveState="failed")["NRestarts"] == "0"
+
+    machine.run(f"mv {token}.away {token}; systemctl restart sbg-exporter")
+
+
+def ended_cleanly(machine: Machine) -> None:
+    """Within five seconds, also while the platform is silent."""
+    machine.run(f"""curl -fsS http://{PLATFORM}/simulator/faults -d '{{"kind": "hang", "times": 1000}}'""")
+    machine.run("sleep 2")  # until it hangs in a request
+    machine.run("timeout 5 systemctl stop sbg-exporter")
+
+    unit = machine.unit()
+    assert (unit["ActiveState"], unit["Result"], unit["ExecMainStatus"]) == ("inactive", "success", "0")
+
+
+def remove(machine: Machine) -> None:
+    """By the README's lines; nothing is left."""
+    machine.follow("uninstall", "")
+
+    left = "find / -xdev -name '*sbg-exporter*' -not -path '/proc/*' -not -path /usr/src/sbg-exporter"
+    assert machine.run(left) == ""
+    assert machine.unit()["LoadState"] == "not-found"
+    assert machine.attempt("getent passwd sbg-exporter").returncode != 0
+    assert machine.scrape() is None

@@ -1,0 +1,332 @@
+"""systemd hears of the daemon what it needs to, by its own protocol, and the daemon never suffers from telling it."""
+
+import io
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporter import systemd
+from exporter.simulator.faults import Fault, FaultKind
+from exporter.simulator.server import QUIET, running
+from exporter.telemetry import Log, Secrets, logger
+from tests.integration.daemon_process import Account, Installation
+from tests.pictures import POLLING, UNTRIED, picture
+
+GENEROUS = 30.0
+EVERY_MILLISECOND = "2000"
+"""WATCHDOG_USEC, of which half is the time between two signs of life."""
+
+
+class Ear:
+    """systemd's end: a real datagram socket, by a path or, without one, by an abstract name."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        name = f"sbg-exporter-test-{secrets.token_hex(8)}"
+        self.variable = f"@{name}" if path is None else str(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{name}" if path is None else str(path))
+        self._socket.settimeout(GENEROUS)
+
+    def hear(self) -> dict[str, str]:
+        """The next message."""
+        return dict(line.split("=", 1) for line in self._socket.recv(65536).decode().split("\n"))
+
+    def hear_until(self, condition: Callable[[dict[str, str]], object]) -> dict[str, str]:
+        """The next message for which *condition* holds; there are always more while the watchdog is on."""
+        while not condition(message := self.hear()):
+            pass
+        return message
+
+    def all_heard(self) -> list[dict[str, str]]:
+        """What waits to be heard."""
+        self._socket.setblocking(False)  # noqa: FBT003  # the socket's way
+        heard = []
+        try:
+            while True:
+                heard.append(self.hear())
+        except BlockingIOError:
+            return heard
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def ear(tmp_path: Path) -> Iterator[Ear]:
+    with closing(Ear(tmp_path / "notify")) as listening:
+        yield listening
+
+
+def log_to(stream: io.StringIO) -> Log:
+    return logger("json", "debug", stream, Secrets())
+
+
+def events(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@contextmanager
+def informed(
+    environ: dict[str, str],
+    *,
+    stream: io.StringIO | None = None,
+    status: Callable[[], str] = lambda: "well",
+    unhealthy: Callable[[], str] = str,
+) -> Iterator[None]:
+    with systemd.informed(environ, log_to(stream or io.StringIO()), status=status, unhealthy=unhealthy):
+        yield
+
+
+# ---- who is told ----
+
+
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [
+        ("/run/systemd/notify", b"/run/systemd/notify"),
+        ("@org/freedesktop/notify", b"\0org/freedesktop/notify"),
+        ("vsock:2:1234", None),
+        ("relative", None),
+        ("", None),
+    ],
+)
+def test_it_listens_at_a_path_or_an_abstract_name(variable: str, address: bytes | None) -> None:
+    assert systemd.notify_address({"NOTIFY_SOCKET": variable}) == address
+
+
+def test_without_a_socket_nothing_is_said_and_nothing_is_started() -> None:
+    before = threading.active_count()
+
+    with informed({"WATCHDOG_USEC": EVERY_MILLISECOND}):
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("path", ["notify", None], ids=["path", "abstract"])
+def test_it_hears_that_the_daemon_is_ready_and_that_it_stops_and_nothing_after(
+    tmp_path: Path, path: str | None
+) -> None:
+    before = threading.active_count()
+    with closing(Ear(None if path is None else tmp_path / path)) as ear:
+        with informed({"NOTIFY_SOCKET": ear.variable}):
+            assert ear.hear() == {"READY": "1", "STATUS": "well"}
+
+        assert ear.all_heard() == [{"STOPPING": "1", "STATUS": "stopping"}]
+    assert threading.active_count() == before
+
+
+def test_it_hears_that_the_daemon_stops_also_when_that_is_because_of_an_error(ear: Ear) -> None:
+    with pytest.raises(KeyError), informed({"NOTIFY_SOCKET": ear.variable}):
+        raise KeyError
+
+    assert ear.all_heard()[-1]["STOPPING"] == "1"
+
+
+# ---- the watchdog ----
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "7"}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "8"}, None),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "seven"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "-5"}, None),
+        ({"WATCHDOG_USEC": "²"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": ""}, None),
+        ({}, None),
+    ],
+)
+def test_the_watchdog_s_time_is_taken_only_when_it_is_one_and_this_process_is_meant(
+    variables: dict[str, str], seconds: float | None
+) -> None:
+    assert systemd.watchdog_seconds(variables, 7) == seconds
+
+
+def test_signs_of_life_come_again_and_again_while_the_daemon_is_healthy(ear: Ear) -> None:
+    environ = {"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": EVERY_MILLISECOND, "WATCHDOG_PID": str(os.getpid())}
+    with informed(environ):
+        assert "READY" in ear.hear()
+
+        assert [ear.hear() for _ in range(3)] == [{"WATCHDOG": "1", "STATUS": "well"}] * 3
+
+
+def test_no_sign_of_life_is_given_while_the_daemon_is_not_healthy_and_the_log_says_why_once(ear: Ear) -> None:
+    reasons, stream = [""], io.StringIO()
+    environ = {"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": EVERY_MILLISECOND}
+    with informed(environ, stream=stream, unhealthy=lambda: reasons[0]):
+        ear.hear_until(lambda message: "WATCHDOG" in message)
+        reasons[0] = "account lab has not moved for 200 s"
+
+        ill = ear.hear_until(lambda message: message["STATUS"] == reasons[0])
+        still_ill = [ear.hear() for _ in range(3)]
+        reasons[0] = ""
+        well = ear.hear_until(lambda message: message["STATUS"] == "well")
+
+    assert [ill, *still_ill] == [{"STATUS": "account lab has not moved for 200 s"}] * 4
+    assert well == {"WATCHDOG": "1", "STATUS": "well"}
+    [told] = events(stream)
+    assert told["event"] == "watchdog.withheld"
+    assert told["level"] == "error"
+    assert told["reason"] == "account lab has not moved for 200 s"
+
+
+def test_another_process_s_watchdog_gets_no_sign_of_life(ear: Ear) -> None:
+    with informed({"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": EVERY_MILLISECOND, "WATCHDOG_PID": "1"}):
+        assert "READY" in ear.hear()
+
+    assert ear.all_heard() == [{"STOPPING": "1", "STATUS": "stopping"}]
+
+
+# ---- what may go wrong ----
+
+
+def test_a_line_break_in_the_status_assigns_nothing(ear: Ear) -> None:
+    with informed({"NOTIFY_SOCKET": ear.variable}, status=lambda: "two\nMAINPID=1\r\nlines"):
+        assert ear.hear() == {"READY": "1", "STATUS": "two MAINPID=1 lines"}
+
+
+def test_a_socket_that_is_not_there_is_one_line_in_the_log(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    ended = threading.Event()
+
+    def status() -> str:
+        looks.append(1)
+        if len(looks) > 3:
+            ended.set()
+        return "well"
+
+    looks: list[int] = []
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": EVERY_MILLISECOND}
+    with informed(environ, stream=stream, status=status):
+        assert ended.wait(GENEROUS)
+
+    [told] = events(stream)
+    assert told["event"] == "systemd.not_told"
+    assert told["level"] == "warning"
+    assert told["reason"] == "No such file or directory"
+
+
+def test_a_name_too_long_for_a_socket_is_no_more_than_that() -> None:
+    stream = io.StringIO()
+
+    with informed({"NOTIFY_SOCKET": f"/{'n' * 200}"}, stream=stream):
+        pass
+
+    assert [told["event"] for told in events(stream)] == ["systemd.not_told"]
+
+
+def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
+    """The socket's room is used up by signs of life; what comes then is dropped, and the context is left."""
+    stream, full = io.StringIO(), threading.Event()
+
+    def unhealthy() -> str:
+        if "not_told" in stream.getvalue():
+            full.set()
+        return ""
+
+    environ = {"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": "2"}
+    with informed(environ, stream=stream, unhealthy=unhealthy):
+        assert full.wait(GENEROUS)
+
+    assert [told["event"] for told in events(stream)] == ["systemd.not_told"]
+    assert events(stream)[0]["reason"] == "timed out"
+
+
+def test_once_it_can_be_told_again_a_later_failure_is_told_of_too(tmp_path: Path) -> None:
+    stream, path = io.StringIO(), tmp_path / "notify"
+    looks = threading.Semaphore(0)
+    environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": EVERY_MILLISECOND}
+
+    def failures() -> int:
+        return stream.getvalue().count("not_told")
+
+    def after_a_look(condition: Callable[[], object]) -> None:
+        while not condition():
+            assert looks.acquire(timeout=GENEROUS)
+
+    def unhealthy() -> str:
+        looks.release()
+        return ""
+
+    with informed(environ, stream=stream, unhealthy=unhealthy):
+        after_a_look(lambda: failures() == 1)
+        with closing(Ear(path)) as ear:
+            assert ear.hear()["WATCHDOG"] == "1"
+        after_a_look(lambda: failures() == 2)
+
+
+# ---- the status line ----
+
+
+@pytest.mark.parametrize(
+    ("up", "line"),
+    [
+        ({"lab": True}, "1 of 1 account up"),
+        ({"lab": True, "cgc": True}, "2 of 2 accounts up"),
+        ({"lab": True, "cgc": None}, "1 of 2 accounts up; 1 not tried yet"),
+        ({"lab": True, "cgc": False}, "1 of 2 accounts up; down: cgc"),
+        ({"lab": None, "cgc": False}, "0 of 2 accounts up; 1 not tried yet; down: cgc"),
+        (
+            {f"a{each}": False for each in range(7)},
+            "0 of 7 accounts up; down: a0, a1, a2, a3, a4 and 2 more",
+        ),
+    ],
+)
+def test_the_status_line_counts_the_accounts_and_names_those_that_are_down(
+    up: dict[str, bool | None], line: str
+) -> None:
+    pictures = [picture(None, account=name, polling=replace(POLLING, up=is_up)) for name, is_up in up.items()]
+
+    assert systemd.accounts_line(list(up), pictures) == line
+
+
+def test_an_account_of_which_there_is_no_picture_yet_is_not_tried_yet() -> None:
+    untried = picture(None, account="cgc", polling=UNTRIED)
+
+    assert systemd.accounts_line(["lab", "cgc"], [untried]) == "0 of 2 accounts up; 2 not tried yet"
+
+
+# ---- the daemon ----
+
+
+def test_the_daemon_is_ready_when_it_serves_whatever_the_platform_does(tmp_path: Path) -> None:
+    """The platform answers nothing; systemd starts the daemon all the same, and hears that it lives."""
+    with (
+        running(QUIET) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator)) as place,
+        closing(Ear()) as ear,
+    ):
+        simulator.platform.queue(Fault(kind=FaultKind.HANG), times=1000)
+        daemon = place.start(NOTIFY_SOCKET=ear.variable, WATCHDOG_USEC="20000")
+
+        assert ear.hear() == {"READY": "1", "STATUS": "0 of 1 account up; 1 not tried yet"}
+        assert daemon.get("/metrics").status_code == 200
+        assert daemon.get("/-/ready").status_code == 503
+        assert ear.hear() == {"WATCHDOG": "1", "STATUS": "0 of 1 account up; 1 not tried yet"}
+
+
+def test_the_daemon_tells_of_its_accounts_and_in_the_end_that_it_stops(tmp_path: Path) -> None:
+    with (
+        running(QUIET) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator), Account.at(simulator, "refused", "0" * 32)) as place,
+        closing(Ear()) as ear,
+        place.running(NOTIFY_SOCKET=ear.variable, WATCHDOG_USEC="20000") as daemon,
+    ):
+        tried = ear.hear_until(lambda message: "not tried" not in message["STATUS"])
+        code = daemon.stop()
+        last = ear.all_heard()[-1]
+
+    assert code == 0
+    assert last == {"STOPPING": "1", "STATUS": "stopping"}
+    assert tried == {"WATCHDOG": "1", "STATUS": "1 of 2 accounts up; down: refused"}
