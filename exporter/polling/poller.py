@@ -166,14 +166,15 @@ class Poller:
                 self._show_what_was_counted()
             except Exception:  # noqa: BLE001  # the polls to come may fare better
                 self._log.exception("state.not_read")
-            due = self._clock.monotonic() + self._pace.phase
+            # The second poll comes at the account's place, soon after the first or an interval later at most.
+            due = self._clock.monotonic() + self._pace.phase - self._interval
             self._clock.pause(self._pace.first)
             while True:
                 wait = self.poll()
                 now = self._clock.monotonic()
                 due += self._interval
-                if due < now:  # overran: the polls that were missed are skipped, not made up for
-                    due += math.ceil((now - due) / self._interval) * self._interval
+                if due <= now:  # overran: the polls that were missed are skipped, not made up for
+                    due += (math.floor((now - due) / self._interval) + 1) * self._interval
                 if wait is not None:
                     due = now + wait
                 due = self._rest(due)

@@ -451,7 +451,7 @@ def test_accounts_take_their_places_in_the_interval(bench: Bench) -> None:
 
     bench.new_poller().run()
 
-    assert bench.clock.pauses == [2, 38, 30, 30]
+    assert bench.clock.pauses == [2, 8, 30, 30]
 
 
 def test_what_a_job_was_lost_to_time_is_forgotten_in_the_end(bench: Bench) -> None:
