@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -61,6 +61,56 @@ example, in two terminals:
 _DEMO_HELP: Final = """\
 example:
   sbg-exporter demo --listen 127.0.0.1:10037 --seed 7
+"""
+_STATE_HELP: Final = """\
+ACCOUNT is the name that the configuration gives it, or its endpoint, user name and division, as far as needed to tell
+it from others. Exit codes: 0 done or sound, 1 it cannot be done or is not sound, 2 something is typed wrongly.
+
+examples:
+  sbg-exporter state show --config /etc/sbg-exporter/config.toml
+  sbg-exporter state backup /var/backups/sbg-exporter.db --config /etc/sbg-exporter/config.toml
+"""
+_STATE_SHOW_HELP: Final = """\
+Also while the daemon runs. Nobody is asked.
+
+example:
+  sbg-exporter state show --json --state-file /var/lib/sbg-exporter/state.db
+"""
+_STATE_CHECK_HELP: Final = """\
+Also while the daemon runs: the database's own check, the values in it, and whether the counters are what the marked
+jobs make. A line for each problem.
+
+example:
+  sbg-exporter state check --state-file /var/lib/sbg-exporter/state.db
+"""
+_STATE_BACKUP_HELP: Final = """\
+Also while the daemon runs. The copy is one file, checked, and a state file itself. To put it back: stop the daemon,
+remove state.db-wal and state.db-shm where they are left, copy it to state.db, start the daemon.
+
+example:
+  sbg-exporter state backup /var/backups/sbg-exporter.db --config /etc/sbg-exporter/config.toml
+"""
+_STATE_EXPORT_HELP: Final = """\
+To move an account from one daemon to another: stop both, export here, import there, start there; then forget it here,
+take it out of the configuration, and start here. What is exported while the daemon runs lacks what is counted later.
+
+examples:
+  sbg-exporter state export cavatica --output cavatica.ledger --config /etc/sbg-exporter/config.toml
+  sbg-exporter state export https://cgc-api.sbgenomics.com/v2 alice | ssh other sbg-exporter state import -
+"""
+_STATE_IMPORT_HELP: Final = """\
+FILE is what sbg-exporter state export wrote, - standard input. The daemon must be stopped. Counters, creation times,
+marks and the configured name come as they were; a file that is damaged changes nothing.
+
+example:
+  sbg-exporter state import cavatica.ledger --config /etc/sbg-exporter/config.toml
+"""
+_STATE_FORGET_HELP: Final = """\
+The daemon must be stopped. A daemon that watches the account later begins anew: its counters at 0, unfinished jobs
+count in full, finished ones are history.
+
+example:
+  sbg-exporter state forget cavatica --yes --config /etc/sbg-exporter/config.toml
 """
 
 
@@ -118,16 +168,14 @@ def _ended(typed: list[str], errors: PatientStream) -> int:
         typed[0] = "version"
     if not typed or (typed[0].startswith("-") and typed[0] not in {"-h", "--help"}):
         typed.insert(0, "run")
-    if typed[0] not in {*COMMANDS, "-h", "--help"}:
-        # It is not repeated: somebody will try to give a token like this.
-        otherwise = f"write one of {', '.join(COMMANDS)}; see sbg-exporter --help"
-        _complain(errors, f"no such command; {advice(typed[0], COMMANDS, otherwise)}")
+    if complaint := _wrong_command(typed):
+        _complain(errors, complaint)
         return CONFIGURATION_WRONG
     parsed, unknown = _parser().parse_known_args(typed)
     options = vars(parsed)
     del options["version"]  # read above
     if unknown:
-        for line in _unknown(unknown, parsed.command, options):
+        for line in _unknown(unknown, " ".join(typed[: 2 if parsed.command == "state" else 1]), options):
             _complain(errors, line)
         return CONFIGURATION_WRONG
     command = COMMANDS[options.pop("command")]
@@ -145,6 +193,18 @@ def _ended(typed: list[str], errors: PatientStream) -> int:
         return CANNOT_GO_ON
 
 
+def _wrong_command(typed: Sequence[str]) -> str:
+    """A complaint when there is no such command. It is not repeated: somebody will try to give a token like this."""
+    for position, known, command in ((0, COMMANDS, ""), (1, STATE_COMMANDS, "state")):
+        if command not in {"", typed[0]}:
+            continue
+        word = typed[position] if len(typed) > position else ""
+        if word not in {*known, "-h", "--help"}:
+            otherwise = f"write one of {', '.join(known)}; see {' '.join(('sbg-exporter', *command.split()))} --help"
+            return f"{f'{command}: ' if command else ''}no such command; {advice(word, known, otherwise)}"
+    return ""
+
+
 def _complain(errors: PatientStream, line: str) -> None:
     errors.write(f"sbg-exporter: {line}\n")
 
@@ -152,12 +212,15 @@ def _complain(errors: PatientStream, line: str) -> None:
 def _unknown(arguments: Sequence[str], command: str, options: Iterable[str]) -> Iterator[str]:
     """A complaint about each, without what may be a value: somebody will try to give a token like this."""
     otherwise = f"see sbg-exporter {command} --help"
-    known = [f"--{name.replace('_', '-')}" for name in options if name != "command"]
+    known = [f"--{name.replace('_', '-')}" for name in options if name not in _NO_FLAGS]
     flags = [each.partition("=")[0] for each in arguments if each.startswith("-")]
     for flag in flags:
         yield f"{flag}: no such flag; {advice(flag, known, otherwise)}"
     if not flags:
         yield f"an argument too many; {otherwise}"
+
+
+_NO_FLAGS: Final = {"command", "state_command", "account", "path", "source"}
 
 
 # ---- commands ----
@@ -225,6 +288,45 @@ def _demo(options: Mapping[str, object], errors: PatientStream) -> int:
     return demonstrate(demonstration, settings, _stop_on_signals(), log, secrets)
 
 
+def _state(options: Mapping[str, object], errors: PatientStream) -> int:
+    from exporter import state  # noqa: PLC0415  # likewise
+
+    given: Mapping[str, Any] = options
+    settings = {name: given[name] for name in ("config", *_STATE_SETTINGS) if name in given}
+    configuration = load({**settings, **_NO_ACCOUNTS}, os.environ, _home())
+    # Only these have something to tidy up. The others may die where they are: SQLite writes all or nothing.
+    stop = _stop_on_signals() if {"path", "output"} & given.keys() else threading.Event()
+    place = state.Place(configuration.state_file, configuration.settings.show_username, stop)
+    force = "force" in given
+
+    def warn(line: str) -> None:
+        _complain(errors, f"warning: {line}")
+
+    match given["state_command"]:
+        case "show":
+            return state.show(place, as_json="json" in given)
+        case "check":
+            return state.check(place)
+        case "backup":
+            return state.backup(place, Path(given["path"]), force=force)
+        case "export":
+            output = Path(given["output"]) if "output" in given else None
+            return state.export_ledger(place, given["account"], output, force=force, warn=warn)
+        case "import":
+            return state.import_ledger(place, Path(given["source"]), replace="replace" in given, warn=warn)
+        case _:
+            return state.forget_ledger(place, given["account"], sure="yes" in given)
+
+
+STATE_COMMANDS: Final = ("show", "check", "backup", "export", "import", "forget")
+_STATE_SETTINGS: Final = ("state_file", "show_username")
+_NO_ACCOUNTS: Final[Mapping[str, object]] = {
+    "accounts": ({"name": "none", "api_endpoint": "http://localhost/v2", "auth_token": "none"},),
+    "profiles": (),
+}
+"""In place of the configured accounts, where nobody is asked: whoever looks at the state need not read their tokens."""
+
+
 def _version(_options: Mapping[str, object], _errors: PatientStream) -> int:
     sys.stdout.write(f"{version_line()}\n")
     return ENDED_AS_ASKED
@@ -236,6 +338,7 @@ COMMANDS: Final = {
     "once": _once,
     "simulate": _simulate,
     "demo": _demo,
+    "state": _state,
     "version": _version,
 }
 """Command to what does it; the README's table holds exactly these."""
@@ -324,15 +427,49 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--listen", metavar="ADDRESS", help="address of the metrics server (default: 127.0.0.1:10037)")
     demo.add_argument("--seconds", metavar="N", help="end after so many seconds (default: on Ctrl-C)")
     _add_simulator(demo, ("seed", "speed", "jobs", "rate", "order", "chaos"), jobs="40", rate="20")
+    _add_state(_command(commands, "state", "look at the state file, copy it, move a ledger", _STATE_HELP, "COMMAND"))
     _command(commands, "version", "print version, Python and platform", "")
     return parser
 
 
-def _command(commands: Any, name: str, help_text: str, epilog: str) -> argparse.ArgumentParser:  # noqa: ANN401  # argparse's own type is private
+def _add_state(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(
+        dest="state_command", title="commands", metavar="command", required=True, parser_class=_Parser
+    )
+    show = _command(commands, "show", "tell what the state file holds", _STATE_SHOW_HELP, of="state")
+    show.add_argument("--json", action="store_true", default=None, help="for programs")
+    check = _command(commands, "check", "find out whether the state file is sound", _STATE_CHECK_HELP, of="state")
+    backup = _command(commands, "backup", "copy the state file", _STATE_BACKUP_HELP, "PATH", of="state")
+    backup.add_argument("path", metavar="PATH", help="where to")
+    export = _command(commands, "export", "write an account's whole ledger", _STATE_EXPORT_HELP, "ACCOUNT", of="state")
+    export.add_argument("account", metavar="ACCOUNT", nargs="+", help="whose")
+    export.add_argument("--output", metavar="PATH", help="where to, for its owner alone (default: standard output)")
+    for each in (backup, export):
+        each.add_argument("--force", action="store_true", default=None, help="overwrite what is there")
+    bring = _command(commands, "import", "take in a ledger that was exported", _STATE_IMPORT_HELP, "FILE", of="state")
+    bring.add_argument("source", metavar="FILE", help="what was exported; - is standard input")
+    bring.add_argument("--replace", action="store_true", default=None, help="in place of one that has counted here")
+    forget = _command(commands, "forget", "delete an account's ledger", _STATE_FORGET_HELP, "ACCOUNT", of="state")
+    forget.add_argument("account", metavar="ACCOUNT", nargs="+", help="whose")
+    forget.add_argument("--yes", action="store_true", default=None, help="without this it only says what would be lost")
+    for each in (show, check, backup, export, bring, forget):
+        _add_settings(each, only=_STATE_SETTINGS)
+
+
+def _command(
+    commands: Any,  # noqa: ANN401  # argparse's own type is private
+    name: str,
+    help_text: str,
+    epilog: str,
+    operand: str = "",
+    *,
+    of: str = "",
+) -> argparse.ArgumentParser:
+    full = f"{of} {name}".lstrip()
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
-        prog=f"sbg-exporter {name}",
-        usage=f"sbg-exporter {name} [flags]",
+        prog=f"sbg-exporter {full}",
+        usage=" ".join(f"sbg-exporter {full} {operand} [flags]".split()),
         help=help_text,
         description=f"{help_text[0].upper()}{help_text[1:]}.",
         epilog=epilog,
@@ -342,11 +479,11 @@ def _command(commands: Any, name: str, help_text: str, epilog: str) -> argparse.
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for every setting, from the one declaration in settings."""
+def _add_settings(parser: argparse.ArgumentParser, only: Collection[str] = Settings.model_fields) -> None:
+    """A flag for every setting, from the one declaration in settings; *only* for those that a command looks at."""
     parser.add_argument("--config", metavar="FILE", help=f"the TOML file (also {PREFIX}CONFIG)")
     for key, field in Settings.model_fields.items():
-        if key == "accounts":
+        if key == "accounts" or key not in only:
             continue
         flag = f"--{key.replace('_', '-')}"
         text = (field.description or "").replace("%", "%%")

@@ -2,7 +2,7 @@
 
 Write-ahead logging with ``synchronous=FULL``: a commit that returned survives a power cut, and a backup may be taken
 while the daemon runs. One daemon at a time holds the file, by ``flock`` on a file beside it; SQLite's own exclusive
-mode would shut the backup out too.
+mode would shut the backup out too. Others read the file as it is at one moment (:func:`reading`) and leave no trace.
 """
 
 import fcntl
@@ -11,10 +11,12 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -31,6 +33,12 @@ _HEADER_BYTES: Final = 100
 _BUSY_SECONDS: Final = 1.0
 """For another process to let go of the file; a commit that fails is tried again at the next poll anyway."""
 _IDS_PER_QUERY: Final = 1000
+_LOOK_SECONDS: Final = 0.05
+"""For somebody who only looks who holds the file, and holds it for that moment, to be done."""
+_STEPS_BETWEEN_LOOKS: Final = 10_000
+"""Of SQLite's machine, a millisecond or so, between two looks whether a reading is to be broken off."""
+_PAGES_AT_ONCE: Final = 1000
+_MOST_DAMAGE: Final = 20
 
 _MARK_COLUMNS: Final = Mark.__struct_fields__
 _MARK: Final = ", ".join(_MARK_COLUMNS)
@@ -124,6 +132,40 @@ CREATE TABLE histogram (
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+
+Row = tuple[object, ...]
+"""One row as SQLite gives it: texts, whole numbers, numbers and None."""
+
+LEDGER: Final[Mapping[str, tuple[str, ...]]] = {
+    "account": (
+        "endpoint",
+        "username",
+        "division",
+        "since",
+        "complete",
+        "listing_clock",
+        "listed_on",
+        "labels",
+        "failure_counted_at",
+    ),
+    "binding": ("name",),
+    "mark": _MARK_COLUMNS,
+    "counter": ("family", "labels", "value", "created", "exemplar"),
+    "histogram": ("family", "labels", "bounds", "counts", "sum", "created", "exemplars"),
+}
+"""The tables that an account's ledger lies in, and their columns other than the account's number in this file."""
+
+_EXEMPLAR = tuple[str, float, float] | None
+_WRITTEN_AS_JSON: Final[Mapping[tuple[str, str], object]] = {
+    ("account", "labels"): dict[str, list[str]],
+    ("account", "failure_counted_at"): dict[str, float],
+    ("counter", "labels"): list[str],
+    ("counter", "exemplar"): _EXEMPLAR,
+    ("histogram", "labels"): list[str],
+    ("histogram", "bounds"): list[float],
+    ("histogram", "counts"): list[int],
+    ("histogram", "exemplars"): list[_EXEMPLAR],
+}
 
 _SHOWN_AS_FAILED: Final = (
     "failed > 0 AND (outcome = '' OR max(coalesce(finished_on, moved_at), coalesce(detected_at, 0)) >= ?)"
@@ -230,58 +272,15 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO binding (name, account) VALUES (?, ?)", (name, number))
 
     def _book(self, number: int, failed_since: float) -> Book:
-        row = self._db.execute(
-            "SELECT number, endpoint, username, division, since, complete, listing_clock, listed_on, labels,"
-            " failure_counted_at FROM account WHERE number = ?",
-            (number,),
-        ).fetchone()
-        _, endpoint, username, division, since, complete, listing_clock, listed_on, labels, failure_counted_at = row
-        account = Account(
-            number,
-            endpoint,
-            username,
-            division,
-            since,
-            complete=bool(complete),
-            listing_clock=listing_clock,
-            listed_on=listed_on,
-            labels={kind: tuple(values) for kind, values in json.loads(labels).items()},
-            failure_counted_at=json.loads(failure_counted_at),
-        )
         return Book(
-            account,
-            dict(self._counters(number)),
-            dict(self._histograms(number)),
+            _account(self._db, number),
+            dict(_counters(self._db, number)),
+            dict(_histograms(self._db, number)),
             {mark.id: mark for mark in self._marks_where(number, "outcome = '' OR pending = 1")},
             {mark.id: mark for mark in self._marks_where(number, _SHOWN_AS_FAILED, failed_since)},
             dict(self._sums(number)),
             self._one("SELECT count(*) FROM mark WHERE account = ?", number),
         )
-
-    def _counters(self, number: int) -> Iterator[tuple[Key, Count]]:
-        for family, labels, value, created, exemplar in self._db.execute(
-            "SELECT family, labels, value, created, exemplar FROM counter WHERE account = ?", (number,)
-        ):
-            yield (
-                (family, tuple(json.loads(labels))),
-                Count(value, created, Exemplar(*json.loads(exemplar)) if exemplar else None),
-            )
-
-    def _histograms(self, number: int) -> Iterator[tuple[Key, Histogram]]:
-        for family, labels, bounds, counts, total, created, exemplars in self._db.execute(
-            "SELECT family, labels, bounds, counts, sum, created, exemplars FROM histogram WHERE account = ?",
-            (number,),
-        ):
-            yield (
-                (family, tuple(json.loads(labels))),
-                Histogram(
-                    tuple(json.loads(bounds)),
-                    tuple(json.loads(counts)),
-                    total,
-                    created,
-                    tuple(Exemplar(*each) if each else None for each in json.loads(exemplars)),
-                ),
-            )
 
     def _sums(self, number: int) -> Iterator[tuple[tuple[str, str], Sums]]:
         for operation, state, *sums in self._db.execute(
@@ -354,11 +353,7 @@ class Store:
             )
 
     def _marks_where(self, number: int, condition: str, *values: object) -> Iterator[Mark]:
-        for row in self._db.execute(
-            f"SELECT {_MARK} FROM mark WHERE account = ? AND ({condition})",  # noqa: S608  # constants of this module
-            (number, *values),
-        ):
-            yield _mark(row)
+        return _marks(self._db, number, condition, *values)
 
     # ---- writing ----
 
@@ -401,6 +396,57 @@ class Store:
             (*columns, json.dumps(labels), json.dumps(failure_counted_at)),
         )
 
+    # ---- whole ledgers ----
+
+    def adopt(self, rows: Iterable[tuple[str, Row]], *, replace: bool) -> tuple[str, ...]:
+        """Take in a ledger as :meth:`Reading.rows` gives it, in one transaction.
+
+        One that is here of the same identity and has counted nothing makes way; one that has counted only where
+        *replace* is set. A name that is bound to another account here stays with that one.
+
+        Returns:
+            The names of the ledger that stay with other accounts.
+
+        Raises:
+            StateError: the identity has a ledger here that has counted.
+            StateWriteError: nothing was written.
+        """
+        (_, account), *others = rows
+        with self._lock:
+            with self._transaction():
+                found = self._db.execute(
+                    "SELECT number FROM account WHERE endpoint = ? AND username = ? AND division = ?", account[:3]
+                ).fetchone()
+                if found and not replace and self._one("SELECT total(value) FROM counter WHERE account = ?", *found):
+                    raise StateError(
+                        f"the state file {self._path} has a ledger of this account already, and it has counted;"
+                        " --replace puts the imported one in its place"
+                    )
+                if found:
+                    self._delete(found[0])
+                number = found[0] if found else self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
+                bound = {name for (name,) in self._db.execute("SELECT name FROM binding")}
+                taken = tuple(str(row[0]) for table, row in others if table == "binding" and row[0] in bound)
+                put_rows(self._db, number, [("account", account)])
+                put_rows(self._db, number, (each for each in others if each[0] != "binding" or each[1][0] not in taken))
+            self._marks = self._one("SELECT count(*) FROM mark")
+            return taken
+
+    def forget(self, number: int) -> None:
+        """Delete an account's ledger, in one transaction.
+
+        Raises:
+            StateWriteError: nothing was written.
+        """
+        with self._lock:
+            with self._transaction():
+                self._delete(number)
+            self._marks = self._one("SELECT count(*) FROM mark")
+
+    def _delete(self, number: int) -> None:
+        for table in reversed(tuple(LEDGER)):
+            self._db.execute(f"DELETE FROM {table} WHERE {_number_of(table)} = ?", (number,))  # noqa: S608  # constants
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
@@ -420,6 +466,65 @@ class Store:
         return int(self._db.execute(query, values).fetchone()[0])
 
 
+# ---- rows and values ----
+
+
+def _account(db: sqlite3.Connection, number: int) -> Account:
+    row = db.execute(
+        "SELECT number, endpoint, username, division, since, complete, listing_clock, listed_on, labels,"
+        " failure_counted_at FROM account WHERE number = ?",
+        (number,),
+    ).fetchone()
+    _, endpoint, username, division, since, complete, listing_clock, listed_on, labels, failure_counted_at = row
+    return Account(
+        number,
+        endpoint,
+        username,
+        division,
+        since,
+        complete=bool(complete),
+        listing_clock=listing_clock,
+        listed_on=listed_on,
+        labels={kind: tuple(values) for kind, values in json.loads(labels).items()},
+        failure_counted_at=json.loads(failure_counted_at),
+    )
+
+
+def _counters(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, Count]]:
+    for family, labels, value, created, exemplar in db.execute(
+        "SELECT family, labels, value, created, exemplar FROM counter WHERE account = ?", (number,)
+    ):
+        yield (
+            (family, tuple(json.loads(labels))),
+            Count(value, created, Exemplar(*json.loads(exemplar)) if exemplar else None),
+        )
+
+
+def _histograms(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, Histogram]]:
+    for family, labels, bounds, counts, total, created, exemplars in db.execute(
+        "SELECT family, labels, bounds, counts, sum, created, exemplars FROM histogram WHERE account = ?",
+        (number,),
+    ):
+        yield (
+            (family, tuple(json.loads(labels))),
+            Histogram(
+                tuple(json.loads(bounds)),
+                tuple(json.loads(counts)),
+                total,
+                created,
+                tuple(Exemplar(*each) if each else None for each in json.loads(exemplars)),
+            ),
+        )
+
+
+def _marks(db: sqlite3.Connection, number: int, condition: str, *values: object) -> Iterator[Mark]:
+    for row in db.execute(
+        f"SELECT {_MARK} FROM mark WHERE account = ? AND ({condition})",  # noqa: S608  # constants of this module
+        (number, *values),
+    ):
+        yield _mark(row)
+
+
 def _mark(row: tuple[object, ...]) -> Mark:
     return Mark(*row)  # type: ignore[arg-type]  # the columns are the fields; SQLite's 0 and 1 do for booleans
 
@@ -434,6 +539,197 @@ def _histogram_rows(number: int, histograms: Mapping[Key, Histogram]) -> Iterabl
     for (family, labels), each in histograms.items():
         columns = (json.dumps(labels), json.dumps(each.bounds), json.dumps(each.counts), each.sum, each.created)
         yield number, family, *columns, json.dumps(each.exemplars)
+
+
+def _number_of(table: str) -> str:
+    """The column of *table* that says whose ledger a row belongs to."""
+    return "number" if table == "account" else "account"
+
+
+def put_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, Row]]) -> None:
+    """Write a ledger's *rows*, as :meth:`Reading.rows` gives them, as those of account *number*."""
+    for table, row in rows:
+        columns = ", ".join((_number_of(table), *LEDGER[table]))
+        places = ", ".join("?" * (len(LEDGER[table]) + 1))
+        db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", (number, *row))  # noqa: S608  # constants
+
+
+# ---- reading what somebody else may hold ----
+
+
+class Ledger(NamedTuple):
+    """One account's ledger in a state file: whose it is, the names bound to it, and what it holds."""
+
+    account: Account
+    names: tuple[str, ...]
+    marks: int
+    unfinished: int
+    counters: Mapping[Key, Count]
+    histograms: Mapping[Key, Histogram]
+
+
+class Reading:
+    """A state file as it was at one moment, whoever holds and writes it meanwhile. For one thread."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @property
+    def layout(self) -> int:
+        """The version of its tables."""
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def ledgers(self) -> list[Ledger]:
+        """All of them, in the order in which they began.
+
+        Raises:
+            StateError: one holds a value that cannot be read.
+        """
+        try:
+            return [
+                self._ledger(number) for (number,) in self._db.execute("SELECT number FROM account ORDER BY number")
+            ]
+        except (TypeError, ValueError) as error:
+            raise StateError(f"the state file holds a value that cannot be read: {error}; {_MEND}") from error
+
+    def _ledger(self, number: int) -> Ledger:
+        names = self._db.execute("SELECT name FROM binding WHERE account = ? ORDER BY name", (number,))
+        marks, unfinished = self._db.execute(
+            "SELECT count(*), count(*) FILTER (WHERE outcome = '') FROM mark WHERE account = ?", (number,)
+        ).fetchone()
+        return Ledger(
+            _account(self._db, number),
+            tuple(name for (name,) in names),
+            marks,
+            unfinished,
+            dict(_counters(self._db, number)),
+            dict(_histograms(self._db, number)),
+        )
+
+    def marks(self, number: int) -> Iterator[Mark]:
+        """Every mark of an account."""
+        return _marks(self._db, number, "1")
+
+    def rows(self, number: int) -> Iterator[tuple[str, Row]]:
+        """An account's whole ledger, the account's own row first: table and row, the columns as in ``LEDGER``."""
+        for table, columns in LEDGER.items():
+            key = _number_of(table)
+            query = f"SELECT {', '.join(columns)} FROM {table} WHERE {key} = ? ORDER BY {columns[0]}"  # noqa: S608  # constants
+            for row in self._db.execute(query, (number,)):
+                yield table, row
+
+    def damage(self) -> Iterator[str]:
+        """A line for each thing that SQLite finds wrong, and for each column with values that do not belong there."""
+        for (found,) in self._db.execute(f"PRAGMA integrity_check({_MOST_DAMAGE})"):
+            if found != "ok":
+                yield " ".join(found.split())
+        orphans = Counter(table for table, *_ in self._db.execute("PRAGMA foreign_key_check"))
+        for table, number in orphans.items():
+            yield f"{table}: {number} rows belong to an account that is not there"
+        for table, columns in LEDGER.items():
+            known = {name: (kind, bool(needed)) for _, name, kind, needed, *_ in self._table(table)}
+            for column in columns:
+                wrong = self._mistyped(table, column, *known.get(column, ("", True)))
+                if wrong:
+                    yield f"{table}.{column}: {wrong} values do not belong there"
+
+    def _table(self, table: str) -> Iterable[tuple[int, str, str, int, object, int]]:
+        return self._db.execute(f"PRAGMA table_info({table})")
+
+    def _mistyped(self, table: str, column: str, kind: str, needed: bool) -> int:  # noqa: FBT001  # SQLite's own words
+        is_wrong = f"typeof({column}) <> '{kind.lower()}'" + ("" if needed else f" AND {column} IS NOT NULL")
+        wrong = self._db.execute(f"SELECT count(*) FROM {table} WHERE {is_wrong}").fetchone()[0]  # noqa: S608  # constants
+        written = _WRITTEN_AS_JSON.get((table, column))
+        if wrong or written is None:
+            return int(wrong)
+        texts = self._db.execute(f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL")  # noqa: S608  # constants
+        return sum(not _is_json_of(text, written) for (text,) in texts)
+
+    def copy_to(self, path: Path, given_up: Callable[[], bool]) -> None:
+        """Copy the whole file to the empty or missing *path*: one file, which nothing lies beside.
+
+        Raises:
+            StateError: *given_up* became true.
+            sqlite3.Error: it cannot be written.
+        """
+
+        def look(_status: int, _left: int, _total: int) -> None:
+            if given_up():
+                raise StateError(_BROKEN_OFF)
+
+        with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            self._db.backup(copy, pages=_PAGES_AT_ONCE, progress=look)
+            copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _is_json_of(text: str, kind: object) -> bool:
+    try:
+        msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+_BROKEN_OFF: Final = "broken off by a signal; nothing was written"
+
+
+@contextmanager
+def reading(path: Path, given_up: Callable[[], bool]) -> Iterator[Reading]:
+    """The state file to read while the context lasts, whoever holds it; nothing is written, also not beside it.
+
+    Raises:
+        StateError: there is none, it cannot be used, or *given_up* became true.
+    """
+    try:
+        _check_header(path, _header(path))
+    except FileNotFoundError as error:
+        raise StateError(
+            f"there is no state file {path}; the daemon makes it when it starts, or name another with state_file"
+        ) from error
+    except OSError as error:
+        raise StateError(f"the state file {path} cannot be read: {error.strerror}") from error
+    # Without a log nobody has it open, and SQLite would make one for us and leave it behind.
+    log = Path(f"{path}-wal")
+    logged = log.exists()
+    address = f"{path.absolute().as_uri()}?mode=ro{'' if logged else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)) as db:
+            db.set_progress_handler(given_up, _STEPS_BETWEEN_LOOKS)
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM account").fetchone()  # the moment: BEGIN alone waits for the first look
+            yield Reading(db)
+    except sqlite3.Error as error:
+        raise StateError(
+            _BROKEN_OFF if given_up() else f"the state file {path} cannot be used: {error}; {_MEND}"
+        ) from error
+    if not logged and log.exists():
+        raise StateError(f"the state file {path} was opened by a daemon while it was read; try again")
+
+
+@contextmanager
+def tables_in_memory() -> Iterator[sqlite3.Connection]:
+    """A state file's tables in memory."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        yield db
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the state file; None when nobody does."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder_written_in(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+# ---- holding and opening ----
 
 
 def _hold(path: Path) -> int:
@@ -451,12 +747,16 @@ def _hold(path: Path) -> int:
             f"the state file {path} cannot be made: {error.strerror}; choose a writable place with state_file"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_SECONDS)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = " ".join(os.read(descriptor, 256).decode(errors="replace").split()) or "another process"
+        first = _holder_written_in(descriptor)
         os.close(descriptor)
         raise StateError(
-            f"the state file {path} is held by {holder}; one daemon at a time may hold it:"
+            f"the state file {path} is held by {first}; one daemon at a time may hold it:"
             " stop that one, or give this one a state_file of its own"
         ) from error
     except OSError as error:
@@ -465,6 +765,10 @@ def _hold(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor
+
+
+def _holder_written_in(descriptor: int) -> str:
+    return " ".join(os.pread(descriptor, 256, 0).decode(errors="replace").split()) or "another process"
 
 
 def _open(path: Path) -> sqlite3.Connection:

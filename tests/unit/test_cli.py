@@ -1,10 +1,13 @@
 """Whatever is typed, the answer is help, work, or a line per problem with an exit code; never a traceback."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +15,12 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import main, version_line
+from exporter.counting.ledger import Rules
+from exporter.counting.store import Store
 from exporter.settings import Settings
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
-COMMANDS = ("run", "simulate", "demo", "version")
+COMMANDS = ("run", "simulate", "demo", "state", "version")
 COMMAND = str(Path(sys.executable).parent / "sbg-exporter")
 
 
@@ -79,8 +84,35 @@ def test_every_command_has_help_with_its_flags(typed: Typed, command: str) -> No
     code, out, err = typed(command, "--help")
 
     assert (code, err) == (0, "")
-    assert out.startswith(f"usage: sbg-exporter {command} [flags]\n")
+    operand = "COMMAND " if command == "state" else ""
+    assert out.startswith(f"usage: sbg-exporter {command} {operand}[flags]\n")
     assert "--help" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "usage", "flags"),
+    [
+        ("show", "show", ["--json"]),
+        ("check", "check", []),
+        ("backup", "backup PATH", ["--force"]),
+        ("export", "export ACCOUNT", ["--output", "--force"]),
+        ("import", "import FILE", ["--replace"]),
+        ("forget", "forget ACCOUNT", ["--yes"]),
+    ],
+)
+def test_every_command_of_state_has_help_with_its_flags(
+    typed: Typed, command: str, usage: str, flags: list[str]
+) -> None:
+    code, out, err = typed("state", command, "--help")
+
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: sbg-exporter state {usage} [flags]\n")
+    assert set(re.findall(r"^  (--[a-z-]+)", out, re.MULTILINE)) == {
+        "--config",
+        "--state-file",
+        "--show-username",
+        *flags,
+    }
 
 
 def test_the_help_of_run_names_every_setting_with_its_default(typed: Typed) -> None:
@@ -131,7 +163,7 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["watch"], "no such command; write one of run, check, once, simulate, demo, version; see sbg-exporter --help"),
+        (["watch"], "no such command; write one of run, check, once, simulate, demo, state, version;"),
         (["chek"], "no such command; did you mean check?"),
         ([TOKEN], "no such command; write one of run, check"),
         (["run", "--poll-intervall", "30"], "--poll-intervall: no such flag; did you mean --poll-interval?"),
@@ -154,6 +186,17 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
         (["simulate", "--seed", "1.5"], "--seed: not a whole number; write one such as 2"),
         (["simulate", "--speed", "fast"], "--speed: not a number; write one such as 2"),
         (["simulate", "--order", "none"], "--order: 'none' is none of newest, oldest, mixed, unstable"),
+        (["state"], "state: no such command; write one of show, check, backup, export, import, forget; see sbg"),
+        (["state", "shwo"], "state: no such command; did you mean show?"),
+        (["state", TOKEN], "state: no such command; write one of show, check,"),
+        (["state", "--json", "show"], "state: no such command; write one of show, check,"),
+        (["state", "show", "all"], "an argument too many; see sbg-exporter state show --help"),
+        (["state", "show", "--jsno"], "--jsno: no such flag; did you mean --json?"),
+        (["state", "show", "--listen", ":1"], "--listen: no such flag; see sbg-exporter state show --help"),
+        (["state", "backup"], "the following arguments are required: PATH; see sbg-exporter state backup --help"),
+        (["state", "export"], "the following arguments are required: ACCOUNT; see sbg-exporter state export --help"),
+        (["state", "import"], "the following arguments are required: FILE; see sbg-exporter state import --help"),
+        (["state", "check", "--config", "no.toml"], "no.toml: the configuration cannot be read: No such file"),
         (["simulate", "--listen", "here"], "--listen: 'here' is not host:port, such as 127.0.0.1:8089"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -216,6 +259,49 @@ def test_a_user_without_a_home_is_told_what_is_missing_like_everybody(
     monkeypatch.setenv("HOME", "~")
 
     assert typed().err.startswith("sbg-exporter: accounts: none configured")
+
+
+def test_the_state_is_looked_at_without_an_account_and_without_its_token(typed: Typed, tmp_path: Path) -> None:
+    state, config = tmp_path / "state.db", tmp_path / "config.toml"
+    Store(state).close()
+    config.write_text(
+        'state_file = "state.db"\nprofiles = ["*"]\n'
+        '[[accounts]]\nname = "lab"\napi_endpoint = "https://cgc-api.sbgenomics.com/v2"\nauth_token_file = "nowhere"\n'
+    )
+
+    for asked in (("--config", str(config)), ("--state-file", str(state))):
+        assert typed("state", "check", *asked) == Ended(0, f"{state} is sound: 0 accounts, 0 jobs marked.\n", "")
+
+
+def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:
+    state, copy, moved = tmp_path / "state.db", str(tmp_path / "copy.db"), str(tmp_path / "lab.ledger")
+    with closing(Store(state)) as store:
+        store.begin("lab", "https://p/v2", "u", "", since=1.0, now=2.0, rules=Rules())
+    at = ("--state-file", str(state))
+
+    assert json.loads(typed("state", "show", "--json", *at).out)["accounts"][0]["names"] == ["lab"]
+    assert typed("state", "backup", copy, *at).out.startswith(f"{copy} is written: 1 account, 0 jobs marked, ")
+    assert typed("state", "backup", copy, *at).code == 1
+    assert typed("state", "backup", copy, "--force", *at).code == 0
+    assert typed("state", "export", "lab", *at).out.startswith('{"format": "sbg-exporter ledger"')
+    assert typed("state", "export", "lab", "--output", moved, *at).out.startswith(f"{moved} is written: lab, 0 jobs")
+    assert typed("state", "forget", "lab", *at).err.startswith("sbg-exporter: this would delete for good the ledger of")
+    assert typed("state", "forget", "lab", "--yes", *at).out.startswith("forgotten: lab: 0 jobs marked")
+    assert typed("state", "forget", "lab", "--yes", *at) == Ended(
+        1, "", f"sbg-exporter: no such account in {state}; there: none\n"
+    )
+    assert typed("state", "import", moved, "--replace", *at).out.startswith(f"imported into {state}: lab, 0 jobs")
+
+
+def test_a_warning_of_an_export_goes_to_standard_error(typed: Typed, tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "state.db")) as store:
+        store.begin("lab", "https://p/v2", "u", "", since=1.0, now=2.0, rules=Rules())
+
+        code, out, err = typed("state", "export", "lab", "--state-file", str(tmp_path / "state.db"))
+
+    assert code == 0
+    assert err.startswith("sbg-exporter: warning: the state file is held by process ")
+    assert all(line.startswith(("{", "[")) for line in out.splitlines())
 
 
 # ---- as a process ----

@@ -1,0 +1,360 @@
+"""The ``state`` commands across restarts of a real daemon: what is copied, moved or forgotten counts exactly."""
+
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporter.simulator.scripts import JobScript, Shown
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.integration.daemon_process import (
+    Account,
+    Daemon,
+    Installation,
+    Labels,
+    Onlooker,
+    Scrape,
+    counted,
+    difference,
+)
+
+TOKENS = {"alice": "token-of-alice-0000000000000000", "bob": "token-of-bob-000000000000000000"}
+DONE = JobScript(total=3, failed=1, errors={"5001": 1}, queued=0, resolving=0, running=0)
+UNDER_WAY = JobScript(operation="move", total=8, failed=2, queued=0, resolving=0, running=8, hangs_after=4)
+VARIED = (
+    DONE,
+    UNDER_WAY,
+    JobScript(total=3, running=1, queued=0, resolving=0, times=Shown.ALONE),
+    JobScript(total=4, failed=4, operation="delete", queued=0, resolving=0, running=0),
+    JobScript(total=7, failed=1, operation="import", queued=0, resolving=0, running=0),
+    JobScript(total=5, completed=3, queued=0, resolving=0, running=0),
+    JobScript(total=0, queued=0, resolving=0, running=0),
+)
+
+
+@pytest.fixture
+def simulator() -> Iterator[RunningSimulator]:
+    """Two users, and a limit that many starts do not exhaust."""
+    users = {TOKENS["bob"]: "bob"}
+    with running(replace(QUIET, username="alice", token=TOKENS["alice"], users=users, rate_limit=100_000)) as served:
+        yield served
+
+
+@pytest.fixture
+def here(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]:
+    """A release that watches both users."""
+    accounts = [Account.at(simulator, user, token) for user, token in TOKENS.items()]
+    with Installation(tmp_path / "here", *accounts, settle_after=0) as installed:
+        yield installed
+
+
+@pytest.fixture
+def there(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]:
+    """A release that watches the second only."""
+    with Installation(tmp_path / "there", Account.at(simulator, "bob", TOKENS["bob"]), settle_after=0) as installed:
+        yield installed
+
+
+def done(place: Installation, *arguments: str, code: int = 0) -> Daemon:
+    """A ``state`` command of *place*, ended."""
+    command = place.start("state", *arguments, "--config", str(place.config))
+    assert command.end() == code, command.told()
+    assert "Traceback" not in command.told()
+    return command
+
+
+def shown(place: Installation) -> dict[str, dict[str, object]]:
+    """What ``state show`` tells of each account."""
+    return {each["names"][0]: each for each in json.loads(done(place, "show", "--json").output)["accounts"]}
+
+
+def submit(simulator: RunningSimulator, *users: str) -> None:
+    """Jobs of every kind that have all come as far as they will, one of them stuck half way."""
+    for user in users:
+        for script in VARIED:
+            simulator.platform.submit(script, user)
+    simulator.platform.advance(60)
+
+
+def lasting(scrape: Scrape, account: str) -> dict[tuple[str, Labels], float]:
+    """Every counter and histogram of *account*'s ledger, with the times at which they were created."""
+    return {
+        key: value
+        for key, value in scrape.samples.items()
+        if ("account", account) in key[1]
+        and not key[0].startswith("sbg_exporter_")
+        and key[0].endswith(("_total", "_created", "_bucket", "_count", "_sum"))
+    }
+
+
+def test_show_tells_of_a_daemon_that_runs_and_of_one_that_has_ended(
+    simulator: RunningSimulator, here: Installation
+) -> None:
+    with here.running() as daemon:
+        submit(simulator, "alice")
+        daemon.await_exact("alice", simulator, "alice")
+        while_it_runs = done(here, "show").output
+        accounts = shown(here)
+        assert daemon.stop() == 0
+    afterwards = done(here, "show").output
+
+    assert f"\n  held by     process {daemon.pid} on {socket.gethostname()}\n" in while_it_runs
+    assert "\n  held by     nobody\n" in afterwards
+    assert f"\n  endpoint    {simulator.url}\n  user        alice\n" in afterwards
+    assert accounts.keys() == TOKENS.keys()
+    assert accounts["alice"]["jobs_marked"] == len(VARIED)
+    assert accounts["alice"]["jobs_unfinished"] == 1
+    assert accounts["bob"]["jobs_marked"] == 0
+
+
+def test_no_account_and_no_token_is_needed_to_look(here: Installation) -> None:
+    with here.running() as daemon:
+        assert daemon.stop() == 0
+    for token in here.folder.glob("*.token"):
+        token.unlink()
+
+    assert shown(here).keys() == TOKENS.keys()
+    here.config.write_text(f'state_file = "{here.state.name}"\n')
+    assert shown(here).keys() == TOKENS.keys()
+    command = here.start("state", "show", "--state-file", str(here.state))
+    assert command.end() == 0
+
+
+def test_what_a_daemon_counted_is_sound_while_it_runs_when_it_was_killed_and_when_it_has_ended(
+    simulator: RunningSimulator, here: Installation
+) -> None:
+    with here.running() as daemon:
+        submit(simulator, *TOKENS)
+        for user in TOKENS:
+            daemon.await_exact(user, simulator, user)
+        running_still = done(here, "check").output
+        daemon.kill()
+    killed = done(here, "check").output
+    with here.running() as daemon:
+        assert daemon.stop() == 0
+    ended = done(here, "check").output
+
+    assert running_still == killed == ended == f"{here.state} is sound: 2 accounts, {2 * len(VARIED)} jobs marked.\n"
+
+
+def test_what_is_wrong_is_a_line_each_and_exit_1(simulator: RunningSimulator, here: Installation) -> None:
+    with here.running() as daemon:
+        submit(simulator, "alice")
+        daemon.await_exact("alice", simulator, "alice")
+        daemon.stop()
+    with closing(sqlite3.connect(here.state)) as db, db:
+        db.execute("UPDATE counter SET value = value - 1 WHERE value > 0 AND family LIKE 'sbg_files_failed_%'")
+
+    told = done(here, "check", code=1)
+
+    assert told.lines == []
+    assert [line.partition(" is ")[0] for line in told.output.splitlines()] == [
+        f"alice: sbg_files_failed_total ({operation})" for operation in ("copy", "delete", "import", "move")
+    ]
+
+
+def test_a_backup_of_a_daemon_that_is_counting_goes_on_to_the_truth_when_it_is_put_back(
+    simulator: RunningSimulator, here: Installation
+) -> None:
+    backup = here.folder / "backup.db"
+    with here.running() as daemon:
+        submit(simulator, "alice")
+        before = daemon.await_exact("alice", simulator, "alice")
+        submit(simulator, *TOKENS)
+        done(here, "backup", str(backup))
+        submit(simulator, "bob")
+        for user in TOKENS:
+            daemon.await_exact(user, simulator, user)
+        daemon.kill()
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    assert not [each for each in here.folder.iterdir() if "backup.db" in each.name and each != backup]
+
+    for left in ("state.db-wal", "state.db-shm"):
+        (here.folder / left).unlink(missing_ok=True)
+    shutil.copy(backup, here.state)
+    onlooker = Onlooker()
+    onlooker.see(before)  # nothing falls below what was counted when the backup was taken
+    with here.running() as daemon:
+        for user in TOKENS:
+            daemon.await_exact(user, simulator, user)
+        onlooker.see(daemon.await_polls("bob"))
+        submit(simulator, "alice")
+        onlooker.see(daemon.await_exact("alice", simulator, "alice"))
+        assert daemon.said("ledger.began") == []
+    done(here, "check")
+
+
+def test_a_backup_is_looked_at_like_a_state_file(simulator: RunningSimulator, here: Installation) -> None:
+    backup = here.folder / "backup.db"
+    with here.running() as daemon:
+        submit(simulator, "alice")
+        daemon.await_exact("alice", simulator, "alice")
+        done(here, "backup", str(backup))
+
+        line = done(here, "backup", str(backup), code=1).lines
+        check = here.start("state", "check", "--state-file", str(backup))
+
+        assert line == [f"sbg-exporter: {backup} is there already; --force overwrites it\n"]
+        assert check.end() == 0
+        assert check.output.startswith(f"{backup} is sound: 2 accounts")
+
+
+def test_a_ledger_that_moves_takes_its_counters_and_the_times_of_their_creation_along(
+    simulator: RunningSimulator, here: Installation, there: Installation
+) -> None:
+    moved = here.folder / "bob.ledger"
+    under_way = simulator.platform.submit(UNDER_WAY, "bob")
+    with here.running() as daemon:
+        submit(simulator, *TOKENS)
+        for user in TOKENS:
+            daemon.await_exact(user, simulator, user)
+        before = daemon.await_polls("bob")
+        assert daemon.stop() == 0
+
+    done(here, "export", "bob", "--output", str(moved))
+    done(there, "import", str(moved))
+    done(there, "check")
+    done(here, "forget", "bob", "--yes")
+
+    assert stat.S_IMODE(moved.stat().st_mode) == 0o600
+    assert shown(here).keys() == {"alice"}
+    with there.running() as daemon:
+        after = daemon.await_polls("bob")
+        simulator.platform.finish(under_way)
+        submit(simulator, "bob")
+        daemon.await_exact("bob", simulator, "bob")
+        last = daemon.await_polls("bob")
+    assert lasting(after, "bob") == lasting(before, "bob")
+    assert any(name.endswith("_created") for name, _ in lasting(after, "bob"))
+    assert difference(last, "bob", simulator, "bob") == {}
+    assert daemon.said("ledger.began") == []
+
+
+def test_a_ledger_that_moved_while_jobs_went_on_counts_them_once(
+    simulator: RunningSimulator, here: Installation, there: Installation
+) -> None:
+    with here.running() as daemon:
+        submit(simulator, "bob")
+        before = counted(daemon.await_exact("bob", simulator, "bob"), "bob")
+        assert daemon.stop() == 0
+
+    exported = done(here, "export", "bob").output
+    submit(simulator, "bob")
+    imported = subprocess.run(
+        [sys.executable, "-m", "exporter", "state", "import", "-", "--config", str(there.config)],
+        input=exported,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+    assert (imported.returncode, imported.stderr) == (0, "")
+    with there.running() as daemon:
+        after = counted(daemon.await_exact("bob", simulator, "bob"), "bob")
+    assert after == before + before
+
+
+def test_a_ledger_is_not_imported_beside_one_that_has_counted(
+    simulator: RunningSimulator, here: Installation, there: Installation
+) -> None:
+    moved = here.folder / "bob.ledger"
+    for place in (here, there):
+        with place.running() as daemon:
+            submit(simulator, "bob")
+            daemon.await_exact("bob", simulator, "bob")
+            assert daemon.stop() == 0
+    done(here, "export", "bob", "--output", str(moved))
+    before = shown(there)
+
+    [line] = done(there, "import", str(moved), code=1).lines
+
+    assert line.endswith("already, and it has counted; --replace puts the imported one in its place\n")
+    assert shown(there) == before
+    done(there, "import", str(moved), "--replace")
+    with there.running() as daemon:
+        daemon.await_exact("bob", simulator, "bob")
+
+
+def test_an_account_that_was_forgotten_is_counted_anew_and_the_others_go_on(
+    simulator: RunningSimulator, here: Installation
+) -> None:
+    with here.running() as daemon:
+        submit(simulator, *TOKENS)
+        for user in TOKENS:
+            daemon.await_exact(user, simulator, user)
+        before = daemon.await_polls("alice")
+        assert daemon.stop() == 0
+    simulator.platform.advance(3600)
+
+    without = done(here, "forget", "alice", code=2)
+    done(here, "forget", "alice", "--yes")
+
+    assert "would delete for good the ledger of alice: 7 jobs marked" in without.lines[0]
+    with here.running() as daemon:
+        anew = daemon.await_exact("alice", simulator, "alice")
+        after = daemon.await_polls("bob")
+    assert [event["account"] for event in daemon.said("ledger.began")] == ["alice"]
+    assert counted(anew, "alice") == {
+        ("sbg_jobs_submitted_total", "move"): 1,
+        ("sbg_files_total", "move"): 8,
+        ("sbg_files_completed_total", "move"): 3,
+        ("sbg_files_failed_total", "move"): 1,
+    }
+    assert lasting(after, "bob") == lasting(before, "bob")
+
+
+@pytest.mark.parametrize("command", [("import", "bob.ledger", "--replace"), ("forget", "bob", "--yes")])
+def test_what_writes_is_refused_while_the_daemon_runs(
+    simulator: RunningSimulator, here: Installation, command: tuple[str, ...]
+) -> None:
+    with here.running() as daemon:
+        submit(simulator, "bob")
+        daemon.await_exact("bob", simulator, "bob")
+        export = done(here, "export", "bob", "--output", str(here.folder / "bob.ledger"))
+
+        [line] = done(here, *command, code=1).lines
+
+        assert f"is held by process {daemon.pid} on {socket.gethostname()}; one daemon at a time" in line
+        assert "".join(export.lines) == (
+            f"sbg-exporter: warning: the state file is held by process {daemon.pid} on {socket.gethostname()}:"
+            " what is counted from now on is not in the exported ledger\n"
+        )
+        submit(simulator, "bob")
+        daemon.await_exact("bob", simulator, "bob")
+
+
+def test_a_signal_while_an_import_waits_for_its_input_changes_nothing(
+    simulator: RunningSimulator, here: Installation, there: Installation
+) -> None:
+    with here.running() as daemon:
+        submit(simulator, "bob")
+        daemon.await_exact("bob", simulator, "bob")
+        daemon.stop()
+    exported = done(here, "export", "bob").output
+    with subprocess.Popen(
+        [sys.executable, "-m", "exporter", "state", "import", "-", "--config", str(there.config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdin is not None
+        command.stdin.write(exported[: len(exported) // 2])
+        command.stdin.flush()
+
+        command.send_signal(signal.SIGINT)
+
+        out, err = command.communicate()
+    assert (command.returncode, out) == (-signal.SIGINT, "")
+    assert "Traceback" not in err
+    assert not there.state.exists()

@@ -1,0 +1,916 @@
+"""The ``state`` commands: what they say, what they write, and what they leave as it was."""
+
+import hashlib
+import json
+import os
+import re
+import resource
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exporter.counting.ledger import Book, Rules, Sightings, fold
+from exporter.counting.store import LEDGER, Store, reading
+from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
+from exporter.platform.jobs import Job
+from exporter.state import Place, backup, check, export_ledger, forget_ledger, import_ledger, show
+
+SINCE = 1_790_000_000.0
+NOW = SINCE + 5.123456789
+RULES = Rules()
+ENDPOINT = "https://p/v2"
+DONE = Job("1", "copy", "finished", 3, 1, 2, NOW, NOW + 2, (("5001", 2),))
+RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
+OLD = Job("3", "move", "finished", 7, 7, 0, SINCE - 9, SINCE - 8, ())
+
+
+def never() -> bool:
+    return False
+
+
+def see(store: Store, name: str, *jobs: Job, username: str = "u", division: str = "") -> Book:
+    """An account's ledger after a complete listing of *jobs*."""
+    book = store.book(name, ENDPOINT, username, division, failed_since=0) or store.begin(
+        name, ENDPOINT, username, division, since=SINCE, now=NOW, rules=RULES
+    )
+    shown = {job.id: job for job in jobs}
+    number = book.account.number
+    sightings = Sightings(jobs, shown.keys(), vanished=store.vanished(number, shown.keys()), complete=True)
+    changes = fold(book, store.marks(number, shown.keys()), sightings, RULES, now=NOW, platform=NOW)
+    store.commit(number, changes)
+    return book.after(changes)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A stopped daemon's state file with two accounts."""
+    file = tmp_path / "here" / "state.db"
+    with closing(Store(file)) as store:
+        see(store, "lab", DONE, RUNNING, OLD)
+        see(store, "other", DONE, username="v", division="d")
+    return Place(file, show_username=True, stop=threading.Event())
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Place:
+    """Another state file, which is not there yet."""
+    return Place(tmp_path / "there" / "state.db", show_username=True, stop=threading.Event())
+
+
+@pytest.fixture
+def exported(place: Place, tmp_path: Path) -> Path:
+    """The ledger of the account ``lab``."""
+    file = tmp_path / "lab.ledger"
+    export_ledger(place, ["lab"], file, force=False, warn=print)
+    return file
+
+
+def book(place: Place, name: str = "lab", division: str = "") -> Book | None:
+    with closing(Store(place.file)) as store:
+        return store.bound(name, ENDPOINT, division, failed_since=0)
+
+
+def ledgers(place: Place) -> dict[tuple[str, ...], list[tuple[str, tuple[object, ...]]]]:
+    """Everything in the file, by the names that are bound."""
+    with place.read() as state:
+        return {each.names: list(state.rows(each.account.number)) for each in state.ledgers()}
+
+
+def edit(place: Place, statement: str) -> None:
+    with closing(sqlite3.connect(place.file, isolation_level=None)) as db:
+        db.execute(statement)
+
+
+def beside(path: Path) -> list[str]:
+    return sorted(each.name for each in path.parent.iterdir())
+
+
+@contextmanager
+def full_disk(at: int = 20_000) -> Iterator[None]:
+    """No file may grow beyond so many bytes: as near as a test comes to a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (at, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# ---- show ----
+
+
+def test_show_tells_of_the_file_and_of_each_account(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    size = place.file.stat().st_size
+
+    assert show(place, as_json=False) == 0
+
+    assert capsys.readouterr().out == (
+        f"{place.file}\n"
+        f"  size        {size / 1024:.1f} KiB\n"
+        "  layout      1\n"
+        "  held by     nobody\n"
+        "lab\n"
+        "  endpoint    https://p/v2\n"
+        "  user        u\n"
+        "  since       2026-09-21T14:13:20Z\n"
+        "  listed      2026-09-21T14:13:25Z\n"
+        "  jobs        3 marked, 1 unfinished\n"
+        "  counted     2 jobs submitted, 1 finished, 12 files, 5 completed, 3 failed, 2 error records\n"
+        "other\n"
+        "  endpoint    https://p/v2\n"
+        "  user        v\n"
+        "  division    d\n"
+        "  since       2026-09-21T14:13:20Z\n"
+        "  listed      2026-09-21T14:13:25Z\n"
+        "  jobs        1 marked, 0 unfinished\n"
+        "  counted     1 jobs submitted, 1 finished, 3 files, 1 completed, 2 failed, 2 error records\n"
+    )
+
+
+def test_show_tells_programs_the_same(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(place, as_json=True) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert {**told, "accounts": len(told["accounts"])} == {
+        "file": str(place.file),
+        "bytes": place.file.stat().st_size,
+        "layout": 1,
+        "held_by": None,
+        "accounts": 2,
+    }
+    assert told["accounts"][0] == {
+        "names": ["lab"],
+        "endpoint": ENDPOINT,
+        "username": "u",
+        "division": "",
+        "counting_since": SINCE,
+        "last_full_listing": NOW,
+        "jobs_marked": 3,
+        "jobs_unfinished": 1,
+        "totals": {
+            "sbg_jobs_submitted_total": 2,
+            "sbg_jobs_finished_total": 1,
+            "sbg_files_total": 12,
+            "sbg_files_completed_total": 5,
+            "sbg_files_failed_total": 3,
+            "sbg_file_errors_total": 2,
+        },
+    }
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_show_keeps_user_names_to_itself_where_that_is_the_setting(
+    place: Place, capsys: pytest.CaptureFixture[str], *, as_json: bool
+) -> None:
+    with closing(Store(place.file)) as store:
+        see(store, "third", username="a-secret-name")
+
+    show(Place(place.file, show_username=False, stop=place.stop), as_json=as_json)
+
+    assert "a-secret-name" not in capsys.readouterr().out
+
+
+def test_show_tells_who_holds_the_file_and_what_was_just_committed(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store(place.file)) as store:
+        store.begin("new", ENDPOINT, "n", "", since=SINCE, now=NOW, rules=RULES)
+
+        assert show(place, as_json=False) == 0
+
+    out = capsys.readouterr().out
+    assert f"\n  held by     process {os.getpid()} on " in out
+    assert "\nnew\n" in out
+    assert "\n  listed      never completely\n" in out
+
+
+def test_show_tells_of_an_account_whose_name_is_another_s_now(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(Store(place.file)) as store:
+        store.book("lab", ENDPOINT, "v", "d", failed_since=0)
+
+    show(place, as_json=False)
+
+    assert "\n(bound to no name)\n" in capsys.readouterr().out
+
+
+def test_what_is_read_is_as_it_was_when_reading_began(place: Place, tmp_path: Path) -> None:
+    with closing(Store(place.file)) as store:
+        with place.read() as state:
+            see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
+            state.copy_to(tmp_path / "copy.db", never)
+            see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="10"))
+            read = [each.marks for each in state.ledgers()]
+        with reading(tmp_path / "copy.db", never) as copy:
+            copied = [each.marks for each in copy.ledgers()]
+
+    assert read == copied == [3, 1]
+
+
+def test_looking_leaves_no_trace(place: Place) -> None:
+    content, there = place.file.read_bytes(), beside(place.file)
+
+    show(place, as_json=False)
+    check(place)
+
+    assert place.file.read_bytes() == content
+    assert beside(place.file) == there
+
+
+def test_looking_needs_no_lock_file(place: Place) -> None:
+    Path(f"{place.file}.lock").unlink()
+
+    assert show(place, as_json=False) == 0
+    assert beside(place.file) == ["state.db"]
+
+
+def test_a_file_that_a_daemon_opens_while_it_is_read_may_be_read_wrongly(place: Place) -> None:
+    read = place.read()
+    read.__enter__()
+    with closing(Store(place.file)), pytest.raises(StateError, match="was opened by a daemon while it was read; try"):
+        read.__exit__(None, None, None)
+
+
+def test_what_is_asked_to_stop_stops_and_does_not_look_like_done(place: Place) -> None:
+    with closing(Store(place.file)) as store:
+        see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(3000)))
+    place.stop.set()
+
+    with pytest.raises(StateError, match="broken off by a signal"):
+        check(place)
+
+
+# ---- files that cannot be used ----
+
+
+def text(file: Path) -> None:
+    file.write_bytes(b"something else")
+
+
+def foreign(file: Path) -> None:
+    file.unlink()
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("CREATE TABLE mark (id TEXT)")
+
+
+def newer(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("PRAGMA user_version = 2")
+
+
+def damaged(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+
+
+def folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+COMMANDS: dict[str, Callable[[Place, Path], int]] = {
+    "show": lambda place, _: show(place, as_json=False),
+    "check": lambda place, _: check(place),
+    "backup": lambda place, folder: backup(place, folder / "copy.db", force=False),
+    "export": lambda place, folder: export_ledger(place, ["lab"], folder / "out", force=False, warn=print),
+    "import": lambda place, folder: import_ledger(place, folder / "lab.ledger", replace=True, warn=print),
+    "forget": lambda place, _: forget_ledger(place, ["lab"], sure=True),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("spoil", [text, foreign, newer, damaged])
+def test_a_file_that_cannot_be_used_is_refused_and_left_alone(
+    place: Place, exported: Path, command: str, spoil: Callable[[Path], None]
+) -> None:
+    spoil(place.file)
+    content = place.file.read_bytes()
+
+    with pytest.raises(ExporterError, match=r"state\.db|not sound"):
+        COMMANDS[command](place, exported.parent)
+
+    assert place.file.read_bytes() == content
+    assert beside(exported) == ["here", "lab.ledger"]
+    assert not [each for each in place.file.parent.glob("state.db-*") if each.stat().st_size]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "import"])
+def test_a_file_that_is_not_there_is_not_made(there: Place, tmp_path: Path, command: str) -> None:
+    with pytest.raises(StateError, match=r"there is no state file .*; the daemon makes it"):
+        COMMANDS[command](there, tmp_path)
+
+    assert not there.file.parent.exists()
+
+
+def test_a_folder_is_no_state_file(place: Place) -> None:
+    folder(place.file)
+
+    with pytest.raises(StateError, match="cannot be read: Is a directory"):
+        show(place, as_json=False)
+
+
+def test_a_value_that_cannot_be_read_is_one_line(place: Place) -> None:
+    edit(place, "UPDATE histogram SET counts = 'x'")
+
+    with pytest.raises(StateError, match="holds a value that cannot be read"):
+        show(place, as_json=False)
+
+
+# ---- check ----
+
+
+def test_a_sound_file_is_called_sound(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(place) == 0
+
+    assert capsys.readouterr().out == f"{place.file} is sound: 2 accounts, 4 jobs marked.\n"
+
+
+def test_a_file_is_sound_while_it_is_held(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(Store(place.file)) as store:
+        see(store, "lab", DONE, OLD, msgspec.structs.replace(RUNNING, failed=5))
+
+        assert check(place) == 0
+
+    assert "is sound" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        (
+            "UPDATE counter SET value = 1 WHERE account = 1 AND family LIKE '%files_failed%' AND labels LIKE '%copy%'",
+            "lab: sbg_files_failed_total (copy) is 1, but the marked jobs make 2",
+        ),
+        (
+            "UPDATE counter SET value = 3 WHERE account = 1 AND family LIKE '%files_failed%' AND labels LIKE '%copy%'",
+            "lab: sbg_files_failed_total (copy) is 3, but the marked jobs make no more than 2",
+        ),
+        (
+            "DELETE FROM counter WHERE family = 'sbg_file_errors_total' AND account = 1",
+            "lab: sbg_file_errors_total (copy, 5001) is 0, but the marked jobs make 2",
+        ),
+        (
+            "UPDATE counter SET value = 8 WHERE family = 'sbg_files_total' AND labels = '[\"move\"]' AND account = 1",
+            "lab: sbg_files_total (move) is 8, but the marked jobs make no more than 7",
+        ),
+        (
+            "UPDATE mark SET last_failed = 3 WHERE id = '1' AND account = 2",
+            "other: 1 of the marks have counted less than was last shown, such as that of job 1",
+        ),
+        (
+            "UPDATE mark SET last_total = -1 WHERE id = '2'",
+            "lab: 1 of the marks have counts below 0, such as that of job 2",
+        ),
+        (
+            "UPDATE mark SET outcome = 'gone' WHERE id = '3'",
+            "lab: 1 of the marks have an outcome that there is not, such as that of job 3",
+        ),
+        (
+            "UPDATE mark SET unlisted_at = 1 WHERE id = '3'",
+            "lab: 1 of the marks are unlisted since later than now, such as that of job 3",
+        ),
+        (
+            "UPDATE mark SET codes = 'all of them' WHERE id = '3'",
+            "lab: 1 of the marks have error codes that cannot be read, such as that of job 3",
+        ),
+        (
+            "UPDATE histogram SET counts = '[1, 0]' WHERE account = 2 AND labels = '[\"copy\", \"failed\"]'",
+            "other: sbg_job_duration_seconds (copy, failed) has not one bucket for each bound and one above them",
+        ),
+        (
+            "UPDATE histogram SET bounds = json_set(bounds, '$[3]', 2) WHERE account = 2 AND labels LIKE '%y%failed%'",
+            "other: sbg_job_duration_seconds (copy, failed) has bounds that do not rise",
+        ),
+        (
+            'UPDATE histogram SET sum = 7 WHERE account = 2 AND labels = \'["copy", "partial"]\'',
+            "other: sbg_job_duration_seconds (copy, partial) has a sum of 7, which its buckets cannot make",
+        ),
+        (
+            "UPDATE histogram SET counts = json_set(counts, '$[0]', 1) WHERE account = 2 AND labels LIKE '%ve%failed%'",
+            "other: sbg_job_duration_seconds (move, failed) has 1 observations of 0 jobs",
+        ),
+        ("UPDATE mark SET total = 'many' WHERE id = '1'", "mark.total: 2 values do not belong there"),
+        ("UPDATE counter SET exemplar = '[1]' WHERE exemplar IS NOT NULL AND account = 2", "counter.exemplar: "),
+        ("UPDATE account SET labels = '[]' WHERE number = 1", "account.labels: 1 values do not belong there"),
+        ("UPDATE binding SET account = 9 WHERE name = 'lab'", "binding: 1 rows belong to an account that is not there"),
+    ],
+)
+def test_what_does_not_go_together_is_a_line_each(
+    place: Place, capsys: pytest.CaptureFixture[str], statement: str, complaint: str
+) -> None:
+    edit(place, statement)
+
+    code = check(place)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 1
+    assert any(line.startswith(complaint) for line in lines), lines
+
+
+def test_counts_below_0_in_a_histogram_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(place, "UPDATE histogram SET counts = json_set(counts, '$[0]', -1) WHERE account = 1")
+
+    assert check(place) == 1
+    assert "has counts below 0\n" in capsys.readouterr().out
+
+
+def test_broken_pages_are_told(place: Place) -> None:
+    with closing(Store(place.file)) as store:
+        see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(500)))
+    content = bytearray(place.file.read_bytes())
+    content[-8192:] = b"\xff" * 8192
+    place.file.write_bytes(content)
+
+    try:
+        code = check(place)
+    except StateError:
+        code = 1
+
+    assert code == 1
+
+
+def test_what_sqlite_finds_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(place.file, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, 'failed > 0', 'failed > 1') WHERE name = 'mark_failed'")
+
+    assert check(place) == 1
+    assert capsys.readouterr().out == "wrong # of entries in index mark_failed\n"
+
+
+def test_once_marks_may_be_forgotten_counters_may_be_above_them(place: Place) -> None:
+    edit(place, "DELETE FROM mark WHERE id = '1'")
+    assert check(place) == 1
+
+    edit(place, "UPDATE account SET listing_clock = 45 * 86400")
+    assert check(place) == 0
+
+
+def test_history_that_was_counted_is_sound_too(there: Place) -> None:
+    with closing(Store(there.file)) as store:
+        begun = store.begin("lab", ENDPOINT, "u", "", since=SINCE, now=NOW, rules=RULES)
+        counting = Rules(history="count")
+        changes = fold(begun, {}, Sightings((OLD, DONE), ("3", "1")), counting, now=NOW, platform=NOW)
+        store.commit(begun.account.number, changes)
+
+    assert check(there) == 0
+
+
+# ---- backup ----
+
+
+def test_a_backup_is_a_state_file_itself(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copies" / "copy.db"
+    copy.parent.mkdir()
+
+    assert backup(place, copy, force=False) == 0
+
+    assert capsys.readouterr().out == f"{copy} is written: 2 accounts, 4 jobs marked, {_kibi(copy)} KiB.\n"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert beside(copy) == ["copy.db"]
+    copied = Place(copy, show_username=True, stop=place.stop)
+    assert ledgers(copied) == ledgers(place)
+    assert book(copied) == book(place)
+
+
+def _kibi(file: Path) -> str:
+    return f"{file.stat().st_size / 1024:.1f}"
+
+
+def test_whoever_looks_into_a_backup_leaves_nothing_beside_it(place: Place, tmp_path: Path) -> None:
+    copy = tmp_path / "copies" / "copy.db"
+    copy.parent.mkdir()
+    backup(place, copy, force=False)
+
+    with closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True)) as db:
+        assert db.execute("SELECT count(*) FROM mark").fetchone() == (4,)
+
+    assert beside(copy) == ["copy.db"]
+
+
+def test_a_backup_may_be_taken_while_the_file_is_held_and_written(place: Place, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    with closing(Store(place.file)) as store:
+        see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
+
+        assert backup(place, copy, force=False) == 0
+        see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="10"))
+
+    assert check(Place(copy, show_username=True, stop=place.stop)) == 0
+    with reading(copy, never) as state:
+        assert [each.marks for each in state.ledgers()] == [4, 1]
+
+
+def test_a_backup_of_a_file_whose_daemon_was_killed_has_what_was_committed(place: Place, tmp_path: Path) -> None:
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    with closing(Store(place.file)) as store:
+        see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
+        for name in ("state.db", "state.db-wal"):
+            (crashed / name).write_bytes((place.file.parent / name).read_bytes())
+    left = Place(crashed / "state.db", show_username=True, stop=place.stop)
+
+    backup(left, tmp_path / "copy.db", force=False)
+
+    with reading(tmp_path / "copy.db", never) as state:
+        assert [each.marks for each in state.ledgers()] == [4, 1]
+
+
+def test_a_backup_overwrites_only_when_told_to(place: Place, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    copy.write_text("precious")
+
+    with pytest.raises(OutputError, match="is there already; --force overwrites it"):
+        backup(place, copy, force=False)
+    assert copy.read_text() == "precious"
+
+    backup(place, copy, force=True)
+    assert check(Place(copy, show_username=True, stop=place.stop)) == 0
+
+
+def test_a_backup_never_overwrites_the_state_file(place: Place) -> None:
+    with pytest.raises(OutputError, match="is a state file in use"):
+        backup(place, place.file.parent / ".." / "here" / "state.db", force=True)
+
+    assert check(place) == 0
+
+
+def test_a_backup_never_overwrites_a_state_file_that_is_held(place: Place, there: Place) -> None:
+    with (
+        closing(Store(there.file)),
+        pytest.raises(OutputError, match="is a state file in use; write to another place"),
+    ):
+        backup(place, there.file, force=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("", "Is a directory"), ("no/copy.db", "No such file or directory")],
+)
+def test_a_backup_that_has_no_place_is_one_line(place: Place, tmp_path: Path, target: str, reason: str) -> None:
+    with pytest.raises(OutputError, match=f"cannot be written: {reason}"):
+        backup(place, tmp_path / target, force=True)
+
+
+def test_a_backup_to_a_full_disk_leaves_the_older_one(place: Place, tmp_path: Path) -> None:
+    copy = tmp_path / "copies" / "copy.db"
+    copy.parent.mkdir()
+    backup(place, copy, force=False)
+    before = copy.read_bytes()
+
+    with full_disk(), pytest.raises(OutputError, match=r"cannot be written: .*; nothing was changed"):
+        backup(place, copy, force=True)
+
+    assert copy.read_bytes() == before
+    assert beside(copy) == ["copy.db"]
+
+
+def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(place: Place, tmp_path: Path) -> None:
+    edit(place, "UPDATE mark SET total = 'many' WHERE id = '2'")
+
+    with pytest.raises(OutputError, match=r"was not written, because the copy is not sound: mark.total: 1 values"):
+        backup(place, tmp_path / "copy.db", force=False)
+
+    assert beside(place.file.parent) == ["here"]
+
+
+def test_the_size_of_a_large_file_is_told_in_larger_units(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(Store(place.file)) as store:
+        see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(15000)))
+
+    show(place, as_json=False)
+
+    assert re.search(r"^  size        1\.\d MiB$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_backup_that_is_broken_off_leaves_nothing(place: Place, tmp_path: Path) -> None:
+    place.stop.set()
+
+    with pytest.raises(StateError, match="broken off by a signal; nothing was written"):
+        backup(place, tmp_path / "copy.db", force=False)
+
+    assert beside(place.file.parent) == ["here"]
+
+
+def test_copying_pages_looks_whether_it_is_to_stop(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="broken off by a signal"), reading(place.file, never) as state:
+        state.copy_to(tmp_path / "copy.db", lambda: True)
+
+
+# ---- export and import ----
+
+
+def test_an_exported_ledger_says_what_it_is_and_has_a_checksum(exported: Path) -> None:
+    first, *rows, last = exported.read_text().splitlines(keepends=True)
+
+    assert stat.S_IMODE(exported.stat().st_mode) == 0o600
+    said = json.loads(first)
+    assert (said["format"], said["version"], said["layout"]) == ("sbg-exporter ledger", 1, 1)
+    assert (said["names"], said["endpoint"], said["username"], said["division"]) == (["lab"], ENDPOINT, "u", "")
+    assert {json.loads(row)[0] for row in rows} == said["columns"].keys()
+    assert json.loads(last)["rows"]["mark"] == 3
+    assert json.loads(last)["sha256"] == hashlib.sha256("".join((first, *rows)).encode()).hexdigest()
+
+
+def test_an_exported_ledger_comes_back_to_the_last_bit(
+    place: Place, there: Place, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert import_ledger(there, exported, replace=False, warn=print) == 0
+
+    assert ledgers(there) == {("lab",): ledgers(place)["lab",]}
+    assert book(there) == book(place)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"imported into {there.file}: lab, 3 jobs marked, 2 jobs submitted, 1 finished, 12 files, 5 completed,"
+        " 3 failed, 2 error records."
+    )
+
+
+def test_an_imported_ledger_goes_on_counting_where_it_was(there: Place, exported: Path) -> None:
+    import_ledger(there, exported, replace=False, warn=print)
+
+    with closing(Store(there.file)) as store:
+        assert store.marks_total == 3
+        after = see(store, "lab", DONE, OLD, msgspec.structs.replace(RUNNING, completed=8))
+
+    assert after.counters["sbg_files_completed_total", ("import",)].value == 8
+    assert after.counters["sbg_files_completed_total", ("copy",)].value == 1
+    assert after.counters["sbg_files_completed_total", ("move",)].value == 0
+
+
+def test_an_export_goes_to_standard_output_where_no_file_is_named(
+    place: Place, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+
+    export_ledger(place, ["lab"], None, force=False, warn=print)
+
+    lines, before = capsys.readouterr().out.splitlines(), exported.read_text().splitlines()
+    assert lines[1:-1] == before[1:-1]
+
+
+def test_an_export_of_a_file_that_is_held_says_that_it_will_be_out_of_date(place: Place, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    with closing(Store(place.file)):
+        export_ledger(place, ["lab"], tmp_path / "out", force=False, warn=said.append)
+
+    [line] = said
+    assert line.startswith(f"the state file is held by process {os.getpid()} on ")
+
+
+def test_an_export_overwrites_only_when_told_to(place: Place, exported: Path) -> None:
+    with pytest.raises(OutputError, match="is there already; --force overwrites it"):
+        export_ledger(place, ["other"], exported, force=False, warn=print)
+
+    export_ledger(place, ["other"], exported, force=True, warn=print)
+    assert json.loads(exported.read_text().splitlines()[0])["names"] == ["other"]
+
+
+def test_an_export_never_overwrites_the_state_file(place: Place) -> None:
+    with pytest.raises(OutputError, match="is a state file in use"):
+        export_ledger(place, ["lab"], place.file, force=True, warn=print)
+
+
+def test_an_export_to_a_full_disk_leaves_nothing(place: Place, tmp_path: Path) -> None:
+    with full_disk(at=1000), pytest.raises(OutputError, match="cannot be written: File too large"):
+        export_ledger(place, ["lab"], tmp_path / "out", force=False, warn=print)
+
+    assert beside(place.file.parent) == ["here"]
+
+
+def test_a_ledger_that_has_counted_is_replaced_only_when_told_to(place: Place, there: Place, exported: Path) -> None:
+    with closing(Store(there.file)) as store:
+        see(store, "lab-2", msgspec.structs.replace(DONE, id="77"))
+    before = ledgers(there)
+
+    with pytest.raises(StateError, match="of this account already, and it has counted; --replace puts the imported"):
+        import_ledger(there, exported, replace=False, warn=print)
+    assert ledgers(there) == before
+
+    import_ledger(there, exported, replace=True, warn=print)
+    assert ledgers(there) == {("lab",): ledgers(place)["lab",]}
+
+
+def test_a_ledger_that_has_counted_nothing_makes_way(place: Place, there: Place, exported: Path) -> None:
+    with closing(Store(there.file)) as store:
+        see(store, "lab", OLD)
+
+    import_ledger(there, exported, replace=False, warn=print)
+
+    assert ledgers(there) == {("lab",): ledgers(place)["lab",]}
+
+
+def test_an_import_leaves_the_other_accounts_as_they_were(place: Place, exported: Path) -> None:
+    before = ledgers(place)
+
+    import_ledger(place, exported, replace=True, warn=print)
+
+    assert ledgers(place) == before
+
+
+def test_a_name_that_is_another_account_s_stays_with_that_one(there: Place, exported: Path) -> None:
+    with closing(Store(there.file)) as store:
+        see(store, "lab", DONE, username="somebody else")
+    said: list[str] = []
+
+    import_ledger(there, exported, replace=False, warn=said.append)
+
+    assert said == [f"the name lab stays with another account of {there.file}"]
+    assert ledgers(there).keys() == {("lab",), ()}
+
+
+def test_an_import_into_a_file_that_is_held_says_by_whom(place: Place, exported: Path) -> None:
+    with closing(Store(place.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
+        import_ledger(place, exported, replace=True, warn=print)
+
+
+def test_an_import_to_a_full_disk_changes_nothing(there: Place, place: Place, tmp_path: Path) -> None:
+    with closing(Store(place.file)) as store:
+        see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(3000)))
+    with closing(Store(there.file)) as store:
+        see(store, "lab", DONE)
+    export_ledger(place, ["lab"], tmp_path / "large", force=False, warn=print)
+    before = ledgers(there)
+
+    with full_disk(at=100_000), pytest.raises(StateWriteError, match="could not be written"):
+        import_ledger(there, tmp_path / "large", replace=True, warn=print)
+
+    assert ledgers(there) == before
+    assert check(there) == 0
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines(keepends=True)
+
+
+def signed(lines: list[str]) -> str:
+    """*lines* as an export would end them: with the right last line."""
+    rows: dict[str, int] = {}
+    for line in lines[1:]:
+        table = json.loads(line)[0]
+        rows[table] = rows.get(table, 0) + 1
+    last = {"rows": rows, "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
+    return "".join(lines) + json.dumps(last) + "\n"
+
+
+def other_header(**changes: object) -> Callable[[list[str]], str]:
+    return lambda lines: json.dumps({**json.loads(lines[0]), **changes}) + "\n" + "".join(lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda _: "", "it is not what sbg-exporter state export writes"),
+        (lambda _: "SQLite format 3\0", "it is not what sbg-exporter state export writes"),
+        (other_header(format="another"), "it is not what sbg-exporter state export writes"),
+        (other_header(version=2), "it was exported by a newer version of sbg-exporter"),
+        (other_header(layout=2), "it was exported by a newer version of sbg-exporter"),
+        (other_header(columns={}), "it has other columns than this version knows"),
+        (lambda lines: "".join(lines[:-1]), "it is cut short"),
+        (lambda lines: "".join(lines)[:-9], "it is damaged: its lines are not those that were exported"),
+        (lambda lines: "".join(lines[:3] + lines[4:]), "it is damaged: its lines are not those that were exported"),
+        (lambda lines: "".join(lines).replace("5001", "5002"), "it is damaged: its lines are not"),
+        (lambda lines: "".join([lines[0], "[1\n", *lines[1:]]), "it is damaged: a line in it is no row of a ledger"),
+        (lambda lines: "".join([lines[0], '["mark"]\n', *lines[1:]]), "it is damaged: a line in it is no row"),
+        (lambda lines: "".join([*lines, "more\n"]), "something follows its last line"),
+        (lambda lines: signed(lines[:1]), "no account is in it"),
+        (lambda lines: signed([*lines[:2], *lines[1:-1]]), "its rows are no ledger: UNIQUE constraint failed"),
+        (
+            lambda lines: signed([line.replace("1790000000.0", '"then"') for line in lines[:-1]]),
+            "it does not go together: account.since: 1 values do not belong there",
+        ),
+        (
+            lambda lines: signed([line.replace("1790000000.0", "[]") for line in lines[:-1]]),
+            "its rows are no ledger: ",
+        ),
+        (
+            lambda lines: signed([line for line in lines[:-1] if not line.startswith('["counter"')]),
+            "it does not go together: lab: sbg_",
+        ),
+    ],
+)
+def test_what_is_not_as_it_was_exported_changes_nothing(
+    there: Place, exported: Path, spoil: Callable[[list[str]], str], reason: str
+) -> None:
+    exported.write_text(spoil(lines_of(exported)))
+
+    with pytest.raises(StateError) as raised:
+        import_ledger(there, exported, replace=False, warn=print)
+
+    assert str(raised.value).startswith(f"{exported} cannot be imported: {reason}")
+    assert "\n" not in str(raised.value)
+    assert not there.file.exists()
+
+
+def test_an_import_of_nothing_that_can_be_read_is_one_line(there: Place, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="cannot be read: No such file or directory"):
+        import_ledger(there, tmp_path / "nowhere", replace=False, warn=print)
+
+
+# ---- forget ----
+
+
+def test_what_is_forgotten_is_gone_and_the_others_stay(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    other = ledgers(place)["other",]
+
+    assert forget_ledger(place, ["lab"], sure=True) == 0
+
+    assert capsys.readouterr().out.startswith("forgotten: lab: 3 jobs marked, 2 jobs submitted, 1 finished, 12 files,")
+    assert ledgers(place) == {("other",): other}
+    assert check(place) == 0
+
+
+def test_who_does_not_say_yes_is_told_what_would_be_lost(place: Place) -> None:
+    before = ledgers(place)
+
+    with pytest.raises(ConfigError, match=r"would delete for good the ledger of lab: 3 jobs marked, .*; say --yes"):
+        forget_ledger(place, ["lab"], sure=False)
+
+    assert ledgers(place) == before
+
+
+def test_forgetting_in_a_file_that_is_held_says_by_whom(place: Place) -> None:
+    with closing(Store(place.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
+        forget_ledger(place, ["lab"], sure=True)
+
+    assert ledgers(place).keys() == {("lab",), ("other",)}
+
+
+def test_an_account_that_was_forgotten_begins_anew(place: Place) -> None:
+    forget_ledger(place, ["lab"], sure=True)
+
+    with closing(Store(place.file)) as store:
+        assert store.marks_total == 1
+        begun = store.begin("lab", ENDPOINT, "u", "", since=SINCE, now=NOW, rules=RULES)
+
+    assert {count.value for count in begun.counters.values()} == {0}
+
+
+# ---- which account ----
+
+
+@pytest.fixture
+def several(place: Place) -> Place:
+    """Beside the two, a division of the user ``v``, and an account that is bound to no name."""
+    with closing(Store(place.file)) as store:
+        see(store, "e", username="v", division="e")
+        see(store, "nameless", username="w")
+        store.book("nameless", ENDPOINT, "u", "", failed_since=0)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("words", "division"),
+    [(["other"], "d"), ([ENDPOINT, "v", "d"], "d"), ([f"{ENDPOINT}/", "v", "e"], "e"), ([ENDPOINT, "u"], "")],
+)
+def test_an_account_is_known_by_its_name_or_by_who_it_is(
+    several: Place, tmp_path: Path, words: list[str], division: str
+) -> None:
+    export_ledger(several, words, tmp_path / "out", force=False, warn=print)
+
+    assert json.loads(lines_of(tmp_path / "out")[0])["division"] == division
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["labb"], "no such account in {file}; there: lab; other; e; https://p/v2 w"),
+        ([ENDPOINT, "x"], "no such account in {file}; there: lab; other; e; https://p/v2 w"),
+        ([ENDPOINT, "v"], "that may be several accounts, say which: other; e"),
+        (["lab", "u"], "no such account in {file}; there: lab; other; e; https://p/v2 w"),
+    ],
+)
+def test_an_account_that_is_not_clear_lists_those_that_it_may_be(several: Place, words: list[str], answer: str) -> None:
+    with pytest.raises(StateError) as raised:
+        forget_ledger(several, words, sure=True)
+
+    assert str(raised.value) == answer.format(file=several.file)
+
+
+def test_a_list_of_accounts_keeps_user_names_to_itself_where_that_is_the_setting(several: Place) -> None:
+    with pytest.raises(StateError, match=r"there: lab; other; e; https://p/v2 \(user not shown\)$"):
+        forget_ledger(Place(several.file, show_username=False, stop=several.stop), ["x"], sure=True)
+
+
+def test_a_state_file_without_accounts_has_none(there: Place) -> None:
+    Store(there.file).close()
+
+    with pytest.raises(StateError, match=r"; there: none$"):
+        forget_ledger(there, ["lab"], sure=True)
+
+
+def test_the_rows_of_a_ledger_are_all_that_the_store_has_of_it(place: Place) -> None:
+    """A table or column that is added to the layout and not to what is exported would be lost in a move."""
+    with closing(sqlite3.connect(place.file)) as db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        columns = {table: [row[1] for row in db.execute(f"PRAGMA table_info({table})")] for table in tables}
+
+    assert tables == {*LEDGER, "allowance"}
+    for table, known in LEDGER.items():
+        assert sorted(columns[table]) == sorted((*known, "number" if table == "account" else "account"))
