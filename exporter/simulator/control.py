@@ -16,7 +16,7 @@ POST   /simulator/faults         ``{"kind": "hang", "matching": "/async/files", 
 DELETE /simulator/faults         no queued fault happens any more
 POST   /simulator/token          ``{"token": "..."}``: the user's new token; the old one is refused
 POST   /simulator/clock          ``{"advance": 3600}``: simulated seconds that pass at once
-POST   /simulator/behaviour      ``{"order": "mixed", "total_header": false}``: the parts of ``Behaviour``
+POST   /simulator/behaviour      ``{"order": "mixed", "most_per_page": 10}``: the parts of ``Behaviour``
 POST   /simulator/rate           ``{"remaining": 10}``: what another script leaves of the present window
 GET    /simulator/requests       the latest requests to the API
 GET    /simulator/truth          ``?user=&since=UNIX``: what a perfect observer would have counted

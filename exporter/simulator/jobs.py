@@ -82,8 +82,12 @@ def id_at(unix_ms: int) -> int:
     return ((unix_ms - _ID_EPOCH_MS) << _ID_SHIFT) | _ID_LOW_BITS
 
 
-def record(job: Job, now: float, api: str, *, alone: bool) -> dict[str, object]:
-    """The job's JSON object at *now*; *api* is the URL that ends in /v2, *alone*: it was asked for by its own path."""
+def record(job: Job, now: float, api: str, *, alone: bool, result: bool = True) -> dict[str, object]:
+    """The job's JSON object at *now*.
+
+    *api* is the URL that ends in /v2, *alone*: it was asked for by its own path, *result*: somebody will look at that,
+    which is most of the work.
+    """
     script = job.script
     seen = job.progress(now)
     shows = (Shown.ALWAYS, Shown.ALONE) if alone else (Shown.ALWAYS,)
@@ -91,7 +95,7 @@ def record(job: Job, now: float, api: str, *, alone: bool) -> dict[str, object]:
     shown: dict[str, object] = {
         "href": f"{api}/async/files/{script.operation}/{job.id}",
         "id": str(job.id),
-        "result": _result(job, api) if finished and script.result in shows else [],
+        "result": _result(job, api) if result and finished and script.result in shows else [],
         "type": script.operation.upper(),
         "state": seen.state,
         "failed_files": seen.failed,

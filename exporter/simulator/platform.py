@@ -1,7 +1,8 @@
 """The simulated platform: requests in, answers out, and no socket anywhere.
 
 It imitates what is known of the real API (paths, errors, paging, rate limit, job life) and leaves a switch where it is
-not known: the order of the list, ``X-Total-Matching-Query`` and ``fields`` on it, the unit of the limit's reset time.
+not known: the order of the list, its longest page, ``X-Total-Matching-Query`` and ``fields`` on it, the limit's reset
+time.
 
 Times are Unix seconds of the simulated clock, except where something is said to be in real seconds.  Every public
 method may be called from any thread.
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from enum import StrEnum
 from random import Random
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
@@ -32,6 +33,8 @@ MOST_ITEMS = 100
 _DEFAULT_PER_PAGE = 25
 _MOST_DIGITS = 19
 _REMEMBERED_REQUESTS = 20_000
+_LONG_AGO = 3600.0
+_FAR_AHEAD = 10 * 365 * 86400.0
 
 
 class RateHeaders(StrEnum):
@@ -40,6 +43,22 @@ class RateHeaders(StrEnum):
     SECONDS = "seconds"
     MILLISECONDS = "milliseconds"
     ABSENT = "absent"
+    PAST = "past"
+    """With a reset that was an hour ago."""
+    ABSURD = "absurd"
+    """With a reset in ten years."""
+
+
+class Fields(StrEnum):
+    """What the list makes of ``fields``."""
+
+    HONOURED = "honoured"
+    IGNORED = "ignored"
+    """Everything is sent all the same."""
+    REFUSED = "refused"
+    """The answer is 400."""
+    IDS_ONLY = "ids_only"
+    """Whatever is asked for, only ids come."""
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,8 +67,9 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     order: Order
     total_header: bool = True
     """Whether the list says ``X-Total-Matching-Query``."""
-    fields: bool = True
-    """Whether the list takes ``fields``; if not, it answers 400."""
+    fields: Fields = Fields.HONOURED
+    most_per_page: Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_PAGE)] = MOST_PER_PAGE
+    """The most jobs on a page of the list, however many were asked for."""
     rate_headers: RateHeaders = RateHeaders.SECONDS
 
 
@@ -159,6 +179,29 @@ class Platform:
         with self._lock:
             owner, job = self._job(job_id)
             owner.remove(job, self.clock.now())
+
+    def listed(self, user: str | None = None) -> list[str]:
+        """The ids on a user's list, from its beginning."""
+        with self._lock:
+            owner = self._user(user)
+            owner.catch_up(self.clock.now())
+            return [str(job.id) for job in owner.page(0, owner.listed())]
+
+    def unfinished(self, user: str | None = None) -> list[str]:
+        """The ids of a user's jobs that are on the platform and have not finished, oldest first."""
+        with self._lock:
+            now, owner = self.clock.now(), self._user(user)
+            owner.catch_up(now)
+            return [str(job.id) for job in owner.jobs.values() if job.removed is None and not job.is_finished(now)]
+
+    def script_of(self, job_id: str) -> JobScript:
+        """What a job does.
+
+        Raises:
+            LookupError: no such job.
+        """
+        with self._lock:
+            return self._job(job_id)[1].script
 
     def queue(self, fault: Fault, matching: str = "", times: int = 1) -> None:
         """Let *fault* befall the next *times* API requests in whose path and query the pattern *matching* is found.
@@ -298,7 +341,7 @@ class Platform:
                 job = None if number is None else user.find(number)
                 if job is None or job.script.operation != operation:
                     raise Refused(problem(404, 10211, f"Job with provided id {job_id} not found."))
-                return json_answer(_chosen(record(job, now, api, alone=True), self._fields(call)))
+                return json_answer(_Choice(self._fields(call)).of(record(job, now, api, alone=True)))
             case "POST", operation if operation in OPERATIONS:
                 job = user.submit_files(operation, _submitted(call.body, operation), now)
                 return json_answer(record(job, now, api, alone=True), 202)
@@ -309,8 +352,14 @@ class Platform:
 
     def _list(self, call: Call, user: User, now: float) -> Answer:
         offset = _number(call.query, "offset", 0, 0, None)
-        limit = _number(call.query, "limit", _DEFAULT_PER_PAGE, 1, MOST_PER_PAGE)
+        limit = min(
+            _number(call.query, "limit", _DEFAULT_PER_PAGE, 1, MOST_PER_PAGE),
+            self.behaviour.most_per_page,
+        )
         fields = self._fields(call)
+        choice = _Choice(fields if self.behaviour.fields is not Fields.IGNORED else None)
+        if fields is not None and self.behaviour.fields is Fields.IDS_ONLY:
+            choice = _Choice("href,id")
         api, total = f"{call.origin}/v2", user.listed()
         kept = {} if fields is None else {"fields": fields}
 
@@ -322,7 +371,9 @@ class Platform:
             links.append({"href": href(offset + limit), "rel": "next", "method": "GET"})
         if offset > 0:
             links.append({"href": href(max(offset - limit, 0)), "rel": "prev", "method": "GET"})
-        jobs = [_chosen(record(job, now, api, alone=False), fields) for job in user.page(offset, limit)]
+        jobs = [
+            choice.of(record(job, now, api, alone=False, result="result" in choice)) for job in user.page(offset, limit)
+        ]
         page = {"href": href(offset), "items": jobs, "links": links}
         return json_answer(page, headers={"x-total-matching-query": str(total)} if self.behaviour.total_header else {})
 
@@ -333,7 +384,7 @@ class Platform:
             Refused: it says something, and that is switched off.
         """
         fields = call.query.get("fields")
-        if fields is not None and not self.behaviour.fields:
+        if fields is not None and self.behaviour.fields is Fields.REFUSED:
             raise Refused(problem(400, _BAD_REQUEST, "Bad request: fields is not supported here."))
         return fields
 
@@ -349,12 +400,23 @@ class Platform:
         }
         if user is None or self.behaviour.rate_headers is RateHeaders.ABSENT:
             return headers
-        in_seconds = self.behaviour.rate_headers is RateHeaders.SECONDS
         return headers | {
             "x-ratelimit-limit": str(user.window.limit),
             "x-ratelimit-remaining": str(user.window.remaining(now)),
-            "x-ratelimit-reset": str(int(user.window.reset(now) * (1 if in_seconds else 1000))),
+            "x-ratelimit-reset": str(self._reset(user, now)),
         }
+
+    def _reset(self, user: User, now: float) -> int:
+        """What the headers say of the end of the window."""
+        match self.behaviour.rate_headers:
+            case RateHeaders.MILLISECONDS:
+                return int(user.window.reset(now) * 1000)
+            case RateHeaders.PAST:
+                return int(now - _LONG_AGO)
+            case RateHeaders.ABSURD:
+                return int(now + _FAR_AHEAD)
+            case _:
+                return int(user.window.reset(now))
 
 
 def _number(query: Mapping[str, str], name: str, default: int, least: int, most: int | None) -> int:
@@ -378,14 +440,22 @@ def _whole(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
-def _chosen(job: dict[str, object], fields: str | None) -> dict[str, object]:
-    """What *fields* asks for of a job: the fields named, or all but those marked with ``!``, or ``_all``."""
-    names = set() if fields is None else set(fields.split(","))
-    excluded = {name[1:] for name in names if name.startswith("!")}
-    included = {name for name in names if not name.startswith("!")}
-    if "_all" in names or not (excluded or included):
-        return job
-    return {name: job[name] for name in job if name not in excluded and (name in included or not included)}
+class _Choice:
+    """What ``fields`` asks for of a job: the fields named, or all but those marked with ``!``, or ``_all``."""
+
+    def __init__(self, fields: str | None) -> None:
+        names = set() if fields is None or "_all" in fields.split(",") else set(fields.split(","))
+        self._excluded = {name[1:] for name in names if name.startswith("!")}
+        self._included = {name for name in names if not name.startswith("!")}
+
+    def __contains__(self, name: str) -> bool:
+        return name not in self._excluded and (not self._included or name in self._included)
+
+    def of(self, job: dict[str, object]) -> dict[str, object]:
+        """The parts of *job* that are asked for."""
+        if not (self._excluded or self._included):
+            return job
+        return {name: value for name, value in job.items() if name in self}
 
 
 def _submitted(body: bytes, operation: str) -> list[str]:

@@ -47,7 +47,15 @@ class SimulatorSettings:
     )
     jobs: int = field(
         default=200,
-        metadata={"help": "Jobs of the month before the start that are on the list already, all of them finished."},
+        metadata={"help": "Jobs of the month before the start that are on the list already."},
+    )
+    unfinished: int = field(
+        default=0,
+        metadata={"help": "How many of those still run at the start, each for up to 12 hours more."},
+    )
+    unfinished_among: int | None = field(
+        default=None,
+        metadata={"help": "The newest jobs among which these are, evenly; among all of them when not given."},
     )
     rate: float = field(
         default=2.0,
@@ -109,6 +117,9 @@ class SimulatorSettings:
         for name, value in (("speed", self.speed), ("jobs", self.jobs), ("rate", self.rate)):
             if not 0 <= value < float("inf"):
                 yield f"{name}: {value} is not a number from 0 up"
+        among = self.jobs if self.unfinished_among is None else self.unfinished_among
+        if self.jobs >= 0 and not 0 <= self.unfinished <= among <= self.jobs:
+            yield f"unfinished: {self.unfinished} of the newest {among} of {self.jobs} jobs is impossible"
         if self.rate_window <= 0:
             yield f"rate_window: {self.rate_window} is not more than 0 seconds"
         if not self.token:

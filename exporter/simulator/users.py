@@ -11,6 +11,9 @@ from exporter.simulator.jobs import RETENTION, Job, ended, id_at, settle
 from exporter.simulator.scripts import JobScript, finished_at_age, of_submitted, roll
 from exporter.simulator.settings import Order, SimulatorSettings
 
+_RUNS_ON = 12 * 3600.0
+"""Seconds for which a job that runs at the start goes on at most."""
+
 
 class RateWindow:
     """So many requests per window, which begins with the first request after the one before has ended."""
@@ -70,16 +73,21 @@ class User:
             Random(f"{settings.seed}/{name}/{purpose}") for purpose in ("arrivals", "submissions", "shuffles")
         )
         self._per_second = settings.rate / 60
-        self._remember(settings.jobs, start)
+        self._remember(settings, start)
         self._next_arrival = self._after(start)
 
-    def _remember(self, jobs: int, start: float) -> None:
-        """Fill the month before *start* with finished jobs, evenly but for the dice."""
+    def _remember(self, settings: SimulatorSettings, start: float) -> None:
+        """Fill the month before *start* with jobs, evenly but for the dice, that have finished or still run."""
+        jobs = settings.jobs
+        ends = _still_running(settings, Random(f"{settings.seed}/{self.name}/unfinished"))
         for n in range(jobs):
             at = start - RETENTION * (1 - (n + self._arrivals.random()) / jobs)
             job = self._take_on(roll(self._arrivals, self._files, may_hang=False), at)
             self._listed.append(job.id)
-            self.finish(job, start)
+            if n in ends:
+                self._replace(job, finished_at_age(job.script, start + ends[n] - job.submitted))
+            else:
+                self.finish(job, start)
         self.reorder(self._order)
 
     def _after(self, moment: float) -> float:
@@ -185,6 +193,13 @@ class User:
     def _rank(self, number: int) -> int:
         """What the list is sorted by; newest first is oldest first read from its end."""
         return hash_of(number) if self._order is Order.MIXED else number
+
+
+def _still_running(settings: SimulatorSettings, dice: Random) -> dict[int, float]:
+    """Which jobs of the past still run at the start, by their place in it, and for how many seconds more."""
+    among = settings.jobs if settings.unfinished_among is None else settings.unfinished_among
+    places = [settings.jobs - 1 - n * among // settings.unfinished for n in range(settings.unfinished)]
+    return {place: _RUNS_ON * dice.random() for place in places}
 
 
 def hash_of(number: int) -> int:

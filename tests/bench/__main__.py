@@ -4,15 +4,24 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from tests.bench import decoding, footprint, listing, scraping
+from tests.bench import accounts, decoding, footprint, listing, retained, scraping, watching
+from tests.bench.report import wrong
 
 MEASUREMENTS: dict[str, Callable[[], None]] = {
     "decoding": decoding.measure,
     "scraping": scraping.measure,
     "listing": listing.measure,
     "footprint": footprint.measure,
+    "newest": partial(watching.measure, watching.NEWEST),
+    "oldest": partial(watching.measure, watching.OLDEST),
+    "anywhere": partial(watching.measure, watching.ANYWHERE),
+    "mixed": partial(watching.measure, watching.MIXED),
+    "small": partial(watching.measure, watching.SMALL),
+    "retained": retained.measure,
+    "accounts": accounts.measure,
 }
 
 
@@ -28,7 +37,7 @@ def machine() -> str:
 
 
 def main(wanted: list[str]) -> int:
-    """Measure; 2 for a name that is none."""
+    """Measure; 2 for a name that is none, 1 for a result that is wrong."""
     unknown = [name for name in wanted if name not in MEASUREMENTS]
     if unknown:
         sys.stderr.write(f"no such measurement: {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}\n")
@@ -38,7 +47,7 @@ def main(wanted: list[str]) -> int:
         sys.stdout.write(f"\n{name}\n")
         sys.stdout.flush()
         MEASUREMENTS[name]()
-    return 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
@@ -45,6 +45,40 @@ def resident(pid: int, field: str = "VmRSS") -> float:
     """Resident memory of a process now (VmRSS) or at most (VmHWM), in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]  # always there
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that all threads of a process have had, to the nanosecond; of those that ended, none."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text(encoding="utf-8").split()[0]) for thread in threads) / 1e9
+
+
+class Page:
+    """One metrics page in the text format; reading it costs next to nothing."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def samples(self, name: str) -> dict[str, float]:
+        """Every sample of that name, by what stands between its braces."""
+        found = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", self._text, re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    def total(self, name: str) -> float:
+        """The sum of these samples."""
+        return sum(self.samples(name).values())
+
+
+def page_when(port: str, condition: Callable[[Page], object] = lambda _: True, every: float = 0.02) -> Page:
+    """The first page for which *condition* holds."""
+    ends = time.monotonic() + _WITHIN
+    while time.monotonic() < ends:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            page = Page(answer.read().decode())
+        if condition(page):
+            return page
+        time.sleep(every)
+    raise RuntimeError(f"not within {_WITHIN:g} s")
 
 
 def until_answered(url: str) -> None:

@@ -373,7 +373,7 @@ def test_fields_choose_what_is_shown() -> None:
 
 def test_what_is_not_known_of_the_real_platform_can_be_switched() -> None:
     platform = Platform(STILL)
-    platform.behave(fields=False, total_header=False, rate_headers="absent")
+    platform.behave(fields="refused", total_header=False, rate_headers="absent")
 
     answer = ask(platform, "/v2/async/files")
 
@@ -381,6 +381,51 @@ def test_what_is_not_known_of_the_real_platform_can_be_switched() -> None:
     assert not [name for name in answer.headers if name.startswith(("x-total", "x-ratelimit"))]
     platform.behave(rate_headers="milliseconds")
     assert ask(platform, "/v2/user").headers["x-ratelimit-reset"] == str(int(START + 300) * 1000)
+    platform.behave(rate_headers="past")
+    assert ask(platform, "/v2/user").headers["x-ratelimit-reset"] == str(int(START - 3600))
+    platform.behave(rate_headers="absurd")
+    assert int(ask(platform, "/v2/user").headers["x-ratelimit-reset"]) > START + 300_000_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [("honoured", {"id"}), ("ids_only", {"href", "id"}), ("ignored", None)],
+)
+def test_the_list_may_make_something_else_of_fields(fields: str, shown: set[str] | None) -> None:
+    platform = Platform(replace(STILL, jobs=2))
+    [whole, _] = items(ask(platform, "/v2/async/files"))
+    platform.behave(fields=fields)
+
+    [chosen, _] = items(ask(platform, "/v2/async/files?fields=id"))
+
+    assert chosen == {name: value for name, value in whole.items() if shown is None or name in shown}
+    assert items(ask(platform, "/v2/async/files"))[0] == whole
+
+
+def test_misread_fields_take_more_than_the_results_away() -> None:
+    platform = Platform(replace(STILL, jobs=1))
+    platform.behave(fields="ids_only")
+
+    [chosen] = items(ask(platform, "/v2/async/files?fields=!result"))
+
+    assert chosen.keys() == {"href", "id"}
+
+
+def test_pages_may_be_shorter_than_asked_for_and_say_that_there_is_more() -> None:
+    platform = Platform(replace(STILL, jobs=25))
+    platform.behave(most_per_page=10)
+
+    page = ask(platform, "/v2/async/files?limit=100")
+
+    assert len(items(page)) == 10
+    assert content(page)["links"] == [
+        {"href": "http://here/v2/async/files?offset=10&limit=10", "rel": "next", "method": "GET"}
+    ]
+    assert page.headers["x-total-matching-query"] == "25"
+    assert len(items(ask(platform, "/v2/async/files?limit=3"))) == 3
+    assert listing(platform) == platform.listed()
+    with pytest.raises(ValueError, match="most_per_page"):
+        platform.behave(most_per_page=101)
 
 
 # ----------------------------------------------------------------------------------------------- users and their limit
@@ -521,6 +566,36 @@ def test_history_is_finished_and_within_the_month() -> None:
     assert platform.truth(since=START + 1) == Truth.nothing()
 
 
+def test_some_jobs_of_the_month_may_still_run() -> None:
+    platform = Platform(replace(STILL, jobs=500, unfinished=20, unfinished_among=100))
+
+    running_ones = platform.unfinished()
+
+    assert len(running_ones) == 20
+    assert platform.listed().index(running_ones[-1]) == 0
+    assert [platform.listed().index(each) for each in running_ones] == list(range(95, -1, -5))
+    assert sum(sum(row.values()) for row in platform.truth().finished.values()) == 480
+    platform.advance(6 * 3600)
+    assert 0 < len(platform.unfinished()) < 20
+    platform.advance(6 * 3600)
+    assert platform.unfinished() == []
+
+
+def test_those_that_still_run_may_be_anywhere() -> None:
+    platform = Platform(replace(STILL, jobs=500, unfinished=5))
+
+    assert [platform.listed().index(each) for each in platform.unfinished()] == [400, 300, 200, 100, 0]
+
+
+def test_what_a_job_does_can_be_looked_up() -> None:
+    platform = Platform(STILL)
+    script = JobScript(total=7, failed=2)
+
+    assert platform.script_of(platform.submit(script)) == script
+    with pytest.raises(LookupError, match="no job '1'"):
+        platform.script_of("1")
+
+
 def test_new_jobs_arrive_at_the_rate_asked_for() -> None:
     platform = Platform(replace(STILL, rate=10))
 
@@ -640,6 +715,9 @@ def test_addresses_are_taken_apart(listen: str, address: tuple[str, int]) -> Non
         ({"order": "random"}, "order: 'random' is none of newest, oldest, mixed, unstable"),
         ({"chaos": 4}, "chaos: 4 is not from 0 to 3"),
         ({"jobs": -1}, "jobs: -1 is not a number from 0 up"),
+        ({"unfinished": -1}, "unfinished: -1 of the newest 200 of 200 jobs is impossible"),
+        ({"unfinished": 4, "unfinished_among": 3}, "unfinished: 4 of the newest 3 of 200 jobs is impossible"),
+        ({"unfinished_among": 201}, "unfinished: 0 of the newest 201 of 200 jobs is impossible"),
         ({"speed": float("nan")}, "speed: nan is not a number from 0 up"),
         ({"rate_window": 0}, "rate_window: 0 is not more than 0 seconds"),
         ({"token": ""}, "token: it is empty"),
@@ -895,6 +973,7 @@ def test_the_control_side_changes_the_platform() -> None:
         ("POST /faults", {"kind": "gremlins"}, 400, "Invalid enum value 'gremlins'"),
         ("POST /faults", {"kind": "hang", "matching": "("}, 400, "no regular expression"),
         ("POST /behaviour", {"order": "random"}, 400, "Invalid enum value 'random'"),
+        ("POST /behaviour", {"most_per_page": 0}, 400, "Expected `int` >= 1"),
         ("GET /jobs", None, 404, "nothing is done by GET /simulator/jobs"),
     ],
 )

@@ -1,0 +1,361 @@
+"""Large accounts, made small: the daemon against a platform with ten jobs on a page and a rate limit of seconds.
+
+The platform's own log of requests says who took how much of the limit; its truth says what there was to count.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+
+from exporter.simulator.faults import Fault, FaultKind
+from exporter.simulator.platform import RateHeaders, Request
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, running
+from tests.integration.daemon_process import Account, Daemon, Installation, Onlooker, Scrape, difference, eventually
+
+LIMIT, SHARE = 200, 50
+"""Requests of a window, and the quarter of them that is the exporter's."""
+LARGE = replace(QUIET, jobs=200, rate_limit=LIMIT, rate_window=5, files_per_job=3)
+PER_PAGE = 10
+SCRIPT = "/v2/user?script"
+"""What the user's own script asks, which tells it from the exporter in the platform's log."""
+ORDERS = (Order.NEWEST, Order.OLDEST, Order.MIXED)
+LIVES = (
+    JobScript(total=5, failed=2, queued=0.2, resolving=0.2, running=3),
+    JobScript(total=4, queued=0.2, resolving=0.2, running=0.5, operation="move"),
+    JobScript(total=3, failed=3, errors={"5002": 2, "none": 1}, queued=0, resolving=0, running=0),
+    JobScript(total=40, failed=10, queued=0.2, resolving=1, running=6, operation="delete"),
+    JobScript(total=6, failed=1, queued=0.5, resolving=0.5, running=2, operation="import"),
+)
+
+
+class Stopped(threading.Thread):
+    """Does its work again and again until it is stopped; what went wrong in it is raised there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enough = threading.Event()
+        self._error: Exception | None = None
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        try:
+            while not self.enough.is_set():
+                self.work()
+        except Exception as error:  # noqa: BLE001  # raised again by whoever stops it
+            self._error = error
+
+    def stop(self) -> None:
+        self.enough.set()
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+class Submitting(Stopped):
+    """A user who submits jobs, some of which are over between two polls."""
+
+    def __init__(self, simulator: RunningSimulator) -> None:
+        super().__init__()
+        self._platform = simulator.platform
+        self.submitted = 0
+
+    def work(self) -> None:
+        self._platform.submit(LIVES[self.submitted % len(LIVES)])
+        self.submitted += 1
+        self.enough.wait(0.2)
+
+
+class Script(Stopped):
+    """A user's script that takes all of each window but the exporter's share, as fast as it can."""
+
+    def __init__(self, simulator: RunningSimulator) -> None:
+        super().__init__()
+        self._simulator = simulator
+        self._window, self._made = "", 0
+        self._client = httpx.Client(trust_env=False, headers={"X-SBG-Auth-Token": DEMO_TOKEN})
+        self.windows = 0
+
+    def work(self) -> None:
+        if self._made >= LIMIT - SHARE and self._simulator.platform.now() < float(self._window) + 1:
+            self.enough.wait(0.05)
+            return
+        window = self._client.get(self._simulator.url.removesuffix("/v2") + SCRIPT).headers["x-ratelimit-reset"]
+        if window != self._window:
+            self._window, self._made = window, 0
+            self.windows += 1
+        self._made += 1
+
+    def stop(self) -> None:
+        super().stop()
+        self._client.close()
+
+
+@contextmanager
+def at_work(*threads: Stopped) -> Iterator[None]:
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.stop()
+
+
+@contextmanager
+def platform_with_short_pages(order: Order = Order.NEWEST, **settings: object) -> Iterator[RunningSimulator]:
+    with running(replace(LARGE, order=order, **settings)) as simulator:  # type: ignore[arg-type]  # its own parts
+        simulator.platform.behave(most_per_page=PER_PAGE)
+        yield simulator
+
+
+def windows(simulator: RunningSimulator) -> list[list[Request]]:
+    """The requests of each of the platform's windows, which begins with the first after the one before has ended."""
+    found: list[list[Request]] = []
+    ends = 0.0
+    for request in simulator.platform.latest_requests():
+        if request.at >= ends:
+            ends = request.at + simulator.settings.rate_window
+            found.append([])
+        found[-1].append(request)
+    return found
+
+
+def by_exporter(requests: list[Request]) -> int:
+    return sum(not request.target.startswith(SCRIPT) for request in requests)
+
+
+def assert_within_share(simulator: RunningSimulator, share: int = SHARE) -> None:
+    assert max(by_exporter(requests) for requests in windows(simulator)) <= share
+    assert {request.status for request in simulator.platform.latest_requests()} == {200}
+
+
+def installation(folder: Path, simulators: Mapping[str, RunningSimulator], **settings: object) -> Installation:
+    """An account for each of *simulators*."""
+    accounts = (Account.at(simulator, name) for name, simulator in simulators.items())
+    return Installation(folder / "place", *accounts, **settings)
+
+
+def listed(daemon: Daemon, *accounts: str) -> None:
+    """Return once their lists were read to the end."""
+    daemon.scrape_when(lambda now: all(now.total("sbg_jobs", account=name) > 0 for name in accounts))
+
+
+def settled(daemon: Daemon, simulators: Mapping[str, RunningSimulator]) -> Scrape:
+    """A scrape in which every counter is the truth, and was so some polls before."""
+    for name, simulator in simulators.items():
+        daemon.await_exact(name, simulator)
+    polls = daemon.scrape().series("sbg_exporter_polls_total", result="success")
+    scrape = daemon.scrape_when(
+        lambda now: all(
+            now.total("sbg_exporter_polls_total", account=name, result="success")
+            >= 2 + sum(number for labels, number in polls.items() if ("account", name) in labels)
+            for name in simulators
+        )
+    )
+    for name, simulator in simulators.items():
+        assert difference(scrape, name, simulator) == {}, name
+    return scrape
+
+
+def test_a_user_s_script_is_never_refused_and_every_finish_is_counted_once(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        simulators = {str(order): stack.enter_context(platform_with_short_pages(order)) for order in ORDERS}
+        place = stack.enter_context(installation(tmp_path, simulators, full_listing_interval=10))
+        daemon = stack.enter_context(place.running())
+        listed(daemon, *ORDERS)
+        scripts = [Script(simulator) for simulator in simulators.values()]
+        users = [Submitting(simulator) for simulator in simulators.values()]
+        with at_work(*scripts, *users):
+            eventually(lambda: min(script.windows for script in scripts) >= 2)
+
+        scrape = settled(daemon, simulators)
+
+    for (order, simulator), user in zip(simulators.items(), users, strict=True):
+        assert user.submitted > 10
+        assert_within_share(simulator)
+        assert scrape.value("sbg_exporter_watching", account=order) == 1
+        assert scrape.value("sbg_exporter_allowance_requests", account=order) == SHARE
+        assert scrape.total("sbg_jobs_finished_total", account=order) == user.submitted
+
+
+def test_killed_while_slices_are_read_it_counts_once_and_keeps_to_its_share(tmp_path: Path) -> None:
+    onlooker = Onlooker()
+    with ExitStack() as stack:
+        simulators = {str(order): stack.enter_context(platform_with_short_pages(order)) for order in ORDERS}
+        place = stack.enter_context(installation(tmp_path, simulators, full_listing_interval=5))
+        with place.running() as daemon:
+            listed(daemon, *ORDERS)
+            onlooker.see(daemon.scrape())
+        with at_work(*(Submitting(simulator) for simulator in simulators.values())):
+            for number in range(4):
+                daemon = place.start()
+                read = (*simulators.values(),)[number % len(simulators)]
+                await_slices(read, 1 + number)
+                daemon.kill()
+
+        with place.running() as daemon:
+            onlooker.see(settled(daemon, simulators))
+
+    for simulator in simulators.values():
+        assert_within_share(simulator)
+
+
+def await_slices(simulator: RunningSimulator, number: int) -> None:
+    """Return once so many more pages behind the first were asked for."""
+    wanted = len(deep_pages(simulator)) + number
+    eventually(lambda: len(deep_pages(simulator)) >= wanted)
+
+
+def deep_pages(simulator: RunningSimulator) -> list[Request]:
+    """The pages asked for that lie behind the first."""
+    return [
+        each
+        for each in simulator.platform.latest_requests()
+        if "offset=" in each.target and "offset=0&" not in each.target
+    ]
+
+
+def test_a_crash_loop_keeps_to_its_share(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        simulator = stack.enter_context(platform_with_short_pages(jobs=70, rate_limit=80, rate_window=10))
+        place = stack.enter_context(installation(tmp_path, {"sim": simulator}, full_listing_interval=5))
+        for _ in range(10):
+            daemon = place.start()
+            before = len(simulator.platform.latest_requests())
+            assert daemon.await_event("daemon.started"), daemon.told()
+            await_requests(simulator, before + 4, share=20)
+            daemon.kill()
+
+        with place.running() as daemon:
+            listed(daemon, "sim")
+            simulator.platform.submit(LIVES[2])
+            settled(daemon, {"sim": simulator})
+
+    assert_within_share(simulator, share=20)
+
+
+def await_requests(simulator: RunningSimulator, number: int, share: int) -> None:
+    """Return once there were so many requests, or as many as there may be in this window."""
+    eventually(
+        lambda: (
+            len(simulator.platform.latest_requests()) >= number
+            or any(by_exporter(requests) >= share for requests in windows(simulator)[-1:])
+        )
+    )
+
+
+RESETS = {str(form): form for form in RateHeaders}
+UNKNOWN = ("absent", "past", "absurd")
+"""Forms of the reset from which it cannot be learned."""
+HOUR = 3600.0
+WINDOW = 4.0
+
+
+def test_a_429_silences_it_until_the_reset_whatever_form_that_has(tmp_path: Path) -> None:
+    """One daemon, an account for each form of the reset, and two whose platform's clock is an hour off ours."""
+    with ExitStack() as stack:
+        starts = {"ahead": time.time() + HOUR, "behind": time.time() - HOUR}
+        simulators = {
+            name: stack.enter_context(running(replace(QUIET, rate_window=WINDOW, start=starts.get(name))))
+            for name in (*RESETS, *starts, "healthy")
+        }
+        for name, form in RESETS.items():
+            simulators[name].platform.behave(rate_headers=form)
+        place = stack.enter_context(installation(tmp_path, simulators))
+        daemon = stack.enter_context(place.running())
+        daemon.scrape_when(lambda now: sum(now.series("sbg_up").values()) == len(simulators))
+        healthy = simulators.pop("healthy")
+        for simulator in simulators.values():
+            simulator.platform.queue(Fault(kind=FaultKind.RATE_LIMITED))
+        daemon.scrape_when(lambda now: now.total("sbg_exporter_polls_total", result="rate_limited") == len(simulators))
+        known = {name: simulator for name, simulator in simulators.items() if name not in UNKNOWN}
+        for simulator in (*known.values(), healthy):
+            simulator.platform.submit(LIVES[2])
+        settled(daemon, {**known, "healthy": healthy})
+        silent = {name: silent_for(place, simulators[name]) for name in UNKNOWN}
+
+    for name, simulator in simulators.items():
+        requests = simulator.platform.latest_requests()
+        refused = next(place for place, request in enumerate(requests) if request.status == 429)
+        if name in UNKNOWN:
+            assert requests[refused + 1 :] == [], name
+            assert 200 < silent[name] <= 300, name
+        else:
+            assert {request.status for request in requests[refused + 1 :]} == {200}, name
+            assert requests[refused + 1].at >= int(reset_told(requests, refused)), name
+
+
+def reset_told(requests: list[Request], refused: int) -> float:
+    """What the headers of that answer said, which came out of the blue: the end of the window, or of one from then."""
+    ends = 0.0
+    for request in requests[:refused]:
+        ends = request.at + WINDOW if request.at >= ends else ends
+    return ends if requests[refused].at < ends else requests[refused].at + WINDOW
+
+
+def silent_for(place: Installation, simulator: RunningSimulator) -> float:
+    """Seconds for which the state file says that nothing may be asked."""
+    with closing(sqlite3.connect(f"file:{place.state}?mode=ro", uri=True)) as state:
+        [(until,)] = state.execute(
+            "SELECT silent_until FROM allowance WHERE endpoint = ? AND username <> ''", (simulator.url,)
+        ).fetchall()
+    return float(until) - time.time()
+
+
+def test_it_watches_above_six_pages_and_lists_again_at_four(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        simulator = stack.enter_context(platform_with_short_pages(jobs=55, rate_limit=100_000))
+        place = stack.enter_context(installation(tmp_path, {"sim": simulator}, full_listing_interval=1))
+        daemon = stack.enter_context(place.running())
+        for jobs, watching in ((55, 0), (61, 1), (45, 1), (40, 0), (60, 0)):
+            resize(simulator, jobs)
+            await_shown(daemon, jobs, watching)
+            assert daemon.await_polls("sim", 2).value("sbg_exporter_watching", account="sim") == watching, jobs
+
+
+def await_shown(daemon: Daemon, jobs: int, watching: int) -> None:
+    """Return once so many jobs are shown as listed, and whether they are watched."""
+    daemon.scrape_when(
+        lambda now: now.total("sbg_jobs") == jobs and now.value("sbg_exporter_watching", account="sim") == watching
+    )
+
+
+def resize(simulator: RunningSimulator, jobs: int) -> None:
+    """Let the list have so many jobs: new ones come, or the oldest go."""
+    there = simulator.platform.listed()
+    for job_id in there[jobs:]:
+        simulator.platform.remove(job_id)
+    for _ in range(jobs - len(there)):
+        simulator.platform.submit(LIVES[2])
+
+
+def test_in_no_order_the_delay_is_told_as_it_is(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        simulator = stack.enter_context(platform_with_short_pages(Order.MIXED, jobs=90, rate_limit=80))
+        place = stack.enter_context(installation(tmp_path, {"sim": simulator}))
+        daemon = stack.enter_context(place.running())
+        listed(daemon, "sim")
+        told = [0.0]
+        simulator.platform.submit(LIVES[2])
+        submitted = time.monotonic()
+
+        def counted() -> bool:
+            scrape = daemon.scrape()
+            told.append(scrape.value("sbg_exporter_detection_delay_seconds", account="sim") or 0.0)
+            return scrape.total("sbg_files_failed_total") > 0
+
+        eventually(counted, every=0.1)
+        delay = time.monotonic() - submitted
+
+        assert max(told) > 2  # a poll a second sees but a part of the list
+        assert max(told) > delay - 3  # it is told as of the beginning of a poll, and each takes a moment
+        settled(daemon, {"sim": simulator})
