@@ -117,6 +117,7 @@ class Allowance:
         """Requests of the window before that were not slices."""
         self._window_ends = now + min(kept.window_left, WINDOW_SECONDS) if kept and kept.window_left > 0 else None
         self._silent_until = now + kept.silence_left if kept else now
+        self._written_end = 0.0
         self._window: float | None = None
         self._told = Quota(None, None, None)
         self._remaining: int | None = None
@@ -156,6 +157,8 @@ class Allowance:
             if quota.limit is not None:
                 self._limit = quota.limit
             self._told, self._remaining = quota, quota.remaining
+            if self._window_ends is not None and abs(self._window_ends - self._written_end) > 2 * ROUNDING:
+                self._write(now)  # or the next process would wait for the end of a window that is not the platform's
 
     def silence(self, wait: float, now: float) -> None:
         """Make no request for *wait* seconds."""
@@ -269,6 +272,7 @@ class Allowance:
 
     def _write(self, now: float) -> None:
         if self._keep is not None:
+            self._written_end = self._window_ends or 0.0
             left = self._window_ends - now if self._window_ends is not None else 0.0
             self._keep(Kept(self._limit, self._used, self._slices, max(0.0, left), max(0.0, self._silent_until - now)))
 

@@ -38,7 +38,7 @@ within one full listing of its end at the latest; and no window has more request
 import math
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from exporter.counting.ledger import Mark
@@ -231,7 +231,7 @@ class Plan:
 
     def look(self, now: float, ledger: Ledger) -> Turn:
         """Whatever shows new jobs."""
-        self._looks.begin(ledger.live)
+        self._looks.begin([job_id for job_id, mark in ledger.live.items() if mark.unfinished])
         self._depths.keep(ledger.live.keys())
         self._refused = False
         self._total, self._read_to, self._asked, self._results = None, 0, 0, 0
@@ -358,7 +358,7 @@ class Plan:
             self._asked += yield from self._probe(unseen, now, ledger, budget)
         pending = [mark for mark in ledger.live.values() if mark.pending and mark.operation in OPERATIONS]
         pending.sort(key=lambda mark: (mark.moved_at, mark.id))
-        for group in _alternately([[mark] for mark in pending], self._groups(unseen)):
+        for group in _in_turns(self._groups(unseen), [[mark] for mark in pending], budget):
             if self._asked >= budget or self._refused:
                 return
             spent = yield from self._ask_for(group, now, ledger, budget - self._asked)
@@ -470,11 +470,17 @@ class Plan:
         if self.hurried or self._due is None:
             self._credit = 0.0
             return SLICES_PER_TURN
-        left = max(1, self.pages - self._walk.pages)
+        left = max(1.0, (self.size - (self._walk.offset or 0)) / self._walk_step())
         self._credit += left * min(1.0, elapsed / max(self._due - now, 1.0))
         pages = min(int(self._credit), SLICES_PER_TURN)
         self._credit = min(self._credit - pages, SLICES_PER_TURN)
         return pages
+
+    def _walk_step(self) -> float:
+        """Jobs by which a page brings the walk on, as it went so far: some are read again where the list moves."""
+        if self._walk.pages < _PAGES_TO_LEARN or not self._walk.offset:
+            return self._per_page - 1
+        return self._walk.offset / self._walk.pages
 
     def _hold_to_order(self, reply: PageSeen, offset: int, now: float, ledger: Ledger) -> None:
         """Give up the order when a page shows an unknown job farther in than the watched one."""
@@ -537,7 +543,16 @@ class Plan:
         self._neighbours = Neighbours()
 
 
-def _alternately(first: Iterable[T], second: Iterable[T]) -> Iterator[T]:
-    """The ones and the others in turns, so that neither has to wait for all of the other."""
-    for pair in zip_longest(first, second):
-        yield from (each for each in pair if each is not None)
+def _in_turns(unfinished: list[T], pending: list[T], budget: int) -> Iterator[T]:
+    """Unfinished ones first, but where they take more than the *budget*, every fourth turn is a pending one's."""
+    if len(unfinished) <= budget:
+        yield from (*unfinished, *pending)
+        return
+    others = iter(pending)
+    for number, each in enumerate(unfinished, 1):
+        yield each
+        if number % _TURNS_OF_UNFINISHED == 0:
+            yield from islice(others, 1)
+
+
+_TURNS_OF_UNFINISHED: Final = 3

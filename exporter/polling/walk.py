@@ -1,8 +1,9 @@
 """One reading of the whole list. Pure: pages go in, the next offset comes out.
 
 Pages are offsets over a list that changes while it is read, in an order that nobody documented. So each page overlaps
-the one before by one job. If the last job of a page is in the next one, nothing between the two was missed: that seam
-matches. If it is not, the list has moved:
+the one before by one job, and by some more while the list is seen to move forward (jobs expire at its front all the
+time, if the oldest are there). If the last job of a page is in the next one, nothing between the two was missed:
+that seam matches. If it is not, the list has moved:
 
 * forward, because jobs before the seam went away: the page shows only jobs not met yet, and the walk steps back until
   it meets one that it knows;
@@ -56,6 +57,10 @@ class Walk:
         self._seams_failed = 0
         self._steps_back = 0
         self._last: str | None = None
+        self._last_at = 0
+        """Where on the list that job was."""
+        self._overlap = 0.0
+        """Jobs by which pages overlap beside the one."""
         self._total: int | None = None
         self.unreadable = 0
         """Records met that could not be read."""
@@ -132,7 +137,8 @@ class Walk:
         self._nothing_fresh = 0 if fresh else self._nothing_fresh + 1
         self.ids.update(shown)
         if shown and not short_of_it:
-            self._last = shown[-1]
+            self._follow(shown, offset)
+            self._last, self._last_at = shown[-1], offset + page.last
         if self._ends(answer, offset, fresh=fresh):
             self._seams_failed += short_of_it
             self.offset = None
@@ -141,7 +147,13 @@ class Walk:
             self.offset = None
         else:
             # One job of overlap: the last one that could be read, else none.
-            self.offset = offset + (page.last if page.last > 0 else page.items)
+            step = page.last if page.last > 0 else page.items
+            self.offset = offset + max(1, step - min(int(self._overlap), step // 2))
+
+    def _follow(self, shown: list[str], offset: int) -> None:
+        """Overlap by more jobs than the list has moved forward since the page before, then slowly by fewer again."""
+        moved = self._last_at - (offset + shown.index(self._last)) if self._last in shown else 0
+        self._overlap = max(3.0 * moved, 0.95 * self._overlap)
 
     def _goes_back(self, items: int, shown: Collection[str]) -> bool:
         """Whether a page that misses the seam lies behind it, so that the one before is to be read."""
