@@ -113,6 +113,8 @@ class Allowance:
         self._limit = kept.limit if kept else None
         self._used = kept.used if kept else 0
         self._slices = kept.slices if kept else 0
+        self._late = 0
+        """Requests made just before the window ends."""
         self._others_before = 0
         """Requests of the window before that were not slices."""
         self._window_ends = now + min(kept.window_left, WINDOW_SECONDS) if kept and kept.window_left > 0 else None
@@ -137,6 +139,7 @@ class Allowance:
             if self._used >= self._most(purpose):
                 return ends - now
             self._used += 1
+            self._late += ends - now <= 2 * ROUNDING
             self._slices += purpose is Purpose.SLICE
             if self._remaining is not None:
                 self._remaining -= 1
@@ -237,7 +240,8 @@ class Allowance:
 
     def _begin_window(self, used: int) -> None:
         self._others_before = self._used - self._slices
-        self._used, self._slices = used, 0
+        # By its own clock the platform may have begun the window that much earlier, and counts those requests in it.
+        self._used, self._slices, self._late = max(used, self._late), 0, 0
         self._remaining = None
 
     def _is_new(self, ends: float, remaining: int | None) -> bool:

@@ -38,7 +38,6 @@ within one full listing of its end at the latest; and no window has more request
 import math
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from exporter.counting.ledger import Mark
@@ -60,6 +59,7 @@ _SLACK: Final = 3
 """Jobs by which a depth may be wrong: some may come, or leave, between two requests."""
 _WORTH_A_PAGE: Final = 2
 """Unfinished jobs on a page that make it cheaper than asking for each."""
+_FOR_PENDING: Final = 1 / 4
 _MOST_PROBES: Final = 5
 _MOST_STRIKES: Final = 8
 _AHEAD: Final = 0.95
@@ -144,6 +144,8 @@ class Plan:
         """How deep this poll's watched pages and probes went."""
         self._probes = 0
         self._watched_pages = 1
+        self._fresh: set[str] = set()
+        """New jobs met since a look last came to one that was known before: none of these is that one."""
         self._total: int | None = None
         """The platform's own total, as the watched end last told it."""
         self._accounted: int | None = None
@@ -156,6 +158,7 @@ class Plan:
         self._paced_at = now
         self._credit = 0.0
         self._refused = False
+        self._pending_credit = 0.0
         self._asked = self._results = 0
         """Requests of this poll's second turn; those of them for results."""
 
@@ -282,14 +285,21 @@ class Plan:
     def _shown(self, reply: PageSeen, offset: int, now: float, ledger: Ledger) -> int:
         """A page of the list showed these jobs; how many of them are new."""
         page = reply.answer.page
+        if ledger.complete:
+            self._note_fresh(reply)
         if page.has_next or page.items >= reply.answer.limit:
             self._per_page = max(2, page.items)
         for position, job in enumerate(reply.answer.page.jobs, start=offset):
-            if job.rank < FINAL_RANK or job.id in ledger.live:
+            if job.rank < FINAL_RANK or job.id in ledger.live or job.id not in reply.known:
                 self._looks.saw(job.id, now)
                 if self._ordered:
                     self._depths.put(job.id, self._depth(position))
         return sum(job.id not in reply.known for job in reply.answer.page.jobs)
+
+    def _note_fresh(self, reply: PageSeen) -> None:
+        """Remember the jobs that are new, until a look came to one that was known before them."""
+        if self._order is not Order.NONE:
+            self._fresh.update(job.id for job in reply.answer.page.jobs if job.id not in reply.known)
 
     def _depth(self, position: int) -> int:
         return position if self._order is Order.NEWEST else max(0, self.size - 1 - position)
@@ -309,7 +319,8 @@ class Plan:
             reply = yield PageQuestion(offset, Purpose.WATCH)
             if not isinstance(reply, PageSeen):
                 return
-            end.take(reply.answer, reply.known)
+            self._note_fresh(reply)
+            end.take(reply.answer, {job_id for job_id in reply.known if job_id not in self._fresh})
             pages.append((offset, reply))
         self._size, self._total, self._watched_pages = end.size, end.total, len(pages)
         new = sum(job.id not in reply.known for _, reply in pages for job in reply.answer.page.jobs)
@@ -320,6 +331,7 @@ class Plan:
             self._walk.seen_beside([job.id for job in reply.answer.page.jobs])
         if not ledger.complete:
             return
+        self._fresh.clear()
         if not end.joined:
             self._bring_forward(now)
         elif not self._urgent:
@@ -358,12 +370,21 @@ class Plan:
             self._asked += yield from self._probe(unseen, now, ledger, budget)
         pending = [mark for mark in ledger.live.values() if mark.pending and mark.operation in OPERATIONS]
         pending.sort(key=lambda mark: (mark.moved_at, mark.id))
-        for group in _in_turns(self._groups(unseen), [[mark] for mark in pending], budget):
+        for group in self._in_turns(self._groups(unseen), [[mark] for mark in pending], budget):
             if self._asked >= budget or self._refused:
                 return
             spent = yield from self._ask_for(group, now, ledger, budget - self._asked)
             self._asked += spent
             self._results += spent * group[0].pending
+
+    def _in_turns(self, unfinished: list[T], pending: list[T], budget: int) -> Iterator[T]:
+        """Unfinished ones first; but where they take more than the *budget*, a quarter of it is for pending ones."""
+        due = 0
+        if len(unfinished) > budget:
+            self._pending_credit += budget * _FOR_PENDING
+            due = min(int(self._pending_credit), len(pending))
+        self._pending_credit = min(self._pending_credit - due, 1.0)
+        yield from (*pending[:due], *unfinished, *pending[due:])
 
     def _unseen(self, ledger: Ledger) -> list[Mark]:
         """Unfinished jobs that the first turn should have shown, or cannot show."""
@@ -410,7 +431,7 @@ class Plan:
             else:
                 groups.append([mark])
                 ends = depth + max(1, self._per_page - 2 * _SLACK) - 1
-        groups.sort(key=lambda group: min(self._looks.at(mark.id) for mark in group))
+        groups.sort(key=lambda group: min(self._looks.last_tried(mark.id) for mark in group))
         return groups
 
     def _ask_for(self, group: list[Mark], now: float, ledger: Ledger, budget: int) -> Generator[Question, Reply, int]:
@@ -428,6 +449,7 @@ class Plan:
             if self._refused or spent >= budget:
                 break
             if mark.operation in OPERATIONS:
+                self._looks.tried(mark.id, now)
                 reply = yield JobQuestion(Operation(mark.operation), mark.id)
                 self._refused = reply is None
                 spent += 1
@@ -497,6 +519,7 @@ class Plan:
         self._strikes = min(_MOST_STRIKES, max(1, 2 * self._strikes))
         self._walks_wanted = self._strikes
         self._depths = Depths()
+        self._fresh.clear()
         self._bring_forward(now)
 
     # ---- after each turn ----
@@ -518,9 +541,13 @@ class Plan:
         """What the turns saw is not counted: a walk stands for jobs that are, so it begins anew."""
         self._begin_walk(Walk(), now)
         self._depths = Depths()
+        self._came = 0
 
     def _listed(self, now: float, jobs: int) -> None:
         """A listing is complete."""
+        began = self._walk_began
+        if not (self._large and self._ordered):
+            self._fresh.clear()
         shown = self._neighbours.order
         if not self._large:
             self._order = shown
@@ -535,24 +562,9 @@ class Plan:
         self._accounted = max(jobs, self._size or 0) if self._urgent else jobs
         self._size, self._came, self._suspected, self._urgent = jobs, 0, False, False
         self._due = now + _AHEAD * self._interval
-        self._looks.closed(now, since=now if self._ordered and self._large else self._walk_began)
+        self._looks.listed(now, began, since=now if self._ordered and self._large else began)
 
     def _begin_walk(self, walk: Walk, now: float) -> None:
         self._walk = walk
         self._walk_began = now
         self._neighbours = Neighbours()
-
-
-def _in_turns(unfinished: list[T], pending: list[T], budget: int) -> Iterator[T]:
-    """Unfinished ones first, but where they take more than the *budget*, every fourth turn is a pending one's."""
-    if len(unfinished) <= budget:
-        yield from (*unfinished, *pending)
-        return
-    others = iter(pending)
-    for number, each in enumerate(unfinished, 1):
-        yield each
-        if number % _TURNS_OF_UNFINISHED == 0:
-            yield from islice(others, 1)
-
-
-_TURNS_OF_UNFINISHED: Final = 3

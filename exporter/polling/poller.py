@@ -27,6 +27,7 @@ from exporter.credentials import Secret
 from exporter.errors import (
     AllowanceSpent,
     AlreadyWatched,
+    BadAnswer,
     ConfigError,
     JobRefused,
     Maintenance,
@@ -252,7 +253,8 @@ class Poller:
         except Exception:  # noqa: BLE001  # whatever it is, the next poll comes as usual
             result, fault = "error", "unexpected error, see the log"
             self._log.exception("poll.crashed")
-        self._record.polled(result, fault, self._clock.time(), self._clock.monotonic() - began)
+        if fault or self._record.requests_made > made:  # nothing asked, nothing learned: that was no poll
+            self._record.polled(result, fault, self._clock.time(), self._clock.monotonic() - began)
         self._record.moved_at = self._clock.monotonic()
         self._show()
         return wait
@@ -305,17 +307,20 @@ class Poller:
         with self._forgotten_if_not_counted(began):
             failure = self._drive(self._plan.look(began, self._ledger(book)), book, seen)
             changes = self._fold(book, seen)
-            if failure is None:
+            looked = failure is None
+            if looked:
                 failure = self._drive(self._plan.ask(began, self._ledger(book.after(changes)), budget), book, seen)
                 changes = self._fold(book, seen)
             written = self._commit(book, changes)
             self._plan.settle(began, written=written, failed=isinstance(failure, PollError))
+        # One job that cannot be asked for does not hold up the listing; a platform that wants no more requests does.
         if isinstance(failure, AllowanceSpent) and seen.jobs:
             return failure.wait
+        goes_on = failure is None or (looked and isinstance(failure, Unreachable | BadAnswer))
+        if goes_on and written and self._reads_on and self._plan.watching:
+            self._read_on(began)
         if failure is not None:
             raise failure
-        if written and self._reads_on and self._plan.watching:
-            self._read_on(began)
         return 0.0 if written and self._plan.half_read else None
 
     def _read_on(self, began: float) -> None:

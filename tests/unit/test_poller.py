@@ -328,17 +328,17 @@ def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: Bench) -> None:
 def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: Bench) -> None:
     for number in range(6000):
         bench.platform.add(f"{number:04d}")
-    bench.poll()
     bench.platform.instead = lambda request: (
         bench.platform.said(502, {}) if request.url.params.get("offset") == str(99 * 52) else None
     )
-    bench.poll()
+    assert bench.poll().polling.up is False
     bench.platform.instead = lambda _: None
     asked = len(bench.platform.asked)
 
     picture = bench.poll()
 
-    assert len(bench.platform.asked) - asked < 15
+    # Of 61 pages the nine that were left, and some to watch, to look at unfinished jobs, and to begin the next listing.
+    assert len(bench.platform.asked) - asked < 30
     assert picture.listed is not None
     assert picture.listed["copy", "running"].jobs == 6000
 
@@ -784,9 +784,13 @@ def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: Bench) -> 
     assert bench.wait is not None
     assert 0 < bench.wait <= 300
     assert picture.listed is None
-    assert bench.counted(ledger.JOBS_SUBMITTED) == 892  # nine pages of a hundred, each overlapping by one
-    for _ in range(2):
-        picture = bench.poll(after=bench.wait)
+    # The page at the start that shows the order, three at the end where new jobs come in, some of the listing.
+    assert 400 <= bench.counted(ledger.JOBS_SUBMITTED) <= 892
+    for _ in range(4):
+        assert picture.listed is None
+        asked = len(bench.platform.asked)
+        picture = bench.poll(after=301)
+        assert len(bench.platform.asked) - asked <= 10
 
     assert picture.listed is not None
     assert picture.listed["copy", "running"].jobs == 2000
