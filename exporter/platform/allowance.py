@@ -153,15 +153,15 @@ class Allowance:
         wait = _told(quota, date)
         with self._lock:
             if wait is not None:
-                if self._is_new(now + wait, quota.remaining):
-                    self._begin_window(used=1)
+                if self._is_new(now + wait, quota.remaining, now):
+                    self._begin_window(used=self._under_way(quota))
                 self._window_ends = now + wait
                 self._window = max(wait - ROUNDING, self._window or 0.0)
-            if quota.limit is not None:
-                self._limit = quota.limit
+            before, self._limit = self._limit, self._limit if quota.limit is None else quota.limit
             self._told, self._remaining = quota, quota.remaining
-            if self._window_ends is not None and abs(self._window_ends - self._written_end) > 2 * ROUNDING:
-                self._write(now)  # or the next process would wait for the end of a window that is not the platform's
+            moved = abs((self._window_ends or 0.0) - self._written_end) > 2 * ROUNDING
+            if moved or self._limit != before:
+                self._write(now)  # or the next process would hold to a window, or a limit, that is not the platform's
 
     def silence(self, wait: float, now: float) -> None:
         """Make no request for *wait* seconds."""
@@ -181,7 +181,8 @@ class Allowance:
             self._used += used
             self._silent_until = max(self._silent_until, silent_until)
             if quota.limit is not None or quota.remaining is not None:
-                self._limit, self._told, self._remaining = quota.limit, quota, quota.remaining
+                self._limit = self._limit if quota.limit is None else quota.limit
+                self._told, self._remaining = quota, quota.remaining
                 self._window_ends, self._window = ends, window
             self._write(now)
 
@@ -244,14 +245,20 @@ class Allowance:
         self._used, self._slices, self._late = max(used, self._late), 0, 0
         self._remaining = None
 
-    def _is_new(self, ends: float, remaining: int | None) -> bool:
+    def _under_way(self, quota: Quota) -> int:
+        """How many requests of a window that has just begun may be ours: one of each account is under way at most."""
+        made = (quota.limit or 0) - (quota.remaining or 0)
+        return max(1, min(made, self.accounts))
+
+    def _is_new(self, ends: float, remaining: int | None, now: float) -> bool:
         """Whether the platform has begun a new window, a moment before it was due by our reckoning."""
         return (
             self._window_ends is not None
             and ends > self._window_ends + 2 * ROUNDING
-            and remaining is not None
-            and self._remaining is not None
-            and remaining > self._remaining
+            and (
+                now >= self._window_ends - 2 * ROUNDING
+                or (remaining is not None and self._remaining is not None and remaining > self._remaining)
+            )
         )
 
     def _most(self, purpose: Purpose) -> int:

@@ -148,6 +148,7 @@ def page_of(body: bytes) -> Page:
             whole = whole and _is_whole(record)
             jobs.append(_job(record))
         except _Unreadable as reason:
+            whole = False
             skipped[str(reason)] += 1
         else:
             last = position

@@ -56,6 +56,7 @@ class Walk:
         self._nothing_fresh = 0
         self._seams_failed = 0
         self._steps_back = 0
+        self._given_up = False
         self._last: str | None = None
         self._last_at = 0
         """Where on the list that job was."""
@@ -69,6 +70,8 @@ class Walk:
         """Pages read so far."""
         self.ids: set[str] = set()
         """The jobs met."""
+        self._ahead: set[str] = set()
+        """Jobs of pages from which the walk stepped back: not met yet, for it comes there again."""
         self.offset: int | None = 0
         """Where the next page begins; None once the end was reached."""
 
@@ -80,7 +83,8 @@ class Walk:
     @property
     def complete(self) -> bool:
         """Whether the walk ended and is known to have missed no job that was there all the while."""
-        return self.ended and (self._whole or (not self._was_stable and self._quiet and self._quiet_before))
+        quiet = not self._was_stable and self._quiet and self._quiet_before
+        return self.ended and not self._given_up and (self._whole or quiet)
 
     def after(self) -> "Walk":
         """The walk that follows one that has ended."""
@@ -124,7 +128,7 @@ class Walk:
         fresh = not self.ids.issuperset(shown)
         seam = self._last is None or offset == 0 or self._last in shown
         if not seam and self._goes_back(page.items, shown):
-            self.ids.update(shown)
+            self._ahead.update(shown)
             self._steps_back += 1
             self.offset = max(0, offset - answer.limit + 1)
             return
@@ -140,15 +144,21 @@ class Walk:
             self._follow(shown, offset)
             self._last, self._last_at = shown[-1], offset + page.last
         if self._ends(answer, offset, fresh=fresh):
+            self.ids |= self._ahead
             self._seams_failed += short_of_it
             self.offset = None
         elif self.pages >= MOST_PAGES or self._nothing_fresh >= _MOST_STALE_PAGES:
             self._seams_failed += 1
+            self._given_up = True
             self.offset = None
+        elif page.last > 0:
+            # One job of overlap: the last one that could be read.
+            self.offset = offset + max(1, page.last - min(int(self._overlap), page.last // 2))
         else:
-            # One job of overlap: the last one that could be read, else none.
-            step = page.last if page.last > 0 else page.items
-            self.offset = offset + max(1, step - min(int(self._overlap), step // 2))
+            # No job that the next page could show again, as on a page of one: nobody can tell whether this seam holds.
+            self._seams_failed += 1
+            self._last = None
+            self.offset = offset + page.items
 
     def _follow(self, shown: list[str], offset: int) -> None:
         """Overlap by more jobs than the list has moved forward since the page before, then slowly by fewer again."""

@@ -1,22 +1,34 @@
-"""The exporter never takes more of a user's rate limit than its share."""
+"""The exporter never takes more of a user's rate limit than its share, and yields to the user's own scripts."""
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.platform.allowance import DEFAULT_LIMIT, WINDOW_SECONDS, Allowance, seconds_until_reset
+from exporter.platform.allowance import (
+    DEFAULT_LIMIT,
+    WINDOW_SECONDS,
+    Allowance,
+    Allowances,
+    Holder,
+    Kept,
+    Purpose,
+    seconds_until_reset,
+)
 from exporter.platform.wire import Quota
 
 DATE = 1_550_664_230.0
 NOTHING = Quota(None, None, None)
 
 
-def taken(allowance: Allowance, now: float, most: int = 2 * DEFAULT_LIMIT) -> int:
+def taken(allowance: Allowance, now: float, most: int = 2 * DEFAULT_LIMIT, purpose: Purpose = Purpose.WATCH) -> int:
     """How many requests may be made at *now*, all at once."""
     for number in range(most):
-        if allowance.take(now) > 0:
+        if allowance.take(now, purpose) > 0:
             return number
     return most
 
@@ -154,11 +166,518 @@ def test_a_shorter_silence_does_not_end_a_longer_one() -> None:
     assert allowance.take(1016.0) == 24.0
 
 
+# ---- a new window, before it was due by our reckoning ----
+
+
+def at_the_edge(remaining: int | None = 10) -> Allowance:
+    """Twenty requests made of 25, with a window that is to end at 5.0."""
+    allowance = Allowance(0.25)
+    assert taken(allowance, 0.0, most=20) == 20
+    allowance.learn(told(100, DATE + 4, remaining), DATE, 0.0)
+    return allowance
+
+
+def test_a_later_reset_with_more_remaining_is_a_new_window_of_which_one_request_is_made() -> None:
+    allowance = at_the_edge()
+
+    allowance.learn(told(100, DATE + 299, remaining=99), DATE, 4.5)
+
+    assert allowance.used == 1
+    assert allowance.take(10.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("before", "reset_in", "remaining"),
+    [
+        pytest.param(10, 299, 10, id="no more remaining"),
+        pytest.param(10, 299, None, id="remaining absent"),
+        pytest.param(None, 299, 99, id="remaining absent before"),
+        pytest.param(10, 4, 99, id="a reset that is later by rounding alone"),
+        pytest.param(10, 301, 99, id="reset absurd"),
+        pytest.param(10, -1, 99, id="reset past"),
+    ],
+)
+def test_else_the_window_goes_on_and_its_requests_stay_counted(
+    before: int | None, reset_in: float, remaining: int | None
+) -> None:
+    allowance = at_the_edge(before)
+
+    allowance.learn(told(100, DATE + reset_in, remaining), DATE, 2.0)
+
+    assert allowance.used == 20
+
+
+def test_in_a_new_window_slices_are_counted_anew() -> None:
+    allowance = Allowance(0.2)
+    assert taken(allowance, 0.0, purpose=Purpose.SLICE) == 100
+    allowance.learn(told(1000, DATE + 4, remaining=900), DATE, 0.0)
+
+    allowance.learn(told(1000, DATE + 299, remaining=999), DATE, 4.5)
+
+    assert taken(allowance, 6.0, purpose=Purpose.SLICE) == 100
+
+
+def test_a_window_is_as_long_as_the_longest_reset_was_away() -> None:
+    allowance = Allowance(0.25)
+    assert allowance.window == WINDOW_SECONDS
+
+    for reset_in in (40, 60, 20):
+        allowance.learn(told(100, DATE + reset_in), DATE, 0.0)
+
+    assert allowance.window == 60
+
+
+# ---- yielding to others ----
+
+
+def after_others(remaining: int | None, *, share: float = 0.25, used: int = 1, limit: int | None = 1000) -> Allowance:
+    """*used* requests made, after which the platform says that so many remain, until 301.0."""
+    allowance = Allowance(share)
+    assert taken(allowance, 0.0, most=used) == used
+    allowance.learn(told(limit, DATE + 300, remaining), DATE, 0.0)
+    return allowance
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+def test_while_others_leave_more_than_a_fifth_everything_is_asked(purpose: Purpose) -> None:
+    assert after_others(202).take(1.0, purpose) == 0.0
+
+
+def test_when_others_leave_a_fifth_only_watching_goes_on() -> None:
+    allowance = after_others(200)
+
+    assert [allowance.take(1.0, purpose) for purpose in Purpose] == [0.0, 300.0, 300.0]
+
+
+def test_when_others_leave_little_more_than_a_twentieth_watching_goes_on() -> None:
+    assert after_others(51).take(1.0) == 0.0
+
+
+@pytest.mark.parametrize("remaining", [50, 7, 0, -3])
+@pytest.mark.parametrize("purpose", Purpose)
+def test_when_others_leave_a_twentieth_nothing_is_asked_until_the_window_ends(purpose: Purpose, remaining: int) -> None:
+    assert after_others(remaining).take(1.0, purpose) == 300.0
+
+
+def test_requests_since_the_last_answer_count_as_made() -> None:
+    allowance = after_others(203)
+
+    assert taken(allowance, 1.0, most=3, purpose=Purpose.JOB) == 3
+    assert allowance.take(1.0, Purpose.JOB) == 300.0
+
+
+def test_in_each_window_one_request_is_made_that_tells_how_much_others_leave() -> None:
+    allowance = after_others(10)
+
+    assert allowance.take(301.0) == 0.0
+    allowance.learn(told(1000, DATE + 300, remaining=10), DATE, 301.0)
+
+    assert allowance.take(302.0) == 300.0
+
+
+def test_what_the_exporter_used_itself_is_not_what_others_used() -> None:
+    allowance = after_others(20, share=1.0, used=980)
+
+    assert [allowance.take(1.0, purpose) for purpose in (Purpose.WATCH, Purpose.SLICE)] == [0.0, 0.0]
+
+
+def test_one_request_of_others_is_enough_to_yield() -> None:
+    assert after_others(20, share=1.0, used=979).take(1.0) == 300.0
+
+
+@pytest.mark.parametrize("limit", [None, 0, -1])
+def test_a_platform_without_a_limit_leaves_enough(limit: int | None) -> None:
+    assert after_others(3, limit=limit).take(1.0, Purpose.SLICE) == 0.0
+
+
+def test_what_remains_yields_nothing_where_the_platform_does_not_say_it() -> None:
+    assert after_others(None).take(1.0, Purpose.SLICE) == 0.0
+
+
+# ---- slices, and single jobs ----
+
+
+@pytest.mark.parametrize(("share", "slices"), [(0.25, 125), (0.251, 125), (0.003, 1), (0.002, 1), (0.001, 1)])
+def test_slices_take_at_most_half(share: float, slices: int) -> None:
+    assert taken(Allowance(share), 0.0, purpose=Purpose.SLICE) == slices
+
+
+def test_watching_has_what_slices_leave() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, purpose=Purpose.SLICE)
+
+    assert taken(allowance, 0.0) == 125
+
+
+def test_slices_take_what_watching_leaves() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, most=200)
+
+    assert taken(allowance, 0.0, purpose=Purpose.SLICE) == 50
+
+
+def test_slices_never_take_what_watching_took_in_the_window_before() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, most=200)
+
+    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 50
+    assert taken(allowance, 300.0) == 200
+
+
+def test_what_watching_has_taken_already_need_not_be_kept_for_it() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, most=150)
+    taken(allowance, 300.0, most=140)
+
+    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 100
+
+
+def test_what_slices_took_in_the_window_before_is_not_kept_for_watching() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, purpose=Purpose.SLICE)
+
+    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 125
+
+
+def test_what_watching_took_two_windows_ago_is_not_kept_for_it() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, most=200)
+    taken(allowance, 300.0, most=1)
+
+    assert taken(allowance, 600.0, purpose=Purpose.SLICE) == 125
+
+
+def test_an_allowance_of_one_is_for_watching_if_it_was_before() -> None:
+    allowance = Allowance(0.001)
+    taken(allowance, 0.0)
+
+    assert allowance.take(300.0, Purpose.SLICE) == 300.0
+    assert allowance.take(300.0) == 0.0
+
+
+def test_single_jobs_leave_a_tenth_to_slices() -> None:
+    allowance = Allowance(0.25)
+
+    assert taken(allowance, 0.0, purpose=Purpose.JOB) == 225
+    assert taken(allowance, 0.0, purpose=Purpose.SLICE) == 25
+
+
+def test_watching_need_not_leave_that_tenth() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, purpose=Purpose.JOB)
+
+    assert taken(allowance, 0.0) == 25
+
+
+def test_a_refused_request_is_not_counted() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, purpose=Purpose.SLICE)
+
+    for _ in range(9):
+        allowance.take(0.0, Purpose.SLICE)
+
+    assert allowance.used == 125
+
+
+# ---- how much a poll may ask ----
+
+
+@pytest.mark.parametrize(
+    ("interval", "look", "used", "budget"),
+    [
+        pytest.param(30.0, 1, 0, 21, id="ten polls of a window, one page each"),
+        pytest.param(30.0, 6, 0, 16, id="six pages each"),
+        pytest.param(30.0, 1, 100, 11, id="after a hundred requests"),
+        pytest.param(300.0, 1, 0, 224, id="one poll of a window"),
+        pytest.param(3600.0, 1, 0, 224, id="less than one poll of a window"),
+        pytest.param(30.0, 22, 0, 1, id="one at least"),
+        pytest.param(30.0, 23, 0, 0, id="none when a poll could not look any more"),
+        pytest.param(30.0, 1, 215, 0, id="none with the rest for looking alone"),
+        pytest.param(30.0, 1, 214, 1, id="one with a little more than that"),
+    ],
+)
+def test_what_a_poll_may_ask_beside_its_look_leaves_as_much_to_the_others_of_the_window(
+    interval: float, look: int, used: int, budget: int
+) -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, most=used)
+
+    assert allowance.budget(0.0, interval, look) == budget
+
+
+def test_the_polls_of_all_accounts_share_the_budget() -> None:
+    allowance = Allowance(0.25)
+    for name in ("a", "b", "b"):
+        allowance.join(name)
+
+    assert allowance.accounts == 2
+    assert allowance.budget(0.0, 30.0, 1) == 10
+
+
+def test_the_budget_is_for_what_is_left_of_the_window() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, most=100)
+
+    assert allowance.budget(270.0, 30.0, 1) == 124
+    assert allowance.budget(300.0, 30.0, 1) == 21
+
+
+def test_the_budget_heeds_others() -> None:
+    assert after_others(200).budget(1.0, 30.0, 1) == 0
+
+
+def test_polls_are_so_far_apart_that_the_share_suffices() -> None:
+    allowance = Allowance(0.25)
+    assert allowance.accounts == 1
+    assert allowance.pace(250) == 300.0
+
+    allowance.join("a")
+    allowance.join("b")
+    allowance.learn(told(1000, DATE + 60), DATE, 0.0)
+
+    assert allowance.pace(250) == 120.0
+
+
+# ---- before it is known whose it is ----
+
+
+def test_requests_made_before_it_was_known_whose_they_were_are_counted() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    taken(own, 0.0, most=40)
+    taken(provisional, 0.0, most=3)
+
+    own.absorb(provisional, 1.0)
+
+    assert (own.used, provisional.used) == (43, 0)
+    assert taken(own, 1.0) == 207
+
+
+def test_they_are_counted_once() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    taken(provisional, 0.0, most=3)
+
+    own.absorb(provisional, 1.0)
+    own.absorb(provisional, 2.0)
+
+    assert own.used == 3
+
+
+def test_what_their_answers_told_is_known() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    taken(provisional, 0.0, most=1)
+    provisional.learn(told(40, DATE + 60, remaining=39), DATE, 0.0)
+
+    own.absorb(provisional, 1.0)
+
+    assert own.known == told(40, DATE + 60, remaining=39)
+    assert own.window == 60
+    assert taken(own, 1.0) == 9
+    assert own.take(1.0) == 60.0
+
+
+def test_what_their_answers_told_of_others_is_heeded() -> None:
+    own = Allowance(0.25)
+
+    own.absorb(after_others(10), 1.0)
+
+    assert own.take(1.0) == 300.0
+
+
+def test_where_their_answers_told_nothing_what_is_known_stays() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    own.learn(told(40, DATE + 60, remaining=40), DATE, 0.0)
+    taken(provisional, 0.0, most=1)
+
+    own.absorb(provisional, 1.0)
+
+    assert own.known == told(40, DATE + 60, remaining=40)
+    assert taken(own, 1.0) == 9
+    assert own.take(1.0) == 60.0
+
+
+def test_their_silence_goes_on() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    provisional.silence(40.0, 0.0)
+
+    own.absorb(provisional, 1.0)
+
+    assert own.take(1.0) == 39.0
+
+
+def test_they_do_not_end_a_silence() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    own.silence(40.0, 0.0)
+
+    own.absorb(provisional, 1.0)
+
+    assert own.take(1.0) == 39.0
+
+
+def test_requests_of_a_window_that_has_ended_are_not_counted_beside_them() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    taken(own, 0.0, most=40)
+    taken(provisional, 400.0, most=3)
+
+    own.absorb(provisional, 400.0)
+
+    assert own.used == 3
+
+
+# ---- whose it is ----
+
+LAB, OTHER, ENTRY = Holder("https://p/v2", "lab"), Holder("https://p/v2", "other"), Holder("https://p/v2", "", "a")
+
+
+def test_there_is_one_allowance_of_a_user() -> None:
+    allowances = Allowances(0.25)
+
+    assert allowances.of(LAB, 0.0) is allowances.of(Holder("https://p/v2", "lab"), 9.0)
+
+
+@pytest.mark.parametrize(
+    "holder", [OTHER, ENTRY, Holder("https://q/v2", "lab"), Holder("https://p/v2", "", "b")], ids=str
+)
+def test_others_have_their_own(holder: Holder) -> None:
+    allowances = Allowances(0.01)
+    taken(allowances.of(LAB, 0.0), 0.0)
+
+    assert taken(allowances.of(holder, 0.0), 0.0) == 10
+
+
+def test_each_goes_on_from_what_was_kept_of_it() -> None:
+    kept = {LAB: Kept(400, 30, 20, 60.0, 0.0), OTHER: Kept(None, 1, 0, 60.0, 0.0)}
+    allowances = Allowances(0.25, kept=kept.get)
+
+    assert [allowances.of(holder, 7.0).used for holder in (LAB, OTHER, ENTRY)] == [30, 1, 0]
+
+
+def test_what_was_kept_is_asked_for_once() -> None:
+    asked: list[Holder] = []
+    allowances = Allowances(0.25, kept=asked.append)
+
+    for _ in range(3):
+        allowances.of(LAB, 0.0)
+
+    assert asked == [LAB]
+
+
+def test_each_is_kept_under_its_holder() -> None:
+    kept: dict[Holder, Kept] = {}
+    allowances = Allowances(0.25, keep=kept.__setitem__)
+    allowances.of(ENTRY, 0.0)
+
+    taken(allowances.of(LAB, 0.0), 0.0, most=2)
+    taken(allowances.of(OTHER, 0.0), 0.0, most=1)
+
+    assert {holder: each.used for holder, each in kept.items()} == {LAB: 2, OTHER: 1}
+
+
+def test_both_sides_of_what_is_absorbed_are_kept() -> None:
+    kept: dict[Holder, Kept] = {}
+    allowances = Allowances(0.25, keep=kept.__setitem__)
+    taken(allowances.of(ENTRY, 0.0), 0.0, most=3)
+
+    allowances.of(LAB, 0.0).absorb(allowances.of(ENTRY, 0.0), 1.0)
+
+    assert {holder: each.used for holder, each in kept.items()} == {LAB: 3, ENTRY: 0}
+
+
+# ---- what outlives the process ----
+
+
+def test_every_request_is_kept_before_it_is_made() -> None:
+    kept: list[Kept] = []
+    allowance = Allowance(0.25, keep=kept.append)
+
+    allowance.take(1000.0)
+    allowance.take(1010.0, Purpose.SLICE)
+
+    assert kept == [Kept(None, 1, 0, 300.0, 0.0), Kept(None, 2, 1, 290.0, 0.0)]
+
+
+def test_what_answers_told_is_kept_with_the_next_request() -> None:
+    kept: list[Kept] = []
+    allowance = Allowance(0.25, keep=kept.append)
+    allowance.take(1000.0)
+    allowance.learn(told(400, DATE + 59), DATE, 1000.0)
+
+    allowance.take(1010.0)
+
+    assert kept[-1] == Kept(400, 2, 0, 50.0, 0.0)
+
+
+def test_a_silence_is_kept() -> None:
+    kept: list[Kept] = []
+
+    Allowance(0.25, keep=kept.append).silence(40.0, 1000.0)
+
+    assert kept == [Kept(None, 0, 0, 0.0, 40.0)]
+
+
+def test_a_refused_request_changes_nothing_that_is_kept() -> None:
+    kept: list[Kept] = []
+    allowance = Allowance(0.001, keep=kept.append)
+
+    taken(allowance, 0.0)
+    taken(allowance, 1.0)
+
+    assert len(kept) == 1
+
+
+def resumed(kept: Kept) -> Allowance:
+    return Allowance(0.25, kept=kept, now=1000.0)
+
+
+def test_another_process_goes_on_in_the_same_window() -> None:
+    allowance = resumed(Kept(400, 30, 20, 60.0, 0.0))
+
+    assert allowance.requests == 100
+    assert taken(allowance, 1000.0) == 70
+    assert allowance.take(1000.0) == 60.0
+    assert taken(allowance, 1060.0) == 100
+
+
+def test_another_process_goes_on_with_the_slices_of_the_window() -> None:
+    assert taken(resumed(Kept(400, 30, 20, 60.0, 0.0)), 1000.0, purpose=Purpose.SLICE) == 30
+
+
+@pytest.mark.parametrize("window_left", [0.0, -1.0, -1e9])
+def test_a_window_that_has_ended_meanwhile_is_over(window_left: float) -> None:
+    allowance = resumed(Kept(400, 100, 20, window_left, 0.0))
+
+    assert taken(allowance, 1000.0) == 100
+    assert allowance.take(1000.0) == WINDOW_SECONDS
+
+
+def test_slices_leave_what_watching_took_before_the_process_was_another() -> None:
+    assert taken(resumed(Kept(400, 100, 20, -1.0, 0.0)), 1000.0, purpose=Purpose.SLICE) == 20
+
+
+def test_a_window_is_never_longer_than_one_whatever_a_clock_that_was_set_back_makes_of_it() -> None:
+    assert resumed(Kept(400, 100, 0, 1e9, 0.0)).take(1000.0) == WINDOW_SECONDS
+
+
+def test_another_process_goes_on_with_the_silence() -> None:
+    allowance = resumed(Kept(None, 0, 0, 0.0, 40.0))
+
+    assert allowance.take(1000.0) == 40.0
+    assert allowance.take(1040.0) == 0.0
+
+
+def test_a_silence_that_has_ended_meanwhile_is_over() -> None:
+    assert resumed(Kept(None, 0, 0, 0.0, -40.0)).take(1000.0) == 0.0
+
+
+def test_another_process_does_not_know_what_others_left() -> None:
+    assert resumed(Kept(100, 1, 0, 60.0, 0.0)).known == NOTHING
+
+
 # ---- whatever is asked ----
 
 pauses = st.floats(0, 200) | st.just(0.0)
 
 
+@settings(deadline=None)
 @given(
     share=st.floats(0.001, 1),
     limit=st.integers(1, 300),
@@ -192,6 +711,7 @@ quotas = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     share=st.floats(0.001, 1),
     steps=st.lists(st.tuples(pauses, st.integers(0, 60), quotas, st.none() | st.just(DATE)), max_size=30),
@@ -213,3 +733,282 @@ def test_whatever_headers_come_no_window_is_overrun_and_every_wait_is_bounded(
             else:
                 assert 1 <= allowance.used <= allowance.requests
         allowance.learn(quota, date, now)
+
+
+# ---- with others, in the platform's own windows ----
+
+
+@dataclass
+class Platform:
+    """Windows that begin when they will, whatever this machine thinks of them, and a clock of its own."""
+
+    limit: int
+    phase: int
+    skew: int
+    ours: Counter[float] = field(default_factory=Counter)
+    others: Counter[float] = field(default_factory=Counter)
+
+    def end(self, now: float) -> float:
+        """When the window of *now* ends."""
+        return ((now + self.phase) // WINDOW_SECONDS + 1) * WINDOW_SECONDS - self.phase
+
+    def left(self, now: float) -> int:
+        """Requests left in the window of *now*."""
+        return self.limit - self.ours[self.end(now)] - self.others[self.end(now)]
+
+    def asked_by_others(self, requests: int, now: float) -> None:
+        """The user's own scripts ask, as often as they are let."""
+        self.others[self.end(now)] += min(requests, self.left(now))
+
+    def ask(self, allowance: Allowance, now: float) -> None:
+        """One request of the exporter's, and what its answer makes of the allowance."""
+        refused = self.left(now) <= 0
+        if not refused:
+            self.ours[self.end(now)] += 1
+        quota = Quota(self.limit, self.left(now), int(self.end(now)) + self.skew)
+        date = int(now) + self.skew
+        allowance.learn(quota, date, now)
+        if refused:
+            allowance.silence(seconds_until_reset(quota, date), now)
+
+
+class Step(NamedTuple):
+    """After a pause others ask, then the exporter does."""
+
+    pause: float
+    others: int
+    purpose: Purpose
+    requests: int
+
+
+class Taken(NamedTuple):
+    """A request that was taken, or refused for *wait* seconds.
+
+    Attributes:
+        left: what the platform had left before it.
+        heard: what others had left when the last answer in this window came; None where they had used nothing then.
+    """
+
+    window: float
+    purpose: Purpose
+    wait: float
+    left: int
+    heard: int | None
+
+
+@dataclass
+class Scene:
+    """What an allowance is put through."""
+
+    share: float
+    platform: Platform
+    steps: list[Step]
+    silent_until: float = 0.0
+
+    @property
+    def most(self) -> int:
+        return max(1, int(self.platform.limit * self.share))
+
+    def play(self) -> list[Taken]:
+        """All requests but those that a 429 forbids; none in the seconds of a window in which times are rounded."""
+        allowance, platform, now = Allowance(self.share), self.platform, 10_000.0
+        story: list[Taken] = []
+        heard: dict[float, int | None] = {}
+        for step in self.steps:
+            now += step.pause
+            began = platform.end(now) - WINDOW_SECONDS
+            now = max(now, began + 3)
+            platform.asked_by_others(step.others, now)
+            for _ in range(step.requests):
+                window, left = platform.end(now), platform.left(now)
+                if now < self.silent_until:
+                    break
+                wait = allowance.take(now, step.purpose)
+                story.append(Taken(window, step.purpose, wait, left, heard.get(window)))
+                if wait > 0:
+                    break
+                platform.ask(allowance, now)
+                heard[window] = platform.left(now) if platform.others[window] else None
+                if left <= 0:
+                    self.silent_until = window + 3
+        return story
+
+
+steps = st.builds(
+    Step, pauses, st.just(0) | st.integers(0, 300), st.sampled_from(Purpose), st.integers(1, 60) | st.just(300)
+)
+scenes = st.builds(
+    Scene,
+    st.floats(0.001, 1),
+    st.builds(Platform, st.integers(1, 300), st.integers(0, 299), st.integers(-(10**6), 10**6)),
+    st.lists(steps, max_size=25),
+)
+
+
+@settings(deadline=None)
+@given(scenes)
+def test_whatever_others_use_no_window_of_the_platform_has_more_than_the_share(scene: Scene) -> None:
+    scene.play()
+
+    assert all(number <= scene.most for number in scene.platform.ours.values())
+
+
+@settings(deadline=None)
+@given(scenes)
+def test_whatever_others_use_no_window_has_more_than_half_in_slices(scene: Scene) -> None:
+    slices = Counter(each.window for each in scene.play() if each.purpose is Purpose.SLICE and each.wait == 0)
+
+    assert all(number <= max(1, scene.most // 2) for number in slices.values())
+
+
+@settings(deadline=None)
+@given(scenes)
+def test_watching_is_refused_only_for_the_share_or_for_others_who_left_a_twentieth(scene: Scene) -> None:
+    made: Counter[float] = Counter()
+    for each in scene.play():
+        if each.wait > 0 and each.purpose is Purpose.WATCH:
+            assert made[each.window] >= scene.most or each.left <= scene.platform.limit / 20
+        made[each.window] += each.wait == 0
+
+
+@settings(deadline=None)
+@given(scenes)
+def test_once_it_is_told_that_others_left_a_fifth_only_watching_goes_on(scene: Scene) -> None:
+    granted = [each for each in scene.play() if each.wait == 0 and each.purpose > Purpose.WATCH]
+
+    assert not [each for each in granted if each.heard is not None and each.heard <= scene.platform.limit / 5]
+
+
+@settings(deadline=None)
+@given(scenes)
+def test_slices_leave_watching_what_it_took_in_the_window_before(scene: Scene) -> None:
+    made: dict[float, Counter[bool]] = {}
+    for each in scene.play():
+        before = [counts[False] for window, counts in made.items() if window < each.window]
+        now = made.setdefault(each.window, Counter())
+        now[each.purpose is Purpose.SLICE] += each.wait == 0
+        if each.purpose is Purpose.SLICE and each.wait == 0 and before:
+            assert now.total() + max(0, before[-1] - now[False]) <= scene.most
+
+
+# ---- a process that dies again and again ----
+
+
+@dataclass
+class Disk:
+    """What is kept, by a clock that may be wrong and may be set."""
+
+    wrong_by: float = 0.0
+    kept: Kept | None = None
+    written_at: float = 0.0
+
+    def started(self, share: float, now: float) -> Allowance:
+        """The allowance of another process; its monotonic clock begins anew."""
+        kept, ago = self.kept, now + self.wrong_by - self.written_at
+        if kept is not None:
+            kept = Kept(kept.limit, kept.used, kept.slices, kept.window_left - ago, kept.silence_left - ago)
+        return Allowance(share, kept=kept, now=now, keep=self.keeping(lambda: now + self.wrong_by))
+
+    def keeping(self, time: Callable[[], float]) -> Callable[[Kept], None]:
+        def keep(kept: Kept) -> None:
+            self.kept, self.written_at = kept, time()
+
+        return keep
+
+
+class Life(NamedTuple):
+    """One process: the clock is set, it makes so many requests, and dies before the answer to one more comes."""
+
+    pause: float
+    clock_set_by: float
+    requests: int
+
+
+def died_again_and_again(share: float, platform: Platform, lives: list[Life]) -> int:
+    """The most requests in a window of the platform's, after these *lives*."""
+    disk, now = Disk(), 10_000.0
+    for life in lives:
+        now += life.pause
+        disk.wrong_by += life.clock_set_by
+        allowance = disk.started(share, now)
+        for request in range(life.requests + 1):
+            if allowance.take(now) > 0:
+                break
+            if request < life.requests:
+                platform.ask(allowance, now)
+            else:
+                platform.ours[platform.end(now)] += 1
+    return max(platform.ours.values(), default=0)
+
+
+shares = st.floats(0.1, 0.9)
+platforms = st.builds(Platform, st.integers(20, 300), st.integers(0, 299), st.integers(-(10**6), 10**6))
+
+
+def lives(*clock_set_by: float) -> st.SearchStrategy[list[Life]]:
+    return st.lists(st.builds(Life, st.floats(0, 200), st.sampled_from(clock_set_by), st.integers(1, 200)), max_size=25)
+
+
+@settings(deadline=None)
+@given(shares, platforms, lives(0.0))
+def test_a_process_that_dies_again_and_again_takes_no_more_than_the_share(
+    share: float, platform: Platform, lives: list[Life]
+) -> None:
+    assert died_again_and_again(share, platform, lives) <= int(platform.limit * share)
+
+
+@settings(deadline=None)
+@given(shares, platforms, lives(0.0, -1.0, -290.0, -3600.0, -1e9))
+def test_nor_does_it_with_a_clock_that_is_set_back(share: float, platform: Platform, lives: list[Life]) -> None:
+    assert died_again_and_again(share, platform, lives) <= int(platform.limit * share)
+
+
+@settings(deadline=None)
+@given(shares, platforms, lives(0.0, 0.0, -3600.0, 100.0, 3600.0))
+def test_a_clock_that_is_set_forward_costs_a_share_each_time_at_most(
+    share: float, platform: Platform, lives: list[Life]
+) -> None:
+    forward = sum(life.clock_set_by > 0 for life in lives)
+
+    assert died_again_and_again(share, platform, lives) <= int(platform.limit * share) * (1 + forward)
+
+
+def test_what_an_answer_told_is_kept_at_once() -> None:
+    kept: list[Kept] = []
+    allowance = Allowance(0.25, keep=kept.append)
+    allowance.take(1000.0)
+
+    allowance.learn(told(100, DATE + 59), DATE, 1000.0)
+
+    assert kept[-1] == Kept(100, 1, 0, 60.0, 0.0)
+
+
+def test_requests_under_way_when_a_window_begins_are_all_counted_in_it() -> None:
+    allowance = at_the_edge()
+    allowance.join("a")
+    allowance.join("b")
+    assert [allowance.take(4.4), allowance.take(4.4)] == [0.0, 0.0]
+
+    allowance.learn(told(100, DATE + 299, remaining=98), DATE, 4.5)
+    allowance.learn(told(100, DATE + 299, remaining=98), DATE, 4.5)
+
+    assert allowance.used == 2
+
+
+def test_a_window_that_others_have_begun_is_new_although_less_remains() -> None:
+    allowance = at_the_edge(remaining=80)
+
+    allowance.learn(told(100, DATE + 299, remaining=50), DATE, 4.5)
+
+    assert allowance.used == 1
+
+
+def test_an_answer_without_a_limit_does_not_lose_it_when_it_is_absorbed() -> None:
+    own, provisional = Allowance(0.25), Allowance(0.25)
+    own.learn(told(100, DATE + 60), DATE, 0.0)
+    provisional.take(1.0)
+    provisional.learn(Quota(None, 98, DATE + 59), DATE, 1.0)
+
+    own.absorb(provisional, 2.0)
+
+    assert own.requests == 25

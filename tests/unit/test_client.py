@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,9 @@ from hypothesis import strategies as st
 
 from exporter.errors import (
     AllowanceSpent,
+    AnswerTooLarge,
     BadAnswer,
+    BadRequest,
     ConfigError,
     JobRefused,
     Maintenance,
@@ -30,11 +33,12 @@ from exporter.errors import (
     Unauthorized,
     Unreachable,
 )
-from exporter.platform.allowance import Allowance
+from exporter.platform import wire
+from exporter.platform.allowance import LONGEST_SILENCE, Allowance, Purpose
 from exporter.platform.client import (
     ATTEMPTS,
     LARGEST_ANSWER,
-    LONGEST_SILENCE,
+    PAGE_LIMIT,
     Answer,
     Asked,
     Client,
@@ -46,7 +50,7 @@ from exporter.platform.client import (
 )
 from exporter.platform.jobs import Job, Operation
 from exporter.platform.transport import Deadline
-from exporter.simulator.faults import Fault, FaultKind
+from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, RunningSimulator, running
 from tests.peers import Far, Peer, Talk, answering, reply, serving
@@ -66,9 +70,10 @@ class FakeClock:
     pauses: list[float] = field(default_factory=list)
     rolls: list[float] = field(default_factory=list)
     stopping: bool = False
+    wrong_by: float = 0.0
 
     def time(self) -> float:
-        return self.monotonic()
+        return START + self.wrong_by + sum(self.pauses)
 
     def monotonic(self) -> float:
         return 1000.0 + sum(self.pauses)
@@ -177,6 +182,22 @@ def failure(client: Client, ask: Ask = page) -> PollError:
     return caught.value
 
 
+def targets(far: Far) -> list[str]:
+    """The queries of all requests, in their order."""
+    return [head.split(b" ", 2)[1].decode().partition("?")[2] for head in far.heads]
+
+
+def hangs_up(*replies: bytes) -> Talk:
+    """One answer per connection."""
+    left = list(replies)
+
+    def talk(peer: Peer) -> None:
+        peer.request()
+        peer.send(left.pop(0))
+
+    return talk
+
+
 def fault(code: int | None = None, message: str = "") -> bytes:
     return json.dumps({"code": code, "message": message}).encode()
 
@@ -194,7 +215,7 @@ def test_it_reads_a_page_with_the_platforms_time_and_count(bench: Bench) -> None
     simulator, client = bench.simulator()
     ids = [simulator.platform.submit(JobScript(total=3)) for _ in range(3)]
 
-    answer = client.page(1, 2)
+    answer = client.page(1)
 
     assert [job.id for job in answer.page.jobs] == [ids[1], ids[0]]
     assert (answer.date, answer.total) == (START, 3)
@@ -215,11 +236,11 @@ def test_it_asks_for_one_job_and_knows_when_there_is_none(bench: Bench) -> None:
 def test_every_request_carries_what_the_documentation_asks_for(bench: Bench) -> None:
     far = bench.serving(answering(reply(body=EMPTY_PAGE)))
 
-    bench.client(far.url).page(200, 100)
+    bench.client(far.url).page(200)
 
     [head] = far.heads
     lines = head.decode().lower().split("\r\n")
-    assert lines[0] == "get /v2/async/files?offset=200&limit=100 http/1.1"
+    assert lines[0] == "get /v2/async/files?offset=200&limit=100&fields=!result http/1.1"
     assert f"x-sbg-auth-token: {TOKEN}" in lines
     assert {"accept: application/json", "content-type: application/json", "accept-encoding: gzip"} <= set(lines)
     assert any(line.startswith("user-agent: sbg-exporter/") for line in lines)
@@ -286,7 +307,8 @@ def test_every_status_has_its_error(
     assert isinstance(error, expected)
     assert error.result == expected.result
     assert set(bench.told.statuses) == {answer.decode().split()[1]}
-    assert len(bench.told.asked) == (ATTEMPTS if expected is Unreachable else 1)
+    again_without_fields = ask is page and answer.startswith(b"HTTP/1.1 400")
+    assert len(bench.told.asked) == (ATTEMPTS if expected is Unreachable else 1 + again_without_fields)
 
 
 @pytest.mark.parametrize("ask", [user, page])
@@ -386,6 +408,84 @@ def test_every_answer_teaches_the_limit(bench: Bench, status: int) -> None:
 
     assert bench.allowance.requests == 40
     assert bench.allowance.known.remaining == 39
+
+
+@pytest.mark.parametrize("wrong_by", [-3600.0, 0.0, 3600.0])
+@pytest.mark.parametrize(
+    ("rate_headers", "wait"), [("seconds", 81), ("milliseconds", 81), ("absent", 300), ("past", 300), ("absurd", 300)]
+)
+def test_after_a_429_it_waits_for_the_platforms_window_whatever_its_headers_and_our_clock_say(
+    bench: Bench, rate_headers: str, wait: float, wrong_by: float
+) -> None:
+    simulator, client = bench.simulator()
+    bench.clock.wrong_by = wrong_by
+    simulator.platform.behave(rate_headers=rate_headers)
+    client.page(0)
+    simulator.platform.advance(220)
+    bench.clock.pause(220)
+    simulator.platform.use_up()
+
+    limited = failure(client)
+    bench.clock.pause(wait - 0.5)
+    with pytest.raises(AllowanceSpent):
+        client.page(0)
+    bench.clock.pause(0.5)
+    simulator.platform.advance(wait)
+
+    assert isinstance(limited, RateLimited)
+    assert limited.wait == wait
+    assert client.page(0).page.items == 0
+    assert bench.told.statuses == ["200", "429", "200"]
+
+
+def spent(client: Client, ask: Ask) -> bool:
+    """Whether *ask* finds the allowance used up."""
+    try:
+        ask(client)
+    except AllowanceSpent:
+        return True
+    return False
+
+
+def slice_(client: Client) -> object:
+    return client.page(0, Purpose.SLICE)
+
+
+def test_slices_of_a_listing_are_asked_for_from_their_own_part_of_the_allowance(bench: Bench) -> None:
+    bench.allowance = Allowance(0.01)
+    client = bench.answered(reply(body=EMPTY_PAGE))
+
+    assert [spent(client, slice_) for _ in range(6)] == [False] * 5 + [True]
+    assert not spent(client, page)
+
+
+def test_a_slice_asked_again_without_fields_is_two(bench: Bench) -> None:
+    bench.allowance = Allowance(0.01)
+    client = bench.answered(reply(400, fault(90000)), reply(body=EMPTY_PAGE))
+
+    assert [spent(client, slice_) for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_single_jobs_leave_a_tenth_of_the_allowance(bench: Bench) -> None:
+    bench.allowance = Allowance(0.01)
+    client = bench.answered(reply(404, fault(10211)))
+
+    assert [spent(client, one_job) for _ in range(10)] == [False] * 9 + [True]
+
+
+def test_a_job_may_be_asked_for_with_the_claim_of_watching(bench: Bench) -> None:
+    bench.allowance = Allowance(0.01)
+    client = bench.answered(reply(404, fault(10211)))
+
+    assert not any(spent(client, lambda c: c.job(Operation.COPY, "7", Purpose.WATCH)) for _ in range(10))
+
+
+def test_when_others_have_used_most_of_the_limit_only_who_we_are_and_watched_pages_are_asked(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.use_up(remaining=200)
+    client.page(0)
+
+    assert [spent(client, ask) for ask in (one_job, slice_, page, user)] == [True, True, False, False]
 
 
 # ---- retries ----
@@ -564,8 +664,11 @@ OVERSIZED = {
 }
 
 
-@pytest.mark.parametrize("answer", OVERSIZED.values(), ids=OVERSIZED)
-@pytest.mark.parametrize(("ask", "kind"), [(page, BadAnswer), (one_job, JobRefused)], ids=["page", "job"])
+oversized = pytest.mark.parametrize("answer", OVERSIZED.values(), ids=OVERSIZED)
+
+
+@oversized
+@pytest.mark.parametrize(("ask", "kind"), [(user, AnswerTooLarge), (one_job, JobRefused)], ids=["user", "job"])
 def test_a_larger_answer_is_refused_and_not_asked_again(
     bench: Bench, answer: bytes, ask: Ask, kind: type[PollError]
 ) -> None:
@@ -576,12 +679,484 @@ def test_a_larger_answer_is_refused_and_not_asked_again(
     assert bench.told.statuses == ["200"]
 
 
+@oversized
+def test_a_larger_page_is_asked_again_with_half_as_many_jobs(bench: Bench, answer: bytes) -> None:
+    far = bench.serving(hangs_up(answer, reply(body=EMPTY_PAGE)))
+
+    read = bench.client(far.url).page(7)
+
+    assert (read.page.items, read.limit) == (0, 50)
+    assert targets(far) == ["offset=7&limit=100&fields=!result", "offset=7&limit=50&fields=!result"]
+    assert bench.told.retried == []
+
+
 def test_an_oversized_answer_leaves_the_client_usable(bench: Bench) -> None:
     simulator, client = bench.simulator()
     simulator.platform.queue(Fault(kind=FaultKind.OVERSIZED))
 
-    assert isinstance(failure(client), BadAnswer)
+    assert client.page(0).limit == 50
+    assert client.user().value == "demo"
+
+
+# ---- pages that are too large ----
+
+TOO_LARGE = reply(body=compressed(FULL + b" ", 1), headers=GZIP)
+
+
+def listing(jobs: int, fits: Callable[[range], bool]) -> Talk:
+    """A list of so many jobs; a page is too large unless it *fits*, which is asked with the positions on it."""
+
+    def talk(peer: Peer) -> None:
+        while True:
+            query = parse_qs(urlsplit(peer.request().split()[1].decode()).query)
+            offset, limit = int(query["offset"][0]), int(query["limit"][0])
+            positions = range(offset, min(jobs, offset + limit))
+            items = [whole(id=str(position)) for position in positions]
+            peer.send(reply(body=json.dumps({"items": items}).encode()) if fits(positions) else TOO_LARGE)
+
+    return talk
+
+
+def whole(**fields: object) -> dict[str, object]:
+    """A record with all that is needed of one."""
+    counts = {"total_files": 3, "completed_files": 1, "failed_files": 0}
+    return {"id": "7", "type": "COPY", "state": "RUNNING", **counts, **fields}
+
+
+def limits(far: Far) -> list[int]:
+    return [int(parse_qs(target)["limit"][0]) for target in targets(far)]
+
+
+def test_a_page_is_halved_until_it_can_be_read(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: len(positions) <= 12))
+
+    read = bench.client(far.url).page(40)
+
+    assert limits(far) == [100, 50, 25, 12]
+    assert read.limit == 12
+    assert [job.id for job in read.page.jobs] == [str(position) for position in range(40, 52)]
+    assert read.page.skipped == {}
+
+
+def test_the_pages_after_it_are_asked_for_as_small(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: len(positions) <= 12))
+    client = bench.client(far.url)
+    client.page(0)
+
+    client.page(11)
+
+    assert limits(far)[4:] == [12]
+
+
+def test_after_ten_good_pages_twice_as_many_jobs_are_asked_for_up_to_the_most(bench: Bench) -> None:
+    far = bench.serving(listing(10, lambda _: bool(far.heads[4:])))
+    client = bench.client(far.url)
+
+    for _ in range(60):
+        client.page(0)
+
+    assert limits(far) == [100, 50, 25, 12, *[6] * 10, *[12] * 10, *[24] * 10, *[48] * 10, *[96] * 10, *[100] * 10]
+
+
+def test_what_was_grown_too_far_is_halved_again(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: len(positions) <= 12))
+    client = bench.client(far.url)
+
+    for _ in range(21):
+        client.page(0)
+
+    assert limits(far) == [100, 50, 25, *[12] * 10, 24, *[12] * 10, 24, 12]
+
+
+def test_a_page_that_is_too_large_begins_the_count_of_good_ones_anew(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: len(positions) <= 50 and 299 not in positions))
+    client = bench.client(far.url)
+    for _ in range(9):
+        client.page(0)
+    client.page(250)
+
+    for _ in range(10):
+        client.page(0)
+
+    assert limits(far) == [100, *[50] * 10, *[25] * 10, 50]
+
+
+def test_small_pages_of_a_platform_that_can_send_large_ones_end(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda _: True))
+    client = bench.client(far.url)
+
+    for _ in range(25):
+        client.page(0)
+
+    assert set(limits(far)) == {PAGE_LIMIT}
+
+
+def test_a_record_that_alone_is_too_large_is_one_that_cannot_be_read(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: 3 not in positions))
+
+    read = bench.client(far.url).page(3)
+
+    assert limits(far) == [100, 50, 25, 12, 6, 3, 1]
+    assert (read.page, read.limit) == (wire.too_large(1), 1)
+
+
+def test_behind_a_record_that_is_too_large_the_list_is_read_on_with_ever_larger_pages(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: 3 not in positions))
+    client = bench.client(far.url)
+    client.page(3)
+
+    read = [client.page(4) for _ in range(11)]
+
+    assert [each.limit for each in read] == [1] * 10 + [2]
+    assert [job.id for job in read[-1].page.jobs] == ["4", "5"]
+
+
+def test_the_way_to_a_record_that_is_too_large_is_halved_as_far_as_it_is_in_the_way(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: 3 not in positions))
+
+    read = bench.client(far.url).page(0)
+
+    assert limits(far) == [100, 50, 25, 12, 6, 3]
+    assert [job.id for job in read.page.jobs] == ["0", "1", "2"]
+
+
+def test_only_size_makes_pages_smaller(bench: Bench) -> None:
+    far = bench.serving(answering(reply(body=b"<html>"), reply(404), reply(401), reply(body=EMPTY_PAGE)))
+    client = bench.client(far.url)
+    for _ in range(3):
+        failure(client)
+
+    client.page(0)
+
+    assert limits(far) == [100] * 4
+
+
+def test_size_is_not_held_against_leaving_out_results(bench: Bench) -> None:
+    far = bench.serving(listing(300, lambda positions: 3 not in positions))
+    client = bench.client(far.url)
+
+    for _ in range(3):
+        client.page(3)
+
+    assert all(target.endswith("&fields=!result") for target in targets(far))
+
+
+def test_pages_are_halved_too_where_results_cannot_be_left_out(bench: Bench) -> None:
+    refused, empty = reply(400, fault(90000)), reply(body=EMPTY_PAGE)
+    far = bench.serving(hangs_up(refused, empty, TOO_LARGE, empty))
+    client = bench.client(far.url)
+    client.page(0)
+
+    client.page(0)
+
+    assert targets(far)[1:] == ["offset=0&limit=100", "offset=0&limit=100", "offset=0&limit=50"]
+
+
+def test_every_page_that_is_too_large_costs_a_request(bench: Bench) -> None:
+    bench.allowance = Allowance(0.003)
+    client = bench.client(bench.serving(listing(300, lambda positions: len(positions) <= 12)).url)
+
+    with pytest.raises(AllowanceSpent):
+        client.page(0)
+
+    assert bench.allowance.used == len(bench.told.asked) == 3
+    bench.clock.pause(300)
+    assert client.page(0).limit == 12
+
+
+def test_the_end_of_the_process_ends_the_halving(bench: Bench) -> None:
+    bench.clock.stopping = True
+    far = bench.serving(listing(300, lambda _: False))
+
+    with pytest.raises(Stopping):
+        bench.client(far.url).page(0)
+
+    assert limits(far) == [100]
+
+
+# ---- leaving out results ----
+
+PLAIN = "offset=0&limit=100"
+CHOSEN = f"{PLAIN}&fields=!result"
+
+
+def page_with(*records: dict[str, object]) -> bytes:
+    return reply(body=json.dumps({"items": records}).encode())
+
+
+def asked(simulator: RunningSimulator) -> list[str]:
+    """The queries of all requests to the simulator."""
+    return [request.target.partition("?")[2] for request in simulator.platform.latest_requests()]
+
+
+def with_failed_files(simulator: RunningSimulator, **script: object) -> None:
+    """A finished job with two failed files, on the platform."""
+    simulator.platform.submit(JobScript(total=3, failed=2, **script))  # type: ignore[arg-type]  # of a table
+    simulator.platform.advance(60)
+
+
+def test_results_are_left_out_where_the_platform_can(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+
+    read = [client.page(0).page.jobs for _ in range(2)]
+
+    assert [(job.failed, job.errors) for [job] in read] == [(2, None)] * 2
+    assert asked(simulator) == [CHOSEN] * 2
+
+
+def test_results_that_come_in_spite_of_it_are_taken_and_asked_for_in_the_same_way(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.behave(fields="ignored")
+    with_failed_files(simulator)
+
+    read = [client.page(0).page.jobs for _ in range(2)]
+
+    assert [job.errors for [job] in read] == [(("5001", 2),)] * 2
+    assert asked(simulator) == [CHOSEN] * 2
+
+
+@pytest.mark.parametrize("fields", ["refused", "ids_only"])
+def test_a_platform_that_refuses_or_sends_too_little_is_asked_plainly_from_then_on(bench: Bench, fields: str) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.behave(fields=fields)
+    with_failed_files(simulator)
+
+    read = [client.page(0).page.jobs for _ in range(3)]
+
+    assert [job.errors for [job] in read] == [(("5001", 2),)] * 3
+    assert asked(simulator) == [CHOSEN, PLAIN, PLAIN, PLAIN]
+
+
+@pytest.mark.parametrize("key", ["id", "type", "state", "total_files", "completed_files", "failed_files"])
+def test_one_missing_key_is_enough_to_ask_plainly(bench: Bench, key: str) -> None:
+    lacking = {name: value for name, value in whole().items() if name != key}
+    far = bench.serving(answering(page_with(lacking), page_with(whole())))
+    client = bench.client(far.url)
+
+    read = client.page(0)
+    client.page(0)
+
+    assert [job.id for job in read.page.jobs] == ["7"]
+    assert targets(far) == [CHOSEN, PLAIN, PLAIN]
+
+
+def test_a_key_that_the_plain_question_lacks_too_is_not_held_against_leaving_out_results(bench: Bench) -> None:
+    lacking = whole(total_files=None, failed_files=2, state="FINISHED")
+    far = bench.serving(
+        answering(page_with(lacking), page_with({**lacking, "result": [{"error": {"code": 5001}}]}), page_with(lacking))
+    )
+    client = bench.client(far.url)
+
+    first = client.page(0)
+    client.page(0)
+
+    assert [job.errors for job in first.page.jobs] == [(("5001", 1),)]
+    assert targets(far) == [CHOSEN, PLAIN, CHOSEN]
+
+
+def test_once_whole_pages_came_a_key_that_is_missing_later_is_the_records_own(bench: Bench) -> None:
+    far = bench.serving(answering(page_with(whole()), page_with(whole(total_files=None))))
+    client = bench.client(far.url)
+
+    read = [client.page(0) for _ in range(3)]
+
+    assert [job.total for each in read for job in each.page.jobs] == [3, None, None]
+    assert targets(far) == [CHOSEN] * 3
+
+
+def test_an_empty_page_shows_nothing_of_what_the_platform_can(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.behave(fields="ids_only")
+    client.page(0)
+    with_failed_files(simulator)
+
+    client.page(0)
+
+    assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN]
+
+
+def test_an_empty_plain_page_shows_that_the_platform_refuses(bench: Bench) -> None:
+    far = bench.serving(answering(reply(400, fault(90000)), reply(body=EMPTY_PAGE)))
+    client = bench.client(far.url)
+
     assert client.page(0).page.items == 0
+    client.page(0)
+
+    assert targets(far) == [CHOSEN, PLAIN, PLAIN]
+
+
+def test_a_platform_that_refuses_after_it_took_it_is_asked_plainly_from_then_on(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+    client.page(0)
+    simulator.platform.behave(fields="refused")
+
+    client.page(0)
+    client.page(0)
+
+    assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN, PLAIN]
+
+
+def test_a_question_that_is_wrong_without_fields_too_is_a_bad_answer_that_says_nothing_of_them(bench: Bench) -> None:
+    far = bench.serving(answering(*[reply(400, fault(90000, "Bad request."))] * 2, page_with(whole())))
+    client = bench.client(far.url)
+
+    error = failure(client)
+    client.page(0)
+
+    assert type(error) is BadRequest
+    assert str(error) == "the platform answered 400 'Bad request.' (code 90000)"
+    assert targets(far) == [CHOSEN, PLAIN, CHOSEN]
+
+
+def test_results_that_only_the_list_can_tell_are_asked_for_plainly(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    client.page(0)
+    with_failed_files(simulator, operation="import")
+
+    read = [client.page(0).page.jobs for _ in range(2)]
+
+    assert [job.errors for [job] in read] == [(("5001", 2),)] * 2
+    assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN, PLAIN]
+
+
+def test_they_are_asked_for_plainly_from_then_on_also_when_that_fails_at_first(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator, operation="import")
+    simulator.platform.queue(Fault(kind=FaultKind.MAINTENANCE), "limit=100$")
+    failure(client)
+
+    client.page(0)
+
+    assert asked(simulator) == [CHOSEN, PLAIN, PLAIN]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(whole(type="COPY", state="FINISHED", failed_files=2), id="its own path tells"),
+        pytest.param(whole(type="IMPORT", state="RUNNING", failed_files=2), id="not finished"),
+        pytest.param(whole(type="IMPORT", state="FINISHED", failed_files=0), id="nothing failed"),
+    ],
+)
+def test_results_that_the_list_need_not_tell_stay_left_out(bench: Bench, record: dict[str, object]) -> None:
+    far = bench.serving(answering(page_with(record)))
+    client = bench.client(far.url)
+
+    client.page(0)
+    client.page(0)
+
+    assert targets(far) == [CHOSEN] * 2
+
+
+TRANSIENT = (FaultKind.SERVER_ERROR, FaultKind.UNAVAILABLE, FaultKind.BAD_GATEWAY, FaultKind.CLOSE, FaultKind.CUT)
+IN_THE_BODY = (FaultKind.HTML, FaultKind.BROKEN_JSON, FaultKind.REDIRECT)
+
+
+def fails(simulator: RunningSimulator, client: Client, kind: FaultKind, matching: str = "") -> None:
+    """A page that fails with all its attempts."""
+    simulator.platform.queue(Fault(kind=kind), matching, times=ATTEMPTS if kind in TRANSIENT else 1)
+    failure(client)
+
+
+def later(simulator: RunningSimulator, client: Client, pages: int = 1) -> list[str]:
+    """What is asked for the next *pages*."""
+    before = len(asked(simulator))
+    for _ in range(pages):
+        client.page(0)
+    return asked(simulator)[before:]
+
+
+@pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
+def test_one_failure_makes_it_ask_plainly_once(bench: Bench, kind: FaultKind) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+
+    fails(simulator, client, kind)
+
+    assert later(simulator, client, 3) == [PLAIN, CHOSEN, CHOSEN]
+
+
+@pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
+def test_a_second_failure_where_the_plain_question_works_makes_it_ask_plainly_for_good(
+    bench: Bench, kind: FaultKind
+) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+    for _ in range(2):
+        fails(simulator, client, kind, "fields")
+        later(simulator, client)
+
+    assert later(simulator, client, 3) == [PLAIN] * 3
+
+
+@pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
+def test_a_failure_that_the_plain_question_has_too_is_not_held_against_leaving_out_results(
+    bench: Bench, kind: FaultKind
+) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+    for _ in range(3):
+        fails(simulator, client, kind)
+        fails(simulator, client, kind)
+
+    assert set(asked(simulator)) == {CHOSEN, PLAIN}
+    assert later(simulator, client, 2) == [CHOSEN] * 2
+
+
+@pytest.mark.parametrize("kind", [FaultKind.UNAUTHORIZED, FaultKind.RATE_LIMITED, FaultKind.MAINTENANCE])
+def test_what_is_no_fault_of_the_question_is_not_held_against_leaving_out_results(
+    bench: Bench, kind: FaultKind
+) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+
+    fails(simulator, client, kind)
+    bench.clock.pause(301)
+
+    assert later(simulator, client) == [CHOSEN]
+
+
+def test_a_doubt_stands_until_the_plain_question_was_answered(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+    for _ in range(2):
+        fails(simulator, client, FaultKind.SERVER_ERROR, "fields")
+        fails(simulator, client, FaultKind.MAINTENANCE)
+        assert later(simulator, client) == [PLAIN]
+
+    assert later(simulator, client) == [PLAIN]
+
+
+def test_failures_after_results_were_left_out_once_are_not_held_against_it(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+    client.page(0)
+
+    for _ in range(3):
+        fails(simulator, client, FaultKind.SERVER_ERROR)
+        assert later(simulator, client) == [CHOSEN]
+
+
+def test_a_record_that_is_damaged_once_shows_less_than_the_plain_question_does(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    with_failed_files(simulator)
+    simulator.platform.queue(Fault(kind=FaultKind.MALFORMED_RECORD, record=Malformed.COUNT_MISSING), "fields")
+
+    read = client.page(0)
+
+    assert [job.errors for job in read.page.jobs] == [(("5001", 2),)]
+    assert later(simulator, client) == [PLAIN]
+
+
+def test_every_start_tries_anew(bench: Bench) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.behave(fields="refused")
+    client.page(0)
+    simulator.platform.behave(fields="honoured")
+
+    assert later(simulator, bench.client(simulator.url, token=DEMO_TOKEN)) == [CHOSEN]
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 1000])
@@ -766,17 +1341,6 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 BASIC = b"proxy-authorization: basic " + base64.b64encode(b"team:s3cret/pass").lower()
-
-
-def hangs_up(*replies: bytes) -> Talk:
-    """One answer per connection."""
-    left = list(replies)
-
-    def talk(peer: Peer) -> None:
-        peer.request()
-        peer.send(left.pop(0))
-
-    return talk
 
 
 def test_a_proxy_is_asked_for_a_plain_endpoint_with_its_own_credentials(bench: Bench) -> None:

@@ -36,7 +36,9 @@ def test_its_table_of_the_simulators_control_side_is_that_of_the_simulator() -> 
 
 
 def test_its_scrape_configuration_is_one(tmp_path: Path) -> None:
-    [block] = re.findall(r"```yaml\n(# prometheus.yml\nscrape_configs:.+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    [block] = re.findall(
+        r"```yaml\n(# prometheus.yml\nscrape_configs:.+?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    )
     configuration = tmp_path / "prometheus.yml"
     configuration.write_text(block.replace("/etc/prometheus/", f"{RULES}/"))
 

@@ -91,6 +91,7 @@ VALUES: dict[str, tuple[object, str, object, object]] = {
     "listen": ('":1"', ":2", "[::1]:3", "[::1]:3"),
     "state_file": ('"/a.db"', "/b.db", "/c.db", Path("/c.db")),
     "poll_interval": ("11", "12s", "1m", 60.0),
+    "full_listing_interval": ("11", "12s", "1h", 3600.0),
     "stale_after": ("11", "12s", "2h", 7200.0),
     "settle_after": ("11", "12s", "0", 0.0),
     "lost_after": ("11", "12s", "0s", 0.0),
@@ -134,6 +135,11 @@ def test_flags_go_before_variables_before_the_file_before_the_defaults(
     assert seen({}, variable=True, file=True) == alone_in_environment
     assert seen({key: flag}, variable=True, file=True) == meant
     assert seen({key: flag}, variable=False, file=True) == meant
+
+
+def test_a_large_account_is_listed_in_full_every_six_hours_unless_it_is_said_how_often(desk: Desk) -> None:
+    assert desk.load(SB).settings.full_listing_interval == 6 * 3600
+    assert desk.load(SB, full_listing_interval="1d").settings.full_listing_interval == 24 * 3600
 
 
 def test_the_file_is_named_by_a_flag_or_else_by_a_variable(desk: Desk) -> None:
@@ -203,6 +209,9 @@ WRONG: list[tuple[str, str]] = [
     ("poll_interval = [30]", f"poll_interval: {DURATION}"),
     ("poll_interval = 0.5", "poll_interval: too little; write at least 1s"),
     ("poll_interval = 0", "poll_interval: too little; write at least 1s"),
+    ("full_listing_interval = 0", "full_listing_interval: too little; write more than 0"),
+    ('full_listing_interval = "often"', f"full_listing_interval: {DURATION}"),
+    ("full_listing_interval = inf", 'full_listing_interval: too long; write at most "366d"'),
     ("poll_interval = inf", 'poll_interval: too long; write at most "366d"'),
     ("stale_after = 0", "stale_after: too little; write more than 0"),
     ("settle_after = -1", "settle_after: too little; write at least 0"),

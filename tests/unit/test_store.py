@@ -16,6 +16,7 @@ from exporter.counting import ledger
 from exporter.counting.ledger import Book, Rules, Sightings, fold
 from exporter.counting.store import SCHEMA_VERSION, Store
 from exporter.errors import StateError, StateWriteError
+from exporter.platform.allowance import LONGEST_SILENCE, Allowances, Holder, Kept
 from exporter.platform.jobs import Job
 
 SINCE = 1_790_000_000.0
@@ -50,6 +51,8 @@ def see(store: Store, book: Book, *jobs: Job) -> Book:
     return book.after(changes)
 
 
+LAB = Holder(ENDPOINT, "lab")
+KEPT = Kept(400, 30, 20, 60.0, 40.0)
 FAILED = Job("1", "copy", "finished", 3, 1, 2, NOW, NOW + 2, (("5001", 2),))
 RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
 
@@ -281,3 +284,181 @@ def test_a_backup_may_be_taken_while_it_is_held(store: Store, path: Path, tmp_pa
     assert backup.execute("SELECT count(*) FROM mark").fetchone() == (1,)
     source.close()
     backup.close()
+
+
+# ---- allowances ----
+
+
+def test_what_is_kept_of_an_allowance_is_what_comes_back(store: Store) -> None:
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    assert store.allowance(LAB, NOW) == KEPT
+
+
+def test_of_an_allowance_that_was_never_kept_there_is_nothing(store: Store) -> None:
+    assert store.allowance(LAB, NOW) is None
+
+
+def test_its_times_go_on_while_nobody_looks(store: Store) -> None:
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    assert store.allowance(LAB, NOW + 50) == Kept(400, 30, 20, 10.0, -10.0)
+
+
+def test_the_newest_of_it_is_what_counts(store: Store) -> None:
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    store.keep_allowance(LAB, Kept(None, 1, 0, 300.0, 0.0), NOW)
+
+    assert store.allowance(LAB, NOW) == Kept(None, 1, 0, 300.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "other", [Holder("https://q/v2", "lab"), Holder(ENDPOINT, "other"), Holder(ENDPOINT, "lab", "a")], ids=str
+)
+def test_every_holder_has_its_own_allowance(store: Store, other: Holder) -> None:
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    store.keep_allowance(other, Kept(1, 1, 1, 1.0, 1.0), NOW)
+
+    assert store.allowance(LAB, NOW) == KEPT
+    assert store.allowance(other, NOW) == Kept(1, 1, 1, 1.0, 1.0)
+
+
+def test_no_clock_that_was_set_back_makes_a_silence_endless(store: Store) -> None:
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    kept = store.allowance(LAB, NOW - 1e6)
+
+    assert kept is not None
+    assert kept.silence_left == LONGEST_SILENCE
+
+
+def test_an_allowance_outlives_the_process(path: Path) -> None:
+    first = Store(path)
+    first.keep_allowance(LAB, KEPT, NOW)
+    first.close()
+
+    second = Store(path)
+
+    assert second.allowance(LAB, NOW) == KEPT
+    second.close()
+
+
+def test_an_allowance_outlives_a_process_that_is_killed(path: Path) -> None:
+    killed = multiprocessing.get_context("spawn").Process(target=_keep_and_die, args=(path,))
+    killed.start()
+    killed.join()
+
+    store = Store(path)
+
+    assert store.allowance(LAB, NOW) == KEPT
+    store.close()
+
+
+def _keep_and_die(path: Path) -> None:
+    Store(path).keep_allowance(LAB, KEPT, NOW)
+    os._exit(9)
+
+
+@pytest.mark.parametrize("wrong_by", [-3600.0, 0.0, 3600.0])
+def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(path: Path, wrong_by: float) -> None:
+    made = 0
+    for restart in range(12):
+        now = NOW + wrong_by + 20 * restart
+        store = Store(path)
+        allowances = Allowances(
+            0.01,
+            kept=lambda holder, store=store, now=now: store.allowance(holder, now),  # type: ignore[misc]  # bound early
+            keep=lambda holder, kept, store=store, now=now: store.keep_allowance(holder, kept, now),  # type: ignore[misc]  # likewise
+        )
+        made += sum(allowances.of(LAB, 5.0).take(5.0) == 0 for _ in range(3))
+        store.close()
+
+    assert made == 10
+
+
+def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger(path: Path) -> None:
+    older = Store(path)
+    book = see(older, begin(older), FAILED, RUNNING)
+    older.close()
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE allowance")
+    db.close()
+
+    store = Store(path)
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    assert store.allowance(LAB, NOW) == KEPT
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
+    store.close()
+
+
+def full(store: Store, *, is_full: bool) -> None:
+    """The nearest thing to a disk that is full, or has room again."""
+    store._db.execute(f"PRAGMA query_only = {'ON' if is_full else 'OFF'}")  # noqa: SLF001
+
+
+def test_an_allowance_that_cannot_be_kept_stops_nobody_and_is_counted(store: Store) -> None:
+    full(store, is_full=True)
+
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    assert store.write_failures == 1
+    assert store.allowance(LAB, NOW) is None
+
+
+def test_a_full_disk_leaves_what_was_kept_of_an_allowance_before(store: Store) -> None:
+    store.keep_allowance(LAB, KEPT, NOW)
+    full(store, is_full=True)
+
+    store.keep_allowance(LAB, Kept(400, 31, 20, 59.0, 0.0), NOW)
+
+    assert store.allowance(LAB, NOW) == KEPT
+
+
+def test_an_allowance_that_cannot_be_kept_loses_nothing_of_the_ledger(store: Store) -> None:
+    book = see(store, begin(store), FAILED)
+    full(store, is_full=True)
+    store.keep_allowance(LAB, KEPT, NOW)
+    full(store, is_full=False)
+
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
+    assert see(store, book, FAILED, RUNNING) == store.bound("a", ENDPOINT, "", failed_since=0)
+
+
+def test_when_there_is_room_again_an_allowance_is_kept_again(store: Store) -> None:
+    full(store, is_full=True)
+    store.keep_allowance(LAB, KEPT, NOW)
+    full(store, is_full=False)
+
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    assert store.allowance(LAB, NOW) == KEPT
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_the_disk_is_waited_for_again_after_an_allowance_was_kept(store: Store, is_full: bool) -> None:  # noqa: FBT001  # a table's column
+    full(store, is_full=is_full)
+
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)  # noqa: SLF001  # FULL
+
+
+def test_a_ledger_that_is_forgotten_leaves_the_allowance(store: Store) -> None:
+    book = see(store, begin(store), FAILED)
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    store.forget(book.account.number)
+
+    assert store.allowance(LAB, NOW) == KEPT
+
+
+def test_to_keep_an_allowance_changes_no_ledger(store: Store) -> None:
+    book = see(store, begin(store), FAILED)
+
+    store.keep_allowance(LAB, KEPT, NOW)
+
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
+    assert store.marks_total == 1

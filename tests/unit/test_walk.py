@@ -2,14 +2,15 @@
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.platform.client import ListAnswer
 from exporter.platform.jobs import Job
-from exporter.platform.wire import Page
+from exporter.platform.wire import Page, too_large
 from exporter.polling.walk import Walk
 
 NOTHING: Callable[[list[str]], None] = lambda _: None  # noqa: E731  # a default among functions
@@ -20,7 +21,7 @@ def answer(ids: list[str], offset: int, limit: int = 100, *, total: bool = True,
     part = ids[offset : offset + limit]
     jobs = tuple(Job(job_id, "copy", "running") for job_id in part)
     page = Page(jobs, len(part), {}, len(part) - 1, has_next=links and offset + limit < len(ids))
-    return ListAnswer(page, None, len(ids) if total else None)
+    return ListAnswer(page, None, len(ids) if total else None, limit)
 
 
 def walk_along(
@@ -84,6 +85,179 @@ def test_jobs_that_come_while_it_is_read_lose_none() -> None:
 
     assert walk.complete
     assert set(names(300)) <= walk.ids
+
+
+def test_a_step_back_is_by_as_much_as_the_page_was_asked_for() -> None:
+    walk = Walk()
+    walk.take(answer(names(60), 0, 25))
+    walk.take(answer(names(60)[20:], 24, 12))
+
+    assert walk.offset == 24 - 12 + 1
+
+
+def test_it_does_not_step_back_beyond_the_beginning() -> None:
+    walk = Walk()
+    walk.take(answer(names(60), 0, 10))
+
+    walk.take(answer(names(60)[30:], 9, 50))
+
+    assert walk.offset == 0
+
+
+def test_pages_that_show_only_jobs_met_already_are_gone_past() -> None:
+    ids, walk, offsets = names(1500), Walk(), []
+    while walk.offset is not None:
+        if walk.pages == 10:
+            ids[:0] = [f"new{number}" for number in range(250)]
+        offsets.append(walk.offset)
+        walk.take(answer(ids, walk.offset))
+
+    assert offsets == list(range(0, 1750, 99))
+    assert walk.complete
+    assert walk.ids == set(names(1500))
+
+
+def test_jobs_shown_beside_the_walk_are_as_good_as_met() -> None:
+    ids, walk = names(300), Walk()
+    walk.take(answer(ids, 0))
+    walk.take(answer(ids, 99))
+    new = [f"new{number}" for number in range(150)]
+    ids[:0] = new
+
+    walk.seen_beside(new)
+    while walk.offset is not None:
+        walk.take(answer(ids, walk.offset))
+
+    assert walk.complete
+    assert set(walk.listing) == set(ids)
+
+
+def test_a_seam_that_is_nowhere_any_more_leaves_the_walk_incomplete() -> None:
+    ids, walk = names(600), Walk()
+    for _ in range(3):
+        walk.take(answer(ids, walk.offset or 0))
+
+    del ids[297]
+    while walk.offset is not None:
+        walk.take(answer(ids, walk.offset))
+
+    assert not walk.complete
+    assert set(ids) <= walk.ids
+
+
+def test_an_end_that_comes_before_the_seam_did_leaves_the_walk_incomplete() -> None:
+    walk = Walk()
+    walk.take(answer(names(100), 0))
+
+    walk.take(answer(names(60), 20))
+
+    assert walk.ended
+    assert not walk.complete
+
+
+def test_steps_back_are_bounded() -> None:
+    walk = Walk()
+    offsets: list[int] = []
+    while walk.offset is not None and len(offsets) < 100:
+        offsets.append(walk.offset)
+        ids = [f"{len(offsets)}-{number}" for number in range(5000)]
+        walk.take(answer(ids, walk.offset))
+
+    back = [later < earlier for earlier, later in pairwise(offsets)]
+    assert True in back
+    assert False in back[1:]
+    assert not walk.complete
+
+
+def test_jobs_shown_beside_a_walk_are_listed() -> None:
+    walk = Walk()
+    walk.take(answer(names(150), 0))
+
+    walk.seen_beside(["beside"])
+    while walk.offset is not None:
+        walk.take(answer(names(150), walk.offset))
+
+    assert walk.complete
+    assert set(walk.listing) == {*names(150), "beside"}
+    assert walk.ids == set(names(150))
+
+
+def test_jobs_shown_before_a_walk_began_are_none_of_its() -> None:
+    walk = Walk()
+
+    walk.seen_beside(["before"])
+    walk_along(names(150), walk)
+
+    assert set(walk.listing) == set(names(150))
+
+
+def test_jobs_shown_beside_a_walk_count_towards_the_total() -> None:
+    walk = Walk()
+    walk.take(ListAnswer(answer(names(150), 0).page, None, 151))
+
+    walk.seen_beside(["beside"])
+    while walk.offset is not None:
+        walk.take(ListAnswer(answer(names(150), walk.offset).page, None, 151))
+
+    assert walk.complete
+
+
+def test_records_that_cannot_be_read_are_counted_as_the_walk_meets_them() -> None:
+    walk = Walk()
+    jobs = tuple(Job(job_id, "copy", "running") for job_id in names(97))
+
+    walk.take(ListAnswer(Page(jobs, 100, {"no_id": 2, "bad_count": 1}, 99, has_next=True), None, None))
+    walk.take(ListAnswer(Page(jobs[-1:], 2, {"no_id": 1}, 0, has_next=False), None, None))
+
+    assert walk.unreadable == 4
+    assert walk.pages == 2
+
+
+def test_pages_overlap_by_the_last_job_that_could_be_read() -> None:
+    walk = Walk()
+    jobs = tuple(Job(job_id, "copy", "running") for job_id in names(40))
+
+    walk.take(ListAnswer(Page(jobs, 100, {"no_id": 60}, 39, has_next=True), None, None))
+
+    assert walk.offset == 39
+
+
+def test_a_page_without_a_job_that_could_be_read_is_gone_past() -> None:
+    walk = Walk()
+
+    walk.take(ListAnswer(Page((), 100, {"no_id": 100}, -1, has_next=True), None, None))
+
+    assert walk.offset == 100
+
+
+def test_a_record_too_large_to_be_read_is_gone_past() -> None:
+    walk = Walk()
+
+    walk.take(ListAnswer(too_large(1), None, None, 1))
+
+    assert walk.offset == 1
+    assert walk.unreadable == 1
+    assert not walk.ended
+
+
+@pytest.mark.parametrize("limit", [2, 3, 12, 50])
+def test_pages_that_were_asked_for_with_fewer_jobs_are_no_end(limit: int) -> None:
+    walk = Walk()
+    while walk.offset is not None:
+        walk.take(answer(names(60), walk.offset, limit, total=False))
+
+    assert walk.complete
+    assert walk.ids == set(names(60))
+
+
+def test_pages_may_grow_and_shrink_along_the_way() -> None:
+    walk = Walk()
+    dice = random.Random(5)  # noqa: S311  # a repeatable choice
+    while walk.offset is not None:
+        walk.take(answer(names(400), walk.offset, dice.randint(2, 100)))
+
+    assert walk.complete
+    assert walk.ids == set(names(400))
 
 
 def test_a_total_larger_than_what_was_seen_leaves_the_walk_incomplete() -> None:
@@ -191,6 +365,7 @@ def test_a_walk_that_has_ended_takes_nothing_more() -> None:
     assert walk.ids == set(names(3))
 
 
+@settings(deadline=None)
 @given(
     start=st.integers(0, 450),
     moves=st.lists(
@@ -228,3 +403,34 @@ def test_whatever_comes_and_goes_a_complete_walk_missed_no_job_that_was_there_al
     assert walk.ended
     if walk.complete:
         assert there <= walk.ids
+
+
+def test_a_page_that_shows_only_jobs_not_met_yet_is_stepped_back_from_until_one_is_known() -> None:
+    ids, walk, offsets = names(800), Walk(), []
+    while walk.offset is not None:
+        if walk.pages == 4:
+            del ids[:350]
+        offsets.append(walk.offset)
+        walk.take(answer(ids, walk.offset))
+
+    assert offsets[:9] == [0, 99, 198, 297, 396, 297, 198, 99, 0]
+    assert walk.complete
+
+
+def test_walks_that_were_given_up_never_are_complete() -> None:
+    walk, completed = Walk(), []
+    for _ in range(4):
+        while walk.offset is not None:
+            walk.take(answer(names(250), 0))
+        completed.append(walk.complete)
+        walk = walk.after()
+
+    assert completed == [False] * 4
+
+
+def test_pages_of_one_job_are_read_along() -> None:
+    walk, limits = Walk(), iter([100, *[1] * 40])
+    while walk.offset is not None:
+        walk.take(answer(names(250), walk.offset, next(limits, 100)))
+
+    assert walk.ids == set(names(250))

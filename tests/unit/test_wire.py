@@ -144,7 +144,51 @@ def test_one_bad_record_costs_one_record_wherever_it_stands(bad: bytes, reason: 
 def test_a_page_of_bad_records_alone_has_no_last_readable_one() -> None:
     read = page(None, {}, record(total_files=-1), {})
 
-    assert read == wire.Page((), 4, {"not_a_job": 1, "no_id": 2, "bad_count": 1}, -1, has_next=False)
+    assert read == wire.Page((), 4, {"not_a_job": 1, "no_id": 2, "bad_count": 1}, -1, has_next=False, whole=False)
+
+
+# ---- whether records are whole ----
+
+WHOLE: Json = record(total_files=3, completed_files=1, failed_files=0)
+
+
+def test_records_with_all_that_is_needed_make_a_whole_page() -> None:
+    assert page(WHOLE, WHOLE).whole
+    assert page().whole
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("absent", ["left out", "null"])
+@pytest.mark.parametrize("field", ["id", "type", "state", "total_files", "completed_files", "failed_files"])
+def test_one_record_that_lacks_what_is_needed_makes_the_page_less_than_whole(
+    field: str, absent: str, position: int
+) -> None:
+    lacking = {name: value for name, value in WHOLE.items() if name != field}
+    records = [WHOLE, WHOLE]
+    records.insert(position, lacking if absent == "left out" else {**lacking, field: None})
+
+    assert not page(*records).whole
+
+
+@pytest.mark.parametrize("field", ["href", "started_on", "finished_on", "result"])
+def test_a_record_is_whole_without_what_can_be_done_without(field: str) -> None:
+    assert page({**WHOLE, field: None}).whole
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_lacking_record_is_seen_beside_one_that_cannot_be_decoded(position: int) -> None:
+    lacking = [json.dumps(record()).encode()]
+    lacking.insert(position, b"null")
+
+    assert not raw_page(*lacking).whole
+
+
+def test_counts_in_numerals_and_of_nothing_are_counts() -> None:
+    assert page({**WHOLE, "total_files": "0", "completed_files": 0, "failed_files": ""}).whole
+
+
+def test_a_record_too_large_to_be_read_is_one_that_is_skipped_with_more_to_come() -> None:
+    assert wire.too_large(1) == wire.Page((), 1, {"too_large": 1}, -1, has_next=True)
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_RECORDS.values(), ids=BAD_RECORDS)
@@ -638,3 +682,7 @@ def test_no_headers_make_the_edge_raise(headers: dict[str, str]) -> None:
     assert (wire.retry_after_of(headers) or 0) >= 0
     assert (wire.total_of(headers) or 0) >= 0
     assert isinstance(wire.date_of(headers), float | None)
+
+
+def test_a_page_whose_records_cannot_be_decoded_is_not_whole() -> None:
+    assert not wire.page_of(b'{"items": [null]}').whole
