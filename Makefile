@@ -1,5 +1,6 @@
 # Everything happens in a virtual environment of this folder; nothing is installed outside it,
-# except the real Prometheus that `make test` checks against (from Debian, when it is missing).
+# except the real programs that `make test` checks against: Prometheus, Alertmanager, node_exporter, Chromium, openssl
+# and systemd-analyze (from Debian, where they are missing).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -15,6 +15,7 @@ from exporter.counting import ledger
 from exporter.counting.ledger import Count, Histogram, Mark, Sums
 from exporter.metrics.snapshot import Display, Picture, Polling, Process
 from exporter.platform.jobs import OPERATIONS, STATES
+from exporter.platform.wire import SKIPPED
 
 Labels = tuple[str, ...]
 
@@ -499,6 +500,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "Job records that could not be read, by reason; each time they were seen.",
         ("reason",),
         lambda polling: _by_one(polling.skipped),
+        SKIPPED,
     ),
     _tally(
         "sbg_exporter_counts_lowered_total",

