@@ -52,6 +52,7 @@ dist: $(VENV)/test ## build a release into dist (needs buildah; ARGS="--without 
 lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml --group dev -c requirements.lock -o tests/requirements.lock
+	echo "hatchling>=1.27" | $(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header - -o deploy/docker/build-requirements.lock
 	cd tests/deploy && ../../$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header requirements.in -o requirements.txt
 
 clean: ## remove the virtual environment and all caches
