@@ -30,7 +30,7 @@ lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/yamllint -c deploy/prometheus/.yamllint deploy/prometheus
+	$(BIN)/yamllint -c deploy/prometheus/.yamllint deploy/prometheus deploy/compose
 
 bench: $(VENV)/test ## measure, as ratios of two things run side by side
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -52,7 +52,7 @@ dist: $(VENV)/test ## build a release into dist (needs buildah; ARGS="--without 
 lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml --group dev -c requirements.lock -o tests/requirements.lock
-	echo "hatchling>=1.27" | $(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header - -o deploy/docker/build-requirements.lock
+	echo "hatchling>=1.27" | $(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header --no-annotate - -o deploy/docker/build-requirements.lock
 	cd tests/deploy && ../../$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header requirements.in -o requirements.txt
 
 clean: ## remove the virtual environment and all caches

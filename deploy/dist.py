@@ -82,14 +82,28 @@ def chart(folder: Path, helm: str) -> None:
 
 
 def image(folder: Path, buildah: str, base: str | None) -> None:
-    """The container image as an OCI archive, on *base* where one is given."""
+    """The container image as an archive that ``docker load`` and ``podman load`` take, on *base* where one is given."""
     dockerfile = REPOSITORY / "deploy" / "docker" / "Dockerfile"
     on_base = ("--build-arg", f"BASE={base}") if base else ()
-    about = ("--build-arg", f"VERSION={__version__}")
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S607  # git is where PATH has it
+    about = ("--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision.stdout.strip()}")
     tag = f"localhost/sbg-exporter:{__version__}"
-    build = (buildah, "bud", "--isolation", "chroot", "--network", "host", *on_base, *about, "-t", tag)
+    build = (
+        buildah,
+        "bud",
+        "--format",
+        "docker",
+        "--isolation",
+        "chroot",
+        "--network",
+        "host",
+        *on_base,
+        *about,
+        "-t",
+        tag,
+    )
     _run(*build, "-f", dockerfile, REPOSITORY)
-    _run(buildah, "push", "-q", tag, f"oci-archive:{folder / f'{NAME}-image.tar'}")
+    _run(buildah, "push", "-q", tag, f"docker-archive:{folder / f'{NAME}-image.tar'}:{tag}")
 
 
 def checksums(folder: Path) -> None:

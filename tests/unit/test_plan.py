@@ -422,7 +422,7 @@ def test_unfinished_jobs_less_than_a_page_apart_are_looked_at_by_one_page() -> N
 
 
 def test_an_unfinished_job_on_its_own_is_asked_for_by_its_endpoint() -> None:
-    account, running = with_running_apart(1)
+    account, running = with_running_apart(1, apart=600)
 
     account.poll()
 

@@ -859,3 +859,115 @@ def _stop_after(clock: FakeClock, pauses: int) -> Callable[[float], None]:
             raise Stopping("enough")
 
     return stop
+
+
+# ---- a large account ----
+
+
+def large(bench: Bench, jobs: int = 2000) -> Picture:
+    """An account that is watched, whose listing is complete."""
+    for number in range(jobs):
+        bench.platform.finish(
+            f"{10_000 + number}", 1, started_on="2026-09-01T00:00:00Z", finished_on="2026-09-01T00:01:00Z"
+        )
+    picture = bench.poll()
+    assert picture.listed is not None
+    assert picture.polling.watching is True
+    return picture
+
+
+def lists_asked(bench: Bench, since: int) -> int:
+    return bench.platform.asked[since:].count("/async/files")
+
+
+def test_a_large_account_shows_its_gauges_after_a_restart_at_the_first_poll_without_a_full_listing(
+    bench: Bench,
+) -> None:
+    large(bench)
+    bench.poller, asked = bench.new_poller(), len(bench.platform.asked)
+
+    picture = bench.poll()
+
+    assert lists_asked(bench, asked) < 5
+    assert picture.listed is not None
+    assert picture.listed["copy", "finished"].jobs == 2000
+
+
+def test_gauges_of_a_watched_account_move_with_what_is_seen(bench: Bench) -> None:
+    large(bench)
+    bench.platform.add("20000", completed=3)
+
+    picture = bench.poll()
+
+    assert picture.listed is not None
+    assert picture.listed["copy", "running"] == (1, 10, 3, 0)
+    assert picture.listed["copy", "finished"].jobs == 2000
+
+
+def test_what_watching_saw_is_shown_before_slices_are_read(bench: Bench) -> None:
+    shown_before_slices = []
+
+    def look(request: httpx.Request) -> None:
+        if request.url.params.get("offset") == "990":  # a page that only the listing needs
+            shown_before_slices.append(bench.pictures[-1].book)
+
+    bench.platform.instead = look
+    large(bench)
+
+    [book] = shown_before_slices
+    assert book is not None
+    assert book.marks >= 600
+
+
+def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: Bench) -> None:
+    for number in range(2000):
+        bench.platform.add(f"{10_000 + number}", failed=1)
+    bench.platform.instead = lambda request: (
+        bench.platform.said(502, {}) if request.url.params.get("offset") == "990" else None
+    )
+
+    picture = bench.poll()
+
+    assert picture.polling.fault
+    assert bench.counted(ledger.FILES_FAILED) >= 700
+    assert picture.listed is None
+
+
+def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_listing(bench: Bench) -> None:
+    large(bench)
+    bench.platform.add("20000")
+    bench.poll()
+    bench.platform.unlisted.add("20000")
+    bench.platform.instead = lambda request: (
+        bench.platform.said(502, {}) if request.url.path.endswith("/20000") else None
+    )
+    asked = len(bench.platform.asked)
+    picture = bench.poll(after=5 * 3600)
+
+    assert picture.polling.fault
+    assert lists_asked(bench, asked) > 5
+
+
+def test_a_small_share_makes_polls_less_frequent_and_what_they_show_is_believed_for_longer(bench: Bench) -> None:
+    bench.poller = bench.new_poller(share=0.001)
+
+    picture = bench.poll()
+
+    assert picture.polling.interval == 375  # one request in five minutes, and some room
+    assert picture.gauges_until == START + 30 + 2 * 375
+
+
+def test_a_check_reads_no_slices(bench: Bench) -> None:
+    for number in range(2000):
+        bench.platform.add(f"{10_000 + number}")
+
+    bench.poller.poll_once()
+
+    assert lists_asked(bench, 0) < 12
+    assert bench.poller.forecast.jobs >= 600
+
+
+def test_requests_made_before_it_is_known_whose_they_are_count_as_theirs(bench: Bench) -> None:
+    picture = bench.poll()
+
+    assert picture.polling.allowance_used == len(bench.platform.asked) == 2
