@@ -46,7 +46,7 @@ screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components 
 	@tests/install-tools
 	$(BIN)/python -m tests.e2e.render.shoot build/pictures $(ARGS)
 
-dist: $(VENV)/test ## build a release into dist (needs buildah; ARGS="--without image" builds none)
+dist: $(VENV)/test ## build a release into dist (needs helm and buildah; ARGS="--without image" builds none)
 	$(BIN)/python -m deploy.dist dist $(ARGS)
 
 lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows
