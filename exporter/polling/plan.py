@@ -90,7 +90,9 @@ class PageSeen(NamedTuple):
 
 
 class JobAsked(NamedTuple):
-    """One job's own endpoint was asked, whatever it said."""
+    """One job's own endpoint was asked; *told* whether its answer tells anything of the job."""
+
+    told: bool = True
 
 
 Question = PageQuestion | JobQuestion
@@ -144,6 +146,7 @@ class Plan:
         """How deep this poll's watched pages and probes went."""
         self._probes = 0
         self._watched_pages = 1
+        self._most_watched = PAGES_PER_TURN
         self._fresh: set[str] = set()
         """New jobs met since a look last came to one that was known before: none of these is that one."""
         self._total: int | None = None
@@ -207,7 +210,7 @@ class Plan:
     @property
     def goes_on(self) -> bool:
         """Whether this poll should read on after a turn of slices."""
-        return self.hurried and not self._refused
+        return self._large and not self._refused and (self.hurried or self._credit >= 1.0)
 
     @property
     def half_read(self) -> bool:
@@ -279,7 +282,8 @@ class Plan:
             self._walk_began = now
         self._neighbours.take(answer.page.jobs)
         self._walk.take(answer)
-        self._size = max(self.size, len(self._walk.ids)) if answer.total is None else answer.total
+        met = len(self._walk.ids)  # a total below that is refuted
+        self._size = max(self.size if answer.total is None else answer.total, met)
         self._came += self._shown(reply, offset, now, ledger)
 
     def _shown(self, reply: PageSeen, offset: int, now: float, ledger: Ledger) -> int:
@@ -314,15 +318,16 @@ class Plan:
         """The watched end, and on from there to a job that was known before."""
         end = WatchedEnd(self._order, self.size, self._per_page, self._depths.room)
         pages: list[tuple[int, PageSeen]] = []
-        while end.offset is not None and len(pages) < (PAGES_PER_TURN if ledger.complete else _PAGES_TO_LEARN):
-            offset = end.offset
+        most = self._most_watched if ledger.complete else _PAGES_TO_LEARN
+        while end.offset is not None and len(pages) < most:
+            offset, self._watched_pages = end.offset, len(pages) + 1
             reply = yield PageQuestion(offset, Purpose.WATCH)
             if not isinstance(reply, PageSeen):
                 return
             self._note_fresh(reply)
             end.take(reply.answer, {job_id for job_id in reply.known if job_id not in self._fresh})
             pages.append((offset, reply))
-        self._size, self._total, self._watched_pages = end.size, end.total, len(pages)
+        self._size, self._total, self._most_watched = end.size, end.total, PAGES_PER_TURN
         new = sum(job.id not in reply.known for _, reply in pages for job in reply.answer.page.jobs)
         self._depths.came(new)
         for offset, reply in pages:
@@ -453,8 +458,12 @@ class Plan:
                 reply = yield JobQuestion(Operation(mark.operation), mark.id)
                 self._refused = reply is None
                 spent += 1
-                if reply is not None:
+                depth = self._depths.of(mark.id)
+                if isinstance(reply, JobAsked) and reply.told:
                     self._looks.saw(mark.id, now)
+                elif depth is not None and spent < budget and not self._refused:
+                    yield from self._page_for_jobs(max(0, depth - _SLACK), now, ledger)
+                    spent += 1
         return spent
 
     def _page_for_jobs(self, depth: int, now: float, ledger: Ledger) -> Generator[Question, Reply, int]:
@@ -495,7 +504,7 @@ class Plan:
         left = max(1.0, (self.size - (self._walk.offset or 0)) / self._walk_step())
         self._credit += left * min(1.0, elapsed / max(self._due - now, 1.0))
         pages = min(int(self._credit), SLICES_PER_TURN)
-        self._credit = min(self._credit - pages, SLICES_PER_TURN)
+        self._credit = min(self._credit - pages, PAGES_PER_TURN)
         return pages
 
     def _walk_step(self) -> float:
@@ -537,6 +546,10 @@ class Plan:
             # One bad page shall not hide the pages before it; but a walk this long would never end so.
             self._begin_walk(Walk(), now)
 
+    def cut_short(self) -> None:
+        """The allowance ended the first turn: the next is to fit, and what it misses is left to the listing."""
+        self._most_watched = max(1, self._watched_pages // 2)
+
     def forget(self, now: float) -> None:
         """What the turns saw is not counted: a walk stands for jobs that are, so it begins anew."""
         self._begin_walk(Walk(), now)
@@ -559,7 +572,7 @@ class Plan:
             believed = shown in {Order.NEWEST, Order.OLDEST} and self._walks_wanted <= 0
             self._order = shown if believed else Order.NONE
         # The total may count what the list does not show: once that has been looked for, it is believed.
-        self._accounted = max(jobs, self._size or 0) if self._urgent else jobs
+        self._accounted = max(jobs, self.size) if self._urgent or self._walk.short else jobs
         self._size, self._came, self._suspected, self._urgent = jobs, 0, False, False
         self._due = now + _AHEAD * self._interval
         self._looks.listed(now, began, since=now if self._ordered and self._large else began)

@@ -99,6 +99,7 @@ class _Seen:
     asked: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
+    list_answered: bool = False
     looked_up: set[str] = field(default_factory=set)
     marks: dict[str, Mark] = field(default_factory=dict)
 
@@ -308,6 +309,8 @@ class Poller:
             failure = self._drive(self._plan.look(began, self._ledger(book)), book, seen)
             changes = self._fold(book, seen)
             looked = failure is None
+            if isinstance(failure, AllowanceSpent):
+                self._plan.cut_short()
             if looked:
                 failure = self._drive(self._plan.ask(began, self._ledger(book.after(changes)), budget), book, seen)
                 changes = self._fold(book, seen)
@@ -464,6 +467,7 @@ class Poller:
         known = {job_id for job_id in ids if job_id in seen.marks or job_id in seen.listed}
         seen.jobs.extend(answer.page.jobs)
         seen.listed |= ids
+        seen.list_answered = True
         return PageSeen(answer, known)
 
     def _job(self, question: JobQuestion, seen: _Seen) -> JobAsked:
@@ -473,12 +477,12 @@ class Poller:
         except JobRefused as error:
             self._log.warning("job.refused", job_id=question.job_id, reason=str(error))
             seen.refused.add(question.job_id)
+            return JobAsked(told=False)
+        if job is None:
+            seen.unknown.add(question.job_id)
         else:
-            if job is None:
-                seen.unknown.add(question.job_id)
-            else:
-                seen.asked.add(job.id)
-                seen.jobs.append(job)
+            seen.asked.add(job.id)
+            seen.jobs.append(job)
         return JobAsked()
 
     def _look_up(self, ids: set[str], book: Book, seen: _Seen) -> None:
@@ -498,7 +502,7 @@ class Poller:
                 seen.listed,
                 asked=seen.asked,
                 refused=seen.refused,
-                unknown=seen.unknown,
+                unknown=seen.unknown if seen.list_answered else (),
                 vanished=() if listing is None else self._store.vanished(number, listing),
                 expired=() if listing is None else self._store.expired(number, book.account.listing_clock),
                 complete=listing is not None,

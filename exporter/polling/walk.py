@@ -89,7 +89,7 @@ class Walk:
     def after(self) -> "Walk":
         """The walk that follows one that has ended."""
         if self._seams_failed == 0:
-            return Walk(short_before=self._short)
+            return Walk(short_before=self.short)
         known = self.listing if len(self._known) < _MOST_KNOWN + 2 * len(self.ids) else self.ids
         return Walk(known, stable=False, quiet_before=self._quiet)
 
@@ -100,10 +100,11 @@ class Walk:
 
     @property
     def _whole(self) -> bool:
-        return self._seams_failed == 0 and (self._short_before or not self._short)
+        return self._seams_failed == 0 and (self._short_before or not self.short)
 
     @property
-    def _short(self) -> bool:
+    def short(self) -> bool:
+        """Whether it met fewer jobs than the platform's total."""
         return len(self.ids | self._beside) + self.unreadable < (self._total or 0)
 
     @property

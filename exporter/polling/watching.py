@@ -89,7 +89,7 @@ class WatchedEnd:
             return
         page, offset = answer.page, self.offset
         if answer.total is not None:
-            self.size = answer.total
+            self.size = max(answer.total, offset + page.items if page.items else 0)
         if self._newest:
             self.total = answer.total if offset == 0 else self.total
             ended = page.items == 0 or (page.items < answer.limit and not page.has_next)

@@ -971,3 +971,33 @@ def test_requests_made_before_it_is_known_whose_they_are_count_as_theirs(bench: 
     picture = bench.poll()
 
     assert picture.polling.allowance_used == len(bench.platform.asked) == 2
+
+
+def test_a_job_whose_own_endpoint_tells_nothing_is_looked_at_on_its_page(bench: Bench) -> None:
+    large(bench, 1000)
+    bench.platform.add("20000")
+    bench.poll()
+    for number in range(300):
+        bench.platform.finish(f"{20_001 + number}", 1)
+    bench.poll()
+    bench.platform.finish("20000", 1, 1)
+    bench.platform.instead = lambda request: (
+        bench.platform.said(403, {}) if request.url.path.endswith("/20000") else None
+    )
+
+    bench.poll()
+
+    assert bench.counted(ledger.FILES_FAILED) == 1
+
+
+def test_no_job_is_lost_by_a_poll_whose_list_did_not_answer(bench: Bench) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    del bench.platform.jobs["1"]
+    bench.platform.instead = lambda request: (
+        bench.platform.said(500, {}) if request.url.path.endswith("/files") else None
+    )
+    for _ in range(3):
+        bench.poll(after=400)
+
+    assert bench.counted(ledger.JOBS_FINISHED, "lost") == 0
