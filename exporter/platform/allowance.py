@@ -15,6 +15,7 @@ Only differences of the platform's own times are used (the reset minus the ``Dat
 clock on this machine changes nothing.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ ROUNDING: Final = 1.0
 """The reset and the date come in whole seconds: the window may end up to this much later than they say."""
 _FEW: Final = 1 / 5
 _FEWEST: Final = 1 / 20
+_MORE: Final = 1.25
 _SLICES_AT_LEAST: Final = 1 / 10
 """So that a listing ends one day, however many jobs are unfinished."""
 
@@ -269,11 +271,14 @@ class Allowance:
                 return 0
             if self._remaining <= limit * _FEW and purpose > Purpose.WATCH:
                 return 0
+        but_slices = most - int(most * _SLICES_AT_LEAST)
         if purpose is Purpose.JOB:
-            return most - int(most * _SLICES_AT_LEAST)
+            return but_slices
         if purpose is Purpose.SLICE:
             half = most // 2 if most > 1 else 1
-            watching = max(0, self._others_before - (self._used - self._slices))
+            # Somewhat more than it took before: what it had no room for does not show in that.
+            wanted = max(self._others_before, min(math.ceil(_MORE * self._others_before), but_slices))
+            watching = max(0, wanted - (self._used - self._slices))
             return self._used if self._slices >= half else most - watching
         return most
 

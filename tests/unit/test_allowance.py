@@ -320,8 +320,15 @@ def test_slices_never_take_what_watching_took_in_the_window_before() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=200)
 
-    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 50
-    assert taken(allowance, 300.0) == 200
+    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 25
+    assert taken(allowance, 300.0) == 225
+
+
+def test_slices_leave_watching_a_quarter_more_than_it_took_so_that_what_it_had_no_room_for_finds_some() -> None:
+    allowance = Allowance(0.25)
+    taken(allowance, 0.0, most=140)
+
+    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 250 - 175
 
 
 def test_what_watching_has_taken_already_need_not_be_kept_for_it() -> None:
@@ -329,7 +336,7 @@ def test_what_watching_has_taken_already_need_not_be_kept_for_it() -> None:
     taken(allowance, 0.0, most=150)
     taken(allowance, 300.0, most=140)
 
-    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 100
+    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 250 - 188
 
 
 def test_what_slices_took_in_the_window_before_is_not_kept_for_watching() -> None:
@@ -650,7 +657,7 @@ def test_a_window_that_has_ended_meanwhile_is_over(window_left: float) -> None:
 
 
 def test_slices_leave_what_watching_took_before_the_process_was_another() -> None:
-    assert taken(resumed(Kept(400, 100, 20, -1.0, 0.0)), 1000.0, purpose=Purpose.SLICE) == 20
+    assert taken(resumed(Kept(400, 100, 20, -1.0, 0.0)), 1000.0, purpose=Purpose.SLICE) == 10
 
 
 def test_a_window_is_never_longer_than_one_whatever_a_clock_that_was_set_back_makes_of_it() -> None:
