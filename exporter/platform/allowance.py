@@ -225,7 +225,8 @@ class Allowance:
         """
         with self._lock:
             ends = self._turn(now)
-            polls = max(1, round((ends - now) / interval)) * self.accounts
+            left = min(ends - now, self.window)  # a window that has just begun may be told to be shorter
+            polls = max(1, int(left / interval)) * self.accounts
             rest = self._most(Purpose.JOB) - self._used - polls * look
             return max(1, rest // polls) if rest > 0 else 0
 
