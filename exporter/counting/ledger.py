@@ -31,8 +31,8 @@ nothing in this file reads a clock, a socket or a file.
     first sight if the job then was SUBMITTED, else unknown. That ids carry their time is undocumented: seven of the ten
     ids known decode to within a second of their documented times.
 9.  A finished job without times, or with failed files and no result, is *pending*: it is asked for once by its own
-    endpoint. Its duration and errors have marks of their own, so they may follow the finish. So is history that is
-    shown one by one, for the errors to show with it.
+    endpoint; again, five times in all, while what comes is no answer about it. Its duration and errors have marks of
+    their own, so they may follow the finish. So is history that is shown one by one, for the errors to show with it.
 10. A label value that nobody documented is kept as itself for the first eight of its kind (32 error codes) that an
     account ever showed; the rest are ``other``. Which ones were first is part of the ledger.
 
@@ -69,6 +69,8 @@ _ID_AHEAD: Final = 300.0
 _START_SLACK: Final = 2.0
 _KEPT_LABELS: Final = {"operation": 8, "state": 8, "code": 32}
 _LONGEST_EXEMPLAR_ID: Final = 64
+_MOST_ASKS: Final = 5
+"""How often the own endpoint of a pending job is asked: a proxy's page in its place shall not cost the errors."""
 _DOCUMENTED: Final[Mapping[str, frozenset[str]]] = {
     "operation": frozenset(OPERATIONS),
     "state": frozenset(STATES),
@@ -141,7 +143,7 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
         started_on, finished_on: platform times, None while unknown.
         outcome: empty until it finished or was lost.
         history: it finished before this ledger began.
-        pending: it is finished and is to be asked for by its own endpoint.
+        asks_left: how often its own endpoint may still be asked for what is wanted of it when it is finished.
         queue_done, duration_done, errors_done: counted, or found not to be countable.
         moved_at: when its counts or state last changed, by this machine's clock.
         detected_at: when its first failed file was counted, by this machine's clock.
@@ -166,7 +168,7 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     finished_on: float | None
     outcome: str
     history: bool
-    pending: bool
+    asks_left: int
     queue_done: bool
     duration_done: bool
     errors_done: bool
@@ -181,6 +183,11 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     def unfinished(self) -> bool:
         """Whether it still counts as unfinished: neither finished nor lost."""
         return not self.outcome
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is finished and is to be asked for by its own endpoint."""
+        return self.asks_left > 0
 
     @property
     def ended_on(self) -> float:
@@ -482,8 +489,10 @@ class _Fold:
                 self._first_sight(job, listed=listed)
             elif not _same(mark, job, listed=listed):
                 self._advance(mark, job, listed=listed)
-        for job_id in {*sightings.asked, *sightings.refused}:
+        for job_id in sightings.asked:
             self._answered(self._marks.get(job_id) or marks.get(job_id))
+        for job_id in sightings.refused:
+            self._refused(self._marks.get(job_id) or marks.get(job_id))
         for job_id in sightings.unknown:
             self._deny(self._marks.get(job_id) or marks.get(job_id))
         if sightings.complete:
@@ -567,7 +576,7 @@ class _Fold:
             finished_on=None,
             outcome="",
             history=history,
-            pending=False,
+            asks_left=0,
             queue_done=False,
             duration_done=False,
             errors_done=False,
@@ -599,15 +608,15 @@ class _Fold:
         )
         # One that is shown one by one is shown with its errors.
         shown = bool(marked.failed) and marked.ended_on >= self._now - self._rules.failed_job_window
-        pending = shown and job.errors is None and marked.operation in OPERATIONS
-        self._put(blank, msgspec.structs.replace(marked, pending=pending))
+        wanted = shown and job.errors is None and marked.operation in OPERATIONS
+        self._put(blank, msgspec.structs.replace(marked, asks_left=_MOST_ASKS if wanted else 0))
 
     def _advance(self, old: Mark, job: Job, *, listed: bool) -> None:
         """Rules 1, 4, 5, 8 and 9 for one job; of history that is ignored only the marks rise."""
         mark = self._seen(old, job, listed=listed)
         if old.history and self._rules.history == "ignore":
             if mark.pending and job.errors is not None:
-                mark = msgspec.structs.replace(mark, codes=_words(self._by_label(job.errors)), pending=False)
+                mark = msgspec.structs.replace(mark, codes=_words(self._by_label(job.errors)), asks_left=0)
             if mark != old:
                 self._put(old, mark)
             return
@@ -619,7 +628,7 @@ class _Fold:
             mark = self._errors(mark, job)
             lacking = mark.started_on is None or mark.finished_on is None or (mark.failed > 0 and not mark.errors_done)
             if mark.pending and not lacking:
-                mark = msgspec.structs.replace(mark, pending=False)
+                mark = msgspec.structs.replace(mark, asks_left=0)
         if mark != old:
             self._tell(old, mark)
             self._put(old, mark)
@@ -689,7 +698,8 @@ class _Fold:
             if self._platform - since < self._rules.settle_after:
                 return msgspec.structs.replace(mark, settling_since=since)
         self._count(JOBS_FINISHED, (mark.operation, outcome), 1, _exemplar(mark, 1, self._now))
-        return msgspec.structs.replace(mark, outcome=outcome, settling_since=None, pending=mark.operation in OPERATIONS)
+        asks = _MOST_ASKS if mark.operation in OPERATIONS else 0
+        return msgspec.structs.replace(mark, outcome=outcome, settling_since=None, asks_left=asks)
 
     def _durations(self, mark: Mark) -> Mark:
         queue_done, duration_done = mark.queue_done, mark.duration_done
@@ -734,16 +744,21 @@ class _Fold:
             self._facts.append(FilesFailed(mark))
 
     def _answered(self, mark: Mark | None) -> None:
-        """Its own endpoint answered, whatever it told: once is enough for a pending job."""
+        """Its own endpoint told of it all that it tells: once is enough for a pending job."""
         if mark is not None and mark.pending:
-            self._put(mark, msgspec.structs.replace(mark, pending=False))
+            self._put(mark, msgspec.structs.replace(mark, asks_left=0))
+
+    def _refused(self, mark: Mark | None) -> None:
+        """Its own endpoint told nothing of it: a pending job is asked for again, but not for ever."""
+        if mark is not None and mark.pending:
+            self._put(mark, msgspec.structs.replace(mark, asks_left=mark.asks_left - 1))
 
     def _deny(self, mark: Mark | None) -> None:
         """The platform itself says that it knows no such job: rules 6 and 9."""
         if mark is None:
             return
         if not mark.unfinished:
-            self._put(mark, msgspec.structs.replace(mark, pending=False))
+            self._put(mark, msgspec.structs.replace(mark, asks_left=0))
         elif mark.missing_since is None or mark.missing_since > self._platform:
             self._put(mark, msgspec.structs.replace(mark, missing_since=self._platform))
         elif self._platform - mark.missing_since >= self._rules.lost_after:

@@ -93,7 +93,7 @@ CREATE TABLE mark (
     finished_on REAL,
     outcome TEXT NOT NULL,
     history INTEGER NOT NULL,
-    pending INTEGER NOT NULL,
+    asks_left INTEGER NOT NULL,
     queue_done INTEGER NOT NULL,
     duration_done INTEGER NOT NULL,
     errors_done INTEGER NOT NULL,
@@ -105,7 +105,7 @@ CREATE TABLE mark (
     codes TEXT NOT NULL,
     PRIMARY KEY (account, id)
 ) WITHOUT ROWID;
-CREATE INDEX mark_live ON mark (account) WHERE outcome = '' OR pending = 1;
+CREATE INDEX mark_live ON mark (account) WHERE outcome = '' OR asks_left > 0;
 CREATE INDEX mark_failed ON mark (account) WHERE failed > 0;
 CREATE INDEX mark_unlisted ON mark (account, unlisted_at) WHERE unlisted_at IS NOT NULL;
 CREATE TABLE counter (
@@ -276,7 +276,7 @@ class Store:
             _account(self._db, number),
             dict(_counters(self._db, number)),
             dict(_histograms(self._db, number)),
-            {mark.id: mark for mark in self._marks_where(number, "outcome = '' OR pending = 1")},
+            {mark.id: mark for mark in self._marks_where(number, "outcome = '' OR asks_left > 0")},
             {mark.id: mark for mark in self._marks_where(number, _SHOWN_AS_FAILED, failed_since)},
             dict(self._sums(number)),
             self._one("SELECT count(*) FROM mark WHERE account = ?", number),

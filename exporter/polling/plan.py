@@ -374,7 +374,7 @@ class Plan:
         if self._large and self._ordered:
             self._asked += yield from self._probe(unseen, now, ledger, budget)
         pending = [mark for mark in ledger.live.values() if mark.pending and mark.operation in OPERATIONS]
-        pending.sort(key=lambda mark: (mark.moved_at, mark.id))
+        pending.sort(key=lambda mark: (-mark.asks_left, mark.moved_at, mark.id))
         for group in self._in_turns(self._groups(unseen), [[mark] for mark in pending], budget):
             if self._asked >= budget or self._refused:
                 return
@@ -461,7 +461,7 @@ class Plan:
                 depth = self._depths.of(mark.id)
                 if isinstance(reply, JobAsked) and reply.told:
                     self._looks.saw(mark.id, now)
-                elif depth is not None and spent < budget and not self._refused:
+                elif mark.unfinished and depth is not None and spent < budget and not self._refused:
                     yield from self._page_for_jobs(max(0, depth - _SLACK), now, ledger)
                     spent += 1
         return spent

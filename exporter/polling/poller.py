@@ -478,6 +478,9 @@ class Poller:
             self._log.warning("job.refused", job_id=question.job_id, reason=str(error))
             seen.refused.add(question.job_id)
             return JobAsked(told=False)
+        except Unreachable:
+            seen.refused.add(question.job_id)  # so that one job whose endpoint always fails does not fail every poll
+            raise
         if job is None:
             seen.unknown.add(question.job_id)
         else:

@@ -651,14 +651,12 @@ def test_a_failure_without_result_is_pending_and_its_errors_follow() -> None:
     assert desk.outcomes() == {"partial": 1}
 
 
-@pytest.mark.parametrize("answer", ["the same", "refused", "unknown", "unknown in the poll that lists it"])
+@pytest.mark.parametrize("answer", ["the same", "unknown", "unknown in the poll that lists it"])
 def test_it_is_asked_for_once(answer: str) -> None:
     desk = Desk()
     desk.see(ended(1, 2))
 
-    if answer == "refused":
-        desk.see(refused=["42"])
-    elif answer == "unknown":
+    if answer == "unknown":
         desk.see(unknown=["42"])
     elif answer == "unknown in the poll that lists it":
         desk.see(ended(1, 2), unknown=["42"])
@@ -667,6 +665,23 @@ def test_it_is_asked_for_once(answer: str) -> None:
 
     assert not desk.marks["42"].pending
     assert "42" not in desk.book.live
+
+
+def test_it_is_asked_for_again_while_what_comes_is_no_answer_but_not_for_ever() -> None:
+    patient, endless = Desk(), Desk()
+    for desk in (patient, endless):
+        desk.see(ended(1, 2))
+        for _ in range(4):
+            desk.see(refused=["42"])
+        assert desk.marks["42"].pending
+
+    patient.see(ended(1, 2, errors=(("5002", 2),)), asked=["42"])
+    endless.see(refused=["42"])
+
+    assert patient.counted(ledger.FILE_ERRORS, "copy", "5002") == 2
+    assert not patient.marks["42"].pending
+    assert not endless.marks["42"].pending
+    assert "42" not in endless.book.live
 
 
 def test_an_undocumented_operation_cannot_be_asked_for() -> None:

@@ -42,7 +42,7 @@ def mark_of(job: Job) -> Mark:
         finished_on=None,
         outcome="",
         history=False,
-        pending=False,
+        asks_left=0,
         queue_done=False,
         duration_done=False,
         errors_done=False,
@@ -504,7 +504,7 @@ def test_results_that_are_wanted_get_a_quarter_where_unfinished_jobs_exceed_the_
     account, _ = with_running_apart(12)
     wanted = [job.id for job in account.jobs[10:16]]
     done = [mark_of(job) for job in account.jobs[10:16]]
-    account.live |= {mark.id: msgspec.structs.replace(mark, pending=True, outcome="failed") for mark in done}
+    account.live |= {mark.id: msgspec.structs.replace(mark, asks_left=1, outcome="failed") for mark in done}
 
     asked = []
     for _ in range(3):

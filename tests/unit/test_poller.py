@@ -246,6 +246,37 @@ def test_a_finish_without_times_is_followed_up_in_the_same_poll_and_once(bench: 
     assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
 
 
+def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(bench: Bench) -> None:
+    listed: dict[str, Any] = {}
+    refusals = iter([httpx.Response(200, content=iter([b"<html>Welcome</html>"])), bench.platform.said(400, {})])
+
+    def answer(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/async/files"):  # without results
+            return bench.platform.said(200, {"items": list(listed.values()), "links": []})
+        return next(refusals, None) if "/copy/" in request.url.path else None
+
+    bench.platform.instead = answer
+    bench.poll()
+    bench.platform.finish("1", 2, 1)
+    listed["1"] = bench.platform.jobs["1"] | {"result": []}
+
+    for _ in range(4):
+        bench.poll()
+
+    assert bench.counted(ledger.FILE_ERRORS, "5001") == 1
+    assert bench.platform.asked.count("/async/files/copy/1") == 3
+
+
+def test_a_finished_job_whose_own_endpoint_always_fails_does_not_fail_every_poll(bench: Bench) -> None:
+    bench.poll()
+    bench.platform.finish("1", 2, 1, started_on=None, finished_on=None)
+    bench.platform.instead = lambda request: bench.platform.said(500, {}) if "/copy/" in request.url.path else None
+
+    pictures = [bench.poll() for _ in range(7)]
+
+    assert [picture.polling.up for picture in pictures] == [*[False] * 5, True, True]
+
+
 def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: Bench) -> None:
     bench.platform.add("1")
     bench.platform.add("2")
