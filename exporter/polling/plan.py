@@ -293,12 +293,17 @@ class Plan:
             self._note_fresh(reply)
         if page.has_next or page.items >= reply.answer.limit:
             self._per_page = max(2, page.items)
-        for position, job in enumerate(reply.answer.page.jobs, start=offset):
+        self._saw(reply, now, ledger)
+        for position, job in enumerate(page.jobs, start=offset):
+            if self._ordered and self._looks.seen(job.id):
+                self._depths.put(job.id, self._depth(position))
+        return sum(job.id not in reply.known for job in page.jobs)
+
+    def _saw(self, reply: PageSeen, now: float, ledger: Ledger) -> None:
+        """A page was a look at these jobs, whatever becomes of the pages after it."""
+        for job in reply.answer.page.jobs:
             if job.rank < FINAL_RANK or job.id in ledger.live or job.id not in reply.known:
                 self._looks.saw(job.id, now)
-                if self._ordered:
-                    self._depths.put(job.id, self._depth(position))
-        return sum(job.id not in reply.known for job in reply.answer.page.jobs)
 
     def _note_fresh(self, reply: PageSeen) -> None:
         """Remember the jobs that are new, until a look came to one that was known before them."""
@@ -325,6 +330,7 @@ class Plan:
             if not isinstance(reply, PageSeen):
                 return
             self._note_fresh(reply)
+            self._saw(reply, now, ledger)
             end.take(reply.answer, {job_id for job_id in reply.known if job_id not in self._fresh})
             pages.append((offset, reply))
         self._size, self._total, self._most_watched = end.size, end.total, PAGES_PER_TURN

@@ -233,6 +233,20 @@ def test_a_burst_of_which_a_page_failed_is_read_on_at_the_next_poll(newest_first
     assert account.delay <= 2 * POLL
 
 
+@BOTH_ORDERS
+def test_jobs_met_by_a_look_that_was_torn_were_looked_at_by_it(newest_first: bool) -> None:  # noqa: FBT001  # a table's column
+    account = watched(newest_first=newest_first)
+    for _ in range(100):
+        account.poll()
+    account.add(350, "running")
+    account.fails = lambda _: len(account.asked) == 3
+
+    account.poll()
+
+    assert account.live
+    assert account.delay <= 2 * POLL
+
+
 @pytest.mark.parametrize("jobs", [20, 2000])
 def test_a_job_that_settles_when_it_is_first_seen_was_looked_at_then(jobs: int) -> None:
     account = Account()
