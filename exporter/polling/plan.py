@@ -533,7 +533,7 @@ class Plan:
         self._order = Order.NONE
         self._strikes = min(_MOST_STRIKES, max(1, 2 * self._strikes))
         self._walks_wanted = self._strikes
-        self._depths = Depths()
+        self._depths, self._probes = Depths(), 0
         self._fresh.clear()
         self._bring_forward(now)
 
@@ -559,7 +559,7 @@ class Plan:
     def forget(self, now: float) -> None:
         """What the turns saw is not counted: a walk stands for jobs that are, so it begins anew."""
         self._begin_walk(Walk(), now)
-        self._depths = Depths()
+        self._depths, self._probes = Depths(), 0
         self._came = 0
 
     def _listed(self, now: float, jobs: int) -> None:

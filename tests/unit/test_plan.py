@@ -487,6 +487,23 @@ def test_a_restart_probes_the_next_page_for_jobs_whose_place_it_does_not_know() 
     assert account.delay <= POLL
 
 
+def test_a_state_file_that_could_not_be_written_for_long_leaves_jobs_looked_at_by_their_pages() -> None:
+    account = Account()
+    account.add(2000)
+    account.add(5, "running")
+    account.add(120)
+    watched(account=account)
+    account.written = False
+    for _ in range(20):
+        account.poll()
+    account.written = True
+
+    account.poll()
+
+    assert not account.singly
+    assert account.delay <= POLL
+
+
 # ---- the budget ----
 
 
