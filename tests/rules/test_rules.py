@@ -56,7 +56,7 @@ _FINISHED: Final = "account_operation_outcome:sbg_jobs_finished:max"
 _RISE: Final = "account_operation_outcome:sbg_jobs_finished:rise15m"
 _PROGRESS: Final = "account_operation_job_id:sbg_unfinished_job_progress_timestamp_seconds:max"
 _OLDEST: Final = "account_operation_state:sbg_unfinished_jobs_oldest_timestamp_seconds:min"
-_SUCCESS: Final = "account:sbg_exporter_last_success_timestamp_seconds:max15m"
+_LOOKED_AT: Final = "account:sbg_unfinished_jobs_looked_at_timestamp_seconds:max15m"
 _QUEUE: Final = "account_operation:sbg_job_queue_duration_seconds_count:max"
 
 MUTATIONS: Final = (
@@ -176,27 +176,29 @@ MUTATIONS: Final = (
     Mutation(_OLDEST, "[15m]", "[1m]"),
     Mutation(_OLDEST, "unless on (account) sbg_jobs", ""),
     Mutation(_OLDEST, "(account, operation, state)", "(account, operation)"),
-    Mutation(_SUCCESS, "max by (account) ", ""),
-    Mutation(_SUCCESS, "max by", "min by"),
+    Mutation(_LOOKED_AT, "max by (account) ", ""),
+    Mutation(_LOOKED_AT, "max by", "min by"),
+    Mutation(_LOOKED_AT, "- last_over_time(sbg_exporter_detection_delay_seconds[15m])", ""),
     Mutation(
-        _SUCCESS,
-        "last_over_time(sbg_exporter_last_success_timestamp_seconds[15m])",
-        "sbg_exporter_last_success_timestamp_seconds",
+        _LOOKED_AT,
+        "last_over_time(sbg_exporter_last_poll_timestamp_seconds[15m])",
+        "sbg_exporter_last_poll_timestamp_seconds",
     ),
     Mutation(_QUEUE, "max by (account, operation) ", ""),
     Mutation(_QUEUE, "max by (account, operation)", "max by (account)"),
     Mutation("SbgJobStuck", "> 1800", "> 1500"),
     Mutation("SbgJobStuck", "> 1800", "> 3600"),
     Mutation("SbgJobStuck", "> 1800", "< 1800"),
-    Mutation("SbgJobStuck", f"{_SUCCESS} - on (account) group_right ()", "time() -"),
+    Mutation("SbgJobStuck", f"{_LOOKED_AT} - on (account) group_right ()", "time() -"),
     Mutation("SbgQueueNotMoving", "> 1800", "> 1200"),
     Mutation("SbgQueueNotMoving", "> 1800", "> 3600"),
     Mutation("SbgQueueNotMoving", '{state="submitted"}', ""),
     Mutation("SbgQueueNotMoving", "[4d]", "[30m]"),
     Mutation("SbgQueueNotMoving", "offset 30m", "offset 10m"),
     Mutation("SbgQueueNotMoving", f"last_over_time({_QUEUE}[20m])", _QUEUE),
+    Mutation("SbgQueueNotMoving", "!=", ">"),
     Mutation("SbgQueueNotMoving", "unless on (account, operation)", "unless on (account)"),
-    Mutation("SbgQueueNotMoving", f"{_SUCCESS} - on (account) group_right ()", "time() -"),
+    Mutation("SbgQueueNotMoving", f"{_LOOKED_AT} - on (account) group_right ()", "time() -"),
     Mutation("SbgQueueNotMoving", "for: 5m", ""),
     Mutation("SbgAccountUnreachable", "== 0", "== 1"),
     Mutation("SbgAccountUnreachable", "last_over_time(sbg_up[5m])", "sbg_up"),
@@ -211,11 +213,19 @@ MUTATIONS: Final = (
     Mutation("SbgMaintenance", "last_over_time(sbg_maintenance[5m])", "sbg_maintenance"),
     Mutation("SbgMaintenance", "min by", "max by"),
     Mutation("SbgNotPolling", "> 600", "> 1200"),
+    Mutation("SbgNotPolling", "> 600 + 2 * max by (account) (sbg_exporter_poll_interval_seconds)", "> 0"),
+    Mutation(
+        "SbgNotPolling",
+        "and max by (account) (sbg_exporter_last_poll_timestamp_seconds)"
+        " == max by (account) (sbg_exporter_last_poll_timestamp_seconds offset 10m)",
+        "",
+    ),
+    Mutation("SbgNotPolling", "offset 10m", "offset 30m"),
     Mutation("SbgNotPolling", "+ 2 * max by (account) (sbg_exporter_poll_interval_seconds)", ""),
     Mutation(
         "SbgNotPolling",
-        "max by (account) (sbg_exporter_last_poll_timestamp_seconds) >",
-        "min by (account) (sbg_exporter_last_poll_timestamp_seconds) >",
+        "max by (account) (sbg_exporter_last_poll_timestamp_seconds",
+        "min by (account) (sbg_exporter_last_poll_timestamp_seconds",
     ),
     Mutation(
         "SbgNotPolling",
