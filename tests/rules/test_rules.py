@@ -367,7 +367,7 @@ def test_every_alert_that_the_alertmanager_example_names_exists() -> None:
     assert named <= {alert.name for alert in ALERTS}
 
 
-def test_an_exporter_that_is_down_silences_what_is_said_of_accounts_but_no_failure() -> None:
+def test_an_exporter_that_is_down_silences_what_is_said_of_accounts_but_no_failure_and_nothing_critical() -> None:
     [inhibition] = [
         rule
         for rule in LOADED[ALERTMANAGER]["inhibit_rules"]
@@ -378,8 +378,11 @@ def test_an_exporter_that_is_down_silences_what_is_said_of_accounts_but_no_failu
     silenced = {alert.name for alert in ALERTS if re.fullmatch(pattern, alert.name)}
 
     told = {"SbgCopyFailed", "SbgFilesFailed", "SbgJobIncomplete", "SbgJobLost", "SbgFailureRatioHigh"}
+    of_an_exporter_that_is_up = {alert.name for alert in ALERTS if alert.labels["severity"] == "critical"}
     of_the_exporter = {alert.name for alert in ALERTS if alert.group == "sbg-exporter"}
-    assert silenced == {alert.name for alert in ALERTS} - told - of_the_exporter - {"SbgRecordsSkipped"}
+    assert silenced == (
+        {alert.name for alert in ALERTS} - told - of_an_exporter_that_is_up - of_the_exporter - {"SbgRecordsSkipped"}
+    )
 
 
 # ---- what each alert says ----
