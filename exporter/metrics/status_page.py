@@ -46,7 +46,7 @@ table { border-collapse: collapse; width: 100%; }
 caption, .quiet { color: var(--quiet); font-size: .875rem; } caption { text-align: left; padding-bottom: .5rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .75rem .4rem 0; border-bottom: 1px solid var(--line); }
 thead th { font-size: .875rem; vertical-align: bottom; overflow-wrap: normal; }
-tbody th { font-weight: 600; min-width: 12.5rem; } td { min-width: 5.5rem; }
+tbody th { font-weight: 600; min-width: 12.5rem; } td { min-width: 5.5rem; } td:has(a) { min-width: 9.5rem; }
 .n { text-align: right; font-variant-numeric: tabular-nums; } .quiet { display: block; font-weight: 400; }
 time, td .quiet, td .bad { white-space: nowrap; } td .why { white-space: normal; } time.quiet { display: inline-block; }
 code { font-size: .95em; }

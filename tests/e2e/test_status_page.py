@@ -217,6 +217,19 @@ def test_it_is_readable_whatever_there_is_to_show(show: Show, name: str) -> None
         assert shown.said == []
 
 
+@pytest.mark.parametrize("width", [1040, 1280])
+def test_an_account_s_name_is_not_broken_where_there_is_room_for_it(show: Show, width: int) -> None:
+    with served([account(1, "cgc-proteomics")]) as url:
+        page = show(url, width).page
+
+        names = page.locator("td").get_by_role("link", name="cgc-proteomics")
+        lines = names.evaluate_all("links => links.map(link => link.getClientRects().length)")
+        wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+
+    assert lines == [1, 1, 1, 1]
+    assert wide <= room
+
+
 def test_what_is_wrong_is_on_the_first_screen_of_a_phone_however_many_accounts_there_are(show: Show) -> None:
     with served(PAGES["500 accounts"]) as url:
         page = show(url, 360).page
