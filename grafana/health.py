@@ -10,7 +10,7 @@ from grafana.pages import Page, Row, accounts, cells, tiles
 from grafana.panels import Says, bars, durations, lines, naming, states, tile
 from grafana.queries import ACCOUNT, ACCOUNT_STATE, Query, each, increase, now, quantile, rate, since
 
-_REFUSED: Final = ("token refused", look.LOOK)
+_REFUSED: Final = ("token refused", look.LEGIBLE_LOOK)
 _MAINTENANCE: Final = ("maintenance", look.QUIET)
 ACCOUNT_STATES: Final = {
     "0": ("down", look.FAILURE),
@@ -71,7 +71,7 @@ def _longest_delay() -> stat.Panel:
         ("SbgDetectionDelayed",),
     )
     delay = f"max({each('sbg_exporter_detection_delay_seconds')})"
-    return tile(says, now(delay), steps=((None, look.NONE), (_LATE, look.LOOK)))
+    return tile(says, now(delay), steps=((None, look.NONE), (_LATE, look.LEGIBLE_LOOK)))
 
 
 def _failed_polls() -> timeseries.Panel:
@@ -188,12 +188,13 @@ def _state_file() -> stat.Panel:
 def _configuration() -> stat.Panel:
     says = Says(
         "Configuration",
-        "Whether the configuration was last read again without an error.",
+        "Whether the configuration was last read again without an error, or is the one that it started with.",
         "none",
         ("SbgConfigReloadFailed",),
     )
-    said = {"0": ("refused", look.LOOK), "1": ("in force", "")}
-    return tile(says, now("min(sbg_exporter_config_last_reload_successful)"), said=said)
+    said = {"0": ("refused", look.LEGIBLE_LOOK), "1": ("in force", ""), "2": ("as started", "")}
+    reloaded = "min(sbg_exporter_config_last_reload_successful) or 2 * max(sbg_exporter_build_info)"
+    return tile(says, now(reloaded), said=said)
 
 
 def _version() -> stat.Panel:
@@ -244,7 +245,6 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
                 "Records skipped",
                 "Job records per step that could not be read, by reason; counted each time they are seen.",
                 alerts=("SbgRecordsSkipped",),
-                empty="No record was skipped",
             ),
             "sbg_exporter_records_skipped_total",
             "reason",

@@ -176,7 +176,9 @@ def running() -> Row:
             Column("Progress", "progress", now(progress), "percentunit", look="bar"),
             Column("Files", "files", now(expected), "locale", 65),
             Column("Failed", "failed", now(failed), "locale", 60, look="failure"),
-            Column("Not moved for", "still", now(_STILL), "s", 115, steps=((None, look.PLAIN), (_STUCK, look.LOOK))),
+            Column(
+                "Not moved for", "still", now(_STILL), "s", 115, steps=((None, look.PLAIN), (_STUCK, look.LEGIBLE_LOOK))
+            ),
         ),
         sort="Age",
     )

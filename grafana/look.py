@@ -8,6 +8,8 @@ from typing import Final
 
 GOOD: Final = "blue"
 LOOK: Final = "orange"
+LEGIBLE_LOOK: Final = "dark-orange"
+"""For words in it, and for white words on it."""
 FAILURE: Final = "red"
 PLAIN: Final = "text"
 NONE: Final = "transparent"

@@ -25,7 +25,7 @@ Words = Mapping[str, tuple[str, str]]
 """What is said instead of a value, and its colour ("": as it would be)."""
 
 ALARM: Final = ((None, look.NONE), (1, look.FAILURE))
-ATTENTION: Final = ((None, look.NONE), (1, look.LOOK))
+ATTENTION: Final = ((None, look.NONE), (1, look.LEGIBLE_LOOK))
 """What a count of things gone wrong, or to be looked at, does to its tile."""
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -262,7 +262,7 @@ def await_everything(watched: Watched) -> None:
 
 def without_answer(query: Query) -> str | None:
     """Why *query* has no answer here, or None if it has one."""
-    if PENDING & {name for name, _ in named(query.expression)}:
+    if {name for name, _ in named(query.expression)} <= PENDING:
         return "the exporter does not show it yet"
     return SILENT.get(query.place)
 

@@ -206,6 +206,20 @@ def test_exemplars_are_on_where_histograms_are_drawn(panel: Json) -> None:
             assert target["exemplar"]
 
 
+_UNDER_WHITE: Final = {"dark-orange", "red", "transparent", "#8e8e99"}
+"""What white words can be read on, in the dark and the light theme."""
+
+
+@every_panel
+def test_words_on_a_coloured_tile_can_be_read(panel: Json) -> None:
+    if panel["type"] == "stat":
+        drawn = panel["fieldConfig"]["defaults"]
+        said = [word for mapping in drawn["mappings"] for word in mapping["options"].values()]
+        colours = {step["color"] for step in drawn["thresholds"]["steps"]} | {word.get("color") for word in said}
+
+        assert colours - {None} <= _UNDER_WHITE
+
+
 # ---- links ----
 
 
