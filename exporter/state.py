@@ -53,6 +53,8 @@ _STANDARD_INPUT: Final = Path("-")
 _KIBI: Final = 1024
 _MEBI: Final = _KIBI**2
 _ROUNDING: Final = 1e-9
+_BESIDE: Final = ("-journal", "-wal", "-shm", ".lock")
+"""What SQLite's files beside a state file, and the lock, have at the end of their names."""
 
 _IN_WORDS: Final[Mapping[str, str]] = {
     counting.JOBS_SUBMITTED: "jobs submitted",
@@ -369,7 +371,7 @@ def _replacing(path: Path, place: Place, *, force: bool) -> Iterator[Path]:
             _check_free(path, place, force=force)
             beside.replace(path)
         except BaseException:
-            for what in ("", "-journal", "-wal", "-shm"):
+            for what in ("", *_BESIDE):
                 with suppress(OSError):
                     Path(f"{beside}{what}").unlink()
             raise
@@ -382,12 +384,16 @@ def _check_free(path: Path, place: Place, *, force: bool) -> None:
     """Refuse to overwrite what is there, and by all means a state file that somebody uses."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not path.exists():
-        return
-    if path.resolve() == place.file.resolve() or holder(path) or Path(f"{path}-wal").exists():
+    if _is_in_use(path, place):
         raise OutputError(f"{path} is a state file in use; write to another place")
-    if not force:
+    if path.exists() and not force:
         raise OutputError(f"{path} is there already; --force overwrites it")
+
+
+def _is_in_use(path: Path, place: Place) -> bool:
+    """Whether *path* is a state file that somebody uses, or what lies beside one: its log, its index, its lock."""
+    files = (path, *(Path(str(path).removesuffix(what)) for what in _BESIDE if path.name.endswith(what)))
+    return any(each.resolve() == place.file.resolve() or holder(each) or Path(f"{each}-wal").exists() for each in files)
 
 
 def _wait_for_disk(path: Path) -> None:

@@ -672,6 +672,25 @@ def test_an_export_overwrites_only_when_told_to(place: Place, exported: Path) ->
     assert json.loads(exported.read_text().splitlines()[0])["names"] == ["other"]
 
 
+@pytest.mark.parametrize("what", ["", "-wal", "-shm", ".lock"])
+def test_nothing_is_written_over_a_state_file_or_what_lies_beside_it(place: Place, there: Place, what: str) -> None:
+    """A daemon whose log is taken away loses what it counts; one whose lock is, gets a second one beside it."""
+    for file in (place.file, there.file):
+        file.parent.mkdir(exist_ok=True)
+        with closing(Store(file)) as store:
+            before = beside(file)
+            target = Path(f"{file}{what}")
+
+            with pytest.raises(OutputError, match="is a state file in use; write to another place"):
+                backup(place, target, force=True)
+            with pytest.raises(OutputError, match="is a state file in use; write to another place"):
+                export_ledger(place, ["lab"], target, force=True, warn=print)
+
+            assert beside(file) == before
+            see(store, "lab", DONE)
+        assert check(Place(file, show_username=True, stop=place.stop)) == 0
+
+
 def test_an_export_never_overwrites_the_state_file(place: Place) -> None:
     with pytest.raises(OutputError, match="is a state file in use"):
         export_ledger(place, ["lab"], place.file, force=True, warn=print)
