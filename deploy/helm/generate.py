@@ -25,6 +25,8 @@ _DURATION: Final = {
         {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[smhd]?\s*$"},
     ]
 }
+_BOUNDS: Final = {"gt": "exclusiveMinimum", "ge": "minimum", "le": "maximum"}
+"""How pydantic and JSON Schema call them."""
 _KEY: Final = re.compile(r"( *)([A-Za-z]\w*):")
 
 
@@ -87,7 +89,10 @@ def _type(field: FieldInfo) -> dict[str, object]:
     if wanted is float and "seconds" in str(field.metadata):
         return dict(_DURATION)
     kinds: dict[object, str] = {bool: "boolean", int: "integer", float: "number"}
-    return {"type": kinds.get(wanted, "string")}
+    bounds = {
+        word: getattr(each, name) for each in field.metadata for name, word in _BOUNDS.items() if hasattr(each, name)
+    }
+    return {"type": kinds.get(wanted, "string"), **bounds}
 
 
 def main() -> int:

@@ -162,6 +162,33 @@ def test_openshift_may_choose_the_user() -> None:
     }
 
 
+@pytest.mark.parametrize("word", ["no", "null", "123", "1e3"])
+def test_what_yaml_takes_for_something_else_stays_a_word(word: str) -> None:
+    """A label, and the name of a namespace, a Secret or a class, is a text for Kubernetes, or nothing at all."""
+    secret = f"accounts[0].name=a,accounts[0].apiEndpoint=https://x.example/v2,accounts[0].tokenSecret.key={word}"
+    names = f"accounts[0].tokenSecret.name={word},serviceAccount.name={word},priorityClassName={word}"
+    storage = f"persistence.storageClassName={word},nameOverride={word}"
+
+    rendered = helm("template", word, str(CHART), "--namespace", word, "--set-string", f"{secret},{names},{storage}")
+
+    for each in (among := objects(rendered)):
+        about = each["metadata"]
+        labels = [about["labels"][f"app.kubernetes.io/{label}"] for label in ("name", "instance")]
+        assert (about["namespace"], labels) == (word, [word, word])
+    spec = only("StatefulSet", among)["spec"]
+    pod, [claim] = spec["template"]["spec"], spec["volumeClaimTemplates"]
+    secrets = [each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each]
+    assert (pod["serviceAccountName"], pod["priorityClassName"], secrets) == (word, word, [word])
+    assert claim["spec"]["storageClassName"] == word
+    assert only("ServiceAccount", among)["metadata"]["name"] == word
+
+
+def test_settings_that_are_all_commented_out_are_none(tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text("settings:\n  # poll_interval: 1m\n")
+
+    assert templated("--values", str(tmp_path / "values.yaml")) == templated()
+
+
 @pytest.mark.parametrize(
     ("switch", "kind"),
     [
@@ -246,6 +273,11 @@ def certificates() -> str:
         ("settings.poll_interval=often", "poll_interval"),
         ("settings.job_series=many", "job_series"),
         ("settings.history=all", "history"),
+        ("settings.rate_share=5", "rate_share"),
+        ("settings.rate_share=0", "rate_share"),
+        ("settings.job_series=-1", "job_series"),
+        ("fullnameOverride=A B", "fullnameOverride"),
+        ("nameOverride=a/b", "nameOverride"),
         ("settings.listen=:80", "listen"),
         ("settings.state_file=/tmp/state.db", "state_file"),
         ("persistence.accessMode=ReadWriteMany", "accessMode"),
@@ -268,6 +300,8 @@ def test_a_wrong_value_is_refused(value: str, complaint: str) -> None:
     ("values", "complaint"),
     [
         ("accounts: []", "accounts"),
+        ("accounts:", "accounts"),
+        (one_account(name="two\nlines"), "name"),
         ("accounts: [{name: a, apiEndpoint: 'https://x.example/v2'}]", "tokenSecret"),
         (one_account(token="secret"), "token"),  # the chart takes no tokens, so that none is in a release
         (one_account(apiEndpoint="x.example"), "apiEndpoint"),

@@ -6,8 +6,8 @@
 {{- end }}
 
 {{- define "sbg-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "sbg-exporter.labels" -}}
@@ -47,7 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- $accounts = append $accounts $account }}
 {{- end }}
-{{- $settings := deepCopy .Values.settings }}
+{{- $settings := deepCopy (default dict .Values.settings) }}
 {{- if hasKey $settings "job_series" }}
 {{- $settings = set $settings "job_series" (int $settings.job_series) }}
 {{- end }}
