@@ -30,7 +30,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 REVISION: Final = "0123abc"
 """Of the sources, as the image is told."""
 DOCKERFILE: Final = REPOSITORY / "deploy" / "docker" / "Dockerfile"
-TOOLS: Final = ("mmdebstrap", "buildah", "podman", "runc", "catatonit", "netavark", "aardvark-dns")
+TOOLS: Final = ("mmdebstrap", "buildah", "podman", "runc", "catatonit", "netavark", "aardvark-dns", "iptables")
 """Debian's packages of these names."""
 
 HARDENED: Final = (
