@@ -8,6 +8,7 @@ import argparse
 import gzip
 import hashlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -46,17 +47,15 @@ def bill_of_materials(folder: Path, wheel: Path) -> None:
         _run(python, *quiet, "--no-deps", wheel)
         _run(python, "-m", "pip", "-q", "uninstall", "-y", "pip", "setuptools")
         output = folder / f"{NAME}.cdx.json"
-        pyproject = REPOSITORY / "pyproject.toml"
-        _run(
-            _BIN / "cyclonedx-py",
-            "environment",
-            "--output-reproducible",
-            "--pyproject",
-            pyproject,
-            "-o",
-            output,
-            python,
-        )
+        about = ("--output-reproducible", "--pyproject", REPOSITORY / "pyproject.toml")
+        _run(_BIN / "cyclonedx-py", "environment", *about, "-o", output, python)
+    bill = json.loads(output.read_text())
+    bill["metadata"]["component"] |= {  # which release it is of: pyproject.toml leaves the version to the package
+        "version": __version__,
+        "purl": f"pkg:pypi/sbg-exporter@{__version__}",
+        "hashes": [{"alg": "SHA-256", "content": _digest(wheel)}],
+    }
+    output.write_text(f"{json.dumps(bill, indent=2)}\n")
 
 
 def monitoring(folder: Path) -> None:
@@ -109,8 +108,12 @@ def image(folder: Path, buildah: str, base: str | None) -> None:
 def checksums(folder: Path) -> None:
     """``SHA256SUMS``, as ``sha256sum --check`` takes it."""
     files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
-    lines = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    lines = (f"{_digest(path)}  {path.name}\n" for path in files)
     (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _files(names: Iterable[str]) -> Iterator[Path]:
@@ -119,10 +122,13 @@ def _files(names: Iterable[str]) -> Iterator[Path]:
         yield from sorted(each for each in (path.rglob("*") if path.is_dir() else (path,)) if each.is_file())
 
 
+def _need(program: str) -> None:
+    if shutil.which(program) is None:
+        raise SystemExit(f"make dist needs {program}; what can be left out: --without chart, --without image")
+
+
 def _run(*command: object) -> None:
     words = [str(word) for word in command]
-    if shutil.which(words[0]) is None:
-        raise SystemExit(f"make dist needs {words[0]}; what can be left out: --without chart, --without image")
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603  # our own words
 
@@ -136,6 +142,9 @@ def main() -> int:
     parser.add_argument("--buildah", default="buildah")
     parser.add_argument("--base", help="the image to build on; the Dockerfile's own where none is given")
     options = parser.parse_args()
+    for part, program in (("chart", options.helm), ("image", options.buildah)):
+        if part not in options.without:
+            _need(program)
     folder: Path = options.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

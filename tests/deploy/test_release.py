@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy import dist
 from exporter import __version__
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,7 +52,10 @@ def test_its_bill_of_materials_names_what_is_pinned_and_nothing_else(release: Pa
     lock = (REPOSITORY / "requirements.lock").read_text()
     pinned = {line.split()[0].rstrip("\\") for line in lock.splitlines() if "==" in line and line[0] not in " #"}
 
-    assert bill["metadata"]["component"]["name"] == "sbg-exporter"
+    [wheel] = release.glob("*.whl")
+    about = bill["metadata"]["component"]
+    assert (about["name"], about["version"]) == ("sbg-exporter", __version__)
+    assert about["hashes"] == [{"alg": "SHA-256", "content": sha256(wheel.read_bytes()).hexdigest()}]
     assert {each for each in listed if not each.startswith("sbg-exporter==")} <= pinned
     assert {"httpx", "msgspec", "uvicorn"} <= {each["name"] for each in bill["components"]}
 
@@ -102,11 +104,15 @@ def test_the_wheel_passes_the_tests_where_there_is_no_checkout(release: Path, tm
     assert passed.returncode == 0, passed.stdout + passed.stderr
 
 
-def test_what_is_missing_is_named(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="make dist needs no-such-helm"):
-        dist.chart(tmp_path, "no-such-helm")
+def test_what_is_missing_is_named_before_the_last_release_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "SHA256SUMS").write_text("of the last release")
+    command = [sys.executable, "-m", "deploy.dist", str(tmp_path), "--without", "image", "--helm", "no-such-helm"]
 
-    assert capfd.readouterr().err == ""
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+    told = "make dist needs no-such-helm; what can be left out: --without chart, --without image\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    assert [each.name for each in tmp_path.iterdir()] == ["SHA256SUMS"]
 
 
 def test_the_workflow_runs_what_a_developer_runs() -> None:
