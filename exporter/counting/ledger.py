@@ -489,18 +489,25 @@ class _Fold:
                 self._first_sight(job, listed=listed)
             elif not _same(mark, job, listed=listed):
                 self._advance(mark, job, listed=listed)
-        for job_id in sightings.asked:
-            self._answered(self._marks.get(job_id) or marks.get(job_id))
-        for job_id in sightings.refused:
-            self._refused(self._marks.get(job_id) or marks.get(job_id))
-        for job_id in sightings.unknown:
-            self._deny(self._marks.get(job_id) or marks.get(job_id))
+        self._asked_for(marks, sightings)
         if sightings.complete:
             for mark in sightings.vanished:
                 self._put(mark, msgspec.structs.replace(self._marks.get(mark.id, mark), unlisted_at=self._clock))
             for mark in sightings.expired:
                 self._expire(self._marks.get(mark.id, mark))
         return self.changes(complete=sightings.complete)
+
+    def _asked_for(self, marks: Mapping[str, Mark], sightings: Sightings) -> None:
+        """What came of asking for jobs by their own endpoint."""
+        for told, ids in (
+            (self._answered, sightings.asked),
+            (self._refused, sightings.refused),
+            (self._deny, sightings.unknown),
+        ):
+            for job_id in ids:
+                mark = self._marks.get(job_id) or marks.get(job_id)
+                if mark is not None:
+                    told(mark)
 
     def changes(self, *, complete: bool = False) -> Changes:
         """What was collected; *complete* says that a listing was completed."""
@@ -743,20 +750,18 @@ class _Fold:
         elif mark.unfinished and mark.failed and not old.failed:
             self._facts.append(FilesFailed(mark))
 
-    def _answered(self, mark: Mark | None) -> None:
+    def _answered(self, mark: Mark) -> None:
         """Its own endpoint told of it all that it tells: once is enough for a pending job."""
-        if mark is not None and mark.pending:
+        if mark.pending:
             self._put(mark, msgspec.structs.replace(mark, asks_left=0))
 
-    def _refused(self, mark: Mark | None) -> None:
+    def _refused(self, mark: Mark) -> None:
         """Its own endpoint told nothing of it: a pending job is asked for again, but not for ever."""
-        if mark is not None and mark.pending:
+        if mark.pending:
             self._put(mark, msgspec.structs.replace(mark, asks_left=mark.asks_left - 1))
 
-    def _deny(self, mark: Mark | None) -> None:
+    def _deny(self, mark: Mark) -> None:
         """The platform itself says that it knows no such job: rules 6 and 9."""
-        if mark is None:
-            return
         if not mark.unfinished:
             self._put(mark, msgspec.structs.replace(mark, asks_left=0))
         elif mark.missing_since is None or mark.missing_since > self._platform:
