@@ -26,7 +26,7 @@ from exporter.polling.poller import Pace, Poller
 from exporter.settings import Configuration
 from exporter.telemetry import Log, Secrets
 
-_JOIN_SECONDS: Final = 2.5
+_JOIN_SECONDS: Final = 1.5
 """For all pollers together to end; one that hangs in a request is left behind with the process."""
 _HEALTH_SLACK: Final = 60.0
 _FIRST_POLLS_APART: Final = 0.05

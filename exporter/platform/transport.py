@@ -116,6 +116,7 @@ class _DeadlineStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         left = self._deadline.left()
         if left <= 0:
+            self.close()  # httpcore leaves that to the stream
             raise httpcore.ConnectTimeout("the request's time is over")
         return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
 
