@@ -5,9 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# What is installed to be run and tested: the checkout itself, or a wheel built from it.
+PRODUCT ?= -e .
+# What tests need beside the product.
+BESIDE := .dockerignore .github CHANGELOG.md LICENSE Makefile README.md deploy grafana pyproject.toml requirements.lock tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench generated screenshots dist lock clean
+.PHONY: help demo test test-wheel test-long lint bench generated screenshots dist lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +24,14 @@ test: $(VENV)/test ## lint, then run every test, with branch coverage
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -m "not long" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
+
+test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without the package's sources (10 minutes)
+	@tests/install-tools
+	rm -rf build/wheel && mkdir -p build/wheel
+	tar --create --exclude=node_modules --exclude=__pycache__ $(BESIDE) | tar --extract --directory build/wheel
+	$(BIN)/uv build -q --wheel --python $(BIN)/python --out-dir build/wheel/dist .
+	@$(MAKE) --no-print-directory -C build/wheel PRODUCT=dist/*.whl $(VENV)/test
+	cd build/wheel && $(BIN)/pytest -m "not long and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
 
 test-long: $(VENV)/test ## boot a machine with systemd, build and run containers: minutes, as root
 	@tests/install-tools long
@@ -66,7 +78,7 @@ $(VENV)/python:
 
 $(VENV)/run: $(VENV)/python requirements.lock pyproject.toml
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps $(PRODUCT)
 	@touch $@
 
 $(VENV)/test: $(VENV)/run tests/requirements.lock

@@ -71,7 +71,7 @@ def with_version(text: str, *keys: str) -> str:
 def made() -> dict[Path, str]:
     """Every file that this script makes, and what it is to say."""
     operator, sidecar = (_HERE / "components" / name for name in ("prometheus-operator", "grafana-sidecar"))
-    base = _HERE / "base" / "kustomization.yaml"
+    base, state = (_HERE / name / "kustomization.yaml" for name in ("base", "state"))
     indented = "".join(f"  {line}" if line.strip() else line for line in rule_groups().splitlines(keepends=True))
     entries = "".join(
         f"  - name: sbg-exporter-dashboard-{name.removesuffix('.json')}\n    files:\n      - dashboards/{name}\n"
@@ -79,6 +79,7 @@ def made() -> dict[Path, str]:
     )
     return {
         base: with_version(base.read_text(encoding="utf-8"), "newTag", "app.kubernetes.io/version"),
+        state: with_version(state.read_text(encoding="utf-8"), "newTag"),
         operator / "prometheusrule.yaml": _RULE_OBJECT + indented,
         sidecar / "kustomization.yaml": _DASHBOARDS + entries,
         **{sidecar / "dashboards" / name: text for name, text in dashboards().items()},

@@ -62,6 +62,15 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
 """
+_KUBECTL: Final = """\
+#!/bin/sh
+# kubectl -n NAMESPACE exec [-i] POD -- COMMAND...
+shift 3
+[ "$1" != -i ] || shift
+pod="$1"
+shift 2
+exec podman exec --interactive "$pod-sbg-exporter" "$@"
+"""
 _STORE_SETTINGS: Final = """\
 [storage]
 driver = "overlay"
@@ -220,6 +229,16 @@ class Engine:
     def podman(self, *arguments: str, both: bool = False, given: str | None = None) -> str:
         """What podman prints, on *both* outputs if need be; *given* is its standard input."""
         return self._do("podman", *arguments, both=both, given=given)
+
+    def as_kubectl(self, line: str, folder: Path) -> None:
+        """Run a *line* of ``kubectl exec`` in *folder*, against the pods of the same names that were played here."""
+        stand_in = folder / "bin" / "kubectl"
+        if not stand_in.exists():
+            stand_in.parent.mkdir()
+            stand_in.write_text(_KUBECTL)
+            stand_in.chmod(0o755)
+        environment = {**self._environment, "PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+        _run(["sh", "-c", f"cd {folder}; {line}"], environment)
 
     def compose(self, file: Path, *arguments: str) -> str:
         """What podman-compose prints."""

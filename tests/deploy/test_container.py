@@ -81,6 +81,7 @@ def test_what_is_installed_is_what_the_locks_say() -> None:
     assert not re.search("https?:", lock)
 
 
+@pytest.mark.sources
 def test_only_what_is_copied_gets_into_the_build() -> None:
     copied = {
         source
@@ -334,26 +335,74 @@ def test_its_health_check_tells_a_daemon_from_none(containers: Engine, image: st
 def test_what_kubernetes_is_given_runs_as_a_pod(
     containers: Engine, image: str, made: str, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
-    encoded = base64.b64encode(simulator.settings.token.encode()).decode()
-    simulator.platform.rotate(encoded if leaves_secrets_encoded(containers) else simulator.settings.token)
-    token = f"{TOKENS}/sim.token"
-    settings(tmp_path / "etc", Account.at(simulator))
-    document = pod_document(
-        kustomized("base") if made == "kustomize" else templated(),
-        image=image,
-        secrets={Path(TOKENS).name: {"sim.token": simulator.settings.token}},
-        config=(tmp_path / "etc/config.toml").read_text().replace('"token"', json.dumps(token)),
-    )
-    given = tmp_path / "pod.yaml"
-    given.write_text(playable(document))
-    containers.podman("play", "kube", "--network=host", str(given))
-    daemon = Container(containers, f"{only('Pod', objects(document))['metadata']['name']}-sbg-exporter")
+    manifests = kustomized("base") if made == "kustomize" else templated()
+    daemon = played(containers, daemon_pod(containers, manifests, image, simulator, tmp_path), tmp_path)
     scrape = daemon.answering().await_ready().scrape()
     assert scrape.value("sbg_up", account="sim") == 1, daemon.told
     assert set(status(daemon)["Uid"].split()) == {str(USER)}
     assert memory(daemon)[0] == 256 * MIB
     assert daemon.stop() == 0
     containers.sweep()
+
+
+@pytest.mark.long
+def test_in_kubernetes_a_ledger_is_copied_put_back_and_moved(
+    containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    """By the README's lines, with podman as kubectl and as the StatefulSet's controller."""
+    readme = (REPOSITORY / "deploy/kubernetes/README.md").read_text().replace("export cavatica", "export sim")
+    lines = re.findall(r"(?m)^kubectl -n sbg-exporter exec .*$", readme.replace("forget cavatica", "forget sim"))
+    copy, fetch, show, export, forget, bring, tidy, put_back = (line for line in lines if "check" not in line)
+    document = daemon_pod(containers, kustomized("base"), image, simulator, tmp_path)
+    holding = [only("Pod", objects(kustomized("state")))]
+    holding[0]["spec"]["containers"][0]["image"] = image
+
+    def counted_exactly(onlooker: Onlooker, *before: str) -> None:
+        simulator.platform.submit(JobScript(total=9, failed=4, running=1))
+        daemon = played(containers, document, tmp_path)
+        await_exact(daemon, simulator, onlooker)
+        for line in before:
+            containers.as_kubectl(line, tmp_path)
+        assert daemon.stop() == 0
+        containers.podman("pod", "rm", "--force", "sbg-exporter-0")
+
+    def meanwhile(*wanted: str) -> None:
+        played(containers, yaml.safe_dump_all(holding), tmp_path)
+        for line in wanted:
+            containers.as_kubectl(line, tmp_path)
+        containers.podman("pod", "rm", "--force", "--time=0", "sbg-exporter-state")
+
+    counted_exactly(Onlooker(), copy, fetch)
+    counted_exactly(Onlooker())
+    meanwhile(show, tidy, put_back)
+    counted_exactly(onlooker := Onlooker())
+    meanwhile(export, forget, bring)
+    counted_exactly(onlooker)
+    containers.sweep()
+
+
+def daemon_pod(containers: Engine, manifests: str, image: str, simulator: RunningSimulator, folder: Path) -> str:
+    """The pod of *manifests*, which watches the simulated platform as account ``sim``."""
+    encoded = base64.b64encode(simulator.settings.token.encode()).decode()
+    simulator.platform.rotate(encoded if leaves_secrets_encoded(containers) else simulator.settings.token)
+    token = f"{TOKENS}/sim.token"
+    settings(folder / "etc", Account.at(simulator))
+    return pod_document(
+        manifests,
+        image=image,
+        secrets={Path(TOKENS).name: {"sim.token": simulator.settings.token}},
+        config=(folder / "etc/config.toml").read_text().replace('"token"', json.dumps(token)),
+    )
+
+
+def played(containers: Engine, document: str, folder: Path) -> Container:
+    """The container of the pod in *document*, which podman now runs; claims that are there already it would refuse."""
+    there = {("PersistentVolumeClaim", name) for name in containers.podman("volume", "ls", "--quiet").split()}
+    wanted = [each for each in objects(document) if (each["kind"], each["metadata"]["name"]) not in there]
+    given = folder / "pod.yaml"
+    given.write_text(playable(yaml.safe_dump_all(wanted, sort_keys=False)))
+    containers.podman("play", "kube", "--network=host", str(given))
+    return Container(containers, f"{only('Pod', objects(document))['metadata']['name']}-sbg-exporter")
 
 
 def leaves_secrets_encoded(containers: Engine) -> bool:
@@ -371,5 +420,5 @@ def playable(document: str) -> str:
         if "secret" in volume:
             volume["secret"].setdefault("optional", False)
     for container in pod["spec"]["containers"]:
-        del container["ports"]
+        container.pop("ports", None)
     return yaml.safe_dump_all(among, sort_keys=False)

@@ -167,6 +167,10 @@ class Machine:
         done = self.attempt(f"curl -fsS -H 'Accept: {OPENMETRICS}' localhost:10037/metrics")
         return self._onlooker.see(Scrape(done.stdout)) if done.returncode == 0 else None
 
+    def look_anew(self) -> None:
+        """Counters may be lower from now on: a backup was put back."""
+        self._onlooker = Onlooker()
+
     def await_counted(self, jobs: int, failed: int) -> Scrape:
         """A scrape with exactly these counts, of an account that is up."""
         seen: list[object] = [None]
@@ -287,6 +291,9 @@ def test_on_a_machine_that_boots_it_is_installed_watched_over_upgraded_and_remov
     misconfigured(machine)
     machine.await_counted(jobs=5, failed=15)
 
+    put_back(machine)
+    moved(machine)
+
     ended_cleanly(machine)
     remove(machine)
 
@@ -396,6 +403,32 @@ def misconfigured(machine: Machine) -> None:
     assert machine.await_unit(ActiveState="failed")["NRestarts"] == "0"
 
     machine.run(f"mv {token}.away {token}; systemctl restart sbg-exporter")
+
+
+def put_back(machine: Machine) -> None:
+    """A backup that root took while the daemon ran takes the state file's place, and the daemon counts on from it."""
+    machine.follow("backup", "")
+    machine.submit(failed=2)
+    machine.await_counted(jobs=6, failed=17)
+
+    machine.follow("restore", "")
+
+    machine.look_anew()
+    machine.await_counted(jobs=6, failed=17)
+    machine.run("rm /root/sbg-exporter.db")
+
+
+def moved(machine: Machine) -> None:
+    """By root's hands the ledger comes to a machine as it is before the daemon's first start; no counter is new."""
+    machine.follow("export", "")
+    machine.run("systemctl clean --what=state sbg-exporter")
+    machine.submit(failed=3)
+
+    machine.follow("import", "")
+
+    machine.await_counted(jobs=7, failed=20)
+    assert machine.journal().count("ledger.began") == 1
+    assert machine.run("stat -c '%a %U' /var/lib/private/sbg-exporter/state.db") == "600 sbg-exporter\n"
 
 
 def ended_cleanly(machine: Machine) -> None:
