@@ -1,17 +1,18 @@
-# Everything happens in a virtual environment of this folder; nothing is installed outside it,
-# except the real programs that `make test` checks against: Prometheus, Alertmanager, node_exporter, Chromium, openssl
-# and systemd-analyze (from Debian, where they are missing).
+# Everything is installed in a virtual environment of this folder, except the real programs that the tests run:
+# tests/tools.py lists them, and installs those that are missing where it may (as root, with apt).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests at the same time: more than cores, because many of them wait.
+WORKERS ?= 4
 # What is installed to be run and tested: the checkout itself, or a wheel built from it.
 PRODUCT ?= -e .
 # What tests need beside the product.
 BESIDE := .dockerignore .github CHANGELOG.md LICENSE Makefile README.md deploy grafana pyproject.toml requirements.lock tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-wheel test-long lint bench generated screenshots dist lock clean
+.PHONY: help demo test test-unit test-all test-wheel lint bench generated screenshots dist lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,23 +20,29 @@ help: ## show this list
 demo: $(VENV)/run ## watch the exporter on a simulated platform (Ctrl-C ends it; ARGS="--help" for its flags)
 	@exec $(BIN)/sbg-exporter demo $(ARGS)
 
-test: $(VENV)/test ## lint, then run every test, with branch coverage
-	@tests/install-tools
+test: $(VENV)/test ## lint, then every test but the slow ones, with branch coverage (6 minutes on 2 cores)
+	@$(BIN)/python -m tests.tools
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not long" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
+	$(BIN)/coverage run -m pytest -n $(WORKERS) -m "not slow" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
-test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without the package's sources (10 minutes)
-	@tests/install-tools
+test-unit: $(VENV)/test ## the tests of single modules: no tools, no coverage; for while you edit (45 seconds)
+	$(BIN)/pytest -n 2 tests/unit -m "not tools" $(ARGS)
+
+test-all: export TEST_WIDTH = full
+test-all: $(VENV)/test ## everything at full width: every mutant, kill and outage; machines, containers, Prometheus 3
+	@$(BIN)/python -m tests.tools --all
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	$(BIN)/pytest -m slow $(ARGS)
+
+test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without the package's sources
+	@$(BIN)/python -m tests.tools
 	rm -rf build/wheel && mkdir -p build/wheel
 	tar --create --exclude=node_modules --exclude=__pycache__ $(BESIDE) | tar --extract --directory build/wheel
 	$(BIN)/uv build -q --wheel --python $(BIN)/python --out-dir build/wheel/dist .
 	@$(MAKE) --no-print-directory -C build/wheel PRODUCT=dist/*.whl $(VENV)/test
-	cd build/wheel && $(BIN)/pytest -m "not long and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
-
-test-long: $(VENV)/test ## boot a machine with systemd, build and run containers: minutes, as root
-	@tests/install-tools long
-	$(BIN)/pytest -m long $(ARGS)
+	cd build/wheel && $(BIN)/pytest -n $(WORKERS) -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
 
 lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
 	$(BIN)/ruff format --check .
@@ -55,7 +62,7 @@ generated: $(VENV)/test ## write anew what is made from code: dashboards, manife
 	$(BIN)/python -m tests.unit.test_exposition
 
 screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)
-	@tests/install-tools
+	@$(BIN)/python -m tests.tools
 	$(BIN)/python -m tests.e2e.render.shoot build/pictures $(ARGS)
 
 dist: $(VENV)/test ## build a release into dist (needs helm and buildah; ARGS="--without image" builds none)

@@ -308,7 +308,7 @@ def playable(containers: Engine, folder: Path) -> Path:
     return file
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_failed_job_is_told_to_the_inbox_by_all_of_them_together(tmp_path: Path) -> None:
     with engine() as containers:
         file = playable(containers, tmp_path)

@@ -132,7 +132,7 @@ def shell_less(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> 
     return containers.image("sbg-exporter-shell-less", RUNTIME=bare)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_says_what_it_is(containers: Engine, image: str) -> None:
     about = containers.about(image)
     labels = about["Labels"]
@@ -148,7 +148,7 @@ def test_it_says_what_it_is(containers: Engine, image: str) -> None:
     assert version.output.startswith(f"sbg-exporter {__version__} (Python 3.")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_all_that_it_imports_is_compiled_already(containers: Engine, image: str) -> None:
     python = (*HARDENED, "--entrypoint=/opt/sbg-exporter/bin/python")
     loaded = containers.run(image, "-v", "-c", "import exporter.cli, exporter.daemon, http.client", options=python)
@@ -158,7 +158,7 @@ def test_all_that_it_imports_is_compiled_already(containers: Engine, image: str)
     assert from_source == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("built", ["image", "shell_less"])
 def test_a_wrong_configuration_is_one_line_and_code_2(
     containers: Engine, built: str, request: pytest.FixtureRequest
@@ -226,7 +226,7 @@ def memory(container: Container) -> tuple[int, int]:
     pytest.skip("the kernel limits no container's memory here")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("built", ["image", "shell_less"])
 def test_denied_everything_it_serves_and_ends_when_told(
     containers: Engine, built: str, simulator: RunningSimulator, tmp_path: Path, request: pytest.FixtureRequest
@@ -252,7 +252,7 @@ def python_of(page: str) -> str:
     return str(found)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_counters_go_on_in_the_next_container(
     containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
@@ -279,7 +279,7 @@ def await_exact(daemon: Container, simulator: RunningSimulator, onlooker: Onlook
     eventually(exact, every=0.1, saying=lambda: daemon.told)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_check_asks_the_platform(containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path) -> None:
     options = (*limited("128m"), "--tmpfs=/tmp", *settings(tmp_path / "etc", Account.at(simulator)))
     ended = containers.run(image, "check", "--config", SETTINGS, options=options)
@@ -287,7 +287,7 @@ def test_check_asks_the_platform(containers: Engine, image: str, simulator: Runn
     assert "user        demo" in ended.output
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ten_thousand_jobs_fit_into_128_mib(containers: Engine, image: str, tmp_path: Path) -> None:
     """Every one of them counted in the ledger, hundreds shown one by one, polled and scraped all the while."""
     with running(SimulatorSettings(listen="127.0.0.1:0", jobs=JOBS, rate=60, rate_limit=-1)) as simulator:
@@ -314,7 +314,7 @@ def test_ten_thousand_jobs_fit_into_128_mib(containers: Engine, image: str, tmp_
         assert daemon.stop() == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_its_health_check_tells_a_daemon_from_none(containers: Engine, image: str, tmp_path: Path) -> None:
     """In a network of its own, where the port is free and nobody can be reached: that is still healthy."""
     check = containers.about(image)["Healthcheck"]["Test"]
@@ -330,7 +330,7 @@ def test_its_health_check_tells_a_daemon_from_none(containers: Engine, image: st
     assert daemon.stop() == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["kustomize", "helm"])
 def test_what_kubernetes_is_given_runs_as_a_pod(
     containers: Engine, image: str, made: str, simulator: RunningSimulator, tmp_path: Path
@@ -345,7 +345,7 @@ def test_what_kubernetes_is_given_runs_as_a_pod(
     containers.sweep()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_in_kubernetes_a_ledger_is_copied_put_back_and_moved(
     containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path
 ) -> None:

@@ -267,7 +267,7 @@ def machine() -> Iterator[Machine]:
         yield running
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_on_a_machine_that_boots_it_is_installed_watched_over_upgraded_and_removed(machine: Machine) -> None:
     """The README's lines, with an end of the world between them; the counters are exact all along and never fall."""
     install(machine)

@@ -1,0 +1,45 @@
+"""What every test shares: which programs it needs, how many random examples it tries."""
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.tools import TOOLS, missing
+from tests.width import width
+
+_MISSING = "missing tool"
+"""The property under which a skipped test reports what it lacks, also from another process."""
+
+settings.register_profile(
+    "project",
+    max_examples=width(25, 150),
+    deadline=None,  # a busy machine is no failure
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],  # likewise
+)
+settings.load_profile("project")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose programs are missing; with ``CI=true`` that is a failure."""
+    lacking = missing(name for mark in item.iter_markers("tools") for name in mark.args)
+    if not lacking:
+        return
+    item.user_properties += [(_MISSING, each.name) for each in lacking]
+    reason = "; ".join(f"{each.name} is missing ({each.advice})" for each in lacking)
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name each missing program, what it is for, how many tests were skipped, and how to install it."""
+    reports = terminalreporter.stats.get("skipped", [])
+    lacking = Counter(name for report in reports for key, name in report.user_properties if key == _MISSING)
+    if lacking:
+        terminalreporter.section("missing tools")
+    for name, tests in sorted(lacking.items()):
+        each = TOOLS[name]
+        terminalreporter.write_line(f"{name}: {each.purpose}; {tests} tests skipped. Install it: {each.advice}")
