@@ -6,8 +6,7 @@ Each account is polled once for real, into a ledger that is thrown away: what th
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,16 +37,16 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, secrets
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
         with daemon.assembled(throwaway, stop, log, secrets) as parts:
             parts.poll_each(Poller.poll_once, stop)
-            pictures, display = parts.board.pictures, parts.display
+            pictures, display, now = parts.board.pictures, parts.display, parts.clock.time
             forecasts = {poller.name: poller.forecast for poller in parts.pollers}
     for picture in pictures:
         _say(picture.account)
-        for line in _found(picture, display, forecasts[picture.account]):
+        for line in _found(picture, display, forecasts[picture.account], now):
             _say(f"  {line}")
     return 1 if any(picture.polling.fault for picture in pictures) else 0
 
 
-def _found(picture: Picture, display: Display, forecast: Forecast) -> Iterator[str]:
+def _found(picture: Picture, display: Display, forecast: Forecast, now: Callable[[], float]) -> Iterator[str]:
     """Lines about one account."""
     polling = picture.polling
     yield f"endpoint    {picture.endpoint}"
@@ -68,14 +67,14 @@ def _found(picture: Picture, display: Display, forecast: Forecast) -> Iterator[s
         yield "rate limit  not told by the platform"
     expected = min(forecast.requests, polling.allowance)
     yield f"requests    {expected} per 5 minutes expected, {polling.allowance} allowed"
-    yield f"series      {_series(picture, display)} expected"
+    yield f"series      {_series(picture, display, now)} expected"
 
 
-def _series(picture: Picture, display: Display) -> int:
+def _series(picture: Picture, display: Display, now: Callable[[], float]) -> int:
     """How many series the account has now."""
     board = Board((picture.account,))
     board.put(picture)
-    page = Exposition(board, lambda: Process(0, 0, 0), display, time.time)
+    page = Exposition(board, lambda: Process(0, 0, 0), display, now)
     return sum(not line.startswith(b"#") for line in page.accounts(Format.TEXT).splitlines())
 
 

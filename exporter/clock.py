@@ -31,6 +31,10 @@ class Clock(Protocol):
         """
         ...
 
+    def real_seconds(self, seconds: float) -> float:
+        """How long the system may block (in a socket, say) for *seconds* of this clock to pass."""
+        ...
+
 
 class RealClock:
     """The machine's clocks; *stop* set ends every pause."""
@@ -54,3 +58,7 @@ class RealClock:
         """See :class:`Clock`."""
         if self._stop.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX)):
             raise Stopping("stopping")
+
+    def real_seconds(self, seconds: float) -> float:
+        """See :class:`Clock`."""
+        return seconds

@@ -47,8 +47,10 @@ class Running:
     unhealthy: Callable[[], str]
 
 
-def run(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> int:
-    """Run until *stop* is set; the exit code.
+def run(
+    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
+) -> int:
+    """Run until *stop* is set, by this machine's clock if no other is given; the exit code.
 
     Raises:
         StateError: the state file cannot be used.
@@ -56,7 +58,7 @@ def run(configuration: Configuration, stop: threading.Event, log: Log, secrets: 
     """
     names = [account.name for account in configuration.accounts]
     with (
-        started(configuration, stop, log, secrets) as daemon,
+        started(configuration, stop, log, secrets, clock=clock) as daemon,
         systemd.informed(
             os.environ,
             log,
@@ -71,7 +73,9 @@ def run(configuration: Configuration, stop: threading.Event, log: Log, secrets: 
 
 
 @contextmanager
-def started(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets) -> Iterator[Running]:
+def started(
+    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
+) -> Iterator[Running]:
     """The daemon while the context lasts; *stop* is set when it is left.
 
     Raises:
@@ -80,7 +84,7 @@ def started(configuration: Configuration, stop: threading.Event, log: Log, secre
     """
     settings = configuration.settings
     with ExitStack() as stack:
-        parts = stack.enter_context(assembled(configuration, stop, log, secrets))
+        parts = stack.enter_context(assembled(configuration, stop, log, secrets, clock=clock))
         sockets = bound_sockets(configuration.host, configuration.port)
         for each in sockets:
             stack.callback(each.close)
@@ -196,7 +200,7 @@ def client_of(
     watched: Watched, configuration: Configuration, allowances: Allowances, clock: Clock, listener: Listener
 ) -> Client:
     """An account's client, which reports to *listener*."""
-    deadline = Deadline()
+    deadline = Deadline(clock)
     tls = _tls(str(watched.ca_file) if watched.ca_file else None) if watched.needs_tls else None
     return Client(
         watched.endpoint,

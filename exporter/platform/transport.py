@@ -8,11 +8,12 @@ import queue
 import socket
 import ssl
 import threading
-import time
 import typing
 from collections.abc import Callable, Iterable
 
 import httpcore
+
+from exporter.clock import Clock, RealClock
 
 LookUp = Callable[[str, int], list[str]]
 """Host and port to addresses; raises OSError for a name that is unknown."""
@@ -22,16 +23,17 @@ SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearra
 class Deadline:
     """The end of the request under way; one thread sets it and asks in that same thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or RealClock(threading.Event())
         self._ends = 0.0
 
     def start(self, seconds: float) -> None:
         """A request begins that may take *seconds* as a whole."""
-        self._ends = time.monotonic() + seconds
+        self._ends = self._clock.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds left; zero or less when the time is over."""
-        return self._ends - time.monotonic()
+        """Seconds for which the system may still block; zero or less when the time is over."""
+        return self._clock.real_seconds(self._ends - self._clock.monotonic())
 
 
 def look_up(host: str, port: int) -> list[str]:

@@ -182,6 +182,9 @@ class SharedClock:
     def monotonic(self) -> float:
         return self._platform.now() - _START
 
+    def real_seconds(self, seconds: float) -> float:
+        return seconds
+
     def roll(self) -> float:
         return self._dice.random()
 

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -26,7 +26,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from exporter.simulator.jobs import Truth
-from exporter.simulator.server import DEMO_TOKEN, RunningSimulator
+from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
+from tests.fast_daemon import fast_now
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _REPOSITORY: Final = Path(__file__).parents[2]
@@ -35,6 +36,9 @@ _GENEROUS: Final = 30.0
 _LOOK: Final = 0.02
 _SCRAPE: Final = 0.1
 """Seconds between two looks, and between two scrapes, which take some time of their own to read."""
+
+ANCHOR: Final = time.time()
+"""Where all fast clocks of this test process agree with the machine's."""
 
 T = TypeVar("T")
 Event = dict[str, object]
@@ -55,6 +59,11 @@ def eventually(
             raise AssertionError(f"not within {within} s; last seen: {saying()}")
         time.sleep(every)
     return result
+
+
+def fast(settings: SimulatorSettings, speed: float) -> SimulatorSettings:
+    """A platform that agrees with the clock of an :class:`Installation` of that speed; to be started at once."""
+    return replace(settings, speed=speed, start=fast_now(ANCHOR, speed))
 
 
 # ------------------------------------------------------------------------------------------------------------- a scrape
@@ -159,7 +168,7 @@ class Account:
 
 
 class Daemon:
-    """One process, collected from its first line to its last."""
+    """One process of a Python module, collected from its first line to its last."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
         self.events: list[Event] = []
@@ -169,7 +178,7 @@ class Daemon:
         """Standard output."""
         self._news = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "exporter", *arguments],
+            [sys.executable, "-W", "error", "-m", *arguments],
             env=dict(environment),
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -320,8 +329,10 @@ class Daemon:
 class Installation:
     """A folder with a configuration, its token files and a state file, in which daemons are started in turn."""
 
-    def __init__(self, folder: Path, *accounts: Account, **settings: object) -> None:
+    def __init__(self, folder: Path, *accounts: Account, speed: float = 1, **settings: object) -> None:
+        """*speed* above 1 runs the daemons on a clock that is so much faster; :func:`fast` does so to a platform."""
         self.folder = folder
+        self._speed = speed
         self.config = folder / "config.toml"
         self.state = folder / "state.db"
         (folder / "home").mkdir(parents=True)
@@ -351,7 +362,8 @@ class Installation:
         clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
         clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         clean |= {"HOME": str(self.folder / "home"), "PYTHONPATH": str(_REPOSITORY), **environment}
-        daemon = Daemon(list(arguments) or ["run", "--config", str(self.config)], clean, self.folder)
+        program = ["exporter"] if self._speed == 1 else ["tests.fast_daemon", repr(ANCHOR), str(self._speed)]
+        daemon = Daemon([*program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder)
         self._started.append(daemon)
         return daemon
 

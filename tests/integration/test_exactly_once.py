@@ -9,21 +9,40 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import httpx
 import pytest
 
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown, roll
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.integration.daemon_process import Account, Daemon, Installation, Onlooker, Scrape, difference, eventually
+from tests.integration.daemon_process import (
+    Account,
+    Daemon,
+    Installation,
+    Onlooker,
+    Scrape,
+    difference,
+    eventually,
+    fast,
+)
+from tests.width import width
 
-KILLS = 14
+KILLS = width(4, 14)
 """Of each of two daemons, twice."""
 TOKENS = {"alice": "token-of-alice-0000000000000000", "bob": "token-of-bob-000000000000000000"}
+SPEED = 60
+"""A minute a second, for the platform and for the daemon."""
+FAST: dict[str, Any] = {
+    "speed": SPEED,
+    "poll_interval": SPEED,
+    "request_timeout": 30 * SPEED,
+    "stale_after": 600 * SPEED,
+}
 BUSY = replace(
-    QUIET, speed=60, jobs=30, username="alice", token=TOKENS["alice"], users={TOKENS["bob"]: "bob"}, rate_limit=100_000
+    QUIET, jobs=30, username="alice", token=TOKENS["alice"], users={TOKENS["bob"]: "bob"}, rate_limit=100_000
 )
-"""A minute a second, a month of history, and a limit that fifty starts do not exhaust."""
+"""A month of history, and a limit that fifty starts do not exhaust."""
 
 UNUSUAL = (
     JobScript(total=3, running=60, times=Shown.ALONE),
@@ -149,9 +168,11 @@ def assert_exact(scrape: Scrape, simulator: RunningSimulator, users: Users) -> N
 def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path) -> None:
     """Two daemons with ledgers of their own watch the same two users, and are killed independently of each other."""
     with ExitStack() as stack:
-        simulator = stack.enter_context(running(BUSY))
+        simulator = stack.enter_context(running(fast(BUSY, SPEED)))
         places = [
-            stack.enter_context(Installation(tmp_path / name, *accounts(simulator), settle_after=60, lost_after=60))
+            stack.enter_context(
+                Installation(tmp_path / name, *accounts(simulator), settle_after=60, lost_after=60, **FAST)
+            )
             for name in ("left", "right")
         ]
         onlookers = [Onlooker(), Onlooker()]
@@ -218,8 +239,8 @@ def settled(simulator: RunningSimulator, place: Installation, onlooker: Onlooker
 
 def test_jobs_that_start_and_end_while_it_is_down_are_counted(tmp_path: Path) -> None:
     with (
-        running(replace(QUIET, speed=60)) as simulator,
-        Installation(tmp_path / "place", Account.at(simulator)) as place,
+        running(fast(QUIET, SPEED)) as simulator,
+        Installation(tmp_path / "place", Account.at(simulator), **FAST) as place,
     ):
         with place.running() as daemon:
             daemon.await_polls("sim")

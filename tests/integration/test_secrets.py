@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ SHOWN_AS = (
 )
 """The secrets, and what they look like in headers."""
 FAST = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
-LOUD = {"log_level": "debug", "request_timeout": 0.3}
+LOUD: dict[str, Any] = {"log_level": "debug", "request_timeout": 0.3}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The ``state`` commands across restarts of a real daemon: what is copied, moved or forgotten counts exactly."""
 
+import fcntl
 import json
 import shutil
 import signal
@@ -8,10 +9,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -26,6 +30,7 @@ from tests.integration.daemon_process import (
     Scrape,
     counted,
     difference,
+    eventually,
 )
 
 TOKENS = {"alice": "token-of-alice-0000000000000000", "bob": "token-of-bob-000000000000000000"}
@@ -351,6 +356,7 @@ def test_a_signal_while_an_import_waits_for_its_input_changes_nothing(
         assert command.stdin is not None
         command.stdin.write(exported[: len(exported) // 2])
         command.stdin.flush()
+        eventually(partial(everything_was_read, command.stdin))
 
         command.send_signal(signal.SIGINT)
 
@@ -358,3 +364,8 @@ def test_a_signal_while_an_import_waits_for_its_input_changes_nothing(
     assert (command.returncode, out) == (-signal.SIGINT, "")
     assert "Traceback" not in err
     assert not there.state.exists()
+
+
+def everything_was_read(pipe: IO[str]) -> bool:
+    """Whether the other end of *pipe* has taken in all that was written to it."""
+    return not any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))

@@ -78,6 +78,9 @@ class FakeClock:
     def monotonic(self) -> float:
         return 1000.0 + sum(self.pauses)
 
+    def real_seconds(self, seconds: float) -> float:
+        return seconds
+
     def roll(self) -> float:
         return self.rolls.pop(0) if self.rolls else 0.5
 

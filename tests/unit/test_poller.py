@@ -43,6 +43,9 @@ class FakeClock:
     def monotonic(self) -> float:
         return self.now
 
+    def real_seconds(self, seconds: float) -> float:
+        return seconds
+
     def roll(self) -> float:
         return 0.5
 

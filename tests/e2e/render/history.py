@@ -73,6 +73,9 @@ class SteppedClock:
     def pause(self, seconds: float) -> None:
         """Nobody waits here."""
 
+    def real_seconds(self, seconds: float) -> float:
+        return seconds
+
     def step_to(self, at: float) -> None:
         self._at, self._since = at, time.monotonic()
 

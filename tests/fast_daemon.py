@@ -1,0 +1,63 @@
+"""The daemon on a clock that runs faster than the machine's, in a process of its own.
+
+``python -m tests.fast_daemon ANCHOR SPEED run --config FILE`` is ``sbg-exporter run --config FILE`` whose clock shows
+``ANCHOR + (now - ANCHOR) * SPEED``: a minute of maintenance then passes in seconds. A simulator that starts at
+:func:`fast_now` and runs at the same speed agrees with it, and so does the daemon that is started next. What only the
+machine can do is not faster: connecting, computing, writing.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from exporter import daemon
+from exporter.clock import RealClock
+from exporter.settings import load
+from exporter.telemetry import PatientStream, Secrets, logger
+
+
+def fast_now(anchor: float, speed: float) -> float:
+    """The time on a clock that was right at *anchor* (Unix seconds) and has run at *speed* since."""
+    return anchor + (time.time() - anchor) * speed
+
+
+class ScaledClock(RealClock):
+    """The machine's clocks, run at *speed* since *anchor*; *stop* set ends every pause."""
+
+    def __init__(self, stop: threading.Event, anchor: float, speed: float) -> None:
+        super().__init__(stop)
+        self._anchor = anchor
+        self._speed = speed
+
+    def time(self) -> float:
+        return fast_now(self._anchor, self._speed)
+
+    def monotonic(self) -> float:
+        return super().monotonic() * self._speed
+
+    def pause(self, seconds: float) -> None:
+        super().pause(self.real_seconds(seconds))
+
+    def real_seconds(self, seconds: float) -> float:
+        return seconds / self._speed
+
+
+def main(anchor: float, speed: float, config: Path) -> int:
+    """Run until a signal ends it; the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    configuration, secrets = load({"config": str(config)}, os.environ, Path.home()), Secrets()
+    errors = PatientStream(sys.stderr)
+    log = logger(configuration.settings.log_format, configuration.settings.log_level, errors, secrets)
+    code = daemon.run(configuration, stop, log, secrets, clock=ScaledClock(stop, anchor, speed))
+    errors.close()
+    return code
+
+
+if __name__ == "__main__":
+    _, given_anchor, given_speed, _run, _config, path = sys.argv
+    sys.exit(main(float(given_anchor), float(given_speed), Path(path)))
