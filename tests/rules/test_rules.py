@@ -119,9 +119,9 @@ MUTATIONS: Final = (
     Mutation(_RISE, "[4d]", "[20m]"),
     Mutation(_RISE, " offset 15m", ""),
     Mutation(_RISE, "offset 15m", "offset 30m"),
-    Mutation(_RISE, f"- min_over_time({_FINISHED}[15m])", ""),
-    Mutation(_RISE, "[15m]", "[5m]"),
-    Mutation(_RISE, "[15m]", "[30m]"),
+    Mutation(_RISE, f"- min_over_time({_FINISHED}[15m1s])", ""),
+    Mutation(_RISE, "[15m1s]", "[5m]"),
+    Mutation(_RISE, "[15m1s]", "[30m]"),
     Mutation(_RISE, "unless on (account)", "and on (account)"),
     Mutation(_RISE, "min by (account) (min_over_time", "max by (account) (last_over_time"),
     Mutation(
