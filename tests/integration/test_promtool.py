@@ -8,6 +8,7 @@ import pytest
 from exporter.metrics.exposition import Format
 from exporter.metrics.snapshot import Picture
 from tests.pictures import START, UNTRIED, Ledger, exposition, finished, picture, running
+from tests.tools import tool
 
 
 def nothing_counted() -> tuple[Picture, ...]:
@@ -27,10 +28,13 @@ def much_counted() -> tuple[Picture, ...]:
     return picture(counted.book), picture(counted.book, account='"two"\\\n')
 
 
+@pytest.mark.tools("promtool")
 @pytest.mark.parametrize("pictures", [nothing_counted, much_counted])
 def test_promtool_has_no_complaint(pictures: Callable[[], tuple[Picture, ...]]) -> None:
     page = exposition(*pictures()).page(Format.TEXT, packed=False)
 
-    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=60)
+    checked = subprocess.run(
+        [tool("promtool"), "check", "metrics"], input=page, capture_output=True, check=False, timeout=60
+    )
 
     assert (checked.returncode, checked.stdout.decode(), checked.stderr.decode()) == (0, "", "")

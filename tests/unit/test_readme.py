@@ -9,6 +9,7 @@ import pytest
 from exporter.cli import COMMANDS
 from exporter.simulator import control
 from tests.readme_tables import written
+from tests.tools import tool
 
 README = Path(__file__).parents[2] / "README.md"
 RULES = README.parent / "deploy" / "prometheus"
@@ -35,6 +36,7 @@ def test_its_table_of_the_simulators_control_side_is_that_of_the_simulator() -> 
     assert len(documented) == 13
 
 
+@pytest.mark.tools("promtool")
 def test_its_scrape_configuration_is_one(tmp_path: Path) -> None:
     [block] = re.findall(
         r"```yaml\n(# prometheus.yml\nscrape_configs:.+?)```", README.read_text(encoding="utf-8"), re.DOTALL
@@ -43,7 +45,7 @@ def test_its_scrape_configuration_is_one(tmp_path: Path) -> None:
     configuration.write_text(block.replace("/etc/prometheus/", f"{RULES}/"))
 
     checked = subprocess.run(
-        ["promtool", "check", "config", str(configuration)], capture_output=True, text=True, check=False
+        [tool("promtool"), "check", "config", str(configuration)], capture_output=True, text=True, check=False
     )
 
     assert checked.returncode == 0, checked.stderr + checked.stdout
