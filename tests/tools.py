@@ -4,8 +4,8 @@
 only ``make test-all`` needs. A test names what it runs with ``@pytest.mark.tools("promtool", ...)``: where a program
 is missing the test is skipped and named at the end of the run, or fails if ``CI=true`` (see ``conftest.py``).
 
-``PROMETHEUS=``, ``PROMTOOL=``, ``ALERTMANAGER=`` and ``AMTOOL=`` name another program to use, a path or a name on
-``PATH``.
+``PROMETHEUS=``, ``PROMTOOL=``, ``ALERTMANAGER=``, ``AMTOOL=`` and ``CHROMIUM=`` name another program to use, a path or
+a name on ``PATH``.
 """
 
 import os
@@ -58,8 +58,8 @@ TOOLS: Final = {
         Tool("prometheus-alertmanager", "delivers the alerts", "prometheus-alertmanager", _DOWNLOADS, "ALERTMANAGER"),
         Tool("amtool", "checks the routes of alerts", "prometheus-alertmanager", _DOWNLOADS, "AMTOOL"),
         Tool("prometheus-node-exporter", "reads what once --textfile writes", "prometheus-node-exporter", _DOWNLOADS),
-        Tool("chromium", "shows the status page and the dashboards", "chromium"),
         Tool("git", "tells which rules have changed", "git"),
+        Tool("chromium", "shows the status page and the dashboards", "chromium", variable="CHROMIUM"),
         Tool("openssl", "makes certificates", "openssl"),
         Tool("systemd-analyze", "checks the systemd unit", "systemd"),
         Tool("npm", "checks and draws the dashboards with Grafana's own code", "npm", "Node.js 20 or newer"),

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from random import Random
 from typing import Any, Final, Self
 
 import httpx
 import yaml
 
 from tests.integration.daemon_process import eventually
+from tests.tools import tool
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES: Final = FOLDER / "sbg-exporter.rules.yml"
@@ -33,16 +33,17 @@ Json = Any
 """What a JSON document says: it is Prometheus' and Alertmanager's, and asserted on as it comes."""
 
 
-def free_address() -> str:
-    """An address on loopback that nobody listens on.
+@contextmanager
+def reserved_address() -> Iterator[str]:
+    """An address on loopback for one server, which may be down for a while and come back, while the context lasts.
 
-    Not one of those that the kernel takes for outgoing connections: its owner may be down for a while and come back.
+    The kernel chooses the port, and gives it to nobody else as long as this socket is bound to it. It does not listen:
+    connections are refused until the server does, which it can because both sockets set SO_REUSEADDR.
     """
-    for port in Random().sample(range(20_000, 32_000), 1000):  # noqa: S311  # no secret
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return f"127.0.0.1:{port}"
-    raise AssertionError("no port is free")
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{reserved.getsockname()[1]}"
 
 
 # --------------------------------------------------------------------------------------------------------- the programs
@@ -53,7 +54,8 @@ class _Program:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.address = free_address()
+        self._reserved = ExitStack()
+        self.address = self._reserved.enter_context(reserved_address())
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._client = httpx.Client(base_url=f"http://{self.address}", trust_env=False, timeout=_PATIENCE)
@@ -101,13 +103,20 @@ class _Program:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._client.close()
+        self._reserved.close()
 
 
 class Prometheus(_Program):
-    """A Prometheus with the example's scrape job and the rules; *target* and *alertmanagers* are addresses."""
+    """A Prometheus with the example's scrape job and the rules; *target* and *alertmanagers* are addresses.
 
-    def __init__(self, folder: Path, target: str, alertmanagers: Sequence[str] = ()) -> None:
+    *features* are the names of optional features to be switched on beside exemplars.
+    """
+
+    def __init__(
+        self, folder: Path, target: str, alertmanagers: Sequence[str] = (), features: Sequence[str] = ()
+    ) -> None:
         super().__init__(folder)
+        self._features = ("exemplar-storage", *features)
         self.data = folder / "data"
         self.config = folder / "prometheus.yml"
         configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
@@ -125,11 +134,11 @@ class Prometheus(_Program):
 
     def _command(self) -> list[str]:
         return [
-            "prometheus",
+            tool("prometheus"),
             f"--config.file={self.config}",
             f"--storage.tsdb.path={self.data}",
             f"--web.listen-address={self.address}",
-            "--enable-feature=exemplar-storage",
+            f"--enable-feature={','.join(self._features)}",
         ]
 
     def remember(self, samples: Iterable[str]) -> None:
@@ -150,7 +159,7 @@ class Prometheus(_Program):
 
     def _promtool(self, *arguments: str | Path) -> None:
         self.data.mkdir(exist_ok=True)
-        ended = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=60)
+        ended = subprocess.run([tool("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=60)
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
     # ---- what it answers ----
@@ -164,17 +173,15 @@ class Prometheus(_Program):
         assert document["status"] == "success", f"{parameters}: {document}"
         return document["data"]
 
-    def query(self, expression: str) -> list[Json]:
-        """The samples that *expression* has now."""
-        result: list[Json] = self.ask("query", query=expression)["result"]
+    def query(self, expression: str, at: float | None = None) -> list[Json]:
+        """What *expression* has, now or *at* a time."""
+        result: list[Json] = self.ask("query", query=expression, time=time.time() if at is None else at)["result"]
         return result
 
-    def query_range(self, expression: str, seconds: float, step: float) -> list[Json]:
-        """The series that *expression* has had in the last *seconds*."""
-        now = time.time()
-        result: list[Json] = self.ask("query_range", query=expression, start=now - seconds, end=now, step=step)[
-            "result"
-        ]
+    def query_range(self, expression: str, seconds: float, step: float, ends: float) -> list[Json]:
+        """The series that *expression* had in the *seconds* before it *ends*."""
+        times = {"start": ends - seconds, "end": ends, "step": step}
+        result: list[Json] = self.ask("query_range", query=expression, **times)["result"]
         return result
 
     def exemplars(self, expression: str, seconds: float = 3600) -> list[Json]:
@@ -240,7 +247,7 @@ class Alertmanager(_Program):
 
     def _command(self) -> list[str]:
         return [
-            "prometheus-alertmanager",
+            tool("prometheus-alertmanager"),
             f"--config.file={self.config}",
             f"--storage.path={self._folder / 'data'}",
             f"--web.listen-address={self.address}",

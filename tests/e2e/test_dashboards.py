@@ -20,7 +20,7 @@ from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, Proce
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.e2e.monitoring import RULES, Json, Prometheus, free_address
+from tests.e2e.monitoring import RULES, Json, Prometheus, reserved_address
 from tests.integration.daemon_process import Account, Daemon, Installation, eventually
 
 PENDING: Final = frozenset(
@@ -73,6 +73,7 @@ INTERVALS: Final = {
 """What Grafana makes of these where a scrape is made each second, and a minute is shown."""
 RANGE: Final = 60.0
 IDLE_MINUTES: Final = 120
+REAL: Final = pytest.mark.tools("prometheus", "promtool")
 _NAME: Final = re.compile(r"(?<![\w:\"])((?:sbg|process|python|account\w*:sbg)_[\w:]+|up|ALERTS)\b(?!\()(\{[^}]*\})?")
 _SAMPLE: Final = re.compile(r"^([a-z_]\w*)(?:\{(.*)\})? (\S+)$")
 
@@ -145,6 +146,8 @@ class Watched:
 
     prometheus: Prometheus
     choices: Mapping[str, list[str]]
+    at: float
+    """The time for which Prometheus is asked: so a slow test asks for the same as a quick one."""
 
     def values(self, query: Query, *, by_name: bool) -> dict[str, str]:
         """The variables of a query's dashboard as they are at first, or with every value chosen by name."""
@@ -164,9 +167,9 @@ class Watched:
         """The numbers that Grafana would get."""
         expression = substituted(query.expression, self.values(query, by_name=by_name))
         if query.instant:
-            samples = [each["value"] for each in self.prometheus.query(expression)]
+            samples = [each["value"] for each in self.prometheus.query(expression, self.at)]
         else:
-            found = self.prometheus.query_range(expression, RANGE, step=1)
+            found = self.prometheus.query_range(expression, RANGE, step=1, ends=self.at)
             samples = [sample for each in found for sample in each["values"]]
         return [value for _, text in samples if not math.isnan(value := float(text))]
 
@@ -209,8 +212,13 @@ def lose_a_job(busy: RunningSimulator, exporter: Daemon) -> None:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    folder, listen = tmp_path_factory.mktemp("watched"), free_address()
-    with running(BUSY) as busy, running(QUIET) as resting, running(replace(QUIET, rate_limit=4)) as tight:
+    folder = tmp_path_factory.mktemp("watched")
+    with (
+        reserved_address() as listen,
+        running(BUSY) as busy,
+        running(QUIET) as resting,
+        running(replace(QUIET, rate_limit=4)) as tight,
+    ):
         resting.platform.queue(Fault(kind=FaultKind.MAINTENANCE), times=1000)
         accounts = (
             Account.at(busy, "busy"),
@@ -232,9 +240,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 prometheus.await_scrape()
                 happen(busy)
                 lose_a_job(busy, exporter)
-                found = Watched(prometheus, choices(prometheus))
-                await_everything(found)
-                yield found
+                yield await_everything(prometheus)
 
 
 def choices(prometheus: Prometheus) -> dict[str, list[str]]:
@@ -250,14 +256,21 @@ def choices(prometheus: Prometheus) -> dict[str, list[str]]:
     return found
 
 
-def await_everything(watched: Watched) -> None:
-    """Return when there is nothing more to wait for, or it has been waited long enough: then tests say what fails."""
-    patience = time.monotonic() + 45
-
-    def missing() -> list[str]:
-        return [query.place for query in EVERY_QUERY if without_answer(query) is None and not watched.answer(query)]
-
-    eventually(lambda: not missing() or time.monotonic() > patience, every=0.5, within=60, saying=missing)
+def await_everything(prometheus: Prometheus) -> Watched:
+    """A time at which every query has an answer, or the last that was tried: then tests say what fails."""
+    patience = time.monotonic() + 90
+    offered = choices(prometheus)
+    while True:
+        watched = Watched(prometheus, offered, time.time())
+        complete = all(
+            watched.answer(query, by_name=by_name)
+            for query in EVERY_QUERY
+            if without_answer(query) is None
+            for by_name in (False, True)
+        )
+        if complete or time.monotonic() > patience:
+            return watched
+        time.sleep(0.5)
 
 
 def without_answer(query: Query) -> str | None:
@@ -275,6 +288,7 @@ def named(expression: str) -> list[tuple[str, str]]:
 # -------------------------------------------------------------------------------------------------------------- answers
 
 
+@REAL
 @pytest.mark.parametrize("query", EVERY_QUERY, ids=str)
 def test_a_query_has_an_answer(watched: Watched, query: Query) -> None:
     for by_name in (False, True):
@@ -283,15 +297,19 @@ def test_a_query_has_an_answer(watched: Watched, query: Query) -> None:
         assert bool(answer) == (without_answer(query) is None), query.expression
 
 
+@REAL
 @pytest.mark.parametrize("query", EVERY_QUERY, ids=str)
 def test_every_series_that_a_query_names_is_there(watched: Watched, query: Query) -> None:
     """So that what has no answer has none for its reason, and not for a slip of the pen."""
     values = {name: f"({'|'.join(each)})" for name, each in watched.choices.items()}
     for name, matchers in named(query.expression):
         if name not in PENDING:
-            assert watched.prometheus.query(f"last_over_time({name}{substituted(matchers, values)}[5m])"), name
+            assert watched.prometheus.query(f"last_over_time({name}{substituted(matchers, values)}[5m])", watched.at), (
+                name
+            )
 
 
+@REAL
 def test_prometheus_evaluates_all_rules_without_a_complaint(watched: Watched) -> None:
     watched.prometheus.await_evaluation()
 
@@ -302,6 +320,7 @@ def test_prometheus_evaluates_all_rules_without_a_complaint(watched: Watched) ->
     )
 
 
+@REAL
 def test_the_variables_offer_the_accounts_and_operations_that_there_are(watched: Watched) -> None:
     assert watched.choices == {
         "account": ["busy", "refused", "resting", "tight"],
@@ -309,12 +328,16 @@ def test_the_variables_offer_the_accounts_and_operations_that_there_are(watched:
     }
 
 
+@REAL
 @pytest.mark.parametrize("query", [query for query in EVERY_QUERY if query.exemplar], ids=str)
 def test_a_panel_with_exemplars_gets_ids_of_jobs(watched: Watched, query: Query) -> None:
-    found = watched.prometheus.exemplars(substituted(query.expression, watched.values(query, by_name=False)))
+    def exemplars() -> list[Json]:
+        return watched.prometheus.exemplars(substituted(query.expression, watched.values(query, by_name=False)))
 
-    without = {name for name, _ in named(query.expression)} <= WITHOUT_EXEMPLARS.keys()
-    assert bool(found) == (not without)
+    if {name for name, _ in named(query.expression)} <= WITHOUT_EXEMPLARS.keys():
+        assert not exemplars()
+        return
+    found = eventually(exemplars)
     assert all(each["labels"]["job_id"].isdecimal() for each in found)
 
 

@@ -17,8 +17,10 @@ from exporter.simulator.server import QUIET, running
 from tests.integration.daemon_process import Account, Installation
 from tests.pictures import DISPLAY, POLLING, START, UNTRIED, Ledger, exposition, finished, picture
 from tests.pictures import running as running_job
+from tests.tools import tool
 
-CHROMIUM = "/usr/bin/chromium"
+pytestmark = pytest.mark.tools("chromium")
+
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -63,7 +65,7 @@ class Served:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        chromium = playwright.chromium.launch(executable_path=tool("chromium"), args=ARGUMENTS)
         yield chromium
         chromium.close()
 
@@ -165,12 +167,14 @@ CONTRASTS = """() => {
   const channel = value => (value /= 255) <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
   const colour = text => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+  const known = new Map();
   const behind = element => {
-    for (; element; element = element.parentElement) {
+    if (!element) throw new Error('nothing is painted behind the text');
+    if (!known.has(element)) {
       const found = colour(getComputedStyle(element).backgroundColor);
-      if (found.length < 4 || found[3] === 1) return found;
+      known.set(element, found.length < 4 || found[3] === 1 ? found : behind(element.parentElement));
     }
-    throw new Error('nothing is painted behind the text');
+    return known.get(element);
   };
   const ratio = (element, style) => {
     const [low, high] = [light(colour(style.color)), light(behind(element))].sort((a, b) => a - b);
@@ -183,7 +187,7 @@ CONTRASTS = """() => {
     const before = getComputedStyle(element, '::before');
     if (before.content !== 'none') found.push([ratio(element, before), before.content]);
   }
-  return found;
+  return [found.length, found.filter(([ratio]) => ratio < 4.5)];
 }"""
 
 
@@ -194,9 +198,9 @@ def assert_readable(page: Page) -> None:
         page.emulate_media(color_scheme=scheme)
         wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert wide <= room
-        contrasts = page.evaluate(CONTRASTS)
-        assert len(contrasts) > 5
-        assert [(ratio, text) for ratio, text in contrasts if ratio < 4.5] == []
+        texts, too_weak = page.evaluate(CONTRASTS)
+        assert texts > 5
+        assert too_weak == []
 
 
 def test_it_is_readable_at_any_width_by_day_and_by_night(show: Show, daemon: Served) -> None:

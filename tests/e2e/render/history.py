@@ -11,6 +11,7 @@ exporter makes of them is not. Exemplars do not survive: promtool leaves them ou
 import argparse
 import io
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -33,6 +34,7 @@ from exporter.simulator.server import running
 from exporter.simulator.settings import SimulatorSettings
 from exporter.telemetry import Secrets, logger
 from tests.integration.daemon_process import Account, Installation
+from tests.tools import tool
 
 ENDS: Final = datetime(2026, 3, 12, 14, 30, tzinfo=UTC).timestamp()
 """When the history ends. Always the same, so that the same pictures come of the same code."""
@@ -228,18 +230,21 @@ def write(folder: Path, accounts: int, hours: float = 6.0) -> None:
     """Make *folder* one that Prometheus can be started on; it is left alone when it is one already."""
     if (folder / "blocks").exists():
         return
-    (folder / "blocks.new").mkdir(parents=True)
+    fresh = folder / "blocks.new"
+    if fresh.exists():  # of a run that was interrupted
+        shutil.rmtree(fresh)
+    fresh.mkdir(parents=True)
     if accounts:
         with TemporaryDirectory() as scratch:
             samples = Path(scratch) / "samples.om"
             with samples.open("w") as out:
                 out.writelines(pages(accounts, hours, Path(scratch)))
             subprocess.run(
-                ["promtool", "tsdb", "create-blocks-from", "openmetrics", "-q", samples, folder / "blocks.new"],
+                [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", "-q", samples, fresh],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
-    (folder / "blocks.new").rename(folder / "blocks")
+    fresh.rename(folder / "blocks")
 
 
 def main() -> None:
