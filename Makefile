@@ -10,12 +10,16 @@ WORKERS ?= 4
 PRODUCT ?= -e .
 # What tests need beside the product.
 BESIDE := .dockerignore .github CHANGELOG.md LICENSE Makefile README.md deploy grafana pyproject.toml requirements.lock tests
+# The current Prometheus that `make test-all` tries what reads metrics with, beside the one on PATH: v0.316.0 is 3.16.0.
+PROMETHEUS3 := v0.316.0
+PROMETHEUS3_FOLDER := build/tools/prometheus-$(PROMETHEUS3)
+OF_PROMETHEUS := tests/rules tests/e2e/test_alerts.py tests/e2e/test_creation_times.py tests/e2e/test_dashboards.py tests/integration/test_promtool.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-all test-wheel lint bench generated screenshots dist lock clean
+.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint bench generated screenshots dist lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/run ## watch the exporter on a simulated platform (Ctrl-C ends it; ARGS="--help" for its flags)
 	@exec $(BIN)/sbg-exporter demo $(ARGS)
@@ -35,6 +39,24 @@ test-all: $(VENV)/test ## everything at full width: every mutant, kill and outag
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ARGS)
 	$(BIN)/pytest -m slow $(ARGS)
+	@$(MAKE) --no-print-directory test-prometheus3
+
+ifeq ($(shell command -v go 2>/dev/null),)
+test-prometheus3:
+	@echo "Go is missing: nothing is tried on Prometheus $(PROMETHEUS3)"
+else
+test-prometheus3: export PROMETHEUS = $(CURDIR)/$(PROMETHEUS3_FOLDER)/prometheus
+test-prometheus3: export PROMTOOL = $(CURDIR)/$(PROMETHEUS3_FOLDER)/promtool
+test-prometheus3: $(VENV)/test $(PROMETHEUS3_FOLDER) ## rules, alerts and dashboards on the newest Prometheus (needs Go; builds it in 6 minutes)
+	@$(BIN)/python -m tests.tools
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(OF_PROMETHEUS) $(ARGS)
+endif
+
+# Under another name until both are built, so that a build that was interrupted is not taken for one.
+$(PROMETHEUS3_FOLDER):
+	rm -rf $@.new
+	GOBIN=$(CURDIR)/$@.new go install $(foreach each,prometheus promtool,github.com/prometheus/prometheus/cmd/$(each)@$(PROMETHEUS3))
+	mv $@.new $@
 
 test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without the package's sources
 	@$(BIN)/python -m tests.tools
