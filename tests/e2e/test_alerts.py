@@ -25,13 +25,13 @@ FAILING: Final = width(8, 20)
 HISTORY: Final = 150
 """Jobs of the last month, some of them failed, that are on the platform before anybody looks."""
 OUTAGES: Final = (("killed", "killed while a job fails", "stopped") * 3)[: width(4, 9)]
-"""What befalls the exporter, in this order; Prometheus is down, too, in the middle."""
+"""What befalls the exporter, in this order; during one of them Prometheus is down, too."""
 FAILING_UNSEEN: Final = OUTAGES.count("killed while a job fails")
 """Of the failing jobs, those that are made to come and end while the exporter is down; others may happen to."""
 SEED: Final = "twenty failed jobs"
 CODES: Final = ("5001", "5002", "5007", "10212", "10223")
 LONG: Final = 300.0
-LAST: Final = JobScript(total=5, failed=2, errors={"5001": 2}, running=1)
+LAST: Final = JobScript(total=5, failed=2, errors={"5001": 2}, queued=0.1, resolving=0.1, running=0.5)
 
 FIRED: Final = {"SbgCopyFailed"}
 PENDING_MEANWHILE: Final = {"SbgExporterDown", "SbgNotPolling"}
@@ -185,7 +185,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         users.start()
         try:
             for number, outage in enumerate(OUTAGES):
-                if number == len(OUTAGES) // 2:
+                if number == len(OUTAGES) // 3:
                     monitored.prometheus.stop()
                     misfortune.strike(outage)
                     monitored.prometheus.start()
