@@ -28,16 +28,16 @@ test: $(VENV)/test ## lint, then every test but the slow ones, with branch cover
 	@$(BIN)/python -m tests.tools
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(WORKERS) -m "not slow" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
 test-unit: $(VENV)/test ## the tests of single modules: no tools, no coverage; for while you edit (45 seconds)
-	$(BIN)/pytest -n 2 tests/unit -m "not tools" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit -m "not tools" $(ARGS)
 
 test-all: export TEST_WIDTH = full
 test-all: $(VENV)/test ## everything at full width: every mutant, kill and outage; machines, containers, Prometheus 3
 	@$(BIN)/python -m tests.tools --all
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 	$(BIN)/pytest -m slow $(ARGS)
 	@$(MAKE) --no-print-directory test-prometheus3
 
@@ -64,7 +64,7 @@ test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without t
 	tar --create --exclude=node_modules --exclude=__pycache__ $(BESIDE) | tar --extract --directory build/wheel
 	$(BIN)/uv build -q --wheel --python $(BIN)/python --out-dir build/wheel/dist .
 	@$(MAKE) --no-print-directory -C build/wheel PRODUCT=dist/*.whl $(VENV)/test
-	cd build/wheel && $(BIN)/pytest -n $(WORKERS) -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
+	cd build/wheel && $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
 
 lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
 	$(BIN)/ruff format --check .
