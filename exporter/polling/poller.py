@@ -1,13 +1,8 @@
-"""One account: ask, fold, commit, publish.
-
-A poll that fails part of the way still has what it saw counted, since counting is idempotent and a partial listing is
-as true as a whole one; only the gauges as last listed wait for a complete listing.
-"""
+"""One account: when to poll, what a failed poll means, and what is shown of it. :mod:`.cycle` does the polling."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from exporter.accounts import Watched
@@ -15,11 +10,8 @@ from exporter.clock import Clock
 from exporter.counting.ledger import (
     Book,
     Changes,
-    Mark,
     Rules,
-    Sightings,
     Sums,
-    fold,
     rebucketed,
 )
 from exporter.counting.store import Store
@@ -29,7 +21,6 @@ from exporter.errors import (
     AlreadyWatched,
     BadAnswer,
     ConfigError,
-    JobRefused,
     Maintenance,
     PollError,
     RateLimited,
@@ -40,11 +31,11 @@ from exporter.errors import (
     WrongAccount,
 )
 from exporter.metrics.snapshot import Picture
-from exporter.platform.allowance import WINDOW_SECONDS, Allowances, Holder, Purpose
+from exporter.platform.allowance import WINDOW_SECONDS, Allowances, Holder
 from exporter.platform.client import Client, Listener
-from exporter.platform.jobs import Job
 from exporter.polling.claims import Claims
-from exporter.polling.plan import JobAsked, JobQuestion, Ledger, PageQuestion, PageSeen, Plan, Question, Reply, Turn
+from exporter.polling.cycle import CycleResult, PollCycle
+from exporter.polling.plan import Plan
 from exporter.polling.record import Record
 from exporter.telemetry import Log, Secrets
 
@@ -90,25 +81,6 @@ class Forecast:
     requests: int
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What one turn after another has seen: :class:`Sightings` in the making, with the marks that were looked up."""
-
-    jobs: list[Job] = field(default_factory=list)
-    listed: set[str] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)
-    unknown: set[str] = field(default_factory=set)
-    list_answered: bool = False
-    looked_up: set[str] = field(default_factory=set)
-    marks: dict[str, Mark] = field(default_factory=dict)
-
-    @property
-    def ids(self) -> set[str]:
-        """Every job that anything was told of."""
-        return self.listed | self.asked | self.refused | self.unknown
-
-
 class Poller:
     """One account's thread of work. All of its state is its own; what others may see it publishes."""
 
@@ -140,7 +112,7 @@ class Poller:
         self._log = log.bind(account=watched.name)
         self._record = Record(clock, self._log)
         self._client = connect(self._record)
-        self._plan = self._new_plan()
+        self._begin_plan()
         self._interval = pace.poll_interval
         self._secret: Secret | None = None
         self._book: Book | None = None
@@ -213,7 +185,7 @@ class Poller:
         Raises:
             Stopping: the process is ending.
         """
-        self._plan = self._new_plan(watches=False)
+        self._begin_plan(watches=False)
         try:
             self._show_what_was_counted()
             while True:
@@ -238,7 +210,7 @@ class Poller:
         wait: float | None = None
         result, fault = "success", ""
         try:
-            wait = self._ask_fold_commit()
+            wait = self._run_cycle()
         except Stopping:
             raise
         except AllowanceSpent as spent:
@@ -294,70 +266,54 @@ class Poller:
         except ConfigError:
             return False
 
-    # ---- ask, fold, commit ----
+    # ---- fetch, reconcile, commit ----
 
-    def _ask_fold_commit(self) -> float | None:
+    def _run_cycle(self) -> float | None:
         """One poll's work; the wait until the rest of a long listing is read, None when there is no rest.
 
         Raises:
             AllowanceSpent: the allowance ended this poll before it saw a job.
         """
         book = self._rebucketed(self._identified_book())
-        began, seen = self._clock.monotonic(), _Seen()
-        budget = self._client.allowance.budget(began, self._interval, self._plan.pages_per_look)
-        with self._forgotten_if_not_counted(began):
-            failure = self._drive(self._plan.look(began, self._ledger(book)), book, seen)
-            changes = self._fold(book, seen)
-            looked = failure is None
-            if isinstance(failure, AllowanceSpent):
-                self._plan.cut_short()
-            if looked:
-                failure = self._drive(self._plan.ask(began, self._ledger(book.after(changes)), budget), book, seen)
-                changes = self._fold(book, seen)
-            written = self._commit(book, changes)
-            self._plan.settle(began, written=written, failed=isinstance(failure, PollError))
+        began = self._clock.monotonic()
+        result = self._cycle.run(book, self._client.allowance.budget(began, self._interval, self._plan.pages_per_look))
+        self._take_over(book, result)
+        failure = result.stopped
         # One job that cannot be asked for does not hold up the listing; a platform that wants no more requests does.
-        if isinstance(failure, AllowanceSpent) and seen.jobs:
+        if isinstance(failure, AllowanceSpent) and result.saw_jobs:
             return failure.wait
-        goes_on = failure is None or (looked and isinstance(failure, Unreachable | BadAnswer))
-        if goes_on and written and self._reads_on and self._plan.watching:
-            self._read_on(began)
+        goes_on = failure is None or (result.looked and isinstance(failure, Unreachable | BadAnswer))
+        if goes_on and result.written and self._reads_on and self._plan.watching:
+            self._continue_listing(began)
         if failure is not None:
             raise failure
-        return 0.0 if written and self._plan.half_read else None
+        return 0.0 if result.written and self._plan.half_read else None
 
-    def _read_on(self, began: float) -> None:
+    def _continue_listing(self, began: float) -> None:
         """Slices of a large account's listing, counted turn by turn, until the next poll is due."""
         going_on = True
         while going_on and self._book is not None:
             self._show()  # what watching saw shall not wait for this
-            book, seen, now = self._book, _Seen(), self._clock.monotonic()
-            with self._forgotten_if_not_counted(now):
-                failure = self._drive(self._plan.read_on(now, self._ledger(book)), book, seen)
-                written = self._commit(book, self._fold(book, seen))
-                self._plan.settle(now, written=written, failed=isinstance(failure, PollError))
-            if failure is not None:
-                raise failure
-            going_on = written and self._plan.goes_on and self._clock.monotonic() - began < self._interval
+            book = self._book
+            result = self._cycle.continue_listing(book)
+            self._take_over(book, result)
+            if result.stopped is not None:
+                raise result.stopped
+            going_on = result.written and self._plan.goes_on and self._clock.monotonic() - began < self._interval
 
-    @contextmanager
-    def _forgotten_if_not_counted(self, now: float) -> Iterator[None]:
-        """Whatever ends the block early, the plan does not go on from what was not counted."""
-        try:
-            yield
-        except BaseException:
-            self._plan.forget(now)
-            raise
+    def _take_over(self, book: Book, result: CycleResult) -> None:
+        """Show what a cycle that began with *book* changed. Counters shown are committed ones; gauges always move."""
+        if result.complete:
+            self._listed = result.listed
+            self._record.last_full_listing = self._clock.time()
+        elif self._plan.watching and (self._listed is not None or self._goes_on_from(book)):
+            self._listed = result.listed
+        self._book = result.book
 
-    def _ledger(self, book: Book) -> Ledger:
-        """What the plan needs to know of *book*."""
-        listed_on = book.account.listed_on
-        return Ledger(
-            book.live,
-            sum(sums.jobs for sums in book.listed.values()),
-            book.account.complete,
-            None if listed_on is None else max(0.0, self._record.platform_time - listed_on),
-        )
+    def _goes_on_from(self, book: Book) -> bool:
+        """Whether the listing of an earlier process is young enough to be kept up to date by watching."""
+        age = self._cycle.view(book).listing_age
+        return book.account.complete and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
 
     def _identified_book(self) -> Book:
         """The ledger of whoever the token belongs to: asked at the start and whenever the token's text changes.
@@ -411,8 +367,17 @@ class Poller:
             allowance.absorb(before, now)
             self._client.allowance = allowance
 
-    def _new_plan(self, *, watches: bool = True) -> Plan:
-        return Plan(self._pace.full_listing_interval, self._clock.monotonic(), watches=watches)
+    def _begin_plan(self, *, watches: bool = True) -> None:
+        self._plan = Plan(self._pace.full_listing_interval, self._clock.monotonic(), watches=watches)
+        self._cycle = PollCycle(
+            self._plan,
+            self._client,
+            self._store,
+            rules=self._rules,
+            record=self._record,
+            clock=self._clock,
+            commit=self._written,
+        )
 
     def _claim(self, username: str) -> None:
         """Make sure that no earlier entry watches the account.
@@ -436,99 +401,6 @@ class Poller:
         changes = rebucketed(book, self._rules, self._clock.time())
         return book.after(changes) if self._written(book, changes) else book
 
-    def _drive(self, turn: Turn, book: Book, seen: _Seen) -> PollError | AllowanceSpent | None:
-        """Ask what *turn* wants to know, into *seen*; what stopped it, if anything did."""
-        try:
-            question = next(turn)
-            while True:
-                question = turn.send(self._reply_to(question, book, seen))
-        except StopIteration:
-            return None
-        except (PollError, AllowanceSpent) as error:
-            turn.close()
-            return error
-
-    def _reply_to(self, question: Question, book: Book, seen: _Seen) -> Reply:
-        try:
-            if isinstance(question, PageQuestion):
-                return self._page(question, book, seen)
-            return self._job(question, seen)
-        except AllowanceSpent:
-            if isinstance(question, PageQuestion) and question.purpose is Purpose.WATCH:
-                raise
-            return None
-
-    def _page(self, question: PageQuestion, book: Book, seen: _Seen) -> PageSeen:
-        answer = self._client.page(*question)
-        self._record.answered()
-        self._record.page_read(answer.date, answer.page.skipped)
-        ids = {job.id for job in answer.page.jobs}
-        self._look_up(ids, book, seen)
-        known = {job_id for job_id in ids if job_id in seen.marks or job_id in seen.listed}
-        seen.jobs.extend(answer.page.jobs)
-        seen.listed |= ids
-        seen.list_answered = True
-        return PageSeen(answer, known)
-
-    def _job(self, question: JobQuestion, seen: _Seen) -> JobAsked:
-        """One job that only its own endpoint can tell about."""
-        try:
-            job = self._client.job(*question).value
-        except JobRefused as error:
-            self._log.warning("job.refused", job_id=question.job_id, reason=str(error))
-            seen.refused.add(question.job_id)
-            return JobAsked(told=False)
-        except Unreachable:
-            seen.refused.add(question.job_id)  # so that one job whose endpoint always fails does not fail every poll
-            raise
-        if job is None:
-            seen.unknown.add(question.job_id)
-        else:
-            seen.asked.add(job.id)
-            seen.jobs.append(job)
-        return JobAsked()
-
-    def _look_up(self, ids: set[str], book: Book, seen: _Seen) -> None:
-        """The committed marks of *ids*, into *seen*."""
-        seen.marks.update(self._store.marks(book.account.number, ids - seen.looked_up))
-        seen.looked_up |= ids
-
-    def _fold(self, book: Book, seen: _Seen) -> Changes:
-        """What *seen* changes."""
-        number, listing = book.account.number, self._plan.listing
-        self._look_up(seen.ids, book, seen)
-        return fold(
-            book,
-            seen.marks,
-            Sightings(
-                seen.jobs,
-                seen.listed,
-                asked=seen.asked,
-                refused=seen.refused,
-                unknown=seen.unknown if seen.list_answered else (),
-                vanished=() if listing is None else self._store.vanished(number, listing),
-                expired=() if listing is None else self._store.expired(number, book.account.listing_clock),
-                complete=listing is not None,
-            ),
-            self._rules,
-            now=self._clock.time(),
-            platform=self._record.platform_time,
-        )
-
-    def _commit(self, book: Book, changes: Changes) -> bool:
-        """Commit *changes*; whether that worked. Counters shown are committed ones; gauges move on in any case."""
-        after = book.after(changes)
-        if self._plan.listing is not None:
-            self._listed = changes.listed
-            self._record.last_full_listing = self._clock.time()
-        elif self._plan.watching and (self._listed is not None or self._goes_on_from(book)):
-            self._listed = changes.listed
-        if not self._written(book, changes):
-            self._book = replace(book, live=after.live)
-            return False
-        self._book = after
-        return True
-
     def _written(self, book: Book, changes: Changes) -> bool:
         """Whether *changes* are on disk; where not, they come out of the next poll again."""
         if not changes:
@@ -543,11 +415,6 @@ class Poller:
         for fact in changes.facts:
             self._record.committed(fact)
         return True
-
-    def _goes_on_from(self, book: Book) -> bool:
-        """Whether the listing of an earlier process is young enough to be kept up to date by watching."""
-        age = self._ledger(book).listing_age
-        return book.account.complete and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
 
     # ---- publish ----
 

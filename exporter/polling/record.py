@@ -104,6 +104,10 @@ class Record:
         self._polls[result] = self._polls.get(result, 0) + 1
         self._poll_duration = self._poll_duration.observe(seconds, None)
 
+    def job_refused(self, job_id: str, reason: str) -> None:
+        """One job's own endpoint gave an answer that tells nothing of the job."""
+        self._log.warning("job.refused", job_id=job_id, reason=reason)
+
     def committed(self, fact: Fact) -> None:
         """A fact was committed."""
         if isinstance(fact, CountLowered):

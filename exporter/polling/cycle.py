@@ -1,0 +1,274 @@
+"""One cycle of one account: fetch, reconcile, commit. No schedule, no thread, no metrics.
+
+A cycle that fails part of the way still counts what it saw, since counting is idempotent and a partial listing is as
+true as a complete one. Only a complete listing says which jobs the platform no longer lists.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from exporter.clock import Clock
+from exporter.counting.ledger import Book, Changes, Mark, Rules, Sightings, Sums, fold
+from exporter.errors import AllowanceSpent, JobRefused, PollError, Unreachable
+from exporter.platform.allowance import Purpose
+from exporter.platform.client import Answer, ListAnswer
+from exporter.platform.jobs import Job, Operation
+from exporter.polling.plan import JobAsked, JobQuestion, Ledger, PageQuestion, PageSeen, Plan, Question, Reply, Turn
+from exporter.polling.record import Record
+
+Stopped = PollError | AllowanceSpent | None
+"""What ended a phase before it was done, if anything did."""
+
+
+class Source(Protocol):
+    """The platform's API, as a cycle uses it."""
+
+    def page(self, offset: int, purpose: Purpose) -> ListAnswer:
+        """The page of the job list that begins at *offset*."""
+        ...
+
+    def job(self, operation: Operation, job_id: str) -> Answer[Job | None]:
+        """One job by its own endpoint; no value if the platform says that it does not know it."""
+        ...
+
+
+class Records(Protocol):
+    """The stored records of one account's jobs; *number* is the account's."""
+
+    def marks(self, number: int, ids: Collection[str]) -> Mapping[str, Mark]:
+        """The records of those of *ids* that have one."""
+        ...
+
+    def vanished(self, number: int, listed: Collection[str]) -> Iterable[Mark]:
+        """Records of jobs that were listed and are not among *listed*."""
+        ...
+
+    def expired(self, number: int, listing_clock: float) -> Iterable[Mark]:
+        """Records that may be deleted at that time of the account's listing clock."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CycleResult:
+    """What a cycle changed.
+
+    Attributes:
+        book: the ledger after it: as committed, but for the jobs to ask about next.
+        listed: totals over the listed jobs, as this cycle saw them.
+        complete: whether it completed a full listing.
+        written: whether its changes are committed; where not, the next cycle finds them again.
+        looked: whether the first phase, which shows new jobs, came to its end.
+        stopped: what ended it early.
+        saw_jobs: whether it saw any job.
+    """
+
+    book: Book
+    listed: Mapping[tuple[str, str], Sums]
+    complete: bool
+    written: bool
+    looked: bool
+    stopped: Stopped
+    saw_jobs: bool
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one phase after another has seen: :class:`Sightings` in the making, with the marks that were looked up."""
+
+    jobs: list[Job] = field(default_factory=list)
+    listed: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    list_answered: bool = False
+    looked_up: set[str] = field(default_factory=set)
+    marks: dict[str, Mark] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> set[str]:
+        """Every job that anything was learned of."""
+        return self.listed | self.asked | self.refused | self.unknown
+
+
+class PollCycle:
+    """Fetches what a plan asks for, reconciles it with the ledger, and has the changes committed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        records: Records,
+        *,
+        rules: Rules,
+        record: Record,
+        clock: Clock,
+        commit: Callable[[Book, Changes], bool],
+    ) -> None:
+        """A cycle.
+
+        Args:
+            plan: what to ask next.
+            source: where to ask.
+            records: the job records that are stored.
+            rules: the settings that counting depends on.
+            record: hears what was answered, and knows the platform's time.
+            clock: this machine's.
+            commit: writes changes of a ledger; false if that failed.
+        """
+        self._plan = plan
+        self._source = source
+        self._records = records
+        self._rules = rules
+        self._record = record
+        self._clock = clock
+        self._commit = commit
+
+    def run(self, book: Book, budget: int) -> CycleResult:
+        """The first two phases of a poll: discover new jobs, then refresh unfinished ones by at most *budget* requests.
+
+        Raises:
+            Exception: what nobody expects; the plan then does not build on what was not counted.
+        """
+        began, seen = self._clock.monotonic(), _Seen()
+        with self._forgotten_if_not_counted(began):
+            stopped = self._run_phase(self._plan.look(began, self.view(book)), book, seen)
+            changes = self._reconcile(book, seen)
+            looked = stopped is None
+            if isinstance(stopped, AllowanceSpent):
+                self._plan.cut_short()
+            if looked:
+                stopped = self._run_phase(self._plan.ask(began, self.view(book.after(changes)), budget), book, seen)
+                changes = self._reconcile(book, seen)
+            return self._finish(book, changes, began, stopped=stopped, looked=looked, saw_jobs=bool(seen.jobs))
+
+    def continue_listing(self, book: Book) -> CycleResult:
+        """The third phase: the next slices of a large account's full listing.
+
+        Raises:
+            Exception: see :meth:`run`.
+        """
+        began, seen = self._clock.monotonic(), _Seen()
+        with self._forgotten_if_not_counted(began):
+            stopped = self._run_phase(self._plan.read_on(began, self.view(book)), book, seen)
+            changes = self._reconcile(book, seen)
+            return self._finish(book, changes, began, stopped=stopped, looked=True, saw_jobs=bool(seen.jobs))
+
+    def view(self, book: Book) -> Ledger:
+        """What the plan needs to know of *book*."""
+        listed_on = book.account.listed_on
+        return Ledger(
+            book.live,
+            sum(sums.jobs for sums in book.listed.values()),
+            book.account.complete,
+            None if listed_on is None else max(0.0, self._record.platform_time - listed_on),
+        )
+
+    def _finish(
+        self, book: Book, changes: Changes, began: float, *, stopped: Stopped, looked: bool, saw_jobs: bool
+    ) -> CycleResult:
+        complete, after = self._plan.listing is not None, book.after(changes)
+        written = self._commit(book, changes)
+        self._plan.settle(began, written=written, failed=isinstance(stopped, PollError))
+        return CycleResult(
+            after if written else replace(book, live=after.live),
+            changes.listed,
+            complete=complete,
+            written=written,
+            looked=looked,
+            stopped=stopped,
+            saw_jobs=saw_jobs,
+        )
+
+    @contextmanager
+    def _forgotten_if_not_counted(self, now: float) -> Iterator[None]:
+        """Whatever ends the block early, the plan does not go on from what was not counted."""
+        try:
+            yield
+        except BaseException:
+            self._plan.forget(now)
+            raise
+
+    # ---- fetch ----
+
+    def _run_phase(self, turn: Turn, book: Book, seen: _Seen) -> Stopped:
+        """Ask what *turn* wants to know, into *seen*; what stopped it, if anything did."""
+        try:
+            question = next(turn)
+            while True:
+                question = turn.send(self._execute(question, book, seen))
+        except StopIteration:
+            return None
+        except (PollError, AllowanceSpent) as error:
+            turn.close()
+            return error
+
+    def _execute(self, question: Question, book: Book, seen: _Seen) -> Reply:
+        try:
+            if isinstance(question, PageQuestion):
+                return self._page(question, book, seen)
+            return self._job(question, seen)
+        except AllowanceSpent:
+            if isinstance(question, PageQuestion) and question.purpose is Purpose.WATCH:
+                raise
+            return None
+
+    def _page(self, question: PageQuestion, book: Book, seen: _Seen) -> PageSeen:
+        answer = self._source.page(*question)
+        self._record.answered()
+        self._record.page_read(answer.date, answer.page.skipped)
+        ids = {job.id for job in answer.page.jobs}
+        self._look_up(ids, book, seen)
+        known = {job_id for job_id in ids if job_id in seen.marks or job_id in seen.listed}
+        seen.jobs.extend(answer.page.jobs)
+        seen.listed |= ids
+        seen.list_answered = True
+        return PageSeen(answer, known)
+
+    def _job(self, question: JobQuestion, seen: _Seen) -> JobAsked:
+        """One job that only its own endpoint can tell about."""
+        try:
+            job = self._source.job(*question).value
+        except JobRefused as error:
+            self._record.job_refused(question.job_id, str(error))
+            seen.refused.add(question.job_id)
+            return JobAsked(told=False)
+        except Unreachable:
+            seen.refused.add(question.job_id)  # so that one job whose endpoint always fails does not fail every poll
+            raise
+        if job is None:
+            seen.unknown.add(question.job_id)
+        else:
+            seen.asked.add(job.id)
+            seen.jobs.append(job)
+        return JobAsked()
+
+    # ---- reconcile ----
+
+    def _look_up(self, ids: set[str], book: Book, seen: _Seen) -> None:
+        """The committed marks of *ids*, into *seen*."""
+        seen.marks.update(self._records.marks(book.account.number, ids - seen.looked_up))
+        seen.looked_up |= ids
+
+    def _reconcile(self, book: Book, seen: _Seen) -> Changes:
+        """What *seen* changes."""
+        number, listing = book.account.number, self._plan.listing
+        self._look_up(seen.ids, book, seen)
+        return fold(
+            book,
+            seen.marks,
+            Sightings(
+                seen.jobs,
+                seen.listed,
+                asked=seen.asked,
+                refused=seen.refused,
+                unknown=seen.unknown if seen.list_answered else (),
+                vanished=() if listing is None else self._records.vanished(number, listing),
+                expired=() if listing is None else self._records.expired(number, book.account.listing_clock),
+                complete=listing is not None,
+            ),
+            self._rules,
+            now=self._clock.time(),
+            platform=self._record.platform_time,
+        )
