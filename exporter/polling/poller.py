@@ -15,7 +15,6 @@ from exporter.counting.ledger import (
     rebucketed,
 )
 from exporter.counting.store import Store
-from exporter.credentials import Secret
 from exporter.errors import (
     AllowanceSpent,
     AlreadyWatched,
@@ -31,9 +30,9 @@ from exporter.errors import (
     WrongAccount,
 )
 from exporter.metrics.snapshot import Picture
-from exporter.platform.allowance import WINDOW_SECONDS, Allowances, Holder
+from exporter.platform.allowance import WINDOW_SECONDS, Allowances
 from exporter.platform.client import Client, Listener
-from exporter.polling.claims import Claims
+from exporter.polling.claims import AccountIdentity, Claims
 from exporter.polling.cycle import CycleResult, PollCycle
 from exporter.polling.plan import Plan
 from exporter.polling.record import Record
@@ -103,7 +102,6 @@ class Poller:
         self._watched = watched
         self._store = store
         self._claims = claims
-        self._allowances = allowances
         self._rules = rules
         self._pace = pace
         self._clock = clock
@@ -112,13 +110,22 @@ class Poller:
         self._log = log.bind(account=watched.name)
         self._record = Record(clock, self._log)
         self._client = connect(self._record)
+        self._identity = AccountIdentity(
+            watched,
+            self._client,
+            store=store,
+            claims=claims,
+            allowances=allowances,
+            rules=rules,
+            record=self._record,
+            clock=clock,
+            log=self._log,
+            secrets=secrets,
+        )
         self._begin_plan()
         self._interval = pace.poll_interval
-        self._secret: Secret | None = None
         self._book: Book | None = None
-        self._identified = False
         self._listed: Mapping[tuple[str, str], Sums] | None = None
-        self._wait_for_token = False
         self._reads_on = True
 
     @property
@@ -173,7 +180,7 @@ class Poller:
         """Once all accounts were polled: fail if an earlier entry turned out to watch the same one."""
         if self._book is not None and not self._record.fault:
             try:
-                self._claim(self._book.account.username)
+                self._identity.claim(self._book.account.username)
             except AlreadyWatched as error:
                 self._after(error)
                 self._record.up, self._record.fault = False, str(error)
@@ -241,8 +248,7 @@ class Poller:
         if isinstance(error, AlreadyWatched):
             self._book = self._listed = None  # that entry shows them
         if isinstance(error, Unauthorized | WrongAccount):
-            self._identified = False
-            self._wait_for_token = True
+            self._identity.ask_again()
             return AFTER_REFUSAL
         if isinstance(error, RateLimited):
             return max(error.wait, self._interval)
@@ -255,16 +261,10 @@ class Poller:
         """Wait until *due*; a poller that waits for a new token looks for it meanwhile. When it ended, monotonic."""
         self._record.moved_at = due
         while (left := due - self._clock.monotonic()) > 0:
-            if self._wait_for_token and self._token_changed():
+            if self._identity.unproven and self._identity.token_changed():
                 return self._clock.monotonic()
-            self._clock.pause(min(left, _TOKEN_LOOK) if self._wait_for_token else left)
+            self._clock.pause(min(left, _TOKEN_LOOK) if self._identity.unproven else left)
         return due
-
-    def _token_changed(self) -> bool:
-        try:
-            return self._watched.token.read() != self._secret
-        except ConfigError:
-            return False
 
     # ---- fetch, reconcile, commit ----
 
@@ -274,7 +274,8 @@ class Poller:
         Raises:
             AllowanceSpent: the allowance ended this poll before it saw a job.
         """
-        book = self._rebucketed(self._identified_book())
+        self._book = self._identity.ledger(self._book)
+        book = self._rebucketed(self._book)
         began = self._clock.monotonic()
         result = self._cycle.run(book, self._client.allowance.budget(began, self._interval, self._plan.pages_per_look))
         self._take_over(book, result)
@@ -315,58 +316,6 @@ class Poller:
         age = self._cycle.view(book).listing_age
         return book.account.complete and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
 
-    def _identified_book(self) -> Book:
-        """The ledger of whoever the token belongs to: asked at the start and whenever the token's text changes.
-
-        Raises:
-            WrongAccount: the token is somebody else's, or another entry watches them.
-        """
-        secret = self._watched.token.read()
-        if secret != self._secret:
-            self._identified = False
-            self._client.use_token(secret.reveal())
-            self._secrets.hide(secret)
-            self._secret = secret
-        if self._book is None or not self._identified:
-            return self._identify()
-        self._claim(self._book.account.username)
-        return self._book
-
-    def _identify(self) -> Book:
-        """Ask whose token it is, and take up their ledger."""
-        answer = self._client.user()
-        self._record.answered()
-        name, endpoint, division = self._watched.name, self._watched.endpoint, self._watched.division
-        username = answer.value
-        if self._book is not None and self._book.account.username != username:
-            raise WrongAccount(
-                f"the token belongs to {username}, the counters of account {name} to {self._book.account.username};"
-                " give the account another name to count for both, or bring back the token of the first"
-            )
-        self._record.username = username
-        self._claim(username)
-        now = self._clock.time()
-        # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
-        book = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
-        if book is None:
-            since = math.floor(answer.date if answer.date is not None else now)
-            book = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
-            self._log.info("ledger.began", counting_since=since)
-        self._book = book
-        self._identified = True
-        self._wait_for_token = False
-        self._draw_on(username)
-        return self._book
-
-    def _draw_on(self, username: str) -> None:
-        """Take requests from the allowance of this user, those too that it took to find out who it is."""
-        now, before = self._clock.monotonic(), self._client.allowance
-        allowance = self._allowances.of(Holder(self._watched.endpoint, username), now)
-        allowance.join(self.name)
-        if allowance is not before:
-            allowance.absorb(before, now)
-            self._client.allowance = allowance
-
     def _begin_plan(self, *, watches: bool = True) -> None:
         self._plan = Plan(self._pace.full_listing_interval, self._clock.monotonic(), watches=watches)
         self._cycle = PollCycle(
@@ -379,21 +328,9 @@ class Poller:
             commit=self._written,
         )
 
-    def _claim(self, username: str) -> None:
-        """Make sure that no earlier entry watches the account.
-
-        Raises:
-            AlreadyWatched: one does.
-        """
-        self._claims.claim((self._watched.endpoint, username, self._watched.division), self._watched.name)
-
     def _show_what_was_counted(self) -> None:
         """Until the platform answers, the counters are those of the ledger that the name was last bound to."""
-        since = self._clock.time() - self._rules.failed_job_window
-        book = self._store.bound(self._watched.name, self._watched.endpoint, self._watched.division, since)
-        if book is not None:
-            self._book = book
-            self._draw_on(book.account.username)
+        self._book = self._identity.saved_ledger() or self._book
         self._show()
 
     def _rebucketed(self, book: Book) -> Book:
