@@ -25,6 +25,10 @@ Whatever else is raised is a bug: a poll logs it with its traceback and the next
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar, Final
+
+_AFTER_REFUSAL: Final = 300.0
+"""Seconds: a token that does not serve is tried again now and then, in case the platform was wrong."""
 
 
 class ExporterError(Exception):
@@ -72,9 +76,17 @@ class OutputError(ExporterError):
 
 
 class PollError(ExporterError):
-    """A poll that cannot go on; ``result`` is its label in ``sbg_exporter_polls_total``."""
+    """A poll that cannot go on.
 
-    result = "error"
+    Attributes:
+        result: its label in ``sbg_exporter_polls_total``.
+        retry_after: seconds until the next poll; None: at its usual time.
+        reidentify: whether the next poll first asks who the token belongs to.
+    """
+
+    result: ClassVar[str] = "error"
+    retry_after: float | None = None
+    reidentify: ClassVar[bool] = False
 
 
 class Unreachable(PollError):
@@ -87,26 +99,29 @@ class Unauthorized(PollError):
     """The platform refused the token (401, 403)."""
 
     result = "unauthorized"
+    retry_after = _AFTER_REFUSAL
+    reidentify = True
 
 
 class RateLimited(PollError):
     """The platform's window is used up (429).
 
     Attributes:
-        wait: seconds until the platform answers again, by its own clock.
+        retry_after: seconds until the platform answers again, by its own clock.
     """
 
     result = "rate_limited"
 
-    def __init__(self, message: str, wait: float) -> None:
+    def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
-        self.wait = wait
+        self.retry_after: float = retry_after
 
 
 class Maintenance(PollError):
     """The platform says that it is under maintenance (503 with code 0)."""
 
     result = "maintenance"
+    retry_after = 60.0
 
 
 class BadAnswer(PollError):
@@ -129,6 +144,9 @@ class JobRefused(BadAnswer):
 
 class WrongAccount(PollError):
     """The token's owner is not whom this account's ledger belongs to."""
+
+    retry_after = _AFTER_REFUSAL
+    reidentify = True
 
 
 class AlreadyWatched(WrongAccount):

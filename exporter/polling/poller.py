@@ -20,14 +20,11 @@ from exporter.errors import (
     AlreadyWatched,
     BadAnswer,
     ConfigError,
-    Maintenance,
     PollError,
     RateLimited,
     StateWriteError,
     Stopping,
-    Unauthorized,
     Unreachable,
-    WrongAccount,
 )
 from exporter.metrics.snapshot import Picture
 from exporter.platform.allowance import WINDOW_SECONDS, Allowances
@@ -38,8 +35,6 @@ from exporter.polling.plan import Plan
 from exporter.polling.record import Record
 from exporter.telemetry import Log, Secrets
 
-AFTER_MAINTENANCE: Final = 60.0
-AFTER_REFUSAL: Final = 300.0
 _TOKEN_LOOK: Final = 5.0
 """Seconds between two looks at a token file while the platform refuses what it holds."""
 _ROOM_LISTED: Final = 1.25
@@ -182,7 +177,7 @@ class Poller:
             try:
                 self._identity.claim(self._book.account.username)
             except AlreadyWatched as error:
-                self._after(error)
+                self._handle_failure(error)
                 self._record.up, self._record.fault = False, str(error)
                 self._show()
 
@@ -227,7 +222,7 @@ class Poller:
         except PollError as error:
             # What the platform says may repeat what it was sent; the status page shows it.
             result, fault = error.result, self._secrets.hidden(str(error))
-            wait = self._after(error)
+            wait = self._handle_failure(error)
         except (ConfigError, StateWriteError) as error:
             result, fault = "error", self._secrets.hidden(str(error))
         except Exception:  # noqa: BLE001  # whatever it is, the next poll comes as usual
@@ -239,23 +234,16 @@ class Poller:
         self._show()
         return wait
 
-    def _after(self, error: PollError) -> float | None:
-        """What a failed poll changes, and how long to wait after it."""
-        if self._record.maintenance and not isinstance(error, Maintenance | Unreachable):
-            self._record.maintenance = False  # it answers again, if not well
-        if isinstance(error, Unauthorized):
-            self._record.auth_ok = False
+    def _handle_failure(self, error: PollError) -> float | None:
+        """Update state after a failed poll and return the delay before the next one, None for the usual one."""
+        self._record.failed(error)
         if isinstance(error, AlreadyWatched):
             self._book = self._listed = None  # that entry shows them
-        if isinstance(error, Unauthorized | WrongAccount):
+        if error.reidentify:
             self._identity.ask_again()
-            return AFTER_REFUSAL
         if isinstance(error, RateLimited):
-            return max(error.wait, self._interval)
-        if isinstance(error, Maintenance):
-            self._record.maintenance = True
-            return AFTER_MAINTENANCE
-        return None
+            return max(error.retry_after, self._interval)
+        return error.retry_after
 
     def _rest(self, due: float) -> float:
         """Wait until *due*; a poller that waits for a new token looks for it meanwhile. When it ended, monotonic."""

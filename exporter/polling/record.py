@@ -13,6 +13,7 @@ from exporter.counting.ledger import (
     HistoryMet,
     JobFinished,
 )
+from exporter.errors import Maintenance, PollError, Unauthorized, Unreachable
 from exporter.metrics.snapshot import Polling
 from exporter.platform.allowance import Allowance
 from exporter.platform.client import Asked, Endpoint, Retried
@@ -103,6 +104,15 @@ class Record:
             self.last_success = now
         self._polls[result] = self._polls.get(result, 0) + 1
         self._poll_duration = self._poll_duration.observe(seconds, None)
+
+    def failed(self, error: PollError) -> None:
+        """A poll failed in a way that says something about the platform."""
+        if isinstance(error, Maintenance):
+            self.maintenance = True
+        elif self.maintenance and not isinstance(error, Unreachable):
+            self.maintenance = False  # it answers again, if not well
+        if isinstance(error, Unauthorized):
+            self.auth_ok = False
 
     def job_refused(self, job_id: str, reason: str) -> None:
         """One job's own endpoint gave an answer that tells nothing of the job."""

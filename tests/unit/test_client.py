@@ -364,7 +364,7 @@ def test_after_a_429_it_is_silent_for_as_long_as_the_platform_says(
     limited = failure(client)
 
     assert isinstance(limited, RateLimited)
-    assert limited.wait == wait
+    assert limited.retry_after == wait
     if wait:
         with pytest.raises(AllowanceSpent) as spent:
             client.page(0)
@@ -385,7 +385,7 @@ def test_a_429_counts_whatever_becomes_of_its_body(bench: Bench) -> None:
     limited = failure(client)
 
     assert isinstance(limited, RateLimited)
-    assert limited.wait == 7
+    assert limited.retry_after == 7
     assert bench.told.statuses == ["429"]
 
 
@@ -436,7 +436,7 @@ def test_after_a_429_it_waits_for_the_platforms_window_whatever_its_headers_and_
     simulator.platform.advance(wait)
 
     assert isinstance(limited, RateLimited)
-    assert limited.wait == wait
+    assert limited.retry_after == wait
     assert client.page(0).page.items == 0
     assert bench.told.statuses == ["200", "429", "200"]
 
