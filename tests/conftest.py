@@ -1,11 +1,18 @@
-"""What every test shares: which programs it needs, how many random examples it tries."""
+"""What every test shares: its clock and its state file, which programs it needs, how many random examples it tries."""
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from exporter.counting.store import Store
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.clocks import START, ManualClock
 from tests.tools import TOOLS, missing
 from tests.width import width
 
@@ -20,6 +27,32 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # likewise
 )
 settings.load_profile("project")
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands still at START."""
+    return ManualClock()
+
+
+@pytest.fixture
+def state_file(tmp_path: Path) -> Path:
+    """Where a state file may be; neither it nor its folder is there yet."""
+    return tmp_path / "state" / "state.db"
+
+
+@pytest.fixture
+def store(state_file: Path) -> Iterator[Store]:
+    """A new state file that is held open."""
+    with closing(Store(state_file)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def simulator() -> Iterator[RunningSimulator]:
+    """A simulated platform without jobs, whose clock stands still at START."""
+    with running(replace(QUIET, speed=0, start=START)) as served:
+        yield served
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

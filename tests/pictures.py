@@ -1,45 +1,32 @@
-"""Pictures of accounts for the tests of what is shown, counted by the real ledger."""
+"""Pictures of accounts for the tests of what is shown."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
-from exporter.counting.ledger import ID_EPOCH, Account, Book, Histogram, Mark, Rules, Sightings, Sums, fold, seeds
+from exporter.counting.ledger import Book, Histogram, Sums
 from exporter.metrics.catalogue import Family
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import Board, Display, Picture, Polling, Process
 from exporter.platform.jobs import Job
+from tests.clocks import START, ManualClock
+from tests.factories import ENDPOINT, finished_job, job_id, running_job
+from tests.ledgers import LedgerFixture
 
-START = 1_790_000_000.0
-"""When ledgers begin."""
-RULES = Rules(duration_buckets=(60, 3600), queue_buckets=(1.5, 60))
-"""Few buckets, so that pages stay readable."""
+__all__ = [
+    "DISPLAY",
+    "POLLING",
+    "START",
+    "UNTRIED",
+    "Ledger",
+    "board",
+    "exposition",
+    "finished",
+    "job_id",
+    "picture",
+    "running",
+]
+
 DISPLAY = Display(job_series=50, failed_job_window=86400.0, show_username=True)
-ENDPOINT = "https://api.example.org/v2"
-
-
-def job_id(at: float, serial: int = 0) -> str:
-    """An id that carries the submission time *at*, as the platform's do."""
-    return str((round((at - ID_EPOCH) * 1000) << 20) + serial)
-
-
-class Ledger:
-    """An account's ledger without a disk."""
-
-    def __init__(self, rules: Rules = RULES, username: str = "rosalind") -> None:
-        account = Account(1, ENDPOINT, username, "", START)
-        self.rules = rules
-        self.marks: dict[str, Mark] = {}
-        self.book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, rules, START))
-
-    def see(self, *jobs: Job, at: float, complete: bool = True, asked: Collection[str] = ()) -> Book:
-        """Fold a listing of *jobs*, seen *at*; the book after it."""
-        by_id = {job.id: job for job in jobs}
-        sightings = Sightings(jobs, by_id.keys(), asked=asked, complete=complete)
-        changes = fold(self.book, self.marks, sightings, self.rules, now=at, platform=at)
-        self.marks |= changes.marks
-        self.book = self.book.after(changes)
-        return self.book
-
 
 POLLING = Polling(
     up=True,
@@ -116,41 +103,22 @@ def board(*pictures: Picture) -> Board:
     return shown
 
 
-class FakeClock:
-    """Stands still until it is set."""
-
-    def __init__(self, now: float = START + 60) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def exposition(
     *pictures: Picture, at: float = START + 60, display: Display = DISPLAY, families: tuple[Family, ...] | None = None
 ) -> Exposition:
     """The exposition of *pictures* at one moment."""
-    process, clock = Process(0, 12, 4096), FakeClock(at)
+    process, clock = Process(0, 12, 4096), ManualClock(at).time
     if families is None:
         return Exposition(board(*pictures), lambda: process, display, clock)
     return Exposition(board(*pictures), lambda: process, display, clock, families)
 
 
-def running(at: float, *, done: int = 0, failed: int = 0, total: int = 10, serial: int = 0) -> Job:
-    """A copy that was submitted *at* and started two seconds later."""
-    return Job(job_id(at, serial), "copy", "running", total, done, failed, started_on=at + 2)
+# Until the tests that still use these names have moved on to tests.ledgers and tests.factories:
+finished, running = finished_job, running_job
 
 
-def finished(
-    at: float,
-    *,
-    failed: int = 0,
-    total: int = 10,
-    took: float = 100.0,
-    serial: int = 0,
-    errors: tuple[tuple[str, int], ...] | None = None,
-) -> Job:
-    """A copy that was submitted *at*, started two seconds later and took *took* seconds."""
-    return Job(
-        job_id(at, serial), "copy", "finished", total, total - failed, failed, at + 2, at + 2 + took, errors=errors
-    )
+class Ledger(LedgerFixture):
+    """A ledger whose every observation is a complete listing."""
+
+    def see(self, *jobs: Job, at: float) -> Book:
+        return self.observe_listing(*jobs, at=at)

@@ -17,9 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import httpx
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
@@ -27,38 +26,26 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 
 from exporter.simulator.jobs import Truth
 from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
+from tests import recording_server, waiting
 from tests.fast_daemon import fast_now
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _REPOSITORY: Final = Path(__file__).parents[2]
 _GENEROUS: Final = 30.0
 """Seconds until a condition that is bound to come true is given up."""
-_LOOK: Final = 0.02
 _SCRAPE: Final = 0.1
-"""Seconds between two looks, and between two scrapes, which take some time of their own to read."""
+"""Seconds between two scrapes, which take some time of their own to read."""
 
 ANCHOR: Final = time.time()
 """Where all fast clocks of this test process agree with the machine's."""
 
-T = TypeVar("T")
 Event = dict[str, object]
 Labels = frozenset[tuple[str, str]]
 
 
-def eventually(
-    condition: Callable[[], T | None],
-    *,
-    within: float = _GENEROUS,
-    every: float = _LOOK,
-    saying: Callable[[], object] = str,
-) -> T:
-    """The first result of *condition* that is true; *saying* tells what was there instead when none came."""
-    ends = time.monotonic() + within
-    while not (result := condition()):
-        if time.monotonic() > ends:
-            raise AssertionError(f"not within {within} s; last seen: {saying()}")
-        time.sleep(every)
-    return result
+# Until their users import them from where they are:
+eventually = waiting.eventually
+Bystander = recording_server.RecordingServer
 
 
 def fast(settings: SimulatorSettings, speed: float) -> SimulatorSettings:
@@ -384,49 +371,6 @@ class Installation:
         for daemon in self._started:
             if daemon.alive:
                 daemon.kill()
-
-
-# ---------------------------------------------------------------------------------------------------------- a bystander
-
-
-class Bystander:
-    """A plain HTTP server that keeps what it is asked and always gives one answer."""
-
-    def __init__(self, status: int, body: Callable[[Mapping[str, str]], str] = lambda _headers: "{}") -> None:
-        """Answers *status*, and what *body* makes of a request's headers."""
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        """Path and headers, in the order in which they came."""
-        bystander = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                bystander.requests.append((self.path, headers))
-                answer = body(headers).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            do_CONNECT = do_GET  # noqa: N815  # the parent looks it up by the method's name
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's name for it
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self.origin = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 # --------------------------------------------------------------------------------------------------- what must not fall

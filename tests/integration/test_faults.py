@@ -225,7 +225,7 @@ def test_a_forbidden_token_is_refused_too(tmp_path: Path) -> None:
 
     assert flags(scrape, "sim") == (0, 0, None)
     assert scrape.value("sbg_exporter_polls_total", account="sim", result="unauthorized") == 1
-    assert [path for path, _ in platform.requests] == [USER]
+    assert [request.path for request in platform.requests] == [USER]
     assert scrape.series("sbg_jobs_submitted_total") == scrape.series("sbg_jobs") == {}
 
 

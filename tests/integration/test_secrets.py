@@ -130,11 +130,11 @@ def test_a_platform_that_repeats_the_token_is_not_repeated(tmp_path: Path) -> No
         Installation(tmp_path / "place", Account("sim", f"{platform.origin}/v2", TOKEN), **LOUD) as place,
         place.running() as daemon,
     ):
-        [(path, headers)] = platform.requests[:1]
+        request = platform.requests[0]
         seen = pages(daemon)
         [failed] = daemon.said("poll.failed")
 
-        assert (path, headers["x-sbg-auth-token"]) == ("/v2/user", TOKEN)
+        assert (request.path, request.headers["x-sbg-auth-token"]) == ("/v2/user", TOKEN)
         assert "bad token ********" in str(failed["reason"])
         assert_nothing_leaks(place, daemon, seen)
 
@@ -147,7 +147,7 @@ def test_a_proxys_password_is_told_to_the_proxy_alone(tmp_path: Path) -> None:
         )
         with Installation(tmp_path / "place", account, **LOUD) as place, place.running() as daemon:
             assert daemon.scrape().value("sbg_up", account="sim") == 0
-            assert SHOWN_AS[-1] in str(proxy.requests[0][1]["proxy-authorization"])
+            assert SHOWN_AS[-1] in str(proxy.requests[0].headers["proxy-authorization"])
             assert_nothing_leaks(place, daemon, pages(daemon))
 
 

@@ -23,7 +23,10 @@ from exporter.metrics.catalogue import (
     unfinished_jobs,
 )
 from exporter.metrics.snapshot import Process
-from tests.pictures import DISPLAY, POLLING, RULES, START, UNTRIED, Ledger, finished, job_id, picture, running
+from tests.clocks import START
+from tests.factories import finished_job, job_id, running_job
+from tests.ledgers import LedgerFixture
+from tests.pictures import DISPLAY, POLLING, UNTRIED, picture
 
 ALL: tuple[Family | ProcessFamily, ...] = (*FAMILIES, *PROCESS_FAMILIES)
 
@@ -143,10 +146,10 @@ def test_only_gauges_of_what_is_listed_fade() -> None:
 
 
 def test_every_family_gives_as_many_label_values_as_it_names() -> None:
-    counted = Ledger()
-    counted.see(
-        running(START, done=1),
-        finished(START, failed=2, serial=1, errors=(("4007", 2),)),
+    counted = LedgerFixture()
+    counted.observe_listing(
+        running_job(START, done=1),
+        finished_job(START, failed=2, serial=1, errors=(("4007", 2),)),
         at=START + 30,
     )
     shown = picture(counted.book)
@@ -187,7 +190,7 @@ def test_nothing_is_known_of_an_account_whose_ledger_is_not_known() -> None:
 
 
 def test_the_owner_is_whom_the_platform_named_or_else_the_ledger() -> None:
-    book = Ledger(username="franklin").book
+    book = LedgerFixture(username="franklin").book
 
     assert owner(picture(book)) == "rosalind"
     assert owner(picture(book, polling=replace(POLLING, username=None))) == "franklin"
@@ -196,14 +199,14 @@ def test_the_owner_is_whom_the_platform_named_or_else_the_ledger() -> None:
 
 def test_error_codes_come_most_frequent_first() -> None:
     errors = (("4007", 2), ("9001", 7), ("a_word", 2), ("none", 3))
-    counted = Ledger(RULES)
-    counted.see(finished(START, failed=9, errors=errors), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(finished_job(START, failed=9, errors=errors), at=START + 30)
 
     assert error_codes(counted.marks[job_id(START)]) == [("9001", 7), ("none", 3), ("4007", 2), ("a_word", 2)]
 
 
 def test_unfinished_jobs_come_oldest_first() -> None:
-    counted = Ledger()
-    counted.see(*(running(START + at) for at in (9, 3, 5)), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(*(running_job(START + at) for at in (9, 3, 5)), at=START + 30)
 
     assert [mark.id for mark in unfinished_jobs(picture(counted.book))] == [job_id(START + at) for at in (3, 5, 9)]

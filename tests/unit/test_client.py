@@ -53,41 +53,15 @@ from exporter.platform.transport import Deadline
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, RunningSimulator, running
-from tests.peers import Far, Peer, Talk, answering, reply, serving
+from tests.clocks import START, ManualClock
+from tests.raw_server import Connection, RawServer, Script, answering, reply, serving
+from tests.recording_server import RecordingServer
 
-START = 1_790_000_000.0
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 USER = b'{"username": "rfranklin"}'
 EMPTY_PAGE = b'{"items": []}'
 DATE = "Wed, 20 Feb 2019 12:03:50 GMT"
 DATE_SECONDS = 1550664230
-
-
-@dataclass
-class FakeClock:
-    """Time passes only in pauses, and every pause is remembered."""
-
-    pauses: list[float] = field(default_factory=list)
-    rolls: list[float] = field(default_factory=list)
-    stopping: bool = False
-    wrong_by: float = 0.0
-
-    def time(self) -> float:
-        return START + self.wrong_by + sum(self.pauses)
-
-    def monotonic(self) -> float:
-        return 1000.0 + sum(self.pauses)
-
-    def real_seconds(self, seconds: float) -> float:
-        return seconds
-
-    def roll(self) -> float:
-        return self.rolls.pop(0) if self.rolls else 0.5
-
-    def pause(self, seconds: float) -> None:
-        if self.stopping:
-            raise Stopping("stopping")
-        self.pauses.append(seconds)
 
 
 @dataclass
@@ -108,12 +82,12 @@ class Told:
         return [fact.status for fact in self.asked]
 
 
-class Bench:
+class ClientFixture:
     """What a test asks with: clients of any address, on a clock that does not wait."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, clock: ManualClock) -> None:
         self._stack = stack
-        self.clock = FakeClock()
+        self.clock = clock
         self.told = Told()
         self.allowance = Allowance(1.0)
 
@@ -140,8 +114,8 @@ class Bench:
         client.use_token(token)
         return client
 
-    def serving(self, talk: Talk, tls: ssl.SSLContext | None = None) -> Far:
-        return self._stack.enter_context(serving(talk, tls))
+    def serving(self, script: Script, tls: ssl.SSLContext | None = None) -> RawServer:
+        return self._stack.enter_context(serving(script, tls))
 
     def answered(self, *replies: bytes) -> Client:
         """A client of a server that gives these replies."""
@@ -154,9 +128,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench(clock: ManualClock) -> Iterator[ClientFixture]:
     with ExitStack() as stack:
-        yield Bench(stack)
+        yield ClientFixture(stack, clock)
 
 
 Ask = Callable[[Client], object]
@@ -185,20 +159,20 @@ def failure(client: Client, ask: Ask = page) -> PollError:
     return caught.value
 
 
-def targets(far: Far) -> list[str]:
+def targets(server: RawServer) -> list[str]:
     """The queries of all requests, in their order."""
-    return [head.split(b" ", 2)[1].decode().partition("?")[2] for head in far.heads]
+    return [head.split(b" ", 2)[1].decode().partition("?")[2] for head in server.heads]
 
 
-def hangs_up(*replies: bytes) -> Talk:
+def hangs_up(*replies: bytes) -> Script:
     """One answer per connection."""
     left = list(replies)
 
-    def talk(peer: Peer) -> None:
-        peer.request()
-        peer.send(left.pop(0))
+    def script(connection: Connection) -> None:
+        connection.request()
+        connection.send(left.pop(0))
 
-    return talk
+    return script
 
 
 def fault(code: int | None = None, message: str = "") -> bytes:
@@ -208,13 +182,13 @@ def fault(code: int | None = None, message: str = "") -> bytes:
 # ---- good answers ----
 
 
-def test_it_asks_who_the_token_belongs_to(bench: Bench) -> None:
+def test_it_asks_who_the_token_belongs_to(bench: ClientFixture) -> None:
     _, client = bench.simulator()
 
     assert client.user() == Answer("demo", START)
 
 
-def test_it_reads_a_page_with_the_platforms_time_and_count(bench: Bench) -> None:
+def test_it_reads_a_page_with_the_platforms_time_and_count(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     ids = [simulator.platform.submit(JobScript(total=3)) for _ in range(3)]
 
@@ -224,7 +198,7 @@ def test_it_reads_a_page_with_the_platforms_time_and_count(bench: Bench) -> None
     assert (answer.date, answer.total) == (START, 3)
 
 
-def test_it_asks_for_one_job_and_knows_when_there_is_none(bench: Bench) -> None:
+def test_it_asks_for_one_job_and_knows_when_there_is_none(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     job_id = simulator.platform.submit(JobScript(operation="move"))
 
@@ -236,12 +210,12 @@ def test_it_asks_for_one_job_and_knows_when_there_is_none(bench: Bench) -> None:
     assert bench.told.statuses == ["200", "404"]
 
 
-def test_every_request_carries_what_the_documentation_asks_for(bench: Bench) -> None:
-    far = bench.serving(answering(reply(body=EMPTY_PAGE)))
+def test_every_request_carries_what_the_documentation_asks_for(bench: ClientFixture) -> None:
+    server = bench.serving(answering(reply(body=EMPTY_PAGE)))
 
-    bench.client(far.url).page(200)
+    bench.client(server.url).page(200)
 
-    [head] = far.heads
+    [head] = server.heads
     lines = head.decode().lower().split("\r\n")
     assert lines[0] == "get /v2/async/files?offset=200&limit=100&fields=!result http/1.1"
     assert f"x-sbg-auth-token: {TOKEN}" in lines
@@ -249,7 +223,7 @@ def test_every_request_carries_what_the_documentation_asks_for(bench: Bench) -> 
     assert any(line.startswith("user-agent: sbg-exporter/") for line in lines)
 
 
-def test_the_newest_token_is_sent(bench: Bench) -> None:
+def test_the_newest_token_is_sent(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.rotate("0" * 32)
     assert isinstance(failure(client), Unauthorized)
@@ -259,15 +233,15 @@ def test_the_newest_token_is_sent(bench: Bench) -> None:
     assert client.user().value == "demo"
 
 
-def test_an_odd_id_stays_within_its_part_of_the_path(bench: Bench) -> None:
-    far = bench.serving(answering(reply(404, fault(10211))))
+def test_an_odd_id_stays_within_its_part_of_the_path(bench: ClientFixture) -> None:
+    server = bench.serving(answering(reply(404, fault(10211))))
 
-    bench.client(far.url).job(Operation.COPY, "../../user?x=")
+    bench.client(server.url).job(Operation.COPY, "../../user?x=")
 
-    assert far.heads[0].startswith(b"GET /v2/async/files/copy/..%2F..%2Fuser%3Fx%3D HTTP/1.1\r\n")
+    assert server.heads[0].startswith(b"GET /v2/async/files/copy/..%2F..%2Fuser%3Fx%3D HTTP/1.1\r\n")
 
 
-def test_an_answer_without_a_date_has_none(bench: Bench) -> None:
+def test_an_answer_without_a_date_has_none(bench: ClientFixture) -> None:
     assert bench.answered(reply(body=USER)).user() == Answer("rfranklin", None)
 
 
@@ -301,7 +275,7 @@ STATUSES: dict[str, tuple[bytes, type[PollError], type[PollError]]] = {
 @pytest.mark.parametrize(("answer", "kind", "of_a_job"), STATUSES.values(), ids=STATUSES)
 @every_question
 def test_every_status_has_its_error(
-    bench: Bench, ask: Ask, answer: bytes, kind: type[PollError], of_a_job: type[PollError]
+    bench: ClientFixture, ask: Ask, answer: bytes, kind: type[PollError], of_a_job: type[PollError]
 ) -> None:
     expected = of_a_job if ask is one_job else kind
 
@@ -315,19 +289,19 @@ def test_every_status_has_its_error(
 
 
 @pytest.mark.parametrize("ask", [user, page])
-def test_only_of_a_job_does_the_platforms_404_say_that_it_is_gone(bench: Bench, ask: Ask) -> None:
+def test_only_of_a_job_does_the_platforms_404_say_that_it_is_gone(bench: ClientFixture, ask: Ask) -> None:
     error = failure(bench.answered(reply(404, fault(10211, "Job with provided id not found."))), ask)
 
     assert str(error) == "the platform answered 404 'Job with provided id not found.' (code 10211)"
 
 
-def test_an_error_repeats_what_the_platform_said(bench: Bench) -> None:
+def test_an_error_repeats_what_the_platform_said(bench: ClientFixture) -> None:
     error = failure(bench.answered(reply(401, fault(90001, "Unauthorized."))))
 
     assert str(error) == "the platform refused the token: 401 'Unauthorized.' (code 90001)"
 
 
-def test_a_job_of_another_id_is_refused(bench: Bench) -> None:
+def test_a_job_of_another_id_is_refused(bench: ClientFixture) -> None:
     other = json.dumps({"id": "8", "type": "COPY", "state": "RUNNING"}).encode()
 
     error = failure(bench.answered(reply(body=other)), one_job)
@@ -357,7 +331,7 @@ def test_a_job_of_another_id_is_refused(bench: Bench) -> None:
     ],
 )
 def test_after_a_429_it_is_silent_for_as_long_as_the_platform_says(
-    bench: Bench, headers: dict[str, str], wait: float
+    bench: ClientFixture, headers: dict[str, str], wait: float
 ) -> None:
     client = bench.answered(reply(429, fault(1000), headers), reply(body=EMPTY_PAGE))
 
@@ -369,16 +343,16 @@ def test_after_a_429_it_is_silent_for_as_long_as_the_platform_says(
         with pytest.raises(AllowanceSpent) as spent:
             client.page(0)
         assert spent.value.wait == wait
-    bench.clock.pause(wait)
+    bench.clock.advance(wait)
     assert client.page(0).page.items == 0
     assert bench.told.statuses == ["429", "200"]
 
 
-def test_a_429_counts_whatever_becomes_of_its_body(bench: Bench) -> None:
-    def hangs(peer: Peer) -> None:
-        peer.request()
-        peer.send(b"HTTP/1.1 429 Slow Down\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\n")
-        peer.wait_until_left()
+def test_a_429_counts_whatever_becomes_of_its_body(bench: ClientFixture) -> None:
+    def hangs(connection: Connection) -> None:
+        connection.request()
+        connection.send(b"HTTP/1.1 429 Slow Down\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\n")
+        connection.wait_until_left()
 
     client = bench.client(bench.serving(hangs).url, timeout=1.0)
 
@@ -389,21 +363,21 @@ def test_a_429_counts_whatever_becomes_of_its_body(bench: Bench) -> None:
     assert bench.told.statuses == ["429"]
 
 
-def test_without_allowance_nothing_is_asked(bench: Bench) -> None:
+def test_without_allowance_nothing_is_asked(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.001)
-    far = bench.serving(answering(reply(body=EMPTY_PAGE)))
-    client = bench.client(far.url)
+    server = bench.serving(answering(reply(body=EMPTY_PAGE)))
+    client = bench.client(server.url)
     client.page(0)
 
     with pytest.raises(AllowanceSpent) as spent:
         client.page(0)
 
     assert spent.value.wait == 300
-    assert len(far.heads) == len(bench.told.asked) == 1
+    assert len(server.heads) == len(bench.told.asked) == 1
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 500])
-def test_every_answer_teaches_the_limit(bench: Bench, status: int) -> None:
+def test_every_answer_teaches_the_limit(bench: ClientFixture, status: int) -> None:
     headers = {"x-ratelimit-limit": "40", "x-ratelimit-remaining": "39", "x-ratelimit-reset": "1550664300"}
 
     with suppress(PollError):
@@ -418,21 +392,21 @@ def test_every_answer_teaches_the_limit(bench: Bench, status: int) -> None:
     ("rate_headers", "wait"), [("seconds", 81), ("milliseconds", 81), ("absent", 300), ("past", 300), ("absurd", 300)]
 )
 def test_after_a_429_it_waits_for_the_platforms_window_whatever_its_headers_and_our_clock_say(
-    bench: Bench, rate_headers: str, wait: float, wrong_by: float
+    bench: ClientFixture, rate_headers: str, wait: float, wrong_by: float
 ) -> None:
     simulator, client = bench.simulator()
     bench.clock.wrong_by = wrong_by
     simulator.platform.behave(rate_headers=rate_headers)
     client.page(0)
     simulator.platform.advance(220)
-    bench.clock.pause(220)
+    bench.clock.advance(220)
     simulator.platform.use_up()
 
     limited = failure(client)
-    bench.clock.pause(wait - 0.5)
+    bench.clock.advance(wait - 0.5)
     with pytest.raises(AllowanceSpent):
         client.page(0)
-    bench.clock.pause(0.5)
+    bench.clock.advance(0.5)
     simulator.platform.advance(wait)
 
     assert isinstance(limited, RateLimited)
@@ -454,7 +428,7 @@ def slice_(client: Client) -> object:
     return client.page(0, Purpose.SLICE)
 
 
-def test_slices_of_a_listing_are_asked_for_from_their_own_part_of_the_allowance(bench: Bench) -> None:
+def test_slices_of_a_listing_are_asked_for_from_their_own_part_of_the_allowance(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(body=EMPTY_PAGE))
 
@@ -462,28 +436,30 @@ def test_slices_of_a_listing_are_asked_for_from_their_own_part_of_the_allowance(
     assert not spent(client, page)
 
 
-def test_a_slice_asked_again_without_fields_is_two(bench: Bench) -> None:
+def test_a_slice_asked_again_without_fields_is_two(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(400, fault(90000)), reply(body=EMPTY_PAGE))
 
     assert [spent(client, slice_) for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_single_jobs_leave_a_tenth_of_the_allowance(bench: Bench) -> None:
+def test_single_jobs_leave_a_tenth_of_the_allowance(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(404, fault(10211)))
 
     assert [spent(client, one_job) for _ in range(10)] == [False] * 9 + [True]
 
 
-def test_a_job_may_be_asked_for_with_the_claim_of_watching(bench: Bench) -> None:
+def test_a_job_may_be_asked_for_with_the_claim_of_watching(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(404, fault(10211)))
 
     assert not any(spent(client, lambda c: c.job(Operation.COPY, "7", Purpose.WATCH)) for _ in range(10))
 
 
-def test_when_others_have_used_most_of_the_limit_only_who_we_are_and_watched_pages_are_asked(bench: Bench) -> None:
+def test_when_others_have_used_most_of_the_limit_only_who_we_are_and_watched_pages_are_asked(
+    bench: ClientFixture,
+) -> None:
     simulator, client = bench.simulator()
     simulator.platform.use_up(remaining=200)
     client.page(0)
@@ -494,7 +470,7 @@ def test_when_others_have_used_most_of_the_limit_only_who_we_are_and_watched_pag
 # ---- retries ----
 
 
-def test_what_fails_in_transit_is_asked_again_with_full_jitter(bench: Bench) -> None:
+def test_what_fails_in_transit_is_asked_again_with_full_jitter(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     bench.clock.rolls = [0.25, 0.75]
     simulator.platform.queue(Fault(kind=FaultKind.UNAVAILABLE))
@@ -510,7 +486,7 @@ def test_what_fails_in_transit_is_asked_again_with_full_jitter(bench: Bench) -> 
     ]
 
 
-def test_it_gives_up_after_a_few_attempts(bench: Bench) -> None:
+def test_it_gives_up_after_a_few_attempts(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.queue(Fault(kind=FaultKind.SERVER_ERROR), times=10)
 
@@ -520,7 +496,7 @@ def test_it_gives_up_after_a_few_attempts(bench: Bench) -> None:
     assert len(bench.clock.pauses) == len(bench.told.retried) == 2
 
 
-def test_a_retry_needs_allowance_too(bench: Bench) -> None:
+def test_a_retry_needs_allowance_too(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.001)
     client = bench.answered(reply(500))
 
@@ -531,7 +507,7 @@ def test_a_retry_needs_allowance_too(bench: Bench) -> None:
         client.page(0)
 
 
-def test_the_end_of_the_process_ends_the_wait_for_a_retry(bench: Bench) -> None:
+def test_the_end_of_the_process_ends_the_wait_for_a_retry(bench: ClientFixture) -> None:
     bench.clock.stopping = True
 
     with pytest.raises(Stopping):
@@ -548,7 +524,7 @@ def test_the_jitter_is_full_and_its_bound_doubles(attempt: int, roll: float) -> 
 
 
 @pytest.mark.parametrize("kind", [FaultKind.CLOSE, FaultKind.CUT])
-def test_a_connection_that_breaks_is_opened_again(bench: Bench, kind: FaultKind) -> None:
+def test_a_connection_that_breaks_is_opened_again(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, client = bench.simulator()
     client.user()
     simulator.platform.queue(Fault(kind=kind))
@@ -557,21 +533,21 @@ def test_a_connection_that_breaks_is_opened_again(bench: Bench, kind: FaultKind)
     assert bench.told.statuses == ["200", "other", "200"]
 
 
-def test_a_kept_connection_that_went_stale_is_asked_again(bench: Bench) -> None:
-    def leaves_at_the_second_request(peer: Peer) -> None:
-        peer.request()
-        peer.send(reply(body=USER))
-        peer.request()
+def test_a_kept_connection_that_went_stale_is_asked_again(bench: ClientFixture) -> None:
+    def leaves_at_the_second_request(connection: Connection) -> None:
+        connection.request()
+        connection.send(reply(body=USER))
+        connection.request()
 
-    far = bench.serving(leaves_at_the_second_request)
-    client = bench.client(far.url)
+    server = bench.serving(leaves_at_the_second_request)
+    client = bench.client(server.url)
 
     assert [client.user().value, client.user().value] == ["rfranklin", "rfranklin"]
     assert bench.told.statuses == ["200", "other", "200"]
-    assert len(far.heads) == 3
+    assert len(server.heads) == 3
 
 
-def test_nobody_listening_is_no_connection(bench: Bench) -> None:
+def test_nobody_listening_is_no_connection(bench: ClientFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 
@@ -583,7 +559,7 @@ def test_nobody_listening_is_no_connection(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.DRIP])
-def test_an_answer_that_does_not_end_in_time_is_a_timeout(bench: Bench, kind: FaultKind) -> None:
+def test_an_answer_that_does_not_end_in_time_is_a_timeout(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, _ = bench.simulator()
     client = bench.client(simulator.url, token=DEMO_TOKEN, timeout=0.15)
     simulator.platform.queue(Fault(kind=kind), times=ATTEMPTS)
@@ -604,7 +580,7 @@ def test_an_answer_that_does_not_end_in_time_is_a_timeout(bench: Bench, kind: Fa
         pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n", id="a head without end"),
     ],
 )
-def test_what_is_no_http_is_a_broken_connection(bench: Bench, answer: bytes) -> None:
+def test_what_is_no_http_is_a_broken_connection(bench: ClientFixture, answer: bytes) -> None:
     error = failure(bench.answered(answer))
 
     assert isinstance(error, Unreachable)
@@ -630,11 +606,11 @@ BOMB = compressed(MEGABYTE, 200)
 FULL = EMPTY_PAGE + b" " * (LARGEST_ANSWER - len(EMPTY_PAGE))
 
 
-def test_a_compressed_answer_is_read(bench: Bench) -> None:
+def test_a_compressed_answer_is_read(bench: ClientFixture) -> None:
     assert bench.answered(reply(body=gzip.compress(USER), headers=GZIP)).user().value == "rfranklin"
 
 
-def test_a_compressed_answer_that_is_cut_is_asked_again(bench: Bench) -> None:
+def test_a_compressed_answer_that_is_cut_is_asked_again(bench: ClientFixture) -> None:
     whole = gzip.compress(USER)
     client = bench.answered(
         reply(body=whole[:-9], headers=GZIP), reply(body=whole[:5], headers=GZIP), reply(body=whole, headers=GZIP)
@@ -644,7 +620,7 @@ def test_a_compressed_answer_that_is_cut_is_asked_again(bench: Bench) -> None:
     assert [fact.reason for fact in bench.told.retried] == ["the connection broke: compressed data ends early"] * 2
 
 
-def test_what_is_not_compressed_although_it_says_so_is_a_broken_connection(bench: Bench) -> None:
+def test_what_is_not_compressed_although_it_says_so_is_a_broken_connection(bench: ClientFixture) -> None:
     assert isinstance(failure(bench.answered(reply(body=USER, headers=GZIP))), Unreachable)
 
 
@@ -655,7 +631,7 @@ def test_what_is_not_compressed_although_it_says_so_is_a_broken_connection(bench
         pytest.param(reply(body=compressed(FULL, 1), headers=GZIP), id="gzip"),
     ],
 )
-def test_an_answer_of_the_largest_size_is_read(bench: Bench, answer: bytes) -> None:
+def test_an_answer_of_the_largest_size_is_read(bench: ClientFixture, answer: bytes) -> None:
     assert bench.answered(answer).page(0).page.items == 0
 
 
@@ -673,7 +649,7 @@ oversized = pytest.mark.parametrize("answer", OVERSIZED.values(), ids=OVERSIZED)
 @oversized
 @pytest.mark.parametrize(("ask", "kind"), [(user, AnswerTooLarge), (one_job, JobRefused)], ids=["user", "job"])
 def test_a_larger_answer_is_refused_and_not_asked_again(
-    bench: Bench, answer: bytes, ask: Ask, kind: type[PollError]
+    bench: ClientFixture, answer: bytes, ask: Ask, kind: type[PollError]
 ) -> None:
     error = failure(bench.answered(answer), ask)
 
@@ -683,17 +659,17 @@ def test_a_larger_answer_is_refused_and_not_asked_again(
 
 
 @oversized
-def test_a_larger_page_is_asked_again_with_half_as_many_jobs(bench: Bench, answer: bytes) -> None:
-    far = bench.serving(hangs_up(answer, reply(body=EMPTY_PAGE)))
+def test_a_larger_page_is_asked_again_with_half_as_many_jobs(bench: ClientFixture, answer: bytes) -> None:
+    server = bench.serving(hangs_up(answer, reply(body=EMPTY_PAGE)))
 
-    read = bench.client(far.url).page(7)
+    read = bench.client(server.url).page(7)
 
     assert (read.page.items, read.limit) == (0, 50)
-    assert targets(far) == ["offset=7&limit=100&fields=!result", "offset=7&limit=50&fields=!result"]
+    assert targets(server) == ["offset=7&limit=100&fields=!result", "offset=7&limit=50&fields=!result"]
     assert bench.told.retried == []
 
 
-def test_an_oversized_answer_leaves_the_client_usable(bench: Bench) -> None:
+def test_an_oversized_answer_leaves_the_client_usable(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.queue(Fault(kind=FaultKind.OVERSIZED))
 
@@ -706,18 +682,18 @@ def test_an_oversized_answer_leaves_the_client_usable(bench: Bench) -> None:
 TOO_LARGE = reply(body=compressed(FULL + b" ", 1), headers=GZIP)
 
 
-def listing(jobs: int, fits: Callable[[range], bool]) -> Talk:
+def listing(jobs: int, fits: Callable[[range], bool]) -> Script:
     """A list of so many jobs; a page is too large unless it *fits*, which is asked with the positions on it."""
 
-    def talk(peer: Peer) -> None:
+    def script(connection: Connection) -> None:
         while True:
-            query = parse_qs(urlsplit(peer.request().split()[1].decode()).query)
+            query = parse_qs(urlsplit(connection.request().split()[1].decode()).query)
             offset, limit = int(query["offset"][0]), int(query["limit"][0])
             positions = range(offset, min(jobs, offset + limit))
             items = [whole(id=str(position)) for position in positions]
-            peer.send(reply(body=json.dumps({"items": items}).encode()) if fits(positions) else TOO_LARGE)
+            connection.send(reply(body=json.dumps({"items": items}).encode()) if fits(positions) else TOO_LARGE)
 
-    return talk
+    return script
 
 
 def whole(**fields: object) -> dict[str, object]:
@@ -726,54 +702,54 @@ def whole(**fields: object) -> dict[str, object]:
     return {"id": "7", "type": "COPY", "state": "RUNNING", **counts, **fields}
 
 
-def limits(far: Far) -> list[int]:
-    return [int(parse_qs(target)["limit"][0]) for target in targets(far)]
+def limits(server: RawServer) -> list[int]:
+    return [int(parse_qs(target)["limit"][0]) for target in targets(server)]
 
 
-def test_a_page_is_halved_until_it_can_be_read(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: len(positions) <= 12))
+def test_a_page_is_halved_until_it_can_be_read(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: len(positions) <= 12))
 
-    read = bench.client(far.url).page(40)
+    read = bench.client(server.url).page(40)
 
-    assert limits(far) == [100, 50, 25, 12]
+    assert limits(server) == [100, 50, 25, 12]
     assert read.limit == 12
     assert [job.id for job in read.page.jobs] == [str(position) for position in range(40, 52)]
     assert read.page.skipped == {}
 
 
-def test_the_pages_after_it_are_asked_for_as_small(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: len(positions) <= 12))
-    client = bench.client(far.url)
+def test_the_pages_after_it_are_asked_for_as_small(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: len(positions) <= 12))
+    client = bench.client(server.url)
     client.page(0)
 
     client.page(11)
 
-    assert limits(far)[4:] == [12]
+    assert limits(server)[4:] == [12]
 
 
-def test_after_ten_good_pages_twice_as_many_jobs_are_asked_for_up_to_the_most(bench: Bench) -> None:
-    far = bench.serving(listing(10, lambda _: bool(far.heads[4:])))
-    client = bench.client(far.url)
+def test_after_ten_good_pages_twice_as_many_jobs_are_asked_for_up_to_the_most(bench: ClientFixture) -> None:
+    server = bench.serving(listing(10, lambda _: bool(server.heads[4:])))
+    client = bench.client(server.url)
 
     for _ in range(60):
         client.page(0)
 
-    assert limits(far) == [100, 50, 25, 12, *[6] * 10, *[12] * 10, *[24] * 10, *[48] * 10, *[96] * 10, *[100] * 10]
+    assert limits(server) == [100, 50, 25, 12, *[6] * 10, *[12] * 10, *[24] * 10, *[48] * 10, *[96] * 10, *[100] * 10]
 
 
-def test_what_was_grown_too_far_is_halved_again(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: len(positions) <= 12))
-    client = bench.client(far.url)
+def test_what_was_grown_too_far_is_halved_again(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: len(positions) <= 12))
+    client = bench.client(server.url)
 
     for _ in range(21):
         client.page(0)
 
-    assert limits(far) == [100, 50, 25, *[12] * 10, 24, *[12] * 10, 24, 12]
+    assert limits(server) == [100, 50, 25, *[12] * 10, 24, *[12] * 10, 24, 12]
 
 
-def test_a_page_that_is_too_large_begins_the_count_of_good_ones_anew(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: len(positions) <= 50 and 299 not in positions))
-    client = bench.client(far.url)
+def test_a_page_that_is_too_large_begins_the_count_of_good_ones_anew(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: len(positions) <= 50 and 299 not in positions))
+    client = bench.client(server.url)
     for _ in range(9):
         client.page(0)
     client.page(250)
@@ -781,31 +757,31 @@ def test_a_page_that_is_too_large_begins_the_count_of_good_ones_anew(bench: Benc
     for _ in range(10):
         client.page(0)
 
-    assert limits(far) == [100, *[50] * 10, *[25] * 10, 50]
+    assert limits(server) == [100, *[50] * 10, *[25] * 10, 50]
 
 
-def test_small_pages_of_a_platform_that_can_send_large_ones_end(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda _: True))
-    client = bench.client(far.url)
+def test_small_pages_of_a_platform_that_can_send_large_ones_end(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda _: True))
+    client = bench.client(server.url)
 
     for _ in range(25):
         client.page(0)
 
-    assert set(limits(far)) == {PAGE_LIMIT}
+    assert set(limits(server)) == {PAGE_LIMIT}
 
 
-def test_a_record_that_alone_is_too_large_is_one_that_cannot_be_read(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: 3 not in positions))
+def test_a_record_that_alone_is_too_large_is_one_that_cannot_be_read(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: 3 not in positions))
 
-    read = bench.client(far.url).page(3)
+    read = bench.client(server.url).page(3)
 
-    assert limits(far) == [100, 50, 25, 12, 6, 3, 1]
+    assert limits(server) == [100, 50, 25, 12, 6, 3, 1]
     assert (read.page, read.limit) == (wire.too_large(1), 1)
 
 
-def test_behind_a_record_that_is_too_large_the_list_is_read_on_with_ever_larger_pages(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: 3 not in positions))
-    client = bench.client(far.url)
+def test_behind_a_record_that_is_too_large_the_list_is_read_on_with_ever_larger_pages(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: 3 not in positions))
+    client = bench.client(server.url)
     client.page(3)
 
     read = [client.page(4) for _ in range(11)]
@@ -814,48 +790,48 @@ def test_behind_a_record_that_is_too_large_the_list_is_read_on_with_ever_larger_
     assert [job.id for job in read[-1].page.jobs] == ["4", "5"]
 
 
-def test_the_way_to_a_record_that_is_too_large_is_halved_as_far_as_it_is_in_the_way(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: 3 not in positions))
+def test_the_way_to_a_record_that_is_too_large_is_halved_as_far_as_it_is_in_the_way(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: 3 not in positions))
 
-    read = bench.client(far.url).page(0)
+    read = bench.client(server.url).page(0)
 
-    assert limits(far) == [100, 50, 25, 12, 6, 3]
+    assert limits(server) == [100, 50, 25, 12, 6, 3]
     assert [job.id for job in read.page.jobs] == ["0", "1", "2"]
 
 
-def test_only_size_makes_pages_smaller(bench: Bench) -> None:
-    far = bench.serving(answering(reply(body=b"<html>"), reply(404), reply(401), reply(body=EMPTY_PAGE)))
-    client = bench.client(far.url)
+def test_only_size_makes_pages_smaller(bench: ClientFixture) -> None:
+    server = bench.serving(answering(reply(body=b"<html>"), reply(404), reply(401), reply(body=EMPTY_PAGE)))
+    client = bench.client(server.url)
     for _ in range(3):
         failure(client)
 
     client.page(0)
 
-    assert limits(far) == [100] * 4
+    assert limits(server) == [100] * 4
 
 
-def test_size_is_not_held_against_leaving_out_results(bench: Bench) -> None:
-    far = bench.serving(listing(300, lambda positions: 3 not in positions))
-    client = bench.client(far.url)
+def test_size_is_not_held_against_leaving_out_results(bench: ClientFixture) -> None:
+    server = bench.serving(listing(300, lambda positions: 3 not in positions))
+    client = bench.client(server.url)
 
     for _ in range(3):
         client.page(3)
 
-    assert all(target.endswith("&fields=!result") for target in targets(far))
+    assert all(target.endswith("&fields=!result") for target in targets(server))
 
 
-def test_pages_are_halved_too_where_results_cannot_be_left_out(bench: Bench) -> None:
+def test_pages_are_halved_too_where_results_cannot_be_left_out(bench: ClientFixture) -> None:
     refused, empty = reply(400, fault(90000)), reply(body=EMPTY_PAGE)
-    far = bench.serving(hangs_up(refused, empty, TOO_LARGE, empty))
-    client = bench.client(far.url)
+    server = bench.serving(hangs_up(refused, empty, TOO_LARGE, empty))
+    client = bench.client(server.url)
     client.page(0)
 
     client.page(0)
 
-    assert targets(far)[1:] == ["offset=0&limit=100", "offset=0&limit=100", "offset=0&limit=50"]
+    assert targets(server)[1:] == ["offset=0&limit=100", "offset=0&limit=100", "offset=0&limit=50"]
 
 
-def test_every_page_that_is_too_large_costs_a_request(bench: Bench) -> None:
+def test_every_page_that_is_too_large_costs_a_request(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.003)
     client = bench.client(bench.serving(listing(300, lambda positions: len(positions) <= 12)).url)
 
@@ -863,18 +839,18 @@ def test_every_page_that_is_too_large_costs_a_request(bench: Bench) -> None:
         client.page(0)
 
     assert bench.allowance.used == len(bench.told.asked) == 3
-    bench.clock.pause(300)
+    bench.clock.advance(300)
     assert client.page(0).limit == 12
 
 
-def test_the_end_of_the_process_ends_the_halving(bench: Bench) -> None:
+def test_the_end_of_the_process_ends_the_halving(bench: ClientFixture) -> None:
     bench.clock.stopping = True
-    far = bench.serving(listing(300, lambda _: False))
+    server = bench.serving(listing(300, lambda _: False))
 
     with pytest.raises(Stopping):
-        bench.client(far.url).page(0)
+        bench.client(server.url).page(0)
 
-    assert limits(far) == [100]
+    assert limits(server) == [100]
 
 
 # ---- leaving out results ----
@@ -898,7 +874,7 @@ def with_failed_files(simulator: RunningSimulator, **script: object) -> None:
     simulator.platform.advance(60)
 
 
-def test_results_are_left_out_where_the_platform_can(bench: Bench) -> None:
+def test_results_are_left_out_where_the_platform_can(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
 
@@ -908,7 +884,7 @@ def test_results_are_left_out_where_the_platform_can(bench: Bench) -> None:
     assert asked(simulator) == [CHOSEN] * 2
 
 
-def test_results_that_come_in_spite_of_it_are_taken_and_asked_for_in_the_same_way(bench: Bench) -> None:
+def test_results_that_come_in_spite_of_it_are_taken_and_asked_for_in_the_same_way(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields="ignored")
     with_failed_files(simulator)
@@ -920,7 +896,9 @@ def test_results_that_come_in_spite_of_it_are_taken_and_asked_for_in_the_same_wa
 
 
 @pytest.mark.parametrize("fields", ["refused", "ids_only"])
-def test_a_platform_that_refuses_or_sends_too_little_is_asked_plainly_from_then_on(bench: Bench, fields: str) -> None:
+def test_a_platform_that_refuses_or_sends_too_little_is_asked_plainly_from_then_on(
+    bench: ClientFixture, fields: str
+) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields=fields)
     with_failed_files(simulator)
@@ -932,43 +910,43 @@ def test_a_platform_that_refuses_or_sends_too_little_is_asked_plainly_from_then_
 
 
 @pytest.mark.parametrize("key", ["id", "type", "state", "total_files", "completed_files", "failed_files"])
-def test_one_missing_key_is_enough_to_ask_plainly(bench: Bench, key: str) -> None:
+def test_one_missing_key_is_enough_to_ask_plainly(bench: ClientFixture, key: str) -> None:
     lacking = {name: value for name, value in whole().items() if name != key}
-    far = bench.serving(answering(page_with(lacking), page_with(whole())))
-    client = bench.client(far.url)
+    server = bench.serving(answering(page_with(lacking), page_with(whole())))
+    client = bench.client(server.url)
 
     read = client.page(0)
     client.page(0)
 
     assert [job.id for job in read.page.jobs] == ["7"]
-    assert targets(far) == [CHOSEN, PLAIN, PLAIN]
+    assert targets(server) == [CHOSEN, PLAIN, PLAIN]
 
 
-def test_a_key_that_the_plain_question_lacks_too_is_not_held_against_leaving_out_results(bench: Bench) -> None:
+def test_a_key_that_the_plain_question_lacks_too_is_not_held_against_leaving_out_results(bench: ClientFixture) -> None:
     lacking = whole(total_files=None, failed_files=2, state="FINISHED")
-    far = bench.serving(
+    server = bench.serving(
         answering(page_with(lacking), page_with({**lacking, "result": [{"error": {"code": 5001}}]}), page_with(lacking))
     )
-    client = bench.client(far.url)
+    client = bench.client(server.url)
 
     first = client.page(0)
     client.page(0)
 
     assert [job.errors for job in first.page.jobs] == [(("5001", 1),)]
-    assert targets(far) == [CHOSEN, PLAIN, CHOSEN]
+    assert targets(server) == [CHOSEN, PLAIN, CHOSEN]
 
 
-def test_once_whole_pages_came_a_key_that_is_missing_later_is_the_records_own(bench: Bench) -> None:
-    far = bench.serving(answering(page_with(whole()), page_with(whole(total_files=None))))
-    client = bench.client(far.url)
+def test_once_whole_pages_came_a_key_that_is_missing_later_is_the_records_own(bench: ClientFixture) -> None:
+    server = bench.serving(answering(page_with(whole()), page_with(whole(total_files=None))))
+    client = bench.client(server.url)
 
     read = [client.page(0) for _ in range(3)]
 
     assert [job.total for each in read for job in each.page.jobs] == [3, None, None]
-    assert targets(far) == [CHOSEN] * 3
+    assert targets(server) == [CHOSEN] * 3
 
 
-def test_an_empty_page_shows_nothing_of_what_the_platform_can(bench: Bench) -> None:
+def test_an_empty_page_shows_nothing_of_what_the_platform_can(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields="ids_only")
     client.page(0)
@@ -979,17 +957,17 @@ def test_an_empty_page_shows_nothing_of_what_the_platform_can(bench: Bench) -> N
     assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN]
 
 
-def test_an_empty_plain_page_shows_that_the_platform_refuses(bench: Bench) -> None:
-    far = bench.serving(answering(reply(400, fault(90000)), reply(body=EMPTY_PAGE)))
-    client = bench.client(far.url)
+def test_an_empty_plain_page_shows_that_the_platform_refuses(bench: ClientFixture) -> None:
+    server = bench.serving(answering(reply(400, fault(90000)), reply(body=EMPTY_PAGE)))
+    client = bench.client(server.url)
 
     assert client.page(0).page.items == 0
     client.page(0)
 
-    assert targets(far) == [CHOSEN, PLAIN, PLAIN]
+    assert targets(server) == [CHOSEN, PLAIN, PLAIN]
 
 
-def test_a_platform_that_refuses_after_it_took_it_is_asked_plainly_from_then_on(bench: Bench) -> None:
+def test_a_platform_that_refuses_after_it_took_it_is_asked_plainly_from_then_on(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     client.page(0)
@@ -1001,19 +979,21 @@ def test_a_platform_that_refuses_after_it_took_it_is_asked_plainly_from_then_on(
     assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN, PLAIN]
 
 
-def test_a_question_that_is_wrong_without_fields_too_is_a_bad_answer_that_says_nothing_of_them(bench: Bench) -> None:
-    far = bench.serving(answering(*[reply(400, fault(90000, "Bad request."))] * 2, page_with(whole())))
-    client = bench.client(far.url)
+def test_a_question_that_is_wrong_without_fields_too_is_a_bad_answer_that_says_nothing_of_them(
+    bench: ClientFixture,
+) -> None:
+    server = bench.serving(answering(*[reply(400, fault(90000, "Bad request."))] * 2, page_with(whole())))
+    client = bench.client(server.url)
 
     error = failure(client)
     client.page(0)
 
     assert type(error) is BadRequest
     assert str(error) == "the platform answered 400 'Bad request.' (code 90000)"
-    assert targets(far) == [CHOSEN, PLAIN, CHOSEN]
+    assert targets(server) == [CHOSEN, PLAIN, CHOSEN]
 
 
-def test_results_that_only_the_list_can_tell_are_asked_for_plainly(bench: Bench) -> None:
+def test_results_that_only_the_list_can_tell_are_asked_for_plainly(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     client.page(0)
     with_failed_files(simulator, operation="import")
@@ -1024,7 +1004,7 @@ def test_results_that_only_the_list_can_tell_are_asked_for_plainly(bench: Bench)
     assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN, PLAIN]
 
 
-def test_they_are_asked_for_plainly_from_then_on_also_when_that_fails_at_first(bench: Bench) -> None:
+def test_they_are_asked_for_plainly_from_then_on_also_when_that_fails_at_first(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator, operation="import")
     simulator.platform.queue(Fault(kind=FaultKind.MAINTENANCE), "limit=100$")
@@ -1043,14 +1023,14 @@ def test_they_are_asked_for_plainly_from_then_on_also_when_that_fails_at_first(b
         pytest.param(whole(type="IMPORT", state="FINISHED", failed_files=0), id="nothing failed"),
     ],
 )
-def test_results_that_the_list_need_not_tell_stay_left_out(bench: Bench, record: dict[str, object]) -> None:
-    far = bench.serving(answering(page_with(record)))
-    client = bench.client(far.url)
+def test_results_that_the_list_need_not_tell_stay_left_out(bench: ClientFixture, record: dict[str, object]) -> None:
+    server = bench.serving(answering(page_with(record)))
+    client = bench.client(server.url)
 
     client.page(0)
     client.page(0)
 
-    assert targets(far) == [CHOSEN] * 2
+    assert targets(server) == [CHOSEN] * 2
 
 
 TRANSIENT = (FaultKind.SERVER_ERROR, FaultKind.UNAVAILABLE, FaultKind.BAD_GATEWAY, FaultKind.CLOSE, FaultKind.CUT)
@@ -1072,7 +1052,7 @@ def later(simulator: RunningSimulator, client: Client, pages: int = 1) -> list[s
 
 
 @pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
-def test_one_failure_makes_it_ask_plainly_once(bench: Bench, kind: FaultKind) -> None:
+def test_one_failure_makes_it_ask_plainly_once(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
 
@@ -1083,7 +1063,7 @@ def test_one_failure_makes_it_ask_plainly_once(bench: Bench, kind: FaultKind) ->
 
 @pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
 def test_a_second_failure_where_the_plain_question_works_makes_it_ask_plainly_for_good(
-    bench: Bench, kind: FaultKind
+    bench: ClientFixture, kind: FaultKind
 ) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
@@ -1096,7 +1076,7 @@ def test_a_second_failure_where_the_plain_question_works_makes_it_ask_plainly_fo
 
 @pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
 def test_a_failure_that_the_plain_question_has_too_is_not_held_against_leaving_out_results(
-    bench: Bench, kind: FaultKind
+    bench: ClientFixture, kind: FaultKind
 ) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
@@ -1110,18 +1090,18 @@ def test_a_failure_that_the_plain_question_has_too_is_not_held_against_leaving_o
 
 @pytest.mark.parametrize("kind", [FaultKind.UNAUTHORIZED, FaultKind.RATE_LIMITED, FaultKind.MAINTENANCE])
 def test_what_is_no_fault_of_the_question_is_not_held_against_leaving_out_results(
-    bench: Bench, kind: FaultKind
+    bench: ClientFixture, kind: FaultKind
 ) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
 
     fails(simulator, client, kind)
-    bench.clock.pause(301)
+    bench.clock.advance(301)
 
     assert later(simulator, client) == [CHOSEN]
 
 
-def test_a_doubt_stands_until_the_plain_question_was_answered(bench: Bench) -> None:
+def test_a_doubt_stands_until_the_plain_question_was_answered(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     for _ in range(2):
@@ -1132,7 +1112,7 @@ def test_a_doubt_stands_until_the_plain_question_was_answered(bench: Bench) -> N
     assert later(simulator, client) == [PLAIN]
 
 
-def test_failures_after_results_were_left_out_once_are_not_held_against_it(bench: Bench) -> None:
+def test_failures_after_results_were_left_out_once_are_not_held_against_it(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     client.page(0)
@@ -1142,7 +1122,7 @@ def test_failures_after_results_were_left_out_once_are_not_held_against_it(bench
         assert later(simulator, client) == [CHOSEN]
 
 
-def test_a_record_that_is_damaged_once_shows_less_than_the_plain_question_does(bench: Bench) -> None:
+def test_a_record_that_is_damaged_once_shows_less_than_the_plain_question_does(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     simulator.platform.queue(Fault(kind=FaultKind.MALFORMED_RECORD, record=Malformed.COUNT_MISSING), "fields")
@@ -1153,7 +1133,7 @@ def test_a_record_that_is_damaged_once_shows_less_than_the_plain_question_does(b
     assert later(simulator, client) == [PLAIN]
 
 
-def test_every_start_tries_anew(bench: Bench) -> None:
+def test_every_start_tries_anew(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields="refused")
     client.page(0)
@@ -1163,7 +1143,7 @@ def test_every_start_tries_anew(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 1000])
-def test_an_encoding_that_was_not_asked_for_is_refused(bench: Bench, encoding: str) -> None:
+def test_an_encoding_that_was_not_asked_for_is_refused(bench: ClientFixture, encoding: str) -> None:
     error = failure(bench.answered(reply(body=USER, headers={"content-encoding": encoding})))
 
     assert isinstance(error, BadAnswer)
@@ -1183,7 +1163,7 @@ def test_an_encoding_that_was_not_asked_for_is_refused(bench: Bench, encoding: s
     ("status", "kind"), [(401, Unauthorized), (404, BadAnswer), (429, RateLimited), (502, Unreachable)]
 )
 def test_the_status_of_an_error_counts_whatever_its_body_is(
-    bench: Bench, status: int, kind: type[PollError], body: tuple[bytes, dict[str, str]]
+    bench: ClientFixture, status: int, kind: type[PollError], body: tuple[bytes, dict[str, str]]
 ) -> None:
     assert isinstance(failure(bench.answered(reply(status, *body))), kind)
 
@@ -1193,20 +1173,20 @@ def test_the_status_of_an_error_counts_whatever_its_body_is(
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @every_question
-def test_a_redirect_is_never_followed(bench: Bench, ask: Ask, status: int) -> None:
-    elsewhere = bench.serving(answering(reply(body=EMPTY_PAGE)))
-    far = bench.serving(answering(reply(status, b"", {"location": f"{elsewhere.url}/async/files"})))
+def test_a_redirect_is_never_followed(bench: ClientFixture, ask: Ask, status: int) -> None:
+    with RecordingServer() as elsewhere:
+        server = bench.serving(answering(reply(status, b"", {"location": f"{elsewhere.origin}/v2/async/files"})))
 
-    error = failure(bench.client(far.url), ask)
+        error = failure(bench.client(server.url), ask)
 
     assert type(error) is BadAnswer
     assert str(error) == f"the platform answered {status}, a redirect; redirects are not followed: check api_endpoint"
-    assert len(far.heads) == 1
-    assert elsewhere.heads == []
+    assert len(server.heads) == 1
+    assert elsewhere.requests == []
 
 
 @pytest.mark.parametrize("kind", FaultKind)
-def test_the_token_is_in_nothing_that_is_raised_told_or_shown(bench: Bench, kind: FaultKind) -> None:
+def test_the_token_is_in_nothing_that_is_raised_told_or_shown(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, _ = bench.simulator()
     client = bench.client(simulator.url, token=DEMO_TOKEN, timeout=0.15)
     simulator.platform.queue(Fault(kind=kind), times=ATTEMPTS)
@@ -1220,23 +1200,23 @@ def test_the_token_is_in_nothing_that_is_raised_told_or_shown(bench: Bench, kind
 
 
 @pytest.mark.parametrize("status", [401, 404, 500, 503])
-def test_a_platform_that_repeats_the_token_does_not_make_us_repeat_it(bench: Bench, status: int) -> None:
+def test_a_platform_that_repeats_the_token_does_not_make_us_repeat_it(bench: ClientFixture, status: int) -> None:
     error = failure(bench.answered(reply(status, fault(1, f"The token {TOKEN} is not valid"))))
 
     assert TOKEN not in "".join(traceback.format_exception(error)) + repr(bench.told)
     assert "'The token ******** is not valid'" in str(error)
 
 
-def test_without_a_token_the_platforms_words_stay_whole(bench: Bench) -> None:
-    far = bench.serving(answering(reply(401, fault(90001, "Unauthorized."))))
+def test_without_a_token_the_platforms_words_stay_whole(bench: ClientFixture) -> None:
+    server = bench.serving(answering(reply(401, fault(90001, "Unauthorized."))))
 
-    assert "'Unauthorized.'" in str(failure(bench.client(far.url, token="")))
+    assert "'Unauthorized.'" in str(failure(bench.client(server.url, token="")))
 
 
 # ---- what the listener is told ----
 
 
-def test_the_listener_is_told_of_every_request_by_endpoint_and_status(bench: Bench) -> None:
+def test_the_listener_is_told_of_every_request_by_endpoint_and_status(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.queue(Fault(kind=FaultKind.MAINTENANCE), "/user")
 
@@ -1279,10 +1259,10 @@ def server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 
 
 def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(
-    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
 ) -> None:
-    far = bench.serving(answering(reply(body=USER)), server_tls)
-    url = f"https://localhost:{far.port}/v2"
+    server = bench.serving(answering(reply(body=USER)), server_tls)
+    url = f"https://localhost:{server.port}/v2"
 
     assert bench.client(url, tls=tls_context(str(certificate[0]))).user().value == "rfranklin"
 
@@ -1290,16 +1270,16 @@ def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(
     assert isinstance(error, Unreachable)
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
     assert bench.told.statuses == ["200", "connect", "connect", "connect"]
-    assert len(far.heads) == 1
+    assert len(server.heads) == 1
 
 
 def test_ssl_cert_file_names_what_is_trusted_by_default(
-    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    far = bench.serving(answering(reply(body=USER)), server_tls)
+    server = bench.serving(answering(reply(body=USER)), server_tls)
 
-    client = bench.client(f"https://localhost:{far.port}/v2", tls=tls_context(None))
+    client = bench.client(f"https://localhost:{server.port}/v2", tls=tls_context(None))
 
     assert client.user().value == "rfranklin"
 
@@ -1316,23 +1296,23 @@ def test_certificates_that_cannot_be_read_are_a_wrong_configuration(
             tls_context(named)
 
 
-def relay(target: int, refuse: bytes = b"") -> Talk:
+def relay(target: int, refuse: bytes = b"") -> Script:
     """A proxy to *target*: tunnels for CONNECT, and asks itself for what it is given a whole URL of."""
 
-    def talk(peer: Peer) -> None:
-        head = peer.request()
+    def script(connection: Connection) -> None:
+        head = connection.request()
         if refuse:
-            peer.send(refuse)
+            connection.send(refuse)
             return
         with socket.create_connection(("127.0.0.1", target), timeout=20) as onward:
             if head.startswith(b"CONNECT"):
-                peer.send(b"HTTP/1.1 200 Connected\r\n\r\n")
-                threading.Thread(target=pump, args=(peer.connection, onward), daemon=True).start()
+                connection.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+                threading.Thread(target=pump, args=(connection.raw, onward), daemon=True).start()
             else:
                 onward.sendall(head)
-            pump(onward, peer.connection)
+            pump(onward, connection.raw)
 
-    return talk
+    return script
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:
@@ -1346,9 +1326,9 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 BASIC = b"proxy-authorization: basic " + base64.b64encode(b"team:s3cret/pass").lower()
 
 
-def test_a_proxy_is_asked_for_a_plain_endpoint_with_its_own_credentials(bench: Bench) -> None:
-    far = bench.serving(hangs_up(reply(body=USER)))
-    proxy = bench.serving(relay(far.port))
+def test_a_proxy_is_asked_for_a_plain_endpoint_with_its_own_credentials(bench: ClientFixture) -> None:
+    server = bench.serving(hangs_up(reply(body=USER)))
+    proxy = bench.serving(relay(server.port))
 
     client = bench.client("http://platform.example/v2", proxy=f"http://team:s3cret%2Fpass@127.0.0.1:{proxy.port}")
 
@@ -1359,19 +1339,19 @@ def test_a_proxy_is_asked_for_a_plain_endpoint_with_its_own_credentials(bench: B
 
 
 def test_a_proxy_only_tunnels_to_an_encrypted_endpoint_and_never_sees_the_token(
-    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
 ) -> None:
-    far = bench.serving(hangs_up(reply(body=USER)), server_tls)
-    proxy = bench.serving(relay(far.port))
+    server = bench.serving(hangs_up(reply(body=USER)), server_tls)
+    proxy = bench.serving(relay(server.port))
     tls = tls_context(str(certificate[0]))
 
     client = bench.client(
-        f"https://localhost:{far.port}/v2", tls=tls, proxy=f"http://team:s3cret%2Fpass@127.0.0.1:{proxy.port}"
+        f"https://localhost:{server.port}/v2", tls=tls, proxy=f"http://team:s3cret%2Fpass@127.0.0.1:{proxy.port}"
     )
 
     assert client.user().value == "rfranklin"
-    [tunnel], [head] = proxy.heads, far.heads
-    assert tunnel.startswith(f"CONNECT localhost:{far.port} HTTP/1.1\r\n".encode())
+    [tunnel], [head] = proxy.heads, server.heads
+    assert tunnel.startswith(f"CONNECT localhost:{server.port} HTTP/1.1\r\n".encode())
     assert BASIC in tunnel.lower()
     assert TOKEN.encode() not in tunnel
     assert TOKEN.encode() in head
@@ -1379,10 +1359,10 @@ def test_a_proxy_only_tunnels_to_an_encrypted_endpoint_and_never_sees_the_token(
 
 
 def test_a_proxy_that_is_itself_encrypted_is_checked_against_the_same_certificates(
-    bench: Bench, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
 ) -> None:
-    far = bench.serving(hangs_up(reply(body=USER)))
-    proxy = bench.serving(relay(far.port), server_tls)
+    server = bench.serving(hangs_up(reply(body=USER)))
+    proxy = bench.serving(relay(server.port), server_tls)
 
     client = bench.client(
         "http://platform.example/v2", tls=tls_context(str(certificate[0])), proxy=f"https://localhost:{proxy.port}"
@@ -1391,7 +1371,7 @@ def test_a_proxy_that_is_itself_encrypted_is_checked_against_the_same_certificat
     assert client.user().value == "rfranklin"
 
 
-def test_a_proxy_that_refuses_is_no_connection_and_its_password_is_not_shown(bench: Bench) -> None:
+def test_a_proxy_that_refuses_is_no_connection_and_its_password_is_not_shown(bench: ClientFixture) -> None:
     refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     proxy = bench.serving(relay(0, refuse=refusal))
 

@@ -7,6 +7,8 @@ import pytest
 
 from exporter.clock import RealClock
 from exporter.errors import Stopping
+from tests.background import BackgroundTask
+from tests.waiting import PATIENCE
 
 
 def test_its_times_are_this_machines() -> None:
@@ -39,9 +41,9 @@ def test_a_pause_ends_with_the_process_however_long_it_was_to_be(seconds: float)
         RealClock(stop).pause(seconds)
 
 
+@pytest.mark.real_time
 def test_a_pause_under_way_ends_with_the_process() -> None:
     stop = threading.Event()
-    threading.Timer(0.01, stop.set).start()
 
-    with pytest.raises(Stopping):
-        RealClock(stop).pause(60.0)
+    with BackgroundTask(stop.set), pytest.raises(Stopping):
+        RealClock(stop).pause(10 * PATIENCE)

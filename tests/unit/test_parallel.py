@@ -6,6 +6,7 @@ import pytest
 
 from exporter.errors import Stopping, Unreachable
 from exporter.parallel import in_parallel
+from tests.waiting import PATIENCE
 
 
 def test_results_come_in_the_order_of_the_items_whichever_is_done_first() -> None:
@@ -13,7 +14,7 @@ def test_results_come_in_the_order_of_the_items_whichever_is_done_first() -> Non
 
     def work(item: int) -> int:
         if item == 1:
-            first_may_end.wait(10)
+            first_may_end.wait(PATIENCE)
         else:
             first_may_end.set()
         return item * 10
@@ -34,7 +35,7 @@ def test_the_end_of_the_process_is_not_waited_out() -> None:
 
     def work(_: int) -> bool:
         stop.set()
-        return never.wait(60)
+        return never.wait(PATIENCE)
 
     with pytest.raises(Stopping):
         in_parallel(work, [1], stop)

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -24,41 +24,15 @@ from exporter.platform.transport import Deadline
 from exporter.polling.claims import Claims
 from exporter.polling.poller import Pace, Poller
 from exporter.telemetry import Secrets, logger
+from tests.clocks import START, ManualClock
 
-START = 1_790_000_000.0
 ENDPOINT = "https://p.example/v2"
-
-
-class FakeClock:
-    """Time passes in pauses only; *during* is called in each, with its length."""
-
-    def __init__(self) -> None:
-        self.now = START
-        self.pauses: list[float] = []
-        self.during: Callable[[float], None] = lambda _: None
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def real_seconds(self, seconds: float) -> float:
-        return seconds
-
-    def roll(self) -> float:
-        return 0.5
-
-    def pause(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
-        self.during(seconds)
 
 
 class Platform:
     """The far side of the wire: jobs, users by token, and whatever answer is to come instead."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.jobs: dict[str, dict[str, Any]] = {}
         self.unlisted: set[str] = set()
@@ -115,14 +89,13 @@ def _http_date(at: float) -> str:
     return formatdate(at, usegmt=True)
 
 
-class Bench:
+class PollerFixture:
     """A poller with everything around it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.clock = FakeClock()
+    def __init__(self, folder: Path, clock: ManualClock, store: Store) -> None:
+        self.clock = clock
         self.platform = Platform(self.clock)
-        self.folder = folder
-        self.store = Store(folder / "state.db")
+        self.store = store
         self.token = folder / "token"
         self.token.write_text("t0k3n\n")
         self.log = io.StringIO()
@@ -159,7 +132,7 @@ class Bench:
 
     def poll(self, after: float = 30) -> Picture:
         """One poll, *after* seconds."""
-        self.clock.now += after
+        self.clock.advance(after)
         self.wait = self.poller.poll()
         return self.pictures[-1]
 
@@ -173,13 +146,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    made.store.close()
+def bench(tmp_path: Path, clock: ManualClock, store: Store) -> PollerFixture:
+    return PollerFixture(tmp_path, clock, store)
 
 
-def test_a_first_poll_asks_who_it_is_then_lists_then_shows(bench: Bench) -> None:
+def test_a_first_poll_asks_who_it_is_then_lists_then_shows(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=3, failed=1)
 
     picture = bench.poll()
@@ -195,14 +166,14 @@ def test_a_first_poll_asks_who_it_is_then_lists_then_shows(bench: Bench) -> None
     assert bench.wait is None
 
 
-def test_later_polls_only_list(bench: Bench) -> None:
+def test_later_polls_only_list(bench: PollerFixture) -> None:
     bench.poll()
     bench.poll()
 
     assert bench.platform.asked == ["/user", "/async/files", "/async/files"]
 
 
-def test_a_poll_in_which_nothing_changed_commits_nothing_and_logs_nothing(bench: Bench) -> None:
+def test_a_poll_in_which_nothing_changed_commits_nothing_and_logs_nothing(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=3)
     book = bench.poll().book
     logged = bench.log.getvalue()
@@ -211,7 +182,7 @@ def test_a_poll_in_which_nothing_changed_commits_nothing_and_logs_nothing(bench:
     assert bench.log.getvalue() == logged
 
 
-def test_an_unfinished_job_that_the_list_no_longer_shows_is_asked_for(bench: Bench) -> None:
+def test_an_unfinished_job_that_the_list_no_longer_shows_is_asked_for(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=3)
     bench.poll()
     bench.platform.unlisted.add("1")
@@ -225,7 +196,7 @@ def test_an_unfinished_job_that_the_list_no_longer_shows_is_asked_for(bench: Ben
     assert picture.listed == {}
 
 
-def test_a_job_that_the_platform_does_not_know_is_lost_after_a_while(bench: Bench) -> None:
+def test_a_job_that_the_platform_does_not_know_is_lost_after_a_while(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=3)
     bench.poll()
     del bench.platform.jobs["1"]
@@ -238,7 +209,7 @@ def test_a_job_that_the_platform_does_not_know_is_lost_after_a_while(bench: Benc
     assert bench.counted(ledger.JOBS_FINISHED, "lost") == 1
 
 
-def test_a_finish_without_times_is_followed_up_in_the_same_poll_and_once(bench: Bench) -> None:
+def test_a_finish_without_times_is_followed_up_in_the_same_poll_and_once(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.finish("1", 2, 1, started_on=None, finished_on=None)
 
@@ -249,7 +220,7 @@ def test_a_finish_without_times_is_followed_up_in_the_same_poll_and_once(bench: 
     assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
 
 
-def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(bench: Bench) -> None:
+def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(bench: PollerFixture) -> None:
     listed: dict[str, Any] = {}
     refusals = iter([httpx.Response(200, content=iter([b"<html>Welcome</html>"])), bench.platform.said(400, {})])
 
@@ -270,7 +241,7 @@ def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(benc
     assert bench.platform.asked.count("/async/files/copy/1") == 3
 
 
-def test_a_finished_job_whose_own_endpoint_always_fails_does_not_fail_every_poll(bench: Bench) -> None:
+def test_a_finished_job_whose_own_endpoint_always_fails_does_not_fail_every_poll(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.finish("1", 2, 1, started_on=None, finished_on=None)
     bench.platform.instead = lambda request: bench.platform.said(500, {}) if "/copy/" in request.url.path else None
@@ -280,7 +251,7 @@ def test_a_finished_job_whose_own_endpoint_always_fails_does_not_fail_every_poll
     assert [picture.polling.up for picture in pictures] == [*[False] * 5, True, True]
 
 
-def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: Bench) -> None:
+def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: PollerFixture) -> None:
     bench.platform.add("1")
     bench.platform.add("2")
     bench.poll()
@@ -310,7 +281,7 @@ def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: Bench) -> None
     ],
 )
 def test_each_failure_has_its_result_and_keeps_what_was_shown(
-    bench: Bench, status: int, body: object, result: str
+    bench: PollerFixture, status: int, body: object, result: str
 ) -> None:
     bench.platform.add("1", completed=3)
     good = bench.poll()
@@ -326,7 +297,7 @@ def test_each_failure_has_its_result_and_keeps_what_was_shown(
     assert picture.gauges_until == good.gauges_until
 
 
-def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: Bench) -> None:
+def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: PollerFixture) -> None:
     for number in range(150):
         bench.platform.add(f"{number:03d}")
     good = bench.poll()
@@ -343,7 +314,7 @@ def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: Ben
     assert bench.counted(ledger.FILES_FAILED) == 100
 
 
-def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: Bench) -> None:
+def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: PollerFixture) -> None:
     for number in range(150):
         bench.platform.add(f"{number:03d}")
     bench.poll()
@@ -359,7 +330,7 @@ def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: Bench) -> None:
     assert bench.counted(ledger.FILES_FAILED) == 5
 
 
-def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: Bench) -> None:
+def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: PollerFixture) -> None:
     for number in range(6000):
         bench.platform.add(f"{number:04d}")
     bench.platform.instead = lambda request: (
@@ -377,7 +348,7 @@ def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: Bench
     assert picture.listed["copy", "running"].jobs == 6000
 
 
-def test_a_poll_that_crashed_while_counting_is_made_again_from_the_start(bench: Bench) -> None:
+def test_a_poll_that_crashed_while_counting_is_made_again_from_the_start(bench: PollerFixture) -> None:
     for number in range(50):
         bench.platform.finish(str(number), 0, 1, finished_on=None, started_on=None)
     bench.store._db.execute("ALTER TABLE mark RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
@@ -393,7 +364,7 @@ def test_a_poll_that_crashed_while_counting_is_made_again_from_the_start(bench: 
     assert bench.counted(ledger.FILES_FAILED) == 0  # finished at the first complete listing, without times: history
 
 
-def test_a_slice_that_was_not_written_is_read_again_before_the_listing_is_complete(bench: Bench) -> None:
+def test_a_slice_that_was_not_written_is_read_again_before_the_listing_is_complete(bench: PollerFixture) -> None:
     for number in range(6000):
         bench.platform.finish(f"{number:04d}", 0, 1, finished_on=None, started_on=None)
     bench.platform.instead = lambda request: (
@@ -413,7 +384,7 @@ def test_a_slice_that_was_not_written_is_read_again_before_the_listing_is_comple
     assert bench.counted(ledger.FILES_FAILED) == 0
 
 
-def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: Bench) -> None:
+def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=1)
     bench.poll()
     bench.platform.finish("1", 9, 1)
@@ -431,7 +402,7 @@ def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: Bench) -> None:
     assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
 
 
-def test_new_bounds_that_could_not_be_written_are_tried_again(bench: Bench) -> None:
+def test_new_bounds_that_could_not_be_written_are_tried_again(bench: PollerFixture) -> None:
     bench.poll()
     bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
     bench.rules = Rules(duration_buckets=(1.0, 2.0))
@@ -445,7 +416,7 @@ def test_new_bounds_that_could_not_be_written_are_tried_again(bench: Bench) -> N
     assert book.histograms[ledger.JOB_DURATION, ("copy", "failed")].bounds == (1.0, 2.0)
 
 
-def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: Bench) -> None:
+def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: PollerFixture) -> None:
     bench.platform.add("1")
     bench.poll()
     bench.platform.finish("1", 3, total_files=5)
@@ -458,7 +429,7 @@ def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: Bench)
     assert bench.counted(ledger.JOBS_FINISHED, "incomplete") == 0
 
 
-def test_counting_begins_at_the_platform_s_time_in_whole_seconds(bench: Bench) -> None:
+def test_counting_begins_at_the_platform_s_time_in_whole_seconds(bench: PollerFixture) -> None:
     bench.platform.clock_ahead = 100.7
 
     book = bench.poll().book
@@ -467,9 +438,9 @@ def test_counting_begins_at_the_platform_s_time_in_whole_seconds(bench: Bench) -
     assert book.account.since == START + 130
 
 
-def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: Bench) -> None:
+def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: PollerFixture) -> None:
     def slow(_: httpx.Request) -> None:
-        bench.clock.now += 3.5
+        bench.clock.advance(3.5)
 
     bench.platform.instead = slow
 
@@ -479,16 +450,16 @@ def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: 
     assert picture.gauges_until == START + 30 + 7 + 600
 
 
-def test_accounts_take_their_places_in_the_interval(bench: Bench) -> None:
+def test_accounts_take_their_places_in_the_interval(bench: PollerFixture) -> None:
     bench.pace = Pace(30, 21600, 600, first=2, phase=10)
-    bench.clock.during = _stop_after(bench.clock, 4)
+    bench.clock.stop_at_pause(4)
 
     bench.new_poller().run()
 
     assert bench.clock.pauses == [2, 8, 30, 30]
 
 
-def test_what_a_job_was_lost_to_time_is_forgotten_in_the_end(bench: Bench) -> None:
+def test_what_a_job_was_lost_to_time_is_forgotten_in_the_end(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.finish("1", 1)
     bench.poll()
@@ -502,13 +473,13 @@ def test_what_a_job_was_lost_to_time_is_forgotten_in_the_end(bench: Bench) -> No
     assert bench.store.marks_total == 0
 
 
-def test_nothing_is_said_of_maintenance_before_the_platform_did(bench: Bench) -> None:
+def test_nothing_is_said_of_maintenance_before_the_platform_did(bench: PollerFixture) -> None:
     bench.platform.instead = lambda _: bench.platform.said(401, {})
 
     assert bench.poll().polling.maintenance is None
 
 
-def test_an_answer_ends_what_was_said_of_maintenance(bench: Bench) -> None:
+def test_an_answer_ends_what_was_said_of_maintenance(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.instead = lambda _: bench.platform.said(503, {"code": 0})
     bench.poll()
@@ -517,18 +488,18 @@ def test_an_answer_ends_what_was_said_of_maintenance(bench: Bench) -> None:
     assert bench.poll().polling.maintenance is False
 
 
-def test_each_request_is_a_sign_of_life(bench: Bench) -> None:
+def test_each_request_is_a_sign_of_life(bench: PollerFixture) -> None:
     def slow(_: httpx.Request) -> None:
-        bench.clock.now += 100
+        bench.clock.advance(100)
 
     bench.platform.instead = slow
     bench.poll()
 
-    assert bench.clock.now - bench.poller.moved_at == 0
+    assert bench.poller.moved_at == bench.clock.monotonic()
     assert bench.clock.now - START == 30 + 2 * 100
 
 
-def test_a_poll_that_the_allowance_ended_after_it_asked_is_a_poll(bench: Bench) -> None:
+def test_a_poll_that_the_allowance_ended_after_it_asked_is_a_poll(bench: PollerFixture) -> None:
     bench.poller = bench.new_poller(share=0.001)
 
     picture = bench.poll()
@@ -539,7 +510,7 @@ def test_a_poll_that_the_allowance_ended_after_it_asked_is_a_poll(bench: Bench) 
     assert bench.wait > 0
 
 
-def test_a_state_file_that_cannot_be_read_at_the_start_does_not_end_the_polls(bench: Bench) -> None:
+def test_a_state_file_that_cannot_be_read_at_the_start_does_not_end_the_polls(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     bench.poll()
     bench.store._db.execute("ALTER TABLE mark RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
@@ -550,14 +521,14 @@ def test_a_state_file_that_cannot_be_read_at_the_start_does_not_end_the_polls(be
         else:
             raise Stopping("enough")
 
-    bench.clock.during = mend
+    bench.clock.during_pause = mend
     bench.new_poller().run()
 
     assert bench.pictures[-1].polling.up is True
     assert bench.counted(ledger.FILES_FAILED) == 1
 
 
-def test_maintenance_is_asked_again_every_minute_and_shown(bench: Bench) -> None:
+def test_maintenance_is_asked_again_every_minute_and_shown(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.instead = lambda _: bench.platform.said(503, {"code": 0})
 
@@ -568,7 +539,7 @@ def test_maintenance_is_asked_again_every_minute_and_shown(bench: Bench) -> None
     assert bench.poll().polling.maintenance is False
 
 
-def test_after_a_429_nothing_is_asked_until_the_window_ends(bench: Bench) -> None:
+def test_after_a_429_nothing_is_asked_until_the_window_ends(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.instead = lambda _: httpx.Response(429, headers={"Retry-After": "100"}, content=iter([b"{}"]))
     bench.poll()
@@ -583,7 +554,7 @@ def test_after_a_429_nothing_is_asked_until_the_window_ends(bench: Bench) -> Non
     assert len(bench.platform.asked) == asked + 1
 
 
-def test_a_refused_token_is_asked_about_and_nothing_else_until_it_changes(bench: Bench) -> None:
+def test_a_refused_token_is_asked_about_and_nothing_else_until_it_changes(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.users = {"n3w": "rfranklin"}
     assert bench.poll().polling.auth_ok is False
@@ -600,7 +571,7 @@ def test_a_refused_token_is_asked_about_and_nothing_else_until_it_changes(bench:
     assert picture.polling.up is True
 
 
-def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_were(bench: Bench) -> None:
+def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_were(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     good = bench.poll()
     bench.platform.users["0th3r"] = "somebody"
@@ -615,11 +586,11 @@ def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_we
     assert "/async/files" not in bench.platform.asked[2:]
 
 
-def test_a_restart_shows_the_counters_before_the_platform_answers(bench: Bench) -> None:
+def test_a_restart_shows_the_counters_before_the_platform_answers(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     bench.poll()
     bench.platform.instead = lambda _: bench.platform.said(500, {})
-    bench.clock.during = _stop_after(bench.clock, 3)
+    bench.clock.stop_at_pause(3)
 
     bench.new_poller().run()
 
@@ -630,15 +601,15 @@ def test_a_restart_shows_the_counters_before_the_platform_answers(bench: Bench) 
     assert first.listed is None
 
 
-def test_a_name_never_bound_shows_no_counters(bench: Bench) -> None:
-    bench.clock.during = _stop_after(bench.clock, 1)
+def test_a_name_never_bound_shows_no_counters(bench: PollerFixture) -> None:
+    bench.clock.stop_at_pause(1)
 
     bench.poller.run()
 
     assert bench.pictures[0].book is None
 
 
-def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: Bench) -> None:
+def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: PollerFixture) -> None:
     bench.poll()
     second = bench.new_poller("again")
 
@@ -653,7 +624,7 @@ def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: Bench) -> N
     )
 
 
-def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(bench: Bench) -> None:
+def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     second = bench.new_poller("again")
     second.poll()
@@ -669,7 +640,7 @@ def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(ben
     assert bench.counted(ledger.FILES_FAILED) == 2
 
 
-def test_of_two_entries_polled_once_the_second_gives_way_whichever_was_answered_first(bench: Bench) -> None:
+def test_of_two_entries_polled_once_the_second_gives_way_whichever_was_answered_first(bench: PollerFixture) -> None:
     second = bench.new_poller("again")
     second.poll_once()
     bench.poller.poll_once()
@@ -683,7 +654,7 @@ def test_of_two_entries_polled_once_the_second_gives_way_whichever_was_answered_
     assert bench.pictures[2].book is None
 
 
-def test_a_long_list_is_polled_until_it_is_listed(bench: Bench) -> None:
+def test_a_long_list_is_polled_until_it_is_listed(bench: PollerFixture) -> None:
     for number in range(2000):
         bench.platform.add(f"{number:04d}")
     poller = bench.new_poller(share=0.01)
@@ -695,7 +666,7 @@ def test_a_long_list_is_polled_until_it_is_listed(bench: Bench) -> None:
     assert sum(bench.clock.pauses) >= 2 * 290
 
 
-def test_a_long_list_that_cannot_be_written_is_given_up(bench: Bench) -> None:
+def test_a_long_list_that_cannot_be_written_is_given_up(bench: PollerFixture) -> None:
     bench.poll()
     for number in range(6000):
         bench.platform.add(f"{number:04d}")
@@ -709,7 +680,7 @@ def test_a_long_list_that_cannot_be_written_is_given_up(bench: Bench) -> None:
     assert bench.pictures[-1].listed is None
 
 
-def test_a_token_file_that_is_away_for_a_moment_does_not_end_the_wait_for_a_new_one(bench: Bench) -> None:
+def test_a_token_file_that_is_away_for_a_moment_does_not_end_the_wait_for_a_new_one(bench: PollerFixture) -> None:
     bench.platform.users = {}
 
     def away(_: float) -> None:
@@ -718,14 +689,14 @@ def test_a_token_file_that_is_away_for_a_moment_does_not_end_the_wait_for_a_new_
         if len(bench.clock.pauses) == 4:
             raise Stopping("enough")
 
-    bench.clock.during = away
+    bench.clock.during_pause = away
 
     bench.poller.run()
 
     assert bench.clock.pauses == [0, 5, 5, 5]
 
 
-def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: Bench) -> None:
+def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: PollerFixture) -> None:
     second = bench.new_poller("again")
     second.poll()
     bench.poll()
@@ -736,7 +707,7 @@ def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: Be
     assert bench.pictures[-1].book is None
 
 
-def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(bench: Bench) -> None:
+def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     bench.poll()
     bench.claims = Claims(["cavatica", "again"])
@@ -765,7 +736,9 @@ def test_claims_are_held_by_the_earlier_entry() -> None:
         claims.claim(identity, "b")
 
 
-def test_an_unexpected_error_ends_the_poll_with_a_traceback_in_the_log_and_the_next_one_comes(bench: Bench) -> None:
+def test_an_unexpected_error_ends_the_poll_with_a_traceback_in_the_log_and_the_next_one_comes(
+    bench: PollerFixture,
+) -> None:
     def explode(_: httpx.Request) -> httpx.Response:
         raise ZeroDivisionError("t0k3n")
 
@@ -782,14 +755,14 @@ def test_an_unexpected_error_ends_the_poll_with_a_traceback_in_the_log_and_the_n
     assert bench.poll().polling.up is True
 
 
-def test_a_token_file_that_goes_away_fails_the_poll_and_says_so(bench: Bench) -> None:
+def test_a_token_file_that_goes_away_fails_the_poll_and_says_so(bench: PollerFixture) -> None:
     bench.poll()
     bench.token.unlink()
 
     assert "the token file cannot be read" in bench.poll().polling.fault
 
 
-def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: Bench) -> None:
+def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=1)
     good = bench.poll()
     bench.platform.add("1", completed=5)
@@ -808,7 +781,7 @@ def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: Bench) -> N
     assert bench.counted(ledger.FILES_COMPLETED) == 5
 
 
-def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: Bench) -> None:
+def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: PollerFixture) -> None:
     for number in range(2000):
         bench.platform.add(f"{number:04d}")
     bench.poller = bench.new_poller(share=0.01)
@@ -829,7 +802,7 @@ def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: Bench) -> 
     assert picture.listed["copy", "running"].jobs == 2000
 
 
-def test_finished_jobs_are_logged_once_and_failures_at_warning(bench: Bench) -> None:
+def test_finished_jobs_are_logged_once_and_failures_at_warning(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.finish("1", 2)
     bench.platform.finish("2", 1, 2)
@@ -855,20 +828,20 @@ def test_finished_jobs_are_logged_once_and_failures_at_warning(bench: Bench) -> 
     assert len([event for event in bench.events() if event["event"] == "job.finished"]) == 2
 
 
-def test_polls_keep_their_rhythm_and_skip_what_an_overrun_missed(bench: Bench) -> None:
+def test_polls_keep_their_rhythm_and_skip_what_an_overrun_missed(bench: PollerFixture) -> None:
     def slow_once(_: httpx.Request) -> None:
         if len(bench.pictures) == 2:
-            bench.clock.now += 70
+            bench.clock.advance(70)
 
     bench.platform.instead = slow_once
-    bench.clock.during = _stop_after(bench.clock, 5)
+    bench.clock.stop_at_pause(5)
 
     bench.poller.run()
 
     assert bench.clock.pauses[1:] == [30, 20, 30, 30]
 
 
-def test_a_new_token_ends_the_wait_after_a_refusal(bench: Bench) -> None:
+def test_a_new_token_ends_the_wait_after_a_refusal(bench: PollerFixture) -> None:
     bench.platform.users = {"n3w": "rfranklin"}
 
     def rotate(_: float) -> None:
@@ -878,7 +851,7 @@ def test_a_new_token_ends_the_wait_after_a_refusal(bench: Bench) -> None:
         if len(bench.clock.pauses) == 6:
             raise Stopping("enough")
 
-    bench.clock.during = rotate
+    bench.clock.during_pause = rotate
 
     bench.poller.run()
 
@@ -886,18 +859,10 @@ def test_a_new_token_ends_the_wait_after_a_refusal(bench: Bench) -> None:
     assert bench.clock.now - START < 300
 
 
-def _stop_after(clock: FakeClock, pauses: int) -> Callable[[float], None]:
-    def stop(_: float) -> None:
-        if len(clock.pauses) >= pauses:
-            raise Stopping("enough")
-
-    return stop
-
-
 # ---- a large account ----
 
 
-def large(bench: Bench, jobs: int = 2000) -> Picture:
+def large(bench: PollerFixture, jobs: int = 2000) -> Picture:
     """An account that is watched, whose listing is complete."""
     for number in range(jobs):
         bench.platform.finish(
@@ -909,12 +874,12 @@ def large(bench: Bench, jobs: int = 2000) -> Picture:
     return picture
 
 
-def lists_asked(bench: Bench, since: int) -> int:
+def lists_asked(bench: PollerFixture, since: int) -> int:
     return bench.platform.asked[since:].count("/async/files")
 
 
 def test_a_large_account_shows_its_gauges_after_a_restart_at_the_first_poll_without_a_full_listing(
-    bench: Bench,
+    bench: PollerFixture,
 ) -> None:
     large(bench)
     bench.poller, asked = bench.new_poller(), len(bench.platform.asked)
@@ -926,7 +891,7 @@ def test_a_large_account_shows_its_gauges_after_a_restart_at_the_first_poll_with
     assert picture.listed["copy", "finished"].jobs == 2000
 
 
-def test_gauges_of_a_watched_account_move_with_what_is_seen(bench: Bench) -> None:
+def test_gauges_of_a_watched_account_move_with_what_is_seen(bench: PollerFixture) -> None:
     large(bench)
     bench.platform.add("20000", completed=3)
 
@@ -937,7 +902,7 @@ def test_gauges_of_a_watched_account_move_with_what_is_seen(bench: Bench) -> Non
     assert picture.listed["copy", "finished"].jobs == 2000
 
 
-def test_what_watching_saw_is_shown_before_slices_are_read(bench: Bench) -> None:
+def test_what_watching_saw_is_shown_before_slices_are_read(bench: PollerFixture) -> None:
     shown_before_slices = []
 
     def look(request: httpx.Request) -> None:
@@ -952,7 +917,7 @@ def test_what_watching_saw_is_shown_before_slices_are_read(bench: Bench) -> None
     assert book.marks >= 600
 
 
-def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: Bench) -> None:
+def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: PollerFixture) -> None:
     for number in range(2000):
         bench.platform.add(f"{10_000 + number}", failed=1)
     bench.platform.instead = lambda request: (
@@ -966,7 +931,7 @@ def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: Be
     assert picture.listed is None
 
 
-def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_listing(bench: Bench) -> None:
+def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_listing(bench: PollerFixture) -> None:
     large(bench)
     bench.platform.add("20000")
     bench.poll()
@@ -981,7 +946,9 @@ def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_
     assert lists_asked(bench, asked) > 5
 
 
-def test_a_small_share_makes_polls_less_frequent_and_what_they_show_is_believed_for_longer(bench: Bench) -> None:
+def test_a_small_share_makes_polls_less_frequent_and_what_they_show_is_believed_for_longer(
+    bench: PollerFixture,
+) -> None:
     bench.poller = bench.new_poller(share=0.001)
 
     picture = bench.poll()
@@ -990,7 +957,7 @@ def test_a_small_share_makes_polls_less_frequent_and_what_they_show_is_believed_
     assert picture.gauges_until == START + 30 + 2 * 375
 
 
-def test_a_check_reads_no_slices(bench: Bench) -> None:
+def test_a_check_reads_no_slices(bench: PollerFixture) -> None:
     for number in range(2000):
         bench.platform.add(f"{10_000 + number}")
 
@@ -1000,13 +967,13 @@ def test_a_check_reads_no_slices(bench: Bench) -> None:
     assert bench.poller.forecast.jobs >= 600
 
 
-def test_requests_made_before_it_is_known_whose_they_are_count_as_theirs(bench: Bench) -> None:
+def test_requests_made_before_it_is_known_whose_they_are_count_as_theirs(bench: PollerFixture) -> None:
     picture = bench.poll()
 
     assert picture.polling.allowance_used == len(bench.platform.asked) == 2
 
 
-def test_a_job_whose_own_endpoint_tells_nothing_is_looked_at_on_its_page(bench: Bench) -> None:
+def test_a_job_whose_own_endpoint_tells_nothing_is_looked_at_on_its_page(bench: PollerFixture) -> None:
     large(bench, 1000)
     bench.platform.add("20000")
     bench.poll()
@@ -1023,7 +990,7 @@ def test_a_job_whose_own_endpoint_tells_nothing_is_looked_at_on_its_page(bench: 
     assert bench.counted(ledger.FILES_FAILED) == 1
 
 
-def test_no_job_is_lost_by_a_poll_whose_list_did_not_answer(bench: Bench) -> None:
+def test_no_job_is_lost_by_a_poll_whose_list_did_not_answer(bench: PollerFixture) -> None:
     bench.platform.add("1")
     bench.poll()
     del bench.platform.jobs["1"]

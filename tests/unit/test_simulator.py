@@ -4,10 +4,11 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import pairwise
 from random import Random
 from urllib.parse import parse_qsl, urlsplit
@@ -24,8 +25,10 @@ from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import OPERATIONS, JobScript, Progress, Shown, State, progress, roll
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, SimulatorSettings, running, serve
 from exporter.simulator.settings import parse_address
+from tests.background import BackgroundTask
+from tests.clocks import START
+from tests.waiting import PATIENCE, eventually
 
-START = 1_790_000_000.0
 STILL = replace(QUIET, speed=0, start=START)
 """The clock stands, and moves only when a test moves it."""
 
@@ -999,16 +1002,12 @@ def test_stopping_does_not_wait_for_hanging_clients() -> None:
         except httpx.TransportError as error:
             ended.append(type(error).__name__)
 
-    with running(STILL) as simulator:
+    with ExitStack() as clients, running(STILL) as simulator:
         simulator.platform.queue(Fault(kind=FaultKind.HANG))
         simulator.platform.queue(Fault(kind=FaultKind.DRIP, pause=3600))
-        clients = [threading.Thread(target=wait_for_ever, args=(simulator.url,)) for _ in range(2)]
-        for thread in clients:
-            thread.start()
-        while simulator.platform.waiting_faults():
-            threading.Event().wait(0.01)
-    for thread in clients:
-        thread.join()
+        for _ in range(2):
+            clients.enter_context(BackgroundTask(partial(wait_for_ever, simulator.url)))
+        eventually(lambda: not simulator.platform.waiting_faults())
 
     assert len(ended) == 2
 
@@ -1043,5 +1042,5 @@ def test_serving_in_the_foreground_ends_well_on_a_signal() -> None:
         assert httpx.get(url, trust_env=False).status_code == 200
         process.terminate()
 
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
     assert said[1].split()[-1] == DEMO_TOKEN

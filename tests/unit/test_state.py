@@ -20,8 +20,10 @@ from exporter.counting.store import LEDGER, Store, reading
 from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
 from exporter.platform.jobs import Job
 from exporter.state import Place, backup, check, export_ledger, forget_ledger, import_ledger, show
+from tests.clocks import START
+from tests.ledgers import observe_in
 
-SINCE = 1_790_000_000.0
+SINCE = START
 NOW = SINCE + 5.123456789
 RULES = Rules()
 ENDPOINT = "https://p/v2"
@@ -39,12 +41,7 @@ def see(store: Store, name: str, *jobs: Job, username: str = "u", division: str 
     book = store.book(name, ENDPOINT, username, division, failed_since=0) or store.begin(
         name, ENDPOINT, username, division, since=SINCE, now=NOW, rules=RULES
     )
-    shown = {job.id: job for job in jobs}
-    number = book.account.number
-    sightings = Sightings(jobs, shown.keys(), vanished=store.vanished(number, shown.keys()), complete=True)
-    changes = fold(book, store.marks(number, shown.keys()), sightings, RULES, now=NOW, platform=NOW)
-    store.commit(number, changes)
-    return book.after(changes)
+    return observe_in(store, book, *jobs, rules=RULES, now=NOW)
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ from exporter import __version__
 from exporter.metrics.snapshot import Picture
 from exporter.metrics.status_page import CONTENT_SECURITY_POLICY, status_page
 from exporter.platform.jobs import Job
-from tests.pictures import DISPLAY, POLLING, START, UNTRIED, Ledger, finished, job_id, picture, running
+from tests.clocks import START
+from tests.factories import finished_job, job_id, running_job
+from tests.ledgers import LedgerFixture, book_of
+from tests.pictures import DISPLAY, POLLING, UNTRIED, picture
 
 NOW = START + 60
 CODES = "https://docs.sevenbridges.com/docs/api-status-codes"
@@ -160,7 +163,7 @@ def test_before_any_account_was_tried_it_says_so() -> None:
 
 
 def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
-    page = tree(picture(Ledger().book))
+    page = tree(picture(book_of()))
 
     assert overview(page) == ("Nothing is wrong", [])
     assert next(page.all("title")).text == "Nothing is wrong · sbg-exporter"
@@ -168,24 +171,24 @@ def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
 
 
 def test_accounts_that_are_still_to_be_tried_qualify_that() -> None:
-    page = tree(picture(Ledger().book, account="one"), picture(None, account="two", polling=UNTRIED))
+    page = tree(picture(book_of(), account="one"), picture(None, account="two", polling=UNTRIED))
 
     assert overview(page) == ("Nothing is wrong so far, 1 not tried yet", [])
     assert figures(page)["Accounts up"] == "1 of 2"
 
 
 def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
-    failing, still, broken = Ledger(), Ledger(), Ledger()
-    failing.see(running(START + 1), at=START + 10)
-    failing.see(finished(START + 1, failed=3, errors=(("4007", 2), ("none", 1))), at=START + 30)
-    still.see(running(START + 2, done=4), at=START - 4000)
+    failing, still, broken = LedgerFixture(), LedgerFixture(), LedgerFixture()
+    failing.observe_listing(running_job(START + 1), at=START + 10)
+    failing.observe_listing(finished_job(START + 1, failed=3, errors=(("4007", 2), ("none", 1))), at=START + 30)
+    still.observe_listing(running_job(START + 2, done=4), at=START - 4000)
     refused = replace(POLLING, up=False, fault="the token is refused", last_success=START - 300)
 
     page = tree(
         picture(still.book, account="still"),
         picture(failing.book, account="failing"),
         picture(broken.book, account="broken", polling=refused),
-        picture(Ledger().book, account="well"),
+        picture(book_of(), account="well"),
     )
 
     assert overview(page) == (
@@ -210,14 +213,14 @@ def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
 
 
 def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_first() -> None:
-    def failed(at: float) -> Ledger:
-        counted = Ledger()
-        counted.see(running(at, failed=1), at=at)
+    def failed(at: float) -> LedgerFixture:
+        counted = LedgerFixture()
+        counted.observe_listing(running_job(at, failed=1), at=at)
         return counted
 
     def silent(since: float) -> Picture:
         polling = replace(POLLING, up=False, fault="no answer", last_success=since)
-        return picture(Ledger().book, account=f"silent since {since - START:.0f}", polling=polling)
+        return picture(book_of(), account=f"silent since {since - START:.0f}", polling=polling)
 
     _, said = overview(
         tree(
@@ -232,7 +235,7 @@ def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_
 
 
 def test_an_account_that_was_not_polled_lately_is_wrong_though_its_last_poll_went_well() -> None:
-    page = tree(picture(Ledger().book), now=START + 660.5)
+    page = tree(picture(book_of()), now=START + 660.5)
 
     assert overview(page) == (
         "1 account cannot be polled",
@@ -242,8 +245,8 @@ def test_an_account_that_was_not_polled_lately_is_wrong_though_its_last_poll_wen
 
 
 def test_a_failing_account_says_why_and_since_when_and_keeps_its_old_jobs_to_itself() -> None:
-    counted = Ledger()
-    counted.see(running(START + 1, done=4), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START + 1, done=4), at=START + 30)
     failing = replace(POLLING, up=False, fault="the platform did not answer", last_poll=START + 7300, username=None)
 
     page = tree(picture(counted.book, polling=failing), now=START + 7330)
@@ -267,8 +270,8 @@ def test_an_account_that_never_answered_says_so() -> None:
 
 
 def test_failures_from_before_counting_began_are_shown_but_raise_no_alarm() -> None:
-    counted = Ledger()
-    counted.see(finished(START - 1000, failed=2), at=START + 20)
+    counted = LedgerFixture()
+    counted.observe_listing(finished_job(START - 1000, failed=2), at=START + 20)
 
     page = tree(picture(counted.book))
 
@@ -297,7 +300,7 @@ def test_an_account_that_was_not_reached_yet_shows_nothing_as_zero() -> None:
 
 
 def test_an_account_without_jobs_says_none() -> None:
-    page = tree(picture(Ledger().book))
+    page = tree(picture(book_of()))
 
     assert account(page) == [
         "up",
@@ -311,10 +314,10 @@ def test_an_account_without_jobs_says_none() -> None:
 
 
 def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> None:
-    counted = Ledger()
-    counted.see(
-        running(START + 1, done=3, failed=1),
-        finished(START + 2, failed=3, serial=1, errors=(("4007", 1), ("none", 2))),
+    counted = LedgerFixture()
+    counted.observe_listing(
+        running_job(START + 1, done=3, failed=1),
+        finished_job(START + 2, failed=3, serial=1, errors=(("4007", 1), ("none", 2))),
         at=START + 30,
     )
 
@@ -333,9 +336,9 @@ def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> No
 
 
 def test_several_accounts_share_the_tables() -> None:
-    one, two = Ledger(), Ledger()
-    one.see(running(START + 1, done=1), at=START + 20)
-    two.see(running(START + 2, done=2), finished(START + 3, serial=1), at=START + 10)
+    one, two = LedgerFixture(), LedgerFixture()
+    one.observe_listing(running_job(START + 1, done=1), at=START + 20)
+    two.observe_listing(running_job(START + 2, done=2), finished_job(START + 3, serial=1), at=START + 10)
 
     page = tree(picture(one.book, account="one"), picture(two.book, account="two"))
 
@@ -344,8 +347,8 @@ def test_several_accounts_share_the_tables() -> None:
 
 
 def test_tables_are_readable_without_styles() -> None:
-    counted = Ledger()
-    counted.see(running(START + 1, done=4), finished(START, failed=1), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START + 1, done=4), finished_job(START, failed=1), at=START + 30)
 
     page = tree(picture(counted.book))
 
@@ -371,8 +374,8 @@ def test_tables_are_readable_without_styles() -> None:
 def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
     total: int, done: int, bar: tuple[str, str]
 ) -> None:
-    counted = Ledger()
-    counted.see(running(START, total=total, done=done), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, total=total, done=done), at=START + 30)
 
     page = tree(picture(counted.book))
 
@@ -386,8 +389,8 @@ def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
 
 
 def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing() -> None:
-    counted = Ledger()
-    counted.see(Job(job_id(START), "copy", "submitted", 0, 0, 0), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(Job(job_id(START), "copy", "submitted", 0, 0, 0), at=START + 30)
 
     page = tree(picture(counted.book))
 
@@ -396,8 +399,8 @@ def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing(
 
 
 def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
-    counted = Ledger()
-    counted.see(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
 
     [row] = rows(tree(picture(counted.book)), UNFINISHED)
 
@@ -405,9 +408,9 @@ def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
 
 
 def test_what_is_wrong_stands_out() -> None:
-    counted = Ledger()
-    counted.see(running(START, done=4), at=START + 30)
-    counted.see(running(START, done=4), finished(START, failed=3, serial=1), at=START + 60)
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=4), at=START + 30)
+    counted.observe_listing(running_job(START, done=4), finished_job(START, failed=3, serial=1), at=START + 60)
     late = tree(picture(counted.book, gauges_until=START + 9000), now=START + 3630)
 
     def toned(name: str) -> set[str]:
@@ -418,8 +421,8 @@ def test_what_is_wrong_stands_out() -> None:
 
 
 def test_only_silence_is_no_alarm() -> None:
-    counted = Ledger()
-    counted.see(running(START, done=4), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=4), at=START + 30)
 
     heading = next(tree(picture(counted.book, gauges_until=START + 9000), now=START + 3630).all("h2"))
 
@@ -427,9 +430,9 @@ def test_only_silence_is_no_alarm() -> None:
 
 
 def test_codes_are_explained_where_there_are_any() -> None:
-    counted = Ledger()
+    counted = LedgerFixture()
     before = tree(picture(counted.book))
-    counted.see(finished(START, failed=3), at=START + 30)
+    counted.observe_listing(finished_job(START, failed=3), at=START + 30)
     after = tree(picture(counted.book))
 
     assert CODES not in [link.attributes["href"] for link in before.all("a")]
@@ -440,8 +443,8 @@ def test_codes_are_explained_where_there_are_any() -> None:
 
 
 def test_jobs_beyond_job_series_are_counted() -> None:
-    counted = Ledger()
-    counted.see(*(running(START + each, failed=1, serial=each) for each in range(5)), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(5)), at=START + 30)
 
     some = tree(picture(counted.book), job_series=2)
     none = tree(picture(counted.book), job_series=0)
@@ -452,8 +455,8 @@ def test_jobs_beyond_job_series_are_counted() -> None:
 
 
 def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
-    counted = Ledger()
-    counted.see(*(running(START + each, failed=1, serial=each) for each in range(3)), at=START - 3600)
+    counted = LedgerFixture()
+    counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(3)), at=START - 3600)
     failing = replace(POLLING, up=False, fault="no answer")
 
     page = tree(
@@ -476,14 +479,14 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (86400, "24 h"), (172800, "2 d")],
 )
 def test_ages_are_told_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
-    page = tree(picture(Ledger().book), now=START + 30.5 + seconds)
+    page = tree(picture(book_of()), now=START + 30.5 + seconds)
 
     assert account(page)[1].startswith(f"{text} ago / ")
 
 
 def test_every_age_has_its_moment() -> None:
-    counted = Ledger()
-    counted.see(running(START, done=4, failed=1), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=4, failed=1), at=START + 30)
 
     times = list(tree(picture(counted.book)).all("time"))
 
@@ -494,13 +497,13 @@ def test_every_age_has_its_moment() -> None:
 
 
 def test_the_username_can_be_hidden() -> None:
-    assert "rosalind" not in tree(picture(Ledger().book), show_username=False).text
+    assert "rosalind" not in tree(picture(book_of()), show_username=False).text
 
 
 @pytest.mark.parametrize("now", [NOW, START + 9000])
 def test_nothing_that_comes_from_outside_becomes_markup(now: float) -> None:
-    counted = Ledger(username=EVIL)
-    counted.see(
+    counted = LedgerFixture(username=EVIL)
+    counted.observe_listing(
         Job(f"1{EVIL}", EVIL, EVIL, 4, 1, 1),
         Job(f"2{EVIL}", "copy", "finished", 4, 0, 2, START, START + 1, errors=(("<b>", 2),)),
         at=START + 30,

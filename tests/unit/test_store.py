@@ -5,7 +5,6 @@ import os
 import resource
 import sqlite3
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,23 +17,13 @@ from exporter.counting.store import SCHEMA_VERSION, Store
 from exporter.errors import StateError, StateWriteError
 from exporter.platform.allowance import LONGEST_SILENCE, Allowances, Holder, Kept
 from exporter.platform.jobs import Job
+from tests.clocks import START
+from tests.ledgers import observe_in
 
-SINCE = 1_790_000_000.0
+SINCE = START
 NOW = SINCE + 5
 RULES = Rules()
 ENDPOINT = "https://p/v2"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "state.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    opened = Store(path)
-    yield opened
-    opened.close()
 
 
 def begin(store: Store, name: str = "a", username: str = "u", division: str = "") -> Book:
@@ -43,12 +32,7 @@ def begin(store: Store, name: str = "a", username: str = "u", division: str = ""
 
 def see(store: Store, book: Book, *jobs: Job) -> Book:
     """One poll that lists *jobs* completely, committed."""
-    shown = {job.id: job for job in jobs}
-    number = book.account.number
-    sightings = Sightings(jobs, shown.keys(), vanished=store.vanished(number, shown.keys()), complete=True)
-    changes = fold(book, store.marks(number, shown.keys()), sightings, RULES, now=NOW, platform=NOW)
-    store.commit(number, changes)
-    return book.after(changes)
+    return observe_in(store, book, *jobs, rules=RULES, now=NOW)
 
 
 LAB = Holder(ENDPOINT, "lab")
@@ -57,57 +41,57 @@ FAILED = Job("1", "copy", "finished", 3, 1, 2, NOW, NOW + 2, (("5001", 2),))
 RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
 
 
-def test_what_was_committed_is_what_comes_back(store: Store, path: Path) -> None:
+def test_what_was_committed_is_what_comes_back(store: Store, state_file: Path) -> None:
     book = see(store, begin(store), FAILED, RUNNING)
     store.commit(book.account.number, ledger.rebucketed(book, RULES, NOW))
     size = store.bytes_total
     store.close()
 
-    again = Store(path)
+    again = Store(state_file)
     try:
         assert again.bound("a", ENDPOINT, "", failed_since=0) == book
         assert again.marks_total == 2
         assert 0 < again.bytes_total <= size
     finally:
         again.close()
-        store.__init__(path)  # type: ignore[misc]  # for the fixture to close
+        store.__init__(state_file)  # type: ignore[misc]  # for the fixture to close
 
 
-def test_the_file_is_for_its_owner_alone(store: Store, path: Path) -> None:
+def test_the_file_is_for_its_owner_alone(store: Store, state_file: Path) -> None:
     begin(store)
 
-    assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(each.stat().st_mode) for each in state_file.parent.iterdir()} == {0o600}
+    assert stat.S_IMODE(state_file.parent.stat().st_mode) == 0o700
 
 
-def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
-    Store(path).close()
-    path.chmod(0o644)
+def test_a_file_that_others_could_read_is_closed_to_them(state_file: Path) -> None:
+    Store(state_file).close()
+    state_file.chmod(0o644)
 
-    Store(path).close()
+    Store(state_file).close()
 
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(state_file.stat().st_mode) == 0o600
 
 
-def test_a_second_holder_is_told_who_the_first_is(store: Store, path: Path) -> None:
+def test_a_second_holder_is_told_who_the_first_is(store: Store, state_file: Path) -> None:
     begin(store)
 
     with pytest.raises(StateError, match=rf"is held by process {os.getpid()} on \S+; one daemon at a time"):
-        Store(path)
+        Store(state_file)
 
 
-def test_the_file_is_free_again_when_its_holder_is_gone(path: Path) -> None:
-    holder = multiprocessing.get_context("spawn").Process(target=_hold_and_die, args=(path,))
+def test_the_file_is_free_again_when_its_holder_is_gone(state_file: Path) -> None:
+    holder = multiprocessing.get_context("spawn").Process(target=_hold_and_die, args=(state_file,))
     holder.start()
     holder.join()
 
-    Store(path).close()
+    Store(state_file).close()
 
     assert holder.exitcode == 9
 
 
-def _hold_and_die(path: Path) -> None:
-    Store(path)
+def _hold_and_die(state_file: Path) -> None:
+    Store(state_file)
     os._exit(9)
 
 
@@ -189,11 +173,11 @@ def test_a_commit_that_fails_writes_nothing_and_can_be_tried_again(store: Store)
     assert store.bound("a", ENDPOINT, "", failed_since=0) == book.after(changes)
 
 
-def test_an_interrupted_beginning_is_begun_again(path: Path) -> None:
-    path.parent.mkdir()
-    path.touch()
+def test_an_interrupted_beginning_is_begun_again(state_file: Path) -> None:
+    state_file.parent.mkdir()
+    state_file.touch()
 
-    store = Store(path)
+    store = Store(state_file)
 
     begin(store)
     store.close()
@@ -206,52 +190,52 @@ def test_an_interrupted_beginning_is_begun_again(path: Path) -> None:
         (b"SQLite format 3\0" + bytes(84), "is a database of another program"),
     ],
 )
-def test_what_is_not_ours_is_refused_and_left_alone(path: Path, content: bytes, complaint: str) -> None:
-    path.parent.mkdir()
-    path.write_bytes(content)
-    path.chmod(0o644)
+def test_what_is_not_ours_is_refused_and_left_alone(state_file: Path, content: bytes, complaint: str) -> None:
+    state_file.parent.mkdir()
+    state_file.write_bytes(content)
+    state_file.chmod(0o644)
 
     with pytest.raises(StateError, match=complaint):
-        Store(path)
+        Store(state_file)
 
-    assert path.read_bytes() == content
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert sorted(each.name for each in path.parent.iterdir()) == ["state.db", "state.db.lock"]
+    assert state_file.read_bytes() == content
+    assert stat.S_IMODE(state_file.stat().st_mode) == 0o644
+    assert sorted(each.name for each in state_file.parent.iterdir()) == ["state.db", "state.db.lock"]
 
 
-def test_a_newer_file_is_refused_and_left_alone(path: Path) -> None:
-    Store(path).close()
-    with sqlite3.connect(path) as db:
+def test_a_newer_file_is_refused_and_left_alone(state_file: Path) -> None:
+    Store(state_file).close()
+    with sqlite3.connect(state_file) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
-    content = path.read_bytes()
+    content = state_file.read_bytes()
 
     with pytest.raises(StateError, match=r"newer version of sbg-exporter .* run that version again"):
-        Store(path)
+        Store(state_file)
 
-    assert path.read_bytes() == content
+    assert state_file.read_bytes() == content
 
 
-def test_a_damaged_file_is_refused(path: Path) -> None:
-    store = Store(path)
+def test_a_damaged_file_is_refused(state_file: Path) -> None:
+    store = Store(state_file)
     see(store, begin(store), *(msgspec.structs.replace(FAILED, id=str(n)) for n in range(500)))
     store.close()
-    content = bytearray(path.read_bytes())
+    content = bytearray(state_file.read_bytes())
     content[8192:40960] = b"\xff" * (40960 - 8192)
-    path.write_bytes(content)
+    state_file.write_bytes(content)
 
     with pytest.raises(StateError, match="put a backup in its place"):
-        Store(path)
+        Store(state_file)
 
 
-def test_a_file_of_ours_without_its_tables_is_refused(path: Path) -> None:
-    Store(path).close()
-    with sqlite3.connect(path) as db:
+def test_a_file_of_ours_without_its_tables_is_refused(state_file: Path) -> None:
+    Store(state_file).close()
+    with sqlite3.connect(state_file) as db:
         db.execute("DROP TABLE mark")
     db.close()
 
     with pytest.raises(StateError, match="no such table: mark; put a backup in its place"):
-        Store(path)
+        Store(state_file)
 
 
 def test_two_entries_that_begin_one_ledger_at_once_share_it(store: Store) -> None:
@@ -274,10 +258,10 @@ def test_a_folder_is_no_state_file(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
-def test_a_backup_may_be_taken_while_it_is_held(store: Store, path: Path, tmp_path: Path) -> None:
+def test_a_backup_may_be_taken_while_it_is_held(store: Store, state_file: Path, tmp_path: Path) -> None:
     see(store, begin(store), FAILED)
     backup = sqlite3.connect(tmp_path / "backup.db")
-    source = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    source = sqlite3.connect(f"file:{state_file}?mode=ro", uri=True)
 
     source.backup(backup)
 
@@ -334,39 +318,41 @@ def test_no_clock_that_was_set_back_makes_a_silence_endless(store: Store) -> Non
     assert kept.silence_left == LONGEST_SILENCE
 
 
-def test_an_allowance_outlives_the_process(path: Path) -> None:
-    first = Store(path)
+def test_an_allowance_outlives_the_process(state_file: Path) -> None:
+    first = Store(state_file)
     first.keep_allowance(LAB, KEPT, NOW)
     first.close()
 
-    second = Store(path)
+    second = Store(state_file)
 
     assert second.allowance(LAB, NOW) == KEPT
     second.close()
 
 
-def test_an_allowance_outlives_a_process_that_is_killed(path: Path) -> None:
-    killed = multiprocessing.get_context("spawn").Process(target=_keep_and_die, args=(path,))
+def test_an_allowance_outlives_a_process_that_is_killed(state_file: Path) -> None:
+    killed = multiprocessing.get_context("spawn").Process(target=_keep_and_die, args=(state_file,))
     killed.start()
     killed.join()
 
-    store = Store(path)
+    store = Store(state_file)
 
     assert store.allowance(LAB, NOW) == KEPT
     store.close()
 
 
-def _keep_and_die(path: Path) -> None:
-    Store(path).keep_allowance(LAB, KEPT, NOW)
+def _keep_and_die(state_file: Path) -> None:
+    Store(state_file).keep_allowance(LAB, KEPT, NOW)
     os._exit(9)
 
 
 @pytest.mark.parametrize("wrong_by", [-3600.0, 0.0, 3600.0])
-def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(path: Path, wrong_by: float) -> None:
+def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(
+    state_file: Path, wrong_by: float
+) -> None:
     made = 0
     for restart in range(12):
         now = NOW + wrong_by + 20 * restart
-        store = Store(path)
+        store = Store(state_file)
         allowances = Allowances(
             0.01,
             kept=lambda holder, store=store, now=now: store.allowance(holder, now),  # type: ignore[misc]  # bound early
@@ -378,15 +364,15 @@ def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(pa
     assert made == 10
 
 
-def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger(path: Path) -> None:
-    older = Store(path)
+def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger(state_file: Path) -> None:
+    older = Store(state_file)
     book = see(older, begin(older), FAILED, RUNNING)
     older.close()
-    with sqlite3.connect(path) as db:
+    with sqlite3.connect(state_file) as db:
         db.execute("DROP TABLE allowance")
     db.close()
 
-    store = Store(path)
+    store = Store(state_file)
     store.keep_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW) == KEPT

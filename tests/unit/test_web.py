@@ -17,10 +17,10 @@ import pytest
 from exporter.errors import ListenError
 from exporter.metrics.exposition import Format
 from exporter.metrics.web import Limits, application, bound_sockets, serving, shown_address
-from tests.pictures import Ledger, exposition, picture
-
-PATIENCE = 20.0
-"""Seconds after which a test is stuck."""
+from tests.background import BackgroundTask
+from tests.ledgers import book_of
+from tests.pictures import exposition, picture
+from tests.waiting import PATIENCE
 
 
 @dataclass
@@ -58,7 +58,7 @@ def served(
 ) -> Iterator[Served]:
     """The real application on a free port."""
     told = Served()
-    book = Ledger().book
+    book = book_of()
     app = application(
         exposition(*(picture(book, account=f"account {number}") for number in range(accounts))),
         unhealthy=lambda: told.unhealthy,
@@ -326,6 +326,7 @@ def test_nonsense_after_an_answer_ends_the_connection(here: Served) -> None:
         assert exchange(client, b"not a chunk\r\n") == b""
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     "begun", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nHost:", b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\nGET /"]
 )
@@ -336,20 +337,16 @@ def test_a_client_that_does_not_finish_its_header_is_hung_up_on(begun: bytes) ->
         assert hasty.ask("/-/healthy")[0].status == 200
 
 
+@pytest.mark.real_time
 def test_a_client_that_drips_its_header_gains_no_time() -> None:
-    stop = threading.Event()
     with served(Limits(header_seconds=0.3)) as here, here.connect() as client:
 
         def drip() -> None:
             with contextlib.suppress(OSError):
-                while not stop.wait(0.02):
-                    client.sendall(b"x")
+                client.sendall(b"x")
 
-        dripping = threading.Thread(target=drip)
-        dripping.start()
-        assert b"200" not in until_closed(client)
-        stop.set()
-        dripping.join()
+        with BackgroundTask(drip, every=0.02):
+            assert b"200" not in until_closed(client)
 
 
 def test_a_client_that_dripped_and_came_through_is_served() -> None:
@@ -361,6 +358,7 @@ def test_a_client_that_dripped_and_came_through_is_served() -> None:
         assert answer(client, b"\n") == 200
 
 
+@pytest.mark.real_time
 def test_an_idle_connection_is_closed_in_the_end() -> None:
     with served(Limits(idle_seconds=1)) as here, here.connect() as client:
         assert answer(client) == 200
@@ -368,6 +366,7 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
         assert until_closed(client) == b""
 
 
+@pytest.mark.real_time
 def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
     with served(Limits(answer_seconds=0.1), accounts=60) as here, here.connect_narrow() as client:
         request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"

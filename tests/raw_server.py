@@ -1,4 +1,4 @@
-"""Far sides of the wire that do what no decent server does: each connection is a function that talks as it likes."""
+"""Servers that do what no decent server does: each connection is a function that sends what it likes, as it likes."""
 
 import contextlib
 import socket
@@ -8,22 +8,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-PATIENCE = 20.0
-"""Seconds after which a peer gives up, so that no test hangs for ever. No claim rests on it."""
+from tests.waiting import PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """One connection, from the far side."""
+class Connection:
+    """One connection, from the server's side."""
 
-    connection: socket.socket
+    raw: socket.socket
     heads: list[bytes]
 
     def request(self) -> bytes:
         """The head of the next request; raises ConnectionError when the client has left."""
         head = b""
         while b"\r\n\r\n" not in head:
-            more = self.connection.recv(1)
+            more = self.raw.recv(1)
             if not more:
                 raise ConnectionError("the client has left")
             head += more
@@ -32,19 +31,19 @@ class Peer:
 
     def send(self, data: bytes) -> None:
         """Send *data*."""
-        self.connection.sendall(data)
+        self.raw.sendall(data)
 
     def wait_until_left(self) -> None:
         """Say nothing until the client leaves."""
-        while self.connection.recv(65536):
+        while self.raw.recv(65536):
             pass
 
 
-Talk = Callable[[Peer], None]
+Script = Callable[[Connection], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Far:
+class RawServer:
     """A server under way."""
 
     port: int
@@ -64,31 +63,31 @@ def reply(status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | N
     return f"HTTP/1.1 {status} Whatever\r\n{lines}\r\n".encode() + body
 
 
-def answering(*replies: bytes) -> Talk:
+def answering(*replies: bytes) -> Script:
     """Each request gets the next of *replies*, over all connections; the last one for ever."""
     left = list(replies)
 
-    def talk(peer: Peer) -> None:
+    def script(connection: Connection) -> None:
         while True:
-            peer.request()
-            peer.send(left.pop(0) if len(left) > 1 else left[0])
+            connection.request()
+            connection.send(left.pop(0) if len(left) > 1 else left[0])
 
-    return talk
+    return script
 
 
 @contextmanager
-def serving(talk: Talk, tls: ssl.SSLContext | None = None) -> Iterator[Far]:
-    """A server on 127.0.0.1 while the context lasts; every connection is a thread in which *talk* runs."""
+def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
+    """A server on 127.0.0.1 while the context lasts; every connection is a thread in which *script* runs."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=16)
-    far = Far(listener.getsockname()[1])
+    server = RawServer(listener.getsockname()[1])
     connections: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
     def converse(connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            talking = tls.wrap_socket(connection, server_side=True) if tls else connection
-            with talking:
-                talk(Peer(talking, far.heads))
+            raw = tls.wrap_socket(connection, server_side=True) if tls else connection
+            with raw:
+                script(Connection(raw, server.heads))
         connection.close()
 
     def accept() -> None:
@@ -103,7 +102,7 @@ def serving(talk: Talk, tls: ssl.SSLContext | None = None) -> Iterator[Far]:
     accepting = threading.Thread(target=accept, daemon=True)
     accepting.start()
     try:
-        yield far
+        yield server
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         accepting.join()

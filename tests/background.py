@@ -1,0 +1,114 @@
+"""Work beside a test: users who submit jobs, clients that scrape, whatever puts load on what is tested."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from tests.waiting import PATIENCE
+
+
+class Finished(Exception):
+    """Raised by the work of a :class:`BackgroundTask` that has nothing more to do."""
+
+
+class BackgroundTask:
+    """Does its work in a thread while the context lasts; raises what went wrong in it when the context is left.
+
+    With *every* the work is done again and again, so many seconds apart (a number, or a function that gives one before
+    each pause). It ends when the context is left or the work raises :class:`Finished`. Without, it is done once, and
+    leaving the context waits for that.
+
+    Where the test itself fails too, its error is the one that is raised; the work's is told in a note.
+    """
+
+    def __init__(self, work: Callable[[], object], *, every: float | Callable[[], float] | None = None) -> None:
+        self._work = work
+        self._every = every
+        self._stop = threading.Event()
+        self._news = threading.Condition()
+        self._rounds = 0
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        try:
+            self.stop()
+        except BaseException as failure:
+            if error is None:
+                raise
+            error.add_note(f"In the background: {failure!r}")
+
+    @property
+    def rounds(self) -> int:
+        """How often the work has been done."""
+        return self._rounds
+
+    @property
+    def running(self) -> bool:
+        """Whether the work goes on."""
+        return self._thread.is_alive()
+
+    def await_rounds(self, more: int = 1) -> None:
+        """Wait until the work was done so many times *more*.
+
+        Raises:
+            BaseException: what went wrong in it meanwhile.
+        """
+        with self._news:
+            wanted = self._rounds + more
+            self._news.wait_for(lambda: self._rounds >= wanted or not self._going_on, PATIENCE)
+            reached = self._rounds >= wanted
+        if not reached:
+            self.stop()
+            raise AssertionError(f"the work was done {self._rounds} times, not {wanted}")
+
+    def join(self) -> None:
+        """Wait until the work has ended by itself.
+
+        Raises:
+            BaseException: what went wrong in it.
+        """
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            raise AssertionError(f"the work in the background goes on after {PATIENCE} s")
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """End the work after the round under way; once it has ended, this does nothing.
+
+        Raises:
+            BaseException: what went wrong in it, the first time.
+        """
+        self._stop.set()
+        self.join()
+
+    @property
+    def _going_on(self) -> bool:
+        return self._error is None and not self._stop.is_set()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._work()
+                with self._news:
+                    self._rounds += 1
+                    self._news.notify_all()
+                if self._every is None:
+                    return
+                if self._stop.wait(self._every() if callable(self._every) else self._every):
+                    return
+        except Finished:
+            pass
+        except BaseException as error:  # noqa: BLE001  # raised again in the test's own thread
+            self._error = error
+        finally:
+            with self._news:
+                self._stop.set()
+                self._news.notify_all()

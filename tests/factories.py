@@ -1,0 +1,94 @@
+"""Jobs and job records for tests: everything has a default, a test names only what it is about."""
+
+from typing import Final
+
+import msgspec
+
+from exporter.counting.ledger import ID_EPOCH, Mark
+from exporter.platform.jobs import Job
+from tests.clocks import START
+
+ENDPOINT: Final = "https://api.example.org/v2"
+
+
+def job(
+    state: str = "running",
+    total: int | None = 10,
+    completed: int | None = 0,
+    failed: int | None = 0,
+    *,
+    job_id: str = "42",
+    operation: str = "copy",
+    started: float | None = None,
+    finished: float | None = None,
+    errors: tuple[tuple[str, int], ...] | None = None,
+) -> Job:
+    """One job as one answer showed it."""
+    return Job(job_id, operation, state, total, completed, failed, started, finished, errors)
+
+
+def job_id(at: float, serial: int = 0) -> str:
+    """An id that carries the submission time *at*, as the platform's do."""
+    return str((round((at - ID_EPOCH) * 1000) << 20) + serial)
+
+
+def running_job(at: float, *, done: int = 0, failed: int = 0, total: int = 10, serial: int = 0) -> Job:
+    """A copy that was submitted *at* and started two seconds later."""
+    return job("running", total, done, failed, job_id=job_id(at, serial), started=at + 2)
+
+
+def finished_job(
+    at: float,
+    *,
+    failed: int = 0,
+    total: int = 10,
+    took: float = 100.0,
+    serial: int = 0,
+    errors: tuple[tuple[str, int], ...] | None = None,
+) -> Job:
+    """A copy that was submitted *at*, started two seconds later and took *took* seconds."""
+    return job(
+        "finished",
+        total,
+        total - failed,
+        failed,
+        job_id=job_id(at, serial),
+        started=at + 2,
+        finished=at + 2 + took,
+        errors=errors,
+    )
+
+
+_NEW: Final = Mark(
+    id="42",
+    operation="copy",
+    state="running",
+    total=0,
+    completed=0,
+    failed=0,
+    last_total=0,
+    last_completed=0,
+    last_failed=0,
+    first_seen=START,
+    seen_submitted=False,
+    started_on=None,
+    finished_on=None,
+    outcome="",
+    history=False,
+    asks_left=0,
+    queue_done=False,
+    duration_done=False,
+    errors_done=False,
+    moved_at=START,
+    detected_at=None,
+    settling_since=None,
+    missing_since=None,
+    unlisted_at=None,
+    codes="",
+)
+
+
+def mark(job: Job | None = None, **fields: object) -> Mark:
+    """What the ledger keeps of an unfinished job: of *job*, with these *fields* in place of the defaults."""
+    of_job = {} if job is None else {"id": job.id, "operation": job.operation, "state": job.state}
+    return msgspec.structs.replace(_NEW, **{**of_job, **fields})

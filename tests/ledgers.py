@@ -1,0 +1,132 @@
+"""One account's ledger for tests: what is observed is counted by the real rules and kept, in memory or in a store."""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from exporter.counting import ledger
+from exporter.counting.ledger import Account, Book, Changes, Mark, Rules, Sightings, fold, seeds
+from exporter.counting.store import Store
+from exporter.platform.jobs import Job
+from tests.clocks import START
+from tests.factories import ENDPOINT
+
+FEW_BUCKETS: Final = Rules(duration_buckets=(60, 3600), queue_buckets=(1.5, 60))
+"""Few buckets, so that pages stay readable."""
+
+
+class LedgerFixture:
+    """A ledger in memory, which began at START.
+
+    Attributes:
+        book: what is shown of it.
+        marks: the records of all jobs, by their ids.
+        facts: what the last observation told.
+        now: the time of the last observation.
+    """
+
+    def __init__(
+        self,
+        rules: Rules = FEW_BUCKETS,
+        *,
+        username: str = "rosalind",
+        now: float = START,
+        complete: bool = False,
+    ) -> None:
+        """*complete*: as after its first complete listing, when there is no history any more."""
+        self.rules = rules
+        account = Account(1, ENDPOINT, username, "", START, complete=complete, listed_on=START if complete else None)
+        self.book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, self.rules, now))
+        self.marks: dict[str, Mark] = {}
+        self.facts: list[object] = []
+        self.now = now
+
+    def observe(
+        self,
+        *jobs: Job,
+        at: float | None = None,
+        after: float = 0.0,
+        asked: Collection[str] = (),
+        refused: Collection[str] = (),
+        unknown: Collection[str] = (),
+        listed: bool = True,
+        complete: bool = False,
+    ) -> Changes:
+        """Count *jobs*, which answers showed at the time *at*, or so long *after* the last ones; what that changed.
+
+        Args:
+            jobs: in the order in which they came.
+            at: Unix seconds.
+            after: seconds.
+            asked: jobs whose own endpoint answered.
+            refused: jobs whose own endpoint did not answer anything that could be read.
+            unknown: jobs that the platform does not know.
+            listed: whether the list showed them, not their own endpoints.
+            complete: whether they are all that the account lists.
+        """
+        self.now = self.now + after if at is None else at
+        shown = {job.id for job in jobs} if listed else set()
+        sightings = Sightings(
+            jobs,
+            shown,
+            asked=asked,
+            refused=refused,
+            unknown=unknown,
+            vanished=self.unlisted(shown) if complete else (),
+            expired=self._expired() if complete else (),
+            complete=complete,
+        )
+        changes = self.changes(sightings)
+        self.commit(changes)
+        return changes
+
+    def observe_listing(self, *jobs: Job, at: float | None = None, after: float = 0.0) -> Book:
+        """Count a complete listing; the book after it."""
+        self.observe(*jobs, at=at, after=after, complete=True)
+        return self.book
+
+    def changes(self, sightings: Sightings) -> Changes:
+        """What *sightings* at this time would change."""
+        return fold(self.book, self.marks, sightings, self.rules, now=self.now, platform=self.now)
+
+    def commit(self, changes: Changes) -> None:
+        """Keep *changes*."""
+        self.book = self.book.after(changes)
+        self.marks.update(changes.marks)
+        for job_id in changes.forgotten:
+            del self.marks[job_id]
+        self.facts = list(changes.facts)
+
+    def unlisted(self, listed: Collection[str]) -> list[Mark]:
+        """The jobs that were listed before and are not among these."""
+        return [each for each in self.marks.values() if each.unlisted_at is None and each.id not in listed]
+
+    def _expired(self) -> list[Mark]:
+        before = self.book.account.listing_clock - ledger.FORGET_AFTER
+        return [each for each in self.marks.values() if each.unlisted_at is not None and each.unlisted_at <= before]
+
+    def counted(self, family: str, *labels: str) -> int:
+        """The value of one counter."""
+        return self.book.counters[family, labels].value
+
+    def outcomes(self, operation: str = "copy") -> Mapping[str, int]:
+        """How many jobs finished with each outcome, without zeros."""
+        return {
+            labels[1]: count.value
+            for (family, labels), count in self.book.counters.items()
+            if family == ledger.JOBS_FINISHED and labels[0] == operation and count.value
+        }
+
+
+def book_of(*jobs: Job, at: float = START) -> Book:
+    """The book of an account whose first listing, *at* that time, showed *jobs*; of a new one if there are none."""
+    counted = LedgerFixture()
+    return counted.observe_listing(*jobs, at=at) if jobs else counted.book
+
+
+def observe_in(store: Store, book: Book, *jobs: Job, rules: Rules, now: float) -> Book:
+    """Count a complete listing of *jobs* and commit it; the book after it."""
+    number, listed = book.account.number, {job.id for job in jobs}
+    sightings = Sightings(jobs, listed, vanished=store.vanished(number, listed), complete=True)
+    changes = fold(book, store.marks(number, listed), sightings, rules, now=now, platform=now)
+    store.commit(number, changes)
+    return book.after(changes)
