@@ -5,6 +5,7 @@ a real file, opened anew after each crash.
 """
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -21,9 +22,12 @@ from exporter.counting import ledger
 from exporter.counting.ledger import Changes, Rules, Sightings, Sums, fold
 from exporter.counting.store import Store
 from exporter.platform.jobs import Job
+from tests.clocks import START
+from tests.width import width
 
-SINCE = 1_790_000_000.0
+SINCE = START
 RULES = Rules(settle_after=60, lost_after=300)
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  # where each commit is quick
 STATES = ("submitted", "resolving", "running", "finished")
 _serial = itertools.count(1)
 
@@ -95,7 +99,7 @@ class Counting(RuleBasedStateMachine):
 
     @initialize(history=st.lists(scripts(), max_size=4))
     def begin(self, history: list[Script]) -> None:
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(prefix="sbg-exporter-test-", dir=IN_MEMORY))
         self.store = Store(self.folder / "state.db")
         self.book = self.store.begin("a", "https://p/v2", "u", "", since=SINCE, now=SINCE, rules=RULES)
         self.jobs = history
@@ -256,6 +260,6 @@ def sums(jobs: list[Job]) -> dict[tuple[str, str], Sums]:
 
 
 Counting.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=width(120, 1000), stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )
 TestCounting: Any = Counting.TestCase

@@ -14,16 +14,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exporter.counting import ledger
-from exporter.counting.ledger import Book, Changes, Mark, Rules, Sightings, fold, seeds
+from exporter.counting.ledger import FILES_FAILED, Book, Changes, Rules, Sightings
 from exporter.platform.allowance import Allowance, Purpose
 from exporter.platform.client import ListAnswer
 from exporter.platform.jobs import Job
 from exporter.platform.wire import Page, Quota
 from exporter.polling.plan import JobAsked, Ledger, PageQuestion, PageSeen, Plan, Question, Reply, Turn
 from exporter.polling.watching import Order
+from tests.clocks import START
+from tests.ledgers import LedgerFixture
+from tests.width import width
 
-START = 1_790_000_000.0
 RULES = Rules(settle_after=0.0, lost_after=100_000.0)
 INTERVAL = 30.0
 FULL = 600.0
@@ -39,7 +40,7 @@ class NoAnswerError(Exception):
 
 
 @dataclass
-class Life:
+class ModelJob:
     """One job of the model."""
 
     number: int
@@ -84,7 +85,7 @@ class World:
     greedy: float = 0.0
     """How often, between two requests, the user's own scripts take a part of the limit."""
     now: float = 0.0
-    lives: list[Life] = field(default_factory=list)
+    lives: list[ModelJob] = field(default_factory=list)
     serial: int = 1 << 40
     requests: list[float] = field(default_factory=list)
     window_ends: float = WINDOW
@@ -97,19 +98,19 @@ class World:
             life.done, life.history = life.files, True
         self.revive(self.dice.sample(self.lives, min(running, jobs)))
 
-    def revive(self, lives: list[Life]) -> None:
+    def revive(self, lives: list[ModelJob]) -> None:
         """Let these jobs run when the counting begins."""
         for life in lives:
             life.done, life.history = 0, False
 
-    def submit(self) -> Life:
+    def submit(self) -> ModelJob:
         self.serial += self.dice.randint(1, 1000)
-        life = Life(self.serial, self.dice.randint(1, 4), 0)
+        life = ModelJob(self.serial, self.dice.randint(1, 4), 0)
         life.failed = self.dice.choice([0, 0, life.files, 1])
         self.lives.append(life)
         return life
 
-    def listed(self) -> list[Life]:
+    def listed(self) -> list[ModelJob]:
         if self.order == "newest":
             return self.lives[::-1]
         if self.order == "mixed":
@@ -165,7 +166,7 @@ class World:
         return next((life.job() for life in self.lives if str(life.number) == job_id), None), quota
 
 
-class Watcher:
+class PollLoop:
     """A poller without wires; *full* is the interval of full listings, *unwritten* how often a commit fails."""
 
     def __init__(self, world: World, *, full: float = FULL, unwritten: float = 0.0) -> None:
@@ -174,9 +175,7 @@ class Watcher:
         self.unwritten = unwritten
         self.allowance = Allowance(0.25)
         self.plan = Plan(full, world.now)
-        account = ledger.Account(1, "https://p/v2", "u", "", START)
-        self.marks: dict[str, Mark] = {}
-        self.book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, RULES, START))
+        self.ledger = LedgerFixture(RULES)
         self.delay = 0.0
 
     def restart(self) -> None:
@@ -211,12 +210,9 @@ class Watcher:
         changes = self.fold(jobs, listed)
         written = self.world.dice.random() >= self.unwritten
         if written:
-            self.book = self.book.after(changes)
-            self.marks.update(changes.marks)
-            for job_id in changes.forgotten:
-                del self.marks[job_id]
+            self.ledger.commit(changes)
         else:
-            self.book = replace(self.book, live=self.book.after(changes).live)
+            self.ledger.book = replace(self.book, live=self.book.after(changes).live)
         self.plan.settle(self.world.now, written=written, failed=failed)
         return written
 
@@ -231,12 +227,13 @@ class Watcher:
 
     def fold(self, jobs: list[Job], listed: Collection[str]) -> Changes:
         listing = self.plan.listing
-        gone = (
-            () if listing is None else [m for m in self.marks.values() if m.unlisted_at is None and m.id not in listing]
-        )
-        seen = Sightings(jobs, listed, vanished=gone, complete=listing is not None)
-        marks = {job.id: self.marks[job.id] for job in jobs if job.id in self.marks}
-        return fold(self.book, marks, seen, RULES, now=START + self.world.now, platform=START + self.world.now)
+        gone = () if listing is None else self.ledger.unlisted(listing)
+        self.ledger.now = START + self.world.now
+        return self.ledger.changes(Sightings(jobs, listed, vanished=gone, complete=listing is not None))
+
+    @property
+    def book(self) -> Book:
+        return self.ledger.book
 
     def drive(self, turn: Turn, jobs: list[Job], listed: set[str]) -> bool:
         """Whether the turn came to its end."""
@@ -263,7 +260,7 @@ class Watcher:
             return None
         if isinstance(question, PageQuestion):
             answer, quota = self.world.page(question.offset)
-            known = {job.id for job in answer.page.jobs if job.id in self.marks or job.id in listed}
+            known = {job.id for job in answer.page.jobs if job.id in self.ledger.marks or job.id in listed}
             jobs += answer.page.jobs
             listed.update(job.id for job in answer.page.jobs)
             self.allowance.learn(quota, START + self.world.now, self.world.now)
@@ -274,34 +271,30 @@ class Watcher:
         return JobAsked()
 
     def finished(self) -> int:
-        return sum(
-            count.value
-            for (family, labels), count in self.book.counters.items()
-            if family == ledger.JOBS_FINISHED and labels[1] != "lost"
-        )
+        return sum(number for outcome, number in self.ledger.outcomes().items() if outcome != "lost")
 
 
 def dice(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311  # a repeatable world
 
 
-def right(world: World, watcher: Watcher) -> bool:
+def right(world: World, poller: PollLoop) -> bool:
     """Whether the counters are what a perfect observer would have counted."""
     counted = [life for life in world.lives if not life.history]
     failed = sum(life.job().failed or 0 for life in counted)
     return (
-        watcher.finished() == sum(life.finished for life in counted)
-        and watcher.book.counters[ledger.FILES_FAILED, ("copy",)].value == failed
+        poller.finished() == sum(life.finished for life in counted)
+        and poller.ledger.counted(FILES_FAILED, "copy") == failed
     )
 
 
-def at_rest(world: World, watcher: Watcher) -> bool:
+def at_rest(world: World, poller: PollLoop) -> bool:
     """Whether everything is counted and listed."""
-    listed = {mark.id for mark in watcher.marks.values() if mark.unlisted_at is None}
+    listed = {mark.id for mark in poller.ledger.marks.values() if mark.unlisted_at is None}
     # Without a stable order two walks that met nothing new are all that completeness can mean.
-    return right(world, watcher) and (
+    return right(world, poller) and (
         world.order == "unstable"
-        or (watcher.book.account.complete and listed == {str(life.number) for life in world.lives})
+        or (poller.book.account.complete and listed == {str(life.number) for life in world.lives})
     )
 
 
@@ -309,8 +302,7 @@ ORDERS = ["newest", "oldest", "mixed", "unstable", "finished last"]
 
 
 THOROUGH = settings(
-    max_examples=80,
-    deadline=None,
+    max_examples=width(80, 500),
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking a world of hundreds of jobs takes minutes
 )
@@ -363,24 +355,24 @@ def test_every_finish_is_counted_once_in_every_order_whatever_fails(  # noqa: PL
 ) -> None:
     world = World(order, per_page, told, dice(seed), busy, linked=linked, failing=failing, greedy=greedy)
     world.begin(jobs, running)
-    watcher = Watcher(world, unwritten=unwritten)
+    poller = PollLoop(world, unwritten=unwritten)
     for _ in range(40):
-        watcher.poll()
+        poller.poll()
         world.now += INTERVAL
         if world.dice.random() < restarting:
-            watcher.restart()
-    world.busy = world.failing = world.greedy = watcher.unwritten = 0.0
+            poller.restart()
+    world.busy = world.failing = world.greedy = poller.unwritten = 0.0
     for _ in range(polls_to_rest(world)):
-        if at_rest(world, watcher):
+        if at_rest(world, poller):
             break
-        watcher.poll()
+        poller.poll()
         world.now += INTERVAL
 
-    assert at_rest(world, watcher)
+    assert at_rest(world, poller)
     for _ in range(5):
-        watcher.poll()
+        poller.poll()
         world.now += INTERVAL
-    assert at_rest(world, watcher)
+    assert at_rest(world, poller)
 
 
 @THOROUGH
@@ -404,26 +396,26 @@ def test_a_finish_of_a_known_job_of_a_watched_account_is_counted_within_two_poll
 ) -> None:
     world = World(order, per_page, told, dice(seed), 0.0, limit=40_000, linked=linked)
     world.begin(200, running)
-    watcher = Watcher(world)
+    poller = PollLoop(world)
     for _ in range(5):
-        watcher.poll()
+        poller.poll()
         world.now += INTERVAL
-    assert watcher.plan.watched
+    assert poller.plan.watched
     for _ in range(15):
         for _ in range(world.dice.randint(0, burst)):
             world.submit()
         if world.lives[0].history and world.dice.random() < 0.5:
             del world.lives[0]
-        unfinished = [life for life in world.lives if str(life.number) in watcher.book.live and not life.finished]
+        unfinished = [life for life in world.lives if str(life.number) in poller.book.live and not life.finished]
         ending = world.dice.sample(unfinished, min(len(unfinished), 3))
         for life in ending:
             life.done = life.files
         for _ in range(2):
-            watcher.poll()
+            poller.poll()
             world.now += INTERVAL
-        assert not any(str(life.number) in watcher.book.live for life in ending)
-        assert watcher.delay <= 2 * INTERVAL
-    assert right(world, watcher)
+        assert not any(str(life.number) in poller.book.live for life in ending)
+        assert poller.delay <= 2 * INTERVAL
+    assert right(world, poller)
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -432,12 +424,12 @@ def test_a_watched_account_costs_little_and_shows_each_failure_at_the_next_poll(
     world = World(order, 100, told, dice(7), 0.0, limit=1000)
     world.begin(5000, 0)
     world.revive(world.dice.sample(world.lives[-300:], 20))
-    watcher = Watcher(world)
+    poller = PollLoop(world)
     for _ in range(20):
-        watcher.poll()
+        poller.poll()
         world.now += INTERVAL
-    assert watcher.plan.order is (Order.NEWEST if order == "newest" else Order.OLDEST)
-    assert watcher.book.account.complete
+    assert poller.plan.order is (Order.NEWEST if order == "newest" else Order.OLDEST)
+    assert poller.book.account.complete
     made = 0
     for _ in range(20):
         running = [life for life in world.lives if not life.finished]
@@ -445,11 +437,11 @@ def test_a_watched_account_costs_little_and_shows_each_failure_at_the_next_poll(
             running[0].done = running[0].files
         world.submit()
         before = len(world.requests)
-        watcher.poll()
+        poller.poll()
         world_made = len(world.requests) - before
         made += max(0, world_made)
-        assert right(world, watcher)
-        assert watcher.delay <= INTERVAL
+        assert right(world, poller)
+        assert poller.delay <= INTERVAL
         world.now += INTERVAL
 
     assert made <= 20 * 10

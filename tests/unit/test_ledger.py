@@ -105,16 +105,22 @@ def test_the_same_sighting_again_changes_nothing() -> None:
     assert not ledger.observe(job(completed=2), after=30)
 
 
-def test_a_lowered_count_stays_counted_and_is_reported_once() -> None:
+@pytest.mark.parametrize(
+    ("field", "family"), [("total", FILES), ("completed", FILES_COMPLETED), ("failed", FILES_FAILED)]
+)
+def test_a_lowered_count_stays_counted_and_is_reported_once(field: str, family: str) -> None:
+    def shown(count: int) -> Job:
+        return msgspec.structs.replace(job(), **{field: count})
+
     ledger = listed_ledger()
-    ledger.observe(job(completed=7))
+    ledger.observe(shown(17))
 
-    ledger.observe(job(completed=4))
-    assert ledger.facts == [CountLowered("42", "completed", 7, 4)]
-    assert not ledger.observe(job(completed=4))
-    ledger.observe(job(completed=8))
+    ledger.observe(shown(14))
+    assert ledger.facts == [CountLowered("42", field, 17, 14)]
+    assert not ledger.observe(shown(14))
+    ledger.observe(shown(18))
 
-    assert ledger.counted(FILES_COMPLETED, "copy") == 8
+    assert ledger.counted(family, "copy") == 18
     assert ledger.facts == []
 
 
