@@ -72,7 +72,7 @@ class LedgerFixture:
             refused=refused,
             unknown=unknown,
             vanished=self.unlisted(shown) if complete else (),
-            expired=self._expired() if complete else (),
+            expired=self.expired(self.book.account.listing_clock) if complete else (),
             complete=complete,
         )
         changes = self.changes(sightings)
@@ -100,8 +100,9 @@ class LedgerFixture:
         """The jobs that were listed before and are not among these."""
         return [each for each in self.marks.values() if each.unlisted_at is None and each.id not in listed]
 
-    def _expired(self) -> list[Mark]:
-        before = self.book.account.listing_clock - ledger.FORGET_AFTER
+    def expired(self, listing_clock: float) -> list[Mark]:
+        """The jobs that may be forgotten at that time of the listing clock."""
+        before = listing_clock - ledger.FORGET_AFTER
         return [each for each in self.marks.values() if each.unlisted_at is not None and each.unlisted_at <= before]
 
     def counted(self, family: str, *labels: str) -> int:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from exporter.clock import Clock
 from exporter.counting.ledger import Book, Changes, Mark, Rules, Sightings, Sums, fold
-from exporter.errors import AllowanceSpent, JobRefused, PollError, Unreachable
+from exporter.errors import AllowanceSpent, BadAnswer, JobRefused, PollError, Unreachable
 from exporter.platform.allowance import Purpose
 from exporter.platform.client import Answer, ListAnswer
 from exporter.platform.jobs import Job, Operation
@@ -71,6 +71,15 @@ class CycleResult:
     looked: bool
     stopped: Stopped
     saw_jobs: bool
+
+    @property
+    def may_continue(self) -> bool:
+        """Whether the full listing of a large account may go on after this cycle.
+
+        One job that cannot be asked for does not hold it up; a platform that wants no more requests does.
+        """
+        undisturbed = self.stopped is None or (self.looked and isinstance(self.stopped, Unreachable | BadAnswer))
+        return self.written and undisturbed
 
 
 @dataclass(slots=True)

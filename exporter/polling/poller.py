@@ -18,13 +18,11 @@ from exporter.counting.store import Store
 from exporter.errors import (
     AllowanceSpent,
     AlreadyWatched,
-    BadAnswer,
     ConfigError,
     PollError,
     RateLimited,
     StateWriteError,
     Stopping,
-    Unreachable,
 )
 from exporter.metrics.snapshot import Picture
 from exporter.platform.allowance import WINDOW_SECONDS, Allowances
@@ -268,11 +266,9 @@ class Poller:
         result = self._cycle.run(book, self._client.allowance.budget(began, self._interval, self._plan.pages_per_look))
         self._take_over(book, result)
         failure = result.stopped
-        # One job that cannot be asked for does not hold up the listing; a platform that wants no more requests does.
         if isinstance(failure, AllowanceSpent) and result.saw_jobs:
             return failure.wait
-        goes_on = failure is None or (result.looked and isinstance(failure, Unreachable | BadAnswer))
-        if goes_on and result.written and self._reads_on and self._plan.watching:
+        if result.may_continue and self._reads_on and self._plan.watching:
             self._continue_listing(began)
         if failure is not None:
             raise failure

@@ -5,22 +5,29 @@ again, and others may use up the rate limit. Whatever happens, each finish is co
 polls once the platform is at rest, and no window sees more requests than its share.
 """
 
+import io
 import math
 import random
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exporter.counting.ledger import FILES_FAILED, Book, Changes, Rules, Sightings
+from exporter.counting.ledger import FILES_FAILED, Book, Changes, Mark, Rules
+from exporter.errors import AllowanceSpent, Unreachable
 from exporter.platform.allowance import Allowance, Purpose
-from exporter.platform.client import ListAnswer
-from exporter.platform.jobs import Job
+from exporter.platform.client import Answer, ListAnswer
+from exporter.platform.jobs import Job, Operation
 from exporter.platform.wire import Page, Quota
-from exporter.polling.plan import JobAsked, Ledger, PageQuestion, PageSeen, Plan, Question, Reply, Turn
+from exporter.polling.cycle import PollCycle
+from exporter.polling.plan import Plan
+from exporter.polling.record import Record
 from exporter.polling.watching import Order
+from exporter.telemetry import Secrets, logger
 from tests.clocks import START
 from tests.ledgers import LedgerFixture
 from tests.width import width
@@ -31,11 +38,14 @@ FULL = 600.0
 WINDOW = 300.0
 
 
-class NoAnswerError(Exception):
+T = TypeVar("T")
+
+
+class NoAnswerError(Unreachable):
     """The platform was not reached, or answered nothing that can be read but its limit."""
 
     def __init__(self, quota: Quota | None) -> None:
-        super().__init__()
+        super().__init__("no answer")
         self.quota = quota
 
 
@@ -167,111 +177,104 @@ class World:
 
 
 class PollLoop:
-    """A poller without wires; *full* is the interval of full listings, *unwritten* how often a commit fails."""
+    """An account that is polled by the product's own cycle; only the schedule and the wires are missing.
+
+    *full* is the interval of full listings, *unwritten* how often a commit fails.
+    """
 
     def __init__(self, world: World, *, full: float = FULL, unwritten: float = 0.0) -> None:
         self.world = world
         self.full = full
         self.unwritten = unwritten
         self.allowance = Allowance(0.25)
-        self.plan = Plan(full, world.now)
         self.ledger = LedgerFixture(RULES)
         self.delay = 0.0
+        self.restart()
 
     def restart(self) -> None:
-        self.plan = Plan(self.full, self.world.now)
-
-    def poll(self) -> None:
-        now = self.world.now
-        budget = self.allowance.budget(now, INTERVAL, self.plan.pages_per_look)
-        jobs: list[Job] = []
-        listed: set[str] = set()
-        failed = False
-        try:
-            if looked := self.drive(self.plan.look(now, self.known(self.book)), jobs, listed):
-                changes = self.fold(jobs, listed)
-                self.drive(self.plan.ask(now, self.known(self.book.after(changes)), budget), jobs, listed)
-        except NoAnswerError:
-            failed = looked = True
-        written = self.commit(jobs, listed, failed=failed)
-        while looked and written and not failed and self.plan.watching:
-            jobs, listed = [], set()
-            try:
-                self.drive(self.plan.read_on(self.world.now, self.known(self.book)), jobs, listed)
-            except NoAnswerError:
-                failed = True
-            written = self.commit(jobs, listed, failed=failed)
-            if not self.plan.goes_on:
-                break
-        self.delay = self.plan.delay(self.world.now, self.book.live)
-
-    def commit(self, jobs: list[Job], listed: Collection[str], *, failed: bool) -> bool:
-        """Whether what was seen is kept."""
-        changes = self.fold(jobs, listed)
-        written = self.world.dice.random() >= self.unwritten
-        if written:
-            self.ledger.commit(changes)
-        else:
-            self.ledger.book = replace(self.book, live=self.book.after(changes).live)
-        self.plan.settle(self.world.now, written=written, failed=failed)
-        return written
-
-    def known(self, book: Book) -> Ledger:
-        listed_on = book.account.listed_on
-        return Ledger(
-            book.live,
-            sum(sums.jobs for sums in book.listed.values()),
-            book.account.complete,
-            None if listed_on is None else START + self.world.now - listed_on,
+        clock = WorldClock(self.world)
+        self.plan = Plan(self.full, clock.monotonic())
+        log = logger("json", "error", io.StringIO(), Secrets())
+        self.cycle = PollCycle(
+            self.plan, self, self, rules=RULES, record=Record(clock, log), clock=clock, commit=self.commit
         )
 
-    def fold(self, jobs: list[Job], listed: Collection[str]) -> Changes:
-        listing = self.plan.listing
-        gone = () if listing is None else self.ledger.unlisted(listing)
-        self.ledger.now = START + self.world.now
-        return self.ledger.changes(Sightings(jobs, listed, vanished=gone, complete=listing is not None))
+    def poll(self) -> None:
+        budget = self.allowance.budget(self.world.now, INTERVAL, self.plan.pages_per_look)
+        result = self.cycle.run(self.book, budget)
+        self.ledger.book = result.book
+        while result.may_continue and self.plan.watching:
+            result = self.cycle.continue_listing(self.book)
+            self.ledger.book = result.book
+            if result.stopped is not None or not self.plan.goes_on:
+                break
+        self.delay = self.plan.delay(self.world.now, self.book.live)
 
     @property
     def book(self) -> Book:
         return self.ledger.book
 
-    def drive(self, turn: Turn, jobs: list[Job], listed: set[str]) -> bool:
-        """Whether the turn came to its end."""
-        reply: Reply = None
+    def finished(self) -> int:
+        return sum(number for outcome, number in self.ledger.outcomes().items() if outcome != "lost")
+
+    def commit(self, _: Book, changes: Changes) -> bool:
+        if self.world.dice.random() < self.unwritten:
+            return False
+        self.ledger.commit(changes)
+        return True
+
+    # ---- the API ----
+
+    def page(self, offset: int, purpose: Purpose) -> ListAnswer:
+        return self._answer(purpose, partial(self.world.page, offset))
+
+    def job(self, _: Operation, job_id: str) -> Answer[Job | None]:
+        return Answer(self._answer(Purpose.JOB, partial(self.world.job, job_id)), START + self.world.now)
+
+    def _answer(self, purpose: Purpose, ask: Callable[[], tuple[T, Quota]]) -> T:
+        if wait := self.allowance.take(self.world.now, purpose):
+            raise AllowanceSpent(wait)
         try:
-            question = next(turn)
-            while True:
-                reply = self.answer(question, jobs, listed)
-                if reply is None and isinstance(question, PageQuestion) and question.purpose is Purpose.WATCH:
-                    turn.close()
-                    return False
-                question = turn.send(reply)
-        except StopIteration:
-            return True
+            answer, quota = ask()
         except NoAnswerError as error:
-            turn.close()
             if error.quota is not None:
                 self.allowance.learn(error.quota, START + self.world.now, self.world.now)
             raise
-
-    def answer(self, question: Question, jobs: list[Job], listed: set[str]) -> Reply:
-        purpose = question.purpose if isinstance(question, PageQuestion) else Purpose.JOB
-        if self.allowance.take(self.world.now, purpose):
-            return None
-        if isinstance(question, PageQuestion):
-            answer, quota = self.world.page(question.offset)
-            known = {job.id for job in answer.page.jobs if job.id in self.ledger.marks or job.id in listed}
-            jobs += answer.page.jobs
-            listed.update(job.id for job in answer.page.jobs)
-            self.allowance.learn(quota, START + self.world.now, self.world.now)
-            return PageSeen(answer, known)
-        job, quota = self.world.job(question.job_id)
         self.allowance.learn(quota, START + self.world.now, self.world.now)
-        jobs += [job] if job else []
-        return JobAsked()
+        return answer
 
-    def finished(self) -> int:
-        return sum(number for outcome, number in self.ledger.outcomes().items() if outcome != "lost")
+    # ---- the stored records ----
+
+    def marks(self, _: int, ids: Collection[str]) -> dict[str, Mark]:
+        return {job_id: self.ledger.marks[job_id] for job_id in ids if job_id in self.ledger.marks}
+
+    def vanished(self, _: int, listed: Collection[str]) -> list[Mark]:
+        return self.ledger.unlisted(listed)
+
+    def expired(self, _: int, listing_clock: float) -> list[Mark]:
+        return self.ledger.expired(listing_clock)
+
+
+class WorldClock:
+    """This machine's clock, which agrees with the platform's."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def time(self) -> float:
+        return START + self._world.now
+
+    def monotonic(self) -> float:
+        return self._world.now
+
+    def real_seconds(self, seconds: float) -> float:
+        return seconds
+
+    def roll(self) -> float:
+        return 0.5
+
+    def pause(self, seconds: float) -> None:
+        raise AssertionError(f"a cycle waits for nothing, but for {seconds} s")
 
 
 def dice(seed: int) -> random.Random:
