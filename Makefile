@@ -90,11 +90,16 @@ screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components 
 dist: $(VENV)/test ## build a release into dist (needs helm and buildah; ARGS="--without image" builds none)
 	$(BIN)/python -m deploy.dist dist $(ARGS)
 
-lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows
-	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header pyproject.toml --group dev -c requirements.lock -o tests/requirements.lock
-	echo "hatchling>=1.27" | $(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header --no-annotate - -o deploy/docker/build-requirements.lock
-	cd tests/deploy && ../../$(BIN)/uv pip compile -q -U --generate-hashes --universal --no-header requirements.in -o requirements.txt
+# Each file's header has its command, which .github/renovate.json runs too. The oldest Python is named because a lock made
+# for the one at hand would lack what older ones need.
+LOCK = uv pip compile --generate-hashes --universal --python-version=3.11
+
+lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows, and what npm's packages need (needs npm)
+	$(BIN)/$(LOCK) -q -U --output-file=requirements.lock pyproject.toml
+	$(BIN)/$(LOCK) -q -U --group=dev --constraints=requirements.lock --output-file=tests/requirements.lock pyproject.toml
+	cd deploy/docker && ../../$(BIN)/$(LOCK) -q -U --output-file=build-requirements.lock build-requirements.in
+	cd tests/deploy && ../../$(BIN)/$(LOCK) -q -U --output-file=requirements.txt requirements.in
+	cd tests/e2e/render && rm -f package-lock.json && npm install --silent --package-lock-only
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist

@@ -73,6 +73,7 @@ def test_what_is_installed_is_what_the_locks_say() -> None:
     assert len(installs) == 3
     assert all("--require-hashes" in part or "--no-index" in part for part in installs)
     needs = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert (DOCKERFILE.parent / "build-requirements.in").read_text().splitlines() == needs
     lock = (DOCKERFILE.parent / "build-requirements.lock").read_text()
     for need in needs:
         name, least = need.split(">=")
