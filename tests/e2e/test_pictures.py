@@ -13,10 +13,14 @@ from tests.e2e.render.history import write
 from tests.e2e.render.shoot import HERE, Choice, build_page, prometheus, shoot_each
 
 
+@pytest.fixture(scope="session", autouse=True)
+def built_page() -> Path:
+    """The folder of the page that draws, with the packages installed: built once, before the first test."""
+    return build_page()
+
+
 @pytest.mark.parametrize("script", ["check", "schema"])
 def test_the_dashboards_and_the_page_that_draws_them_have_the_types_of_grafana_s_schema(script: str) -> None:
-    build_page()  # with the packages, the first time
-
     checked = subprocess.run(["npm", "run", "--silent", script], cwd=HERE, capture_output=True, text=True, check=False)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr

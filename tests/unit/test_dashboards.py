@@ -24,7 +24,7 @@ _LABELS: Final = (
     | PENDING
 )
 _CORE_PANELS: Final = {"bargauge", "heatmap", "row", "stat", "state-timeline", "table", "timeseries"}
-"""Panel types that Grafana 11 and 12 bring along, none of them Angular."""
+"""Panel types that Grafana 11 to 13 bring along, none of them Angular."""
 _AGGREGATION: Final = re.compile(r"\b(sum|max|min|count|topk)( by \([^)]*\))? ?$")
 _METRIC: Final = re.compile(r"\b(sbg_\w+|process_\w+)(?:\{([^}]*)\})?")
 

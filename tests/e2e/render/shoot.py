@@ -5,6 +5,8 @@ one account and ten. It needs node with npm, Chromium and Prometheus; the first 
 """
 
 import argparse
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -35,6 +37,8 @@ DASHBOARDS: Final = REPOSITORY / "grafana" / "dashboards"
 _CHROMIUM: Final = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 _FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 _PATIENCE: Final = 60.0
+_SOURCES: Final = ("index.html", "package-lock.json", "package.json", "vite.config.mjs")
+"""What the page is made of, beside the folder ``src``."""
 
 Theme = Literal["dark", "light"]
 
@@ -71,13 +75,45 @@ class Fault:
 
 
 def build_page() -> Path:
-    """The folder of the drawing page, built; the packages are installed when the lock file has changed."""
-    installed, lock = HERE / "node_modules" / ".installed", HERE / "package-lock.json"
-    if not installed.exists() or installed.read_bytes() != lock.read_bytes():
-        subprocess.run(["npm", "ci", "--silent"], cwd=HERE, check=True)
-        shutil.copyfile(lock, installed)
-    subprocess.run(["npx", "vite", "build"], cwd=HERE, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return HERE / "build" / "page"
+    """The folder of the drawing page, built if anything that it is made of has changed since the last time.
+
+    Several processes may call this at once: the first one builds, the others wait for it.
+    """
+    page, stamp = HERE / "build" / "page", HERE / "build" / "page.sha256"
+    stamp.parent.mkdir(exist_ok=True)
+    with (HERE / "build" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install_packages(lock.fileno())
+        sources = _digest_of_sources()
+        if not stamp.exists() or stamp.read_text() != sources:
+            # The stamp goes first and comes last, so that what an interrupted build leaves is not taken for a page.
+            stamp.unlink(missing_ok=True)
+            _run("npx", "vite", "build", lock=lock.fileno())
+            stamp.write_text(sources)
+    return page
+
+
+def _install_packages(lock: int) -> None:
+    installed, wanted = HERE / "node_modules" / ".installed", HERE / "package-lock.json"
+    if not installed.exists() or installed.read_bytes() != wanted.read_bytes():
+        installed.unlink(missing_ok=True)
+        _run("npm", "ci", lock=lock)
+        shutil.copyfile(wanted, installed)
+
+
+def _digest_of_sources() -> str:
+    """What tells one state of the page's sources from another."""
+    digest = hashlib.sha256()
+    for path in [*sorted(HERE.glob("src/**/*.*")), *map(HERE.joinpath, _SOURCES)]:
+        digest.update(f"{path.relative_to(HERE)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _run(*command: str, lock: int) -> None:
+    """Run a command that keeps the lock while it runs, even if this process is killed."""
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, pass_fds=(lock,))
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
 class _Quiet(SimpleHTTPRequestHandler):

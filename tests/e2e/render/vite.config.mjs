@@ -2,6 +2,7 @@ import { defineConfig } from 'vite';
 
 export default defineConfig({
   base: './',
-  logLevel: 'warn',
-  build: { outDir: 'build/page', chunkSizeWarningLimit: 20000, rolldownOptions: { shimMissingExports: true } },
+  // Warnings are about packages of others: directives for servers, which mean nothing in a page.
+  logLevel: 'error',
+  build: { outDir: 'build/page', chunkSizeWarningLimit: 20000 },
 });

@@ -159,7 +159,7 @@ function table({ panel, frames, width, height }: Drawing): ReactElement {
       width={width}
       height={height}
       cellHeight={panel.options.cellHeight}
-      initialSortBy={panel.options.sortBy}
+      sortBy={panel.options.sortBy}
       noHeader={!panel.options.showHeader}
       fieldConfig={panel.fieldConfig as never}
       structureRev={1}

@@ -51,7 +51,7 @@ export function registerWhatGrafanaRegisters(): void {
     [standardTransformers.mergeTransformer, standardTransformers.organizeFieldsTransformer].map((transformation) => ({
       id: transformation.id,
       name: transformation.name,
-      transformation,
+      transformation: () => Promise.resolve(transformation),
       editor: () => null,
       imageDark: '',
       imageLight: '',
