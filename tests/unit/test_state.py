@@ -435,10 +435,11 @@ def test_broken_pages_are_told(place: Place) -> None:
 def test_what_sqlite_finds_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(place.file, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema = ON")
-        db.execute("UPDATE sqlite_master SET sql = replace(sql, 'failed > 0', 'failed > 1') WHERE name = 'mark_failed'")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, '> 0', '>= 0') WHERE name = 'mark_failed'")
 
     assert check(place) == 1
-    assert capsys.readouterr().out == "wrong # of entries in index mark_failed\n"
+    # Older versions of SQLite say in a second line that the number of entries is wrong.
+    assert capsys.readouterr().out.splitlines()[0] == "row 3 missing from index mark_failed"
 
 
 def test_once_marks_may_be_forgotten_counters_may_be_above_them(place: Place) -> None:
