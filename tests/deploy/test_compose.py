@@ -148,7 +148,7 @@ def test_images_are_pinned_and_ours_is_built_from_its_dockerfile() -> None:
             assert REPOSITORY / about["build"]["dockerfile"] == DOCKERFILE
         else:
             assert "build" not in about
-            assert re.fullmatch(r"docker\.io/[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", about["image"])
+            assert re.fullmatch(r"docker\.io/[a-z]+/[a-z]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", about["image"])
 
 
 # ------------------------------------------------------------------------------------------------ what fits together

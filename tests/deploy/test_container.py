@@ -68,6 +68,11 @@ def test_nothing_is_run_in_the_image_that_is_kept_and_no_shell_starts_it() -> No
     assert f"'http://127.0.0.1:{PORT}/-/healthy'" in check[2]
 
 
+def test_the_base_image_is_pinned_by_version_and_digest() -> None:
+    [base] = [rest.removeprefix("BASE=") for keyword, rest in WRITTEN if keyword == "ARG" and rest.startswith("BASE=")]
+    assert re.fullmatch(r"docker\.io/library/python:3\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
+
+
 def test_what_is_installed_is_what_the_locks_say() -> None:
     installs = [part for _, rest in WRITTEN for part in rest.split("&&") if "install" in part and "pip" in part]
     assert len(installs) == 3
