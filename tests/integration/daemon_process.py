@@ -25,6 +25,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as text_families
 
 from exporter.simulator.jobs import Truth
+from exporter.simulator.platform import Request
 from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
 from tests import recording_server, waiting
 from tests.fast_daemon import fast_now
@@ -134,6 +135,18 @@ def difference(scrape: Scrape, account: str, simulator: RunningSimulator, user: 
     have = counted(scrape, account)
     want = expected(simulator.platform.truth(user or simulator.platform.users()[0], since))
     return {" ".join(key): have[key] - want[key] for key in have | want if have[key] != want[key]}
+
+
+def windows(simulator: RunningSimulator) -> list[list[Request]]:
+    """The requests of each of the platform's windows, which begins with the first after the one before has ended."""
+    found: list[list[Request]] = []
+    ends = 0.0
+    for request in simulator.platform.latest_requests():
+        if request.at >= ends:
+            ends = request.at + simulator.settings.rate_window
+            found.append([])
+        found[-1].append(request)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------- the process

@@ -2,9 +2,8 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown, roll
 from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.background import BackgroundTask
 from tests.integration.daemon_process import (
     Account,
     Daemon,
@@ -61,41 +61,27 @@ UNUSUAL = (
 TIMELESS = JobScript(total=2, running=60, times=Shown.NEVER)
 
 
-class Users(threading.Thread):
-    """Two users who submit jobs at odd moments, whoever watches."""
+class Users:
+    """Two users who submit jobs at odd moments, whether or not a daemon runs."""
 
     def __init__(self, simulator: RunningSimulator, dice: Random) -> None:
-        super().__init__()
         self._platform = simulator.platform
         self._dice = dice
-        self._enough = threading.Event()
         self.timeless: Counter[str] = Counter()
         """Jobs that never show their times, by user."""
 
-    def run(self) -> None:
-        while not self._enough.wait(self._dice.expovariate(12)):
-            user = self._dice.choice(tuple(TOKENS))
-            if self._dice.random() < 0.1:
-                self._platform.submit(TIMELESS, user)
-                self.timeless[user] += 1
-            elif self._dice.random() < 0.3:
-                self._platform.submit(self._dice.choice(UNUSUAL), user)
-            else:
-                self._platform.submit(roll(self._dice), user)
+    def submit(self) -> None:
+        user = self._dice.choice(tuple(TOKENS))
+        if self._dice.random() < 0.1:
+            self._platform.submit(TIMELESS, user)
+            self.timeless[user] += 1
+        elif self._dice.random() < 0.3:
+            self._platform.submit(self._dice.choice(UNUSUAL), user)
+        else:
+            self._platform.submit(roll(self._dice), user)
 
-    def stop(self) -> None:
-        self._enough.set()
-        self.join()
-
-
-@contextmanager
-def at_work(simulator: RunningSimulator, dice: Random) -> Iterator[Users]:
-    users = Users(simulator, dice)
-    users.start()
-    try:
-        yield users
-    finally:
-        users.stop()
+    def pause(self) -> float:
+        return self._dice.expovariate(12)
 
 
 class Killer:
@@ -180,7 +166,8 @@ def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path
             with place.running() as daemon:
                 onlooker.see(daemon.scrape_when(lambda now: len(now.series("sbg_jobs", state="finished")) == 6))
         killers = [Killer(simulator, Random(seed)) for seed in (20190220, 20190221)]  # noqa: S311 - seeded
-        users = stack.enter_context(at_work(simulator, Random(3)))  # noqa: S311 - seeded
+        users = Users(simulator, Random(3))  # noqa: S311 - seeded
+        submitting = stack.enter_context(BackgroundTask(users.submit, every=users.pause))
         threads = stack.enter_context(ThreadPoolExecutor())
         doomed = [simulator.platform.submit(HUNG, user) for user in TOKENS]
         list(threads.map(torment, places, killers, onlookers))
@@ -188,7 +175,7 @@ def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path
         for job_id in doomed:
             simulator.platform.remove(job_id)  # lost, which takes two looks with kills between them
         list(threads.map(torment, places, killers, onlookers))
-        users.stop()
+        submitting.stop()
         simulator.platform.advance(86400)  # every job ends that will, and nobody is there to see it
 
         scrapes = list(threads.map(partial(settled, simulator), places, onlookers))

@@ -4,11 +4,11 @@ The platform's own log of requests says who took how much of the limit; its trut
 """
 
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -16,6 +16,7 @@ from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import RateHeaders, Request
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, SimulatorSettings, running
+from tests.background import BackgroundTask
 from tests.integration.daemon_process import (
     Account,
     Daemon,
@@ -25,6 +26,7 @@ from tests.integration.daemon_process import (
     difference,
     eventually,
     fast,
+    windows,
 )
 
 SPEED = 4
@@ -44,58 +46,38 @@ LIVES = (
 )
 
 
-class Stopped(threading.Thread):
-    """Does its work again and again until it is stopped; what went wrong in it is raised there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enough = threading.Event()
-        self._error: Exception | None = None
-
-    def work(self) -> None:
-        raise NotImplementedError
-
-    def run(self) -> None:
-        try:
-            while not self.enough.is_set():
-                self.work()
-        except Exception as error:  # noqa: BLE001  # raised again by whoever stops it
-            self._error = error
-
-    def stop(self) -> None:
-        self.enough.set()
-        self.join()
-        if self._error is not None:
-            raise self._error
-
-
-class Submitting(Stopped):
+class Submitting:
     """A user who submits jobs, some of which are over between two polls."""
 
     def __init__(self, simulator: RunningSimulator) -> None:
-        super().__init__()
         self._platform = simulator.platform
         self.submitted = 0
 
-    def work(self) -> None:
+    def __call__(self) -> None:
         self._platform.submit(LIVES[self.submitted % len(LIVES)])
         self.submitted += 1
-        self.enough.wait(0.2 / SPEED)
+
+    @classmethod
+    @contextmanager
+    def to(cls, simulator: RunningSimulator) -> Iterator[Self]:
+        """A user at work while the context lasts."""
+        user = cls(simulator)
+        with BackgroundTask(user, every=0.2 / SPEED):
+            yield user
 
 
-class Script(Stopped):
+class Script:
     """A user's script that takes all of each window but the exporter's share, as fast as it can."""
 
-    def __init__(self, simulator: RunningSimulator) -> None:
-        super().__init__()
+    def __init__(self, simulator: RunningSimulator, client: httpx.Client) -> None:
         self._simulator = simulator
         self._window, self._made = "", 0
-        self._client = httpx.Client(trust_env=False, headers={"X-SBG-Auth-Token": DEMO_TOKEN})
+        self._client = client
         self.windows = 0
 
-    def work(self) -> None:
+    def __call__(self) -> None:
+        """One request, if the window has room for it."""
         if self._made >= LIMIT - SHARE and self._simulator.platform.now() < float(self._window) + 1:
-            self.enough.wait(0.05)
             return
         window = self._client.get(self._simulator.url.removesuffix("/v2") + SCRIPT).headers["x-ratelimit-reset"]
         if window != self._window:
@@ -103,20 +85,18 @@ class Script(Stopped):
             self.windows += 1
         self._made += 1
 
-    def stop(self) -> None:
-        super().stop()
-        self._client.close()
+    def pause(self) -> float:
+        """Seconds before it asks again."""
+        return 0.05 if self._made >= LIMIT - SHARE else 0.0
 
-
-@contextmanager
-def at_work(*threads: Stopped) -> Iterator[None]:
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for thread in threads:
-            thread.stop()
+    @classmethod
+    @contextmanager
+    def against(cls, simulator: RunningSimulator) -> Iterator[Self]:
+        """A script at work while the context lasts."""
+        with httpx.Client(trust_env=False, headers={"X-SBG-Auth-Token": DEMO_TOKEN}) as client:
+            script = cls(simulator, client)
+            with BackgroundTask(script, every=script.pause):
+                yield script
 
 
 @contextmanager
@@ -124,18 +104,6 @@ def platform_with_short_pages(order: Order = Order.NEWEST, **settings: object) -
     with running(fast(replace(LARGE, order=order, **settings), SPEED)) as simulator:  # type: ignore[arg-type]  # its own parts
         simulator.platform.behave(most_per_page=PER_PAGE)
         yield simulator
-
-
-def windows(simulator: RunningSimulator) -> list[list[Request]]:
-    """The requests of each of the platform's windows, which begins with the first after the one before has ended."""
-    found: list[list[Request]] = []
-    ends = 0.0
-    for request in simulator.platform.latest_requests():
-        if request.at >= ends:
-            ends = request.at + simulator.settings.rate_window
-            found.append([])
-        found[-1].append(request)
-    return found
 
 
 def by_exporter(requests: list[Request]) -> int:
@@ -181,9 +149,9 @@ def test_a_user_s_script_is_never_refused_and_every_finish_is_counted_once(tmp_p
         place = stack.enter_context(installation(tmp_path, simulators, full_listing_interval=10))
         daemon = stack.enter_context(place.running())
         listed(daemon, *ORDERS)
-        scripts = [Script(simulator) for simulator in simulators.values()]
-        users = [Submitting(simulator) for simulator in simulators.values()]
-        with at_work(*scripts, *users):
+        with ExitStack() as work:
+            scripts = [work.enter_context(Script.against(simulator)) for simulator in simulators.values()]
+            users = [work.enter_context(Submitting.to(simulator)) for simulator in simulators.values()]
             eventually(lambda: min(script.windows for script in scripts) >= 2)
             eventually(lambda: min(user.submitted for user in users) > 10)
 
@@ -204,7 +172,9 @@ def test_killed_while_slices_are_read_it_counts_once_and_keeps_to_its_share(tmp_
         with place.running() as daemon:
             listed(daemon, *ORDERS)
             onlooker.see(daemon.scrape())
-        with at_work(*(Submitting(simulator) for simulator in simulators.values())):
+        with ExitStack() as work:
+            for simulator in simulators.values():
+                work.enter_context(Submitting.to(simulator))
             for number in range(4):
                 daemon = place.start()
                 read = (*simulators.values(),)[number % len(simulators)]
