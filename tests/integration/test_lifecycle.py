@@ -37,6 +37,7 @@ def place(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]
 # ----------------------------------------------------------------------------------------------------------------- ends
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, number: int) -> None:
     """Everything hangs at once: answers, a body, the waits between requests, and clients of its own."""
