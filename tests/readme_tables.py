@@ -60,7 +60,7 @@ def alerts() -> str:
                 f"[`{name}`](deploy/prometheus/RUNBOOKS.md#{name.lower()})",
                 rule["labels"]["severity"],
                 rule.get("for", "0m"),
-                _first_sentence(runbooks.partition(f"## {name}\n\n### Meaning\n\n")[2]),
+                _first_sentence(runbooks.partition(f"## {name}\n\n### Symptom\n\n")[2]),
             )
             for group in groups
             for rule in group["rules"]

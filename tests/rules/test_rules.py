@@ -4,6 +4,7 @@ The tests themselves are deploy/prometheus/tests/*.test.yml, to be read and run 
 they are run, and their completeness is checked; test_mutations.py breaks every expression on purpose.
 """
 
+import json
 import re
 import subprocess
 from collections.abc import Mapping
@@ -113,7 +114,28 @@ def test_every_alert_has_a_runbook_with_the_four_headings_and_there_is_no_other(
     assert sorted(runbooks) == sorted(alert.name for alert in ALERTS)
     for name, runbook in runbooks.items():
         headings = re.findall(r"^### (.+)$", runbook, re.MULTILINE)
-        assert headings == ["Meaning", "Impact", "First look", "Fix"], name
+        assert headings == ["Symptom", "Impact", "Diagnose", "Fix"], name
+
+
+def test_every_runbook_starts_its_diagnosis_with_a_command_to_paste() -> None:
+    runbooks = re.split(r"^## (?=Sbg)", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+
+    assert len(runbooks) == len(ALERTS)
+    for runbook in runbooks:
+        first = re.search(r"### Diagnose\n\n```(?:promql|sh)\n(.*?)```", runbook, re.DOTALL)
+        assert first, runbook
+        assert not re.search(r"[A-Z]{2,}_?[A-Z]+|[<{]\w+[>}]|\.\.\.|…", first[1]), "a placeholder"
+
+
+@pytest.mark.tools("promtool")
+def test_every_query_of_the_runbooks_is_valid(tmp_path: Path) -> None:
+    queries = re.findall(r"```promql\n(.*?)```", RUNBOOKS.read_text(encoding="utf-8"), re.DOTALL)
+    rules = [{"record": f"runbook:query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "runbooks", "rules": rules}]}), encoding="utf-8")
+
+    assert f"{len(queries)} rules found" in run("promtool", "check", "rules", file)
+    assert len(queries) > len(ALERTS)
 
 
 def test_every_metric_that_rules_tests_and_runbooks_name_exists() -> None:
