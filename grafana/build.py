@@ -1,4 +1,4 @@
-"""``python -m grafana.build`` writes the dashboards' JSON into ``grafana/dashboards``."""
+"""Write the dashboards' JSON to ``grafana/dashboards``: ``python -m grafana.build``."""
 
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ FOLDER: Final = Path(__file__).parent / "dashboards"
 
 
 def dashboards() -> dict[str, str]:
-    """The text of every file in the folder, by its name."""
+    """Return the text of every dashboard file by file name."""
     pages = (copy_jobs.page(), one_account.page(), health.page())
     return {
         f"{page.uid.removeprefix('sbg-')}.json": built(page, [other for other in pages if other is not page])
@@ -19,7 +19,7 @@ def dashboards() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write them, and remove what is no longer built."""
+    """Write all dashboards and delete files that are no longer built."""
     texts = dashboards()
     for stray in {path.name for path in FOLDER.glob("*.json")} - texts.keys():
         (FOLDER / stray).unlink()

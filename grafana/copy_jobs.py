@@ -1,4 +1,4 @@
-"""*Copy jobs*: is anything wrong, since when, which job, why."""
+"""The *Bulk jobs* dashboard: failures, progress and durations of all accounts."""
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType
@@ -8,22 +8,22 @@ from grafana.pages import Page, Row, accounts, operations, tiles
 
 
 def page() -> Page:
-    """All accounts together."""
+    """Build the dashboard."""
     down = jobs.accounts_down().data_links([_which_accounts()])
     alarms = tiles(jobs.failed(), jobs.last_failure(), down, jobs.unfinished(), jobs.oldest(), jobs.stuck())
     return Page(
         "sbg-copy-jobs",
-        "Copy jobs",
-        "Bulk copy, move and delete jobs on the Seven Bridges platforms: what runs, how fast, what failed and why.",
+        "Bulk jobs",
+        "Bulk copy, move and delete jobs on the Seven Bridges platforms: failures, progress and durations.",
         (accounts(several=True), operations()),
         (Row("", alarms), jobs.failures(), jobs.running(), jobs.pace()),
     )
 
 
 def _which_accounts() -> dashboard.DashboardLink:
-    """Where a click on the number of accounts that are down leads."""
+    """Link from the number of accounts that are down to their states."""
     return (
-        dashboard.DashboardLink("Which, since when, and why")
+        dashboard.DashboardLink("Account states")
         .type(DashboardLinkType.LINK)
         .url("/d/sbg-exporter-health?var-datasource=${datasource}&${__url_time_range}")
     )

@@ -1,4 +1,4 @@
-"""*Exporter health*: whether what the other dashboards show can be believed."""
+"""The *Exporter health* dashboard: whether the data of the other dashboards is complete and fresh."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -19,22 +19,22 @@ ACCOUNT_STATES: Final = {
     "3": _REFUSED,
     **dict.fromkeys(("4", "5", "6", "7"), _MAINTENANCE),
 }
-"""What the numbers of the account's state say."""
+"""Text and colour for each value of the account state query."""
 
 _STEP: Final = "5m"
 _LATE: Final = 900
-"""Seconds of detection delay from which the alert calls it late."""
+"""Threshold of the alert SbgDetectionDelayed, in seconds."""
 _OF_EXPORTERS: Final = "and on (job, instance) sbg_exporter_build_info"
 
 
-# ---- whether accounts are seen ----
+# ---- polling ----
 
 
 def account_states() -> statetimeline.Panel:
-    """When accounts were up, and if not, why."""
+    """Show when each account was up, and the reason when it was not."""
     says = Says(
         "Account states",
-        "Whether polls of each account succeeded, and if not, why.",
+        "Whether polls of each account succeeded, or the reason why they failed.",
         "none",
         ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
     )
@@ -42,12 +42,12 @@ def account_states() -> statetimeline.Panel:
 
 
 def polled_in_time(*, listed: bool = False) -> timeseries.Panel:
-    """How late a failure may be seen."""
+    """Show the detection delay of each account and the poll interval."""
     return lines(
         Says(
             "Detection delay",
-            "The longest time since an unfinished job was looked at: how late a failed file may be noticed. The poll "
-            "interval is what it should be.",
+            "Longest time since an unfinished job, or the head of the list, was last checked. It should not exceed the "
+            "poll interval by much.",
             "s",
             ("SbgDetectionDelayed",),
         ),
@@ -59,14 +59,14 @@ def polled_in_time(*, listed: bool = False) -> timeseries.Panel:
 
 
 def _watched() -> stat.Panel:
-    says = Says("Accounts", "Accounts that are configured.")
+    says = Says("Accounts", "Configured accounts.")
     return tile(says, now(f"count({each('sbg_account_info')})"))
 
 
 def _longest_delay() -> stat.Panel:
     says = Says(
         "Detection delay",
-        "The longest time since an unfinished job was looked at, over all accounts.",
+        "Longest time since an unfinished job, or the head of the list, was last checked, over all accounts.",
         "s",
         ("SbgDetectionDelayed",),
     )
@@ -77,7 +77,7 @@ def _longest_delay() -> stat.Panel:
 def _failed_polls() -> timeseries.Panel:
     where = f'{ACCOUNT}, result!="success"'
     return lines(
-        Says("Polls that failed", "Polls per step that did not succeed, by result.", alerts=("SbgNotPolling",)),
+        Says("Failed polls", "Failed polls per step, by result.", alerts=("SbgNotPolling",)),
         Query(
             increase("sbg_exporter_polls_total", "result", labels=("result",), where=where), "{{result}}", step=_STEP
         ),
@@ -90,9 +90,9 @@ def _failed_polls() -> timeseries.Panel:
 def _listing_age() -> timeseries.Panel:
     return lines(
         Says(
-            "Age of the last complete listing",
-            "Time since every page of an account was last read; large accounts are read in slices, one listing every "
-            "full_listing_interval.",
+            "Full listing age",
+            "Time since the last full listing of each account. Accounts polled incrementally are listed in full once "
+            "per full_listing_interval.",
             "s",
             ("SbgListingOverdue",),
         ),
@@ -103,17 +103,17 @@ def _listing_age() -> timeseries.Panel:
     )
 
 
-# ---- what it takes ----
+# ---- API usage ----
 
 
 def allowance_use(*, listed: bool = False) -> timeseries.Panel:
-    """How near the allowance's end is."""
+    """Show the share of its allowance that the exporter uses."""
     used = f"{each('sbg_exporter_allowance_used_requests')} / {each('sbg_exporter_allowance_requests')}"
     return lines(
         Says(
             "Allowance used",
-            "Requests made in the platform's window, of those that the exporter allows itself (rate_share of the "
-            "limit). At 100 % polls wait for the next window.",
+            "Requests made in the platform's current window, as a share of the allowance (rate_share of the rate "
+            "limit). At 100 % the exporter waits for the next window.",
             "percentunit",
             ("SbgAllowanceNearlyUsed",),
         ),
@@ -126,7 +126,7 @@ def allowance_use(*, listed: bool = False) -> timeseries.Panel:
 def _requests() -> timeseries.Panel:
     by_status = rate("sbg_exporter_requests_total", "status", labels=("endpoint", "status"), where=ACCOUNT)
     return lines(
-        Says("Requests by status", "API requests per second, by HTTP status or what went wrong.", "reqps"),
+        Says("Requests by status", "API requests per second, by HTTP status or kind of error.", "reqps"),
         Query(by_status, "{{status}}"),
         colors=look.REQUESTS,
         stacked=True,
@@ -137,9 +137,9 @@ def _limit_left() -> bargauge.Panel:
     left = f"{each('sbg_exporter_rate_limit_remaining')} / {each('sbg_exporter_rate_limit')}"
     return bars(
         Says(
-            "Left of the platform's limit",
-            "Requests that each user has left in this window, of the platform's limit; other programs of the user "
-            "draw on it, too.",
+            "Rate limit remaining",
+            "Requests that each user may still make in the current window. Other programs of the user share this "
+            "limit.",
             "percentunit",
             ("SbgAllowanceNearlyUsed",),
         ),
@@ -153,7 +153,7 @@ def _limit_left() -> bargauge.Panel:
 def _request_time() -> timeseries.Panel:
     shares = zip((0.5, 0.9, 0.99), look.QUANTILES, strict=True)
     return lines(
-        Says("Request time", "Half of the API requests took less, 9 of 10, 99 of 100.", "s"),
+        Says("Request duration", "Duration of API requests; p50, p90 and p99.", "s"),
         *(
             Query(
                 quantile(share, "sbg_exporter_request_duration_seconds", ("endpoint",), ACCOUNT), legend, exemplar=True
@@ -167,7 +167,7 @@ def _request_time() -> timeseries.Panel:
 def _poll_time() -> heatmap.Panel:
     buckets = increase("sbg_exporter_poll_duration_seconds_bucket", "le", labels=("le",), where=ACCOUNT)
     return durations(
-        Says("How long polls take", "Polls by how long they took; the scale says how many.", "s"),
+        Says("Poll duration", "Polls per step by duration; the colour scale gives their number.", "s"),
         Query(buckets, "{{le}}", exemplar=True, step=_STEP),
     )
 
@@ -178,21 +178,21 @@ def _poll_time() -> heatmap.Panel:
 def _state_file() -> stat.Panel:
     says = Says(
         "State file",
-        "Commits to the state file that failed in the last hour. Nothing is lost: each is tried again.",
+        "Failed commits to the state file in the last hour. The exporter retries them at the next poll.",
         alerts=("SbgStateNotWritable",),
     )
     failures = "ceil(max(increase(sbg_exporter_state_write_failures_total[1h])))"
-    return tile(says, now(failures), steps=((None, look.NONE), (1, look.FAILURE)), said={"0": ("written", "")})
+    return tile(says, now(failures), steps=((None, look.NONE), (1, look.FAILURE)), said={"0": ("OK", "")})
 
 
 def _configuration() -> stat.Panel:
     says = Says(
         "Configuration",
-        "Whether the configuration was last read again without an error, or is the one that it started with.",
+        "Result of the last configuration reload since the exporter started.",
         "none",
         ("SbgConfigReloadFailed",),
     )
-    said = {"0": ("refused", look.LEGIBLE_LOOK), "1": ("in force", ""), "2": ("as started", "")}
+    said = {"0": ("rejected", look.LEGIBLE_LOOK), "1": ("reloaded", ""), "2": ("not reloaded", "")}
     reloaded = "min(sbg_exporter_config_last_reload_successful) or 2 * max(sbg_exporter_build_info)"
     return tile(says, now(reloaded), said=said)
 
@@ -207,21 +207,21 @@ def _one_line(says: Says, expression: str, legend: str) -> timeseries.Panel:
 
 
 def _tallied(says: Says, counter: str, label: str, colors: Mapping[str, str]) -> timeseries.Panel:
-    """Rare events as bars."""
+    """Show rare events as bars, by one label."""
     query = Query(increase(counter, label, labels=(label,), where=ACCOUNT), f"{{{{{label}}}}}", step=_STEP)
     return lines(says, query, colors=colors, stacked=True, bars=True)
 
 
 def _process() -> tuple[timeseries.Panel, ...]:
-    greatest = "the greatest where there are several exporters"
+    greatest = "the maximum if there are several exporters"
     return (
         _one_line(
-            Says("Jobs in the state file", "Jobs that are marked as counted; forgotten after 45 days."),
+            Says("Job records", "Jobs tracked in the state file. Their records expire after 45 days."),
             "max(sbg_exporter_state_jobs)",
             "jobs",
         ),
         _one_line(
-            Says("Size of the state file", "On disk, its log of recent writes included.", "bytes"),
+            Says("State file size", "Size on disk, including the write-ahead log.", "bytes"),
             "max(sbg_exporter_state_bytes)",
             "state file",
         ),
@@ -243,7 +243,7 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
         _tallied(
             Says(
                 "Records skipped",
-                "Job records per step that could not be read, by reason; counted each time they are seen.",
+                "Job records per step that the exporter could not decode, by reason. A record counts in every listing.",
                 alerts=("SbgRecordsSkipped",),
             ),
             "sbg_exporter_records_skipped_total",
@@ -252,8 +252,8 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
         ),
         _tallied(
             Says(
-                "Counts lowered by the platform",
-                "Times per step that the platform lowered a count that was already counted; it stays counted.",
+                "Decreased platform counts",
+                "Times per step that the platform reported a lower count than before. Counters keep the higher count.",
             ),
             "sbg_exporter_counts_lowered_total",
             "field",
@@ -261,8 +261,8 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
         ),
         lines(
             Says(
-                "Jobs not shown one by one",
-                "Unfinished and failed jobs beyond job_series: counted, but without rows in the tables.",
+                "Hidden jobs",
+                "Unfinished and failed jobs beyond job_series. They are counted, but have no rows in the tables.",
                 alerts=("SbgFilesFailed",),
             ),
             Query(f"sum by (kind) ({each('sbg_exporter_job_series_hidden', 'kind')})", "{{kind}}"),
@@ -272,7 +272,7 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
 
 
 def page() -> Page:
-    """The exporter itself."""
+    """Build the dashboard."""
     answers = tiles(jobs.accounts_down(), _watched(), _longest_delay(), _state_file(), _configuration(), _version())
     seen = cells(12, 8, account_states(), polled_in_time(listed=True), _failed_polls(), _listing_age())
     asked = cells(12, 8, _requests(), allowance_use(listed=True))
@@ -280,12 +280,12 @@ def page() -> Page:
     return Page(
         "sbg-exporter-health",
         "Exporter health",
-        "Whether sbg-exporter sees every account in time, and what it takes from the platform.",
+        "Whether sbg-exporter polls every account in time, and how much of the API rate limit it uses.",
         (accounts(several=True),),
         (
             Row("", answers),
-            Row("Is every account seen, and in time?", seen),
-            Row("What does it take from the platform?", (*asked, *took)),
-            Row("The process and its state file", (*cells(6, 6, *_process()), *cells(8, 6, *_oddities()))),
+            Row("Polling", seen),
+            Row("API usage", (*asked, *took)),
+            Row("Process and state file", (*cells(6, 6, *_process()), *cells(8, 6, *_oddities()))),
         ),
     )

@@ -1,4 +1,4 @@
-"""What is shown of jobs, on the dashboard of all accounts and on that of one."""
+"""Panels about jobs, shared by the dashboards *Bulk jobs* and *One account*."""
 
 from typing import Final
 
@@ -23,38 +23,36 @@ from grafana.queries import (
 )
 
 _STUCK: Final = 1800
-"""Seconds without progress after which the alert calls a job stuck."""
+"""Threshold of the alert SbgJobStuck, in seconds."""
 _STEP: Final = "5m"
-"""What is counted is shown by the minute rather than by the second."""
+"""Least step of panels that count events, so that a bar is more than a single scrape."""
 _ACCOUNT_LINK: Final = (
-    "This account",
+    "Open this account",
     "/d/sbg-one-account?var-datasource=${datasource}&var-account=${__data.fields.Account}&${__url_time_range}",
 )
 _LISTED: Final = each("sbg_jobs", "operation", "state", where=OPERATION)
 _UNFINISHED: Final = each("sbg_jobs", "operation", "state", where=f'{OPERATION}, state!="finished"')
 _STILL: Final = since(job("sbg_unfinished_job_progress_timestamp_seconds"))
 _OLDEST: Final = since(f"min(sbg_unfinished_jobs_oldest_timestamp_seconds{{{OPERATION}}})")
-_WHY: Final = {code: (f"{code} {meaning}", "") for code, meaning in look.CODES.items()} | {
-    "none": ("no code given", "")
-}
+_WHY: Final = {code: (f"{code} {meaning}", "") for code, meaning in look.CODES.items()} | {"none": ("no code", "")}
 
 
 def failed() -> stat.Panel:
-    """How many jobs have failed files."""
+    """Show the number of failed jobs."""
     says = Says(
         "Failed jobs",
-        "Jobs with failed files that run, or finished within failed_job_window (a day, unless configured), those "
-        "included that are too many to be shown one by one; these are not told apart by operation.",
+        "Jobs with failed files that are unfinished, or finished within failed_job_window (default: a day). The number "
+        "includes jobs beyond job_series, of all operations.",
         alerts=("SbgCopyFailed", "SbgFilesFailed"),
     )
     return tile(says, now(FAILED_JOBS), steps=ALARM)
 
 
 def last_failure() -> stat.Panel:
-    """Since when there is something to look at."""
+    """Show when the exporter last counted a failed file."""
     says = Says(
         "Last failed file",
-        "When a failed file was last counted, by the exporter's clock. It is remembered for ever, also over restarts.",
+        "When the exporter last counted a failed file. This time survives restarts and never expires.",
         unit="dateTimeFromNow",
         alerts=("SbgFilesFailed",),
     )
@@ -64,47 +62,46 @@ def last_failure() -> stat.Panel:
 
 
 def accounts_down() -> stat.Panel:
-    """Whether anything can be known at all."""
+    """Show the number of accounts whose last poll failed."""
     says = Says(
         "Accounts down",
-        "Accounts whose last poll failed: the token is refused, the platform is under maintenance or out of reach. "
-        "What is shown of them is as old as their last good poll.",
+        "Accounts whose last poll failed: token refused, platform under maintenance, or unreachable. Their data is as "
+        "old as their last successful poll.",
         alerts=("SbgAccountUnreachable", "SbgTokenRefused"),
     )
     return tile(says, now(f"sum(1 - {each('sbg_up')})"), steps=ALARM)
 
 
 def unfinished() -> stat.Panel:
-    """How many jobs run or wait."""
-    says = Says("Unfinished jobs", "Jobs that are submitted, resolving or running, as of the last poll.")
+    """Show the number of unfinished jobs."""
+    says = Says("Unfinished jobs", "Submitted, resolving and running jobs, as of the last poll.")
     return tile(says, now(f"sum({_UNFINISHED})"))
 
 
 def oldest() -> stat.Panel:
-    """How long something has been running."""
-    says = Says("Oldest unfinished", "Time since the submission of the oldest unfinished job.", unit="s")
+    """Show the age of the oldest unfinished job."""
+    says = Says("Oldest unfinished job", "Time since the oldest unfinished job was submitted.", unit="s")
     return tile(says, now(or_zero(_OLDEST, _LISTED)), said={"0": ("none", "")})
 
 
 def stuck() -> stat.Panel:
-    """Whether jobs move."""
+    """Show the number of stuck jobs."""
     says = Says(
         "Stuck jobs",
-        "Unfinished jobs shown one by one of which no count and no state has moved for half an hour.",
+        "Unfinished jobs without progress for 30 minutes, among those with per-job series.",
         alerts=("SbgJobStuck",),
     )
     return tile(says, now(or_zero(f"count({_STILL} > {_STUCK})", _LISTED)), steps=ATTENTION)
 
 
 def failures() -> Row:
-    """Which jobs failed, and why."""
+    """Show which jobs failed, and their error codes."""
     finished = job("sbg_failed_job_finished_timestamp_seconds")
     table = rows(
         Says(
             "Failed jobs",
-            "Each job with failed files, the one found last on top: when its first failed file was counted, when it "
-            "finished, and the up to three most frequent error codes of its result, which the platform gives when the "
-            "job ends. Jobs that failed before counting began have no time of detection.",
+            "Jobs with failed files, latest detection first. The platform provides error codes when a job finishes. "
+            "The table has the three most frequent. Jobs that failed before counting began have no detection time.",
             alerts=("SbgCopyFailed",),
             unit="string",
             empty="No failed jobs to show",
@@ -135,20 +132,20 @@ def failures() -> Row:
     by_code = f"sum by (code) ({each('sbg_failed_job_errors', 'operation', 'job_id', 'code', where=OPERATION)})"
     why = bars(
         Says(
-            "Why: errors of these jobs",
-            "Error records of the failed jobs beside, by the platform's code; of each job the three most frequent. "
-            "There may be fewer records than failed files.",
+            "Errors by code",
+            "Error records of the failed jobs by platform error code (three most frequent per job). There may be fewer "
+            "records than failed files.",
             empty="No errors to show",
         ),
         now(f"sort_desc({by_code})", "{{code}}"),
         steps=((None, look.FAILURE),),
         said=_WHY,
     )
-    return Row("What failed, and why", (Cell(table, 24, 8), *cells(8, 7, why, _files_failed(), _outcomes())))
+    return Row("Failures", (Cell(table, 24, 8), *cells(8, 7, why, _files_failed(), _outcomes())))
 
 
 def running() -> Row:
-    """What is under way."""
+    """Show the unfinished jobs and their progress."""
     expected, completed, failed = (
         job(f"sbg_unfinished_job_files_{count}") for count in ("expected", "completed", "failed")
     )
@@ -156,8 +153,8 @@ def running() -> Row:
     table = rows(
         Says(
             "Unfinished jobs",
-            "The oldest unfinished jobs (up to job_series of each account), as of the last poll: how far each is, "
-            "how old, and how long ago a count or its state last moved. Orange: not for half an hour.",
+            "The oldest unfinished jobs, up to job_series per account, as of the last poll. Orange: stuck, without "
+            "progress for 30 minutes.",
             alerts=("SbgJobStuck",),
             unit="string",
             empty="No unfinished jobs to show",
@@ -177,7 +174,12 @@ def running() -> Row:
             Column("Files", "files", now(expected), "locale", 65),
             Column("Failed", "failed", now(failed), "locale", 60, look="failure"),
             Column(
-                "Not moved for", "still", now(_STILL), "s", 115, steps=((None, look.PLAIN), (_STUCK, look.LEGIBLE_LOOK))
+                "No progress for",
+                "still",
+                now(_STILL),
+                "s",
+                115,
+                steps=((None, look.PLAIN), (_STUCK, look.LEGIBLE_LOOK)),
             ),
         ),
         sort="Age",
@@ -185,21 +187,21 @@ def running() -> Row:
     by_state = lines(
         Says(
             "Unfinished jobs by state",
-            "Jobs that the platform lists as submitted, resolving or running, as of the last poll.",
+            "Submitted, resolving and running jobs, as of the last poll.",
         ),
         Query(f"sum by (state) ({_UNFINISHED})", "{{state}}"),
         colors=look.STATES,
         stacked=True,
     )
-    return Row("What runs", (Cell(table, 17, 8), Cell(by_state, 7, 8)))
+    return Row("Progress", (Cell(table, 17, 8), Cell(by_state, 7, 8)))
 
 
 def _files_failed() -> timeseries.Panel:
     return lines(
         Says(
-            "Files failed",
-            "Failed files counted per step, by operation; the dots carry a job's id. What was counted while nobody "
-            "scraped does not show here: the table above and the tile of the last failed file know it.",
+            "Failed files",
+            "Failed files per step, by operation. Dots carry a job's id. Failures counted while Prometheus did not "
+            "scrape are missing here, but not in the table of failed jobs.",
             alerts=("SbgFilesFailed",),
         ),
         Query(increase("sbg_files_failed_total", "operation"), "{{operation}}", exemplar=True, step=_STEP),
@@ -212,9 +214,9 @@ def _files_failed() -> timeseries.Panel:
 def _outcomes() -> timeseries.Panel:
     return lines(
         Says(
-            "Jobs finished",
-            "Jobs finished per step, by outcome. incomplete: no file failed, but fewer completed than there are; lost: "
-            "gone from the platform before it finished. What was counted while nobody scraped does not show here.",
+            "Finished jobs",
+            "Finished jobs per step, by outcome. incomplete: files are missing, but none failed. lost: the job "
+            "disappeared from the platform. Jobs counted while Prometheus did not scrape are missing here.",
             alerts=("SbgJobIncomplete", "SbgJobLost"),
         ),
         Query(
@@ -230,7 +232,7 @@ def _outcomes() -> timeseries.Panel:
 
 
 def pace() -> Row:
-    """How fast the jobs are, and how long they take."""
+    """Show throughput, run time and queue time."""
     files = lines(
         Says("Files per second", "Files completed per second, by operation.", unit="files/s"),
         Query(rate("sbg_files_completed_total", "operation"), "{{operation}}", step="1m"),
@@ -239,8 +241,8 @@ def pace() -> Row:
     )
     ran = durations(
         Says(
-            "How long jobs ran",
-            "Jobs by the time from their start to their end; the scale says how many. A dot is a job, with its id.",
+            "Job duration",
+            "Jobs by duration, start to finish; the colour scale gives their number. Dots carry a job's id.",
             unit="s",
         ),
         Query(
@@ -250,9 +252,11 @@ def pace() -> Row:
             step="5m",
         ),
     )
-    run_time = _quantiles("Run time", "sbg_job_duration_seconds", "start", "end", ("operation", "outcome"))
-    queue = _quantiles("Time in the queue", "sbg_job_queue_duration_seconds", "submission", "start")
-    return Row("How fast, and how long it takes", cells(12, 7, files, ran, run_time, queue))
+    run_time = _quantiles(
+        "Job duration percentiles", "sbg_job_duration_seconds", "Start", "finish", ("operation", "outcome")
+    )
+    queue = _quantiles("Queue time percentiles", "sbg_job_queue_duration_seconds", "Submission", "start")
+    return Row("Throughput and duration", cells(12, 7, files, ran, run_time, queue))
 
 
 def _quantiles(
@@ -261,8 +265,7 @@ def _quantiles(
     return lines(
         Says(
             title,
-            f"From {begin} to {end}: half of the jobs took less, 9 of 10, 99 of 100; estimated from the histogram's "
-            "buckets.",
+            f"{begin} to {end}; p50, p90 and p99 estimated from histogram buckets.",
             unit="s",
         ),
         *(

@@ -1,7 +1,7 @@
-"""Colours and words, once for all dashboards.
+"""Colours and value texts of all dashboards.
 
-Red means that files or jobs failed, and nothing else; orange asks for a look; blue is work going well. The three are
-told apart by all common kinds of colour blindness, and no panel says anything by colour alone.
+Red means failed files or jobs only. Orange is a warning. Blue is normal work. All common kinds of colour blindness can
+distinguish these three, and no panel uses colour alone.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 GOOD: Final = "blue"
 LOOK: Final = "orange"
 LEGIBLE_LOOK: Final = "dark-orange"
-"""For words in it, and for white words on it."""
+"""Orange with enough contrast for text in it and for white text on it."""
 FAILURE: Final = "red"
 PLAIN: Final = "text"
 NONE: Final = "transparent"
@@ -26,7 +26,7 @@ OUTCOMES: Final = {
     "partial": "light-red",
     "failed": FAILURE,
 }
-QUANTILES: Final = {"half": GOOD, "9 of 10": "light-purple", "99 of 100": LOOK}
+QUANTILES: Final = {"p50": GOOD, "p90": "light-purple", "p99": LOOK}
 POLL_RESULTS: Final = {
     "success": GOOD,
     "maintenance": QUIET,
@@ -70,4 +70,4 @@ CODES: Final = {
     "90004": "unexpected error",
     "90005": "service unavailable",
 }
-"""The platform's error codes that bulk jobs meet, in a few words."""
+"""The platform's error codes of bulk jobs, with short descriptions."""

@@ -1,4 +1,4 @@
-"""*One account*: who it is, whether it is seen, and its jobs."""
+"""The *One account* dashboard: identity, polling and jobs of one account."""
 
 from typing import Final
 
@@ -16,18 +16,18 @@ _COMPLETED: Final = rate("sbg_files_completed_total", "operation")
 
 
 def _owner() -> stat.Panel:
-    says = Says("Owner", "The user whose token watches this account; empty when it is not to be shown.", "string")
+    says = Says("Owner", "User name of the token's owner; empty if show_username is false.", "string")
     return naming(says, now(_INFO, "{{username}}"))
 
 
 def _platform() -> stat.Panel:
-    return naming(Says("Platform", "The API that is asked.", "string"), now(_INFO, "{{api_endpoint}}"))
+    return naming(Says("Platform", "API endpoint of the account.", "string"), now(_INFO, "{{api_endpoint}}"))
 
 
 def _state() -> stat.Panel:
     says = Says(
         "State",
-        "Whether the last poll succeeded, and if not, why.",
+        "Whether the last poll succeeded, or the reason why it failed.",
         "none",
         ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
     )
@@ -37,8 +37,8 @@ def _state() -> stat.Panel:
 
 def _last_good_poll() -> stat.Panel:
     says = Says(
-        "Last good poll",
-        "When a poll last succeeded: everything on this page is as of then.",
+        "Last successful poll",
+        "When a poll last succeeded. All current values on this page are from that time.",
         "dateTimeFromNow",
         ("SbgNotPolling",),
     )
@@ -47,19 +47,19 @@ def _last_good_poll() -> stat.Panel:
 
 def _watching() -> stat.Panel:
     says = Says(
-        "How it is watched",
-        "A small account is listed at every poll; of a large one the pages with new jobs and the unfinished jobs are "
-        "watched.",
+        "Polling mode",
+        "full listing: every poll lists all jobs. incremental: polls check new and unfinished jobs, and a full listing "
+        "runs in the background.",
         "none",
     )
-    modes = {"0": ("listed whole", ""), "1": ("watched", "")}
+    modes = {"0": ("full listing", ""), "1": ("incremental", "")}
     return tile(says, now(each("sbg_exporter_watching")), said=modes)
 
 
 def _counting_since() -> stat.Panel:
     says = Says(
         "Counting since",
-        "When this account's ledger began: jobs that finished before are not counted.",
+        "When this account's ledger was created. Jobs that finished earlier are not counted.",
         "dateTimeAsSystem",
     )
     return tile(says, now(f"{each('sbg_exporter_counting_since_timestamp_seconds')} * 1000"))
@@ -70,7 +70,7 @@ def _came_and_went() -> timeseries.Panel:
     return lines(
         Says(
             "Jobs submitted and finished",
-            "Jobs first seen, and jobs finished, per step. Where more come than go, the queue grows.",
+            "Jobs first seen and jobs finished, per step. If more are submitted than finish, the queue grows.",
             alerts=("SbgQueueNotMoving",),
         ),
         Query(increase("sbg_jobs_submitted_total", "account"), "submitted", step="5m"),
@@ -82,8 +82,8 @@ def _came_and_went() -> timeseries.Panel:
 def _failing_share() -> timeseries.Panel:
     return lines(
         Says(
-            "Share of files that fail",
-            "Failed files of those that failed or completed, by operation; nothing where no file moved.",
+            "Failure ratio",
+            "Failed files as a share of failed and completed files, by operation. Empty while no file ends.",
             "percentunit",
             ("SbgFailureRatioHigh",),
         ),
@@ -96,7 +96,7 @@ def _failing_share() -> timeseries.Panel:
 def _retained() -> bargauge.Panel:
     return bars(
         Says(
-            "Jobs on the platform", "Jobs that the platform lists, by state; it keeps finished ones for up to a month."
+            "Jobs on the platform", "Jobs in the platform's list, by state. It keeps finished jobs for up to a month."
         ),
         now(f"sum by (state) ({each('sbg_jobs', 'operation', 'state', where=OPERATION)})", "{{state}}"),
         steps=((None, look.GOOD),),
@@ -104,7 +104,7 @@ def _retained() -> bargauge.Panel:
 
 
 def page() -> Page:
-    """One account at a time."""
+    """Build the dashboard."""
     who = (*tiles(_owner()), Cell(_platform(), 8, 3), *tiles(_state(), _last_good_poll(), _watching()))
     alarms = tiles(
         jobs.failed(), jobs.last_failure(), jobs.unfinished(), jobs.oldest(), jobs.stuck(), _counting_since()
@@ -112,14 +112,14 @@ def page() -> Page:
     return Page(
         "sbg-one-account",
         "One account",
-        "One account on one of the Seven Bridges platforms: who it is, whether it is seen, and its bulk jobs.",
+        "One account on a Seven Bridges platform: its identity, its polling and its bulk jobs.",
         (accounts(several=False), operations()),
         (
             Row("", (*who, *alarms)),
             jobs.failures(),
             jobs.running(),
             jobs.pace(),
-            Row("What came and went", cells(8, 7, _came_and_went(), _failing_share(), _retained())),
-            Row("How it is asked", cells(8, 6, account_states(), polled_in_time(), allowance_use())),
+            Row("Jobs and failure ratio", cells(8, 7, _came_and_went(), _failing_share(), _retained())),
+            Row("Polling", cells(8, 6, account_states(), polled_in_time(), allowance_use())),
         ),
     )

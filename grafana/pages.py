@@ -1,4 +1,4 @@
-"""Dashboards: rows of panels, laid out from left to right, with the variables, links and annotations that all share."""
+"""Layout of dashboards: rows of panels from left to right, with shared variables, links and annotations."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from grafana.panels import DATASOURCE, RUNBOOKS, AnyPanel
 TAG: Final = "sbg-exporter"
 _WIDTH: Final = 24
 _SCHEMA: Final = 39
-"""That of Grafana 11.0: what is later reads it, and brings it up to date."""
+"""Schema of Grafana 11.0; newer versions migrate it when they load a dashboard."""
 _ALL: Final = model.VariableOption(text="All", value="$__all", selected=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A panel and its size on the grid, which is 24 wide."""
+    """A panel and its size on the grid of 24 columns."""
 
     panel: AnyPanel
     width: int
@@ -30,18 +30,18 @@ class Cell:
 
 
 def cells(width: int, height: int, *panels: AnyPanel) -> tuple[Cell, ...]:
-    """Panels of one size."""
+    """Give several panels the same size."""
     return tuple(Cell(panel, width, height) for panel in panels)
 
 
 def tiles(*panels: AnyPanel) -> tuple[Cell, ...]:
-    """Panels of the size of one number."""
+    """Give several panels the size of a single number."""
     return cells(4, 3, *panels)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels under a heading; they wrap where the grid ends."""
+    """Panels under a heading; they wrap at the end of the grid."""
 
     title: str
     cells: Sequence[Cell]
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A whole dashboard."""
+    """One dashboard."""
 
     uid: str
     title: str
@@ -59,12 +59,12 @@ class Page:
 
 
 def accounts(*, several: bool) -> dashboard.QueryVariable:
-    """The choice of accounts."""
+    """Variable for the account."""
     return _choice("account", "Account", "label_values(sbg_account_info, account)", several=several)
 
 
 def operations() -> dashboard.QueryVariable:
-    """The choice of operations."""
+    """Variable for the operation."""
     query = 'label_values(sbg_jobs_submitted_total{account=~"$account"}, operation)'
     return _choice("operation", "Operation", query, several=True)
 
@@ -84,7 +84,7 @@ def _choice(name: str, label: str, query: str, *, several: bool) -> dashboard.Qu
 
 
 class _FiringAlerts(Builder[model.AnnotationQuery]):
-    """Marks on every graph where an alert fired, with what it was about."""
+    """Annotation that marks firing alerts on every graph."""
 
     def build(self) -> model.AnnotationQuery:
         return _Titled(
@@ -98,7 +98,7 @@ class _FiringAlerts(Builder[model.AnnotationQuery]):
 
 
 class _Titled(model.AnnotationQuery):
-    """The sdk knows nothing of what Prometheus' annotations are called."""
+    """Annotation with title and text, which the SDK has no fields for."""
 
     def to_json(self) -> dict[str, object]:
         labels = {"titleFormat": "{{alertname}}", "textFormat": "{{account}} {{operation}} {{job_id}}"}
@@ -106,7 +106,7 @@ class _Titled(model.AnnotationQuery):
 
 
 def built(page: Page, others: Sequence[Page]) -> str:
-    """The dashboard as Grafana reads it, with links to *others*; always the same text for the same pages."""
+    """Return the dashboard's JSON with links to *others*; the same pages always give the same text."""
     board = (
         dashboard.Dashboard(page.title)
         .uid(page.uid)
@@ -128,13 +128,20 @@ def built(page: Page, others: Sequence[Page]) -> str:
     finished.schema_version = _SCHEMA
     written = json.loads(json.dumps(finished, cls=JSONEncoder))
     for variable in written["templating"]["list"]:
-        for key in ("auto", "auto_count", "auto_min"):  # the sdk gives every variable what only intervals have
+        for key in (
+            "auto",
+            "auto_count",
+            "auto_min",
+        ):  # the SDK sets these on every variable, but only intervals have them
             variable.pop(key, None)
     return json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _links(pages: Sequence[Page]) -> Iterator[dashboard.DashboardLink]:
-    """To *pages* with the same data source and time range; not with the same accounts, of which one page shows one."""
+    """Link to *pages*, keeping data source and time range.
+
+    Links do not keep the accounts, because *One account* can show only one.
+    """
     for page in pages:
         yield (
             dashboard.DashboardLink(page.title)
@@ -142,20 +149,20 @@ def _links(pages: Sequence[Page]) -> Iterator[dashboard.DashboardLink]:
             .icon("dashboard")
             .tooltip(page.description)
             .url(f"/d/{page.uid}?var-datasource=${{datasource}}")
-            .keep_time(True)  # noqa: FBT003  # the sdk's way
+            .keep_time(True)  # noqa: FBT003  # the SDK's signature
         )
     yield (
         dashboard.DashboardLink("Runbooks")
         .type(model.DashboardLinkType.LINK)
         .icon("doc")
-        .tooltip("What to do about each alert")
+        .tooltip("Runbook for each alert")
         .url(RUNBOOKS)
-        .target_blank(True)  # noqa: FBT003  # likewise
+        .target_blank(True)  # noqa: FBT003  # the SDK's signature
     )
 
 
 def _laid_out(rows: Sequence[Row]) -> list[model.Panel | model.RowPanel]:
-    """All panels with their places; the first row needs no heading."""
+    """Place all panels on the grid; a row without a title gets no heading."""
     placed: list[model.Panel | model.RowPanel] = []
     top = 0
     for row in rows:

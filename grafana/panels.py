@@ -1,4 +1,4 @@
-"""Panels in the house's manner: a title, what it means, a unit, queries."""
+"""Panel builders with shared defaults: title, description, unit, queries and runbook links."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ RUNBOOKS: Final = "https://github.com/sbg-exporter/sbg-exporter/blob/main/deploy
 AnyPanel = stat.Panel | table.Panel | timeseries.Panel | heatmap.Panel | bargauge.Panel | statetimeline.Panel
 P = TypeVar("P", stat.Panel, table.Panel, timeseries.Panel, heatmap.Panel, bargauge.Panel, statetimeline.Panel)
 Steps = Sequence[tuple[float | None, str]]
-"""Colours by the value from which they hold; the first one from below."""
+"""Pairs of a threshold and its colour; the first applies below all thresholds."""
 Words = Mapping[str, tuple[str, str]]
-"""What is said instead of a value, and its colour ("": as it would be)."""
+"""Text and colour to show for a value ("": the default colour)."""
 
 ALARM: Final = ((None, look.NONE), (1, look.FAILURE))
 ATTENTION: Final = ((None, look.NONE), (1, look.LEGIBLE_LOOK))
-"""What a count of things gone wrong, or to be looked at, does to its tile."""
+"""Thresholds for counts of failures, and for counts of warnings."""
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True, slots=True)
 class Says:
-    """What every panel has.
+    """Title, description and unit of a panel.
 
     Attributes:
-        alerts: alerts about what the panel shows; their runbooks are linked from it.
-        empty: what stands there when there is nothing to show.
+        alerts: related alerts; the panel links to their runbooks.
+        empty: text to show without data.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Says:
 
 
 def runbook(alert: str) -> str:
-    """Where an alert's runbook is."""
+    """Return the URL of an alert's runbook."""
     return f"{RUNBOOKS}#{alert.lower()}"
 
 
@@ -62,7 +62,7 @@ def _said(panel: P, says: Says, targets: Sequence[Dataquery]) -> P:
                 dashboard.DashboardLink(f"Runbook: {alert}")
                 .type(model.DashboardLinkType.LINK)
                 .url(runbook(alert))
-                .target_blank(True)  # noqa: FBT003  # the sdk's way
+                .target_blank(True)  # noqa: FBT003  # the SDK's signature
                 for alert in says.alerts
             ]
         )
@@ -86,7 +86,7 @@ def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
 
 
 def words(said: Words) -> list[model.ValueMapping]:
-    """Values in words."""
+    """Map values to texts."""
     options = {
         value: model.ValueMappingResult(text=text, color=color or None, index=index)
         for index, (value, (text, color)) in enumerate(said.items())
@@ -99,14 +99,14 @@ def _fixed(color: str) -> dashboard.FieldColor:
 
 
 def _latest() -> common.ReduceDataOptions:
-    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)  # noqa: FBT003  # the sdk's way
+    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)  # noqa: FBT003  # the SDK's signature
 
 
 # ---- one number ----
 
 
 def tile(says: Says, query: Query, *, steps: Steps = ((None, look.NONE),), said: Words | None = None) -> stat.Panel:
-    """A number that colours its tile when it asks for attention."""
+    """Show one number, on a coloured background above its thresholds."""
     return (
         _said(stat.Panel(), says, [_target(query)])
         .reduce_options(_latest())
@@ -122,7 +122,7 @@ def tile(says: Says, query: Query, *, steps: Steps = ((None, look.NONE),), said:
 
 
 def naming(says: Says, query: Query) -> stat.Panel:
-    """A tile that shows the legend: for facts that metrics carry as labels."""
+    """Show the legend instead of the value, for facts in labels."""
     return tile(says, query).text_mode(shapes.BigValueTextMode.NAME)
 
 
@@ -138,9 +138,9 @@ def lines(
     listed: bool = False,
     most: float | None = None,
 ) -> timeseries.Panel:
-    """Series over time; *colors* by legend, as regular expressions.
+    """Show series over time; *colors* by legend, as regular expressions.
 
-    Where there may be many alike, they are *listed* beside the graph, the greatest first.
+    If there may be many series, *listed* shows them in a table to the right, largest first.
     """
     panel = (
         _said(timeseries.Panel(), says, [_target(query) for query in queries])
@@ -150,7 +150,7 @@ def lines(
         .draw_style(shapes.GraphDrawStyle.BARS if bars else shapes.GraphDrawStyle.LINE)
         .show_points(shapes.VisibilityMode.NEVER if bars or stacked else shapes.VisibilityMode.AUTO)
         .point_size(4)
-        .span_nulls(False)  # noqa: FBT003  # a gap is a gap
+        .span_nulls(False)  # noqa: FBT003  # gaps stay visible
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(look.GOOD))
         .legend(_list_beside() if listed else _legend())
         .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING))
@@ -158,7 +158,7 @@ def lines(
             common.StackingConfig().mode(shapes.StackingMode.NORMAL if stacked else shapes.StackingMode.NONE).group("A")
         )
     )
-    if says.unit == "locale":  # a count: no axis with halves of one
+    if says.unit == "locale":  # a count: no fractions on the axis
         panel.decimals(0).axis_soft_max(4)
     if most is not None:
         panel.max(most)
@@ -170,7 +170,7 @@ def lines(
 def _legend() -> common.VizLegendOptions:
     return (
         common.VizLegendOptions()
-        .show_legend(True)  # noqa: FBT003  # the sdk's way
+        .show_legend(True)  # noqa: FBT003  # the SDK's signature
         .display_mode(shapes.LegendDisplayMode.LIST)
         .placement(shapes.LegendPlacement.BOTTOM)
         .calcs([])
@@ -184,7 +184,7 @@ def _list_beside() -> common.VizLegendOptions:
         .placement(shapes.LegendPlacement.RIGHT)
         .calcs(["max"])
         .sort_by("Max")
-        .sort_desc(True)  # noqa: FBT003  # the sdk's way
+        .sort_desc(True)  # noqa: FBT003  # the SDK's signature
     )
 
 
@@ -193,10 +193,10 @@ def _color(color: str) -> model.DynamicConfigValue:
 
 
 def durations(says: Says, query: Query) -> heatmap.Panel:
-    """A histogram's buckets over time."""
+    """Show a histogram's buckets over time."""
     return (
         _said(heatmap.Panel(), says, [_target(query, PromQueryFormat.HEATMAP)])
-        .calculate(False)  # noqa: FBT003  # Prometheus has counted the buckets
+        .calculate(False)  # noqa: FBT003  # Prometheus provides the buckets
         .color(
             heatmap.HeatmapColorOptions()
             .mode(HeatmapColorMode.SCHEME)
@@ -204,7 +204,7 @@ def durations(says: Says, query: Query) -> heatmap.Panel:
             .steps(32)
             .exponent(0.5)
             .fill(look.GOOD)
-            .reverse(False)  # noqa: FBT003  # the sdk's way
+            .reverse(False)  # noqa: FBT003  # the SDK's signature
         )
         .cell_gap(1)
         .cell_values(heatmap.CellValues().decimals(0).unit("short"))
@@ -213,20 +213,20 @@ def durations(says: Says, query: Query) -> heatmap.Panel:
         .y_axis(heatmap.YAxisConfig().unit("s").axis_placement(shapes.AxisPlacement.LEFT).decimals(0))
         .show_value(shapes.VisibilityMode.NEVER)
         .mode(shapes.TooltipDisplayMode.SINGLE)
-        .show_color_scale(True)  # noqa: FBT003  # the sdk's way
+        .show_color_scale(True)  # noqa: FBT003  # the SDK's signature
         .exemplars_color(look.LOOK)
         .show_legend()
     )
 
 
 def states(says: Says, query: Query, said: Words) -> statetimeline.Panel:
-    """What state each series was in."""
+    """Show the state of each series over time."""
     return (
         _said(statetimeline.Panel(), says, [_target(query)])
         .mappings(words(said))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .thresholds(_steps(((None, look.QUIET),)))
-        .merge_values(True)  # noqa: FBT003  # the sdk's way
+        .merge_values(True)  # noqa: FBT003  # the SDK's signature
         .show_value(shapes.VisibilityMode.AUTO)
         .align_value(shapes.TimelineValueAlignment.LEFT)
         .row_height(0.8)
@@ -249,7 +249,7 @@ def bars(
     said: Words | None = None,
     short_names: bool = False,
 ) -> bargauge.Panel:
-    """The latest values as bars with their names: above them, or before them where they are short."""
+    """Show the latest values as bars, with names above them, or to their left if *short_names*."""
     panel = (
         _said(bargauge.Panel(), says, [_target(query)])
         .reduce_options(_latest())
@@ -261,13 +261,13 @@ def bars(
         .value_mode(shapes.BarGaugeValueMode.TEXT)
         .name_placement(shapes.BarGaugeNamePlacement.LEFT if short_names else shapes.BarGaugeNamePlacement.TOP)
         .text(common.VizTextDisplayOptions().value_size(16))
-        .show_unfilled(True)  # noqa: FBT003  # the sdk's way
+        .show_unfilled(True)  # noqa: FBT003  # the SDK's signature
         .sizing(shapes.BarGaugeSizing.MANUAL)
         .min_viz_height(16 if short_names else 34)
         .max_viz_height(24 if short_names else 40)
         .min_viz_width(8)
     )
-    if not short_names:  # names before bars are measured in the size that follows from the bars, and cut in any other
+    if not short_names:  # Grafana cuts names to the left of bars if their size is set
         panel.text(common.VizTextDisplayOptions().value_size(16).title_size(13))
     if most is not None:
         panel.max(most)
@@ -281,13 +281,13 @@ def bars(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: of a label when *query* is ``None``, else of a query's values.
+    """One column of a table: a label if *query* is ``None``, else the query's values.
 
     Attributes:
         source: the label, or a name for the query's values.
-        look: how a cell is drawn.
-        link: where a click leads.
-        empty: what stands where there is no value.
+        look: style of the cells.
+        link: title and URL of a link in each cell.
+        empty: text of cells without a value.
     """
 
     title: str
@@ -303,7 +303,7 @@ class Column:
 
 
 def rows(says: Says, columns: Sequence[Column], *hidden: Query, sort: str, descending: bool = True) -> table.Panel:
-    """A row for each combination of labels; *hidden* queries only bring labels along."""
+    """Show one row per combination of labels; *hidden* queries only add labels."""
     asked = [column.query for column in columns if column.query is not None]
     letters = dict(zip([column.title for column in columns if column.query is not None], _LETTERS, strict=False))
     fields = {column.title: f"Value #{letters[column.title]}" if column.query else column.source for column in columns}
@@ -322,10 +322,10 @@ def rows(says: Says, columns: Sequence[Column], *hidden: Query, sort: str, desce
             )
         )
         .sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
-        .show_header(True)  # noqa: FBT003  # the sdk's way
+        .show_header(True)  # noqa: FBT003  # the SDK's signature
         .cell_height(shapes.TableCellHeight.SM)
         .align(shapes.FieldTextAlignment.AUTO)
-        .filterable(False)  # noqa: FBT003  # the sdk's way
+        .filterable(False)  # noqa: FBT003  # the SDK's signature
         .thresholds(_steps(((None, look.PLAIN),)))
     )
     for column in columns:

@@ -135,6 +135,13 @@ def test_a_panel_says_what_it_means(panel: Json) -> None:
     assert panel["type"] in _CORE_PANELS
 
 
+@every_dashboard
+def test_titles_are_at_most_four_words_and_no_questions(board: Json) -> None:
+    for title in (board["title"], *(panel["title"] for panel in board["panels"])):
+        assert len(title.split()) <= 4, title
+        assert "?" not in title, title
+
+
 @every_panel
 def test_a_number_has_a_unit(panel: Json) -> None:
     assert panel["fieldConfig"]["defaults"]["unit"]
