@@ -1,7 +1,7 @@
-"""Everything of a release, in one folder, with checksums.
+"""Build all files of a release in one folder, with checksums: ``python -m deploy.dist dist`` (``make dist``).
 
-``python -m deploy.dist dist`` (``make dist``) builds the wheel, the source distribution, the bill of materials, the
-Helm chart, the archive of rules and dashboards, and the container image. The version is the package's own.
+These are the wheel, the source distribution, the bill of materials, the Helm chart, the archive of rules and
+dashboards, and the container image. The version is that of the package.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from exporter import __version__
 REPOSITORY: Final = Path(__file__).parents[1]
 NAME: Final = f"sbg-exporter-{__version__}"
 MONITORING: Final = ("deploy/prometheus", "grafana/dashboards", "grafana/provisioning", "grafana/README.md")
-"""What people who watch the exporter need: rules, runbooks, examples, dashboards."""
+"""Sources of the monitoring archive: rules, runbooks, example configurations, dashboards."""
 _BIN: Final = Path(sys.executable).parent
 
 
 def wheel_and_sdist(folder: Path) -> Path:
-    """Build both into *folder*; the wheel."""
+    """Build wheel and source distribution in *folder* and return the path of the wheel."""
     _run(_BIN / "uv", "build", "-q", "--python", sys.executable, "--out-dir", folder, REPOSITORY)
     (folder / ".gitignore").unlink(missing_ok=True)
     [wheel] = folder.glob("*.whl")
@@ -38,7 +38,7 @@ def wheel_and_sdist(folder: Path) -> Path:
 
 
 def bill_of_materials(folder: Path, wheel: Path) -> None:
-    """What the *wheel* with its pinned requirements consists of, in CycloneDX."""
+    """Write the bill of materials of *wheel* and its pinned requirements in CycloneDX format."""
     with tempfile.TemporaryDirectory() as scratch:
         venv.create(scratch, with_pip=True)
         python = Path(scratch) / "bin" / "python"
@@ -50,7 +50,7 @@ def bill_of_materials(folder: Path, wheel: Path) -> None:
         about = ("--output-reproducible", "--pyproject", REPOSITORY / "pyproject.toml")
         _run(_BIN / "cyclonedx-py", "environment", *about, "-o", output, python)
     bill = json.loads(output.read_text())
-    bill["metadata"]["component"] |= {  # which release it is of: pyproject.toml leaves the version to the package
+    bill["metadata"]["component"] |= {  # identifies the release: pyproject.toml has no version
         "version": __version__,
         "purl": f"pkg:pypi/sbg-exporter@{__version__}",
         "hashes": [{"alg": "SHA-256", "content": _digest(wheel)}],
@@ -59,7 +59,7 @@ def bill_of_materials(folder: Path, wheel: Path) -> None:
 
 
 def monitoring(folder: Path) -> None:
-    """The archive of rules and dashboards, the same bytes each time."""
+    """Write the archive of rules and dashboards reproducibly: the same sources give the same bytes."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for path in _files(MONITORING):
@@ -76,15 +76,15 @@ def monitoring(folder: Path) -> None:
 
 
 def chart(folder: Path, helm: str) -> None:
-    """The Helm chart, packaged."""
+    """Package the Helm chart."""
     _run(helm, "package", "--destination", folder, REPOSITORY / "deploy" / "helm" / "sbg-exporter")
 
 
 def image(folder: Path, buildah: str, base: str | None) -> None:
-    """The container image as an archive that ``docker load`` and ``podman load`` take, on *base* where one is given."""
+    """Build the container image, on *base* if given, as an archive for ``docker load`` and ``podman load``."""
     dockerfile = REPOSITORY / "deploy" / "docker" / "Dockerfile"
     on_base = ("--build-arg", f"BASE={base}") if base else ()
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S607  # git is where PATH has it
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S607  # uses the git on PATH
     about = ("--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision.stdout.strip()}")
     tag = f"localhost/sbg-exporter:{__version__}"
     build = (
@@ -106,7 +106,7 @@ def image(folder: Path, buildah: str, base: str | None) -> None:
 
 
 def checksums(folder: Path) -> None:
-    """``SHA256SUMS``, as ``sha256sum --check`` takes it."""
+    """Write ``SHA256SUMS`` in the format of ``sha256sum --check``."""
     files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
     lines = (f"{_digest(path)}  {path.name}\n" for path in files)
     (folder / "SHA256SUMS").write_text("".join(lines))
@@ -124,23 +124,23 @@ def _files(names: Iterable[str]) -> Iterator[Path]:
 
 def _need(program: str) -> None:
     if shutil.which(program) is None:
-        raise SystemExit(f"make dist needs {program}; what can be left out: --without chart, --without image")
+        raise SystemExit(f"make dist needs {program}; skip it with ARGS='--without chart' or '--without image'")
 
 
 def _run(*command: object) -> None:
     words = [str(word) for word in command]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603  # our own words
+    subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603  # arguments are constants and paths
 
 
 def main() -> int:
-    """The command; its exit code."""
-    parser = argparse.ArgumentParser(description="Everything of a release, in one folder, with checksums.")
+    """Build the release and return the exit code."""
+    parser = argparse.ArgumentParser(description="Build all files of a release in one folder, with checksums.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--without", action="append", choices=("chart", "image"), default=[])
     parser.add_argument("--helm", default="helm")
     parser.add_argument("--buildah", default="buildah")
-    parser.add_argument("--base", help="the image to build on; the Dockerfile's own where none is given")
+    parser.add_argument("--base", help="base image; default: that of the Dockerfile")
     options = parser.parse_args()
     for part, program in (("chart", options.helm), ("image", options.buildah)):
         if part not in options.without:

@@ -1,4 +1,4 @@
-"""Writes a line for each alert that Alertmanager's webhooks bring: ``inbox.py PORT``."""  # noqa: INP001  # a script
+"""Print one line per alert from Alertmanager's webhooks: ``inbox.py PORT``."""  # noqa: INP001  # a script
 
 import json
 import sys
@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Inbox(BaseHTTPRequestHandler):
-    """Takes whatever is posted; the path is the receiver."""
+    """Accept every POST; the path is the receiver."""
 
     def do_POST(self) -> None:
-        """Write what Alertmanager says."""
+        """Print the alerts of one notification."""
         said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         for alert in said["alerts"]:
             labels = {name: value for name, value in alert["labels"].items() if name not in ("alertname", "severity")}
@@ -20,7 +20,7 @@ class Inbox(BaseHTTPRequestHandler):
         self._done()
 
     def do_GET(self) -> None:
-        """Say that it is there."""
+        """Answer health checks."""
         self._done()
 
     def _done(self) -> None:
@@ -28,7 +28,7 @@ class Inbox(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing but alerts is written."""
+        """Suppress the request log, so that only alerts are printed."""
 
 
 if __name__ == "__main__":

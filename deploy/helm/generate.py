@@ -1,6 +1,7 @@
-"""What the chart repeats of the rest of the project, and its table of values: ``python -m deploy.helm.generate``.
+"""Generate the chart's copies of project files and its table of values: ``python -m deploy.helm.generate``.
 
-A chart can read only its own files, so the dashboards and the rules are copied; a test says when the copies are old.
+A chart can read only its own files, so this script copies the dashboards and the rules. A test fails if the copies are
+out of date.
 """  # noqa: INP001  # a folder of charts, not a package
 
 import json
@@ -18,7 +19,7 @@ from exporter.settings import Settings
 
 CHART: Final = Path(__file__).parent / "sbg-exporter"
 NOT_SETTINGS: Final = {"accounts", "listen", "state_file", "profiles"}
-"""Keys of the configuration file that the chart itself writes, or that have no place in a pod."""
+"""Keys of the configuration file that the chart writes itself, or that make no sense in a pod."""
 _DURATION: Final = {
     "anyOf": [
         {"type": "number", "minimum": 0},
@@ -26,12 +27,12 @@ _DURATION: Final = {
     ]
 }
 _BOUNDS: Final = {"gt": "exclusiveMinimum", "ge": "minimum", "le": "maximum"}
-"""How pydantic and JSON Schema call them."""
+"""Names of bounds in pydantic, and in JSON Schema."""
 _KEY: Final = re.compile(r"( *)([A-Za-z]\w*):")
 
 
 def made() -> dict[Path, str]:
-    """Every file that this script makes, and what it is to say."""
+    """Return the text of every generated file by path."""
     chart, readme, schema = (CHART / name for name in ("Chart.yaml", "README.md", "values.schema.json"))
     return {
         chart: with_version(chart.read_text(encoding="utf-8"), "version", "appVersion"),
@@ -43,7 +44,7 @@ def made() -> dict[Path, str]:
 
 
 def documented(values: str) -> Iterator[tuple[str, str]]:
-    """The key, with those it is in, and the comment, of every key of *values* that has one directly above it."""
+    """Yield the dotted path and the comment of every key of *values* with a comment directly above it."""
     path: list[str] = []
     comment: list[str] = []
     for line in values.splitlines():
@@ -80,7 +81,7 @@ def _with_settings(schema: str) -> str:
 
 
 def _type(field: FieldInfo) -> dict[str, object]:
-    """What the chart lets through as such a setting; the exporter itself then looks closer."""
+    """Return the JSON Schema type of a setting; the exporter validates its value further."""
     wanted = field.annotation
     if get_origin(wanted) is Literal:
         return {"enum": list(get_args(wanted))}
@@ -96,7 +97,7 @@ def _type(field: FieldInfo) -> dict[str, object]:
 
 
 def main() -> int:
-    """Write all of it."""
+    """Write all generated files."""
     write(CHART, made())
     return 0
 

@@ -320,7 +320,7 @@ def test_an_account_s_name_is_not_there_twice(tmp_path: Path) -> None:
     values = yaml.safe_load(one_account())
     (tmp_path / "values.yaml").write_text(yaml.safe_dump({"accounts": values["accounts"] * 2}))
 
-    with pytest.raises(Refused, match='the name "a" is there twice'):
+    with pytest.raises(Refused, match='the name "a" is used twice'):
         templated("--values", str(tmp_path / "values.yaml"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_what_is_missing_is_named_before_the_last_release_is_gone(tmp_path: Path
 
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
-    told = "make dist needs no-such-helm; what can be left out: --without chart, --without image\n"
+    told = "make dist needs no-such-helm; skip it with ARGS='--without chart' or '--without image'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
     assert [each.name for each in tmp_path.iterdir()] == ["SHA256SUMS"]
 
@@ -124,3 +125,13 @@ def test_the_workflow_runs_what_a_developer_runs() -> None:
     assert targets == ["test", "test-wheel", "test-all", "dist"]
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text().splitlines()
     assert workflow["jobs"]["release"]["needs"] == [name for name in workflow["jobs"] if name != "release"]
+
+
+@pytest.mark.parametrize(
+    "guide", sorted((REPOSITORY / "deploy").rglob("README.md")), ids=lambda path: str(path.relative_to(REPOSITORY))
+)
+def test_guide_says_that_nothing_is_published_and_builds_it(guide: Path) -> None:
+    text = guide.read_text(encoding="utf-8")
+
+    assert "published yet" in text
+    assert re.search(r"docker build -f deploy/docker/Dockerfile|up --build|pip install --no-deps \.", text)

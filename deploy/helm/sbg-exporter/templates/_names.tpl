@@ -1,4 +1,4 @@
-{{- /* At most 52 characters: a StatefulSet adds a hash to its name in a label of the pod. */}}
+{{- /* At most 52 characters, because a StatefulSet adds a hash to its name in a label of the pod. */}}
 {{- define "sbg-exporter.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
@@ -29,13 +29,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
-{{- /* The configuration file. */}}
+{{- /* Content of the configuration file. */}}
 {{- define "sbg-exporter.config" -}}
 {{- $accounts := list }}
 {{- $names := list }}
 {{- range .Values.accounts }}
 {{- if has .name $names }}
-{{- fail (printf "accounts: the name %q is there twice; give each account a name of its own" .name) }}
+{{- fail (printf "accounts: the name %q is used twice; give each account a different name" .name) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- $file := printf "/run/secrets/%s/%s" .tokenSecret.name .tokenSecret.key }}
