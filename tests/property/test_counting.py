@@ -169,7 +169,8 @@ class Counting(RuleBasedStateMachine):
             again = self.fold(jobs, complete=complete, asked=asked or set())
             assert not again.counters
             assert not again.histograms
-            assert not again.marks
+            # A job that answers showed in two ways in one poll is written again, but as it is.
+            assert again.marks == self.store.marks(self.book.account.number, again.marks.keys())
         if crash != "no":
             self.store.close()
             self.store = Store(self.folder / "state.db")
@@ -260,6 +261,6 @@ def sums(jobs: list[Job]) -> dict[tuple[str, str], Sums]:
 
 
 Counting.TestCase.settings = settings(
-    max_examples=width(120, 1000), stateful_step_count=25, suppress_health_check=list(HealthCheck)
+    max_examples=width(120, 600), stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )
 TestCounting: Any = Counting.TestCase

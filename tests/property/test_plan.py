@@ -305,7 +305,7 @@ ORDERS = ["newest", "oldest", "mixed", "unstable", "finished last"]
 
 
 THOROUGH = settings(
-    max_examples=width(80, 500),
+    max_examples=width(80, 300),
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking a world of hundreds of jobs takes minutes
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.platform.allowance import (
@@ -684,7 +684,6 @@ def test_another_process_does_not_know_what_others_left() -> None:
 pauses = st.floats(0, 200) | st.just(0.0)
 
 
-@settings(deadline=None)
 @given(
     share=st.floats(0.001, 1),
     limit=st.integers(1, 300),
@@ -718,7 +717,6 @@ quotas = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     share=st.floats(0.001, 1),
     steps=st.lists(st.tuples(pauses, st.integers(0, 60), quotas, st.none() | st.just(DATE)), max_size=30),
@@ -852,7 +850,6 @@ scenes = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(scenes)
 def test_whatever_others_use_no_window_of_the_platform_has_more_than_the_share(scene: Scene) -> None:
     scene.play()
@@ -860,7 +857,6 @@ def test_whatever_others_use_no_window_of_the_platform_has_more_than_the_share(s
     assert all(number <= scene.most for number in scene.platform.ours.values())
 
 
-@settings(deadline=None)
 @given(scenes)
 def test_whatever_others_use_no_window_has_more_than_half_in_slices(scene: Scene) -> None:
     slices = Counter(each.window for each in scene.play() if each.purpose is Purpose.SLICE and each.wait == 0)
@@ -868,7 +864,6 @@ def test_whatever_others_use_no_window_has_more_than_half_in_slices(scene: Scene
     assert all(number <= max(1, scene.most // 2) for number in slices.values())
 
 
-@settings(deadline=None)
 @given(scenes)
 def test_watching_is_refused_only_for_the_share_or_for_others_who_left_a_twentieth(scene: Scene) -> None:
     made: Counter[float] = Counter()
@@ -878,7 +873,6 @@ def test_watching_is_refused_only_for_the_share_or_for_others_who_left_a_twentie
         made[each.window] += each.wait == 0
 
 
-@settings(deadline=None)
 @given(scenes)
 def test_once_it_is_told_that_others_left_a_fifth_only_watching_goes_on(scene: Scene) -> None:
     granted = [each for each in scene.play() if each.wait == 0 and each.purpose > Purpose.WATCH]
@@ -886,7 +880,6 @@ def test_once_it_is_told_that_others_left_a_fifth_only_watching_goes_on(scene: S
     assert not [each for each in granted if each.heard is not None and each.heard <= scene.platform.limit / 5]
 
 
-@settings(deadline=None)
 @given(scenes)
 def test_slices_leave_watching_what_it_took_in_the_window_before(scene: Scene) -> None:
     made: dict[float, Counter[bool]] = {}
@@ -956,7 +949,6 @@ def lives(*clock_set_by: float) -> st.SearchStrategy[list[Life]]:
     return st.lists(st.builds(Life, st.floats(0, 200), st.sampled_from(clock_set_by), st.integers(1, 200)), max_size=25)
 
 
-@settings(deadline=None)
 @given(shares, platforms, lives(0.0))
 def test_a_process_that_dies_again_and_again_takes_no_more_than_the_share(
     share: float, platform: Platform, lives: list[Life]
@@ -964,13 +956,11 @@ def test_a_process_that_dies_again_and_again_takes_no_more_than_the_share(
     assert died_again_and_again(share, platform, lives) <= int(platform.limit * share)
 
 
-@settings(deadline=None)
 @given(shares, platforms, lives(0.0, -1.0, -290.0, -3600.0, -1e9))
 def test_nor_does_it_with_a_clock_that_is_set_back(share: float, platform: Platform, lives: list[Life]) -> None:
     assert died_again_and_again(share, platform, lives) <= int(platform.limit * share)
 
 
-@settings(deadline=None)
 @given(shares, platforms, lives(0.0, 0.0, -3600.0, 100.0, 3600.0))
 def test_a_clock_that_is_set_forward_costs_a_share_each_time_at_most(
     share: float, platform: Platform, lives: list[Life]

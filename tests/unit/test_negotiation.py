@@ -1,7 +1,7 @@
 """What a client gets for what it says it takes."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.metrics.exposition import Format
@@ -109,7 +109,6 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(pieces).map("".join)))
 def test_no_header_is_ever_an_error(header: str) -> None:
     assert format_wanted(header) in Format

@@ -548,7 +548,7 @@ def test_answers_are_dated_by_the_simulated_clock() -> None:
 
 
 def test_the_same_seed_gives_the_same_month() -> None:
-    lively = replace(STILL, jobs=300, rate=5, seed=7)
+    lively = replace(STILL, jobs=100, rate=2, seed=7)
 
     def month(settings: SimulatorSettings) -> tuple[list[str], Truth]:
         platform = Platform(settings)
@@ -746,17 +746,18 @@ def test_tokens_are_not_in_the_settings_representation() -> None:
 
 
 @pytest.fixture(scope="module")
-def simulator() -> Iterator[RunningSimulator]:
+def shared_simulator() -> Iterator[RunningSimulator]:
+    """For tests that change nothing but its faults."""
     with running(replace(STILL, jobs=30, rate_limit=-1)) as served:
         yield served
 
 
 @pytest.fixture
-def client(simulator: RunningSimulator) -> Iterator[httpx.Client]:
+def client(shared_simulator: RunningSimulator) -> Iterator[httpx.Client]:
     headers = {"X-SBG-Auth-Token": DEMO_TOKEN}
-    with httpx.Client(base_url=simulator.url, headers=headers, timeout=10, trust_env=False) as client:
+    with httpx.Client(base_url=shared_simulator.url, headers=headers, timeout=PATIENCE, trust_env=False) as client:
         yield client
-    simulator.platform.forget_faults()
+    shared_simulator.platform.forget_faults()
 
 
 def test_answers_are_compressed_for_those_who_ask(client: httpx.Client) -> None:
@@ -771,16 +772,18 @@ def test_answers_are_compressed_for_those_who_ask(client: httpx.Client) -> None:
     assert plain.headers["date"] == compressed.headers["date"]
 
 
-def test_a_bearer_token_and_a_trailing_slash_are_as_good(simulator: RunningSimulator) -> None:
-    answer = httpx.get(f"{simulator.url}/user/", headers={"Authorization": f"Bearer {DEMO_TOKEN}"}, trust_env=False)
+def test_a_bearer_token_and_a_trailing_slash_are_as_good(shared_simulator: RunningSimulator) -> None:
+    answer = httpx.get(
+        f"{shared_simulator.url}/user/", headers={"Authorization": f"Bearer {DEMO_TOKEN}"}, trust_env=False
+    )
 
     assert answer.json()["username"] == "demo"
 
 
-def test_links_lead_back_to_the_simulator(client: httpx.Client, simulator: RunningSimulator) -> None:
+def test_links_lead_back_to_the_simulator(client: httpx.Client, shared_simulator: RunningSimulator) -> None:
     [link] = client.get("/async/files").json()["links"]
 
-    assert link["href"] == f"{simulator.url}/async/files?offset=25&limit=25"
+    assert link["href"] == f"{shared_simulator.url}/async/files?offset=25&limit=25"
     assert len(client.get(link["href"]).json()["items"]) == 5
 
 
@@ -795,9 +798,9 @@ def test_links_lead_back_to_the_simulator(client: httpx.Client, simulator: Runni
     ],
 )
 def test_faults_answer_with_errors(
-    client: httpx.Client, simulator: RunningSimulator, kind: FaultKind, status: int, code: int
+    client: httpx.Client, shared_simulator: RunningSimulator, kind: FaultKind, status: int, code: int
 ) -> None:
-    simulator.platform.queue(Fault(kind=kind), "/user")
+    shared_simulator.platform.queue(Fault(kind=kind), "/user")
 
     assert client.get("/rate_limit").status_code == 200
     answer = client.get("/user")
@@ -807,9 +810,9 @@ def test_faults_answer_with_errors(
 
 @pytest.mark.parametrize(("kind", "status"), [(FaultKind.BAD_GATEWAY, 502), (FaultKind.HTML, 200)])
 def test_faults_answer_with_html(
-    client: httpx.Client, simulator: RunningSimulator, kind: FaultKind, status: int
+    client: httpx.Client, shared_simulator: RunningSimulator, kind: FaultKind, status: int
 ) -> None:
-    simulator.platform.queue(Fault(kind=kind))
+    shared_simulator.platform.queue(Fault(kind=kind))
 
     answer = client.get("/user")
 
@@ -817,16 +820,16 @@ def test_faults_answer_with_html(
     assert answer.headers["content-type"] == "text/html"
 
 
-def test_a_redirect_leads_to_another_host(client: httpx.Client, simulator: RunningSimulator) -> None:
-    simulator.platform.queue(Fault(kind=FaultKind.REDIRECT, location="http://other.example"))
+def test_a_redirect_leads_to_another_host(client: httpx.Client, shared_simulator: RunningSimulator) -> None:
+    shared_simulator.platform.queue(Fault(kind=FaultKind.REDIRECT, location="http://other.example"))
 
     answer = client.get("/user")
 
     assert (answer.status_code, answer.headers["location"]) == (302, "http://other.example/v2/user")
 
 
-def test_json_can_break_off(client: httpx.Client, simulator: RunningSimulator) -> None:
-    simulator.platform.queue(Fault(kind=FaultKind.BROKEN_JSON))
+def test_json_can_break_off(client: httpx.Client, shared_simulator: RunningSimulator) -> None:
+    shared_simulator.platform.queue(Fault(kind=FaultKind.BROKEN_JSON))
 
     answer = client.get("/user")
 
@@ -835,8 +838,8 @@ def test_json_can_break_off(client: httpx.Client, simulator: RunningSimulator) -
         answer.json()
 
 
-def test_an_answer_can_be_too_large_and_yet_right(client: httpx.Client, simulator: RunningSimulator) -> None:
-    simulator.platform.queue(Fault(kind=FaultKind.OVERSIZED, size=3_000_000))
+def test_an_answer_can_be_too_large_and_yet_right(client: httpx.Client, shared_simulator: RunningSimulator) -> None:
+    shared_simulator.platform.queue(Fault(kind=FaultKind.OVERSIZED, size=3_000_000))
 
     answer = client.get("/user")
 
@@ -846,8 +849,8 @@ def test_an_answer_can_be_too_large_and_yet_right(client: httpx.Client, simulato
 
 
 @pytest.mark.parametrize("kind", [FaultKind.CUT, FaultKind.CLOSE])
-def test_a_connection_can_break(client: httpx.Client, simulator: RunningSimulator, kind: FaultKind) -> None:
-    simulator.platform.queue(Fault(kind=kind), times=2)
+def test_a_connection_can_break(client: httpx.Client, shared_simulator: RunningSimulator, kind: FaultKind) -> None:
+    shared_simulator.platform.queue(Fault(kind=kind), times=2)
 
     for _ in range(2):
         with pytest.raises(httpx.TransportError):
@@ -855,8 +858,8 @@ def test_a_connection_can_break(client: httpx.Client, simulator: RunningSimulato
     assert client.get("/async/files").status_code == 200
 
 
-def test_a_body_can_come_byte_by_byte(client: httpx.Client, simulator: RunningSimulator) -> None:
-    simulator.platform.queue(Fault(kind=FaultKind.DRIP, pause=0.0001))
+def test_a_body_can_come_byte_by_byte(client: httpx.Client, shared_simulator: RunningSimulator) -> None:
+    shared_simulator.platform.queue(Fault(kind=FaultKind.DRIP, pause=0.0001))
 
     with client.stream("GET", "/user") as answer:
         pieces = list(answer.iter_raw())
@@ -866,18 +869,22 @@ def test_a_body_can_come_byte_by_byte(client: httpx.Client, simulator: RunningSi
 
 
 @pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.DRIP])
-def test_a_client_can_give_up_waiting(client: httpx.Client, simulator: RunningSimulator, kind: FaultKind) -> None:
-    simulator.platform.queue(Fault(kind=kind, pause=60), "/user")
+def test_a_client_can_give_up_waiting(
+    client: httpx.Client, shared_simulator: RunningSimulator, kind: FaultKind
+) -> None:
+    shared_simulator.platform.queue(Fault(kind=kind, pause=60), "/user")
 
     with pytest.raises(httpx.ReadTimeout):
-        client.get("/user", timeout=0.2)
+        client.get("/user", timeout=httpx.Timeout(PATIENCE, read=0.2))
     assert client.get("/user").status_code == 200
 
 
 @pytest.mark.parametrize("malformed", Malformed)
-def test_one_record_can_be_malformed(client: httpx.Client, simulator: RunningSimulator, malformed: Malformed) -> None:
+def test_one_record_can_be_malformed(
+    client: httpx.Client, shared_simulator: RunningSimulator, malformed: Malformed
+) -> None:
     right = client.get("/async/files").json()["items"]
-    simulator.platform.queue(Fault(kind=FaultKind.MALFORMED_RECORD, record=malformed))
+    shared_simulator.platform.queue(Fault(kind=FaultKind.MALFORMED_RECORD, record=malformed))
 
     wrong = client.get("/async/files").json()["items"]
 
@@ -885,9 +892,11 @@ def test_one_record_can_be_malformed(client: httpx.Client, simulator: RunningSim
     assert wrong[1:] == right[1:]
 
 
-def test_a_single_job_can_be_malformed_too(client: httpx.Client, simulator: RunningSimulator) -> None:
+def test_a_single_job_can_be_malformed_too(client: httpx.Client, shared_simulator: RunningSimulator) -> None:
     [href, *_] = [item["href"] for item in client.get("/async/files").json()["items"]]
-    simulator.platform.queue(Fault(kind=FaultKind.MALFORMED_RECORD, record=Malformed.STATE_MISSING), "/async/files/")
+    shared_simulator.platform.queue(
+        Fault(kind=FaultKind.MALFORMED_RECORD, record=Malformed.STATE_MISSING), "/async/files/"
+    )
 
     assert "state" not in client.get(href).json()
 
@@ -919,7 +928,7 @@ def test_chaos_grows_with_its_level_and_repeats_itself() -> None:
 
 
 def test_the_control_side_rehearses_a_failure(simulator: RunningSimulator) -> None:
-    with httpx.Client(base_url=simulator.control_url, timeout=10, trust_env=False) as control:
+    with httpx.Client(base_url=simulator.control_url, timeout=PATIENCE, trust_env=False) as control:
         since = control.get("").json()["now"]
         job_id = control.post("/jobs", json={"operation": "move", "total": 9, "failed": 4, "hangs_after": 4}).json()[
             "id"
@@ -937,12 +946,12 @@ def test_the_control_side_rehearses_a_failure(simulator: RunningSimulator) -> No
 
 
 def test_the_control_side_queues_faults_and_tells_of_requests(
-    client: httpx.Client, simulator: RunningSimulator
+    client: httpx.Client, shared_simulator: RunningSimulator
 ) -> None:
-    with httpx.Client(base_url=simulator.control_url, timeout=10, trust_env=False) as control:
+    with httpx.Client(base_url=shared_simulator.control_url, timeout=PATIENCE, trust_env=False) as control:
         control.post("/faults", json={"kind": "maintenance", "matching": "user$", "times": 2})
         assert client.get("/user").status_code == 503
-        assert simulator.platform.waiting_faults() == 1
+        assert shared_simulator.platform.waiting_faults() == 1
         control.delete("/faults")
         assert client.get("/user").status_code == 200
         requests = control.get("/requests").json()
@@ -954,7 +963,7 @@ def test_the_control_side_queues_faults_and_tells_of_requests(
 
 
 def test_the_control_side_changes_the_platform() -> None:
-    with running(STILL) as simulator, httpx.Client(trust_env=False, timeout=10) as control:
+    with running(STILL) as simulator, httpx.Client(trust_env=False, timeout=PATIENCE) as control:
         at, api = simulator.control_url, simulator.url
         assert control.post(f"{at}/token", json={"token": "fresh"}).status_code == 200
         assert control.post(f"{at}/rate", json={"remaining": 1}).status_code == 200
@@ -981,10 +990,10 @@ def test_the_control_side_changes_the_platform() -> None:
     ],
 )
 def test_the_control_side_says_what_is_wrong(
-    simulator: RunningSimulator, request_line: str, body: object, status: int, said: str
+    shared_simulator: RunningSimulator, request_line: str, body: object, status: int, said: str
 ) -> None:
     method, path = request_line.split()
-    answer = httpx.request(method, simulator.control_url + path, json=body, timeout=10, trust_env=False)
+    answer = httpx.request(method, shared_simulator.control_url + path, json=body, timeout=PATIENCE, trust_env=False)
 
     assert answer.status_code == status
     assert said in answer.json()["error"]

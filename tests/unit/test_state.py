@@ -580,7 +580,7 @@ def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(place: Place, tmp_pa
 
 def test_the_size_of_a_large_file_is_told_in_larger_units(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(Store(place.file)) as store:
-        see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(15000)))
+        see(store, "lab", *(msgspec.structs.replace(DONE, id=f"{n:01000}") for n in range(150)))
 
     show(place, as_json=False)
 

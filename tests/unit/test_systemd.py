@@ -19,8 +19,8 @@ from exporter.simulator.server import QUIET, running
 from exporter.telemetry import Log, Secrets, logger
 from tests.integration.daemon_process import Account, Installation
 from tests.pictures import POLLING, UNTRIED, picture
+from tests.waiting import PATIENCE
 
-GENEROUS = 30.0
 EVERY_MILLISECOND = "2000"
 """WATCHDOG_USEC, of which half is the time between two signs of life."""
 
@@ -33,7 +33,7 @@ class Ear:
         self.variable = f"@{name}" if path is None else str(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"\0{name}" if path is None else str(path))
-        self._socket.settimeout(GENEROUS)
+        self._socket.settimeout(PATIENCE)
 
     def hear(self) -> dict[str, str]:
         """The next message."""
@@ -209,7 +209,7 @@ def test_a_socket_that_is_not_there_is_one_line_in_the_log(tmp_path: Path) -> No
     looks: list[int] = []
     environ = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": EVERY_MILLISECOND}
     with informed(environ, stream=stream, status=status):
-        assert ended.wait(GENEROUS)
+        assert ended.wait(PATIENCE)
 
     [told] = events(stream)
     assert told["event"] == "systemd.not_told"
@@ -237,7 +237,7 @@ def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
 
     environ = {"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": "2"}
     with informed(environ, stream=stream, unhealthy=unhealthy):
-        assert full.wait(GENEROUS)
+        assert full.wait(PATIENCE)
 
     assert [told["event"] for told in events(stream)] == ["systemd.not_told"]
     assert events(stream)[0]["reason"] == "timed out"
@@ -253,7 +253,7 @@ def test_once_it_can_be_told_again_a_later_failure_is_told_of_too(tmp_path: Path
 
     def after_a_look(condition: Callable[[], object]) -> None:
         while not condition():
-            assert looks.acquire(timeout=GENEROUS)
+            assert looks.acquire(timeout=PATIENCE)
 
     def unhealthy() -> str:
         looks.release()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.platform.client import ListAnswer
@@ -365,7 +365,6 @@ def test_a_walk_that_has_ended_takes_nothing_more() -> None:
     assert walk.ids == set(names(3))
 
 
-@settings(deadline=None)
 @given(
     start=st.integers(0, 450),
     moves=st.lists(

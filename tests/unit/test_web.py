@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from exporter.metrics.web import Limits, application, bound_sockets, serving, sh
 from tests.background import BackgroundTask
 from tests.ledgers import book_of
 from tests.pictures import exposition, picture
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually
 
 
 @dataclass
@@ -50,6 +50,12 @@ class Served:
             connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()
             return response, response.read()
+
+    def answers(self, path: str) -> bool:
+        """Whether it is answered; with short limits even a decent client may be too slow on a busy machine."""
+        with contextlib.suppress(OSError, HTTPException):
+            return self.ask(path)[0].status == 200
+        return False
 
 
 @contextlib.contextmanager
@@ -334,7 +340,7 @@ def test_a_client_that_does_not_finish_its_header_is_hung_up_on(begun: bytes) ->
     with served(Limits(header_seconds=0.05)) as hasty, hasty.connect() as client:
         exchange(client, begun)  # comes back because the server hangs up
 
-        assert hasty.ask("/-/healthy")[0].status == 200
+        eventually(lambda: hasty.answers("/-/healthy"))
 
 
 @pytest.mark.real_time
@@ -374,7 +380,7 @@ def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
             while True:  # ends because the server hangs up
                 client.sendall(request * 100)
 
-        assert here.ask("/metrics")[0].status == 200
+        eventually(lambda: here.answers("/metrics"))
 
 
 def test_a_client_that_takes_its_time_gets_everything() -> None:
