@@ -6,7 +6,7 @@ import sys
 # Ctrl-C while everything is still being loaded ends the process without a word, not with a traceback of the loading.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from exporter.cli import main as command_line  # noqa: E402  # see above
+from exporter.commands.cli import main as command_line  # noqa: E402  # see above
 
 
 def main() -> None:

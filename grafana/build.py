@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from grafana import copy_jobs, health, one_account
-from grafana.pages import built
+from grafana.layout import built
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
 

@@ -4,7 +4,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType
 
 from grafana import jobs
-from grafana.pages import Page, Row, accounts, operations, tiles
+from grafana.layout import Page, Row, accounts, operations, tiles
 
 
 def page() -> Page:

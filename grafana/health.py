@@ -5,16 +5,16 @@ from typing import Final
 
 from grafana_foundation_sdk.builders import bargauge, heatmap, stat, statetimeline, timeseries
 
-from grafana import jobs, look
-from grafana.pages import Page, Row, accounts, cells, tiles
+from grafana import jobs, theme
+from grafana.layout import Page, Row, accounts, cells, tiles
 from grafana.panels import Says, bars, durations, lines, naming, states, tile
 from grafana.queries import ACCOUNT, ACCOUNT_STATE, Query, each, increase, now, quantile, rate, since
 
-_REFUSED: Final = ("token refused", look.LEGIBLE_LOOK)
-_MAINTENANCE: Final = ("maintenance", look.QUIET)
+_REFUSED: Final = ("token refused", theme.LEGIBLE_LOOK)
+_MAINTENANCE: Final = ("maintenance", theme.QUIET)
 ACCOUNT_STATES: Final = {
-    "0": ("down", look.FAILURE),
-    "1": ("up", look.GOOD),
+    "0": ("down", theme.FAILURE),
+    "1": ("up", theme.GOOD),
     "2": _REFUSED,
     "3": _REFUSED,
     **dict.fromkeys(("4", "5", "6", "7"), _MAINTENANCE),
@@ -53,7 +53,7 @@ def polled_in_time(*, listed: bool = False) -> timeseries.Panel:
         ),
         Query(each("sbg_exporter_detection_delay_seconds"), "{{account}}"),
         Query(f"max({each('sbg_exporter_poll_interval_seconds')})", "poll interval"),
-        colors={"poll interval": look.QUIET},
+        colors={"poll interval": theme.QUIET},
         listed=listed,
     )
 
@@ -71,7 +71,7 @@ def _longest_delay() -> stat.Panel:
         ("SbgDetectionDelayed",),
     )
     delay = f"max({each('sbg_exporter_detection_delay_seconds')})"
-    return tile(says, now(delay), steps=((None, look.NONE), (_LATE, look.LEGIBLE_LOOK)))
+    return tile(says, now(delay), steps=((None, theme.NONE), (_LATE, theme.LEGIBLE_LOOK)))
 
 
 def _failed_polls() -> timeseries.Panel:
@@ -81,7 +81,7 @@ def _failed_polls() -> timeseries.Panel:
         Query(
             increase("sbg_exporter_polls_total", "result", labels=("result",), where=where), "{{result}}", step=_STEP
         ),
-        colors=look.POLL_RESULTS,
+        colors=theme.POLL_RESULTS,
         stacked=True,
         bars=True,
     )
@@ -98,7 +98,7 @@ def _listing_age() -> timeseries.Panel:
         ),
         Query(since(each("sbg_exporter_last_full_listing_timestamp_seconds")), "{{account}}"),
         Query(f"max({each('sbg_exporter_full_listing_interval_seconds')})", "listing interval"),
-        colors={"listing interval": look.QUIET},
+        colors={"listing interval": theme.QUIET},
         listed=True,
     )
 
@@ -128,7 +128,7 @@ def _requests() -> timeseries.Panel:
     return lines(
         Says("Requests by status", "API requests per second, by HTTP status or kind of error.", "reqps"),
         Query(by_status, "{{status}}"),
-        colors=look.REQUESTS,
+        colors=theme.REQUESTS,
         stacked=True,
     )
 
@@ -144,14 +144,14 @@ def _limit_left() -> bargauge.Panel:
             ("SbgAllowanceNearlyUsed",),
         ),
         now(left, "{{account}}"),
-        steps=((None, look.LOOK), (0.2, look.GOOD)),
+        steps=((None, theme.LOOK), (0.2, theme.GOOD)),
         most=1,
         short_names=True,
     )
 
 
 def _request_time() -> timeseries.Panel:
-    shares = zip((0.5, 0.9, 0.99), look.QUANTILES, strict=True)
+    shares = zip((0.5, 0.9, 0.99), theme.QUANTILES, strict=True)
     return lines(
         Says("Request duration", "Duration of API requests; p50, p90 and p99.", "s"),
         *(
@@ -160,7 +160,7 @@ def _request_time() -> timeseries.Panel:
             )
             for share, legend in shares
         ),
-        colors=look.QUANTILES,
+        colors=theme.QUANTILES,
     )
 
 
@@ -182,7 +182,7 @@ def _state_file() -> stat.Panel:
         alerts=("SbgStateNotWritable",),
     )
     failures = "ceil(max(increase(sbg_exporter_state_write_failures_total[1h])))"
-    return tile(says, now(failures), steps=((None, look.NONE), (1, look.FAILURE)), said={"0": ("OK", "")})
+    return tile(says, now(failures), steps=((None, theme.NONE), (1, theme.FAILURE)), said={"0": ("OK", "")})
 
 
 def _configuration() -> stat.Panel:
@@ -192,7 +192,7 @@ def _configuration() -> stat.Panel:
         "none",
         ("SbgConfigReloadFailed",),
     )
-    said = {"0": ("rejected", look.LEGIBLE_LOOK), "1": ("reloaded", ""), "2": ("not reloaded", "")}
+    said = {"0": ("rejected", theme.LEGIBLE_LOOK), "1": ("reloaded", ""), "2": ("not reloaded", "")}
     reloaded = "min(sbg_exporter_config_last_reload_successful) or 2 * max(sbg_exporter_build_info)"
     return tile(says, now(reloaded), said=said)
 
@@ -203,7 +203,7 @@ def _version() -> stat.Panel:
 
 
 def _one_line(says: Says, expression: str, legend: str) -> timeseries.Panel:
-    return lines(says, Query(expression, legend), colors={legend: look.GOOD})
+    return lines(says, Query(expression, legend), colors={legend: theme.GOOD})
 
 
 def _tallied(says: Says, counter: str, label: str, colors: Mapping[str, str]) -> timeseries.Panel:
@@ -257,7 +257,7 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
             ),
             "sbg_exporter_counts_lowered_total",
             "field",
-            {"total": look.QUIET, "completed": look.GOOD, "failed": look.LOOK},
+            {"total": theme.QUIET, "completed": theme.GOOD, "failed": theme.LOOK},
         ),
         lines(
             Says(
@@ -266,7 +266,7 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
                 alerts=("SbgFilesFailed",),
             ),
             Query(f"sum by (kind) ({each('sbg_exporter_job_series_hidden', 'kind')})", "{{kind}}"),
-            colors={"unfinished": look.LOOK, "failed": look.FAILURE},
+            colors={"unfinished": theme.LOOK, "failed": theme.FAILURE},
         ),
     )
 

@@ -4,8 +4,8 @@ from typing import Final
 
 from grafana_foundation_sdk.builders import stat, timeseries
 
-from grafana import look
-from grafana.pages import Cell, Row, cells
+from grafana import theme
+from grafana.layout import Cell, Row, cells
 from grafana.panels import ALARM, ATTENTION, Column, Says, bars, durations, lines, rows, tile
 from grafana.queries import (
     FAILED_JOBS,
@@ -34,7 +34,7 @@ _LISTED: Final = each("sbg_jobs", "operation", "state", where=OPERATION)
 _UNFINISHED: Final = each("sbg_jobs", "operation", "state", where=f'{OPERATION}, state!="finished"')
 _STILL: Final = since(job("sbg_unfinished_job_progress_timestamp_seconds"))
 _OLDEST: Final = since(f"min(sbg_unfinished_jobs_oldest_timestamp_seconds{{{OPERATION}}})")
-_WHY: Final = {code: (f"{code} {meaning}", "") for code, meaning in look.CODES.items()} | {"none": ("no code", "")}
+_WHY: Final = {code: (f"{code} {meaning}", "") for code, meaning in theme.CODES.items()} | {"none": ("no code", "")}
 
 
 def failed() -> stat.Panel:
@@ -138,7 +138,7 @@ def failures() -> Row:
             empty="No errors to show",
         ),
         now(f"sort_desc({by_code})", "{{code}}"),
-        steps=((None, look.FAILURE),),
+        steps=((None, theme.FAILURE),),
         said=_WHY,
     )
     return Row("Failures", (Cell(table, 24, 8), *cells(8, 7, why, _files_failed(), _outcomes())))
@@ -179,7 +179,7 @@ def running() -> Row:
                 now(_STILL),
                 "s",
                 115,
-                steps=((None, look.PLAIN), (_STUCK, look.LEGIBLE_LOOK)),
+                steps=((None, theme.PLAIN), (_STUCK, theme.LEGIBLE_LOOK)),
             ),
         ),
         sort="Age",
@@ -190,7 +190,7 @@ def running() -> Row:
             "Submitted, resolving and running jobs, as of the last poll.",
         ),
         Query(f"sum by (state) ({_UNFINISHED})", "{{state}}"),
-        colors=look.STATES,
+        colors=theme.STATES,
         stacked=True,
     )
     return Row("Progress", (Cell(table, 17, 8), Cell(by_state, 7, 8)))
@@ -205,7 +205,7 @@ def _files_failed() -> timeseries.Panel:
             alerts=("SbgFilesFailed",),
         ),
         Query(increase("sbg_files_failed_total", "operation"), "{{operation}}", exemplar=True, step=_STEP),
-        colors={"copy": look.FAILURE, "move": "light-red", "delete": "dark-red"},
+        colors={"copy": theme.FAILURE, "move": "light-red", "delete": "dark-red"},
         stacked=True,
         bars=True,
     )
@@ -225,7 +225,7 @@ def _outcomes() -> timeseries.Panel:
             exemplar=True,
             step=_STEP,
         ),
-        colors=look.OUTCOMES,
+        colors=theme.OUTCOMES,
         stacked=True,
         bars=True,
     )
@@ -236,7 +236,7 @@ def pace() -> Row:
     files = lines(
         Says("Files per second", "Files completed per second, by operation.", unit="files/s"),
         Query(rate("sbg_files_completed_total", "operation"), "{{operation}}", step="1m"),
-        colors=look.OPERATIONS,
+        colors=theme.OPERATIONS,
         stacked=True,
     )
     ran = durations(
@@ -270,7 +270,7 @@ def _quantiles(
         ),
         *(
             Query(quantile(share, histogram, labels), legend, exemplar=True, step="5m")
-            for share, legend in zip((0.5, 0.9, 0.99), look.QUANTILES, strict=True)
+            for share, legend in zip((0.5, 0.9, 0.99), theme.QUANTILES, strict=True)
         ),
-        colors=look.QUANTILES,
+        colors=theme.QUANTILES,
     )

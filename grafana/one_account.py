@@ -4,9 +4,9 @@ from typing import Final
 
 from grafana_foundation_sdk.builders import bargauge, stat, timeseries
 
-from grafana import jobs, look
+from grafana import jobs, theme
 from grafana.health import ACCOUNT_STATES, account_states, allowance_use, polled_in_time
-from grafana.pages import Cell, Page, Row, accounts, cells, operations, tiles
+from grafana.layout import Cell, Page, Row, accounts, cells, operations, tiles
 from grafana.panels import Says, bars, lines, naming, tile
 from grafana.queries import ACCOUNT, ACCOUNT_STATE, OPERATION, Query, each, increase, now, rate
 
@@ -31,7 +31,7 @@ def _state() -> stat.Panel:
         "none",
         ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
     )
-    calm = {value: (text, "" if color == look.GOOD else color) for value, (text, color) in ACCOUNT_STATES.items()}
+    calm = {value: (text, "" if color == theme.GOOD else color) for value, (text, color) in ACCOUNT_STATES.items()}
     return tile(says, now(ACCOUNT_STATE), said=calm)
 
 
@@ -75,7 +75,7 @@ def _came_and_went() -> timeseries.Panel:
         ),
         Query(increase("sbg_jobs_submitted_total", "account"), "submitted", step="5m"),
         Query(finished, "finished", step="5m"),
-        colors={"submitted": "light-purple", "finished": look.GOOD},
+        colors={"submitted": "light-purple", "finished": theme.GOOD},
     )
 
 
@@ -88,7 +88,7 @@ def _failing_share() -> timeseries.Panel:
             ("SbgFailureRatioHigh",),
         ),
         Query(f"{_FAILED} / ({_FAILED} + {_COMPLETED})", "{{operation}}", step="5m"),
-        colors=look.OPERATIONS,
+        colors=theme.OPERATIONS,
         most=1,
     )
 
@@ -99,7 +99,7 @@ def _retained() -> bargauge.Panel:
             "Jobs on the platform", "Jobs in the platform's list, by state. It keeps finished jobs for up to a month."
         ),
         now(f"sum by (state) ({each('sbg_jobs', 'operation', 'state', where=OPERATION)})", "{{state}}"),
-        steps=((None, look.GOOD),),
+        steps=((None, theme.GOOD),),
     )
 
 

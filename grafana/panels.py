@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from grafana import look
+from grafana import theme
 from grafana.queries import Query
 
 DATASOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -24,8 +24,8 @@ Steps = Sequence[tuple[float | None, str]]
 Words = Mapping[str, tuple[str, str]]
 """Text and colour to show for a value ("": the default colour)."""
 
-ALARM: Final = ((None, look.NONE), (1, look.FAILURE))
-ATTENTION: Final = ((None, look.NONE), (1, look.LEGIBLE_LOOK))
+ALARM: Final = ((None, theme.NONE), (1, theme.FAILURE))
+ATTENTION: Final = ((None, theme.NONE), (1, theme.LEGIBLE_LOOK))
 """Thresholds for counts of failures, and for counts of warnings."""
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -105,7 +105,7 @@ def _latest() -> common.ReduceDataOptions:
 # ---- one number ----
 
 
-def tile(says: Says, query: Query, *, steps: Steps = ((None, look.NONE),), said: Words | None = None) -> stat.Panel:
+def tile(says: Says, query: Query, *, steps: Steps = ((None, theme.NONE),), said: Words | None = None) -> stat.Panel:
     """Show one number, on a coloured background above its thresholds."""
     return (
         _said(stat.Panel(), says, [_target(query)])
@@ -151,7 +151,7 @@ def lines(
         .show_points(shapes.VisibilityMode.NEVER if bars or stacked else shapes.VisibilityMode.AUTO)
         .point_size(4)
         .span_nulls(False)  # noqa: FBT003  # gaps stay visible
-        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(look.GOOD))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(theme.GOOD))
         .legend(_list_beside() if listed else _legend())
         .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING))
         .stacking(
@@ -203,7 +203,7 @@ def durations(says: Says, query: Query) -> heatmap.Panel:
             .scheme("Blues")
             .steps(32)
             .exponent(0.5)
-            .fill(look.GOOD)
+            .fill(theme.GOOD)
             .reverse(False)  # noqa: FBT003  # the SDK's signature
         )
         .cell_gap(1)
@@ -214,7 +214,7 @@ def durations(says: Says, query: Query) -> heatmap.Panel:
         .show_value(shapes.VisibilityMode.NEVER)
         .mode(shapes.TooltipDisplayMode.SINGLE)
         .show_color_scale(True)  # noqa: FBT003  # the SDK's signature
-        .exemplars_color(look.LOOK)
+        .exemplars_color(theme.LOOK)
         .show_legend()
     )
 
@@ -225,7 +225,7 @@ def states(says: Says, query: Query, said: Words) -> statetimeline.Panel:
         _said(statetimeline.Panel(), says, [_target(query)])
         .mappings(words(said))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
-        .thresholds(_steps(((None, look.QUIET),)))
+        .thresholds(_steps(((None, theme.QUIET),)))
         .merge_values(True)  # noqa: FBT003  # the SDK's signature
         .show_value(shapes.VisibilityMode.AUTO)
         .align_value(shapes.TimelineValueAlignment.LEFT)
@@ -326,7 +326,7 @@ def rows(says: Says, columns: Sequence[Column], *hidden: Query, sort: str, desce
         .cell_height(shapes.TableCellHeight.SM)
         .align(shapes.FieldTextAlignment.AUTO)
         .filterable(False)  # noqa: FBT003  # the SDK's signature
-        .thresholds(_steps(((None, look.PLAIN),)))
+        .thresholds(_steps(((None, theme.PLAIN),)))
     )
     for column in columns:
         panel.override_by_name(column.title, list(_properties(column)))
@@ -341,10 +341,10 @@ def _properties(column: Column) -> list[model.DynamicConfigValue]:
         found["custom.width"] = column.width
     if column.look == "bar":
         found["custom.cellOptions"] = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
-        found |= {"min": 0, "max": 1, "color": {"mode": "fixed", "fixedColor": look.GOOD}}
+        found |= {"min": 0, "max": 1, "color": {"mode": "fixed", "fixedColor": theme.GOOD}}
     if column.look == "failure":
         found["custom.cellOptions"] = {"type": "color-text"}
-        found["thresholds"] = _steps(((None, look.PLAIN), (1, look.FAILURE))).build()
+        found["thresholds"] = _steps(((None, theme.PLAIN), (1, theme.FAILURE))).build()
     if column.steps:
         found["custom.cellOptions"] = {"type": "color-text"}
         found["thresholds"] = _steps(column.steps).build()

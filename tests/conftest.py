@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from exporter.counting.store import Store
 from exporter.simulator.server import QUIET, RunningSimulator, running
+from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.tools import TOOLS, missing
 from tests.width import width

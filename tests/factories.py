@@ -4,8 +4,8 @@ from typing import Final
 
 import msgspec
 
-from exporter.counting.ledger import ID_EPOCH, Mark
-from exporter.platform.jobs import Job
+from exporter.api.models import Job
+from exporter.counting.rules import ID_EPOCH, Mark
 from tests.clocks import START
 
 ENDPOINT: Final = "https://api.example.org/v2"

@@ -13,10 +13,11 @@ import threading
 import time
 from pathlib import Path
 
-from exporter import daemon
 from exporter.clock import RealClock
-from exporter.settings import load
-from exporter.telemetry import PatientStream, Secrets, logger
+from exporter.config.settings import load
+from exporter.daemon import run
+from exporter.logs import PatientStream, logger
+from exporter.redaction import Secrets
 
 
 def fast_now(anchor: float, speed: float) -> float:
@@ -53,7 +54,7 @@ def main(anchor: float, speed: float, config: Path) -> int:
     configuration, secrets = load({"config": str(config)}, os.environ, Path.home()), Secrets()
     errors = PatientStream(sys.stderr)
     log = logger(configuration.settings.log_format, configuration.settings.log_level, errors, secrets)
-    code = daemon.run(configuration, stop, log, secrets, clock=ScaledClock(stop, anchor, speed))
+    code = run.run(configuration, stop, log, secrets, clock=ScaledClock(stop, anchor, speed))
     errors.close()
     return code
 

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from exporter.counting import ledger
-from exporter.counting.ledger import Account, Book, Changes, Mark, Rules, Sightings, fold, seeds
-from exporter.counting.store import Store
-from exporter.platform.jobs import Job
+from exporter.api.models import Job
+from exporter.counting import rules as counting
+from exporter.counting.rules import Account, Book, Changes, Mark, Rules, Sightings, fold, seeds
+from exporter.storage.store import Store
 from tests.clocks import START
 from tests.factories import ENDPOINT
 
@@ -102,7 +102,7 @@ class LedgerFixture:
 
     def expired(self, listing_clock: float) -> list[Mark]:
         """The jobs that may be forgotten at that time of the listing clock."""
-        before = listing_clock - ledger.FORGET_AFTER
+        before = listing_clock - counting.FORGET_AFTER
         return [each for each in self.marks.values() if each.unlisted_at is not None and each.unlisted_at <= before]
 
     def counted(self, family: str, *labels: str) -> int:
@@ -114,7 +114,7 @@ class LedgerFixture:
         return {
             labels[1]: count.value
             for (family, labels), count in self.book.counters.items()
-            if family == ledger.JOBS_FINISHED and labels[0] == operation and count.value
+            if family == counting.JOBS_FINISHED and labels[0] == operation and count.value
         }
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section
-from exporter.settings import Settings
+from exporter.config.settings import Settings
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section
 
 _RULES = Path(__file__).parents[1] / "deploy" / "prometheus"
 _UNSHOWN = {"accounts"}

@@ -15,7 +15,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from deploy.kubernetes.generate import dashboards, rule_groups, with_version, write
-from exporter.settings import Settings
+from exporter.config.settings import Settings
 
 CHART: Final = Path(__file__).parent / "sbg-exporter"
 NOT_SETTINGS: Final = {"accounts", "listen", "state_file", "profiles"}

@@ -22,8 +22,8 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.utils import floatToGoString
 
-from exporter.counting.ledger import Count, Exemplar, Histogram
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, Part, ProcessFamily, Sample, Type, leaves_at
+from exporter.counting.rules import Count, Exemplar, Histogram
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, Part, ProcessFamily, Sample, Type, leaves_at
 from exporter.metrics.snapshot import Board, Display, Picture, Process
 
 GZIP_LEVEL: Final = 1

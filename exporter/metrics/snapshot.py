@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.counting.ledger import Book, Histogram, Sums
+from exporter.counting.rules import Book, Histogram, Sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from exporter.api.allowance import Purpose
+from exporter.api.client import Answer, ListAnswer
+from exporter.api.models import Job, Operation
 from exporter.clock import Clock
-from exporter.counting.ledger import Book, Changes, Mark, Rules, Sightings, Sums, fold
+from exporter.counting.rules import Book, Changes, Mark, Rules, Sightings, Sums, fold
 from exporter.errors import AllowanceSpent, BadAnswer, JobRefused, PollError, Unreachable
-from exporter.platform.allowance import Purpose
-from exporter.platform.client import Answer, ListAnswer
-from exporter.platform.jobs import Job, Operation
 from exporter.polling.plan import JobAsked, JobQuestion, Ledger, PageQuestion, PageSeen, Plan, Question, Reply, Turn
-from exporter.polling.record import Record
+from exporter.polling.stats import Record
 
 Stopped = PollError | AllowanceSpent | None
 """What ended a phase before it was done, if anything did."""

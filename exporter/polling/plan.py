@@ -40,12 +40,14 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
-from exporter.counting.ledger import Mark
-from exporter.platform.allowance import Purpose
-from exporter.platform.client import PAGE_LIMIT, ListAnswer
-from exporter.platform.jobs import FINAL_RANK, OPERATIONS, Operation
-from exporter.polling.walk import Walk
-from exporter.polling.watching import Depths, Looks, Neighbours, Order, WatchedEnd
+from exporter.api.allowance import Purpose
+from exporter.api.client import PAGE_LIMIT, ListAnswer
+from exporter.api.models import FINAL_RANK, OPERATIONS, Operation
+from exporter.counting.rules import Mark
+from exporter.polling.freshness import Looks
+from exporter.polling.full_listing import Walk
+from exporter.polling.head_scan import WatchedEnd
+from exporter.polling.ordering import Depths, Neighbours, Order
 
 LARGE_PAGES: Final = 6
 """Most pages of an account that is listed in full at every poll."""

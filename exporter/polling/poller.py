@@ -5,16 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.accounts import Watched
+from exporter.api.allowance import WINDOW_SECONDS, Allowances
+from exporter.api.client import Client, Listener
 from exporter.clock import Clock
-from exporter.counting.ledger import (
-    Book,
-    Changes,
-    Rules,
-    Sums,
-    rebucketed,
-)
-from exporter.counting.store import Store
+from exporter.config.accounts import Watched
+from exporter.counting.rules import Book, Changes, Rules, Sums, rebucketed
 from exporter.errors import (
     AllowanceSpent,
     AlreadyWatched,
@@ -24,14 +19,14 @@ from exporter.errors import (
     StateWriteError,
     Stopping,
 )
+from exporter.logs import Log
 from exporter.metrics.snapshot import Picture
-from exporter.platform.allowance import WINDOW_SECONDS, Allowances
-from exporter.platform.client import Client, Listener
-from exporter.polling.claims import AccountIdentity, Claims
 from exporter.polling.cycle import CycleResult, PollCycle
+from exporter.polling.identity import AccountIdentity, Claims
 from exporter.polling.plan import Plan
-from exporter.polling.record import Record
-from exporter.telemetry import Log, Secrets
+from exporter.polling.stats import Record
+from exporter.redaction import Secrets
+from exporter.storage.store import Store
 
 _TOKEN_LOOK: Final = 5.0
 """Seconds between two looks at a token file while the platform refuses what it holds."""

@@ -8,8 +8,8 @@ import msgspec
 import sevenbridges
 from sevenbridges.models.async_jobs import AsyncJob
 
-from exporter.counting.ledger import Account, Book, Rules, Sightings, fold, seeds
-from exporter.platform.wire import page_of
+from exporter.api.decoding import page_of
+from exporter.counting.rules import Account, Book, Rules, Sightings, fold, seeds
 from tests.bench.report import row
 
 _SINCE = 1_550_000_000.0

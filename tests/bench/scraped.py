@@ -10,12 +10,12 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from exporter.counting.ledger import Account, Book, Rules, Sightings, fold, seeds
+from exporter.api.models import Job
+from exporter.counting.rules import Account, Book, Rules, Sightings, fold, seeds
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import Board, Display, Picture, Process
-from exporter.metrics.web import application, bound_sockets, serving
-from exporter.platform.jobs import Job
-from tests.pictures import POLLING
+from exporter.web.app import application, bound_sockets, serving
+from tests.snapshots import POLLING
 
 _NOW = 1_790_000_000.0
 _DISPLAY = Display(job_series=100_000, failed_job_window=86400, show_username=True)

@@ -22,25 +22,26 @@ from typing import NamedTuple
 
 import httpx
 
-from exporter.accounts import Watched
-from exporter.counting.ledger import Rules
-from exporter.counting.store import Store
-from exporter.credentials import FixedToken, secret_of
+from exporter.api.allowance import Allowances, Holder
+from exporter.api.client import Client, transport_to
+from exporter.api.deadline import Deadline
+from exporter.config.accounts import Watched
+from exporter.config.tokens import FixedToken, secret_of
+from exporter.counting.rules import Rules
 from exporter.errors import Stopping
+from exporter.logs import logger
 from exporter.metrics.snapshot import Picture
-from exporter.platform.allowance import Allowances, Holder
-from exporter.platform.client import Client, transport_to
-from exporter.platform.transport import Deadline
-from exporter.polling.claims import Claims
+from exporter.polling.identity import Claims
 from exporter.polling.poller import Pace, Poller
+from exporter.redaction import Secrets
 from exporter.simulator.jobs import Job
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order
 from exporter.simulator.server import running as simulated
-from exporter.telemetry import Secrets, logger
+from exporter.storage.store import Store
 from tests.bench.report import fail, row
-from tests.integration.daemon_process import COUNTED, expected
+from tests.harness import COUNTED, expected
 
 _INTERVAL = 30.0
 _FULL_LISTING = 6 * 3600.0

@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from exporter import __version__
-from tests.integration.daemon_process import OPENMETRICS, Event, Scrape, eventually
+from tests.harness import OPENMETRICS, Event, Scrape, eventually
 
 REPOSITORY: Final = Path(__file__).parents[2]
 REVISION: Final = "0123abc"

@@ -24,7 +24,7 @@ import yaml
 
 from exporter.simulator.settings import DEMO_TOKEN
 from tests.deploy.containers import DOCKERFILE, REPOSITORY, Container, Engine, engine
-from tests.integration.daemon_process import eventually
+from tests.harness import eventually
 
 COMPOSE: Final = REPOSITORY / "deploy" / "compose"
 WRITTEN: Final[dict[str, Any]] = yaml.safe_load((COMPOSE / "compose.yml").read_text())

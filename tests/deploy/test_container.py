@@ -20,7 +20,7 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import RunningSimulator, SimulatorSettings, running
 from tests.deploy.containers import DOCKERFILE, HARDENED, REPOSITORY, REVISION, Container, Engine, engine
 from tests.deploy.kubernetes_tools import kustomized, objects, only, pod_document, templated
-from tests.integration.daemon_process import Account, Onlooker, difference, eventually
+from tests.harness import Account, Onlooker, difference, eventually
 
 USER: Final = 65532
 TOKENS: Final = "/run/secrets/sbg-exporter-tokens"
@@ -157,7 +157,9 @@ def test_it_says_what_it_is(containers: Engine, image: str) -> None:
 @pytest.mark.slow
 def test_all_that_it_imports_is_compiled_already(containers: Engine, image: str) -> None:
     python = (*HARDENED, "--entrypoint=/opt/sbg-exporter/bin/python")
-    loaded = containers.run(image, "-v", "-c", "import exporter.cli, exporter.daemon, http.client", options=python)
+    loaded = containers.run(
+        image, "-v", "-c", "import exporter.commands.cli, exporter.daemon.run, http.client", options=python
+    )
     from_source = re.findall(r"(?m)^# code object from '?(?!.*\.pyc)(.*)", loaded.errors)
     assert loaded.code == 0
     assert loaded.errors.count("# code object from") > 400

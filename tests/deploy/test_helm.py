@@ -29,7 +29,7 @@ from tests.deploy.kubernetes_tools import (
     only,
     templated,
 )
-from tests.integration.daemon_process import Installation
+from tests.harness import Installation
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 EVERYTHING: Final = CHART / "ci" / "everything-values.yaml"

@@ -16,7 +16,7 @@ import yaml
 
 from deploy.kubernetes import generate
 from exporter import __version__
-from exporter.settings import Settings
+from exporter.config.settings import Settings
 from exporter.simulator.server import DEMO_TOKEN, QUIET, running
 from tests.deploy.kubernetes_tools import (
     CHART,
@@ -35,7 +35,7 @@ from tests.deploy.kubernetes_tools import (
     pod_document,
     templated,
 )
-from tests.integration.daemon_process import Account, Installation
+from tests.harness import Account, Installation
 
 OVERLAYS: Final = ("external-secret", "grafana-sidecar", "prometheus-operator")
 FOLDERS: Final = ("base", "state", *(f"overlays/{name}" for name in OVERLAYS))

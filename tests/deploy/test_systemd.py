@@ -17,9 +17,9 @@ from typing import Final
 
 import pytest
 
-from exporter.settings import load
+from exporter.config.settings import load
 from exporter.simulator.server import DEMO_TOKEN
-from tests.integration.daemon_process import OPENMETRICS, Onlooker, Scrape, eventually
+from tests.harness import OPENMETRICS, Onlooker, Scrape, eventually
 
 REPOSITORY: Final = Path(__file__).parents[2]
 DEPLOY: Final = REPOSITORY / "deploy" / "systemd"

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import httpx
 import yaml
 
-from tests.integration.daemon_process import eventually
+from tests.harness import eventually
 from tests.tools import tool
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "prometheus"

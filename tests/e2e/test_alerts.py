@@ -15,7 +15,7 @@ from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.e2e.monitoring import Json, Monitoring, monitoring, reserved_address
-from tests.integration.daemon_process import Account, Installation, eventually
+from tests.harness import Account, Installation, eventually
 from tests.width import width
 
 pytestmark = pytest.mark.tools("prometheus", "prometheus-alertmanager")

@@ -10,7 +10,7 @@ import pytest
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from tests.e2e.monitoring import Prometheus, reserved_address
-from tests.integration.daemon_process import Account, Installation, eventually
+from tests.harness import Account, Installation, eventually
 from tests.tools import tool
 
 FEATURE: Final = "created-timestamp-zero-ingestion"

@@ -16,12 +16,12 @@ from typing import Final
 import pytest
 import yaml
 
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.e2e.monitoring import RULES, Json, Prometheus, reserved_address
-from tests.integration.daemon_process import Account, Daemon, Installation, eventually
+from tests.harness import Account, Daemon, Installation, eventually
 
 PENDING: Final = frozenset(
     {

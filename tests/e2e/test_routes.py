@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.e2e.monitoring import FOLDER, Alertmanager, Json, OnCall, on_call
-from tests.integration.daemon_process import eventually
+from tests.harness import eventually
 from tests.tools import tool
 
 SEVERITIES: Final = {

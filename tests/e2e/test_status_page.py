@@ -10,13 +10,13 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, ViewportSize, sync_playwright
 
 from exporter.metrics.snapshot import Picture
-from exporter.metrics.status_page import CONTENT_SECURITY_POLICY, status_page
-from exporter.metrics.web import application, bound_sockets, serving
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
-from tests.integration.daemon_process import Account, Installation
-from tests.pictures import DISPLAY, POLLING, START, UNTRIED, Ledger, exposition, finished, picture
-from tests.pictures import running as running_job
+from exporter.web.app import application, bound_sockets, serving
+from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
+from tests.harness import Account, Installation
+from tests.snapshots import DISPLAY, POLLING, START, UNTRIED, Ledger, exposition, finished, picture
+from tests.snapshots import running as running_job
 from tests.tools import tool
 
 pytestmark = pytest.mark.tools("chromium")

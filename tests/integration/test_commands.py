@@ -14,13 +14,13 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.commands.once import write_textfile
 from exporter.errors import OutputError
-from exporter.once import write_textfile
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
-from tests.integration.daemon_process import Account, Installation, eventually
-from tests.pictures import exposition
+from tests.harness import Account, Installation, eventually
+from tests.snapshots import exposition
 
 DONE = JobScript(total=3, queued=0, resolving=0, running=0)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exporter.demo import line_of
-from tests.integration.daemon_process import OPENMETRICS, Daemon, Installation, Scrape, eventually
-from tests.pictures import POLLING, START, UNTRIED, Ledger, finished, job_id, picture, running
+from exporter.commands.demo import line_of
+from tests.harness import OPENMETRICS, Daemon, Installation, Scrape, eventually
+from tests.snapshots import POLLING, START, UNTRIED, Ledger, finished, job_id, picture, running
 
 
 @pytest.fixture

@@ -16,16 +16,7 @@ import pytest
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown, roll
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.background import BackgroundTask
-from tests.integration.daemon_process import (
-    Account,
-    Daemon,
-    Installation,
-    Onlooker,
-    Scrape,
-    difference,
-    eventually,
-    fast,
-)
+from tests.harness import Account, Daemon, Installation, Onlooker, Scrape, difference, eventually, fast
 from tests.width import width
 
 KILLS = width(4, 14)

@@ -20,7 +20,7 @@ from exporter.simulator.platform import Request
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, running
 from tests.background import BackgroundTask
-from tests.integration.daemon_process import (
+from tests.harness import (
     Account,
     Bystander,
     Daemon,

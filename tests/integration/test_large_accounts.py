@@ -17,17 +17,7 @@ from exporter.simulator.platform import RateHeaders, Request
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, SimulatorSettings, running
 from tests.background import BackgroundTask
-from tests.integration.daemon_process import (
-    Account,
-    Daemon,
-    Installation,
-    Onlooker,
-    Scrape,
-    difference,
-    eventually,
-    fast,
-    windows,
-)
+from tests.harness import Account, Daemon, Installation, Onlooker, Scrape, difference, eventually, fast, windows
 
 SPEED = 4
 LIMIT, SHARE = 200, 50

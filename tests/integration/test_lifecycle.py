@@ -16,7 +16,7 @@ import pytest
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.integration.daemon_process import Account, Daemon, Installation, Onlooker, counted, difference, eventually
+from tests.harness import Account, Daemon, Installation, Onlooker, counted, difference, eventually
 
 ENDS_WITHIN = 5.0
 """Seconds: the contract, whatever the platform or a client is doing."""

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.metrics.exposition import Format
 from exporter.metrics.snapshot import Picture
-from tests.pictures import START, UNTRIED, Ledger, exposition, finished, picture, running
+from tests.snapshots import START, UNTRIED, Ledger, exposition, finished, picture, running
 from tests.tools import tool
 
 

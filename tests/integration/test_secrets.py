@@ -13,7 +13,7 @@ import pytest
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.integration.daemon_process import OPENMETRICS, Account, Bystander, Daemon, Installation, Scrape, eventually
+from tests.harness import OPENMETRICS, Account, Bystander, Daemon, Installation, Scrape, eventually
 
 TOKEN = "c0ffee00deadbeef5ec2e75ec2e75ec2"
 FRESH = "feedface0ddba115ec2e75ec2e75ec2e"

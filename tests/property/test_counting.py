@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from exporter.counting import ledger
-from exporter.counting.ledger import Changes, Rules, Sightings, Sums, fold
-from exporter.counting.store import Store
-from exporter.platform.jobs import Job
+from exporter.api.models import Job
+from exporter.counting import rules as counting
+from exporter.counting.rules import Changes, Rules, Sightings, Sums, fold
+from exporter.storage.store import Store
 from tests.clocks import START
 from tests.width import width
 
@@ -106,7 +106,7 @@ class Counting(RuleBasedStateMachine):
         for script in history:  # finished before the ledger began, or at its first complete listing where times lack
             script.started, script.stage, script.history = SINCE - 100, script.stages - 1, True
         self.now = SINCE
-        self.highest: dict[ledger.Key, int] = {}
+        self.highest: dict[counting.Key, int] = {}
         self.see_all("no")
 
     def teardown(self) -> None:
@@ -213,21 +213,21 @@ class Counting(RuleBasedStateMachine):
             self.now += RULES.settle_after + 1
 
     def check_truth(self) -> None:
-        expected: Counter[ledger.Key] = Counter()
+        expected: Counter[counting.Key] = Counter()
         durations: Counter[tuple[str, ...]] = Counter()
         for script in self.jobs:
             if script.history:
                 continue
             job = script.job()
             labels = (script.operation,)
-            expected[ledger.JOBS_SUBMITTED, labels] += 1
-            expected[ledger.FILES, labels] += script.total
-            expected[ledger.FILES_COMPLETED, labels] += job.completed or 0
-            expected[ledger.FILES_FAILED, labels] += script.failed
-            expected[ledger.JOBS_FINISHED, (script.operation, script.outcome)] += 1
+            expected[counting.JOBS_SUBMITTED, labels] += 1
+            expected[counting.FILES, labels] += script.total
+            expected[counting.FILES_COMPLETED, labels] += job.completed or 0
+            expected[counting.FILES_FAILED, labels] += script.failed
+            expected[counting.JOBS_FINISHED, (script.operation, script.outcome)] += 1
             if script.failed:
                 for code, records in script.codes:
-                    expected[ledger.FILE_ERRORS, (script.operation, code)] += records
+                    expected[counting.FILE_ERRORS, (script.operation, code)] += records
             if script.times:
                 durations[script.operation, script.outcome] += 1
         counted = {key: count.value for key, count in self.book.counters.items() if count.value}
@@ -235,7 +235,7 @@ class Counting(RuleBasedStateMachine):
         observed = {
             labels: added
             for (family, labels), histogram in self.book.histograms.items()
-            if family == ledger.JOB_DURATION and (added := sum(int(count) for count in histogram.counts))
+            if family == counting.JOB_DURATION and (added := sum(int(count) for count in histogram.counts))
         }
         assert observed == durations
 

@@ -17,17 +17,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exporter.counting.ledger import FILES_FAILED, Book, Changes, Mark, Rules
+from exporter.api.allowance import Allowance, Purpose
+from exporter.api.client import Answer, ListAnswer
+from exporter.api.decoding import Page, Quota
+from exporter.api.models import Job, Operation
+from exporter.counting.rules import FILES_FAILED, Book, Changes, Mark, Rules
 from exporter.errors import AllowanceSpent, Unreachable
-from exporter.platform.allowance import Allowance, Purpose
-from exporter.platform.client import Answer, ListAnswer
-from exporter.platform.jobs import Job, Operation
-from exporter.platform.wire import Page, Quota
+from exporter.logs import logger
 from exporter.polling.cycle import PollCycle
+from exporter.polling.ordering import Order
 from exporter.polling.plan import Plan
-from exporter.polling.record import Record
-from exporter.polling.watching import Order
-from exporter.telemetry import Secrets, logger
+from exporter.polling.stats import Record
+from exporter.redaction import Secrets
 from tests.clocks import START
 from tests.ledgers import LedgerFixture
 from tests.width import width

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from tests.rules.rulebook import ALERTS, EVERY_RULE, FOLDER, RULES, TESTS, Rule, load, run_tests
 from tests.tools import tool
 

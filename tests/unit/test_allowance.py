@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.platform.allowance import (
+from exporter.api.allowance import (
     DEFAULT_LIMIT,
     WINDOW_SECONDS,
     Allowance,
@@ -19,7 +19,7 @@ from exporter.platform.allowance import (
     Purpose,
     seconds_until_reset,
 )
-from exporter.platform.wire import Quota
+from exporter.api.decoding import Quota
 
 DATE = 1_550_664_230.0
 NOTHING = Quota(None, None, None)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import pytest
 
 from exporter import __version__
-from exporter.cli import main, version_line
-from exporter.counting.ledger import Rules
-from exporter.counting.store import Store
-from exporter.settings import Settings
+from exporter.commands.cli import main, version_line
+from exporter.config.settings import Settings
+from exporter.counting.rules import Rules
+from exporter.storage.store import Store
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 COMMANDS = ("run", "simulate", "demo", "state", "version")
@@ -397,7 +397,7 @@ import os, signal, sys
 
 class Interrupting:
     def find_spec(self, name, path, target=None):
-        if name == "exporter.settings":
+        if name == "exporter.config.settings":
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupting())

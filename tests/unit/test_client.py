@@ -19,6 +19,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.api import decoding
+from exporter.api.allowance import LONGEST_SILENCE, Allowance, Purpose
+from exporter.api.client import (
+    ATTEMPTS,
+    LARGEST_ANSWER,
+    PAGE_LIMIT,
+    Answer,
+    Asked,
+    Client,
+    Endpoint,
+    Retried,
+    after_failure,
+    tls_context,
+    transport_to,
+)
+from exporter.api.deadline import Deadline
+from exporter.api.models import Job, Operation
 from exporter.errors import (
     AllowanceSpent,
     AnswerTooLarge,
@@ -33,23 +50,6 @@ from exporter.errors import (
     Unauthorized,
     Unreachable,
 )
-from exporter.platform import wire
-from exporter.platform.allowance import LONGEST_SILENCE, Allowance, Purpose
-from exporter.platform.client import (
-    ATTEMPTS,
-    LARGEST_ANSWER,
-    PAGE_LIMIT,
-    Answer,
-    Asked,
-    Client,
-    Endpoint,
-    Retried,
-    after_failure,
-    tls_context,
-    transport_to,
-)
-from exporter.platform.jobs import Job, Operation
-from exporter.platform.transport import Deadline
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, RunningSimulator, running
@@ -776,7 +776,7 @@ def test_a_record_that_alone_is_too_large_is_one_that_cannot_be_read(bench: Clie
     read = bench.client(server.url).page(3)
 
     assert limits(server) == [100, 50, 25, 12, 6, 3, 1]
-    assert (read.page, read.limit) == (wire.too_large(1), 1)
+    assert (read.page, read.limit) == (decoding.too_large(1), 1)
 
 
 def test_behind_a_record_that_is_too_large_the_list_is_read_on_with_ever_larger_pages(bench: ClientFixture) -> None:

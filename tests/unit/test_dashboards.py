@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES
 from grafana.build import FOLDER, dashboards
 from grafana.panels import RUNBOOKS
 

@@ -23,17 +23,17 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from exporter.counting import ledger
-from exporter.counting.ledger import Book, Count, Histogram, Rules
-from exporter.metrics.catalogue import FAMILIES, Family, Part, Sample, Section, Type
+from exporter.api.models import Job
+from exporter.counting import rules as counting
+from exporter.counting.rules import Book, Count, Histogram, Rules
 from exporter.metrics.exposition import Exposition, Format, number
+from exporter.metrics.families import FAMILIES, Family, Part, Sample, Section, Type
 from exporter.metrics.snapshot import Board, Display, Picture, Process
-from exporter.platform.jobs import Job
 from tests.background import BackgroundTask
 from tests.clocks import START, ManualClock
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture, book_of
-from tests.pictures import DISPLAY, POLLING, UNTRIED, board, exposition, picture
+from tests.snapshots import DISPLAY, POLLING, UNTRIED, board, exposition, picture
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = {Format.TEXT: "text", Format.OPENMETRICS: "openmetrics"}
@@ -226,7 +226,7 @@ class FromCatalogue(Collector):
             metric.add_sample(f"{name.removesuffix('_total')}_created", labels, value.created)
 
 
-def theirs(exemplar: ledger.Exemplar | None) -> Exemplar | None:
+def theirs(exemplar: counting.Exemplar | None) -> Exemplar | None:
     return None if exemplar is None else Exemplar({"job_id": exemplar.job_id}, exemplar.value, exemplar.at)
 
 
@@ -317,7 +317,7 @@ def test_ids_up_to_64_characters_are_exemplars(length: int, *, shown: bool) -> N
 def test_large_bounds_are_spelled_as_prometheus_own_libraries_spell_them() -> None:
     book = LedgerFixture(Rules(queue_buckets=(0.5, 60, 1e6, 2.5e6))).book
 
-    page = exposition(picture(book), families=named(ledger.JOB_QUEUE_DURATION)).accounts(Format.OPENMETRICS).decode()
+    page = exposition(picture(book), families=named(counting.JOB_QUEUE_DURATION)).accounts(Format.OPENMETRICS).decode()
 
     assert [line.partition('le="')[2].partition('"')[0] for line in page.splitlines() if 'copy",le="' in line] == [
         "0.5",
@@ -366,7 +366,7 @@ def test_any_label_and_number_survives_both_parsers(
         samples = lambda _picture, _display, _now: (Sample((label,), sample),)  # noqa: E731
         return Family(Section.LISTED, name, kind, "Any.", ("account", "any"), Part.POLLING, samples)
 
-    exemplar = ledger.Exemplar("7" * 19, float(count), created)
+    exemplar = counting.Exemplar("7" * 19, float(count), created)
     families = (
         show("a_gauge", Type.GAUGE, value),
         show("a_counter_total", Type.COUNTER, Count(count, created, exemplar)),

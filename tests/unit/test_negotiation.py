@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.metrics.exposition import Format
-from exporter.metrics.negotiation import format_wanted, gzip_wanted
+from exporter.web.negotiation import format_wanted, gzip_wanted
 
 PROMETHEUS_2_42 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from exporter.commands._parallel import in_parallel
 from exporter.errors import Stopping, Unreachable
-from exporter.parallel import in_parallel
 from tests.waiting import PATIENCE
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from exporter.counting.ledger import Mark
-from exporter.platform.allowance import Purpose
-from exporter.platform.client import ListAnswer
-from exporter.platform.jobs import FINAL_RANK, Job
-from exporter.platform.wire import Page
+from exporter.api.allowance import Purpose
+from exporter.api.client import ListAnswer
+from exporter.api.decoding import Page
+from exporter.api.models import FINAL_RANK, Job
+from exporter.counting.rules import Mark
+from exporter.polling.ordering import Order
 from exporter.polling.plan import JobAsked, JobQuestion, Ledger, PageQuestion, PageSeen, Plan, Question, Turn
-from exporter.polling.watching import Order
 from tests.factories import mark
 
 HOUR = 3600.0

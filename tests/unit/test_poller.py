@@ -10,20 +10,21 @@ from typing import Any
 import httpx
 import pytest
 
-from exporter.accounts import Watched
+from exporter.api.allowance import Allowances, Holder
+from exporter.api.client import Client
+from exporter.api.deadline import Deadline
 from exporter.clock import Clock
-from exporter.counting import ledger
-from exporter.counting.ledger import Rules
-from exporter.counting.store import Store
-from exporter.credentials import TokenFile
+from exporter.config.accounts import Watched
+from exporter.config.tokens import TokenFile
+from exporter.counting import rules as counting
+from exporter.counting.rules import Rules
 from exporter.errors import Stopping, WrongAccount
+from exporter.logs import logger
 from exporter.metrics.snapshot import Picture
-from exporter.platform.allowance import Allowances, Holder
-from exporter.platform.client import Client
-from exporter.platform.transport import Deadline
-from exporter.polling.claims import Claims
+from exporter.polling.identity import Claims
 from exporter.polling.poller import Pace, Poller
-from exporter.telemetry import Secrets, logger
+from exporter.redaction import Secrets
+from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 
 ENDPOINT = "https://p.example/v2"
@@ -156,7 +157,7 @@ def test_a_first_poll_asks_who_it_is_then_lists_then_shows(bench: PollerFixture)
     picture = bench.poll()
 
     assert bench.platform.asked == ["/user", "/async/files"]
-    assert bench.counted(ledger.FILES_FAILED) == 1
+    assert bench.counted(counting.FILES_FAILED) == 1
     assert picture.listed is not None
     assert picture.listed["copy", "running"] == (1, 10, 3, 1)
     assert picture.polling.up is True
@@ -191,8 +192,8 @@ def test_an_unfinished_job_that_the_list_no_longer_shows_is_asked_for(bench: Pol
     picture = bench.poll()
 
     assert bench.platform.asked[-1] == "/async/files/copy/1"
-    assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
-    assert bench.counted(ledger.FILE_ERRORS, "5001") == 1
+    assert bench.counted(counting.JOBS_FINISHED, "partial") == 1
+    assert bench.counted(counting.FILE_ERRORS, "5001") == 1
     assert picture.listed == {}
 
 
@@ -203,10 +204,10 @@ def test_a_job_that_the_platform_does_not_know_is_lost_after_a_while(bench: Poll
 
     bench.poll()
     bench.poll(after=290)
-    assert bench.counted(ledger.JOBS_FINISHED, "lost") == 0
+    assert bench.counted(counting.JOBS_FINISHED, "lost") == 0
     bench.poll(after=10)
 
-    assert bench.counted(ledger.JOBS_FINISHED, "lost") == 1
+    assert bench.counted(counting.JOBS_FINISHED, "lost") == 1
 
 
 def test_a_finish_without_times_is_followed_up_in_the_same_poll_and_once(bench: PollerFixture) -> None:
@@ -217,7 +218,7 @@ def test_a_finish_without_times_is_followed_up_in_the_same_poll_and_once(bench: 
     bench.poll()
 
     assert bench.platform.asked.count("/async/files/copy/1") == 1
-    assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
+    assert bench.counted(counting.JOBS_FINISHED, "partial") == 1
 
 
 def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(bench: PollerFixture) -> None:
@@ -237,7 +238,7 @@ def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(benc
     for _ in range(4):
         bench.poll()
 
-    assert bench.counted(ledger.FILE_ERRORS, "5001") == 1
+    assert bench.counted(counting.FILE_ERRORS, "5001") == 1
     assert bench.platform.asked.count("/async/files/copy/1") == 3
 
 
@@ -262,7 +263,7 @@ def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: PollerFixture)
     picture = bench.poll()
 
     assert picture.polling.polls["success"] == 2
-    assert bench.counted(ledger.JOBS_FINISHED, "succeeded") == 1
+    assert bench.counted(counting.JOBS_FINISHED, "succeeded") == 1
     assert bench.events()[-2]["event"] == "job.refused"
 
 
@@ -311,7 +312,7 @@ def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: Pol
 
     assert picture.polling.up is False
     assert picture.listed is good.listed
-    assert bench.counted(ledger.FILES_FAILED) == 100
+    assert bench.counted(counting.FILES_FAILED) == 100
 
 
 def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: PollerFixture) -> None:
@@ -327,7 +328,7 @@ def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: PollerFixture) -
     picture = bench.poll()
 
     assert picture.polling.fault
-    assert bench.counted(ledger.FILES_FAILED) == 5
+    assert bench.counted(counting.FILES_FAILED) == 5
 
 
 def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: PollerFixture) -> None:
@@ -361,7 +362,7 @@ def test_a_poll_that_crashed_while_counting_is_made_again_from_the_start(bench: 
     assert len(bench.platform.asked) > asked
     assert picture.listed is not None
     assert picture.listed["copy", "finished"].jobs == 50
-    assert bench.counted(ledger.FILES_FAILED) == 0  # finished at the first complete listing, without times: history
+    assert bench.counted(counting.FILES_FAILED) == 0  # finished at the first complete listing, without times: history
 
 
 def test_a_slice_that_was_not_written_is_read_again_before_the_listing_is_complete(bench: PollerFixture) -> None:
@@ -381,7 +382,7 @@ def test_a_slice_that_was_not_written_is_read_again_before_the_listing_is_comple
     assert picture.listed is not None
 
     assert picture.listed["copy", "finished"].jobs == 6000
-    assert bench.counted(ledger.FILES_FAILED) == 0
+    assert bench.counted(counting.FILES_FAILED) == 0
 
 
 def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: PollerFixture) -> None:
@@ -395,11 +396,11 @@ def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: PollerFixture) 
     assert bench.wait is None
     assert picture.book is not None
     assert picture.book.live == {}
-    assert bench.counted(ledger.FILES_FAILED) == 0
+    assert bench.counted(counting.FILES_FAILED) == 0
     bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
     bench.poll()
-    assert bench.counted(ledger.FILES_FAILED) == 1
-    assert bench.counted(ledger.JOBS_FINISHED, "partial") == 1
+    assert bench.counted(counting.FILES_FAILED) == 1
+    assert bench.counted(counting.JOBS_FINISHED, "partial") == 1
 
 
 def test_new_bounds_that_could_not_be_written_are_tried_again(bench: PollerFixture) -> None:
@@ -413,7 +414,7 @@ def test_new_bounds_that_could_not_be_written_are_tried_again(bench: PollerFixtu
     book = bench.poll().book
 
     assert book is not None
-    assert book.histograms[ledger.JOB_DURATION, ("copy", "failed")].bounds == (1.0, 2.0)
+    assert book.histograms[counting.JOB_DURATION, ("copy", "failed")].bounds == (1.0, 2.0)
 
 
 def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: PollerFixture) -> None:
@@ -426,7 +427,7 @@ def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: Poller
 
     bench.poll(after=1)
 
-    assert bench.counted(ledger.JOBS_FINISHED, "incomplete") == 0
+    assert bench.counted(counting.JOBS_FINISHED, "incomplete") == 0
 
 
 def test_counting_begins_at_the_platform_s_time_in_whole_seconds(bench: PollerFixture) -> None:
@@ -525,7 +526,7 @@ def test_a_state_file_that_cannot_be_read_at_the_start_does_not_end_the_polls(be
     bench.new_poller().run()
 
     assert bench.pictures[-1].polling.up is True
-    assert bench.counted(ledger.FILES_FAILED) == 1
+    assert bench.counted(counting.FILES_FAILED) == 1
 
 
 def test_maintenance_is_asked_again_every_minute_and_shown(bench: PollerFixture) -> None:
@@ -597,7 +598,7 @@ def test_a_restart_shows_the_counters_before_the_platform_answers(bench: PollerF
     first = bench.pictures[1]
     assert first.polling.up is None
     assert first.book is not None
-    assert first.book.counters[ledger.FILES_FAILED, ("copy",)].value == 1
+    assert first.book.counters[counting.FILES_FAILED, ("copy",)].value == 1
     assert first.listed is None
 
 
@@ -637,7 +638,7 @@ def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(ben
     assert bench.pictures[-1].book is None
     bench.poll()
 
-    assert bench.counted(ledger.FILES_FAILED) == 2
+    assert bench.counted(counting.FILES_FAILED) == 2
 
 
 def test_of_two_entries_polled_once_the_second_gives_way_whichever_was_answered_first(bench: PollerFixture) -> None:
@@ -719,7 +720,7 @@ def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(b
     bench.platform.add("1", failed=4)
     bench.poll()
 
-    assert bench.counted(ledger.FILES_FAILED) == 4
+    assert bench.counted(counting.FILES_FAILED) == 4
 
 
 def test_claims_are_held_by_the_earlier_entry() -> None:
@@ -778,7 +779,7 @@ def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: PollerFixtu
     bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and there is room again
     bench.poll()
 
-    assert bench.counted(ledger.FILES_COMPLETED) == 5
+    assert bench.counted(counting.FILES_COMPLETED) == 5
 
 
 def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: PollerFixture) -> None:
@@ -792,7 +793,7 @@ def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: PollerFixt
     assert 0 < bench.wait <= 300
     assert picture.listed is None
     # The page at the start that shows the order, three at the end where new jobs come in, some of the listing.
-    assert 400 <= bench.counted(ledger.JOBS_SUBMITTED) <= 892
+    assert 400 <= bench.counted(counting.JOBS_SUBMITTED) <= 892
     for _ in range(60):  # all run, and unfinished jobs come first
         asked = len(bench.platform.asked)
         picture = bench.poll(after=301)
@@ -927,7 +928,7 @@ def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: Po
     picture = bench.poll()
 
     assert picture.polling.fault
-    assert bench.counted(ledger.FILES_FAILED) >= 700
+    assert bench.counted(counting.FILES_FAILED) >= 700
     assert picture.listed is None
 
 
@@ -987,7 +988,7 @@ def test_a_job_whose_own_endpoint_tells_nothing_is_looked_at_on_its_page(bench: 
 
     bench.poll()
 
-    assert bench.counted(ledger.FILES_FAILED) == 1
+    assert bench.counted(counting.FILES_FAILED) == 1
 
 
 def test_no_job_is_lost_by_a_poll_whose_list_did_not_answer(bench: PollerFixture) -> None:
@@ -1000,4 +1001,4 @@ def test_no_job_is_lost_by_a_poll_whose_list_did_not_answer(bench: PollerFixture
     for _ in range(3):
         bench.poll(after=400)
 
-    assert bench.counted(ledger.JOBS_FINISHED, "lost") == 0
+    assert bench.counted(counting.JOBS_FINISHED, "lost") == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli import COMMANDS
+from exporter.commands.cli import COMMANDS
 from exporter.simulator import control
 from tests.readme_tables import written
 from tests.tools import tool

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.accounts import Watched
-from exporter.counting.ledger import Rules
-from exporter.credentials import Secret
+from exporter.config.accounts import Watched
+from exporter.config.settings import PREFIX, Configuration, Settings, listen_address, load, seconds
+from exporter.counting.rules import Rules
 from exporter.errors import ConfigError
-from exporter.settings import PREFIX, Configuration, Settings, listen_address, load, seconds
+from exporter.redaction import Secret
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 OTHER = "0123456789abcdef0123456789abcdef"

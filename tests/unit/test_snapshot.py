@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from exporter.metrics.snapshot import Board
-from tests.pictures import POLLING, UNTRIED, picture
+from tests.snapshots import POLLING, UNTRIED, picture
 
 
 def test_pictures_stand_in_the_order_of_the_configuration_whoever_comes_first() -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.counting.ledger import Book, Rules, Sightings, fold
-from exporter.counting.store import LEDGER, Store, reading
+from exporter.api.models import Job
+from exporter.commands.state import Place, backup, check, export_ledger, forget_ledger, import_ledger, show
+from exporter.counting.rules import Book, Rules, Sightings, fold
 from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
-from exporter.platform.jobs import Job
-from exporter.state import Place, backup, check, export_ledger, forget_ledger, import_ledger, show
+from exporter.storage.store import LEDGER, Store, reading
 from tests.clocks import START
 from tests.ledgers import observe_in
 

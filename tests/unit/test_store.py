@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.counting import ledger
-from exporter.counting.ledger import Book, Rules, Sightings, fold
-from exporter.counting.store import SCHEMA_VERSION, Store
+from exporter.api.allowance import LONGEST_SILENCE, Allowances, Holder, Kept
+from exporter.api.models import Job
+from exporter.counting import rules as counting
+from exporter.counting.rules import Book, Rules, Sightings, fold
 from exporter.errors import StateError, StateWriteError
-from exporter.platform.allowance import LONGEST_SILENCE, Allowances, Holder, Kept
-from exporter.platform.jobs import Job
+from exporter.storage.store import SCHEMA_VERSION, Store
 from tests.clocks import START
 from tests.ledgers import observe_in
 
@@ -43,7 +43,7 @@ RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
 
 def test_what_was_committed_is_what_comes_back(store: Store, state_file: Path) -> None:
     book = see(store, begin(store), FAILED, RUNNING)
-    store.commit(book.account.number, ledger.rebucketed(book, RULES, NOW))
+    store.commit(book.account.number, counting.rebucketed(book, RULES, NOW))
     size = store.bytes_total
     store.close()
 
@@ -131,8 +131,8 @@ def test_marks_long_unlisted_are_offered_to_be_forgotten(store: Store) -> None:
     book = see(store, begin(store), FAILED)
     book = see(store, book)
 
-    assert store.expired(book.account.number, ledger.FORGET_AFTER - 1) == []
-    assert [mark.id for mark in store.expired(book.account.number, ledger.FORGET_AFTER)] == ["1"]
+    assert store.expired(book.account.number, counting.FORGET_AFTER - 1) == []
+    assert [mark.id for mark in store.expired(book.account.number, counting.FORGET_AFTER)] == ["1"]
 
 
 def test_what_is_forgotten_is_gone(store: Store) -> None:

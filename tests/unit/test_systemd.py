@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter import systemd
+from exporter.daemon import systemd
+from exporter.logs import Log, logger
+from exporter.redaction import Secrets
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.server import QUIET, running
-from exporter.telemetry import Log, Secrets, logger
-from tests.integration.daemon_process import Account, Installation
-from tests.pictures import POLLING, UNTRIED, picture
+from tests.harness import Account, Installation
+from tests.snapshots import POLLING, UNTRIED, picture
 from tests.waiting import PATIENCE
 
 EVERY_MILLISECOND = "2000"

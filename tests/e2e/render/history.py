@@ -23,17 +23,18 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from exporter import daemon
+from exporter.config.settings import load
+from exporter.daemon import assembly
+from exporter.logs import logger
 from exporter.metrics.exposition import Format
 from exporter.polling.poller import Poller
-from exporter.settings import load
+from exporter.redaction import Secrets
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import running
 from exporter.simulator.settings import SimulatorSettings
-from exporter.telemetry import Secrets, logger
-from tests.integration.daemon_process import Account, Installation
+from tests.harness import Account, Installation
 from tests.tools import tool
 
 ENDS: Final = datetime(2026, 3, 12, 14, 30, tzinfo=UTC).timestamp()
@@ -199,7 +200,7 @@ def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
         configuration = load({"config": str(installation.config)}, {}, folder)
         log = logger("json", "error", io.StringIO(), secrets := Secrets())
         events = _plot(tokens, begins)
-        with daemon.assembled(configuration, threading.Event(), log, secrets, clock=clock) as parts:
+        with assembly.assembled(configuration, threading.Event(), log, secrets, clock=clock) as parts:
             due, apart = dict.fromkeys(parts.pollers, begins), _dice("apart")
             for step in range(int((ENDS - begins) / SCRAPE_SECONDS) + 1):
                 at = begins + step * SCRAPE_SECONDS

@@ -1,0 +1,1 @@
+"""The platform's API: requests, responses and rate limits. Nothing here counts."""

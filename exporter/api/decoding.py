@@ -1,0 +1,382 @@
+"""Bytes and headers become our own values here, once. Nobody else sees JSON.
+
+A page is decoded whole; only when that fails is it decoded record by record, so that one record that cannot be
+read costs one record. ``result`` stays undecoded bytes until a job has failed files: a page may hold megabytes of it.
+
+Which fields come, and how, is in the platform's own pages "Get details of all async jobs" and "Get details of a copy
+job": the tables there call the counts strings, the examples show integers, and times and counts may be absent.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from exporter.api.models import OTHER, Job
+from exporter.errors import BadAnswer
+
+_LABEL: Final = re.compile(r"[a-z0-9_]{1,32}")
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
+_LONGEST_LABEL_TEXT: Final = 64
+_LONGEST_NAME: Final = 256
+_MOST_FILES: Final = 2**31
+"""More than this is a broken record; a sum over every job of a ledger must still fit the 64 bits of a database."""
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""An escape in JSON; its group is half a character, which the other half does not follow."""
+_COUNT: Final = re.compile(r"\s*0*([0-9]{1,16})\s*")
+_MILLISECONDS_FROM: Final = 1e11
+"""An old sample of the platform's reset header is in milliseconds; in seconds this would be the year 5138."""
+
+NO_CODE: Final = "none"
+"""The code of an error record that gives none."""
+
+
+SKIPPED: Final = ("bad_count", "bad_id", "no_id", "no_state", "not_a_job", "too_large")
+"""Why a record cannot be read."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One answer of the list.
+
+    Attributes:
+        jobs: its readable records, in the order of the list.
+        items: how many records it had, readable or not; offsets count these.
+        skipped: reason to number of records that could not be read.
+        last: the position of the last readable record, -1 when there is none.
+        has_next: whether the platform links a next page (the link itself is never followed).
+        whole: whether every record had all that is needed of one: id, type, state and the three counts.
+    """
+
+    jobs: tuple[Job, ...]
+    items: int
+    skipped: Mapping[str, int]
+    last: int
+    has_next: bool
+    whole: bool = True
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What the headers of one answer say of the rate limit.
+
+    Attributes:
+        limit: requests allowed per window; None where absent.
+        remaining: requests left in this window; None where absent.
+        reset: when the window ends, Unix seconds by the platform's clock; None where absent or unreadable.
+    """
+
+    limit: int | None
+    remaining: int | None
+    reset: float | None
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """The body of an error answer.
+
+    Attributes:
+        code: the platform's own code; None where the body is not the platform's JSON.
+        message: the platform's words, shortened; empty where there are none.
+    """
+
+    code: int | None
+    message: str
+
+
+class _Record(msgspec.Struct):
+    id: Any = None
+    type: Any = None
+    state: Any = None
+    href: Any = None
+    total_files: Any = None
+    completed_files: Any = None
+    failed_files: Any = None
+    started_on: Any = None
+    finished_on: Any = None
+    result: msgspec.Raw = msgspec.Raw()
+
+
+class _Page(msgspec.Struct):
+    items: list[_Record]
+    links: Any = None
+
+
+class _RawPage(msgspec.Struct):
+    items: list[msgspec.Raw]
+    links: Any = None
+
+
+class _User(msgspec.Struct):
+    username: str
+
+
+_page = msgspec.json.Decoder(_Page)
+_raw_page = msgspec.json.Decoder(_RawPage)
+_record = msgspec.json.Decoder(_Record)
+_user = msgspec.json.Decoder(_User)
+_anything = msgspec.json.Decoder()
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises; the last for brackets nested a thousand deep."""
+
+
+class _Unreadable(Exception):  # a reason that travels three lines, not an error anybody sees
+    """A record that cannot be read; the text is the reason's label."""
+
+
+def page_of(body: bytes) -> Page:
+    """One page of the list.
+
+    Raises:
+        BadAnswer: the body is not a page of jobs.
+    """
+    skipped: Counter[str] = Counter()
+    try:
+        page: _Page | _RawPage = _page.decode(body)
+    except _UNDECODABLE:
+        try:
+            page = _raw_page.decode(_mended(body))
+        except _UNDECODABLE as error:
+            raise BadAnswer(f"not a page of jobs: {error}") from error
+    jobs: list[Job] = []
+    last = -1
+    whole = True
+    records: Sequence[_Record | msgspec.Raw] = page.items
+    for position, item in enumerate(records):
+        try:
+            record = _decoded(item) if isinstance(item, msgspec.Raw) else item
+            whole = whole and _is_whole(record)
+            jobs.append(_job(record))
+        except _Unreadable as reason:
+            whole = False
+            skipped[str(reason)] += 1
+        else:
+            last = position
+    return Page(tuple(jobs), len(page.items), skipped, last, _links_next(page.links), whole)
+
+
+def too_large(records: int) -> Page:
+    """The page that stands for so many *records* in an answer too large to be read."""
+    return Page((), records, {"too_large": records}, -1, has_next=True)
+
+
+def job_of(body: bytes) -> Job:
+    """The answer of a single-job endpoint.
+
+    Raises:
+        BadAnswer: the body is not a job.
+    """
+    try:
+        return _job(_record.decode(_mended(body)))
+    except (*_UNDECODABLE, _Unreadable) as error:
+        raise BadAnswer(f"not a job: {error}") from error
+
+
+def username_of(body: bytes) -> str:
+    """Who the token belongs to. Nothing else of the answer is kept: it is personal data.
+
+    Raises:
+        BadAnswer: the body names no user.
+    """
+    try:
+        username = _user.decode(body).username
+    except _UNDECODABLE as error:
+        raise BadAnswer("not a user: no user name in the answer") from error
+    if not username or len(username) > _LONGEST_NAME or not username.isprintable():
+        raise BadAnswer("not a user: a user name that is empty, endless or unprintable")
+    return username
+
+
+def fault_of(body: bytes) -> Fault:
+    """The body of an error answer, whatever it is: the platform's flat JSON, or a proxy's HTML."""
+    try:
+        answer = _anything.decode(body)
+    except _UNDECODABLE:
+        return Fault(None, "")
+    if not isinstance(answer, dict):
+        return Fault(None, "")
+    code = answer.get("code")
+    message = answer.get("message")
+    return Fault(
+        code if isinstance(code, int) and not isinstance(code, bool) else None,
+        " ".join(message.split())[:200] if isinstance(message, str) else "",
+    )
+
+
+def quota_of(headers: Mapping[str, str]) -> Quota:
+    """What the headers say of the rate limit; *headers* is looked up in lower case."""
+    reset = _number(headers.get("x-ratelimit-reset"))
+    if reset is not None and reset > _MILLISECONDS_FROM:
+        reset /= 1000
+    limit, remaining = _number(headers.get("x-ratelimit-limit")), _number(headers.get("x-ratelimit-remaining"))
+    return Quota(
+        None if limit is None else int(limit),
+        None if remaining is None else int(remaining),
+        reset if reset is not None and reset > 0 else None,
+    )
+
+
+def date_of(headers: Mapping[str, str]) -> float | None:
+    """The platform's time of an answer (``Date``), Unix seconds; None where absent or unreadable."""
+    return _http_date(headers.get("date", ""))
+
+
+def total_of(headers: Mapping[str, str]) -> int | None:
+    """How many jobs the list says it has (``X-Total-Matching-Query``); None where absent or unreadable."""
+    total = _number(headers.get("x-total-matching-query"))
+    return None if total is None or total < 0 else int(total)
+
+
+def retry_after_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds of ``Retry-After``, given as a number or as a date; None where absent or unreadable."""
+    text = headers.get("retry-after", "")
+    seconds = _number(text)
+    if seconds is None:
+        at, date = _http_date(text), date_of(headers)
+        seconds = None if at is None or date is None else at - date
+    return seconds if seconds is not None and seconds >= 0 else None
+
+
+def label_of(value: object) -> str:
+    """*value* as a label: lower case when it can be one, else ``other``."""
+    if type(value) is str:
+        return _label(value) if len(value) <= _LONGEST_LABEL_TEXT else OTHER
+    return _label(str(value)) if type(value) is int else OTHER
+
+
+@lru_cache(maxsize=256)
+def _label(text: str) -> str:
+    label = text.strip().lower()
+    return label if _LABEL.fullmatch(label) else OTHER
+
+
+def _mended(body: bytes) -> bytes:
+    """*body* without half characters, which decoders refuse: a message cut short in a ``result`` may end in one."""
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
+
+
+def _decoded(item: msgspec.Raw) -> _Record:
+    try:
+        return _record.decode(item)
+    except _UNDECODABLE:
+        raise _Unreadable("not_a_job") from None
+
+
+def _job(record: _Record) -> Job:
+    job_id = record.id if type(record.id) is str else str(record.id) if type(record.id) is int else ""
+    if _ID.fullmatch(job_id) is None:
+        raise _Unreadable("bad_id" if record.id else "no_id")
+    if type(record.state) is not str or not record.state.strip():
+        raise _Unreadable("no_state")
+    failed = _count(record.failed_files)
+    return Job(
+        job_id,
+        _operation(record),
+        label_of(record.state),
+        _count(record.total_files),
+        _count(record.completed_files),
+        failed,
+        time_of(record.started_on),
+        time_of(record.finished_on),
+        _errors(record.result) if failed else None,
+    )
+
+
+def _is_whole(record: _Record) -> bool:
+    return None not in (
+        record.id,
+        record.type,
+        record.state,
+        record.total_files,
+        record.completed_files,
+        record.failed_files,
+    )
+
+
+def _operation(record: _Record) -> str:
+    if record.type is None and isinstance(record.href, str):  # the last two segments of href are the type and the id
+        return label_of(record.href.rstrip("/").rpartition("/")[0].rpartition("/")[2])
+    return label_of(record.type)
+
+
+def _count(value: object) -> int | None:
+    if type(value) is int and 0 <= value < _MOST_FILES:
+        return value
+    count = -1
+    if value is None or value == "":
+        return None
+    if isinstance(value, float) and value.is_integer():
+        count = int(value)
+    elif isinstance(value, str) and (match := _COUNT.fullmatch(value)):
+        count = int(match[1])
+    if not 0 <= count < _MOST_FILES:
+        raise _Unreadable("bad_count")
+    return count
+
+
+def time_of(value: object) -> float | None:
+    """Unix seconds of the platform's ISO 8601 text, with or without fraction and zone (none: UTC); else None."""
+    return _seconds(value) if type(value) is str and len(value) <= _LONGEST_TIME else None
+
+
+_LONGEST_TIME: Final = 64
+
+
+@lru_cache(maxsize=4096)  # a list is read again and again, and its times are half of the cost of a page
+def _seconds(text: str) -> float | None:
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    seconds = time.timestamp()
+    return seconds if seconds > 0 else None  # some servers write "never" as the year 1
+
+
+def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
+    """Error records by code; None where there is no list, or an empty one, so that the job is asked for on its own."""
+    if not bytes(result):
+        return None
+    try:
+        records = _anything.decode(result)
+    except _UNDECODABLE:
+        return None
+    if not isinstance(records, list) or not records:
+        return None
+    codes: Counter[str] = Counter()
+    for record in records:
+        if isinstance(record, dict) and record.get("error") is not None:
+            error = record["error"]
+            code = error.get("code") if isinstance(error, dict) else None
+            codes[NO_CODE if code is None or code == "" else label_of(code)] += 1
+    return tuple(sorted(codes.items()))
+
+
+def _links_next(links: object) -> bool:
+    return isinstance(links, list) and any(
+        isinstance(link, dict) and str(link.get("rel", "")).lower() == "next" for link in links
+    )
+
+
+_LARGEST_NUMBER: Final = 2**53
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        return None
+    return number if number is not None and abs(number) < _LARGEST_NUMBER else None
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # the latter for years beyond counting
+        return None
+    return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()

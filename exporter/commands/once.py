@@ -1,0 +1,80 @@
+"""``once``: one complete listing of every account, then the exposition. The same state file, the same counters."""
+
+import errno
+import os
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from exporter.config.settings import Configuration
+from exporter.daemon import assembly
+from exporter.errors import OutputError
+from exporter.logs import Log
+from exporter.metrics.exposition import Exposition, Format
+from exporter.polling.poller import Poller
+from exporter.redaction import Secrets
+
+
+def once(configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log, secrets: Secrets) -> int:
+    """List everything once and write the exposition, to standard output or to *textfile*.
+
+    Returns:
+        0 when every account was listed completely and what was counted is on disk, else 1; what is known is written out
+        in any case.
+
+    Raises:
+        StateError: the state file cannot be used.
+        OutputError: *textfile* cannot be written.
+        Stopping: *stop* was set before all accounts were listed.
+    """
+    if textfile is not None:
+        _check_writable(textfile)  # before anything is asked: to find it out afterwards would be a pity
+    with assembly.assembled(configuration, stop, log, secrets) as parts:
+        parts.poll_each(Poller.poll_until_listed, stop)
+        if textfile is None:
+            sys.stdout.buffer.write(parts.exposition.page(Format.TEXT, packed=False))
+            sys.stdout.buffer.flush()
+        else:
+            write_textfile(parts.exposition, textfile)
+        failed = any(picture.polling.fault for picture in parts.board.pictures) or parts.store.write_failures > 0
+        return 1 if failed else 0
+
+
+def write_textfile(exposition: Exposition, path: Path) -> None:
+    """Write what node_exporter's textfile collector takes: the text format without what a collector of its own gives.
+
+    It is written beside *path* and renamed, so that nobody reads half of it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        descriptor, written = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(exposition.own(Format.TEXT))
+                os.fchmod(file.fileno(), 0o644)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(written).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(written).unlink()
+            raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"--textfile: {path} cannot be written: {error.strerror}")

@@ -1,0 +1,856 @@
+"""The rules of counting: what was known, and what was just seen, become what is counted now.
+
+Theory of operation
+===================
+
+The platform shows totals per job and forgets a job a month after its end. Prometheus wants increments that never come
+twice. So for each job the ledger keeps a *mark*: the highest totals already counted, and what else was counted once.
+Folding a sighting into a mark adds only what exceeds it. Whatever decides what is counted lives in this file, and
+nothing in this file reads a clock, a socket or a file.
+
+1.  A mark never goes down. Pages that overlap, a listing read again after a crash, an old answer that comes late: all
+    add nothing. A count that the platform lowers stays counted and is reported.
+2.  When an account's ledger begins, the platform's time is written down as *counting since*. A job first seen finished
+    is *history* when it finished before that second, or, without a readable time, when it was finished at the first
+    complete listing. History is marked, so that it is never counted later, whatever the platform still changes in it,
+    and not counted (unless the setting ``history`` says ``count``; even then no failure in it is a detection). Every
+    other job is counted in full, whenever it is first seen, also when it started and ended while nobody looked.
+3.  Marks, counters, histograms and their creation times leave here together, as :class:`Changes`, to be committed in
+    one transaction. :meth:`Book.after` is what memory holds after that commit, so only what is committed is shown.
+4.  A job is finished in state FINISHED, or in a state nobody documented that comes with ``finished_on``. It finishes
+    once; of two sightings the more advanced wins. What changes after that adds to the file counters only.
+5.  ``incomplete`` (none failed, fewer completed than in total) is believed when two answers ``settle_after`` apart
+    agree; until then the job is unfinished.
+6.  An unfinished job that the platform itself says it does not know, twice and ``lost_after`` apart, is ``lost``. One
+    whose operation has no documented endpoint is lost after 45 days of listing time without being listed. Absence from
+    a listing proves nothing.
+7.  A finished mark is forgotten after 45 days of *listing time* without being listed. The listing clock of an account
+    moves at each complete listing, by the platform's time since the one before, at most six hours: time in which nobody
+    looked is no evidence.
+8.  Submission is the time in the job's id where that can be (within 45 days, not after ``started_on`` + 2 s), else the
+    first sight if the job then was SUBMITTED, else unknown. That ids carry their time is undocumented: seven of the ten
+    ids known decode to within a second of their documented times.
+9.  A finished job without times, or with failed files and no result, is *pending*: it is asked for once by its own
+    endpoint; again, five times in all, while what comes is no answer about it. Its duration and errors have marks of
+    their own, so they may follow the finish. So is history that is shown one by one, for the errors to show with it.
+10. A label value that nobody documented is kept as itself for the first eight of its kind (32 error codes) that an
+    account ever showed; the rest are ``other``. Which ones were first is part of the ledger.
+
+Times named *platform* are Unix seconds by the platform's clock (``Date``); they decide. Times named *now* are by this
+machine's clock, which is the one that Prometheus compares with; they are only shown.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from exporter.api.models import FINAL_RANK, OPERATIONS, OTHER, OUTCOMES, STATES, Job, Outcome, State, rank
+
+DAY: Final = 86400.0
+FORGET_AFTER: Final = 45 * DAY
+LISTING_STEP: Final = 6 * 3600.0
+ID_EPOCH: Final = 1483228800
+"""2017-01-01T00:00:00Z: where the time in the platform's job ids starts."""
+_ID_TIME_SHIFT: Final = 20
+_ID_AHEAD: Final = 300.0
+_START_SLACK: Final = 2.0
+_KEPT_LABELS: Final = {"operation": 8, "state": 8, "code": 32}
+_LONGEST_EXEMPLAR_ID: Final = 64
+_MOST_ASKS: Final = 5
+"""How often the own endpoint of a pending job is asked: a proxy's page in its place shall not cost the errors."""
+_DOCUMENTED: Final[Mapping[str, frozenset[str]]] = {
+    "operation": frozenset(OPERATIONS),
+    "state": frozenset(STATES),
+    "code": frozenset({"none"}),
+}
+
+JOBS_SUBMITTED: Final = "sbg_jobs_submitted_total"
+JOBS_FINISHED: Final = "sbg_jobs_finished_total"
+FILES: Final = "sbg_files_total"
+FILES_COMPLETED: Final = "sbg_files_completed_total"
+FILES_FAILED: Final = "sbg_files_failed_total"
+FILE_ERRORS: Final = "sbg_file_errors_total"
+JOB_DURATION: Final = "sbg_job_duration_seconds"
+JOB_QUEUE_DURATION: Final = "sbg_job_queue_duration_seconds"
+
+Key = tuple[str, tuple[str, ...]]
+"""A family's name and its label values after ``account``."""
+
+
+class Exemplar(NamedTuple):
+    """The job that last moved a counter or bucket: its id, by how much or with what value, and when (Unix seconds)."""
+
+    job_id: str
+    value: float
+    at: float
+
+
+class Count(msgspec.Struct, frozen=True):
+    """One counter: its value, when it began (Unix seconds), and the last exemplar."""
+
+    value: int
+    created: float
+    exemplar: Exemplar | None = None
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """One histogram: observations per bucket, not cumulative, the last one above every bound."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+    created: float
+    exemplars: tuple[Exemplar | None, ...]
+
+    @classmethod
+    def empty(cls, bounds: tuple[float, ...], created: float) -> "Histogram":
+        """A histogram in which nothing was observed yet."""
+        return cls(bounds, (0,) * (len(bounds) + 1), 0.0, created, (None,) * (len(bounds) + 1))
+
+    def observe(self, value: float, exemplar: Exemplar | None) -> "Histogram":
+        """This histogram with one more observation."""
+        bucket = sum(1 for bound in self.bounds if value > bound)
+        counts = list(self.counts)
+        exemplars = list(self.exemplars)
+        counts[bucket] += 1
+        if exemplar is not None:
+            exemplars[bucket] = exemplar
+        return Histogram(self.bounds, tuple(counts), self.sum + value, self.created, tuple(exemplars))
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """What is known, and what was already counted, of one job.
+
+    Attributes:
+        id, operation, state: as labelled; the most advanced state seen.
+        total, completed, failed: files counted: the highest ever shown.
+        last_total, last_completed, last_failed: files as last shown.
+        first_seen: platform time of the first sight.
+        seen_submitted: its state at the first sight was SUBMITTED.
+        started_on, finished_on: platform times, None while unknown.
+        outcome: empty until it finished or was lost.
+        history: it finished before this ledger began.
+        asks_left: how often its own endpoint may still be asked for what is wanted of it when it is finished.
+        queue_done, duration_done, errors_done: counted, or found not to be countable.
+        moved_at: when its counts or state last changed, by this machine's clock.
+        detected_at: when its first failed file was counted, by this machine's clock.
+        settling_since: platform time from which its unaccounted files have not changed.
+        missing_since: platform time from which the platform says it does not know the job.
+        unlisted_at: the account's listing clock when listings ceased to show it; None while listed.
+        codes: error records by code, as ``code:number`` words, for jobs with failed files.
+    """
+
+    id: str
+    operation: str
+    state: str
+    total: int
+    completed: int
+    failed: int
+    last_total: int
+    last_completed: int
+    last_failed: int
+    first_seen: float
+    seen_submitted: bool
+    started_on: float | None
+    finished_on: float | None
+    outcome: str
+    history: bool
+    asks_left: int
+    queue_done: bool
+    duration_done: bool
+    errors_done: bool
+    moved_at: float
+    detected_at: float | None
+    settling_since: float | None
+    missing_since: float | None
+    unlisted_at: float | None
+    codes: str
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it still counts as unfinished: neither finished nor lost."""
+        return not self.outcome
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is finished and is to be asked for by its own endpoint."""
+        return self.asks_left > 0
+
+    @property
+    def ended_on(self) -> float:
+        """When it finished, or else last moved; infinite while it is unfinished. For choosing what to show."""
+        if self.unfinished:
+            return math.inf
+        return self.finished_on if self.finished_on is not None else self.moved_at
+
+    @property
+    def submitted_on(self) -> float | None:
+        """Platform time of the submission, rule 8; None where it cannot be known."""
+        encoded = time_in_id(self.id)
+        if (
+            encoded is not None
+            and self.first_seen - FORGET_AFTER < encoded <= self.first_seen + _ID_AHEAD
+            and (self.started_on is None or encoded <= self.started_on + _START_SLACK)
+        ):
+            return encoded
+        return self.first_seen if self.seen_submitted else None
+
+
+class Sums(NamedTuple):
+    """Jobs that the platform lists under one operation and state, and the sums of their counts."""
+
+    jobs: int = 0
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Account(msgspec.Struct, frozen=True):
+    """Whose ledger it is, and the account's own state.
+
+    Attributes:
+        number: the store's key.
+        endpoint, username, division: the identity.
+        since: platform time from which it counts.
+        complete: whether there ever was a complete listing.
+        listing_clock: seconds of listing time so far, rule 7.
+        listed_on: platform time of the last complete listing; None before the first.
+        labels: kind to the undocumented label values that are kept, rule 10.
+        failure_counted_at: operation to when a failed file was last counted, by this machine's clock.
+    """
+
+    number: int
+    endpoint: str
+    username: str
+    division: str
+    since: float
+    complete: bool = False
+    listing_clock: float = 0.0
+    listed_on: float | None = None
+    labels: Mapping[str, tuple[str, ...]] = {}
+    failure_counted_at: Mapping[str, float] = {}
+
+
+class JobFinished(NamedTuple):
+    """A job's outcome was counted."""
+
+    mark: Mark
+
+
+class FilesFailed(NamedTuple):
+    """The first failed file of a job that still runs was counted."""
+
+    mark: Mark
+
+
+class CountLowered(NamedTuple):
+    """The platform lowered a count that was already counted; *field* is ``total``, ``completed`` or ``failed``."""
+
+    job_id: str
+    field: str
+    counted: int
+    now: int
+
+
+class HistoryMet(NamedTuple):
+    """Jobs that finished before the ledger began were marked, and counted or not as the setting says."""
+
+    jobs: int
+    counted: bool
+
+
+class BucketsChanged(NamedTuple):
+    """The bounds in the configuration are new: this family's histograms began again at 0."""
+
+    family: str
+
+
+Fact = JobFinished | FilesFailed | CountLowered | HistoryMet | BucketsChanged
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that counting depends on; durations and bounds in seconds."""
+
+    settle_after: float = 60.0
+    lost_after: float = 300.0
+    history: Literal["ignore", "count"] = "ignore"
+    failed_job_window: float = DAY
+    duration_buckets: tuple[float, ...] = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400)
+    queue_buckets: tuple[float, ...] = (1, 5, 15, 30, 60, 300, 900, 3600, 14400, 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Sightings:
+    """What one poll saw.
+
+    Attributes:
+        jobs: every sighting, from pages and from single-job answers; one job may be among them more than once.
+        listed: the ids that pages showed.
+        asked: the ids whose own endpoint answered with the job.
+        refused: the ids whose own endpoint gave an answer that tells nothing of the job.
+        unknown: the ids that the platform itself says it does not know, from a poll whose list answered.
+        vanished: marks that were listed before and that a complete listing no longer shows.
+        expired: marks that may be forgotten if the listing clock says so.
+        complete: whether this poll completed a listing.
+    """
+
+    jobs: Collection[Job]
+    listed: Collection[str]
+    asked: Collection[str] = frozenset()
+    refused: Collection[str] = frozenset()
+    unknown: Collection[str] = frozenset()
+    vanished: Iterable[Mark] = ()
+    expired: Iterable[Mark] = ()
+    complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one fold changes: absolute new rows, so that writing them twice is writing them once.
+
+    Attributes:
+        listed: all sums over the listed jobs, as they are now.
+        new_marks: how many of the marks are of jobs never seen before.
+        failed_since: failed jobs that ended and were detected before it need not be kept in memory, Unix seconds.
+    """
+
+    marks: Mapping[str, Mark]
+    forgotten: Collection[str]
+    counters: Mapping[Key, Count]
+    histograms: Mapping[Key, Histogram]
+    account: Account | None
+    listed: Mapping[tuple[str, str], Sums]
+    facts: tuple[Fact, ...]
+    new_marks: int
+    failed_since: float
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.marks or self.forgotten or self.counters or self.histograms or self.account)
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """One account's ledger as memory holds it: as committed, never changed in place.
+
+    Attributes:
+        live: marks that are unfinished or pending, by id.
+        failed: marks with failed files that are or may be shown one by one, by id.
+        listed: sums over the jobs that the platform lists, as last seen.
+    """
+
+    account: Account
+    counters: Mapping[Key, Count]
+    histograms: Mapping[Key, Histogram]
+    live: Mapping[str, Mark]
+    failed: Mapping[str, Mark]
+    listed: Mapping[tuple[str, str], Sums]
+    marks: int
+
+    def after(self, changes: Changes) -> "Book":
+        """The book once *changes* are committed; this very one when there are none."""
+        if not changes:
+            return self
+        live, failed = self.live, self.failed
+        if changes.marks or changes.forgotten:
+            live = _kept(live, changes, lambda mark: mark.unfinished or mark.pending)
+            failed = _kept(
+                failed,
+                changes,
+                lambda mark: mark.failed > 0 and max(mark.ended_on, mark.detected_at or 0.0) >= changes.failed_since,
+            )
+        return Book(
+            changes.account or self.account,
+            {**self.counters, **changes.counters} if changes.counters else self.counters,
+            {**self.histograms, **changes.histograms} if changes.histograms else self.histograms,
+            live,
+            failed,
+            changes.listed,
+            self.marks + changes.new_marks - len(changes.forgotten),
+        )
+
+
+def _kept(marks: Mapping[str, Mark], changes: Changes, wanted: Callable[[Mark], bool]) -> Mapping[str, Mark]:
+    gone = set(changes.forgotten)
+    return {job_id: mark for job_id, mark in {**marks, **changes.marks}.items() if job_id not in gone and wanted(mark)}
+
+
+def fold(
+    book: Book, marks: Mapping[str, Mark], sightings: Sightings, rules: Rules, *, now: float, platform: float
+) -> Changes:
+    """What *sightings* change in *book*.
+
+    Args:
+        book: the account's ledger as committed.
+        marks: the committed marks of every id in *sightings* that has one.
+        sightings: what one poll saw.
+        rules: the settings that counting depends on.
+        now: Unix seconds by this machine's clock.
+        platform: Unix seconds by the platform's clock.
+    """
+    return _Fold(book, rules, now, platform).of(marks, sightings)
+
+
+def _in_order(jobs: Collection[Job]) -> Iterable[Job]:
+    """The sightings, those of one job after the less advanced ones of it; what was told twice only once."""
+    different = dict.fromkeys(jobs)
+    if len(different) == len({job.id for job in different}):
+        return different
+    return sorted(different, key=lambda job: job.progress)
+
+
+def seeds(account: Account, rules: Rules, now: float) -> Changes:
+    """The rows with which a ledger begins: every counter and histogram of the documented operations at 0."""
+    empty = Book(account, {}, {}, {}, {}, {}, 0)
+    beginning = _Fold(empty, rules, now, account.since)
+    for operation in OPERATIONS:
+        beginning.seed(operation)
+    return beginning.changes()
+
+
+def rebucketed(book: Book, rules: Rules, now: float) -> Changes:
+    """Histograms whose bounds are not those of *rules* begin again at 0, with a new creation time."""
+    changing = _Fold(book, rules, now, book.account.since)
+    for (family, labels), histogram in book.histograms.items():
+        if histogram.bounds != _bounds(family, rules):
+            changing.restart(family, labels)
+    return changing.changes()
+
+
+def time_in_id(job_id: str) -> float | None:
+    """The submission time that the platform's ids seem to carry, Unix seconds; None for an id that is no number."""
+    if not job_id.isascii() or not job_id.isdigit() or len(job_id) > _LONGEST_ID_WITH_TIME:
+        return None
+    return ID_EPOCH + (int(job_id) >> _ID_TIME_SHIFT) / 1000
+
+
+_LONGEST_ID_WITH_TIME: Final = 20
+
+
+def outcome_of(job: Job, before: Mark) -> Outcome:
+    """What a finished job's numbers make of it; *before* stands in where the answer did not say."""
+    failed = job.failed if job.failed is not None else before.last_failed
+    # A count that no answer ever told is not taken for none: nothing is known to be missing then.
+    completed = job.completed if job.completed is not None else before.last_completed or None
+    total = job.total if job.total is not None else before.last_total or None
+    if failed:
+        return Outcome.PARTIAL if completed else Outcome.FAILED
+    if total is not None and completed is not None and completed < total:
+        return Outcome.INCOMPLETE
+    return Outcome.SUCCEEDED
+
+
+def _bounds(family: str, rules: Rules) -> tuple[float, ...]:
+    return rules.queue_buckets if family == JOB_QUEUE_DURATION else rules.duration_buckets
+
+
+class _Fold:
+    """One fold at work: collects rows, and reads what it has collected before what was committed."""
+
+    def __init__(self, book: Book, rules: Rules, now: float, platform: float) -> None:
+        self._book = book
+        self._rules = rules
+        self._now = now
+        self._platform = platform
+        self._marks: dict[str, Mark] = {}
+        self._forgotten: list[str] = []
+        self._counters: dict[Key, Count] = {}
+        self._histograms: dict[Key, Histogram] = {}
+        self._labels = dict(book.account.labels)
+        self._failure_counted_at = dict(book.account.failure_counted_at)
+        self._listed = dict(book.listed)
+        self._facts: list[Fact] = []
+        self._new_marks = 0
+        self._history = 0
+        self._clock = book.account.listing_clock
+
+    def of(self, marks: Mapping[str, Mark], sightings: Sightings) -> Changes:
+        account = self._book.account
+        if sightings.complete and account.listed_on is not None:
+            self._clock += min(max(0.0, self._platform - account.listed_on), LISTING_STEP)
+        for job in _in_order(sightings.jobs):
+            listed = job.id in sightings.listed
+            mark = self._marks.get(job.id) or marks.get(job.id)
+            if mark is None:
+                self._first_sight(job, listed=listed)
+            elif not _same(mark, job, listed=listed):
+                self._advance(mark, job, listed=listed)
+        self._asked_for(marks, sightings)
+        if sightings.complete:
+            for mark in sightings.vanished:
+                self._put(mark, msgspec.structs.replace(self._marks.get(mark.id, mark), unlisted_at=self._clock))
+            for mark in sightings.expired:
+                self._expire(self._marks.get(mark.id, mark))
+        return self.changes(complete=sightings.complete)
+
+    def _asked_for(self, marks: Mapping[str, Mark], sightings: Sightings) -> None:
+        """What came of asking for jobs by their own endpoint."""
+        for told, ids in (
+            (self._answered, sightings.asked),
+            (self._refused, sightings.refused),
+            (self._deny, sightings.unknown),
+        ):
+            for job_id in ids:
+                mark = self._marks.get(job_id) or marks.get(job_id)
+                if mark is not None:
+                    told(mark)
+
+    def changes(self, *, complete: bool = False) -> Changes:
+        """What was collected; *complete* says that a listing was completed."""
+        if self._history:
+            self._facts.append(HistoryMet(self._history, self._rules.history == "count"))
+        old = self._book.account
+        account = msgspec.structs.replace(
+            old, labels=self._labels, failure_counted_at=self._failure_counted_at, complete=old.complete or complete
+        )
+        due = complete and (old.listed_on is None or not 0 <= self._platform - old.listed_on < _CLOCK_WRITTEN_EVERY)
+        if complete and (due or self._marks or self._forgotten or account != old):
+            # Otherwise the clock's step is left to a later listing, so that an idle poll writes nothing.
+            account = msgspec.structs.replace(account, listing_clock=self._clock, listed_on=self._platform)
+        return Changes(
+            self._marks,
+            self._forgotten,
+            self._counters,
+            self._histograms,
+            account if account != old else None,
+            self._listed,
+            tuple(self._latest(fact) for fact in self._facts),
+            self._new_marks,
+            self._now - self._rules.failed_job_window,
+        )
+
+    def _latest(self, fact: Fact) -> Fact:
+        """The fact with all that this poll came to know of its job."""
+        if isinstance(fact, JobFinished | FilesFailed):
+            return fact._replace(mark=self._marks.get(fact.mark.id, fact.mark))
+        return fact
+
+    def seed(self, operation: str) -> None:
+        """Zeros for *operation*: a counter that is born at its first increment hides that increment from ``rate``."""
+        for family in (JOBS_SUBMITTED, FILES, FILES_COMPLETED, FILES_FAILED):
+            self._counters[family, (operation,)] = Count(0, self._now)
+        for outcome in OUTCOMES:
+            self._counters[JOBS_FINISHED, (operation, outcome)] = Count(0, self._now)
+            if outcome is not Outcome.LOST:
+                self.restart(JOB_DURATION, (operation, outcome), told=False)
+        self.restart(JOB_QUEUE_DURATION, (operation,), told=False)
+
+    def restart(self, family: str, labels: tuple[str, ...], *, told: bool = True) -> None:
+        """The histogram begins at 0, now."""
+        self._histograms[family, labels] = Histogram.empty(_bounds(family, self._rules), self._now)
+        if told and BucketsChanged(family) not in self._facts:
+            self._facts.append(BucketsChanged(family))
+
+    # ---- one job ----
+
+    def _first_sight(self, job: Job, *, listed: bool) -> None:
+        operation = self._label("operation", job.operation)
+        key = JOBS_SUBMITTED, (operation,)
+        if key not in self._book.counters and key not in self._counters:
+            self.seed(operation)
+        history = job.rank == FINAL_RANK and (
+            job.finished_on < self._book.account.since
+            if job.finished_on is not None
+            else not self._book.account.complete
+        )
+        blank = Mark(
+            id=job.id,
+            operation=operation,
+            state=self._label("state", job.state),
+            total=0,
+            completed=0,
+            failed=0,
+            last_total=0,
+            last_completed=0,
+            last_failed=0,
+            first_seen=self._platform,
+            seen_submitted=job.state == State.SUBMITTED,
+            started_on=None,
+            finished_on=None,
+            outcome="",
+            history=history,
+            asks_left=0,
+            queue_done=False,
+            duration_done=False,
+            errors_done=False,
+            moved_at=self._now,
+            detected_at=None,
+            settling_since=None,
+            missing_since=None,
+            unlisted_at=self._clock,
+            codes="",
+        )
+        self._new_marks += 1
+        self._history += history
+        if history and self._rules.history == "ignore":
+            self._ignore(blank, job, listed=listed)
+        else:
+            self._count(JOBS_SUBMITTED, (operation,), 1)
+            self._put(blank, blank)
+            self._advance(blank, job, listed=listed)
+
+    def _ignore(self, blank: Mark, job: Job, *, listed: bool) -> None:
+        """History: marked as it is, so that it is never counted."""
+        marked = msgspec.structs.replace(
+            self._seen(blank, job, listed=listed),
+            outcome=outcome_of(job, blank),
+            queue_done=True,
+            duration_done=True,
+            errors_done=True,
+            codes=_words(self._by_label(job.errors or ())),
+        )
+        # One that is shown one by one is shown with its errors.
+        shown = bool(marked.failed) and marked.ended_on >= self._now - self._rules.failed_job_window
+        wanted = shown and job.errors is None and marked.operation in OPERATIONS
+        self._put(blank, msgspec.structs.replace(marked, asks_left=_MOST_ASKS if wanted else 0))
+
+    def _advance(self, old: Mark, job: Job, *, listed: bool) -> None:
+        """Rules 1, 4, 5, 8 and 9 for one job; of history that is ignored only the marks rise."""
+        mark = self._seen(old, job, listed=listed)
+        if old.history and self._rules.history == "ignore":
+            if mark.pending and job.errors is not None:
+                mark = msgspec.structs.replace(mark, codes=_words(self._by_label(job.errors)), asks_left=0)
+            if mark != old:
+                self._put(old, mark)
+            return
+        self._count_files(old, mark)
+        if job.rank == FINAL_RANK and mark.unfinished:
+            mark = self._finished(old, mark, job)
+        mark = self._durations(mark)
+        if mark.outcome not in {"", Outcome.LOST}:
+            mark = self._errors(mark, job)
+            lacking = mark.started_on is None or mark.finished_on is None or (mark.failed > 0 and not mark.errors_done)
+            if mark.pending and not lacking:
+                mark = msgspec.structs.replace(mark, asks_left=0)
+        if mark != old:
+            self._tell(old, mark)
+            self._put(old, mark)
+
+    def _seen(self, old: Mark, job: Job, *, listed: bool) -> Mark:
+        """The mark with everything raised that the sighting raises."""
+        ahead = job.rank >= rank(old.state, old.finished_on)
+        total, completed, failed = (
+            old_value if not ahead or shown is None else shown
+            for old_value, shown in (
+                (old.last_total, job.total),
+                (old.last_completed, job.completed),
+                (old.last_failed, job.failed),
+            )
+        )
+        for field, was, shown, counted in (
+            ("total", old.last_total, total, old.total),
+            ("completed", old.last_completed, completed, old.completed),
+            ("failed", old.last_failed, failed, old.failed),
+        ):
+            if shown < was:
+                self._facts.append(CountLowered(old.id, field, counted, shown))
+        state = self._label("state", job.state) if ahead else old.state
+        moved = (state, total, completed, failed) != (
+            old.state,
+            old.last_total,
+            old.last_completed,
+            old.last_failed,
+        )
+        highest = max(old.failed, job.failed or 0)
+        newly_failed = highest > old.failed and not old.history
+        return msgspec.structs.replace(
+            old,
+            state=state,
+            total=max(old.total, job.total or 0),
+            completed=max(old.completed, job.completed or 0),
+            failed=highest,
+            last_total=total,
+            last_completed=completed,
+            last_failed=failed,
+            started_on=job.started_on if job.started_on is not None else old.started_on,
+            finished_on=job.finished_on if job.finished_on is not None else old.finished_on,
+            moved_at=self._now if moved else old.moved_at,
+            detected_at=self._now if newly_failed and old.detected_at is None else old.detected_at,
+            missing_since=None,
+            unlisted_at=None if listed else old.unlisted_at,
+        )
+
+    def _count_files(self, old: Mark, mark: Mark) -> None:
+        for family, counted, shown in (
+            (FILES, old.total, mark.total),
+            (FILES_COMPLETED, old.completed, mark.completed),
+            (FILES_FAILED, old.failed, mark.failed),
+        ):
+            if shown > counted:
+                exemplar = _exemplar(mark, shown - counted, self._now) if family == FILES_FAILED else None
+                self._count(family, (mark.operation,), shown - counted, exemplar)
+        if mark.failed > old.failed and not old.history:
+            self._failure_counted_at[mark.operation] = self._now
+
+    def _finished(self, old: Mark, mark: Mark, job: Job) -> Mark:
+        outcome = outcome_of(job, old)
+        if outcome is Outcome.INCOMPLETE:
+            agrees = (old.last_total, old.last_completed) == (mark.last_total, mark.last_completed)
+            since = old.settling_since if old.settling_since is not None and agrees else self._platform
+            since = min(since, self._platform)  # the platform's clock may have been ahead for an answer
+            if self._platform - since < self._rules.settle_after:
+                return msgspec.structs.replace(mark, settling_since=since)
+        self._count(JOBS_FINISHED, (mark.operation, outcome), 1, _exemplar(mark, 1, self._now))
+        asks = _MOST_ASKS if mark.operation in OPERATIONS else 0
+        return msgspec.structs.replace(mark, outcome=outcome, settling_since=None, asks_left=asks)
+
+    def _durations(self, mark: Mark) -> Mark:
+        queue_done, duration_done = mark.queue_done, mark.duration_done
+        if mark.started_on is not None and not queue_done:
+            queue_done = True
+            if mark.submitted_on is not None:
+                waited = max(0.0, mark.started_on - mark.submitted_on)
+                self._observe(JOB_QUEUE_DURATION, (mark.operation,), waited, mark)
+        if (
+            mark.outcome not in {"", Outcome.LOST}
+            and not duration_done
+            and mark.started_on is not None
+            and mark.finished_on is not None
+        ):
+            duration_done = True
+            if mark.finished_on >= mark.started_on:
+                self._observe(JOB_DURATION, (mark.operation, mark.outcome), mark.finished_on - mark.started_on, mark)
+        if (queue_done, duration_done) == (mark.queue_done, mark.duration_done):
+            return mark
+        return msgspec.structs.replace(mark, queue_done=queue_done, duration_done=duration_done)
+
+    def _errors(self, mark: Mark, job: Job) -> Mark:
+        if mark.errors_done or job.errors is None or not mark.failed:
+            return mark
+        codes = self._by_label(job.errors)
+        for code, records in codes.items():
+            self._count(FILE_ERRORS, (mark.operation, code), records)
+        return msgspec.structs.replace(mark, errors_done=True, codes=_words(codes))
+
+    def _by_label(self, errors: Iterable[tuple[str, int]]) -> Mapping[str, int]:
+        """Error records by the label of their code."""
+        codes: dict[str, int] = {}
+        for code, records in errors:
+            label = self._label("code", code)
+            codes[label] = codes.get(label, 0) + records
+        return codes
+
+    def _tell(self, old: Mark, mark: Mark) -> None:
+        if mark.outcome and not old.outcome:
+            self._facts.append(JobFinished(mark))
+        elif mark.unfinished and mark.failed and not old.failed:
+            self._facts.append(FilesFailed(mark))
+
+    def _answered(self, mark: Mark) -> None:
+        """Its own endpoint told of it all that it tells: once is enough for a pending job."""
+        if mark.pending:
+            self._put(mark, msgspec.structs.replace(mark, asks_left=0))
+
+    def _refused(self, mark: Mark) -> None:
+        """Its own endpoint told nothing of it: a pending job is asked for again, but not for ever."""
+        if mark.pending:
+            self._put(mark, msgspec.structs.replace(mark, asks_left=mark.asks_left - 1))
+
+    def _deny(self, mark: Mark) -> None:
+        """The platform itself says that it knows no such job: rules 6 and 9."""
+        if not mark.unfinished:
+            self._put(mark, msgspec.structs.replace(mark, asks_left=0))
+        elif mark.missing_since is None or mark.missing_since > self._platform:
+            self._put(mark, msgspec.structs.replace(mark, missing_since=self._platform))
+        elif self._platform - mark.missing_since >= self._rules.lost_after:
+            # A job that was seen to finish and waited for its files to settle is not lost.
+            self._end(mark, Outcome.LOST if mark.settling_since is None else Outcome.INCOMPLETE)
+
+    def _end(self, mark: Mark, outcome: Outcome) -> None:
+        """The job is gone from the platform."""
+        self._count(JOBS_FINISHED, (mark.operation, outcome), 1, _exemplar(mark, 1, self._now))
+        ended = self._durations(
+            msgspec.structs.replace(mark, outcome=outcome, settling_since=None, missing_since=None, moved_at=self._now)
+        )
+        self._facts.append(JobFinished(ended))
+        self._put(mark, ended)
+
+    def _expire(self, mark: Mark) -> None:
+        """Unlisted for 45 days of listing time: rules 6 and 7."""
+        if mark.unlisted_at is None or self._clock - mark.unlisted_at < FORGET_AFTER:
+            return
+        if not mark.unfinished:
+            self._marks.pop(mark.id, None)
+            self._forgotten.append(mark.id)
+        elif mark.operation not in OPERATIONS:
+            # Kept for another 45 days, so that it is not counted a second time should it come back.
+            self._end(msgspec.structs.replace(mark, unlisted_at=self._clock), Outcome.LOST)
+
+    # ---- rows ----
+
+    def _put(self, old: Mark, mark: Mark) -> None:
+        """The mark's row, and what it moves in the sums over listed jobs."""
+        old = self._marks.get(mark.id, old)
+        self._marks[mark.id] = mark
+        if old.unlisted_at is None:
+            self._add(old, -1)
+        if mark.unlisted_at is None:
+            self._add(mark, 1)
+
+    def _add(self, mark: Mark, sign: Literal[1, -1]) -> None:
+        key = mark.operation, mark.state
+        was = self._listed.get(key, Sums())
+        now = Sums(
+            was.jobs + sign,
+            was.total + sign * mark.last_total,
+            was.completed + sign * mark.last_completed,
+            was.failed + sign * mark.last_failed,
+        )
+        if now.jobs:
+            self._listed[key] = now
+        else:
+            self._listed.pop(key, None)
+
+    def _count(self, family: str, labels: tuple[str, ...], by: int, exemplar: Exemplar | None = None) -> None:
+        key = family, labels
+        was = self._counters.get(key) or self._book.counters.get(key) or Count(0, self._now)
+        self._counters[key] = Count(was.value + by, was.created, exemplar or was.exemplar)
+
+    def _observe(self, family: str, labels: tuple[str, ...], value: float, mark: Mark) -> None:
+        key = family, labels
+        was = self._histograms.get(key) or self._book.histograms.get(key)
+        if was is None:
+            was = Histogram.empty(_bounds(family, self._rules), self._now)
+        self._histograms[key] = was.observe(value, _exemplar(mark, value, self._now))
+
+    def _label(self, kind: Literal["operation", "state", "code"], value: str) -> str:
+        if value == OTHER or value in _DOCUMENTED[kind]:
+            return value
+        kept = self._labels.get(kind, ())
+        if value in kept:
+            return value
+        if len(kept) >= _KEPT_LABELS[kind]:
+            return OTHER
+        self._labels[kind] = (*kept, value)
+        return value
+
+
+_CLOCK_WRITTEN_EVERY: Final = 3600.0
+
+
+def _same(mark: Mark, job: Job, *, listed: bool) -> bool:
+    """Whether the sighting tells nothing that the mark does not already say, and nothing waits for it."""
+    return (
+        job.state == mark.state
+        and job.total == mark.last_total
+        and job.completed == mark.last_completed
+        and job.failed == mark.last_failed
+        and (job.started_on == mark.started_on or job.started_on is None)
+        and (job.finished_on == mark.finished_on or job.finished_on is None)
+        and (not listed or mark.unlisted_at is None)
+        and mark.settling_since is None
+        and mark.missing_since is None
+        and not mark.pending
+    )
+
+
+def _exemplar(mark: Mark, value: float, now: float) -> Exemplar | None:
+    return Exemplar(mark.id, value, now) if len(mark.id) <= _LONGEST_EXEMPLAR_ID else None
+
+
+def _words(codes: Mapping[str, int]) -> str:
+    return " ".join(f"{code}:{records}" for code, records in codes.items())

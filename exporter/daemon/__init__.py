@@ -1,0 +1,1 @@
+"""The daemon: how it is built, started, supervised and stopped."""

@@ -1,0 +1,125 @@
+"""Builds everything between the state file and the metrics page, by hand and in one place."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Final
+
+from exporter.api.allowance import Allowances, Holder
+from exporter.api.client import Client, Listener, tls_context, transport_to
+from exporter.api.deadline import Deadline
+from exporter.clock import Clock, RealClock
+from exporter.commands._parallel import in_parallel
+from exporter.config.accounts import Watched
+from exporter.config.settings import Configuration
+from exporter.logs import Log
+from exporter.metrics.exposition import Exposition
+from exporter.metrics.snapshot import Board, Display, Process
+from exporter.polling.identity import Claims
+from exporter.polling.poller import Pace, Poller
+from exporter.redaction import Secrets
+from exporter.storage.store import Store
+
+_FIRST_POLLS_APART: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything between the state file and the page, put together but not yet moving."""
+
+    pollers: tuple[Poller, ...]
+    board: Board
+    exposition: Exposition
+    display: Display
+    clock: Clock
+    store: Store
+
+    def poll_each(self, how: Callable[[Poller], None], stop: threading.Event) -> None:
+        """Every account polled once, all at the same time, for commands that end.
+
+        Raises:
+            Stopping: *stop* was set before all were done.
+        """
+        in_parallel(how, self.pollers, stop)
+        for poller in self.pollers:
+            poller.confirm()
+
+
+@contextmanager
+def assembled(
+    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
+) -> Iterator[Parts]:
+    """The parts, with the state file held while the context lasts; *clock* is this machine's where none is given.
+
+    Raises:
+        StateError: the state file cannot be used.
+    """
+    settings = configuration.settings
+    names = tuple(account.name for account in configuration.accounts)
+    board, claims, clock = Board(names), Claims(names), clock or RealClock(stop)
+    display = Display(settings.job_series, settings.failed_job_window, settings.show_username)
+    for warning in configuration.warnings:
+        log.warning("token.exposed", reason=warning)
+    with closing(Store(configuration.state_file)) as store:
+        allowances = Allowances(
+            settings.rate_share,
+            kept=lambda holder: store.allowance(holder, clock.time()),
+            keep=lambda holder, kept: store.keep_allowance(holder, kept, clock.time()),
+        )
+        yield Parts(
+            tuple(
+                Poller(
+                    watched,
+                    connect=partial(client_of, watched, configuration, allowances, clock),
+                    store=store,
+                    claims=claims,
+                    allowances=allowances,
+                    rules=configuration.rules,
+                    pace=Pace(
+                        settings.poll_interval,
+                        settings.full_listing_interval,
+                        settings.stale_after,
+                        first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
+                        phase=position * settings.poll_interval / len(names),
+                    ),
+                    clock=clock,
+                    publish=board.put,
+                    log=log,
+                    secrets=secrets,
+                )
+                for position, watched in enumerate(configuration.accounts)
+            ),
+            board,
+            Exposition(
+                board,
+                lambda: Process(store.write_failures, store.marks_total, store.bytes_total),
+                display,
+                clock.time,
+            ),
+            display,
+            clock,
+            store,
+        )
+
+
+def client_of(
+    watched: Watched, configuration: Configuration, allowances: Allowances, clock: Clock, listener: Listener
+) -> Client:
+    """An account's client, which reports to *listener*."""
+    deadline = Deadline(clock)
+    tls = _tls(str(watched.ca_file) if watched.ca_file else None) if watched.needs_tls else None
+    return Client(
+        watched.endpoint,
+        transport_to(deadline, tls, watched.proxy),
+        deadline,
+        allowance=allowances.of(Holder(watched.endpoint, "", watched.name), clock.monotonic()),
+        clock=clock,
+        listener=listener,
+        timeout=configuration.settings.request_timeout,
+    )
+
+
+_tls = cache(tls_context)
+"""Loading certificates takes a megabyte and 20 ms, so accounts share what they can."""

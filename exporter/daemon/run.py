@@ -1,0 +1,138 @@
+"""Runs the daemon: starts its threads and its server, and takes them down in reverse."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from exporter import __version__
+from exporter.api.client import ATTEMPTS
+from exporter.clock import Clock
+from exporter.config.settings import Configuration
+from exporter.daemon import systemd
+from exporter.daemon.assembly import assembled
+from exporter.logs import Log
+from exporter.metrics.snapshot import Board
+from exporter.polling.poller import Poller
+from exporter.redaction import Secrets
+from exporter.web.app import application, bound_sockets, serving, shown_address
+from exporter.web.status import status_page
+
+_JOIN_SECONDS: Final = 1.5
+"""For all pollers together to end; one that hangs in a request is left behind with the process."""
+_HEALTH_SLACK: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A daemon that is up: what the demo shows of it, and what systemd is told.
+
+    Attributes:
+        port: where its metrics are.
+        board: its accounts as they are shown.
+        unhealthy: why it should be restarted, or nothing: the test of ``/-/healthy``.
+    """
+
+    port: int
+    board: Board
+    unhealthy: Callable[[], str]
+
+
+def run(
+    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
+) -> int:
+    """Run until *stop* is set, by this machine's clock if no other is given; the exit code.
+
+    Raises:
+        StateError: the state file cannot be used.
+        ListenError: the address cannot be had.
+    """
+    names = [account.name for account in configuration.accounts]
+    with (
+        started(configuration, stop, log, secrets, clock=clock) as daemon,
+        systemd.informed(
+            os.environ,
+            log,
+            status=lambda: systemd.accounts_line(names, daemon.board.pictures),
+            unhealthy=daemon.unhealthy,
+        ),
+    ):
+        stop.wait()
+        log.info("daemon.stopping")
+    log.info("daemon.stopped")
+    return 0
+
+
+@contextmanager
+def started(
+    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
+) -> Iterator[Running]:
+    """The daemon while the context lasts; *stop* is set when it is left.
+
+    Raises:
+        StateError: the state file cannot be used.
+        ListenError: the address cannot be had.
+    """
+    settings = configuration.settings
+    with ExitStack() as stack:
+        parts = stack.enter_context(assembled(configuration, stop, log, secrets, clock=clock))
+        sockets = bound_sockets(configuration.host, configuration.port)
+        for each in sockets:
+            stack.callback(each.close)
+        threads = [
+            threading.Thread(target=_guarded(poller, log), name=f"poller-{poller.name}", daemon=True)
+            for poller in parts.pollers
+        ]
+        silent_for = settings.request_timeout * ATTEMPTS + _HEALTH_SLACK
+        unhealthy = partial(_unhealthy, parts.pollers, parts.clock, silent_for)
+        app = application(
+            parts.exposition,
+            unhealthy=unhealthy,
+            unready=lambda: "" if parts.board.ready else "not every account has been tried yet",
+            status_page=lambda: status_page(parts.board.pictures, parts.display, parts.clock.time()),
+            crashed=lambda error: log.error("request.crashed", exc_info=error),
+        )
+        stack.callback(_join, threads)
+        stack.callback(stop.set)
+        for thread in threads:
+            thread.start()
+        port = stack.enter_context(serving(app, sockets))
+        log.info(
+            "daemon.started",
+            version=__version__,
+            pid=os.getpid(),
+            listen=shown_address(configuration.host, port),
+            state_file=str(configuration.state_file.absolute()),
+            accounts=len(configuration.accounts),
+        )
+        yield Running(port, parts.board, unhealthy)
+
+
+def _guarded(poller: Poller, log: Log) -> Callable[[], None]:
+    def work() -> None:
+        try:
+            poller.run()
+        except Exception:  # a dead poller must be seen: it fails the health check
+            log.exception("poller.died", account=poller.name)
+
+    return work
+
+
+def _unhealthy(pollers: Iterable[Poller], clock: Clock, silent_for: float) -> str:
+    now = clock.monotonic()
+    return ", ".join(
+        f"account {poller.name} has not moved for {now - poller.moved_at:.0f} s"
+        for poller in pollers
+        if now - poller.moved_at > silent_for
+    )
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    ends = time.monotonic() + _JOIN_SECONDS
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(max(0.0, ends - time.monotonic()))

@@ -1,0 +1,137 @@
+"""What systemd is told of the daemon: that it is ready, how its accounts are, that it is alive, that it ends.
+
+The protocol is sd_notify's: a datagram of ``KEY=value`` lines to the socket in ``$NOTIFY_SOCKET``. Where there is none,
+nothing is said. Whatever goes wrong here, the daemon goes on: what systemd then does about it is systemd's decision.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import Final
+
+from exporter.logs import Log
+from exporter.metrics.snapshot import Picture
+
+_STATUS_SECONDS: Final = 15.0
+"""How old the status line may be; shorter where the watchdog wants to hear more often."""
+_SEND_SECONDS: Final = 0.5
+"""For systemd to make room for a datagram: it may be busy, and the daemon has five seconds to end."""
+_MOST_NAMES: Final = 5
+
+
+@contextmanager
+def informed(
+    environ: Mapping[str, str], log: Log, *, status: Callable[[], str], unhealthy: Callable[[], str]
+) -> Iterator[None]:
+    """Keep systemd informed while the context lasts: ready when it is entered, stopping when it is left.
+
+    Args:
+        environ: the environment, in which systemd says where it listens and after how long it takes silence for a hang.
+        log: hears why no sign of life is given, and that systemd could not be told.
+        status: how the daemon is, in a line.
+        unhealthy: why no sign of life is to be given, or nothing: the test of ``/-/healthy``.
+    """
+    address = notify_address(environ)
+    if address is None:
+        yield
+        return
+    watchdog = watchdog_seconds(environ, os.getpid())
+    ended = threading.Event()
+    with closing(_Channel(address, log)) as channel:
+        channel.tell("READY=1", status())
+        thread = threading.Thread(
+            target=_keep_informed,
+            args=(channel, watchdog, ended),
+            kwargs={"log": log, "status": status, "unhealthy": unhealthy},
+            name="systemd",
+            daemon=True,
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()  # it never waits for longer than a datagram
+            channel.tell("STOPPING=1", "stopping")
+
+
+def notify_address(environ: Mapping[str, str]) -> bytes | None:
+    """The socket that systemd listens on, a path or an abstract name; None where it does not listen."""
+    name = environ.get("NOTIFY_SOCKET", "")
+    if name.startswith("@"):
+        return b"\0" + os.fsencode(name[1:])
+    return os.fsencode(name) if name.startswith("/") else None
+
+
+def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
+    """After how many seconds of silence systemd takes process *pid* for hung; None where it does not watch it."""
+    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    text = environ.get("WATCHDOG_USEC", "")
+    microseconds = int(text) if text.isascii() and text.isdecimal() else 0
+    return microseconds / 1e6 or None
+
+
+def accounts_line(names: Sequence[str], pictures: Iterable[Picture]) -> str:
+    """How the accounts of these *names* are, in a line."""
+    up = {picture.account: picture.polling.up for picture in pictures}
+    down = [name for name in names if up.get(name) is False]
+    untried = sum(up.get(name) is None for name in names)
+    parts = [f"{len(names) - len(down) - untried} of {len(names)} account{'s' * (len(names) != 1)} up"]
+    if untried:
+        parts.append(f"{untried} not tried yet")
+    if down:
+        more = len(down) - _MOST_NAMES
+        parts.append(f"down: {', '.join(down[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}")
+    return "; ".join(parts)
+
+
+def _keep_informed(
+    channel: "_Channel",
+    watchdog: float | None,
+    ended: threading.Event,
+    *,
+    log: Log,
+    status: Callable[[], str],
+    unhealthy: Callable[[], str],
+) -> None:
+    withheld = False
+    while not ended.wait(_STATUS_SECONDS if watchdog is None else min(_STATUS_SECONDS, watchdog / 2)):
+        reason = unhealthy()
+        if reason and not withheld and watchdog is not None:
+            log.error("watchdog.withheld", reason=reason, timeout=watchdog)
+        withheld = bool(reason)
+        channel.tell("" if reason or watchdog is None else "WATCHDOG=1", reason or status())
+
+
+class _Channel:
+    """The way to systemd; kept open, so that a process out of file descriptors can still give signs of life."""
+
+    def __init__(self, address: bytes, log: Log) -> None:
+        self._address = address
+        self._log = log
+        self._cut = False
+        self._open = ExitStack()
+        self._socket: socket.socket | None = None
+
+    def tell(self, assignment: str, status: str) -> None:
+        """Send them; when that cannot be, say so in the log, once until it can be again."""
+        one_line = " ".join(status.split())  # a line break would begin another assignment
+        message = "\n".join(filter(None, (assignment, f"STATUS={one_line}")))
+        try:
+            if self._socket is None:
+                self._socket = self._open.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                self._socket.settimeout(_SEND_SECONDS)
+            self._socket.sendto(message.encode("utf-8", "replace"), self._address)
+        except OSError as error:
+            if not self._cut:
+                self._log.warning("systemd.not_told", reason=error.strerror or str(error))
+            self._cut = True
+        else:
+            self._cut = False
+
+    def close(self) -> None:
+        """Say no more."""
+        self._open.close()

@@ -1,0 +1,561 @@
+"""Every metric once: its name, type, labels, help, and where its samples come from.
+
+The README's table, the exposition's HELP and TYPE lines and the tests all follow from :data:`FAMILIES`.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from exporter import __version__
+from exporter.api.decoding import SKIPPED
+from exporter.api.models import OPERATIONS, STATES
+from exporter.counting import rules as counting
+from exporter.counting.rules import Count, Histogram, Mark, Sums
+from exporter.metrics.snapshot import Display, Picture, Polling, Process
+
+Labels = tuple[str, ...]
+
+
+class Type(StrEnum):
+    """A family's type, as TYPE lines spell it."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+
+
+class Section(StrEnum):
+    """Where the README describes a family; the value is the heading."""
+
+    LISTED = "As last listed"
+    COUNTED = "Counted once and for ever"
+    ONE_BY_ONE = "One by one, bounded"
+    EXPORTER = "The account and the exporter"
+
+
+class Part(StrEnum):
+    """The part of a picture that a family's samples come from: it is rendered again when that part is a new one."""
+
+    BOOK = "book"
+    LISTED = "listed"
+    POLLING = "polling"
+
+
+class Sample(NamedTuple):
+    """One sample, or one histogram: its label values after ``account``, and its value."""
+
+    labels: Labels
+    value: float | Count | Histogram
+
+
+Samples = Callable[[Picture, Display, float], Iterable[Sample]]
+"""The samples of one account's picture at a time (Unix seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family.
+
+    Attributes:
+        labels: label names; ``account`` comes first in all families of accounts.
+        fades: gauges of what the platform lists: not shown when the last good answer is too old.
+    """
+
+    section: Section
+    name: str
+    type: Type
+    help: str
+    labels: Labels
+    part: Part
+    samples: Samples
+    fades: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFamily:
+    """One metric family of the exporter itself."""
+
+    section: Section
+    name: str
+    type: Type
+    help: str
+    labels: Labels
+    samples: Callable[[Process], Sample]
+
+
+_ACCOUNT: Final = ("account",)
+_OPERATION: Final = ("account", "operation")
+_STATE: Final = ("account", "operation", "state")
+_JOB: Final = ("account", "operation", "job_id")
+
+
+# ---- as last listed ----
+
+
+def _sum(name: str, meaning: str, of: Callable[[Sums], int]) -> Family:
+    """A sum over the listed jobs."""
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        if picture.listed is None:
+            return
+        known = picture.book.account.labels if picture.book is not None else {}
+        operations = dict.fromkeys(
+            (*OPERATIONS, *known.get("operation", ()), *(operation for operation, _ in picture.listed))
+        )
+        states = dict.fromkeys((*STATES, *known.get("state", ()), *(state for _, state in picture.listed)))
+        for operation in operations:
+            for state in states:
+                yield Sample((operation, state), of(picture.listed.get((operation, state), _NO_JOBS)))
+
+    return Family(Section.LISTED, name, Type.GAUGE, meaning, _STATE, Part.LISTED, samples, fades=True)
+
+
+_NO_JOBS: Final = Sums()
+
+
+def _oldest(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+    oldest: dict[tuple[str, str], float] = {}
+    for mark in _unfinished(picture):
+        labels, at = (mark.operation, mark.state), _submitted(mark)
+        oldest[labels] = min(at, oldest.get(labels, at))
+    for labels, at in sorted(oldest.items()):
+        yield Sample(labels, at)
+
+
+# ---- counted once and for ever ----
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Family:
+    """A counter that the ledger keeps."""
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        if picture.book is not None:
+            yield from (Sample(key, count) for (family, key), count in picture.book.counters.items() if family == name)
+
+    return Family(Section.COUNTED, name, Type.COUNTER, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
+
+
+def _histogram(name: str, meaning: str, *labels: str) -> Family:
+    """A histogram that the ledger keeps."""
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        if picture.book is not None:
+            yield from (Sample(key, each) for (family, key), each in picture.book.histograms.items() if family == name)
+
+    return Family(Section.COUNTED, name, Type.HISTOGRAM, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
+
+
+def _last_failure(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+    if picture.book is not None:
+        for operation, at in picture.book.account.failure_counted_at.items():
+            yield Sample((operation,), at)
+
+
+# ---- one by one ----
+
+
+def unfinished_jobs(picture: Picture) -> list[Mark]:
+    """The account's unfinished jobs, oldest first."""
+    return sorted(_unfinished(picture), key=lambda mark: (_submitted(mark), mark.id))
+
+
+def failed_jobs(picture: Picture, display: Display, now: float) -> list[Mark]:
+    """The account's jobs with failed files that run, or ended within the window: newest detection first."""
+    return sorted(
+        _recently_failed(picture, display, now), key=lambda mark: (mark.detected_at or 0.0, mark.id), reverse=True
+    )
+
+
+def leaves_at(mark: Mark, display: Display) -> float:
+    """When a failed job is no longer shown one by one, Unix seconds.
+
+    One that ended long before it was found, because nobody looked, is shown for half of the window from then on: alerts
+    rest on its being shown.
+    """
+    window = display.failed_job_window
+    return max(mark.ended_on + window, (mark.detected_at or 0.0) + window / 2)
+
+
+def error_codes(mark: Mark) -> list[tuple[str, int]]:
+    """A failed job's error records by code, the most frequent first."""
+    pairs = (word.rpartition(":") for word in mark.codes.split())
+    return sorted(((code, int(records)) for code, _, records in pairs), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _unfinished(picture: Picture) -> list[Mark]:
+    return [] if picture.book is None else [mark for mark in picture.book.live.values() if mark.unfinished]
+
+
+def _recently_failed(picture: Picture, display: Display, now: float) -> list[Mark]:
+    if picture.book is None:
+        return []
+    return [mark for mark in picture.book.failed.values() if leaves_at(mark, display) > now]
+
+
+def _submitted(mark: Mark) -> float:
+    """When it was submitted, or else first seen."""
+    submitted = mark.submitted_on
+    return mark.first_seen if submitted is None else submitted
+
+
+def _unfinished_job(name: str, meaning: str, of: Callable[[Mark], float]) -> Family:
+    def samples(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
+        for mark in unfinished_jobs(picture)[: display.job_series]:
+            yield Sample((mark.operation, mark.id), of(mark))
+
+    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples, fades=True)
+
+
+def _failed_job(name: str, meaning: str, of: Callable[[Mark], float | None]) -> Family:
+    def samples(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
+        for mark in failed_jobs(picture, display, now)[: display.job_series]:
+            value = of(mark)
+            if value is not None:
+                yield Sample((mark.operation, mark.id), value)
+
+    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples)
+
+
+def _failed_errors(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
+    for mark in failed_jobs(picture, display, now)[: display.job_series]:
+        for code, records in error_codes(mark)[:_MOST_CODES]:
+            yield Sample((mark.operation, mark.id, code), records)
+
+
+_MOST_CODES: Final = 3
+
+
+def _hidden(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
+    if picture.book is not None:
+        yield Sample(("unfinished",), max(0, len(_unfinished(picture)) - display.job_series))
+        yield Sample(("failed",), max(0, len(_recently_failed(picture, display, now)) - display.job_series))
+
+
+# ---- the account and the exporter ----
+
+
+def _polled(name: str, meaning: str, of: Callable[[Polling], float | None]) -> Family:
+    """One number about asking; no sample while there is none."""
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        value = of(picture.polling)
+        if value is not None:
+            yield Sample((), value)
+
+    return Family(Section.EXPORTER, name, Type.GAUGE, meaning, _ACCOUNT, Part.POLLING, samples)
+
+
+def _tally(
+    name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, int]], always: Iterable[str] = ()
+) -> Family:
+    """Numbers counted since the process started, by label; those of *always* also at 0."""
+    zeros = {(value,): 0 for value in always}
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        began = picture.polling.poll_duration.created
+        for key, number in ({**zeros} | dict(sorted(of(picture.polling).items()))).items():
+            yield Sample(key, Count(number, began))
+
+    return Family(Section.EXPORTER, name, Type.COUNTER, meaning, (*_ACCOUNT, *labels), Part.POLLING, samples)
+
+
+def _took(name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, Histogram]]) -> Family:
+    """Durations observed since the process started."""
+
+    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+        return (Sample(key, histogram) for key, histogram in of(picture.polling).items())
+
+    return Family(Section.EXPORTER, name, Type.HISTOGRAM, meaning, (*_ACCOUNT, *labels), Part.POLLING, samples)
+
+
+def _by_one(numbers: Mapping[str, int]) -> dict[Labels, int]:
+    return {(key,): number for key, number in numbers.items()}
+
+
+def _info(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
+    yield Sample((owner(picture) if display.show_username else "", picture.endpoint), 1)
+
+
+def owner(picture: Picture) -> str:
+    """The account's user name, as the platform said or the ledger remembers; empty while unknown."""
+    return picture.polling.username or (picture.book.account.username if picture.book is not None else "")
+
+
+def _since(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+    if picture.book is not None:
+        yield Sample((), picture.book.account.since)
+
+
+POLL_RESULTS: Final = ("success", "unreachable", "unauthorized", "rate_limited", "maintenance", "bad_answer", "error")
+_COUNTS: Final = ("total", "completed", "failed")
+_AS_OF: Final = "as of the last poll"
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    _sum("sbg_jobs", f"Jobs that the platform lists, {_AS_OF}.", lambda sums: sums.jobs),
+    _sum("sbg_jobs_files_expected", f"Files that the listed jobs comprise, {_AS_OF}.", lambda sums: sums.total),
+    _sum(
+        "sbg_jobs_files_completed", f"Files that the listed jobs have completed, {_AS_OF}.", lambda sums: sums.completed
+    ),
+    _sum("sbg_jobs_files_failed", f"Files that failed in the listed jobs, {_AS_OF}.", lambda sums: sums.failed),
+    Family(
+        Section.LISTED,
+        "sbg_unfinished_jobs_oldest_timestamp_seconds",
+        Type.GAUGE,
+        f"Submission time of the oldest unfinished job, or when it was first seen where that is unknown, {_AS_OF}.",
+        _STATE,
+        Part.BOOK,
+        _oldest,
+        fades=True,
+    ),
+    _counter(counting.JOBS_SUBMITTED, "Jobs first seen."),
+    _counter(
+        counting.JOBS_FINISHED,
+        "Jobs that finished (failed, partial, incomplete, succeeded), or were gone before they did (lost).",
+        "outcome",
+    ),
+    _counter(counting.FILES, "Files that the platform says its jobs comprise, counted as it says so."),
+    _counter(counting.FILES_COMPLETED, "Files that jobs have completed, counted as the jobs progress."),
+    _counter(
+        counting.FILES_FAILED,
+        "Files that failed, counted as the jobs progress; the share that fails is failed / (failed + completed).",
+    ),
+    _counter(
+        counting.FILE_ERRORS,
+        "Error records in the results of finished jobs, by the platform's code; may be fewer than failed files.",
+        "code",
+    ),
+    _histogram(
+        counting.JOB_DURATION, "From the start to the end of finished jobs, by the platform's times.", "outcome"
+    ),
+    _histogram(counting.JOB_QUEUE_DURATION, "From the submission to the start of jobs."),
+    Family(
+        Section.COUNTED,
+        "sbg_last_failure_counted_timestamp_seconds",
+        Type.GAUGE,
+        "When a failed file was last counted; no sample until there was one.",
+        _OPERATION,
+        Part.BOOK,
+        _last_failure,
+    ),
+    _unfinished_job(
+        "sbg_unfinished_job_submitted_timestamp_seconds",
+        f"When an unfinished job was submitted, or first seen where that is unknown, {_AS_OF}; oldest jobs first.",
+        _submitted,
+    ),
+    _unfinished_job(
+        "sbg_unfinished_job_progress_timestamp_seconds",
+        f"When an unfinished job's counts or state last moved, {_AS_OF}.",
+        lambda mark: mark.moved_at,
+    ),
+    _unfinished_job(
+        "sbg_unfinished_job_files_expected",
+        f"Files that an unfinished job comprises, {_AS_OF}.",
+        lambda mark: mark.last_total,
+    ),
+    _unfinished_job(
+        "sbg_unfinished_job_files_completed",
+        f"Files that an unfinished job has completed, {_AS_OF}.",
+        lambda mark: mark.last_completed,
+    ),
+    _unfinished_job(
+        "sbg_unfinished_job_files_failed",
+        f"Files that failed in an unfinished job, {_AS_OF}.",
+        lambda mark: mark.last_failed,
+    ),
+    _failed_job(
+        "sbg_failed_job_detected_timestamp_seconds",
+        "When the first failed file of a job was counted; not for jobs that finished before counting began.",
+        lambda mark: mark.detected_at,
+    ),
+    _failed_job(
+        "sbg_failed_job_finished_timestamp_seconds",
+        "When a job with failed files finished, by the platform's time.",
+        lambda mark: None if mark.unfinished else mark.finished_on,
+    ),
+    _failed_job(
+        "sbg_failed_job_files_failed",
+        f"Files that failed in a job with failed files, {_AS_OF}.",
+        lambda mark: mark.last_failed,
+    ),
+    Family(
+        Section.ONE_BY_ONE,
+        "sbg_failed_job_errors",
+        Type.GAUGE,
+        "Error records of a job with failed files, by the platform's code: the three most frequent.",
+        (*_JOB, "code"),
+        Part.BOOK,
+        _failed_errors,
+    ),
+    Family(
+        Section.ONE_BY_ONE,
+        "sbg_exporter_job_series_hidden",
+        Type.GAUGE,
+        "Jobs (unfinished, failed) that are not shown one by one because there are more than job_series.",
+        (*_ACCOUNT, "kind"),
+        Part.BOOK,
+        _hidden,
+    ),
+    _polled("sbg_up", "Whether the last poll of the account succeeded.", lambda polling: polling.up),
+    _polled("sbg_auth_ok", "Whether the platform last accepted the token.", lambda polling: polling.auth_ok),
+    _polled(
+        "sbg_maintenance",
+        "Whether the platform last said that it is under maintenance.",
+        lambda polling: polling.maintenance,
+    ),
+    Family(
+        Section.EXPORTER,
+        "sbg_account_info",
+        Type.GAUGE,
+        "Who the account is and where; always 1.",
+        (*_ACCOUNT, "username", "api_endpoint"),
+        Part.POLLING,
+        _info,
+    ),
+    _polled(
+        "sbg_exporter_last_poll_timestamp_seconds",
+        "When the last poll of the account ended.",
+        lambda polling: polling.last_poll,
+    ),
+    _polled(
+        "sbg_exporter_last_success_timestamp_seconds",
+        "When a poll of the account last succeeded.",
+        lambda polling: polling.last_success,
+    ),
+    _polled(
+        "sbg_exporter_last_full_listing_timestamp_seconds",
+        "When a complete listing of the account was last read.",
+        lambda polling: polling.last_full_listing,
+    ),
+    _tally(
+        "sbg_exporter_polls_total",
+        "Polls of the account by result.",
+        ("result",),
+        lambda polling: _by_one(polling.polls),
+        POLL_RESULTS,
+    ),
+    _took(
+        "sbg_exporter_poll_duration_seconds", "How long polls took.", (), lambda polling: {(): polling.poll_duration}
+    ),
+    _tally(
+        "sbg_exporter_requests_total",
+        "API requests by endpoint (list, job, user) and HTTP status, or timeout, connect, other.",
+        ("endpoint", "status"),
+        lambda polling: dict(polling.requests.items()),
+    ),
+    _took(
+        "sbg_exporter_request_duration_seconds",
+        "How long API requests took.",
+        ("endpoint",),
+        lambda polling: {(endpoint,): each for endpoint, each in polling.request_duration.items()},
+    ),
+    _polled(
+        "sbg_exporter_rate_limit",
+        "Requests that the platform allows the user per window, as it last said.",
+        lambda polling: polling.rate_limit,
+    ),
+    _polled(
+        "sbg_exporter_rate_limit_remaining",
+        "Requests that the user has left in this window, as the platform last said.",
+        lambda polling: polling.rate_limit_remaining,
+    ),
+    _polled(
+        "sbg_exporter_rate_limit_reset_timestamp_seconds",
+        "When the platform's window ends, by its clock.",
+        lambda polling: polling.rate_limit_reset,
+    ),
+    _polled(
+        "sbg_exporter_allowance_requests",
+        "Requests per window that the exporter allows itself: rate_share of the limit.",
+        lambda polling: polling.allowance,
+    ),
+    _polled(
+        "sbg_exporter_allowance_used_requests",
+        "Requests that the exporter made in this window.",
+        lambda polling: polling.allowance_used,
+    ),
+    _polled(
+        "sbg_exporter_watching",
+        "Whether the account is watched (1) because it is too large to be listed at every poll (0).",
+        lambda polling: polling.watching,
+    ),
+    _polled(
+        "sbg_exporter_poll_interval_seconds",
+        "Time between two polls of the account, effective.",
+        lambda polling: polling.interval,
+    ),
+    _polled(
+        "sbg_exporter_full_listing_interval_seconds",
+        "Time between two complete listings of the account, effective.",
+        lambda polling: polling.full_listing_interval,
+    ),
+    _polled(
+        "sbg_exporter_detection_delay_seconds",
+        "Longest time for which an unfinished job, or the place where new ones come in, went without a look.",
+        lambda polling: polling.detection_delay,
+    ),
+    _tally(
+        "sbg_exporter_records_skipped_total",
+        "Job records that could not be read, by reason; each time they were seen.",
+        ("reason",),
+        lambda polling: _by_one(polling.skipped),
+        SKIPPED,
+    ),
+    _tally(
+        "sbg_exporter_counts_lowered_total",
+        "Times that the platform lowered a count (total, completed, failed) that was already counted.",
+        ("field",),
+        lambda polling: _by_one(polling.lowered),
+        _COUNTS,
+    ),
+    Family(
+        Section.EXPORTER,
+        "sbg_exporter_counting_since_timestamp_seconds",
+        Type.GAUGE,
+        "When the account's ledger began, by the platform's time.",
+        _ACCOUNT,
+        Part.BOOK,
+        _since,
+    ),
+)
+
+
+_STARTED: Final = time.time()
+
+PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
+    ProcessFamily(
+        Section.EXPORTER,
+        "sbg_exporter_state_write_failures_total",
+        Type.COUNTER,
+        "Commits to the state file that failed; each is tried again at the next poll.",
+        (),
+        lambda process: Sample((), Count(process.state_write_failures, _STARTED)),
+    ),
+    ProcessFamily(
+        Section.EXPORTER,
+        "sbg_exporter_state_jobs",
+        Type.GAUGE,
+        "Jobs marked in the state file.",
+        (),
+        lambda process: Sample((), process.state_jobs),
+    ),
+    ProcessFamily(
+        Section.EXPORTER,
+        "sbg_exporter_state_bytes",
+        Type.GAUGE,
+        "Size of the state file on disk, its log of recent writes included.",
+        (),
+        lambda process: Sample((), process.state_bytes),
+    ),
+    ProcessFamily(
+        Section.EXPORTER,
+        "sbg_exporter_build_info",
+        Type.GAUGE,
+        "The exporter's version and its Python's; always 1.",
+        ("version", "python"),
+        lambda _process: Sample((__version__, platform.python_version()), 1),
+    ),
+)

@@ -1,0 +1,176 @@
+"""Whose token an account has, and which of two entries with the same identity is polled: the first."""
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from exporter.api.allowance import Allowances, Holder
+from exporter.api.client import Client
+from exporter.clock import Clock
+from exporter.config.accounts import Watched
+from exporter.counting.rules import Book, Rules
+from exporter.errors import AlreadyWatched, ConfigError, WrongAccount
+from exporter.logs import Log
+from exporter.polling.stats import Record
+from exporter.redaction import Secret, Secrets
+from exporter.storage.store import Store
+
+Identity = tuple[str, str, str]
+"""Endpoint, user name and division."""
+
+
+class Claims:
+    """Safe to share between threads."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """No claims yet; *names* are the entries in the order of the configuration."""
+        self._lock = threading.Lock()
+        self._order = {name: position for position, name in enumerate(names)}
+        self._holders: dict[Identity, str] = {}
+
+    def claim(self, identity: Identity, name: str) -> None:
+        """Claim *identity* for the entry *name*, from a later entry too, whatever the order in which they got answers.
+
+        Raises:
+            AlreadyWatched: an earlier entry has it.
+        """
+        with self._lock:
+            holder = self._holders.get(identity, name)
+            if self._order[holder] < self._order[name]:
+                raise AlreadyWatched(_told(holder, name))
+            self._holders[identity] = name
+
+    @contextmanager
+    def held(self, identity: Identity, name: str) -> Iterator[None]:
+        """Nobody else claims *identity* while the block runs: a ledger has one writer.
+
+        Raises:
+            AlreadyWatched: an earlier entry has claimed it meanwhile.
+        """
+        with self._lock:
+            holder = self._holders.get(identity, name)
+            if holder != name:
+                raise AlreadyWatched(_told(holder, name))
+            yield
+
+
+def _told(holder: str, name: str) -> str:
+    return f"accounts {holder} and {name} are one and the same user: {holder} is watched, {name} is not"
+
+
+class AccountIdentity:
+    """Whose token one account has: asked at the start and whenever its text changes; with it come ledger and allowance.
+
+    For one thread.
+    """
+
+    def __init__(
+        self,
+        watched: Watched,
+        client: Client,
+        *,
+        store: Store,
+        claims: Claims,
+        allowances: Allowances,
+        rules: Rules,
+        record: Record,
+        clock: Clock,
+        log: Log,
+        secrets: Secrets,
+    ) -> None:
+        self._watched = watched
+        self._client = client
+        self._store = store
+        self._claims = claims
+        self._allowances = allowances
+        self._rules = rules
+        self._record = record
+        self._clock = clock
+        self._log = log
+        self._secrets = secrets
+        self._secret: Secret | None = None
+        self._identified = False
+        self.unproven = False
+        """Whether the platform refused the token, or it belongs to another user: until it changes nothing is polled."""
+
+    def ask_again(self) -> None:
+        """Before the next poll, ask who the token belongs to."""
+        self._identified = False
+        self.unproven = True
+
+    def token_changed(self) -> bool:
+        """Whether the token's text is another than the one in use; not while it cannot be read."""
+        try:
+            return self._watched.token.read() != self._secret
+        except ConfigError:
+            return False
+
+    def claim(self, username: str) -> None:
+        """Make sure that no earlier entry polls the account of *username*.
+
+        Raises:
+            AlreadyWatched: one does.
+        """
+        self._claims.claim((self._watched.endpoint, username, self._watched.division), self._watched.name)
+
+    def saved_ledger(self) -> Book | None:
+        """The ledger that the account's name was last bound to: its counters are shown until the platform answers."""
+        since = self._clock.time() - self._rules.failed_job_window
+        book = self._store.bound(self._watched.name, self._watched.endpoint, self._watched.division, since)
+        if book is not None:
+            self._draw_on(book.account.username)
+        return book
+
+    def ledger(self, shown: Book | None) -> Book:
+        """The ledger of the token's owner; *shown* is the one in use so far.
+
+        Raises:
+            WrongAccount: the token belongs to another user than *shown*, or an earlier entry polls its owner.
+            PollError: the platform did not say whose it is.
+            ConfigError: the token cannot be read.
+            StateWriteError: a new ledger could not be written.
+        """
+        secret = self._watched.token.read()
+        if secret != self._secret:
+            self._identified = False
+            self._client.use_token(secret.reveal())
+            self._secrets.hide(secret)
+            self._secret = secret
+        if shown is None or not self._identified:
+            return self._identify(shown)
+        self.claim(shown.account.username)
+        return shown
+
+    def _identify(self, shown: Book | None) -> Book:
+        answer = self._client.user()
+        self._record.answered()
+        name, endpoint, division = self._watched.name, self._watched.endpoint, self._watched.division
+        username = answer.value
+        if shown is not None and shown.account.username != username:
+            raise WrongAccount(
+                f"the token belongs to {username}, the counters of account {name} to {shown.account.username};"
+                " give the account another name to count for both, or bring back the token of the first"
+            )
+        self._record.username = username
+        self.claim(username)
+        now = self._clock.time()
+        # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
+        book = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
+        if book is None:
+            since = math.floor(answer.date if answer.date is not None else now)
+            book = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
+            self._log.info("ledger.began", counting_since=since)
+        self._identified = True
+        self.unproven = False
+        self._draw_on(username)
+        return book
+
+    def _draw_on(self, username: str) -> None:
+        """Take requests from the allowance of this user, those too that it took to find out who it is."""
+        now, before = self._clock.monotonic(), self._client.allowance
+        allowance = self._allowances.of(Holder(self._watched.endpoint, username), now)
+        allowance.join(self._watched.name)
+        if allowance is not before:
+            allowance.absorb(before, now)
+            self._client.allowance = allowance

@@ -1,0 +1,186 @@
+"""What asking one account was like: kept for metrics, and told in logs."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from exporter.api.allowance import Allowance
+from exporter.api.client import Asked, Endpoint, Retried
+from exporter.clock import Clock
+from exporter.counting.rules import BucketsChanged, CountLowered, Fact, FilesFailed, Histogram, HistoryMet, JobFinished
+from exporter.errors import Maintenance, PollError, Unauthorized, Unreachable
+from exporter.logs import Log
+from exporter.metrics.snapshot import Polling
+
+POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Record:
+    """What asking was like: the listener of the client, and the source of :class:`Polling`."""
+
+    def __init__(self, clock: Clock, log: Log) -> None:
+        self._clock = clock
+        self._log = log
+        started = clock.time()
+        self.moved_at = clock.monotonic()
+        """When anything was last asked, or the poller is to wake from its rest, monotonic: health rests on it."""
+        self.up: bool | None = None
+        self.auth_ok: bool | None = None
+        self.maintenance: bool | None = None
+        self.username: str | None = None
+        self.last_poll: float | None = None
+        self.last_success: float | None = None
+        self.last_full_listing: float | None = None
+        self.fault = ""
+        self._platform_ahead = 0.0
+        self._polls: dict[str, int] = {}
+        self._poll_duration = Histogram.empty(POLL_SECONDS, started)
+        self._requests: dict[tuple[str, str], int] = {}
+        self._request_duration = {str(each): Histogram.empty(REQUEST_SECONDS, started) for each in Endpoint}
+        self._skipped: dict[str, int] = {}
+        self._lowered: dict[str, int] = {}
+
+    def on_asked(self, fact: Asked) -> None:
+        """A request was made."""
+        self.moved_at = self._clock.monotonic()
+        key = str(fact.endpoint), fact.status
+        self._requests[key] = self._requests.get(key, 0) + 1
+        histogram = self._request_duration[key[0]]
+        self._request_duration[key[0]] = histogram.observe(fact.seconds, None)
+
+    def on_retried(self, fact: Retried) -> None:
+        """A request failed in transit and is made again."""
+        self._log.warning(
+            "request.retried",
+            endpoint=str(fact.endpoint),
+            reason=fact.reason,
+            attempt=fact.attempt,
+            wait=round(fact.wait, 2),
+        )
+
+    def answered(self) -> None:
+        """The platform answered with what was asked for."""
+        self.auth_ok = True
+        self.maintenance = False
+
+    @property
+    def requests_made(self) -> int:
+        """Requests made so far."""
+        return sum(self._requests.values())
+
+    @property
+    def platform_time(self) -> float:
+        """Unix seconds by the platform's clock, as far as it last told; else by this machine's."""
+        return self._clock.time() + self._platform_ahead
+
+    def page_read(self, date: float | None, skipped: Mapping[str, int]) -> None:
+        """A page came, at the platform's time *date*, with records *skipped* by reason."""
+        if date is not None:
+            self._platform_ahead = date - self._clock.time()
+        for reason, records in skipped.items():
+            # Once at warning: a record that cannot be read comes again with every listing for a month.
+            tell = self._log.debug if reason in self._skipped else self._log.warning
+            tell("records.skipped", reason=reason, records=records)
+            self._skipped[reason] = self._skipped.get(reason, 0) + records
+
+    def polled(self, result: str, fault: str, now: float, seconds: float) -> None:
+        """A poll ended at *now* after *seconds*; *fault* is why it failed, empty when it did not."""
+        if fault and fault != self.fault:
+            self._log.warning("poll.failed", result=result, reason=fault)
+        elif self.fault and not fault:
+            self._log.info("poll.recovered")
+        self.fault = fault
+        self.up = result == "success"
+        self.last_poll = now
+        if self.up:
+            self.last_success = now
+        self._polls[result] = self._polls.get(result, 0) + 1
+        self._poll_duration = self._poll_duration.observe(seconds, None)
+
+    def failed(self, error: PollError) -> None:
+        """A poll failed in a way that says something about the platform."""
+        if isinstance(error, Maintenance):
+            self.maintenance = True
+        elif self.maintenance and not isinstance(error, Unreachable):
+            self.maintenance = False  # it answers again, if not well
+        if isinstance(error, Unauthorized):
+            self.auth_ok = False
+
+    def job_refused(self, job_id: str, reason: str) -> None:
+        """One job's own endpoint gave an answer that tells nothing of the job."""
+        self._log.warning("job.refused", job_id=job_id, reason=reason)
+
+    def committed(self, fact: Fact) -> None:
+        """A fact was committed."""
+        if isinstance(fact, CountLowered):
+            self._lowered[fact.field] = self._lowered.get(fact.field, 0) + 1
+        _log_fact(self._log, fact)
+
+    def picture(
+        self, allowance: Allowance, *, interval: float, full_interval: float, watching: bool, delay: float | None
+    ) -> Polling:
+        """All of it as it is now, frozen."""
+        quota, polled = allowance.known, self.last_poll is not None
+        return Polling(
+            up=self.up,
+            auth_ok=self.auth_ok,
+            maintenance=self.maintenance,
+            username=self.username,
+            last_poll=self.last_poll,
+            last_success=self.last_success,
+            last_full_listing=self.last_full_listing,
+            polls=dict(self._polls),
+            poll_duration=self._poll_duration,
+            requests=dict(self._requests),
+            request_duration=dict(self._request_duration),
+            rate_limit=quota.limit,
+            rate_limit_remaining=quota.remaining,
+            rate_limit_reset=quota.reset,
+            allowance=allowance.requests,
+            allowance_used=allowance.used,
+            watching=watching if polled else None,
+            interval=interval,
+            full_listing_interval=full_interval if polled else None,
+            detection_delay=delay if polled else None,
+            skipped=dict(self._skipped),
+            lowered=dict(self._lowered),
+            fault=self.fault,
+        )
+
+
+def _log_fact(log: Log, fact: Fact) -> None:
+    """Tell of *fact*: at warning where files failed or are missing."""
+    match fact:
+        case JobFinished(mark):
+            duration = None
+            if mark.started_on is not None and mark.finished_on is not None:
+                duration = round(mark.finished_on - mark.started_on, 3)
+            tell = log.warning if mark.last_failed or mark.outcome in {"incomplete", "lost"} else log.info
+            if mark.history:
+                tell = log.debug  # thousands of them, and months old
+            tell(
+                "job.finished",
+                job_id=mark.id,
+                operation=mark.operation,
+                outcome=mark.outcome,
+                files=mark.last_total,
+                completed=mark.last_completed,
+                failed=mark.last_failed,
+                duration_seconds=duration,
+                errors=mark.codes or None,
+            )
+        case FilesFailed(mark):
+            log.warning(
+                "job.files_failed",
+                job_id=mark.id,
+                operation=mark.operation,
+                files=mark.last_total,
+                completed=mark.last_completed,
+                failed=mark.last_failed,
+            )
+        case CountLowered(job_id, field, counted, now):
+            log.warning("job.count_lowered", job_id=job_id, field=field, counted=counted, now=now)
+        case HistoryMet(jobs, counted):
+            log.info("history.counted" if counted else "history.ignored", jobs=jobs)
+        case BucketsChanged(family):
+            log.warning("histogram.restarted", family=family, reason="its bounds in the configuration are new")

@@ -1,0 +1,830 @@
+"""The ledger on disk: SQLite, one writer, one transaction per poll.
+
+Write-ahead logging with ``synchronous=FULL``: a commit that returned survives a power cut, and a backup may be taken
+while the daemon runs. One daemon at a time holds the file, by ``flock`` on a file beside it; SQLite's own exclusive
+mode would shut the backup out too. Others read the file as it is at one moment (:func:`reading`) and leave no trace.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from exporter.api.allowance import LONGEST_SILENCE, Holder, Kept
+from exporter.counting import rules as counting
+from exporter.counting.rules import Account, Book, Changes, Count, Exemplar, Histogram, Key, Mark, Rules, Sums
+from exporter.errors import StateError, StateWriteError
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x5342_4745
+"""``SBGE``: tells a state file from other SQLite files."""
+_HEADER: Final = b"SQLite format 3\0"
+_HEADER_BYTES: Final = 100
+_BUSY_SECONDS: Final = 1.0
+"""For another process to let go of the file; a commit that fails is tried again at the next poll anyway."""
+_IDS_PER_QUERY: Final = 1000
+_LOOK_SECONDS: Final = 0.05
+"""For somebody who only looks who holds the file, and holds it for that moment, to be done."""
+_STEPS_BETWEEN_LOOKS: Final = 10_000
+"""Of SQLite's machine, a millisecond or so, between two looks whether a reading is to be broken off."""
+_PAGES_AT_ONCE: Final = 1000
+_MOST_DAMAGE: Final = 20
+
+_MARK_COLUMNS: Final = Mark.__struct_fields__
+_MARK: Final = ", ".join(_MARK_COLUMNS)
+
+_ALLOWANCE: Final = """
+CREATE TABLE IF NOT EXISTS allowance (
+    endpoint TEXT NOT NULL,
+    username TEXT NOT NULL,
+    entry TEXT NOT NULL,
+    rate_limit INTEGER,
+    used INTEGER NOT NULL,
+    slices INTEGER NOT NULL,
+    window_ends REAL NOT NULL,
+    silent_until REAL NOT NULL,
+    PRIMARY KEY (endpoint, username, entry)
+) WITHOUT ROWID;
+"""
+"""Requests made in the present window: not part of the ledger, so older files get it when they are opened."""
+
+_SCHEMA: Final = f"""
+CREATE TABLE account (
+    number INTEGER PRIMARY KEY,
+    endpoint TEXT NOT NULL,
+    username TEXT NOT NULL,
+    division TEXT NOT NULL,
+    since REAL NOT NULL,
+    complete INTEGER NOT NULL,
+    listing_clock REAL NOT NULL,
+    listed_on REAL,
+    labels TEXT NOT NULL,
+    failure_counted_at TEXT NOT NULL,
+    UNIQUE (endpoint, username, division)
+);
+CREATE TABLE binding (
+    name TEXT PRIMARY KEY,
+    account INTEGER NOT NULL REFERENCES account (number)
+);
+CREATE TABLE mark (
+    account INTEGER NOT NULL REFERENCES account (number),
+    id TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    state TEXT NOT NULL,
+    total INTEGER NOT NULL,
+    completed INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    last_total INTEGER NOT NULL,
+    last_completed INTEGER NOT NULL,
+    last_failed INTEGER NOT NULL,
+    first_seen REAL NOT NULL,
+    seen_submitted INTEGER NOT NULL,
+    started_on REAL,
+    finished_on REAL,
+    outcome TEXT NOT NULL,
+    history INTEGER NOT NULL,
+    asks_left INTEGER NOT NULL,
+    queue_done INTEGER NOT NULL,
+    duration_done INTEGER NOT NULL,
+    errors_done INTEGER NOT NULL,
+    moved_at REAL NOT NULL,
+    detected_at REAL,
+    settling_since REAL,
+    missing_since REAL,
+    unlisted_at REAL,
+    codes TEXT NOT NULL,
+    PRIMARY KEY (account, id)
+) WITHOUT ROWID;
+CREATE INDEX mark_live ON mark (account) WHERE outcome = '' OR asks_left > 0;
+CREATE INDEX mark_failed ON mark (account) WHERE failed > 0;
+CREATE INDEX mark_unlisted ON mark (account, unlisted_at) WHERE unlisted_at IS NOT NULL;
+CREATE TABLE counter (
+    account INTEGER NOT NULL REFERENCES account (number),
+    family TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    value INTEGER NOT NULL,
+    created REAL NOT NULL,
+    exemplar TEXT,
+    PRIMARY KEY (account, family, labels)
+) WITHOUT ROWID;
+CREATE TABLE histogram (
+    account INTEGER NOT NULL REFERENCES account (number),
+    family TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    bounds TEXT NOT NULL,
+    counts TEXT NOT NULL,
+    sum REAL NOT NULL,
+    created REAL NOT NULL,
+    exemplars TEXT NOT NULL,
+    PRIMARY KEY (account, family, labels)
+) WITHOUT ROWID;
+{_ALLOWANCE}
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+Row = tuple[object, ...]
+"""One row as SQLite gives it: texts, whole numbers, numbers and None."""
+
+LEDGER: Final[Mapping[str, tuple[str, ...]]] = {
+    "account": (
+        "endpoint",
+        "username",
+        "division",
+        "since",
+        "complete",
+        "listing_clock",
+        "listed_on",
+        "labels",
+        "failure_counted_at",
+    ),
+    "binding": ("name",),
+    "mark": _MARK_COLUMNS,
+    "counter": ("family", "labels", "value", "created", "exemplar"),
+    "histogram": ("family", "labels", "bounds", "counts", "sum", "created", "exemplars"),
+}
+"""The tables that an account's ledger lies in, and their columns other than the account's number in this file."""
+
+_EXEMPLAR = tuple[str, float, float] | None
+_WRITTEN_AS_JSON: Final[Mapping[tuple[str, str], object]] = {
+    ("account", "labels"): dict[str, list[str]],
+    ("account", "failure_counted_at"): dict[str, float],
+    ("counter", "labels"): list[str],
+    ("counter", "exemplar"): _EXEMPLAR,
+    ("histogram", "labels"): list[str],
+    ("histogram", "bounds"): list[float],
+    ("histogram", "counts"): list[int],
+    ("histogram", "exemplars"): list[_EXEMPLAR],
+}
+
+_SHOWN_AS_FAILED: Final = (
+    "failed > 0 AND (outcome = '' OR max(coalesce(finished_on, moved_at), coalesce(detected_at, 0)) >= ?)"
+)
+_PUT_MARK: Final = f"INSERT OR REPLACE INTO mark (account, {_MARK}) VALUES (?{', ?' * len(_MARK_COLUMNS)})"  # noqa: S608  # constants
+
+
+class Store:
+    """The state file, held by this process. Safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Hold and open the state file, made with mode 0600 where there is none.
+
+        Raises:
+            StateError: another process holds it, or it cannot be read or made, or comes from a newer version;
+                it is not touched then.
+        """
+        self.write_failures = 0
+        """Transactions that failed since the start."""
+        self._path = path
+        self._lock = threading.RLock()
+        self._held = _hold(path)
+        try:
+            self._db = _open(path)
+            self._marks = self._one("SELECT count(*) FROM mark")
+        except BaseException:
+            os.close(self._held)
+            raise
+
+    def close(self) -> None:
+        """Close the file and let go of it."""
+        with self._lock:
+            self._db.close()
+            os.close(self._held)
+
+    @property
+    def marks_total(self) -> int:
+        """Jobs that are marked, of all accounts."""
+        return self._marks
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes on disk, the log of recent writes included."""
+        return sum(file.stat().st_size for file in (self._path, Path(f"{self._path}-wal")) if file.exists())
+
+    # ---- accounts ----
+
+    def bound(self, name: str, endpoint: str, division: str, failed_since: float) -> Book | None:
+        """The ledger that the configured *name* was last bound to, if it has that endpoint and division.
+
+        Failed jobs that ended and were detected before *failed_since* (Unix seconds) are left on disk.
+        """
+        with self._lock:
+            number = self._db.execute(
+                "SELECT number FROM account JOIN binding ON account = number"
+                " WHERE name = ? AND endpoint = ? AND division = ?",
+                (name, endpoint, division),
+            ).fetchone()
+            return None if number is None else self._book(number[0], failed_since)
+
+    def book(self, name: str, endpoint: str, username: str, division: str, failed_since: float) -> Book | None:
+        """The ledger of an identity, now bound to *name*; None when it has none yet.
+
+        Raises:
+            StateWriteError: the binding could not be written.
+        """
+        with self._lock:
+            number = self._db.execute(
+                "SELECT number FROM account WHERE endpoint = ? AND username = ? AND division = ?",
+                (endpoint, username, division),
+            ).fetchone()
+            if number is None:
+                return None
+            if self._one("SELECT count(*) FROM binding WHERE name = ? AND account = ?", name, number[0]) == 0:
+                with self._transaction():
+                    self._bind(name, number[0])
+            return self._book(number[0], failed_since)
+
+    def begin(
+        self, name: str, endpoint: str, username: str, division: str, *, since: float, now: float, rules: Rules
+    ) -> Book:
+        """A ledger that counts since the platform's time *since*, bound to *name*: committed before anything is read.
+
+        Where another entry of the configuration has begun it in this moment, that one.
+
+        Raises:
+            StateWriteError: it could not be written.
+        """
+        with self._lock:
+            with self._transaction():
+                begun = self._db.execute(
+                    "SELECT number FROM account WHERE endpoint = ? AND username = ? AND division = ?",
+                    (endpoint, username, division),
+                ).fetchone()
+                number = begun[0] if begun else self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
+                if not begun:
+                    account = Account(number, endpoint, username, division, since)
+                    self._put_account(account)
+                    self._write(number, counting.seeds(account, rules, now))
+                self._bind(name, number)
+            return self._book(number, failed_since=now)
+
+    def _bind(self, name: str, number: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO binding (name, account) VALUES (?, ?)", (name, number))
+
+    def _book(self, number: int, failed_since: float) -> Book:
+        return Book(
+            _account(self._db, number),
+            dict(_counters(self._db, number)),
+            dict(_histograms(self._db, number)),
+            {mark.id: mark for mark in self._marks_where(number, "outcome = '' OR asks_left > 0")},
+            {mark.id: mark for mark in self._marks_where(number, _SHOWN_AS_FAILED, failed_since)},
+            dict(self._sums(number)),
+            self._one("SELECT count(*) FROM mark WHERE account = ?", number),
+        )
+
+    def _sums(self, number: int) -> Iterator[tuple[tuple[str, str], Sums]]:
+        for operation, state, *sums in self._db.execute(
+            "SELECT operation, state, count(*), sum(last_total), sum(last_completed), sum(last_failed) FROM mark"
+            " WHERE account = ? AND unlisted_at IS NULL GROUP BY operation, state",
+            (number,),
+        ):
+            yield (operation, state), Sums(*sums)
+
+    # ---- allowances ----
+
+    def allowance(self, holder: Holder, now: float) -> Kept | None:
+        """What was left of *holder*'s allowance by an earlier process; *now* in Unix seconds."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT rate_limit, used, slices, window_ends, silent_until FROM allowance"
+                " WHERE endpoint = ? AND username = ? AND entry = ?",
+                holder,
+            ).fetchone()
+        if row is None:
+            return None
+        limit, used, slices, window_ends, silent_until = row
+        return Kept(limit, used, slices, window_ends - now, min(LONGEST_SILENCE, silent_until - now))
+
+    def keep_allowance(self, holder: Holder, kept: Kept, now: float) -> None:
+        """Write down what is left of *holder*'s allowance; *now* in Unix seconds.
+
+        It outlives this process, but need not outlive the machine, so the disk is not waited for. A failure is counted
+        and no more: to ask is more important than to remember having asked.
+        """
+        row = (*holder, kept.limit, kept.used, kept.slices, now + kept.window_left, now + kept.silence_left)
+        with self._lock, suppress(StateWriteError):
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with self._transaction():
+                    self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
+
+    # ---- marks ----
+
+    def marks(self, number: int, ids: Collection[str]) -> dict[str, Mark]:
+        """The marks of those of *ids* that have one."""
+        found: dict[str, Mark] = {}
+        wanted = list(ids)
+        with self._lock:
+            for start in range(0, len(wanted), _IDS_PER_QUERY):
+                for mark in self._marks_where(
+                    number,
+                    "id IN (SELECT value FROM json_each(?))",
+                    json.dumps(wanted[start : start + _IDS_PER_QUERY]),
+                ):
+                    found[mark.id] = mark
+        return found
+
+    def vanished(self, number: int, listed: Collection[str]) -> list[Mark]:
+        """Marks that were listed before and are not among *listed*."""
+        with self._lock:
+            known = self._db.execute("SELECT id FROM mark WHERE account = ? AND unlisted_at IS NULL", (number,))
+            gone = [job_id for (job_id,) in known if job_id not in listed]
+            return list(self.marks(number, gone).values())
+
+    def expired(self, number: int, listing_clock: float) -> list[Mark]:
+        """Marks that have not been listed for so long that they may be forgotten."""
+        with self._lock:
+            return list(
+                self._marks_where(
+                    number, "unlisted_at IS NOT NULL AND unlisted_at <= ?", listing_clock - counting.FORGET_AFTER
+                )
+            )
+
+    def _marks_where(self, number: int, condition: str, *values: object) -> Iterator[Mark]:
+        return _marks(self._db, number, condition, *values)
+
+    # ---- writing ----
+
+    def commit(self, number: int, changes: Changes) -> None:
+        """Write *changes* in one transaction: all of it or, on any error, nothing.
+
+        Raises:
+            StateWriteError: nothing was written.
+        """
+        with self._lock:
+            with self._transaction():
+                self._write(number, changes)
+            self._marks += changes.new_marks - len(changes.forgotten)
+
+    def _write(self, number: int, changes: Changes) -> None:
+        self._db.executemany(_PUT_MARK, ((number, *msgspec.structs.astuple(mark)) for mark in changes.marks.values()))
+        self._db.executemany(
+            "DELETE FROM mark WHERE account = ? AND id = ?", ((number, job_id) for job_id in changes.forgotten)
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO counter (account, family, labels, value, created, exemplar)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            _counter_rows(number, changes.counters),
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO histogram (account, family, labels, bounds, counts, sum, created, exemplars)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            _histogram_rows(number, changes.histograms),
+        )
+        if changes.account is not None:
+            self._put_account(changes.account)
+
+    def _put_account(self, account: Account) -> None:
+        *columns, labels, failure_counted_at = msgspec.structs.astuple(account)
+        self._db.execute(
+            "INSERT INTO account (number, endpoint, username, division, since, complete, listing_clock, listed_on,"
+            " labels, failure_counted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET"
+            " complete = excluded.complete, listing_clock = excluded.listing_clock, listed_on = excluded.listed_on,"
+            " labels = excluded.labels, failure_counted_at = excluded.failure_counted_at",
+            (*columns, json.dumps(labels), json.dumps(failure_counted_at)),
+        )
+
+    # ---- whole ledgers ----
+
+    def adopt(self, rows: Iterable[tuple[str, Row]], *, replace: bool) -> tuple[str, ...]:
+        """Take in a ledger as :meth:`Reading.rows` gives it, in one transaction.
+
+        One that is here of the same identity and has counted nothing makes way; one that has counted only where
+        *replace* is set. A name that is bound to another account here stays with that one.
+
+        Returns:
+            The names of the ledger that stay with other accounts.
+
+        Raises:
+            StateError: the identity has a ledger here that has counted.
+            StateWriteError: nothing was written.
+        """
+        (_, account), *others = rows
+        with self._lock:
+            with self._transaction():
+                found = self._db.execute(
+                    "SELECT number FROM account WHERE endpoint = ? AND username = ? AND division = ?", account[:3]
+                ).fetchone()
+                if found and not replace and self._one("SELECT total(value) FROM counter WHERE account = ?", *found):
+                    raise StateError(
+                        f"the state file {self._path} has a ledger of this account already, and it has counted;"
+                        " --replace puts the imported one in its place"
+                    )
+                if found:
+                    self._delete(found[0])
+                number = found[0] if found else self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
+                bound = {name for (name,) in self._db.execute("SELECT name FROM binding")}
+                taken = tuple(str(row[0]) for table, row in others if table == "binding" and row[0] in bound)
+                put_rows(self._db, number, [("account", account)])
+                put_rows(self._db, number, (each for each in others if each[0] != "binding" or each[1][0] not in taken))
+            self._marks = self._one("SELECT count(*) FROM mark")
+            return taken
+
+    def forget(self, number: int) -> None:
+        """Delete an account's ledger, in one transaction.
+
+        Raises:
+            StateWriteError: nothing was written.
+        """
+        with self._lock:
+            with self._transaction():
+                self._delete(number)
+            self._marks = self._one("SELECT count(*) FROM mark")
+
+    def _delete(self, number: int) -> None:
+        for table in reversed(tuple(LEDGER)):
+            self._db.execute(f"DELETE FROM {table} WHERE {_number_of(table)} = ?", (number,))  # noqa: S608  # constants
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite itself ends it on some errors, a full disk among them
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            self.write_failures += 1
+            raise StateWriteError(f"the state file {self._path} could not be written: {error}") from error
+
+    def _one(self, query: str, *values: object) -> int:
+        return int(self._db.execute(query, values).fetchone()[0])
+
+
+# ---- rows and values ----
+
+
+def _account(db: sqlite3.Connection, number: int) -> Account:
+    row = db.execute(
+        "SELECT number, endpoint, username, division, since, complete, listing_clock, listed_on, labels,"
+        " failure_counted_at FROM account WHERE number = ?",
+        (number,),
+    ).fetchone()
+    _, endpoint, username, division, since, complete, listing_clock, listed_on, labels, failure_counted_at = row
+    return Account(
+        number,
+        endpoint,
+        username,
+        division,
+        since,
+        complete=bool(complete),
+        listing_clock=listing_clock,
+        listed_on=listed_on,
+        labels={kind: tuple(values) for kind, values in json.loads(labels).items()},
+        failure_counted_at=json.loads(failure_counted_at),
+    )
+
+
+def _counters(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, Count]]:
+    for family, labels, value, created, exemplar in db.execute(
+        "SELECT family, labels, value, created, exemplar FROM counter WHERE account = ?", (number,)
+    ):
+        yield (
+            (family, tuple(json.loads(labels))),
+            Count(value, created, Exemplar(*json.loads(exemplar)) if exemplar else None),
+        )
+
+
+def _histograms(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, Histogram]]:
+    for family, labels, bounds, counts, total, created, exemplars in db.execute(
+        "SELECT family, labels, bounds, counts, sum, created, exemplars FROM histogram WHERE account = ?",
+        (number,),
+    ):
+        yield (
+            (family, tuple(json.loads(labels))),
+            Histogram(
+                tuple(json.loads(bounds)),
+                tuple(json.loads(counts)),
+                total,
+                created,
+                tuple(Exemplar(*each) if each else None for each in json.loads(exemplars)),
+            ),
+        )
+
+
+def _marks(db: sqlite3.Connection, number: int, condition: str, *values: object) -> Iterator[Mark]:
+    for row in db.execute(
+        f"SELECT {_MARK} FROM mark WHERE account = ? AND ({condition})",  # noqa: S608  # constants of this module
+        (number, *values),
+    ):
+        yield _mark(row)
+
+
+def _mark(row: tuple[object, ...]) -> Mark:
+    return Mark(*row)  # type: ignore[arg-type]  # the columns are the fields; SQLite's 0 and 1 do for booleans
+
+
+def _counter_rows(number: int, counters: Mapping[Key, Count]) -> Iterable[tuple[object, ...]]:
+    for (family, labels), count in counters.items():
+        exemplar = json.dumps(count.exemplar) if count.exemplar else None
+        yield number, family, json.dumps(labels), count.value, count.created, exemplar
+
+
+def _histogram_rows(number: int, histograms: Mapping[Key, Histogram]) -> Iterable[tuple[object, ...]]:
+    for (family, labels), each in histograms.items():
+        columns = (json.dumps(labels), json.dumps(each.bounds), json.dumps(each.counts), each.sum, each.created)
+        yield number, family, *columns, json.dumps(each.exemplars)
+
+
+def _number_of(table: str) -> str:
+    """The column of *table* that says whose ledger a row belongs to."""
+    return "number" if table == "account" else "account"
+
+
+def put_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, Row]]) -> None:
+    """Write a ledger's *rows*, as :meth:`Reading.rows` gives them, as those of account *number*."""
+    for table, row in rows:
+        columns = ", ".join((_number_of(table), *LEDGER[table]))
+        places = ", ".join("?" * (len(LEDGER[table]) + 1))
+        db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", (number, *row))  # noqa: S608  # constants
+
+
+# ---- reading what somebody else may hold ----
+
+
+class Ledger(NamedTuple):
+    """One account's ledger in a state file: whose it is, the names bound to it, and what it holds."""
+
+    account: Account
+    names: tuple[str, ...]
+    marks: int
+    unfinished: int
+    counters: Mapping[Key, Count]
+    histograms: Mapping[Key, Histogram]
+
+
+class Reading:
+    """A state file as it was at one moment, whoever holds and writes it meanwhile. For one thread."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @property
+    def layout(self) -> int:
+        """The version of its tables."""
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def ledgers(self) -> list[Ledger]:
+        """All of them, in the order in which they began.
+
+        Raises:
+            StateError: one holds a value that cannot be read.
+        """
+        try:
+            return [
+                self._ledger(number) for (number,) in self._db.execute("SELECT number FROM account ORDER BY number")
+            ]
+        except (TypeError, ValueError) as error:
+            raise StateError(f"the state file holds a value that cannot be read: {error}; {_MEND}") from error
+
+    def _ledger(self, number: int) -> Ledger:
+        names = self._db.execute("SELECT name FROM binding WHERE account = ? ORDER BY name", (number,))
+        marks, unfinished = self._db.execute(
+            "SELECT count(*), count(*) FILTER (WHERE outcome = '') FROM mark WHERE account = ?", (number,)
+        ).fetchone()
+        return Ledger(
+            _account(self._db, number),
+            tuple(name for (name,) in names),
+            marks,
+            unfinished,
+            dict(_counters(self._db, number)),
+            dict(_histograms(self._db, number)),
+        )
+
+    def marks(self, number: int) -> Iterator[Mark]:
+        """Every mark of an account."""
+        return _marks(self._db, number, "1")
+
+    def rows(self, number: int) -> Iterator[tuple[str, Row]]:
+        """An account's whole ledger, the account's own row first: table and row, the columns as in ``LEDGER``."""
+        for table, columns in LEDGER.items():
+            key = _number_of(table)
+            query = f"SELECT {', '.join(columns)} FROM {table} WHERE {key} = ? ORDER BY {columns[0]}"  # noqa: S608  # constants
+            for row in self._db.execute(query, (number,)):
+                yield table, row
+
+    def damage(self) -> Iterator[str]:
+        """A line for each thing that SQLite finds wrong, and for each column with values that do not belong there."""
+        for (found,) in self._db.execute(f"PRAGMA integrity_check({_MOST_DAMAGE})"):
+            if found != "ok":
+                yield " ".join(found.split())
+        orphans = Counter(table for table, *_ in self._db.execute("PRAGMA foreign_key_check"))
+        for table, number in orphans.items():
+            yield f"{table}: {number} rows belong to an account that is not there"
+        for table, columns in LEDGER.items():
+            known = {name: (kind, bool(needed)) for _, name, kind, needed, *_ in self._table(table)}
+            for column in columns:
+                wrong = self._mistyped(table, column, *known.get(column, ("", True)))
+                if wrong:
+                    yield f"{table}.{column}: {wrong} values do not belong there"
+
+    def _table(self, table: str) -> Iterable[tuple[int, str, str, int, object, int]]:
+        return self._db.execute(f"PRAGMA table_info({table})")
+
+    def _mistyped(self, table: str, column: str, kind: str, needed: bool) -> int:  # noqa: FBT001  # SQLite's own words
+        is_wrong = f"typeof({column}) <> '{kind.lower()}'" + ("" if needed else f" AND {column} IS NOT NULL")
+        wrong = self._db.execute(f"SELECT count(*) FROM {table} WHERE {is_wrong}").fetchone()[0]  # noqa: S608  # constants
+        written = _WRITTEN_AS_JSON.get((table, column))
+        if wrong or written is None:
+            return int(wrong)
+        texts = self._db.execute(f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL")  # noqa: S608  # constants
+        return sum(not _is_json_of(text, written) for (text,) in texts)
+
+    def copy_to(self, path: Path, given_up: Callable[[], bool]) -> None:
+        """Copy the whole file to the empty or missing *path*: one file, which nothing lies beside.
+
+        Raises:
+            StateError: *given_up* became true.
+            sqlite3.Error: it cannot be written.
+        """
+
+        def look(_status: int, _left: int, _total: int) -> None:
+            if given_up():
+                raise StateError(_BROKEN_OFF)
+
+        with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            self._db.backup(copy, pages=_PAGES_AT_ONCE, progress=look)
+            copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _is_json_of(text: str, kind: object) -> bool:
+    try:
+        msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+_BROKEN_OFF: Final = "broken off by a signal; nothing was written"
+
+
+@contextmanager
+def reading(path: Path, given_up: Callable[[], bool]) -> Iterator[Reading]:
+    """The state file to read while the context lasts, whoever holds it; nothing is written, also not beside it.
+
+    Raises:
+        StateError: there is none, it cannot be used, or *given_up* became true.
+    """
+    try:
+        _check_header(path, _header(path))
+    except FileNotFoundError as error:
+        raise StateError(
+            f"there is no state file {path}; the daemon makes it when it starts, or name another with state_file"
+        ) from error
+    except OSError as error:
+        raise StateError(f"the state file {path} cannot be read: {error.strerror}") from error
+    # Without a log nobody has it open, and SQLite would make one for us and leave it behind.
+    log = Path(f"{path}-wal")
+    logged = log.exists()
+    address = f"{path.absolute().as_uri()}?mode=ro{'' if logged else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)) as db:
+            db.set_progress_handler(given_up, _STEPS_BETWEEN_LOOKS)
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM account").fetchone()  # the moment: BEGIN alone waits for the first look
+            yield Reading(db)
+    except sqlite3.Error as error:
+        raise StateError(
+            _BROKEN_OFF if given_up() else f"the state file {path} cannot be used: {error}; {_MEND}"
+        ) from error
+    if not logged and log.exists():
+        raise StateError(f"the state file {path} was opened by a daemon while it was read; try again")
+
+
+@contextmanager
+def tables_in_memory() -> Iterator[sqlite3.Connection]:
+    """A state file's tables in memory."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        yield db
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the state file; None when nobody does."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder_written_in(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+# ---- holding and opening ----
+
+
+def _hold(path: Path) -> int:
+    """The descriptor of the held lock file.
+
+    Raises:
+        StateError: it cannot be made, or another process holds it.
+    """
+    lock = Path(f"{path}.lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(
+            f"the state file {path} cannot be made: {error.strerror}; choose a writable place with state_file"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_SECONDS)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        first = _holder_written_in(descriptor)
+        os.close(descriptor)
+        raise StateError(
+            f"the state file {path} is held by {first}; one daemon at a time may hold it:"
+            " stop that one, or give this one a state_file of its own"
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise StateError(f"the state file {path} cannot be held: {error.strerror}; keep it on a local disk") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return descriptor
+
+
+def _holder_written_in(descriptor: int) -> str:
+    return " ".join(os.pread(descriptor, 256, 0).decode(errors="replace").split()) or "another process"
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The opened file, its tables made where it is new.
+
+    Raises:
+        StateError: it is not ours, newer than this version, damaged or unreadable.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        header = _header(path)
+        if header:
+            _check_header(path, header)
+        path.chmod(0o600)
+    except OSError as error:
+        raise StateError(f"the state file {path} cannot be opened: {error.strerror}") from error
+    try:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS)
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                # Before the write-ahead log is on, so that the header tells whose file it is whenever we are killed.
+                db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(_ALLOWANCE)
+            damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            db.execute("SELECT count(*) FROM mark")
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as error:
+        raise StateError(f"the state file {path} cannot be used: {error}; {_MEND}") from error
+    if damage != "ok":
+        db.close()
+        raise StateError(f"the state file {path} is damaged: {' '.join(damage.split())}; {_MEND}")
+    return db
+
+
+_MEND: Final = "put a backup in its place, or move it away to begin counting anew"
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES)
+
+
+def _check_header(path: Path, header: bytes) -> None:
+    """Read the version from the file's own bytes, since opening it as a database would already write beside it."""
+    if len(header) < _HEADER_BYTES or not header.startswith(_HEADER):
+        raise StateError(f"the state file {path} is not a state file of sbg-exporter; {_MEND}")
+    version = int.from_bytes(header[60:64], "big")
+    application = int.from_bytes(header[68:72], "big")
+    if application != APPLICATION_ID:
+        raise StateError(f"the state file {path} is a database of another program; name another file with state_file")
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"the state file {path} was written by a newer version of sbg-exporter (layout {version}, this one knows"
+            f" {SCHEMA_VERSION}); run that version again, or put a backup in its place"
+        )

@@ -1,0 +1,1 @@
+"""The HTTP server: routes, content negotiation and the status page."""

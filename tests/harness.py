@@ -1,0 +1,415 @@
+"""The daemon as operators run it: a process of its own, told by files and signals, known by what it says and serves.
+
+An :class:`Installation` is a folder with a configuration, token files and a state file, in which daemons are started
+one after another; whatever it started is gone when its context is left. A :class:`Daemon` is one such process, and a
+:class:`Scrape` is one look at its metrics.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Self
+
+import httpx
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families as text_families
+
+from exporter.simulator.jobs import Truth
+from exporter.simulator.platform import Request
+from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
+from tests import recording_server, waiting
+from tests.fast_daemon import fast_now
+
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
+_REPOSITORY: Final = Path(__file__).parents[1]
+_GENEROUS: Final = 30.0
+"""Seconds until a condition that is bound to come true is given up."""
+_SCRAPE: Final = 0.1
+"""Seconds between two scrapes, which take some time of their own to read."""
+
+ANCHOR: Final = time.time()
+"""Where all fast clocks of this test process agree with the machine's."""
+
+Event = dict[str, object]
+Labels = frozenset[tuple[str, str]]
+
+
+# Until their users import them from where they are:
+eventually = waiting.eventually
+Bystander = recording_server.RecordingServer
+
+
+def fast(settings: SimulatorSettings, speed: float) -> SimulatorSettings:
+    """A platform that agrees with the clock of an :class:`Installation` of that speed; to be started at once."""
+    return replace(settings, speed=speed, start=fast_now(ANCHOR, speed))
+
+
+# ------------------------------------------------------------------------------------------------------------- a scrape
+
+
+class Scrape:
+    """One metrics page, read by Prometheus' own parser."""
+
+    def __init__(self, page: str, *, openmetrics: bool = True) -> None:
+        self.page = page
+        self.types: dict[str, str] = {}
+        self.samples: dict[tuple[str, Labels], float] = {}
+        for family in (openmetrics_families if openmetrics else text_families)(page):
+            self.types[family.name] = family.type
+            for sample in family.samples:
+                key = sample.name, frozenset(sample.labels.items())
+                assert key not in self.samples, f"twice on the page: {sample}"
+                self.samples[key] = sample.value
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """The one sample of exactly these labels; None where there is none."""
+        return self.samples.get((name, frozenset(labels.items())))
+
+    def series(self, name: str, **labels: str) -> dict[Labels, float]:
+        """All samples of that name that have these labels and perhaps others."""
+        wanted = labels.items()
+        return {
+            found: value
+            for (sample, found), value in self.samples.items()
+            if sample == name and all(label in found for label in wanted)
+        }
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of these samples."""
+        return sum(self.series(name, **labels).values())
+
+
+COUNTED: Final = {
+    "sbg_jobs_submitted_total": ("operation",),
+    "sbg_jobs_finished_total": ("operation", "outcome"),
+    "sbg_files_total": ("operation",),
+    "sbg_files_completed_total": ("operation",),
+    "sbg_files_failed_total": ("operation",),
+    "sbg_file_errors_total": ("operation", "code"),
+}
+"""The counters that the simulator knows the truth of, by the labels after ``account``."""
+
+
+def counted(scrape: Scrape, account: str) -> Counter[tuple[str, ...]]:
+    """What the exporter has counted of *account*; what is 0 is left out."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for name, labels in COUNTED.items():
+        for series, value in scrape.series(name, account=account).items():
+            found[name, *(dict(series)[label] for label in labels)] = int(value)
+    return +found
+
+
+def expected(truth: Truth) -> Counter[tuple[str, ...]]:
+    """What the simulator says there was to count, in the same form."""
+    there: Counter[tuple[str, ...]] = Counter()
+    for operation, jobs in truth.jobs.items():
+        there["sbg_jobs_submitted_total", operation] = jobs
+        for name, files in zip(
+            ("sbg_files_total", "sbg_files_completed_total", "sbg_files_failed_total"),
+            (truth.files[operation][each] for each in ("total", "completed", "failed")),
+            strict=True,
+        ):
+            there[name, operation] = files
+        for outcome, number in truth.finished[operation].items():
+            there["sbg_jobs_finished_total", operation, outcome] = number
+        for code, number in truth.errors[operation].items():
+            there["sbg_file_errors_total", operation, code] = number
+    return +there
+
+
+def difference(scrape: Scrape, account: str, simulator: RunningSimulator, user: str | None = None) -> dict[str, int]:
+    """Where *account*'s counters are not what its user's truth is: by how much; empty when they are exact."""
+    since = scrape.value("sbg_exporter_counting_since_timestamp_seconds", account=account)
+    if since is None:
+        return {"the ledger": -1}
+    have = counted(scrape, account)
+    want = expected(simulator.platform.truth(user or simulator.platform.users()[0], since))
+    return {" ".join(key): have[key] - want[key] for key in have | want if have[key] != want[key]}
+
+
+def windows(simulator: RunningSimulator) -> list[list[Request]]:
+    """The requests of each of the platform's windows, which begins with the first after the one before has ended."""
+    found: list[list[Request]] = []
+    ends = 0.0
+    for request in simulator.platform.latest_requests():
+        if request.at >= ends:
+            ends = request.at + simulator.settings.rate_window
+            found.append([])
+        found[-1].append(request)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- the process
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An ``[[accounts]]`` entry, its token in a file."""
+
+    name: str
+    endpoint: str
+    token: str = DEMO_TOKEN
+    more: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, simulator: RunningSimulator, name: str = "sim", token: str = "") -> Self:
+        """The first user of *simulator*, or whomever *token* belongs to."""
+        return cls(name, simulator.url, token or simulator.settings.token)
+
+
+class Daemon:
+    """One process of a Python module, collected from its first line to its last."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.events: list[Event] = []
+        self.lines: list[str] = []
+        """Standard error, line by line; those that are JSON are also among the events."""
+        self.output = ""
+        """Standard output."""
+        self._news = threading.Condition()
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", *arguments],
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._readers = [threading.Thread(target=read) for read in (self._read_errors, self._read_output)]
+        for reader in self._readers:
+            reader.start()
+        self._client = httpx.Client(trust_env=False, timeout=_GENEROUS, headers={"Accept-Encoding": "identity"})
+        self._url: str | None = None
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._news:
+                self.lines.append(line)
+                if line.startswith("{"):
+                    self.events.append(json.loads(line))
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def _read_output(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._news:
+                self.output += line
+                self._news.notify_all()
+
+    # ---- what it says ----
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def said(self, event: str, **keys: object) -> list[Event]:
+        """The events of that name with these keys, so far."""
+        with self._news:
+            return [each for each in self.events if each["event"] == event and keys.items() <= each.items()]
+
+    def await_event(self, *names: str, after: int = 0, within: float = _GENEROUS) -> Event | None:
+        """The first event of one of these names (any, if none is given) from number *after* on; None: none came."""
+
+        def found() -> Event | None:
+            return next((each for each in self.events[after:] if not names or each["event"] in names), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() is not None or not self.alive, within)
+            return found()
+
+    def await_output(self, text: str, within: float = _GENEROUS) -> str:
+        """Standard output, once *text* is in it."""
+        with self._news:
+            assert self._news.wait_for(lambda: text in self.output, within), self.told()
+            return self.output
+
+    def told(self) -> str:
+        """All that it wrote, for the message of a failed assertion."""
+        return "".join(self.lines) + self.output
+
+    # ---- what it serves ----
+
+    @property
+    def url(self) -> str:
+        """Where its metrics are served, once they are."""
+        if self._url is None:
+            started = self.await_event("daemon.started")
+            assert started is not None, self.told()
+            self._url = f"http://{started['listen']}"
+        return self._url
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self._client.get(self.url + path, headers=headers)
+
+    def await_ready(self) -> Self:
+        """This daemon, once every account has been tried."""
+        eventually(lambda: self.get("/-/ready").status_code == 200, saying=self.told)
+        return self
+
+    def scrape(self) -> Scrape:
+        """The metrics as they are now, in OpenMetrics."""
+        answer = self.get("/metrics", accept=OPENMETRICS)
+        assert answer.status_code == 200
+        return Scrape(answer.text)
+
+    def scrape_when(self, condition: Callable[[Scrape], object], *, within: float = _GENEROUS) -> Scrape:
+        """The first scrape for which *condition* holds."""
+        scrapes = [self.scrape()]
+
+        def holds() -> bool:
+            scrapes[0] = self.scrape()
+            return bool(condition(scrapes[0]))
+
+        eventually(holds, within=within, every=_SCRAPE, saying=lambda: scrapes[0].page + self.told())
+        return scrapes[0]
+
+    def await_polls(self, account: str, number: int = 1, result: str = "success") -> Scrape:
+        """A scrape after *number* further polls of that result."""
+        labels = {"account": account, "result": result}
+        before = self.scrape().value("sbg_exporter_polls_total", **labels) or 0
+        return self.scrape_when(lambda now: (now.value("sbg_exporter_polls_total", **labels) or 0) >= before + number)
+
+    def await_exact(self, account: str, simulator: RunningSimulator, user: str | None = None) -> Scrape:
+        """A scrape in which *account*'s counters are the truth."""
+        wrong: list[object] = [None]
+
+        def exact() -> Scrape | None:
+            scrape = self.scrape()
+            wrong[0] = difference(scrape, account, simulator, user)
+            return None if wrong[0] else scrape
+
+        return eventually(exact, every=_SCRAPE, saying=lambda: f"{account} is off by {wrong[0]}\n{self.told()}")
+
+    # ---- how it ends ----
+
+    def kill(self) -> None:
+        """``kill -9``, and everything that it had written read."""
+        self._process.kill()
+        self._end()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit code after a signal."""
+        self._process.send_signal(number)
+        return self.end()
+
+    def end(self, within: float = _GENEROUS) -> int:
+        """The exit code, once it has ended."""
+        code = self._process.wait(within)
+        self._end()
+        return code
+
+    def _end(self) -> None:
+        self._process.wait(_GENEROUS)
+        for reader in self._readers:
+            reader.join(_GENEROUS)
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+        self._client.close()
+
+
+class Installation:
+    """A folder with a configuration, its token files and a state file, in which daemons are started in turn."""
+
+    def __init__(self, folder: Path, *accounts: Account, speed: float = 1, **settings: object) -> None:
+        """*speed* above 1 runs the daemons on a clock that is so much faster; :func:`fast` does so to a platform."""
+        self.folder = folder
+        self._speed = speed
+        self.config = folder / "config.toml"
+        self.state = folder / "state.db"
+        (folder / "home").mkdir(parents=True)
+        given = {"listen": "127.0.0.1:0", "state_file": str(self.state), "poll_interval": 1, "log_format": "json"}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in (given | settings).items()]
+        for account in accounts:
+            self.write_token(account.name, account.token)
+            entry = {
+                "name": account.name,
+                "api_endpoint": account.endpoint,
+                "auth_token_file": f"{account.name}.token",
+                **account.more,
+            }
+            lines += ["[[accounts]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+        self.config.write_text("\n".join(lines) + "\n")
+        self._started: list[Daemon] = []
+
+    def write_token(self, account: str, token: str) -> None:
+        """Put *token* into the account's file as a secret's volume does it: whole, by renaming."""
+        fresh = self.folder / f"{account}.token.new"
+        fresh.touch(mode=0o600)
+        fresh.write_text(f"{token}\n")
+        fresh.rename(self.folder / f"{account}.token")
+
+    def start(self, *arguments: str, **environment: str) -> Daemon:
+        """A daemon that has just been started, or the command that *arguments* say instead."""
+        clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
+        clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        clean |= {"HOME": str(self.folder / "home"), "PYTHONPATH": str(_REPOSITORY), **environment}
+        program = ["exporter"] if self._speed == 1 else ["tests.fast_daemon", repr(ANCHOR), str(self._speed)]
+        daemon = Daemon([*program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder)
+        self._started.append(daemon)
+        return daemon
+
+    @contextmanager
+    def running(self, *arguments: str, **environment: str) -> Iterator[Daemon]:
+        """A daemon that is ready, and is killed when the context is left, unless it has ended by then."""
+        daemon = self.start(*arguments, **environment)
+        try:
+            yield daemon.await_ready()
+        finally:
+            if daemon.alive:
+                daemon.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for daemon in self._started:
+            if daemon.alive:
+                daemon.kill()
+
+
+# --------------------------------------------------------------------------------------------------- what must not fall
+
+
+class Onlooker:
+    """Sees scrape after scrape, across restarts, and fails at the first counter that falls or was born again."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, Labels], float] = {}
+        self._born: dict[tuple[str, Labels], float] = {}
+        self.scrapes = 0
+
+    def see(self, scrape: Scrape) -> Scrape:
+        """*scrape*, once it is compared with all before it."""
+        self.scrapes += 1
+        shown = {dict(labels)["account"] for labels in scrape.series("sbg_jobs_submitted_total")}
+        for key, value in scrape.samples.items():
+            name, labels = key
+            if not name.startswith("sbg_") or name.startswith("sbg_exporter_"):
+                continue  # what the exporter says of itself begins again with each process
+            if name.endswith("_created"):
+                assert self._born.setdefault(key, value) == value, f"born again: {name} {dict(labels)}"
+            elif name.endswith(("_total", "_bucket", "_count", "_sum")):
+                assert value >= self._last.get(key, -math.inf), f"fell: {name} {dict(labels)} to {value}"
+                self._last[key] = value
+        gone = [key for key in self._last if key not in scrape.samples and dict(key[1])["account"] in shown]
+        assert not gone, f"no longer shown: {gone}"
+        return scrape

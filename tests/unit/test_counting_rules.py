@@ -1,0 +1,754 @@
+"""The rules of counting, one claim at a time."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from exporter.api.models import Job
+from exporter.counting.rules import (
+    DAY,
+    FILE_ERRORS,
+    FILES,
+    FILES_COMPLETED,
+    FILES_FAILED,
+    ID_EPOCH,
+    JOB_DURATION,
+    JOB_QUEUE_DURATION,
+    JOBS_FINISHED,
+    JOBS_SUBMITTED,
+    BucketsChanged,
+    CountLowered,
+    Exemplar,
+    FilesFailed,
+    Histogram,
+    HistoryMet,
+    JobFinished,
+    Rules,
+    Sums,
+    rebucketed,
+    time_in_id,
+)
+from tests.clocks import START
+from tests.factories import job
+from tests.ledgers import LedgerFixture
+
+SINCE = START
+NOW = SINCE + 500
+HOUR = 3600.0
+
+
+def listed_ledger() -> LedgerFixture:
+    """A ledger after its first complete listing: what is new then is no history."""
+    return LedgerFixture(Rules(), now=NOW, complete=True)
+
+
+def new_ledger(rules: Rules | None = None) -> LedgerFixture:
+    """A ledger before its first complete listing."""
+    return LedgerFixture(rules or Rules(), now=NOW)
+
+
+def ended(completed: int, failed: int = 0, total: int | None = None, **more: object) -> Job:
+    """A finished job with both times."""
+    done = job("finished", completed + failed if total is None else total, completed, failed)
+    return msgspec.structs.replace(done, **{"started_on": NOW + 1, "finished_on": NOW + 8, **more})
+
+
+# ---- birth ----
+
+
+def test_a_ledger_begins_with_every_counter_of_the_documented_operations_at_zero() -> None:
+    ledger = listed_ledger()
+
+    assert {key: count.value for key, count in ledger.book.counters.items()} == {
+        (family, (operation, *rest)): 0
+        for operation in ("copy", "move", "delete")
+        for family, *rest in (
+            (JOBS_SUBMITTED,),
+            (FILES,),
+            (FILES_COMPLETED,),
+            (FILES_FAILED,),
+            *((JOBS_FINISHED, outcome) for outcome in ("succeeded", "partial", "failed", "incomplete", "lost")),
+        )
+    }
+    assert len(ledger.book.histograms) == 3 * (4 + 1)
+    assert {histogram.created for histogram in ledger.book.histograms.values()} == {NOW}
+
+
+def test_an_undocumented_operation_gets_its_zeros_with_its_first_job() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(job(operation="import"))
+
+    assert ledger.counted(JOBS_FINISHED, "import", "failed") == 0
+    assert ledger.counted(JOBS_SUBMITTED, "import") == 1
+
+
+# ---- rule 1: marks ----
+
+
+def test_progress_is_counted_as_it_comes() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(job(total=10, completed=2, failed=1))
+    ledger.observe(job(total=12, completed=5, failed=1))
+
+    assert ledger.counted(FILES, "copy") == 12
+    assert ledger.counted(FILES_COMPLETED, "copy") == 5
+    assert ledger.counted(FILES_FAILED, "copy") == 1
+
+
+def test_the_same_sighting_again_changes_nothing() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(completed=2))
+
+    assert not ledger.observe(job(completed=2), after=30)
+
+
+@pytest.mark.parametrize(
+    ("field", "family"), [("total", FILES), ("completed", FILES_COMPLETED), ("failed", FILES_FAILED)]
+)
+def test_a_lowered_count_stays_counted_and_is_reported_once(field: str, family: str) -> None:
+    def shown(count: int) -> Job:
+        return msgspec.structs.replace(job(), **{field: count})
+
+    ledger = listed_ledger()
+    ledger.observe(shown(17))
+
+    ledger.observe(shown(14))
+    assert ledger.facts == [CountLowered("42", field, 17, 14)]
+    assert not ledger.observe(shown(14))
+    ledger.observe(shown(18))
+
+    assert ledger.counted(family, "copy") == 18
+    assert ledger.facts == []
+
+
+def test_an_older_sighting_neither_lowers_nor_turns_back_anything() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(9, 1), complete=True)
+
+    changes = ledger.observe(job("running", 10, 3, 0))
+
+    assert not changes
+    assert ledger.facts == []
+    assert ledger.book.listed == {("copy", "finished"): Sums(1, 10, 9, 1)}
+
+
+def test_counts_that_an_answer_leaves_out_stay_as_they_were() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(total=10, completed=3, failed=1))
+
+    assert not ledger.observe(job(total=None, completed=None, failed=None))
+
+
+def test_sightings_of_one_job_in_one_poll_count_as_in_two() -> None:
+    running, finished = job(total=10, completed=5, failed=3), job("finished", None, None, None, finished=NOW + 9)
+    one, two, reverse = listed_ledger(), listed_ledger(), listed_ledger()
+
+    one.observe(running, finished)
+    reverse.observe(finished, running)
+    two.observe(running)
+    two.observe(finished)
+
+    assert one.counted(FILES_FAILED, "copy") == 3
+    assert one.outcomes() == {"partial": 1}
+    assert one.book.counters == two.book.counters == reverse.book.counters
+    assert one.marks == two.marks == reverse.marks
+
+
+def test_what_is_told_of_a_finish_is_all_that_the_poll_came_to_know() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(ended(1, 2), ended(1, 2, errors=(("5001", 2),)), asked=["42"])
+
+    assert ledger.facts == [JobFinished(ledger.marks["42"])]
+    assert ledger.marks["42"].codes == "5001:2"
+
+
+# ---- rule 2: history ----
+
+
+def test_a_job_that_finished_before_counting_began_is_history() -> None:
+    ledger = new_ledger()
+
+    ledger.observe(ended(0, 5, finished_on=SINCE - 1))
+
+    assert ledger.counted(JOBS_SUBMITTED, "copy") == 0
+    assert ledger.counted(FILES_FAILED, "copy") == 0
+    assert ledger.outcomes() == {}
+    assert ledger.marks["42"].detected_at is None
+    assert ledger.facts == [HistoryMet(1, counted=False)]
+    assert ledger.book.listed == {("copy", "finished"): Sums(1, 5, 0, 5)}
+
+
+def test_a_job_that_finished_in_the_second_in_which_counting_began_is_counted() -> None:
+    ledger = new_ledger()
+
+    ledger.observe(ended(5, finished_on=SINCE))
+
+    assert ledger.outcomes() == {"succeeded": 1}
+
+
+def test_a_finished_job_without_time_is_history_only_at_the_first_complete_listing() -> None:
+    ledger = new_ledger()
+
+    ledger.observe(job("finished", 3, 3, job_id="old"), complete=True)
+    ledger.observe(job("finished", 3, 3, job_id="old"), job("finished", 3, 3, job_id="new"))
+
+    assert ledger.outcomes() == {"succeeded": 1}
+    assert ledger.marks["old"].history
+    assert not ledger.marks["new"].history
+
+
+def test_an_unfinished_job_counts_in_full_at_first_sight() -> None:
+    ledger = new_ledger()
+
+    ledger.observe(job(completed=4, failed=2))
+
+    assert ledger.counted(FILES_FAILED, "copy") == 2
+    assert ledger.marks["42"].detected_at == NOW
+
+
+@pytest.mark.parametrize("before", [1, None])
+def test_history_that_changes_after_all_is_still_history(before: int | None) -> None:
+    ledger = new_ledger()
+    ledger.observe(msgspec.structs.replace(ended(3, 1, finished_on=SINCE - 9), failed=before))
+
+    ledger.observe(ended(3, 2, finished_on=SINCE - 9))
+
+    assert ledger.counted(FILES_FAILED, "copy") == 0
+    assert ledger.outcomes() == {}
+    assert ledger.marks["42"].detected_at is None
+    assert ledger.book.account.failure_counted_at == {}
+    assert ledger.marks["42"].failed == 2
+
+
+def test_failed_history_that_is_shown_is_asked_for_its_errors_once_and_they_are_not_counted() -> None:
+    ledger = new_ledger()
+    recent = ended(3, 2, finished_on=SINCE - 9)
+    old = msgspec.structs.replace(ended(3, 2, finished_on=SINCE - 2 * DAY), id="43")
+    ledger.observe(recent, old)
+    assert [mark.id for mark in ledger.marks.values() if mark.pending] == ["42"]
+
+    ledger.observe(msgspec.structs.replace(recent, errors=(("5001", 2),)), asked={"42"}, listed=False)
+
+    assert ledger.marks["42"].codes == "5001:2"
+    assert not ledger.marks["42"].pending
+    assert not any(family == FILE_ERRORS for family, _ in ledger.book.counters)
+
+
+def test_history_is_counted_when_asked_for_but_detects_no_failure() -> None:
+    ledger = new_ledger(Rules(history="count"))
+
+    ledger.observe(ended(3, 2, finished_on=SINCE - 9, started_on=SINCE - 19, errors=(("5001", 2),)))
+    assert HistoryMet(1, counted=True) in ledger.facts
+    ledger.observe(ended(3, 3, finished_on=SINCE - 9, started_on=SINCE - 19))
+
+    assert ledger.outcomes() == {"partial": 1}
+    assert ledger.counted(FILES_FAILED, "copy") == 3
+    assert ledger.counted(FILE_ERRORS, "copy", "5001") == 2
+    assert ledger.marks["42"].detected_at is None
+    assert ledger.book.account.failure_counted_at == {}
+
+
+# ---- rule 4: finishing ----
+
+
+@pytest.mark.parametrize(
+    ("completed", "failed", "total", "outcome"),
+    [
+        (0, 3, 3, "failed"),
+        (0, 1, 3, "failed"),
+        (2, 1, 3, "partial"),
+        (3, 0, 3, "succeeded"),
+        (0, 0, 0, "succeeded"),
+        (4, 0, 3, "succeeded"),
+        (None, 2, 2, "failed"),
+        (None, None, 2, "succeeded"),
+        (2, 0, None, "succeeded"),
+    ],
+)
+def test_the_outcome_follows_from_the_counts(
+    completed: int | None, failed: int | None, total: int | None, outcome: str
+) -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(job("finished", total, completed, failed, started=NOW, finished=NOW + 1))
+
+    assert ledger.outcomes() == {outcome: 1}
+
+
+def test_counts_that_the_last_answer_leaves_out_are_those_of_the_answer_before() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(total=9, completed=4, failed=2))
+
+    ledger.observe(job("finished", None, None, None, started=NOW, finished=NOW + 1))
+
+    assert ledger.outcomes() == {"partial": 1}
+
+
+def test_a_job_finishes_once_and_later_changes_count_files_only() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(9, 1, errors=(("5001", 1),)))
+
+    ledger.observe(ended(9, 3, errors=(("5002", 3),)))
+
+    assert ledger.outcomes() == {"partial": 1}
+    assert ledger.counted(FILES_FAILED, "copy") == 3
+    assert ledger.counted(FILE_ERRORS, "copy", "5001") == 1
+    assert (FILE_ERRORS, ("copy", "5002")) not in ledger.book.counters
+    assert sum(ledger.book.histograms[JOB_DURATION, ("copy", "partial")].counts) == 1
+
+
+def test_an_undocumented_state_with_an_end_is_an_end_and_without_one_is_not() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(job("archived", 1, 1, job_id="a", started=NOW, finished=NOW + 1), job("paused", 1, 1, job_id="b"))
+
+    assert ledger.outcomes() == {"succeeded": 1}
+    assert ledger.marks["b"].unfinished
+
+
+def test_the_fact_of_a_finish_is_told_once_with_the_mark() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(ended(1, 1, errors=(("5001", 1),)))
+
+    assert ledger.facts == [JobFinished(ledger.marks["42"])]
+    assert ledger.marks["42"].codes == "5001:1"
+
+
+def test_the_first_failed_file_of_a_running_job_is_told_at_once() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(completed=1))
+
+    ledger.observe(job(completed=1, failed=1))
+    assert ledger.facts == [FilesFailed(ledger.marks["42"])]
+    ledger.observe(job(completed=1, failed=2))
+
+    assert ledger.facts == []
+
+
+# ---- rule 5: incomplete ----
+
+
+def test_files_unaccounted_for_are_believed_only_after_a_while() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(3, total=5))
+    assert ledger.outcomes() == {}
+    assert ledger.marks["42"].unfinished
+    assert ledger.book.listed == {("copy", "finished"): Sums(1, 5, 3, 0)}
+
+    ledger.observe(ended(3, total=5), after=59)
+    assert ledger.outcomes() == {}
+    ledger.observe(ended(3, total=5), after=1)
+
+    assert ledger.outcomes() == {"incomplete": 1}
+
+
+def test_counts_that_still_move_begin_the_wait_anew() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(3, total=5))
+    ledger.observe(ended(4, total=5), after=59)
+
+    ledger.observe(ended(4, total=5), after=59)
+    assert ledger.outcomes() == {}
+    ledger.observe(ended(5, total=5), after=1)
+
+    assert ledger.outcomes() == {"succeeded": 1}
+
+
+# ---- rule 6: lost ----
+
+
+def test_a_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(completed=3))
+
+    ledger.observe(unknown=["42"])
+    ledger.observe(unknown=["42"], after=299)
+    assert ledger.outcomes() == {}
+    ledger.observe(unknown=["42"], after=1)
+
+    assert ledger.outcomes() == {"lost": 1}
+    assert ledger.facts == [JobFinished(ledger.marks["42"])]
+
+
+def test_a_job_seen_in_between_is_not_lost() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(completed=3))
+    ledger.observe(unknown=["42"])
+    ledger.observe(job(completed=3), after=200)
+
+    ledger.observe(unknown=["42"], after=200)
+
+    assert ledger.outcomes() == {}
+
+
+def test_a_lost_job_that_comes_back_counts_its_files_and_no_second_outcome() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(completed=3))
+    ledger.observe(unknown=["42"])
+    ledger.observe(unknown=["42"], after=300)
+
+    ledger.observe(ended(7, 3))
+
+    assert ledger.outcomes() == {"lost": 1}
+    assert ledger.counted(FILES_COMPLETED, "copy") == 7
+    assert sum(sum(h.counts) for (f, _), h in ledger.book.histograms.items() if f == JOB_DURATION) == 0
+
+
+def test_an_undocumented_operation_is_lost_after_45_days_of_listing_time() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(operation="import"), complete=True)
+    ledger.observe(complete=True)
+
+    for _ in range(45 * 4):
+        ledger.observe(complete=True, after=6 * HOUR)
+        assert ledger.counted(JOBS_FINISHED, "import", "lost") == 0
+    ledger.observe(complete=True, after=6 * HOUR)
+
+    assert ledger.counted(JOBS_FINISHED, "import", "lost") == 1
+    assert "42" in ledger.marks
+
+
+def test_a_job_that_was_seen_to_finish_is_not_lost_but_incomplete() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(3, total=5))
+
+    ledger.observe(unknown=["42"])
+    ledger.observe(unknown=["42"], after=300)
+
+    assert ledger.outcomes() == {"incomplete": 1}
+    assert ledger.book.histograms[JOB_DURATION, ("copy", "incomplete")].sum == 7
+
+
+@pytest.mark.parametrize("ahead", [30 * DAY])
+def test_one_answer_from_the_platform_s_future_delays_nothing_for_long(ahead: float) -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(job_id="gone"))
+    ledger.observe(ended(3, total=5), unknown=["gone"], after=ahead, complete=True)
+
+    ledger.observe(ended(3, total=5), unknown=["gone"], after=-ahead)
+    ledger.observe(ended(3, total=5), unknown=["gone"], after=300)
+
+    assert ledger.outcomes() == {"incomplete": 1, "lost": 1}
+    clock = ledger.book.account.listing_clock
+    ledger.observe(ended(3, total=5), complete=True, after=60)
+    ledger.observe(ended(3, total=5), complete=True, after=2 * HOUR)
+    assert ledger.book.account.listing_clock == clock + 2 * HOUR
+
+
+# ---- rule 7: forgetting ----
+
+
+def test_a_finished_mark_is_forgotten_after_45_days_of_listing_time_and_not_before() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1), complete=True)
+    ledger.observe(complete=True)
+    assert ledger.marks["42"].unlisted_at is not None
+
+    for _ in range(45 * 4):
+        ledger.observe(complete=True, after=6 * HOUR)
+    assert "42" in ledger.marks
+    ledger.observe(complete=True, after=6 * HOUR)
+
+    assert ledger.marks == {}
+    assert ledger.book.marks == 0
+
+
+def test_a_listing_that_only_forgets_is_written_too() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1), complete=True)
+    ledger.observe(complete=True)
+    unlisted = msgspec.structs.replace(ledger.marks["42"], unlisted_at=ledger.book.account.listing_clock - 46 * DAY)
+    ledger.marks["42"] = unlisted
+
+    changes = ledger.observe(complete=True, after=10)
+
+    assert list(changes.forgotten) == ["42"]
+    assert ledger.book.account.listing_clock == 510
+
+
+def test_time_in_which_nobody_looked_ages_nothing() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1), complete=True)
+    ledger.observe(complete=True)
+    clock = ledger.book.account.listing_clock
+
+    ledger.observe(complete=True, after=100 * DAY)
+
+    assert ledger.book.account.listing_clock == clock + 6 * HOUR
+
+
+def test_a_job_listed_again_is_listed_again() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1), complete=True)
+    ledger.observe(complete=True)
+    assert ledger.book.listed == {}
+
+    ledger.observe(ended(1), complete=True, after=HOUR)
+
+    assert ledger.marks["42"].unlisted_at is None
+    assert ledger.book.listed == {("copy", "finished"): Sums(1, 1, 1, 0)}
+    assert ledger.outcomes() == {"succeeded": 1}
+
+
+def test_an_idle_listing_writes_nothing_until_an_hour_of_listing_time_has_gathered() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1), complete=True)
+
+    assert not ledger.observe(ended(1), complete=True, after=HOUR / 2)
+    assert ledger.observe(ended(1), complete=True, after=HOUR / 2).account is not None
+
+    assert ledger.book.account.listing_clock == 500 + HOUR
+
+
+# ---- rule 8: submission ----
+
+
+def test_the_time_in_a_genuine_id_is_its_submission() -> None:
+    assert time_in_id("70711174378885120") == 1550664230.888  # 2019-02-20T12:03:50.888Z; started_on says 12:03:50
+    assert time_in_id("abc") is None
+    assert time_in_id("9" * 40) is None
+
+
+def id_at(time: float) -> str:
+    return str((int((time - ID_EPOCH) * 1000) << 20) + 0x11000)
+
+
+def test_the_queue_is_from_the_id_s_time_to_the_start() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(job(job_id=id_at(NOW - 40), started=NOW - 10))
+
+    histogram = ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)]
+    assert histogram.sum == pytest.approx(30)
+    assert sum(histogram.counts) == 1
+
+
+def test_an_id_s_time_may_be_two_seconds_after_the_start_and_then_waits_zero() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(job(job_id=id_at(NOW), started=NOW - 2))
+
+    histogram = ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)]
+    assert histogram.sum == 0
+    assert histogram.counts[0] == 1
+
+
+@pytest.mark.parametrize("encoded", [NOW - 46 * DAY, NOW + 400, NOW - 5])
+def test_an_id_s_time_that_cannot_be_gives_way_to_the_first_sight_of_a_submitted_job(encoded: float) -> None:
+    ledger = listed_ledger()
+    ledger.observe(job("submitted", job_id=id_at(encoded)))
+
+    ledger.observe(job(job_id=id_at(encoded), started=NOW + 20 if encoded != NOW - 5 else NOW - 8), after=30)
+
+    histogram = ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)]
+    assert sum(histogram.counts) == 1
+    assert histogram.sum == (20 if encoded != NOW - 5 else 0)
+
+
+def test_without_any_submission_time_there_is_no_queue_observation() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job("running", job_id="abc"))
+
+    ledger.observe(job("running", job_id="abc", started=NOW + 3))
+
+    assert sum(ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)].counts) == 0
+
+
+# ---- rule 9: pending ----
+
+
+def test_a_finish_without_times_is_pending_until_its_own_endpoint_was_asked() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job("finished", 2, 2))
+    assert "42" in ledger.book.live
+    assert ledger.outcomes() == {"succeeded": 1}
+
+    ledger.observe(ended(2), asked=["42"], listed=False)
+
+    assert "42" not in ledger.book.live
+    assert ledger.book.histograms[JOB_DURATION, ("copy", "succeeded")].sum == 7
+
+
+def test_a_failure_without_result_is_pending_and_its_errors_follow() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1, 2))
+    assert ledger.marks["42"].pending
+
+    ledger.observe(ended(1, 2, errors=(("5002", 1), ("none", 1))), asked=["42"])
+
+    assert ledger.counted(FILE_ERRORS, "copy", "5002") == 1
+    assert ledger.counted(FILE_ERRORS, "copy", "none") == 1
+    assert ledger.outcomes() == {"partial": 1}
+
+
+@pytest.mark.parametrize("answer", ["the same", "unknown", "unknown in the poll that lists it"])
+def test_it_is_asked_for_once(answer: str) -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1, 2))
+
+    if answer == "unknown":
+        ledger.observe(unknown=["42"])
+    elif answer == "unknown in the poll that lists it":
+        ledger.observe(ended(1, 2), unknown=["42"])
+    else:
+        ledger.observe(ended(1, 2), asked=["42"])
+
+    assert not ledger.marks["42"].pending
+    assert "42" not in ledger.book.live
+
+
+def test_it_is_asked_for_again_while_what_comes_is_no_answer_but_not_for_ever() -> None:
+    patient, endless = listed_ledger(), listed_ledger()
+    for ledger in (patient, endless):
+        ledger.observe(ended(1, 2))
+        for _ in range(4):
+            ledger.observe(refused=["42"])
+        assert ledger.marks["42"].pending
+
+    patient.observe(ended(1, 2, errors=(("5002", 2),)), asked=["42"])
+    endless.observe(refused=["42"])
+
+    assert patient.counted(FILE_ERRORS, "copy", "5002") == 2
+    assert not patient.marks["42"].pending
+    assert not endless.marks["42"].pending
+    assert "42" not in endless.book.live
+
+
+def test_an_undocumented_operation_cannot_be_asked_for() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(job("finished", 2, 2, operation="import"))
+
+    assert not ledger.marks["42"].pending
+
+
+def test_times_that_run_backwards_are_no_duration() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(ended(1, started_on=NOW + 9, finished_on=NOW + 3))
+
+    assert sum(ledger.book.histograms[JOB_DURATION, ("copy", "succeeded")].counts) == 0
+    assert not ledger.marks["42"].pending
+
+
+def test_a_duration_of_nothing_is_a_duration() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(ended(1, started_on=NOW, finished_on=NOW))
+
+    assert ledger.book.histograms[JOB_DURATION, ("copy", "succeeded")].counts[0] == 1
+
+
+# ---- rule 10: labels ----
+
+
+def test_the_first_eight_undocumented_operations_keep_their_names_and_the_rest_are_other() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(*(job(job_id=str(n), operation=f"op_{n}") for n in range(10)))
+    ledger.observe(job(job_id="again", operation="op_3"))
+
+    assert ledger.counted(JOBS_SUBMITTED, "op_7") == 1
+    assert ledger.counted(JOBS_SUBMITTED, "other") == 2
+    assert ledger.counted(JOBS_SUBMITTED, "op_3") == 2
+    assert len(ledger.book.account.labels["operation"]) == 8
+
+
+def test_the_first_thirty_two_codes_keep_their_names() -> None:
+    ledger = listed_ledger()
+    codes = tuple((str(5000 + n), 1) for n in range(40))
+
+    ledger.observe(ended(0, 40, errors=codes))
+
+    kept = {labels[1] for (family, labels), _ in ledger.book.counters.items() if family == FILE_ERRORS}
+    assert len(kept) == 33
+    assert ledger.counted(FILE_ERRORS, "copy", "other") == 8
+
+
+def test_the_codes_of_history_are_bounded_too() -> None:
+    ledger = new_ledger()
+
+    ledger.observe(ended(0, 40, finished_on=SINCE - 1, errors=tuple((str(5000 + n), 1) for n in range(40))))
+
+    assert len(ledger.marks["42"].codes.split()) == 33
+    assert ledger.marks["42"].codes.endswith("other:8")
+
+
+# ---- exemplars and histograms ----
+
+
+def test_exemplars_name_the_job_with_the_time_of_the_commit() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(ended(1, 2, errors=(("5001", 2),)))
+
+    assert ledger.book.counters[FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 2, NOW)
+    ledger.observe(ended(1, 5, errors=(("5001", 2),)))
+    assert ledger.book.counters[FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 3, NOW)
+    assert ledger.book.counters[JOBS_FINISHED, ("copy", "partial")].exemplar == Exemplar("42", 1, NOW)
+    assert ledger.book.counters[FILES_COMPLETED, ("copy",)].exemplar is None
+    histogram = ledger.book.histograms[JOB_DURATION, ("copy", "partial")]
+    assert histogram.exemplars[2] == Exemplar("42", 7, NOW)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(64, True), (65, False)])
+def test_an_id_too_long_for_an_exemplar_has_none(length: int, shown: bool) -> None:  # noqa: FBT001  # a table's column
+    ledger = listed_ledger()
+
+    ledger.observe(msgspec.structs.replace(ended(0, 1), id="9" * length))
+
+    assert (ledger.book.counters[FILES_FAILED, ("copy",)].exemplar is not None) is shown
+
+
+@pytest.mark.parametrize(("value", "bucket"), [(0, 0), (1, 0), (1.001, 1), (5, 1), (6, 2)])
+def test_a_bound_belongs_to_its_bucket(value: float, bucket: int) -> None:
+    assert Histogram.empty((1, 5), NOW).observe(value, None).counts[bucket] == 1
+
+
+def test_new_bounds_begin_the_histograms_again_and_leave_the_rest() -> None:
+    ledger = listed_ledger()
+    ledger.observe(ended(1))
+
+    changes = rebucketed(ledger.book, replace(ledger.rules, duration_buckets=(1.0, 2.0)), NOW + 9)
+
+    assert {family for family, _ in changes.histograms} == {JOB_DURATION}
+    assert changes.histograms[JOB_DURATION, ("copy", "succeeded")] == Histogram.empty((1.0, 2.0), NOW + 9)
+    assert changes.facts == (BucketsChanged(JOB_DURATION),)
+    assert not changes.counters
+    assert not rebucketed(ledger.book, ledger.rules, NOW + 9)
+
+
+# ---- memory ----
+
+
+def test_memory_holds_unfinished_pending_and_recently_failed_jobs_only() -> None:
+    ledger = listed_ledger()
+
+    ledger.observe(
+        job(job_id="running"),
+        msgspec.structs.replace(ended(1), id="fine"),
+        msgspec.structs.replace(ended(0, 1, errors=(("1", 1),)), id="failed"),
+        msgspec.structs.replace(ended(0, 1, errors=(("1", 1),)), id="failed long ago", finished_on=NOW - 2 * DAY),
+        job("finished", 1, 1, job_id="pending"),
+    )
+
+    assert set(ledger.book.live) == {"running", "pending"}
+    assert set(ledger.book.failed) == {"failed"}
+    assert ledger.book.marks == 5
+
+
+def test_when_a_failed_file_was_last_counted_is_remembered_by_operation() -> None:
+    ledger = listed_ledger()
+    ledger.observe(job(failed=1))
+
+    ledger.observe(job(failed=1, completed=5), after=10)
+    ledger.observe(job(failed=2, completed=5), after=10)
+
+    assert ledger.book.account.failure_counted_at == {"copy": NOW + 20}
+    assert ledger.marks["42"].detected_at == NOW
+    assert ledger.marks["42"].moved_at == NOW + 20

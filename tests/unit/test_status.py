@@ -1,0 +1,521 @@
+"""The status page is whole HTML that needs no scripts, no styles and nothing from outside."""
+
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import pytest
+
+from exporter import __version__
+from exporter.api.models import Job
+from exporter.metrics.snapshot import Picture
+from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
+from tests.clocks import START
+from tests.factories import finished_job, job_id, running_job
+from tests.ledgers import LedgerFixture, book_of
+from tests.snapshots import DISPLAY, POLLING, UNTRIED, picture
+
+NOW = START + 60
+CODES = "https://docs.sevenbridges.com/docs/api-status-codes"
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+FAILED, UNFINISHED = "Jobs with failed files", "Unfinished jobs"
+LISTED, ACCOUNTS = "Jobs that the platform lists", "Accounts"
+EVIL = "<script>alert(\"1\")</script> & 'more'"
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    children: "list[Element | str]" = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(each if isinstance(each, str) else each.text for each in self.children)
+
+    def all(self, tag: str) -> "Iterator[Element]":
+        for each in self.children:
+            if isinstance(each, Element):
+                if each.tag == tag:
+                    yield each
+                yield from each.all(tag)
+
+
+class Strict(HTMLParser):
+    """Builds the tree; whatever is not closed by its own tag is an error."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open = [Element("", {})]
+        self.declarations: list[str] = []
+
+    def handle_decl(self, decl: str) -> None:
+        self.declarations.append(decl)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(set(names)) == len(names)
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def tree(*pictures: Picture, now: float = NOW, job_series: int = 50, show_username: bool = True) -> Element:
+    """The page of *pictures*, parsed, after the checks that every page must pass."""
+    display = replace(DISPLAY, job_series=job_series, show_username=show_username)
+    page = status_page(pictures, display, now)
+    parser = Strict()
+    parser.feed(page)
+    parser.close()
+    [root] = parser.open
+    assert parser.declarations == ["doctype html"]
+    [html] = [each for each in root.children if isinstance(each, Element)]
+    assert (html.tag, html.attributes) == ("html", {"lang": "en"})
+    assert next(html.all("meta")).attributes.get("charset") == "utf-8"
+    for tag in ("script", "link", "img", "iframe", "object", "form", "base"):
+        assert not list(html.all(tag))
+    everything = list(elements(html))
+    ids = [each.attributes["id"] for each in everything if "id" in each.attributes]
+    assert len(set(ids)) == len(ids)
+    for each in everything:
+        assert not [name for name in each.attributes if name.startswith("on") or name == "style"]
+        assert each.attributes.get("aria-labelledby", "overview") in ids
+    for link in html.all("a"):
+        to = link.attributes["href"]
+        assert to in {"/", "/metrics", "/-/healthy", "/-/ready", CODES} or to.removeprefix("#") in ids
+    [style] = html.all("style")
+    assert "url(" not in style.text
+    assert "@import" not in style.text
+    assert f"'sha256-{b64encode(sha256(style.text.encode()).digest()).decode()}'" in CONTENT_SECURITY_POLICY
+    return html
+
+
+def elements(under: Element) -> Iterator[Element]:
+    for each in under.children:
+        if isinstance(each, Element):
+            yield each
+            yield from elements(each)
+
+
+def section(page: Element, title: str) -> Element:
+    [found] = [each for each in page.all("section") if next(each.all("h2")).text == title]
+    return found
+
+
+def rows(page: Element, title: str) -> list[list[str]]:
+    """The cells of the table below a heading; the words instead of it where there is none."""
+    below = section(page, title)
+    if not list(below.all("table")):
+        return [[each.text for each in below.all("p")]]
+    return [
+        [cell.text for cell in row.children if isinstance(cell, Element)]
+        for body in below.all("tbody")
+        for row in body.all("tr")
+    ]
+
+
+def account(page: Element, name: str = "cavatica") -> list[str]:
+    """State, last poll, requests, jobs and files of an account, lines joined by a slash."""
+    for body in section(page, ACCOUNTS).all("tbody"):
+        for row in body.all("tr"):
+            first, *rest = [lines(cell) for cell in row.children if isinstance(cell, Element)]
+            if first.partition(" / ")[0] == name:
+                return rest
+    raise AssertionError(f"no account {name}")
+
+
+def lines(cell: Element) -> str:
+    quiet = [each for each in cell.all("span") if each.attributes["class"] == "quiet"]
+    first = "".join(each if isinstance(each, str) else each.text for each in cell.children if each not in quiet)
+    return " / ".join((first, *(each.text for each in quiet))).replace("\u00a0", " ")
+
+
+def overview(page: Element) -> tuple[str, list[str]]:
+    """The verdict, and what is wrong line by line."""
+    first = next(page.all("section"))
+    return next(first.all("h2")).text, [
+        line.text for each in first.all("ul") for line in each.children if isinstance(line, Element)
+    ]
+
+
+def figures(page: Element) -> dict[str, str]:
+    return {name.text: value.text for name, value in zip(page.all("dt"), page.all("dd"), strict=True)}
+
+
+# -------------------------------------------------------------------------------------------------------- what is wrong
+
+
+def test_before_any_account_was_tried_it_says_so() -> None:
+    page = tree()
+
+    assert overview(page) == ("No account has been tried yet", [])
+    assert [each.text for each in page.all("h2")] == ["No account has been tried yet"]
+    assert overview(tree(picture(None, polling=UNTRIED))) == ("No account has been tried yet", [])
+
+
+def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
+    page = tree(picture(book_of()))
+
+    assert overview(page) == ("Nothing is wrong", [])
+    assert next(page.all("title")).text == "Nothing is wrong · sbg-exporter"
+    assert "As of 2026-09-21 14:14:20 UTC." in page.text
+
+
+def test_accounts_that_are_still_to_be_tried_qualify_that() -> None:
+    page = tree(picture(book_of(), account="one"), picture(None, account="two", polling=UNTRIED))
+
+    assert overview(page) == ("Nothing is wrong so far, 1 not tried yet", [])
+    assert figures(page)["Accounts up"] == "1 of 2"
+
+
+def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
+    failing, still, broken = LedgerFixture(), LedgerFixture(), LedgerFixture()
+    failing.observe_listing(running_job(START + 1), at=START + 10)
+    failing.observe_listing(finished_job(START + 1, failed=3, errors=(("4007", 2), ("none", 1))), at=START + 30)
+    still.observe_listing(running_job(START + 2, done=4), at=START - 4000)
+    refused = replace(POLLING, up=False, fault="the token is refused", last_success=START - 300)
+
+    page = tree(
+        picture(still.book, account="still"),
+        picture(failing.book, account="failing"),
+        picture(broken.book, account="broken", polling=refused),
+        picture(book_of(), account="well"),
+    )
+
+    assert overview(page) == (
+        "1 account cannot be polled, 1 job with failed files, 1 job without progress",
+        [
+            "broken: cannot be polled, last good answer 6 min ago: the token is refused.",
+            (
+                "failing: 1 job with failed files, the latest detected 30 s ago:"
+                f" copy {job_id(START + 1)}, 3 of 10 files failed (4007 (2), none (1))."
+            ),
+            f"still: 1 job without progress, the longest since 68 min ago: copy {job_id(START + 2)}, running.",
+        ],
+    )
+    assert [row[0].partition("rosalind")[0] for row in rows(page, ACCOUNTS)] == ["broken", "failing", "still", "well"]
+    assert figures(page) == {
+        "Accounts up": "3 of 4",
+        "Unfinished jobs": "1",
+        "Jobs with failed files, 24 h": "1",
+        "Files completed, as counted": "11",
+        "Files failed, as counted": "3",
+    }
+
+
+def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_first() -> None:
+    def failed(at: float) -> LedgerFixture:
+        counted = LedgerFixture()
+        counted.observe_listing(running_job(at, failed=1), at=at)
+        return counted
+
+    def silent(since: float) -> Picture:
+        polling = replace(POLLING, up=False, fault="no answer", last_success=since)
+        return picture(book_of(), account=f"silent since {since - START:.0f}", polling=polling)
+
+    _, said = overview(
+        tree(
+            picture(failed(START + 10).book, account="first"),
+            picture(failed(START + 20).book, account="second"),
+            silent(START + 20),
+            silent(START + 10),
+        )
+    )
+
+    assert [line.partition(":")[0] for line in said] == ["silent since 10", "silent since 20", "second", "first"]
+
+
+def test_an_account_that_was_not_polled_lately_is_wrong_though_its_last_poll_went_well() -> None:
+    page = tree(picture(book_of()), now=START + 660.5)
+
+    assert overview(page) == (
+        "1 account cannot be polled",
+        ["cavatica: not polled lately, last good answer 10 min ago."],
+    )
+    assert account(page)[0] == "not polled lately / last good answer 10 min ago"
+
+
+def test_a_failing_account_says_why_and_since_when_and_keeps_its_old_jobs_to_itself() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START + 1, done=4), at=START + 30)
+    failing = replace(POLLING, up=False, fault="the platform did not answer", last_poll=START + 7300, username=None)
+
+    page = tree(picture(counted.book, polling=failing), now=START + 7330)
+
+    assert overview(page)[1] == [
+        "cavatica: cannot be polled, last good answer 2 h ago: the platform did not answer.",
+    ]
+    assert account(page)[0] == "failing / last good answer 2 h ago / the platform did not answer"
+    assert account(page)[3] == "too old to show"
+    assert "rosalind at" in page.text, "the ledger remembers whose it is"
+    left_out = "1 account left out: no complete listing yet, or the last good answer is too old."
+    assert rows(page, UNFINISHED) == rows(page, LISTED) == [["None.", left_out]]
+
+
+def test_an_account_that_never_answered_says_so() -> None:
+    refused = replace(UNTRIED, up=False, fault="refused", last_poll=START)
+
+    assert overview(tree(picture(None, polling=refused)))[1] == [
+        "cavatica: cannot be polled, no good answer yet: refused."
+    ]
+
+
+def test_failures_from_before_counting_began_are_shown_but_raise_no_alarm() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(finished_job(START - 1000, failed=2), at=START + 20)
+
+    page = tree(picture(counted.book))
+
+    assert overview(page) == ("Nothing is wrong", [])
+    assert rows(page, FAILED) == [
+        [job_id(START - 1000), "cavatica", "copy", "partial", "2 of 10", "codes not known", "before counting began"]
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- the jobs
+
+
+def test_an_account_that_was_not_reached_yet_shows_nothing_as_zero() -> None:
+    page = tree(picture(None, polling=UNTRIED))
+
+    assert account(page) == [
+        "not tried yet",
+        "none yet / every 30 s",
+        "0 of 250 allowed",
+        "no complete listing yet",
+        "not known yet",
+    ]
+    assert "platform has" not in page.text
+    for title in (FAILED, UNFINISHED, LISTED):
+        assert "1 account left out" in rows(page, title)[0][1]
+
+
+def test_an_account_without_jobs_says_none() -> None:
+    page = tree(picture(book_of()))
+
+    assert account(page) == [
+        "up",
+        "30 s ago / every 30 s",
+        "4 of 250 allowed / platform has 991 left",
+        "none",
+        "0 of 0 completed, 0 failed / since 60 s ago",
+    ]
+    assert rows(page, ACCOUNTS)[0][0] == "cavaticarosalind at api.example.org/v2"
+    assert rows(page, UNFINISHED) == rows(page, FAILED) == rows(page, LISTED) == [["None."]]
+
+
+def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(
+        running_job(START + 1, done=3, failed=1),
+        finished_job(START + 2, failed=3, serial=1, errors=(("4007", 1), ("none", 2))),
+        at=START + 30,
+    )
+
+    page = tree(picture(counted.book), now=NOW)
+
+    assert rows(page, LISTED) == [["copy", "finished", "1", "10", "7", "3"], ["copy", "running", "1", "10", "3", "1"]]
+    assert rows(page, UNFINISHED) == [
+        [job_id(START + 1), "cavatica", "copy", "running", "4 of 10, 1 failed", "59 s ago", "30 s ago"]
+    ]
+    detected = "30 s ago 2026-09-21 14:13:50 UTC"
+    assert rows(page, FAILED) == [
+        [job_id(START + 2, 1), "cavatica", "copy", "partial", "3 of 10", "none (2), 4007 (1)", detected],
+        [job_id(START + 1), "cavatica", "copy", "running", "1 of 10", "codes come at its end", detected],
+    ]
+    assert account(page)[3:] == ["1 running, 1 finished", "10 of 20 completed, 4 failed / since 60 s ago"]
+
+
+def test_several_accounts_share_the_tables() -> None:
+    one, two = LedgerFixture(), LedgerFixture()
+    one.observe_listing(running_job(START + 1, done=1), at=START + 20)
+    two.observe_listing(running_job(START + 2, done=2), finished_job(START + 3, serial=1), at=START + 10)
+
+    page = tree(picture(one.book, account="one"), picture(two.book, account="two"))
+
+    assert [row[1] for row in rows(page, UNFINISHED)] == ["two", "one"], "the one that moved last comes last"
+    assert rows(page, LISTED) == [["copy", "finished", "1", "10", "10", "0"], ["copy", "running", "2", "20", "3", "0"]]
+
+
+def test_tables_are_readable_without_styles() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START + 1, done=4), finished_job(START, failed=1), at=START + 30)
+
+    page = tree(picture(counted.book))
+
+    assert [each.text for each in page.all("h1")] == ["sbg-exporter"]
+    assert f"sbg-exporter {__version__}" in next(page.all("footer")).text
+    tables = list(page.all("table"))
+    assert len(tables) == 4
+    for table in tables:
+        assert len(list(table.all("caption"))) == 1
+        [head] = table.all("thead")
+        columns = list(head.all("th"))
+        assert {each.attributes["scope"] for each in columns} == {"col"}
+        for body in table.all("tbody"):
+            for row in body.all("tr"):
+                cells = [each for each in row.children if isinstance(each, Element)]
+                assert (cells[0].tag, cells[0].attributes["scope"]) == ("th", "row")
+                assert [each.attributes["data-label"] for each in cells[1:]] == [each.text for each in columns[1:]]
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "bar"), [(10, 4, ("10", "4")), (0, 1, ("1", "1")), (2, 5, ("2", "2")), (5000, 0, ("5000", "0"))]
+)
+def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
+    total: int, done: int, bar: tuple[str, str]
+) -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, total=total, done=done), at=START + 30)
+
+    page = tree(picture(counted.book))
+
+    [shown] = page.all("progress")
+    assert shown.attributes == {
+        "max": bar[0],
+        "value": bar[1],
+        "aria-label": f"Progress of job {job_id(START)}",
+    }
+    assert f"{done} of {total:,}" in page.text
+
+
+def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(Job(job_id(START), "copy", "submitted", 0, 0, 0), at=START + 30)
+
+    page = tree(picture(counted.book))
+
+    assert rows(page, UNFINISHED)[0][3:5] == ["submitted", "not known yet"]
+    assert not list(page.all("progress"))
+
+
+def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
+
+    [row] = rows(tree(picture(counted.book)), UNFINISHED)
+
+    assert row[3:5] == ["finished, settling", "4 of 10"]
+
+
+def test_what_is_wrong_stands_out() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=4), at=START + 30)
+    counted.observe_listing(running_job(START, done=4), finished_job(START, failed=3, serial=1), at=START + 60)
+    late = tree(picture(counted.book, gauges_until=START + 9000), now=START + 3630)
+
+    def toned(name: str) -> set[str]:
+        return {each.text for tag in ("span", "h2") for each in late.all(tag) if each.attributes.get("class") == name}
+
+    assert toned("bad") == {"1 job with failed files, 1 job without progress", "3 of 10", "3", "3\u00a0failed"}
+    assert toned("mild") == {"60 min ago"}
+
+
+def test_only_silence_is_no_alarm() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=4), at=START + 30)
+
+    heading = next(tree(picture(counted.book, gauges_until=START + 9000), now=START + 3630).all("h2"))
+
+    assert (heading.text, heading.attributes["class"]) == ("1 job without progress", "mild")
+
+
+def test_codes_are_explained_where_there_are_any() -> None:
+    counted = LedgerFixture()
+    before = tree(picture(counted.book))
+    counted.observe_listing(finished_job(START, failed=3), at=START + 30)
+    after = tree(picture(counted.book))
+
+    assert CODES not in [link.attributes["href"] for link in before.all("a")]
+    assert CODES in [link.attributes["href"] for link in after.all("a")]
+
+
+# --------------------------------------------------------------------------------------------------------------- bounds
+
+
+def test_jobs_beyond_job_series_are_counted() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(5)), at=START + 30)
+
+    some = tree(picture(counted.book), job_series=2)
+    none = tree(picture(counted.book), job_series=0)
+
+    assert [row[0] for row in rows(some, UNFINISHED)] == [job_id(START), job_id(START + 1, 1)]
+    assert section(some, UNFINISHED).text.endswith("3 more not shown here.")
+    assert rows(none, UNFINISHED) == rows(none, FAILED) == [["5 more not shown here."]]
+
+
+def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(3)), at=START - 3600)
+    failing = replace(POLLING, up=False, fault="no answer")
+
+    page = tree(
+        *(picture(counted.book, account=f"a{each}", polling=failing) for each in range(300)), job_series=1_000_000
+    )
+
+    assert len(rows(page, FAILED)) == len(rows(page, UNFINISHED)) == 100
+    assert page.text.count("800 more not shown here.") == 2
+    verdict, said = overview(page)
+    assert verdict == "300 accounts cannot be polled, 900 jobs with failed files, 900 jobs without progress"
+    assert said[5::6] == ["The same in 295 more accounts."] * 3
+    assert len(rows(page, ACCOUNTS)) == 300
+
+
+# --------------------------------------------------------------------------------------------------------- what it says
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (86400, "24 h"), (172800, "2 d")],
+)
+def test_ages_are_told_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
+    page = tree(picture(book_of()), now=START + 30.5 + seconds)
+
+    assert account(page)[1].startswith(f"{text} ago / ")
+
+
+def test_every_age_has_its_moment() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=4, failed=1), at=START + 30)
+
+    times = list(tree(picture(counted.book)).all("time"))
+
+    assert {each.attributes["title"] for each in times if each.text.endswith("ago")} >= {"2026-09-21 14:13:20 UTC"}
+    for each in times:
+        written = each.attributes.get("title", each.text)
+        assert each.attributes["datetime"] == written.replace(" UTC", "Z").replace(" ", "T")
+
+
+def test_the_username_can_be_hidden() -> None:
+    assert "rosalind" not in tree(picture(book_of()), show_username=False).text
+
+
+@pytest.mark.parametrize("now", [NOW, START + 9000])
+def test_nothing_that_comes_from_outside_becomes_markup(now: float) -> None:
+    counted = LedgerFixture(username=EVIL)
+    counted.observe_listing(
+        Job(f"1{EVIL}", EVIL, EVIL, 4, 1, 1),
+        Job(f"2{EVIL}", "copy", "finished", 4, 0, 2, START, START + 1, errors=(("<b>", 2),)),
+        at=START + 30,
+    )
+    failing = replace(POLLING, up=False, fault=EVIL, username=EVIL)
+    shown = picture(counted.book, account=EVIL, polling=failing, gauges_until=START + 10_000)
+
+    page = tree(replace(shown, endpoint=f"https://{EVIL}/"), now=now)
+
+    verdict, said = overview(page)
+    assert ("1 job without progress" in verdict) is (now > NOW)
+    assert all(line.count(EVIL) >= 2 for line in said)
+    assert page.text.count(EVIL) >= 15
+    assert "<b> (2)" in page.text
+    assert not list(page.all("b"))

@@ -1,0 +1,241 @@
+"""Tokens are read where they are kept, noticed when they change, and shown to nobody."""
+
+import os
+import traceback
+from pathlib import Path
+
+import pytest
+
+from exporter.config.tokens import FixedToken, TokenFile, credentials_path, found, profiles, secret_of
+from exporter.errors import ConfigError
+from exporter.redaction import Secret
+
+TOKEN = "feedfacefeedfacefeedfacefeedface"
+OTHER = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    return path
+
+
+def ini(tmp_path: Path, text: str) -> dict[str, dict[str, str]]:
+    path = tmp_path / "credentials"
+    path.write_text(text)
+    return profiles(path)
+
+
+@pytest.mark.parametrize("text", [TOKEN, f"{TOKEN}\n", f"  {TOKEN}\r\n", f"\t{TOKEN}\n\n"])
+def test_white_space_round_a_token_is_dropped(text: str) -> None:
+    assert secret_of(text, "here") == Secret(TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "here: the token is empty"),
+        (" \n", "here: the token is empty"),
+        (f"{TOKEN}\n{OTHER}", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
+        (f"token {TOKEN}", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
+        (f"{TOKEN}\x00", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
+        (f"{TOKEN}é", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
+        (TOKEN * 129, "here: not a token: it is longer than 4096 characters"),
+    ],
+)
+def test_what_cannot_be_a_token_is_refused_without_being_shown(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        secret_of(text, "here")
+
+    assert caught.value.problems == (problem,)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+# ---- token files ----
+
+
+def test_a_fixed_token_stays_and_is_exposed_to_nobody() -> None:
+    token = FixedToken(Secret(TOKEN))
+
+    assert token.read() == Secret(TOKEN)
+    assert token.exposed() is None
+
+
+def test_a_token_file_is_read(path: Path) -> None:
+    assert TokenFile(path).read() == Secret(TOKEN)
+    assert TOKEN not in repr(TokenFile(path))
+
+
+def test_a_rotated_token_is_noticed(path: Path) -> None:
+    token = TokenFile(path)
+    token.read()
+
+    path.write_text(f"{OTHER}\n")
+
+    assert token.read() == Secret(OTHER)
+
+
+def test_a_token_rotated_within_one_tick_of_the_files_clock_is_noticed(path: Path) -> None:
+    token = TokenFile(path)
+    before = path.stat()
+    token.read()
+
+    path.write_text(OTHER)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert token.read() == Secret(OTHER)
+
+
+def test_a_token_rotated_behind_a_symbolic_link_is_noticed(tmp_path: Path, path: Path) -> None:
+    link, newer = tmp_path / "link", tmp_path / "newer"
+    link.symlink_to(path)
+    newer.write_text(OTHER)
+    token = TokenFile(link)
+    token.read()
+
+    fresh = tmp_path / "fresh"
+    fresh.symlink_to(newer)
+    fresh.replace(link)
+
+    assert token.read() == Secret(OTHER)
+
+
+def test_a_token_file_may_be_gone_for_a_while(path: Path) -> None:
+    token = TokenFile(path)
+    token.read()
+    path.unlink()
+    with pytest.raises(ConfigError) as caught:
+        token.read()
+    path.write_text(OTHER)
+
+    assert caught.value.problems == (f"{path}: the token file cannot be read: No such file or directory",)
+    assert token.read() == Secret(OTHER)
+
+
+def test_a_folder_is_no_token_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the token file cannot be read: Is a directory"):
+        TokenFile(tmp_path).read()
+
+
+def test_of_a_file_without_end_only_so_much_is_read() -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: not a token"):
+        TokenFile(Path("/dev/zero")).read()
+
+
+def test_bytes_that_are_no_text_are_no_token(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(ConfigError, match="characters outside ASCII"):
+        TokenFile(path).read()
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o666, 0o602, 0o777])
+def test_a_token_file_that_others_can_read_is_warned_of(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+    assert TokenFile(path).exposed() == f"{path}: others can read this token file (mode {mode:04o}); chmod 600 it"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o440, 0o640])
+def test_a_token_file_for_its_owner_and_group_is_not_warned_of(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+    assert TokenFile(path).exposed() is None
+
+
+def test_a_missing_token_file_is_not_exposed(tmp_path: Path) -> None:
+    assert TokenFile(tmp_path / "missing").exposed() is None
+
+
+# ---- where token files are ----
+
+
+def test_a_relative_token_file_is_among_systemds_credentials_or_beside_the_configuration(tmp_path: Path) -> None:
+    beside, given = tmp_path / "etc", tmp_path / "credentials"
+    given.mkdir()
+    environ = {"CREDENTIALS_DIRECTORY": str(given)}
+
+    assert found(Path("token"), beside, environ) == beside / "token"
+    (given / "token").touch()
+    assert found(Path("token"), beside, environ) == given / "token"
+    assert found(Path("token"), beside, {}) == beside / "token"
+    assert found(tmp_path / "token", beside, environ) == tmp_path / "token"
+
+
+# ---- profiles ----
+
+
+def test_profiles_are_where_the_official_clients_keep_them() -> None:
+    assert credentials_path(Path("/home/rf")) == Path("/home/rf/.sevenbridges/credentials")
+
+
+def test_without_a_credentials_file_there_are_no_profiles(tmp_path: Path) -> None:
+    assert profiles(tmp_path / "credentials") == {}
+
+
+def test_the_oddities_of_real_credentials_files_are_read(tmp_path: Path) -> None:
+    text = f"""\
+# made by hand
+[default]
+api_endpoint=https://api.sbgenomics.com/v2
+auth_token={TOKEN}
+
+; a division
+[my-lab.x]
+API_Endpoint   =   https://cavatica-api.sbgenomics.com/v2/
+auth_token: 100%{TOKEN[4:]}=
+advance_access
+note =
+"""
+
+    assert ini(tmp_path, text) == {
+        "default": {"api_endpoint": "https://api.sbgenomics.com/v2", "auth_token": TOKEN},
+        "my-lab.x": {
+            "api_endpoint": "https://cavatica-api.sbgenomics.com/v2/",
+            "auth_token": f"100%{TOKEN[4:]}=",
+            "advance_access": "",
+            "note": "",
+        },
+    }
+
+
+def test_no_profile_lends_its_keys_to_others(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nauth_token={TOKEN}\n[cgc]\napi_endpoint=https://cgc-api.sbgenomics.com/v2\n"
+
+    assert ini(tmp_path, text)["cgc"] == {"api_endpoint": "https://cgc-api.sbgenomics.com/v2"}
+
+
+def test_a_profile_written_twice_is_read_with_its_later_keys(tmp_path: Path) -> None:
+    assert ini(tmp_path, f"[a]\nauth_token={OTHER}\n[a]\nauth_token={TOKEN}\n") == {"a": {"auth_token": TOKEN}}
+
+
+@pytest.mark.parametrize("text", [f"auth_token = {TOKEN}\n", f"[default\nauth_token = {TOKEN}\n", f"{TOKEN}\n"])
+def test_a_file_that_is_none_is_refused_without_being_quoted(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ini(tmp_path, text)
+
+    path = tmp_path / "credentials"
+    assert caught.value.problems == (f"{path}: not a credentials file: write INI with [profile] sections",)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_credentials_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "credentials"
+    path.write_bytes(b"[default]\nauth_token = \xff\n")
+
+    with pytest.raises(ConfigError, match="not a credentials file"):
+        profiles(path)
+
+
+def test_a_credentials_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        profiles(tmp_path)
+
+    assert caught.value.problems == (f"{tmp_path}: the credentials file cannot be read: Is a directory",)
+
+
+def test_a_path_that_cannot_be_one_is_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(ConfigError, match="the token file cannot be read: embedded null byte"):
+        TokenFile(Path("x\0")).read()
