@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from exporter.api.models import Job
-from exporter.counting.rules import ID_EPOCH, Mark
+from exporter.counting.rules import ID_EPOCH, JobRecord
 from tests.clocks import START
 
 ENDPOINT: Final = "https://api.example.org/v2"
@@ -59,7 +59,7 @@ def finished_job(
     )
 
 
-_NEW: Final = Mark(
+_NEW: Final = JobRecord(
     id="42",
     operation="copy",
     state="running",
@@ -75,20 +75,20 @@ _NEW: Final = Mark(
     finished_on=None,
     outcome="",
     history=False,
-    asks_left=0,
-    queue_done=False,
-    duration_done=False,
-    errors_done=False,
-    moved_at=START,
+    detail_requests_left=0,
+    queue_counted=False,
+    duration_counted=False,
+    errors_counted=False,
+    last_progress_at=START,
     detected_at=None,
     settling_since=None,
     missing_since=None,
     unlisted_at=None,
-    codes="",
+    error_counts="",
 )
 
 
-def mark(job: Job | None = None, **fields: object) -> Mark:
+def record(job: Job | None = None, **fields: object) -> JobRecord:
     """What the ledger keeps of an unfinished job: of *job*, with these *fields* in place of the defaults."""
     of_job = {} if job is None else {"id": job.id, "operation": job.operation, "state": job.state}
     return msgspec.structs.replace(_NEW, **{**of_job, **fields})

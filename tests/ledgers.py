@@ -5,7 +5,7 @@ from typing import Final
 
 from exporter.api.models import Job
 from exporter.counting import rules as counting
-from exporter.counting.rules import Account, Book, Changes, Mark, Rules, Sightings, fold, seeds
+from exporter.counting.rules import Account, Changes, JobRecord, Ledger, Observations, Rules, initial_changes, reconcile
 from exporter.storage.store import Store
 from tests.clocks import START
 from tests.factories import ENDPOINT
@@ -18,8 +18,8 @@ class LedgerFixture:
     """A ledger in memory, which began at START.
 
     Attributes:
-        book: what is shown of it.
-        marks: the records of all jobs, by their ids.
+        ledger: what is shown of it.
+        records: the records of all jobs, by their ids.
         facts: what the last observation told.
         now: the time of the last observation.
     """
@@ -34,9 +34,9 @@ class LedgerFixture:
     ) -> None:
         """*complete*: as after its first complete listing, when there is no history any more."""
         self.rules = rules
-        account = Account(1, ENDPOINT, username, "", START, complete=complete, listed_on=START if complete else None)
-        self.book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, self.rules, now))
-        self.marks: dict[str, Mark] = {}
+        account = Account(1, ENDPOINT, username, "", START, ever_listed=complete, listed_on=START if complete else None)
+        self.ledger = Ledger(account, {}, {}, {}, {}, {}, 0).after(initial_changes(account, self.rules, now))
+        self.records: dict[str, JobRecord] = {}
         self.facts: list[object] = []
         self.now = now
 
@@ -65,69 +65,69 @@ class LedgerFixture:
         """
         self.now = self.now + after if at is None else at
         shown = {job.id for job in jobs} if listed else set()
-        sightings = Sightings(
+        observations = Observations(
             jobs,
             shown,
             asked=asked,
             refused=refused,
             unknown=unknown,
-            vanished=self.unlisted(shown) if complete else (),
-            expired=self.expired(self.book.account.listing_clock) if complete else (),
+            no_longer_listed=self.unlisted(shown) if complete else (),
+            expirable=self.expired(self.ledger.account.listing_clock) if complete else (),
             complete=complete,
         )
-        changes = self.changes(sightings)
+        changes = self.changes(observations)
         self.commit(changes)
         return changes
 
-    def observe_listing(self, *jobs: Job, at: float | None = None, after: float = 0.0) -> Book:
+    def observe_listing(self, *jobs: Job, at: float | None = None, after: float = 0.0) -> Ledger:
         """Count a complete listing; the book after it."""
         self.observe(*jobs, at=at, after=after, complete=True)
-        return self.book
+        return self.ledger
 
-    def changes(self, sightings: Sightings) -> Changes:
-        """What *sightings* at this time would change."""
-        return fold(self.book, self.marks, sightings, self.rules, now=self.now, platform=self.now)
+    def changes(self, observations: Observations) -> Changes:
+        """What *observations* at this time would change."""
+        return reconcile(self.ledger, self.records, observations, self.rules, local_time=self.now, server_time=self.now)
 
     def commit(self, changes: Changes) -> None:
         """Keep *changes*."""
-        self.book = self.book.after(changes)
-        self.marks.update(changes.marks)
+        self.ledger = self.ledger.after(changes)
+        self.records.update(changes.records)
         for job_id in changes.forgotten:
-            del self.marks[job_id]
-        self.facts = list(changes.facts)
+            del self.records[job_id]
+        self.facts = list(changes.events)
 
-    def unlisted(self, listed: Collection[str]) -> list[Mark]:
+    def unlisted(self, listed: Collection[str]) -> list[JobRecord]:
         """The jobs that were listed before and are not among these."""
-        return [each for each in self.marks.values() if each.unlisted_at is None and each.id not in listed]
+        return [each for each in self.records.values() if each.unlisted_at is None and each.id not in listed]
 
-    def expired(self, listing_clock: float) -> list[Mark]:
+    def expired(self, listing_clock: float) -> list[JobRecord]:
         """The jobs that may be forgotten at that time of the listing clock."""
         before = listing_clock - counting.FORGET_AFTER
-        return [each for each in self.marks.values() if each.unlisted_at is not None and each.unlisted_at <= before]
+        return [each for each in self.records.values() if each.unlisted_at is not None and each.unlisted_at <= before]
 
     def counted(self, family: str, *labels: str) -> int:
         """The value of one counter."""
-        return self.book.counters[family, labels].value
+        return self.ledger.counters[family, labels].value
 
     def outcomes(self, operation: str = "copy") -> Mapping[str, int]:
         """How many jobs finished with each outcome, without zeros."""
         return {
             labels[1]: count.value
-            for (family, labels), count in self.book.counters.items()
+            for (family, labels), count in self.ledger.counters.items()
             if family == counting.JOBS_FINISHED and labels[0] == operation and count.value
         }
 
 
-def book_of(*jobs: Job, at: float = START) -> Book:
+def ledger_of(*jobs: Job, at: float = START) -> Ledger:
     """The book of an account whose first listing, *at* that time, showed *jobs*; of a new one if there are none."""
     counted = LedgerFixture()
-    return counted.observe_listing(*jobs, at=at) if jobs else counted.book
+    return counted.observe_listing(*jobs, at=at) if jobs else counted.ledger
 
 
-def observe_in(store: Store, book: Book, *jobs: Job, rules: Rules, now: float) -> Book:
+def observe_in(store: Store, ledger: Ledger, *jobs: Job, rules: Rules, now: float) -> Ledger:
     """Count a complete listing of *jobs* and commit it; the book after it."""
-    number, listed = book.account.number, {job.id for job in jobs}
-    sightings = Sightings(jobs, listed, vanished=store.vanished(number, listed), complete=True)
-    changes = fold(book, store.marks(number, listed), sightings, rules, now=now, platform=now)
+    number, listed = ledger.account.number, {job.id for job in jobs}
+    observations = Observations(jobs, listed, no_longer_listed=store.vanished(number, listed), complete=True)
+    changes = reconcile(ledger, store.records(number, listed), observations, rules, local_time=now, server_time=now)
     store.commit(number, changes)
-    return book.after(changes)
+    return ledger.after(changes)

@@ -3,28 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from exporter.api.models import Job
-from exporter.counting.rules import Book, Histogram, Sums
+from exporter.counting.rules import HistogramValue, JobTotals, Ledger
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.families import Family
 from exporter.metrics.snapshot import Board, Display, Picture, Polling, Process
 from tests.clocks import START, ManualClock
-from tests.factories import ENDPOINT, finished_job, job_id, running_job
-from tests.ledgers import LedgerFixture
-
-__all__ = [
-    "DISPLAY",
-    "POLLING",
-    "START",
-    "UNTRIED",
-    "Ledger",
-    "board",
-    "exposition",
-    "finished",
-    "job_id",
-    "picture",
-    "running",
-]
+from tests.factories import ENDPOINT
 
 DISPLAY = Display(job_series=50, failed_job_window=86400.0, show_username=True)
 
@@ -37,9 +21,9 @@ POLLING = Polling(
     last_success=START + 30.5,
     last_full_listing=START + 30.25,
     polls={"success": 2, "unreachable": 1},
-    poll_duration=Histogram.empty((0.5, 5.0), START).observe(0.25, None).observe(7.0, None),
+    poll_duration=HistogramValue.empty((0.5, 5.0), START).observe(0.25, None).observe(7.0, None),
     requests={("user", "200"): 1, ("list", "timeout"): 1, ("list", "200"): 2},
-    request_duration={"list": Histogram.empty((0.1, 1.0), START).observe(0.05, None)},
+    request_duration={"list": HistogramValue.empty((0.1, 1.0), START).observe(0.05, None)},
     rate_limit=1000,
     rate_limit_remaining=991,
     rate_limit_reset=START + 300,
@@ -68,7 +52,7 @@ UNTRIED = replace(
     last_success=None,
     last_full_listing=None,
     polls={},
-    poll_duration=Histogram.empty((0.5, 5.0), START),
+    poll_duration=HistogramValue.empty((0.5, 5.0), START),
     requests={},
     request_duration={},
     rate_limit=None,
@@ -82,17 +66,17 @@ UNTRIED = replace(
 
 
 def picture(
-    book: Book | None,
+    ledger: Ledger | None,
     *,
     account: str = "cavatica",
     polling: Polling = POLLING,
-    listed: Mapping[tuple[str, str], Sums] | None = None,
+    listed: Mapping[tuple[str, str], JobTotals] | None = None,
     gauges_until: float = START + 600,
 ) -> Picture:
     """A picture of an account whose jobs were all listed, unless *listed* says otherwise."""
-    if listed is None and book is not None:
-        listed = book.listed
-    return Picture(account, ENDPOINT, book, listed, polling, gauges_until)
+    if listed is None and ledger is not None:
+        listed = ledger.listed
+    return Picture(account, ENDPOINT, ledger, listed, polling, gauges_until)
 
 
 def board(*pictures: Picture) -> Board:
@@ -111,14 +95,3 @@ def exposition(
     if families is None:
         return Exposition(board(*pictures), lambda: process, display, clock)
     return Exposition(board(*pictures), lambda: process, display, clock, families)
-
-
-# Until the tests that still use these names have moved on to tests.ledgers and tests.factories:
-finished, running = finished_job, running_job
-
-
-class Ledger(LedgerFixture):
-    """A ledger whose every observation is a complete listing."""
-
-    def see(self, *jobs: Job, at: float) -> Book:
-        return self.observe_listing(*jobs, at=at)

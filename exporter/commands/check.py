@@ -57,7 +57,7 @@ def _found(picture: Picture, display: Display, forecast: Forecast, now: Callable
         yield f"fault       {polling.fault}"
         return
     if picture.listed is not None:
-        yield f"jobs        {sum(sums.jobs for sums in picture.listed.values())} listed"
+        yield f"jobs        {sum(totals.jobs for totals in picture.listed.values())} listed"
     elif polling.watching:
         yield f"jobs        {forecast.jobs} or more listed: too many to list at every poll, so it will be watched"
     else:

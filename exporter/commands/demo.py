@@ -90,8 +90,8 @@ def submit_examples(platform: Platform, speed: float) -> None:
 def line_of(picture: Picture, now: float) -> str:
     """What the exporter shows of the account at *now*, Unix seconds, in one line."""
     states: dict[str, int] = {}
-    for (_, state), sums in (picture.listed or {}).items():
-        states[state] = states.get(state, 0) + sums.jobs
+    for (_, state), totals in (picture.listed or {}).items():
+        states[state] = states.get(state, 0) + totals.jobs
     jobs = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number) or "none listed yet"
     files, completed, failed = files_counted(picture)
     counted = f"files counted: {completed} completed, {failed} failed of {files}"
@@ -100,11 +100,11 @@ def line_of(picture: Picture, now: float) -> str:
 
 def _stuck(picture: Picture, now: float) -> str:
     """The job that has not moved for longest, when that is long."""
-    waiting = [mark for mark in unfinished_jobs(picture) if mark.state != "finished"]
-    stillest = min(waiting, key=lambda mark: mark.moved_at, default=None)
-    if stillest is None or now - stillest.moved_at <= _STUCK_SECONDS:
+    waiting = [job_record for job_record in unfinished_jobs(picture) if job_record.state != "finished"]
+    stillest = min(waiting, key=lambda record: record.last_progress_at, default=None)
+    if stillest is None or now - stillest.last_progress_at <= _STUCK_SECONDS:
         return ""
-    return f"; not moved for {now - stillest.moved_at:.0f} s: job {stillest.id}"
+    return f"; not moved for {now - stillest.last_progress_at:.0f} s: job {stillest.id}"
 
 
 def _age(picture: Picture, now: float) -> str:

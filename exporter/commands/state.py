@@ -32,12 +32,12 @@ import msgspec
 from exporter import __version__
 from exporter.api.models import OUTCOMES
 from exporter.counting import rules as counting
-from exporter.counting.rules import FORGET_AFTER, Histogram, Key, Mark
+from exporter.counting.rules import FORGET_AFTER, HistogramValue, JobRecord, Key
 from exporter.errors import ConfigError, OutputError, StateError
 from exporter.storage.store import (
     LEDGER,
     SCHEMA_VERSION,
-    Ledger,
+    LedgerSummary,
     Reading,
     Row,
     Store,
@@ -114,24 +114,24 @@ def show(place: Place, *, as_json: bool) -> int:
     return 0
 
 
-def _described(ledger: Ledger, place: Place) -> Iterator[str]:
+def _described(ledger: LedgerSummary, place: Place) -> Iterator[str]:
     account = ledger.account
     yield f"endpoint    {account.endpoint}"
     if place.show_username:
         yield f"user        {account.username}"
     if account.division:
         yield f"division    {account.division}"
-    yield f"since       {_when(account.since)}"
+    yield f"since       {_when(account.counting_since)}"
     yield f"listed      {'never completely' if account.listed_on is None else _when(account.listed_on)}"
-    yield f"jobs        {ledger.marks} marked, {ledger.unfinished} unfinished"
+    yield f"jobs        {ledger.tracked_jobs} marked, {ledger.unfinished} unfinished"
     yield f"counted     {_counted(ledger)}"
 
 
-def _counted(ledger: Ledger) -> str:
+def _counted(ledger: LedgerSummary) -> str:
     return ", ".join(f"{total} {_IN_WORDS.get(family, family)}" for family, total in _totals(ledger).items())
 
 
-def _totals(ledger: Ledger) -> Mapping[str, int]:
+def _totals(ledger: LedgerSummary) -> Mapping[str, int]:
     """The sum of each family's counters."""
     totals = dict.fromkeys(_IN_WORDS, 0)
     for (family, _), count in ledger.counters.items():
@@ -139,16 +139,16 @@ def _totals(ledger: Ledger) -> Mapping[str, int]:
     return totals
 
 
-def _as_json(ledger: Ledger, place: Place) -> Mapping[str, object]:
+def _as_json(ledger: LedgerSummary, place: Place) -> Mapping[str, object]:
     account = ledger.account
     return {
         "names": ledger.names,
         "endpoint": account.endpoint,
         "username": account.username if place.show_username else None,
         "division": account.division,
-        "counting_since": account.since,
+        "counting_since": account.counting_since,
         "last_full_listing": account.listed_on,
-        "jobs_marked": ledger.marks,
+        "jobs_marked": ledger.tracked_jobs,
         "jobs_unfinished": ledger.unfinished,
         "totals": _totals(ledger),
     }
@@ -190,8 +190,8 @@ def check(place: Place) -> int:
     return 0
 
 
-def _size_of(ledgers: Sequence[Ledger]) -> str:
-    accounts, jobs = len(ledgers), sum(each.marks for each in ledgers)
+def _size_of(ledgers: Sequence[LedgerSummary]) -> str:
+    accounts, jobs = len(ledgers), sum(each.tracked_jobs for each in ledgers)
     return f"{accounts} account{'' if accounts == 1 else 's'}, {jobs} job{'' if jobs == 1 else 's'} marked"
 
 
@@ -203,19 +203,19 @@ def _problems(state: Reading, place: Place) -> Iterator[str]:
         yield line
     if not damaged:
         for ledger in state.ledgers():
-            for line in inconsistencies(ledger, state.marks(ledger.account.number)):
+            for line in inconsistencies(ledger, state.records(ledger.account.number)):
                 yield f"{_called(ledger, place)}: {line}"
 
 
-def inconsistencies(ledger: Ledger, marks: Iterable[Mark]) -> Iterator[str]:
-    """Where counters, histograms and *marks*, all that there are, do not go together."""
+def inconsistencies(ledger: LedgerSummary, records: Iterable[JobRecord]) -> Iterator[str]:
+    """Where counters, histograms and *records*, all that there are, do not go together."""
     least, most, odd = Counter[Key](), Counter[Key](), dict[str, list[str]]()
-    for mark in marks:
-        for word in _oddities(mark, ledger):
-            odd.setdefault(word, []).append(mark.id)
-        counted = Counter(dict(_counted_of(mark)))
+    for record in records:
+        for word in _oddities(record, ledger):
+            odd.setdefault(word, []).append(record.id)
+        counted = Counter(dict(_counted_of(record)))
         most.update(counted)
-        if not mark.history:  # history was counted or not, as the setting said then
+        if not record.history:  # history was counted or not, as the setting said then
             least.update(counted)
     for word, ids in odd.items():
         yield f"{len(ids)} of the marks {word}, such as that of job {ids[0]}"
@@ -225,7 +225,7 @@ def inconsistencies(ledger: Ledger, marks: Iterable[Mark]) -> Iterator[str]:
             yield f"{_series(key)} {line}"
 
 
-def _miscounted(ledger: Ledger, least: Counter[Key], most: Counter[Key]) -> Iterator[str]:
+def _miscounted(ledger: LedgerSummary, least: Counter[Key], most: Counter[Key]) -> Iterator[str]:
     # Before so much listing time has passed no mark was ever forgotten, so that the marks tell everything counted.
     all_there = ledger.account.listing_clock < FORGET_AFTER
     for key in sorted({*ledger.counters, *least}):
@@ -236,42 +236,42 @@ def _miscounted(ledger: Ledger, least: Counter[Key], most: Counter[Key]) -> Iter
             yield f"{_series(key)} is {value}, but the marked jobs make no more than {most[key]}"
 
 
-def _counted_of(mark: Mark) -> Iterator[tuple[Key, int]]:
+def _counted_of(record: JobRecord) -> Iterator[tuple[Key, int]]:
     """What counters have of one job."""
-    operation = mark.operation
+    operation = record.operation
     yield (counting.JOBS_SUBMITTED, (operation,)), 1
-    yield (counting.FILES, (operation,)), mark.total
-    yield (counting.FILES_COMPLETED, (operation,)), mark.completed
-    yield (counting.FILES_FAILED, (operation,)), mark.failed
-    if mark.outcome:
-        yield (counting.JOBS_FINISHED, (operation, mark.outcome)), 1
-    for code, records in _codes(mark).items():
+    yield (counting.FILES, (operation,)), record.total
+    yield (counting.FILES_COMPLETED, (operation,)), record.completed
+    yield (counting.FILES_FAILED, (operation,)), record.failed
+    if record.outcome:
+        yield (counting.JOBS_FINISHED, (operation, record.outcome)), 1
+    for code, records in _codes(record).items():
         yield (counting.FILE_ERRORS, (operation, code)), records
 
 
-def _codes(mark: Mark) -> Mapping[str, int]:
-    words = (word.rpartition(":") for word in mark.codes.split())
+def _codes(record: JobRecord) -> Mapping[str, int]:
+    words = (word.rpartition(":") for word in record.error_counts.split())
     return {code: int(records) for code, _, records in words if records.isdecimal()}
 
 
-def _oddities(mark: Mark, ledger: Ledger) -> Iterator[str]:
+def _oddities(record: JobRecord, ledger: LedgerSummary) -> Iterator[str]:
     counted, shown = (
-        (mark.total, mark.completed, mark.failed),
-        (mark.last_total, mark.last_completed, mark.last_failed),
+        (record.total, record.completed, record.failed),
+        (record.last_total, record.last_completed, record.last_failed),
     )
     if any(last > highest for last, highest in zip(shown, counted, strict=True)):
         yield "have counted less than was last shown"
     if min(*counted, *shown) < 0:
         yield "have counts below 0"
-    if mark.outcome and mark.outcome not in OUTCOMES:
+    if record.outcome and record.outcome not in OUTCOMES:
         yield "have an outcome that there is not"
-    if mark.unlisted_at is not None and mark.unlisted_at > ledger.account.listing_clock:
+    if record.unlisted_at is not None and record.unlisted_at > ledger.account.listing_clock:
         yield "are unlisted since later than now"
-    if len(_codes(mark)) < len(mark.codes.split()):
+    if len(_codes(record)) < len(record.error_counts.split()):
         yield "have error codes that cannot be read"
 
 
-def _histogram_problems(key: Key, histogram: Histogram, ledger: Ledger) -> Iterator[str]:
+def _histogram_problems(key: Key, histogram: HistogramValue, ledger: LedgerSummary) -> Iterator[str]:
     bounds, counts = histogram.bounds, histogram.counts
     if not len(bounds) + 1 == len(counts) == len(histogram.exemplars):
         yield "has not one bucket for each bound and one above them"
@@ -302,7 +302,7 @@ def _series(key: Key) -> str:
 # ---- which account ----
 
 
-def _ledger_of(words: Sequence[str], state: Reading, place: Place) -> Ledger:
+def _ledger_of(words: Sequence[str], state: Reading, place: Place) -> LedgerSummary:
     """The one ledger that *words* mean: the name bound to it, or the beginning of endpoint, user and division.
 
     Raises:
@@ -319,12 +319,12 @@ def _ledger_of(words: Sequence[str], state: Reading, place: Place) -> Ledger:
     raise StateError(f"no such account in {place.file}; there: {there}")
 
 
-def _identity(ledger: Ledger) -> tuple[str, ...]:
+def _identity(ledger: LedgerSummary) -> tuple[str, ...]:
     account = ledger.account
     return account.endpoint, account.username, account.division
 
 
-def _called(ledger: Ledger, place: Place) -> str:
+def _called(ledger: LedgerSummary, place: Place) -> str:
     """What an account can be called on the command line."""
     if ledger.names:
         return ledger.names[0]
@@ -428,11 +428,11 @@ def export_ledger(
     if held_by := holder(place.file):
         warn(f"the state file is held by {held_by}: what is counted from now on is not in the exported ledger")
     if output is not None:
-        _say(f"{output} is written: {_called(ledger, place)}, {ledger.marks} jobs marked, {_counted(ledger)}.")
+        _say(f"{output} is written: {_called(ledger, place)}, {ledger.tracked_jobs} jobs marked, {_counted(ledger)}.")
     return 0
 
 
-def _exported(ledger: Ledger, state: Reading) -> Iterator[str]:
+def _exported(ledger: LedgerSummary, state: Reading) -> Iterator[str]:
     digest, rows = hashlib.sha256(), Counter[str]()
     first = {
         "format": _FORMAT,
@@ -507,7 +507,9 @@ def import_ledger(place: Place, source: Path, *, replace: bool, warn: Callable[[
     for name in taken:
         warn(f"the name {name} stays with another account of {place.file}")
     [ledger] = ledgers
-    _say(f"imported into {place.file}: {_called(ledger, place)}, {ledger.marks} jobs marked, {_counted(ledger)}.")
+    _say(
+        f"imported into {place.file}: {_called(ledger, place)}, {ledger.tracked_jobs} jobs marked, {_counted(ledger)}."
+    )
     return 0
 
 
@@ -575,7 +577,7 @@ def forget_ledger(place: Place, words: Sequence[str], *, sure: bool) -> int:
     """
     with place.read() as state:
         ledger = _ledger_of(words, state, place)
-    loss = f"{_called(ledger, place)}: {ledger.marks} jobs marked, {_counted(ledger)}"
+    loss = f"{_called(ledger, place)}: {ledger.tracked_jobs} jobs marked, {_counted(ledger)}"
     if not sure:
         raise ConfigError(f"this would delete for good the ledger of {loss}; say --yes if that is wanted")
     with closing(Store(place.file)) as store:

@@ -16,7 +16,7 @@ nothing in this file reads a clock, a socket or a file.
     and not counted (unless the setting ``history`` says ``count``; even then no failure in it is a detection). Every
     other job is counted in full, whenever it is first seen, also when it started and ended while nobody looked.
 3.  Marks, counters, histograms and their creation times leave here together, as :class:`Changes`, to be committed in
-    one transaction. :meth:`Book.after` is what memory holds after that commit, so only what is committed is shown.
+    one transaction. :meth:`Ledger.after` is what memory holds after that commit, so only what is committed is shown.
 4.  A job is finished in state FINISHED, or in a state nobody documented that comes with ``finished_on``. It finishes
     once; of two sightings the more advanced wins. What changes after that adds to the file counters only.
 5.  ``incomplete`` (none failed, fewer completed than in total) is believed when two answers ``settle_after`` apart
@@ -59,7 +59,7 @@ _ID_AHEAD: Final = 300.0
 _START_SLACK: Final = 2.0
 _KEPT_LABELS: Final = {"operation": 8, "state": 8, "code": 32}
 _LONGEST_EXEMPLAR_ID: Final = 64
-_MOST_ASKS: Final = 5
+_MOST_DETAIL_REQUESTS: Final = 5
 """How often the own endpoint of a pending job is asked: a proxy's page in its place shall not cost the errors."""
 _DOCUMENTED: Final[Mapping[str, frozenset[str]]] = {
     "operation": frozenset(OPERATIONS),
@@ -88,7 +88,7 @@ class Exemplar(NamedTuple):
     at: float
 
 
-class Count(msgspec.Struct, frozen=True):
+class CounterValue(msgspec.Struct, frozen=True):
     """One counter: its value, when it began (Unix seconds), and the last exemplar."""
 
     value: int
@@ -96,7 +96,7 @@ class Count(msgspec.Struct, frozen=True):
     exemplar: Exemplar | None = None
 
 
-class Histogram(msgspec.Struct, frozen=True):
+class HistogramValue(msgspec.Struct, frozen=True):
     """One histogram: observations per bucket, not cumulative, the last one above every bound."""
 
     bounds: tuple[float, ...]
@@ -106,11 +106,11 @@ class Histogram(msgspec.Struct, frozen=True):
     exemplars: tuple[Exemplar | None, ...]
 
     @classmethod
-    def empty(cls, bounds: tuple[float, ...], created: float) -> "Histogram":
+    def empty(cls, bounds: tuple[float, ...], created: float) -> "HistogramValue":
         """A histogram in which nothing was observed yet."""
         return cls(bounds, (0,) * (len(bounds) + 1), 0.0, created, (None,) * (len(bounds) + 1))
 
-    def observe(self, value: float, exemplar: Exemplar | None) -> "Histogram":
+    def observe(self, value: float, exemplar: Exemplar | None) -> "HistogramValue":
         """This histogram with one more observation."""
         bucket = sum(1 for bound in self.bounds if value > bound)
         counts = list(self.counts)
@@ -118,10 +118,10 @@ class Histogram(msgspec.Struct, frozen=True):
         counts[bucket] += 1
         if exemplar is not None:
             exemplars[bucket] = exemplar
-        return Histogram(self.bounds, tuple(counts), self.sum + value, self.created, tuple(exemplars))
+        return HistogramValue(self.bounds, tuple(counts), self.sum + value, self.created, tuple(exemplars))
 
 
-class Mark(msgspec.Struct, frozen=True, gc=False):
+class JobRecord(msgspec.Struct, frozen=True, gc=False):
     """What is known, and what was already counted, of one job.
 
     Attributes:
@@ -133,14 +133,15 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
         started_on, finished_on: platform times, None while unknown.
         outcome: empty until it finished or was lost.
         history: it finished before this ledger began.
-        asks_left: how often its own endpoint may still be asked for what is wanted of it when it is finished.
-        queue_done, duration_done, errors_done: counted, or found not to be countable.
-        moved_at: when its counts or state last changed, by this machine's clock.
+        detail_requests_left: how often its own endpoint may still be asked for what is wanted of it when it is
+            finished.
+        queue_counted, duration_counted, errors_counted: counted, or found not to be countable.
+        last_progress_at: when its counts or state last changed, by this machine's clock.
         detected_at: when its first failed file was counted, by this machine's clock.
         settling_since: platform time from which its unaccounted files have not changed.
         missing_since: platform time from which the platform says it does not know the job.
         unlisted_at: the account's listing clock when listings ceased to show it; None while listed.
-        codes: error records by code, as ``code:number`` words, for jobs with failed files.
+        error_counts: error records by code, as ``code:number`` words, for jobs with failed files.
     """
 
     id: str
@@ -158,16 +159,16 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     finished_on: float | None
     outcome: str
     history: bool
-    asks_left: int
-    queue_done: bool
-    duration_done: bool
-    errors_done: bool
-    moved_at: float
+    detail_requests_left: int
+    queue_counted: bool
+    duration_counted: bool
+    errors_counted: bool
+    last_progress_at: float
     detected_at: float | None
     settling_since: float | None
     missing_since: float | None
     unlisted_at: float | None
-    codes: str
+    error_counts: str
 
     @property
     def unfinished(self) -> bool:
@@ -175,16 +176,16 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
         return not self.outcome
 
     @property
-    def pending(self) -> bool:
+    def needs_details(self) -> bool:
         """Whether it is finished and is to be asked for by its own endpoint."""
-        return self.asks_left > 0
+        return self.detail_requests_left > 0
 
     @property
     def ended_on(self) -> float:
         """When it finished, or else last moved; infinite while it is unfinished. For choosing what to show."""
         if self.unfinished:
             return math.inf
-        return self.finished_on if self.finished_on is not None else self.moved_at
+        return self.finished_on if self.finished_on is not None else self.last_progress_at
 
     @property
     def submitted_on(self) -> float | None:
@@ -199,7 +200,7 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
         return self.first_seen if self.seen_submitted else None
 
 
-class Sums(NamedTuple):
+class JobTotals(NamedTuple):
     """Jobs that the platform lists under one operation and state, and the sums of their counts."""
 
     jobs: int = 0
@@ -214,8 +215,8 @@ class Account(msgspec.Struct, frozen=True):
     Attributes:
         number: the store's key.
         endpoint, username, division: the identity.
-        since: platform time from which it counts.
-        complete: whether there ever was a complete listing.
+        counting_since: platform time from which it counts.
+        ever_listed: whether there ever was a complete listing.
         listing_clock: seconds of listing time so far, rule 7.
         listed_on: platform time of the last complete listing; None before the first.
         labels: kind to the undocumented label values that are kept, rule 10.
@@ -226,8 +227,8 @@ class Account(msgspec.Struct, frozen=True):
     endpoint: str
     username: str
     division: str
-    since: float
-    complete: bool = False
+    counting_since: float
+    ever_listed: bool = False
     listing_clock: float = 0.0
     listed_on: float | None = None
     labels: Mapping[str, tuple[str, ...]] = {}
@@ -237,16 +238,16 @@ class Account(msgspec.Struct, frozen=True):
 class JobFinished(NamedTuple):
     """A job's outcome was counted."""
 
-    mark: Mark
+    record: JobRecord
 
 
 class FilesFailed(NamedTuple):
     """The first failed file of a job that still runs was counted."""
 
-    mark: Mark
+    record: JobRecord
 
 
-class CountLowered(NamedTuple):
+class CountDecreased(NamedTuple):
     """The platform lowered a count that was already counted; *field* is ``total``, ``completed`` or ``failed``."""
 
     job_id: str
@@ -255,20 +256,20 @@ class CountLowered(NamedTuple):
     now: int
 
 
-class HistoryMet(NamedTuple):
+class HistoryFound(NamedTuple):
     """Jobs that finished before the ledger began were marked, and counted or not as the setting says."""
 
     jobs: int
     counted: bool
 
 
-class BucketsChanged(NamedTuple):
+class HistogramReset(NamedTuple):
     """The bounds in the configuration are new: this family's histograms began again at 0."""
 
     family: str
 
 
-Fact = JobFinished | FilesFailed | CountLowered | HistoryMet | BucketsChanged
+LedgerEvent = JobFinished | FilesFailed | CountDecreased | HistoryFound | HistogramReset
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Sightings:
+class Observations:
     """What one poll saw.
 
     Attributes:
@@ -293,8 +294,8 @@ class Sightings:
         asked: the ids whose own endpoint answered with the job.
         refused: the ids whose own endpoint gave an answer that tells nothing of the job.
         unknown: the ids that the platform itself says it does not know, from a poll whose list answered.
-        vanished: marks that were listed before and that a complete listing no longer shows.
-        expired: marks that may be forgotten if the listing clock says so.
+        no_longer_listed: marks that were listed before and that a complete listing no longer shows.
+        expirable: marks that may be forgotten if the listing clock says so.
         complete: whether this poll completed a listing.
     """
 
@@ -303,8 +304,8 @@ class Sightings:
     asked: Collection[str] = frozenset()
     refused: Collection[str] = frozenset()
     unknown: Collection[str] = frozenset()
-    vanished: Iterable[Mark] = ()
-    expired: Iterable[Mark] = ()
+    no_longer_listed: Iterable[JobRecord] = ()
+    expirable: Iterable[JobRecord] = ()
     complete: bool = False
 
 
@@ -314,27 +315,27 @@ class Changes:
 
     Attributes:
         listed: all sums over the listed jobs, as they are now.
-        new_marks: how many of the marks are of jobs never seen before.
+        new_records: how many of the marks are of jobs never seen before.
         failed_since: failed jobs that ended and were detected before it need not be kept in memory, Unix seconds.
     """
 
-    marks: Mapping[str, Mark]
+    records: Mapping[str, JobRecord]
     forgotten: Collection[str]
-    counters: Mapping[Key, Count]
-    histograms: Mapping[Key, Histogram]
+    counters: Mapping[Key, CounterValue]
+    histograms: Mapping[Key, HistogramValue]
     account: Account | None
-    listed: Mapping[tuple[str, str], Sums]
-    facts: tuple[Fact, ...]
-    new_marks: int
+    listed: Mapping[tuple[str, str], JobTotals]
+    events: tuple[LedgerEvent, ...]
+    new_records: int
     failed_since: float
 
     def __bool__(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self.marks or self.forgotten or self.counters or self.histograms or self.account)
+        return bool(self.records or self.forgotten or self.counters or self.histograms or self.account)
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class Ledger:
     """One account's ledger as memory holds it: as committed, never changed in place.
 
     Attributes:
@@ -344,55 +345,69 @@ class Book:
     """
 
     account: Account
-    counters: Mapping[Key, Count]
-    histograms: Mapping[Key, Histogram]
-    live: Mapping[str, Mark]
-    failed: Mapping[str, Mark]
-    listed: Mapping[tuple[str, str], Sums]
-    marks: int
+    counters: Mapping[Key, CounterValue]
+    histograms: Mapping[Key, HistogramValue]
+    live: Mapping[str, JobRecord]
+    failed: Mapping[str, JobRecord]
+    listed: Mapping[tuple[str, str], JobTotals]
+    tracked_jobs: int
 
-    def after(self, changes: Changes) -> "Book":
+    def after(self, changes: Changes) -> "Ledger":
         """The book once *changes* are committed; this very one when there are none."""
         if not changes:
             return self
         live, failed = self.live, self.failed
-        if changes.marks or changes.forgotten:
-            live = _kept(live, changes, lambda mark: mark.unfinished or mark.pending)
+        if changes.records or changes.forgotten:
+            live = _kept(live, changes, lambda record: record.unfinished or record.needs_details)
             failed = _kept(
                 failed,
                 changes,
-                lambda mark: mark.failed > 0 and max(mark.ended_on, mark.detected_at or 0.0) >= changes.failed_since,
+                lambda record: (
+                    record.failed > 0 and max(record.ended_on, record.detected_at or 0.0) >= changes.failed_since
+                ),
             )
-        return Book(
+        return Ledger(
             changes.account or self.account,
             {**self.counters, **changes.counters} if changes.counters else self.counters,
             {**self.histograms, **changes.histograms} if changes.histograms else self.histograms,
             live,
             failed,
             changes.listed,
-            self.marks + changes.new_marks - len(changes.forgotten),
+            self.tracked_jobs + changes.new_records - len(changes.forgotten),
         )
 
 
-def _kept(marks: Mapping[str, Mark], changes: Changes, wanted: Callable[[Mark], bool]) -> Mapping[str, Mark]:
+def _kept(
+    records: Mapping[str, JobRecord], changes: Changes, wanted: Callable[[JobRecord], bool]
+) -> Mapping[str, JobRecord]:
     gone = set(changes.forgotten)
-    return {job_id: mark for job_id, mark in {**marks, **changes.marks}.items() if job_id not in gone and wanted(mark)}
+    return {
+        job_id: record
+        for job_id, record in {**records, **changes.records}.items()
+        if job_id not in gone and wanted(record)
+    }
 
 
-def fold(
-    book: Book, marks: Mapping[str, Mark], sightings: Sightings, rules: Rules, *, now: float, platform: float
+def reconcile(
+    ledger: Ledger,
+    records: Mapping[str, JobRecord],
+    observations: Observations,
+    rules: Rules,
+    *,
+    local_time: float,
+    server_time: float,
 ) -> Changes:
-    """What *sightings* change in *book*.
+    """What *observations* change in *ledger*.
 
     Args:
-        book: the account's ledger as committed.
-        marks: the committed marks of every id in *sightings* that has one.
-        sightings: what one poll saw.
+        ledger: the account's ledger as committed.
+        records: the committed marks of every id in *observations* that has one.
+        observations: what one poll saw.
         rules: the settings that counting depends on.
-        now: Unix seconds by this machine's clock.
-        platform: Unix seconds by the platform's clock.
+        local_time: Unix seconds by this machine's clock.
+        server_time: Unix seconds by the platform's clock.
     """
-    return _Fold(book, rules, now, platform).of(marks, sightings)
+    return _Reconciler(ledger, rules, local_time, server_time).reconcile(records, observations)
 
 
 def _in_order(jobs: Collection[Job]) -> Iterable[Job]:
@@ -403,21 +418,21 @@ def _in_order(jobs: Collection[Job]) -> Iterable[Job]:
     return sorted(different, key=lambda job: job.progress)
 
 
-def seeds(account: Account, rules: Rules, now: float) -> Changes:
+def initial_changes(account: Account, rules: Rules, local_time: float) -> Changes:
     """The rows with which a ledger begins: every counter and histogram of the documented operations at 0."""
-    empty = Book(account, {}, {}, {}, {}, {}, 0)
-    beginning = _Fold(empty, rules, now, account.since)
+    empty = Ledger(account, {}, {}, {}, {}, {}, 0)
+    beginning = _Reconciler(empty, rules, local_time, account.counting_since)
     for operation in OPERATIONS:
-        beginning.seed(operation)
+        beginning.add_zero_series(operation)
     return beginning.changes()
 
 
-def rebucketed(book: Book, rules: Rules, now: float) -> Changes:
+def reset_changed_histograms(ledger: Ledger, rules: Rules, local_time: float) -> Changes:
     """Histograms whose bounds are not those of *rules* begin again at 0, with a new creation time."""
-    changing = _Fold(book, rules, now, book.account.since)
-    for (family, labels), histogram in book.histograms.items():
+    changing = _Reconciler(ledger, rules, local_time, ledger.account.counting_since)
+    for (family, labels), histogram in ledger.histograms.items():
         if histogram.bounds != _bounds(family, rules):
-            changing.restart(family, labels)
+            changing.reset_histogram(family, labels)
     return changing.changes()
 
 
@@ -431,7 +446,7 @@ def time_in_id(job_id: str) -> float | None:
 _LONGEST_ID_WITH_TIME: Final = 20
 
 
-def outcome_of(job: Job, before: Mark) -> Outcome:
+def outcome_of(job: Job, before: JobRecord) -> Outcome:
     """What a finished job's numbers make of it; *before* stands in where the answer did not say."""
     failed = job.failed if job.failed is not None else before.last_failed
     # A count that no answer ever told is not taken for none: nothing is known to be missing then.
@@ -448,116 +463,121 @@ def _bounds(family: str, rules: Rules) -> tuple[float, ...]:
     return rules.queue_buckets if family == JOB_QUEUE_DURATION else rules.duration_buckets
 
 
-class _Fold:
+class _Reconciler:
     """One fold at work: collects rows, and reads what it has collected before what was committed."""
 
-    def __init__(self, book: Book, rules: Rules, now: float, platform: float) -> None:
-        self._book = book
+    def __init__(self, ledger: Ledger, rules: Rules, local_time: float, server_time: float) -> None:
+        self._ledger = ledger
         self._rules = rules
-        self._now = now
-        self._platform = platform
-        self._marks: dict[str, Mark] = {}
+        self._local_time = local_time
+        self._server_time = server_time
+        self._records: dict[str, JobRecord] = {}
         self._forgotten: list[str] = []
-        self._counters: dict[Key, Count] = {}
-        self._histograms: dict[Key, Histogram] = {}
-        self._labels = dict(book.account.labels)
-        self._failure_counted_at = dict(book.account.failure_counted_at)
-        self._listed = dict(book.listed)
-        self._facts: list[Fact] = []
-        self._new_marks = 0
+        self._counters: dict[Key, CounterValue] = {}
+        self._histograms: dict[Key, HistogramValue] = {}
+        self._labels = dict(ledger.account.labels)
+        self._failure_counted_at = dict(ledger.account.failure_counted_at)
+        self._listed = dict(ledger.listed)
+        self._events: list[LedgerEvent] = []
+        self._new_records = 0
         self._history = 0
-        self._clock = book.account.listing_clock
+        self._clock = ledger.account.listing_clock
 
-    def of(self, marks: Mapping[str, Mark], sightings: Sightings) -> Changes:
-        account = self._book.account
-        if sightings.complete and account.listed_on is not None:
-            self._clock += min(max(0.0, self._platform - account.listed_on), LISTING_STEP)
-        for job in _in_order(sightings.jobs):
-            listed = job.id in sightings.listed
-            mark = self._marks.get(job.id) or marks.get(job.id)
-            if mark is None:
-                self._first_sight(job, listed=listed)
-            elif not _same(mark, job, listed=listed):
-                self._advance(mark, job, listed=listed)
-        self._asked_for(marks, sightings)
-        if sightings.complete:
-            for mark in sightings.vanished:
-                self._put(mark, msgspec.structs.replace(self._marks.get(mark.id, mark), unlisted_at=self._clock))
-            for mark in sightings.expired:
-                self._expire(self._marks.get(mark.id, mark))
-        return self.changes(complete=sightings.complete)
+    def reconcile(self, records: Mapping[str, JobRecord], observations: Observations) -> Changes:
+        account = self._ledger.account
+        if observations.complete and account.listed_on is not None:
+            self._clock += min(max(0.0, self._server_time - account.listed_on), LISTING_STEP)
+        for job in _in_order(observations.jobs):
+            listed = job.id in observations.listed
+            record = self._records.get(job.id) or records.get(job.id)
+            if record is None:
+                self._add_job(job, listed=listed)
+            elif not _is_unchanged(record, job, listed=listed):
+                self._update_job(record, job, listed=listed)
+        self._asked_for(records, observations)
+        if observations.complete:
+            for record in observations.no_longer_listed:
+                self._save(
+                    record, msgspec.structs.replace(self._records.get(record.id, record), unlisted_at=self._clock)
+                )
+            for record in observations.expirable:
+                self._expire(self._records.get(record.id, record))
+        return self.changes(complete=observations.complete)
 
-    def _asked_for(self, marks: Mapping[str, Mark], sightings: Sightings) -> None:
+    def _asked_for(self, records: Mapping[str, JobRecord], observations: Observations) -> None:
         """What came of asking for jobs by their own endpoint."""
         for told, ids in (
-            (self._answered, sightings.asked),
-            (self._refused, sightings.refused),
-            (self._deny, sightings.unknown),
+            (self._answered, observations.asked),
+            (self._refused, observations.refused),
+            (self._handle_not_found, observations.unknown),
         ):
             for job_id in ids:
-                mark = self._marks.get(job_id) or marks.get(job_id)
-                if mark is not None:
-                    told(mark)
+                record = self._records.get(job_id) or records.get(job_id)
+                if record is not None:
+                    told(record)
 
     def changes(self, *, complete: bool = False) -> Changes:
         """What was collected; *complete* says that a listing was completed."""
         if self._history:
-            self._facts.append(HistoryMet(self._history, self._rules.history == "count"))
-        old = self._book.account
+            self._events.append(HistoryFound(self._history, self._rules.history == "count"))
+        old = self._ledger.account
         account = msgspec.structs.replace(
-            old, labels=self._labels, failure_counted_at=self._failure_counted_at, complete=old.complete or complete
+            old,
+            labels=self._labels,
+            failure_counted_at=self._failure_counted_at,
+            ever_listed=old.ever_listed or complete,
         )
-        due = complete and (old.listed_on is None or not 0 <= self._platform - old.listed_on < _CLOCK_WRITTEN_EVERY)
-        if complete and (due or self._marks or self._forgotten or account != old):
+        due = complete and (old.listed_on is None or not 0 <= self._server_time - old.listed_on < _CLOCK_WRITTEN_EVERY)
+        if complete and (due or self._records or self._forgotten or account != old):
             # Otherwise the clock's step is left to a later listing, so that an idle poll writes nothing.
-            account = msgspec.structs.replace(account, listing_clock=self._clock, listed_on=self._platform)
+            account = msgspec.structs.replace(account, listing_clock=self._clock, listed_on=self._server_time)
         return Changes(
-            self._marks,
+            self._records,
             self._forgotten,
             self._counters,
             self._histograms,
             account if account != old else None,
             self._listed,
-            tuple(self._latest(fact) for fact in self._facts),
-            self._new_marks,
-            self._now - self._rules.failed_job_window,
+            tuple(self._latest(event) for event in self._events),
+            self._new_records,
+            self._local_time - self._rules.failed_job_window,
         )
 
-    def _latest(self, fact: Fact) -> Fact:
+    def _latest(self, event: LedgerEvent) -> LedgerEvent:
         """The fact with all that this poll came to know of its job."""
-        if isinstance(fact, JobFinished | FilesFailed):
-            return fact._replace(mark=self._marks.get(fact.mark.id, fact.mark))
-        return fact
+        if isinstance(event, JobFinished | FilesFailed):
+            return event._replace(record=self._records.get(event.record.id, event.record))
+        return event
 
-    def seed(self, operation: str) -> None:
+    def add_zero_series(self, operation: str) -> None:
         """Zeros for *operation*: a counter that is born at its first increment hides that increment from ``rate``."""
         for family in (JOBS_SUBMITTED, FILES, FILES_COMPLETED, FILES_FAILED):
-            self._counters[family, (operation,)] = Count(0, self._now)
+            self._counters[family, (operation,)] = CounterValue(0, self._local_time)
         for outcome in OUTCOMES:
-            self._counters[JOBS_FINISHED, (operation, outcome)] = Count(0, self._now)
+            self._counters[JOBS_FINISHED, (operation, outcome)] = CounterValue(0, self._local_time)
             if outcome is not Outcome.LOST:
-                self.restart(JOB_DURATION, (operation, outcome), told=False)
-        self.restart(JOB_QUEUE_DURATION, (operation,), told=False)
+                self.reset_histogram(JOB_DURATION, (operation, outcome), told=False)
+        self.reset_histogram(JOB_QUEUE_DURATION, (operation,), told=False)
 
-    def restart(self, family: str, labels: tuple[str, ...], *, told: bool = True) -> None:
+    def reset_histogram(self, family: str, labels: tuple[str, ...], *, told: bool = True) -> None:
         """The histogram begins at 0, now."""
-        self._histograms[family, labels] = Histogram.empty(_bounds(family, self._rules), self._now)
-        if told and BucketsChanged(family) not in self._facts:
-            self._facts.append(BucketsChanged(family))
+        self._histograms[family, labels] = HistogramValue.empty(_bounds(family, self._rules), self._local_time)
+        if told and HistogramReset(family) not in self._events:
+            self._events.append(HistogramReset(family))
 
     # ---- one job ----
 
-    def _first_sight(self, job: Job, *, listed: bool) -> None:
+    def _add_job(self, job: Job, *, listed: bool) -> None:
         operation = self._label("operation", job.operation)
         key = JOBS_SUBMITTED, (operation,)
-        if key not in self._book.counters and key not in self._counters:
-            self.seed(operation)
+        if key not in self._ledger.counters and key not in self._counters:
+            self.add_zero_series(operation)
         history = job.rank == FINAL_RANK and (
-            job.finished_on < self._book.account.since
+            job.finished_on < self._ledger.account.counting_since
             if job.finished_on is not None
-            else not self._book.account.complete
+            else not self._ledger.account.ever_listed
         )
-        blank = Mark(
+        blank = JobRecord(
             id=job.id,
             operation=operation,
             state=self._label("state", job.state),
@@ -567,70 +587,76 @@ class _Fold:
             last_total=0,
             last_completed=0,
             last_failed=0,
-            first_seen=self._platform,
+            first_seen=self._server_time,
             seen_submitted=job.state == State.SUBMITTED,
             started_on=None,
             finished_on=None,
             outcome="",
             history=history,
-            asks_left=0,
-            queue_done=False,
-            duration_done=False,
-            errors_done=False,
-            moved_at=self._now,
+            detail_requests_left=0,
+            queue_counted=False,
+            duration_counted=False,
+            errors_counted=False,
+            last_progress_at=self._local_time,
             detected_at=None,
             settling_since=None,
             missing_since=None,
             unlisted_at=self._clock,
-            codes="",
+            error_counts="",
         )
-        self._new_marks += 1
+        self._new_records += 1
         self._history += history
         if history and self._rules.history == "ignore":
-            self._ignore(blank, job, listed=listed)
+            self._add_ignored_job(blank, job, listed=listed)
         else:
             self._count(JOBS_SUBMITTED, (operation,), 1)
-            self._put(blank, blank)
-            self._advance(blank, job, listed=listed)
+            self._save(blank, blank)
+            self._update_job(blank, job, listed=listed)
 
-    def _ignore(self, blank: Mark, job: Job, *, listed: bool) -> None:
+    def _add_ignored_job(self, blank: JobRecord, job: Job, *, listed: bool) -> None:
         """History: marked as it is, so that it is never counted."""
-        marked = msgspec.structs.replace(
-            self._seen(blank, job, listed=listed),
+        record = msgspec.structs.replace(
+            self._merge_observation(blank, job, listed=listed),
             outcome=outcome_of(job, blank),
-            queue_done=True,
-            duration_done=True,
-            errors_done=True,
-            codes=_words(self._by_label(job.errors or ())),
+            queue_counted=True,
+            duration_counted=True,
+            errors_counted=True,
+            error_counts=_encode_error_counts(self._by_label(job.errors or ())),
         )
         # One that is shown one by one is shown with its errors.
-        shown = bool(marked.failed) and marked.ended_on >= self._now - self._rules.failed_job_window
-        wanted = shown and job.errors is None and marked.operation in OPERATIONS
-        self._put(blank, msgspec.structs.replace(marked, asks_left=_MOST_ASKS if wanted else 0))
+        shown = bool(record.failed) and record.ended_on >= self._local_time - self._rules.failed_job_window
+        wanted = shown and job.errors is None and record.operation in OPERATIONS
+        self._save(blank, msgspec.structs.replace(record, detail_requests_left=_MOST_DETAIL_REQUESTS if wanted else 0))
 
-    def _advance(self, old: Mark, job: Job, *, listed: bool) -> None:
+    def _update_job(self, old: JobRecord, job: Job, *, listed: bool) -> None:
         """Rules 1, 4, 5, 8 and 9 for one job; of history that is ignored only the marks rise."""
-        mark = self._seen(old, job, listed=listed)
+        record = self._merge_observation(old, job, listed=listed)
         if old.history and self._rules.history == "ignore":
-            if mark.pending and job.errors is not None:
-                mark = msgspec.structs.replace(mark, codes=_words(self._by_label(job.errors)), asks_left=0)
-            if mark != old:
-                self._put(old, mark)
+            if record.needs_details and job.errors is not None:
+                record = msgspec.structs.replace(
+                    record, error_counts=_encode_error_counts(self._by_label(job.errors)), detail_requests_left=0
+                )
+            if record != old:
+                self._save(old, record)
             return
-        self._count_files(old, mark)
-        if job.rank == FINAL_RANK and mark.unfinished:
-            mark = self._finished(old, mark, job)
-        mark = self._durations(mark)
-        if mark.outcome not in {"", Outcome.LOST}:
-            mark = self._errors(mark, job)
-            lacking = mark.started_on is None or mark.finished_on is None or (mark.failed > 0 and not mark.errors_done)
-            if mark.pending and not lacking:
-                mark = msgspec.structs.replace(mark, asks_left=0)
-        if mark != old:
-            self._tell(old, mark)
-            self._put(old, mark)
+        self._count_files(old, record)
+        if job.rank == FINAL_RANK and record.unfinished:
+            record = self._finished(old, record, job)
+        record = self._durations(record)
+        if record.outcome not in {"", Outcome.LOST}:
+            record = self._errors(record, job)
+            lacking = (
+                record.started_on is None
+                or record.finished_on is None
+                or (record.failed > 0 and not record.errors_counted)
+            )
+            if record.needs_details and not lacking:
+                record = msgspec.structs.replace(record, detail_requests_left=0)
+        if record != old:
+            self._emit_event(old, record)
+            self._save(old, record)
 
-    def _seen(self, old: Mark, job: Job, *, listed: bool) -> Mark:
+    def _merge_observation(self, old: JobRecord, job: Job, *, listed: bool) -> JobRecord:
         """The mark with everything raised that the sighting raises."""
         ahead = job.rank >= rank(old.state, old.finished_on)
         total, completed, failed = (
@@ -647,7 +673,7 @@ class _Fold:
             ("failed", old.last_failed, failed, old.failed),
         ):
             if shown < was:
-                self._facts.append(CountLowered(old.id, field, counted, shown))
+                self._events.append(CountDecreased(old.id, field, counted, shown))
         state = self._label("state", job.state) if ahead else old.state
         moved = (state, total, completed, failed) != (
             old.state,
@@ -668,63 +694,67 @@ class _Fold:
             last_failed=failed,
             started_on=job.started_on if job.started_on is not None else old.started_on,
             finished_on=job.finished_on if job.finished_on is not None else old.finished_on,
-            moved_at=self._now if moved else old.moved_at,
-            detected_at=self._now if newly_failed and old.detected_at is None else old.detected_at,
+            last_progress_at=self._local_time if moved else old.last_progress_at,
+            detected_at=self._local_time if newly_failed and old.detected_at is None else old.detected_at,
             missing_since=None,
             unlisted_at=None if listed else old.unlisted_at,
         )
 
-    def _count_files(self, old: Mark, mark: Mark) -> None:
+    def _count_files(self, old: JobRecord, record: JobRecord) -> None:
         for family, counted, shown in (
-            (FILES, old.total, mark.total),
-            (FILES_COMPLETED, old.completed, mark.completed),
-            (FILES_FAILED, old.failed, mark.failed),
+            (FILES, old.total, record.total),
+            (FILES_COMPLETED, old.completed, record.completed),
+            (FILES_FAILED, old.failed, record.failed),
         ):
             if shown > counted:
-                exemplar = _exemplar(mark, shown - counted, self._now) if family == FILES_FAILED else None
-                self._count(family, (mark.operation,), shown - counted, exemplar)
-        if mark.failed > old.failed and not old.history:
-            self._failure_counted_at[mark.operation] = self._now
+                exemplar = _exemplar(record, shown - counted, self._local_time) if family == FILES_FAILED else None
+                self._count(family, (record.operation,), shown - counted, exemplar)
+        if record.failed > old.failed and not old.history:
+            self._failure_counted_at[record.operation] = self._local_time
 
-    def _finished(self, old: Mark, mark: Mark, job: Job) -> Mark:
+    def _finished(self, old: JobRecord, record: JobRecord, job: Job) -> JobRecord:
         outcome = outcome_of(job, old)
         if outcome is Outcome.INCOMPLETE:
-            agrees = (old.last_total, old.last_completed) == (mark.last_total, mark.last_completed)
-            since = old.settling_since if old.settling_since is not None and agrees else self._platform
-            since = min(since, self._platform)  # the platform's clock may have been ahead for an answer
-            if self._platform - since < self._rules.settle_after:
-                return msgspec.structs.replace(mark, settling_since=since)
-        self._count(JOBS_FINISHED, (mark.operation, outcome), 1, _exemplar(mark, 1, self._now))
-        asks = _MOST_ASKS if mark.operation in OPERATIONS else 0
-        return msgspec.structs.replace(mark, outcome=outcome, settling_since=None, asks_left=asks)
+            agrees = (old.last_total, old.last_completed) == (record.last_total, record.last_completed)
+            since = old.settling_since if old.settling_since is not None and agrees else self._server_time
+            since = min(since, self._server_time)  # the platform's clock may have been ahead for an answer
+            if self._server_time - since < self._rules.settle_after:
+                return msgspec.structs.replace(record, settling_since=since)
+        self._count(JOBS_FINISHED, (record.operation, outcome), 1, _exemplar(record, 1, self._local_time))
+        detail_requests = _MOST_DETAIL_REQUESTS if record.operation in OPERATIONS else 0
+        return msgspec.structs.replace(
+            record, outcome=outcome, settling_since=None, detail_requests_left=detail_requests
+        )
 
-    def _durations(self, mark: Mark) -> Mark:
-        queue_done, duration_done = mark.queue_done, mark.duration_done
-        if mark.started_on is not None and not queue_done:
+    def _durations(self, record: JobRecord) -> JobRecord:
+        queue_done, duration_done = record.queue_counted, record.duration_counted
+        if record.started_on is not None and not queue_done:
             queue_done = True
-            if mark.submitted_on is not None:
-                waited = max(0.0, mark.started_on - mark.submitted_on)
-                self._observe(JOB_QUEUE_DURATION, (mark.operation,), waited, mark)
+            if record.submitted_on is not None:
+                waited = max(0.0, record.started_on - record.submitted_on)
+                self._observe(JOB_QUEUE_DURATION, (record.operation,), waited, record)
         if (
-            mark.outcome not in {"", Outcome.LOST}
+            record.outcome not in {"", Outcome.LOST}
             and not duration_done
-            and mark.started_on is not None
-            and mark.finished_on is not None
+            and record.started_on is not None
+            and record.finished_on is not None
         ):
             duration_done = True
-            if mark.finished_on >= mark.started_on:
-                self._observe(JOB_DURATION, (mark.operation, mark.outcome), mark.finished_on - mark.started_on, mark)
-        if (queue_done, duration_done) == (mark.queue_done, mark.duration_done):
-            return mark
-        return msgspec.structs.replace(mark, queue_done=queue_done, duration_done=duration_done)
+            if record.finished_on >= record.started_on:
+                self._observe(
+                    JOB_DURATION, (record.operation, record.outcome), record.finished_on - record.started_on, record
+                )
+        if (queue_done, duration_done) == (record.queue_counted, record.duration_counted):
+            return record
+        return msgspec.structs.replace(record, queue_counted=queue_done, duration_counted=duration_done)
 
-    def _errors(self, mark: Mark, job: Job) -> Mark:
-        if mark.errors_done or job.errors is None or not mark.failed:
-            return mark
+    def _errors(self, record: JobRecord, job: Job) -> JobRecord:
+        if record.errors_counted or job.errors is None or not record.failed:
+            return record
         codes = self._by_label(job.errors)
         for code, records in codes.items():
-            self._count(FILE_ERRORS, (mark.operation, code), records)
-        return msgspec.structs.replace(mark, errors_done=True, codes=_words(codes))
+            self._count(FILE_ERRORS, (record.operation, code), records)
+        return msgspec.structs.replace(record, errors_counted=True, error_counts=_encode_error_counts(codes))
 
     def _by_label(self, errors: Iterable[tuple[str, int]]) -> Mapping[str, int]:
         """Error records by the label of their code."""
@@ -734,88 +764,90 @@ class _Fold:
             codes[label] = codes.get(label, 0) + records
         return codes
 
-    def _tell(self, old: Mark, mark: Mark) -> None:
-        if mark.outcome and not old.outcome:
-            self._facts.append(JobFinished(mark))
-        elif mark.unfinished and mark.failed and not old.failed:
-            self._facts.append(FilesFailed(mark))
+    def _emit_event(self, old: JobRecord, record: JobRecord) -> None:
+        if record.outcome and not old.outcome:
+            self._events.append(JobFinished(record))
+        elif record.unfinished and record.failed and not old.failed:
+            self._events.append(FilesFailed(record))
 
-    def _answered(self, mark: Mark) -> None:
+    def _answered(self, record: JobRecord) -> None:
         """Its own endpoint told of it all that it tells: once is enough for a pending job."""
-        if mark.pending:
-            self._put(mark, msgspec.structs.replace(mark, asks_left=0))
+        if record.needs_details:
+            self._save(record, msgspec.structs.replace(record, detail_requests_left=0))
 
-    def _refused(self, mark: Mark) -> None:
+    def _refused(self, record: JobRecord) -> None:
         """Its own endpoint told nothing of it: a pending job is asked for again, but not for ever."""
-        if mark.pending:
-            self._put(mark, msgspec.structs.replace(mark, asks_left=mark.asks_left - 1))
+        if record.needs_details:
+            self._save(record, msgspec.structs.replace(record, detail_requests_left=record.detail_requests_left - 1))
 
-    def _deny(self, mark: Mark) -> None:
+    def _handle_not_found(self, record: JobRecord) -> None:
         """The platform itself says that it knows no such job: rules 6 and 9."""
-        if not mark.unfinished:
-            self._put(mark, msgspec.structs.replace(mark, asks_left=0))
-        elif mark.missing_since is None or mark.missing_since > self._platform:
-            self._put(mark, msgspec.structs.replace(mark, missing_since=self._platform))
-        elif self._platform - mark.missing_since >= self._rules.lost_after:
+        if not record.unfinished:
+            self._save(record, msgspec.structs.replace(record, detail_requests_left=0))
+        elif record.missing_since is None or record.missing_since > self._server_time:
+            self._save(record, msgspec.structs.replace(record, missing_since=self._server_time))
+        elif self._server_time - record.missing_since >= self._rules.lost_after:
             # A job that was seen to finish and waited for its files to settle is not lost.
-            self._end(mark, Outcome.LOST if mark.settling_since is None else Outcome.INCOMPLETE)
+            self._mark_gone(record, Outcome.LOST if record.settling_since is None else Outcome.INCOMPLETE)
 
-    def _end(self, mark: Mark, outcome: Outcome) -> None:
+    def _mark_gone(self, record: JobRecord, outcome: Outcome) -> None:
         """The job is gone from the platform."""
-        self._count(JOBS_FINISHED, (mark.operation, outcome), 1, _exemplar(mark, 1, self._now))
+        self._count(JOBS_FINISHED, (record.operation, outcome), 1, _exemplar(record, 1, self._local_time))
         ended = self._durations(
-            msgspec.structs.replace(mark, outcome=outcome, settling_since=None, missing_since=None, moved_at=self._now)
+            msgspec.structs.replace(
+                record, outcome=outcome, settling_since=None, missing_since=None, last_progress_at=self._local_time
+            )
         )
-        self._facts.append(JobFinished(ended))
-        self._put(mark, ended)
+        self._events.append(JobFinished(ended))
+        self._save(record, ended)
 
-    def _expire(self, mark: Mark) -> None:
+    def _expire(self, record: JobRecord) -> None:
         """Unlisted for 45 days of listing time: rules 6 and 7."""
-        if mark.unlisted_at is None or self._clock - mark.unlisted_at < FORGET_AFTER:
+        if record.unlisted_at is None or self._clock - record.unlisted_at < FORGET_AFTER:
             return
-        if not mark.unfinished:
-            self._marks.pop(mark.id, None)
-            self._forgotten.append(mark.id)
-        elif mark.operation not in OPERATIONS:
+        if not record.unfinished:
+            self._records.pop(record.id, None)
+            self._forgotten.append(record.id)
+        elif record.operation not in OPERATIONS:
             # Kept for another 45 days, so that it is not counted a second time should it come back.
-            self._end(msgspec.structs.replace(mark, unlisted_at=self._clock), Outcome.LOST)
+            self._mark_gone(msgspec.structs.replace(record, unlisted_at=self._clock), Outcome.LOST)
 
     # ---- rows ----
 
-    def _put(self, old: Mark, mark: Mark) -> None:
+    def _save(self, old: JobRecord, record: JobRecord) -> None:
         """The mark's row, and what it moves in the sums over listed jobs."""
-        old = self._marks.get(mark.id, old)
-        self._marks[mark.id] = mark
+        old = self._records.get(record.id, old)
+        self._records[record.id] = record
         if old.unlisted_at is None:
             self._add(old, -1)
-        if mark.unlisted_at is None:
-            self._add(mark, 1)
+        if record.unlisted_at is None:
+            self._add(record, 1)
 
-    def _add(self, mark: Mark, sign: Literal[1, -1]) -> None:
-        key = mark.operation, mark.state
-        was = self._listed.get(key, Sums())
-        now = Sums(
-            was.jobs + sign,
-            was.total + sign * mark.last_total,
-            was.completed + sign * mark.last_completed,
-            was.failed + sign * mark.last_failed,
+    def _add(self, record: JobRecord, sign: Literal[1, -1]) -> None:
+        key = record.operation, record.state
+        before = self._listed.get(key, JobTotals())
+        after = JobTotals(
+            before.jobs + sign,
+            before.total + sign * record.last_total,
+            before.completed + sign * record.last_completed,
+            before.failed + sign * record.last_failed,
         )
-        if now.jobs:
-            self._listed[key] = now
+        if after.jobs:
+            self._listed[key] = after
         else:
             self._listed.pop(key, None)
 
     def _count(self, family: str, labels: tuple[str, ...], by: int, exemplar: Exemplar | None = None) -> None:
         key = family, labels
-        was = self._counters.get(key) or self._book.counters.get(key) or Count(0, self._now)
-        self._counters[key] = Count(was.value + by, was.created, exemplar or was.exemplar)
+        was = self._counters.get(key) or self._ledger.counters.get(key) or CounterValue(0, self._local_time)
+        self._counters[key] = CounterValue(was.value + by, was.created, exemplar or was.exemplar)
 
-    def _observe(self, family: str, labels: tuple[str, ...], value: float, mark: Mark) -> None:
+    def _observe(self, family: str, labels: tuple[str, ...], value: float, record: JobRecord) -> None:
         key = family, labels
-        was = self._histograms.get(key) or self._book.histograms.get(key)
+        was = self._histograms.get(key) or self._ledger.histograms.get(key)
         if was is None:
-            was = Histogram.empty(_bounds(family, self._rules), self._now)
-        self._histograms[key] = was.observe(value, _exemplar(mark, value, self._now))
+            was = HistogramValue.empty(_bounds(family, self._rules), self._local_time)
+        self._histograms[key] = was.observe(value, _exemplar(record, value, self._local_time))
 
     def _label(self, kind: Literal["operation", "state", "code"], value: str) -> str:
         if value == OTHER or value in _DOCUMENTED[kind]:
@@ -832,25 +864,25 @@ class _Fold:
 _CLOCK_WRITTEN_EVERY: Final = 3600.0
 
 
-def _same(mark: Mark, job: Job, *, listed: bool) -> bool:
+def _is_unchanged(record: JobRecord, job: Job, *, listed: bool) -> bool:
     """Whether the sighting tells nothing that the mark does not already say, and nothing waits for it."""
     return (
-        job.state == mark.state
-        and job.total == mark.last_total
-        and job.completed == mark.last_completed
-        and job.failed == mark.last_failed
-        and (job.started_on == mark.started_on or job.started_on is None)
-        and (job.finished_on == mark.finished_on or job.finished_on is None)
-        and (not listed or mark.unlisted_at is None)
-        and mark.settling_since is None
-        and mark.missing_since is None
-        and not mark.pending
+        job.state == record.state
+        and job.total == record.last_total
+        and job.completed == record.last_completed
+        and job.failed == record.last_failed
+        and (job.started_on == record.started_on or job.started_on is None)
+        and (job.finished_on == record.finished_on or job.finished_on is None)
+        and (not listed or record.unlisted_at is None)
+        and record.settling_since is None
+        and record.missing_since is None
+        and not record.needs_details
     )
 
 
-def _exemplar(mark: Mark, value: float, now: float) -> Exemplar | None:
-    return Exemplar(mark.id, value, now) if len(mark.id) <= _LONGEST_EXEMPLAR_ID else None
+def _exemplar(record: JobRecord, value: float, local_time: float) -> Exemplar | None:
+    return Exemplar(record.id, value, local_time) if len(record.id) <= _LONGEST_EXEMPLAR_ID else None
 
 
-def _words(codes: Mapping[str, int]) -> str:
+def _encode_error_counts(codes: Mapping[str, int]) -> str:
     return " ".join(f"{code}:{records}" for code, records in codes.items())

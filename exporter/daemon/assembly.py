@@ -94,7 +94,7 @@ def assembled(
             board,
             Exposition(
                 board,
-                lambda: Process(store.write_failures, store.marks_total, store.bytes_total),
+                lambda: Process(store.write_failures, store.tracked_jobs, store.bytes_total),
                 display,
                 clock.time,
             ),

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.utils import floatToGoString
 
-from exporter.counting.rules import Count, Exemplar, Histogram
+from exporter.counting.rules import CounterValue, Exemplar, HistogramValue
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, Part, ProcessFamily, Sample, Type, leaves_at
 from exporter.metrics.snapshot import Board, Display, Picture, Process
 
@@ -153,7 +153,7 @@ class Exposition:
         """The account's chunks: those of *known* that are still right, the others made anew."""
         fresh = picture.listed is not None and now < picture.gauges_until
         sources: dict[Part, object] = {
-            Part.BOOK: picture.book,
+            Part.BOOK: picture.ledger,
             Part.LISTED: picture.listed,
             Part.POLLING: picture.polling,
         }
@@ -176,9 +176,9 @@ class Exposition:
 
     def _next_leaving(self, picture: Picture, now: float) -> float:
         """When the next failed job leaves its window."""
-        if picture.book is None:
+        if picture.ledger is None:
             return math.inf
-        leaving = (leaves_at(mark, self._display) for mark in picture.book.failed.values())
+        leaving = (leaves_at(record, self._display) for record in picture.ledger.failed.values())
         return min((at for at in leaving if at > now), default=math.inf)
 
     def _process_families(self, wanted: Format) -> bytes:
@@ -213,15 +213,15 @@ def _samples(family: Family, account: str, samples: Iterable[Sample], wanted: Fo
 
 
 def _lines(
-    family: Family | ProcessFamily, labels: str, value: float | Count | Histogram, wanted: Format
+    family: Family | ProcessFamily, labels: str, value: float | CounterValue | HistogramValue, wanted: Format
 ) -> Iterator[str]:
     """The sample lines of one label set; *labels* are rendered already."""
     name = family.name
-    if isinstance(value, Histogram):
+    if isinstance(value, HistogramValue):
         yield from _histogram(name, labels, value, wanted)
         return
     braces = f"{{{labels}}}" if labels else ""
-    if isinstance(value, Count):
+    if isinstance(value, CounterValue):
         exemplar = _exemplar(value.exemplar) if wanted is Format.OPENMETRICS else ""
         yield f"{name}{braces} {value.value}{exemplar}\n"
         if wanted is Format.OPENMETRICS:
@@ -230,7 +230,7 @@ def _lines(
     yield f"{name}{braces} {number(value)}\n"
 
 
-def _histogram(name: str, labels: str, value: Histogram, wanted: Format) -> Iterator[str]:
+def _histogram(name: str, labels: str, value: HistogramValue, wanted: Format) -> Iterator[str]:
     cumulative = 0
     comma = f"{labels}," if labels else ""
     for bound, count, exemplar in zip((*value.bounds, math.inf), value.counts, value.exemplars, strict=True):

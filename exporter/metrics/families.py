@@ -14,7 +14,7 @@ from exporter import __version__
 from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
 from exporter.counting import rules as counting
-from exporter.counting.rules import Count, Histogram, Mark, Sums
+from exporter.counting.rules import CounterValue, HistogramValue, JobRecord, JobTotals
 from exporter.metrics.snapshot import Display, Picture, Polling, Process
 
 Labels = tuple[str, ...]
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     """One sample, or one histogram: its label values after ``account``, and its value."""
 
     labels: Labels
-    value: float | Count | Histogram
+    value: float | CounterValue | HistogramValue
 
 
 Samples = Callable[[Picture, Display, float], Iterable[Sample]]
@@ -96,13 +96,13 @@ _JOB: Final = ("account", "operation", "job_id")
 # ---- as last listed ----
 
 
-def _sum(name: str, meaning: str, of: Callable[[Sums], int]) -> Family:
+def _sum(name: str, meaning: str, of: Callable[[JobTotals], int]) -> Family:
     """A sum over the listed jobs."""
 
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
         if picture.listed is None:
             return
-        known = picture.book.account.labels if picture.book is not None else {}
+        known = picture.ledger.account.labels if picture.ledger is not None else {}
         operations = dict.fromkeys(
             (*OPERATIONS, *known.get("operation", ()), *(operation for operation, _ in picture.listed))
         )
@@ -114,13 +114,13 @@ def _sum(name: str, meaning: str, of: Callable[[Sums], int]) -> Family:
     return Family(Section.LISTED, name, Type.GAUGE, meaning, _STATE, Part.LISTED, samples, fades=True)
 
 
-_NO_JOBS: Final = Sums()
+_NO_JOBS: Final = JobTotals()
 
 
 def _oldest(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
     oldest: dict[tuple[str, str], float] = {}
-    for mark in _unfinished(picture):
-        labels, at = (mark.operation, mark.state), _submitted(mark)
+    for record in _unfinished(picture):
+        labels, at = (record.operation, record.state), _submitted(record)
         oldest[labels] = min(at, oldest.get(labels, at))
     for labels, at in sorted(oldest.items()):
         yield Sample(labels, at)
@@ -133,8 +133,10 @@ def _counter(name: str, meaning: str, *labels: str) -> Family:
     """A counter that the ledger keeps."""
 
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        if picture.book is not None:
-            yield from (Sample(key, count) for (family, key), count in picture.book.counters.items() if family == name)
+        if picture.ledger is not None:
+            yield from (
+                Sample(key, count) for (family, key), count in picture.ledger.counters.items() if family == name
+            )
 
     return Family(Section.COUNTED, name, Type.COUNTER, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
 
@@ -143,94 +145,96 @@ def _histogram(name: str, meaning: str, *labels: str) -> Family:
     """A histogram that the ledger keeps."""
 
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        if picture.book is not None:
-            yield from (Sample(key, each) for (family, key), each in picture.book.histograms.items() if family == name)
+        if picture.ledger is not None:
+            yield from (
+                Sample(key, each) for (family, key), each in picture.ledger.histograms.items() if family == name
+            )
 
     return Family(Section.COUNTED, name, Type.HISTOGRAM, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
 
 
 def _last_failure(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    if picture.book is not None:
-        for operation, at in picture.book.account.failure_counted_at.items():
+    if picture.ledger is not None:
+        for operation, at in picture.ledger.account.failure_counted_at.items():
             yield Sample((operation,), at)
 
 
 # ---- one by one ----
 
 
-def unfinished_jobs(picture: Picture) -> list[Mark]:
+def unfinished_jobs(picture: Picture) -> list[JobRecord]:
     """The account's unfinished jobs, oldest first."""
-    return sorted(_unfinished(picture), key=lambda mark: (_submitted(mark), mark.id))
+    return sorted(_unfinished(picture), key=lambda record: (_submitted(record), record.id))
 
 
-def failed_jobs(picture: Picture, display: Display, now: float) -> list[Mark]:
+def failed_jobs(picture: Picture, display: Display, now: float) -> list[JobRecord]:
     """The account's jobs with failed files that run, or ended within the window: newest detection first."""
     return sorted(
-        _recently_failed(picture, display, now), key=lambda mark: (mark.detected_at or 0.0, mark.id), reverse=True
+        _recently_failed(picture, display, now), key=lambda record: (record.detected_at or 0.0, record.id), reverse=True
     )
 
 
-def leaves_at(mark: Mark, display: Display) -> float:
+def leaves_at(record: JobRecord, display: Display) -> float:
     """When a failed job is no longer shown one by one, Unix seconds.
 
     One that ended long before it was found, because nobody looked, is shown for half of the window from then on: alerts
     rest on its being shown.
     """
     window = display.failed_job_window
-    return max(mark.ended_on + window, (mark.detected_at or 0.0) + window / 2)
+    return max(record.ended_on + window, (record.detected_at or 0.0) + window / 2)
 
 
-def error_codes(mark: Mark) -> list[tuple[str, int]]:
+def error_codes(record: JobRecord) -> list[tuple[str, int]]:
     """A failed job's error records by code, the most frequent first."""
-    pairs = (word.rpartition(":") for word in mark.codes.split())
+    pairs = (word.rpartition(":") for word in record.error_counts.split())
     return sorted(((code, int(records)) for code, _, records in pairs), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _unfinished(picture: Picture) -> list[Mark]:
-    return [] if picture.book is None else [mark for mark in picture.book.live.values() if mark.unfinished]
+def _unfinished(picture: Picture) -> list[JobRecord]:
+    return [] if picture.ledger is None else [record for record in picture.ledger.live.values() if record.unfinished]
 
 
-def _recently_failed(picture: Picture, display: Display, now: float) -> list[Mark]:
-    if picture.book is None:
+def _recently_failed(picture: Picture, display: Display, now: float) -> list[JobRecord]:
+    if picture.ledger is None:
         return []
-    return [mark for mark in picture.book.failed.values() if leaves_at(mark, display) > now]
+    return [record for record in picture.ledger.failed.values() if leaves_at(record, display) > now]
 
 
-def _submitted(mark: Mark) -> float:
+def _submitted(record: JobRecord) -> float:
     """When it was submitted, or else first seen."""
-    submitted = mark.submitted_on
-    return mark.first_seen if submitted is None else submitted
+    submitted = record.submitted_on
+    return record.first_seen if submitted is None else submitted
 
 
-def _unfinished_job(name: str, meaning: str, of: Callable[[Mark], float]) -> Family:
+def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -> Family:
     def samples(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
-        for mark in unfinished_jobs(picture)[: display.job_series]:
-            yield Sample((mark.operation, mark.id), of(mark))
+        for record in unfinished_jobs(picture)[: display.job_series]:
+            yield Sample((record.operation, record.id), of(record))
 
     return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples, fades=True)
 
 
-def _failed_job(name: str, meaning: str, of: Callable[[Mark], float | None]) -> Family:
+def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]) -> Family:
     def samples(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
-        for mark in failed_jobs(picture, display, now)[: display.job_series]:
-            value = of(mark)
+        for record in failed_jobs(picture, display, now)[: display.job_series]:
+            value = of(record)
             if value is not None:
-                yield Sample((mark.operation, mark.id), value)
+                yield Sample((record.operation, record.id), value)
 
     return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples)
 
 
 def _failed_errors(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
-    for mark in failed_jobs(picture, display, now)[: display.job_series]:
-        for code, records in error_codes(mark)[:_MOST_CODES]:
-            yield Sample((mark.operation, mark.id, code), records)
+    for record in failed_jobs(picture, display, now)[: display.job_series]:
+        for code, records in error_codes(record)[:_MOST_CODES]:
+            yield Sample((record.operation, record.id, code), records)
 
 
 _MOST_CODES: Final = 3
 
 
 def _hidden(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
-    if picture.book is not None:
+    if picture.ledger is not None:
         yield Sample(("unfinished",), max(0, len(_unfinished(picture)) - display.job_series))
         yield Sample(("failed",), max(0, len(_recently_failed(picture, display, now)) - display.job_series))
 
@@ -258,12 +262,12 @@ def _tally(
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
         began = picture.polling.poll_duration.created
         for key, number in ({**zeros} | dict(sorted(of(picture.polling).items()))).items():
-            yield Sample(key, Count(number, began))
+            yield Sample(key, CounterValue(number, began))
 
     return Family(Section.EXPORTER, name, Type.COUNTER, meaning, (*_ACCOUNT, *labels), Part.POLLING, samples)
 
 
-def _took(name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, Histogram]]) -> Family:
+def _took(name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, HistogramValue]]) -> Family:
     """Durations observed since the process started."""
 
     def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
@@ -282,12 +286,12 @@ def _info(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
 
 def owner(picture: Picture) -> str:
     """The account's user name, as the platform said or the ledger remembers; empty while unknown."""
-    return picture.polling.username or (picture.book.account.username if picture.book is not None else "")
+    return picture.polling.username or (picture.ledger.account.username if picture.ledger is not None else "")
 
 
 def _since(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    if picture.book is not None:
-        yield Sample((), picture.book.account.since)
+    if picture.ledger is not None:
+        yield Sample((), picture.ledger.account.counting_since)
 
 
 POLL_RESULTS: Final = ("success", "unreachable", "unauthorized", "rate_limited", "maintenance", "bad_answer", "error")
@@ -295,12 +299,14 @@ _COUNTS: Final = ("total", "completed", "failed")
 _AS_OF: Final = "as of the last poll"
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    _sum("sbg_jobs", f"Jobs that the platform lists, {_AS_OF}.", lambda sums: sums.jobs),
-    _sum("sbg_jobs_files_expected", f"Files that the listed jobs comprise, {_AS_OF}.", lambda sums: sums.total),
+    _sum("sbg_jobs", f"Jobs that the platform lists, {_AS_OF}.", lambda totals: totals.jobs),
+    _sum("sbg_jobs_files_expected", f"Files that the listed jobs comprise, {_AS_OF}.", lambda totals: totals.total),
     _sum(
-        "sbg_jobs_files_completed", f"Files that the listed jobs have completed, {_AS_OF}.", lambda sums: sums.completed
+        "sbg_jobs_files_completed",
+        f"Files that the listed jobs have completed, {_AS_OF}.",
+        lambda totals: totals.completed,
     ),
-    _sum("sbg_jobs_files_failed", f"Files that failed in the listed jobs, {_AS_OF}.", lambda sums: sums.failed),
+    _sum("sbg_jobs_files_failed", f"Files that failed in the listed jobs, {_AS_OF}.", lambda totals: totals.failed),
     Family(
         Section.LISTED,
         "sbg_unfinished_jobs_oldest_timestamp_seconds",
@@ -349,37 +355,37 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _unfinished_job(
         "sbg_unfinished_job_progress_timestamp_seconds",
         f"When an unfinished job's counts or state last moved, {_AS_OF}.",
-        lambda mark: mark.moved_at,
+        lambda record: record.last_progress_at,
     ),
     _unfinished_job(
         "sbg_unfinished_job_files_expected",
         f"Files that an unfinished job comprises, {_AS_OF}.",
-        lambda mark: mark.last_total,
+        lambda record: record.last_total,
     ),
     _unfinished_job(
         "sbg_unfinished_job_files_completed",
         f"Files that an unfinished job has completed, {_AS_OF}.",
-        lambda mark: mark.last_completed,
+        lambda record: record.last_completed,
     ),
     _unfinished_job(
         "sbg_unfinished_job_files_failed",
         f"Files that failed in an unfinished job, {_AS_OF}.",
-        lambda mark: mark.last_failed,
+        lambda record: record.last_failed,
     ),
     _failed_job(
         "sbg_failed_job_detected_timestamp_seconds",
         "When the first failed file of a job was counted; not for jobs that finished before counting began.",
-        lambda mark: mark.detected_at,
+        lambda record: record.detected_at,
     ),
     _failed_job(
         "sbg_failed_job_finished_timestamp_seconds",
         "When a job with failed files finished, by the platform's time.",
-        lambda mark: None if mark.unfinished else mark.finished_on,
+        lambda record: None if record.unfinished else record.finished_on,
     ),
     _failed_job(
         "sbg_failed_job_files_failed",
         f"Files that failed in a job with failed files, {_AS_OF}.",
-        lambda mark: mark.last_failed,
+        lambda record: record.last_failed,
     ),
     Family(
         Section.ONE_BY_ONE,
@@ -532,7 +538,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Type.COUNTER,
         "Commits to the state file that failed; each is tried again at the next poll.",
         (),
-        lambda process: Sample((), Count(process.state_write_failures, _STARTED)),
+        lambda process: Sample((), CounterValue(process.state_write_failures, _STARTED)),
     ),
     ProcessFamily(
         Section.EXPORTER,

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.counting.rules import Book, Histogram, Sums
+from exporter.counting.rules import HistogramValue, JobTotals, Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Polling:
     last_success: float | None
     last_full_listing: float | None
     polls: Mapping[str, int]
-    poll_duration: Histogram
+    poll_duration: HistogramValue
     requests: Mapping[tuple[str, str], int]
-    request_duration: Mapping[str, Histogram]
+    request_duration: Mapping[str, HistogramValue]
     rate_limit: int | None
     rate_limit_remaining: int | None
     rate_limit_reset: float | None
@@ -62,7 +62,7 @@ class Picture:
     Attributes:
         account: the configured name.
         endpoint: the API's base URL.
-        book: the ledger as committed; None until it is known whose ledger it is.
+        ledger: the ledger as committed; None until it is known whose ledger it is.
         listed: sums over the jobs as last listed; None before the first complete listing.
         polling: what asking was like.
         gauges_until: Unix seconds after which gauges are too old to be shown.
@@ -70,8 +70,8 @@ class Picture:
 
     account: str
     endpoint: str
-    book: Book | None
-    listed: Mapping[tuple[str, str], Sums] | None
+    ledger: Ledger | None
+    listed: Mapping[tuple[str, str], JobTotals] | None
     polling: Polling
     gauges_until: float
 

@@ -13,9 +13,9 @@ from exporter.api.allowance import Purpose
 from exporter.api.client import Answer, ListAnswer
 from exporter.api.models import Job, Operation
 from exporter.clock import Clock
-from exporter.counting.rules import Book, Changes, Mark, Rules, Sightings, Sums, fold
+from exporter.counting.rules import Changes, JobRecord, JobTotals, Ledger, Observations, Rules, reconcile
 from exporter.errors import AllowanceSpent, BadAnswer, JobRefused, PollError, Unreachable
-from exporter.polling.plan import JobAsked, JobQuestion, Ledger, PageQuestion, PageSeen, Plan, Question, Reply, Turn
+from exporter.polling.plan import JobAsked, JobQuestion, LedgerView, PageQuestion, PageSeen, Plan, Question, Reply, Turn
 from exporter.polling.stats import Record
 
 Stopped = PollError | AllowanceSpent | None
@@ -37,15 +37,15 @@ class Source(Protocol):
 class Records(Protocol):
     """The stored records of one account's jobs; *number* is the account's."""
 
-    def marks(self, number: int, ids: Collection[str]) -> Mapping[str, Mark]:
+    def records(self, number: int, ids: Collection[str]) -> Mapping[str, JobRecord]:
         """The records of those of *ids* that have one."""
         ...
 
-    def vanished(self, number: int, listed: Collection[str]) -> Iterable[Mark]:
+    def vanished(self, number: int, listed: Collection[str]) -> Iterable[JobRecord]:
         """Records of jobs that were listed and are not among *listed*."""
         ...
 
-    def expired(self, number: int, listing_clock: float) -> Iterable[Mark]:
+    def expired(self, number: int, listing_clock: float) -> Iterable[JobRecord]:
         """Records that may be deleted at that time of the account's listing clock."""
         ...
 
@@ -55,7 +55,7 @@ class CycleResult:
     """What a cycle changed.
 
     Attributes:
-        book: the ledger after it: as committed, but for the jobs to ask about next.
+        ledger: the ledger after it: as committed, but for the jobs to ask about next.
         listed: totals over the listed jobs, as this cycle saw them.
         complete: whether it completed a full listing.
         written: whether its changes are committed; where not, the next cycle finds them again.
@@ -64,8 +64,8 @@ class CycleResult:
         saw_jobs: whether it saw any job.
     """
 
-    book: Book
-    listed: Mapping[tuple[str, str], Sums]
+    ledger: Ledger
+    listed: Mapping[tuple[str, str], JobTotals]
     complete: bool
     written: bool
     looked: bool
@@ -84,7 +84,7 @@ class CycleResult:
 
 @dataclass(slots=True)
 class _Seen:
-    """What one phase after another has seen: :class:`Sightings` in the making, with the marks that were looked up."""
+    """What one phase after another has seen: :class:`Observations` in the making, with the records that were loaded."""
 
     jobs: list[Job] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
@@ -93,7 +93,7 @@ class _Seen:
     unknown: set[str] = field(default_factory=set)
     list_answered: bool = False
     looked_up: set[str] = field(default_factory=set)
-    marks: dict[str, Mark] = field(default_factory=dict)
+    records: dict[str, JobRecord] = field(default_factory=dict)
 
     @property
     def ids(self) -> set[str]:
@@ -113,7 +113,7 @@ class PollCycle:
         rules: Rules,
         record: Record,
         clock: Clock,
-        commit: Callable[[Book, Changes], bool],
+        commit: Callable[[Ledger, Changes], bool],
     ) -> None:
         """A cycle.
 
@@ -134,7 +134,7 @@ class PollCycle:
         self._clock = clock
         self._commit = commit
 
-    def run(self, book: Book, budget: int) -> CycleResult:
+    def run(self, ledger: Ledger, budget: int) -> CycleResult:
         """The first two phases of a poll: discover new jobs, then refresh unfinished ones by at most *budget* requests.
 
         Raises:
@@ -142,17 +142,17 @@ class PollCycle:
         """
         began, seen = self._clock.monotonic(), _Seen()
         with self._forgotten_if_not_counted(began):
-            stopped = self._run_phase(self._plan.look(began, self.view(book)), book, seen)
-            changes = self._reconcile(book, seen)
+            stopped = self._run_phase(self._plan.look(began, self.view(ledger)), ledger, seen)
+            changes = self._reconcile(ledger, seen)
             looked = stopped is None
             if isinstance(stopped, AllowanceSpent):
                 self._plan.cut_short()
             if looked:
-                stopped = self._run_phase(self._plan.ask(began, self.view(book.after(changes)), budget), book, seen)
-                changes = self._reconcile(book, seen)
-            return self._finish(book, changes, began, stopped=stopped, looked=looked, saw_jobs=bool(seen.jobs))
+                stopped = self._run_phase(self._plan.ask(began, self.view(ledger.after(changes)), budget), ledger, seen)
+                changes = self._reconcile(ledger, seen)
+            return self._finish(ledger, changes, began, stopped=stopped, looked=looked, saw_jobs=bool(seen.jobs))
 
-    def continue_listing(self, book: Book) -> CycleResult:
+    def continue_listing(self, ledger: Ledger) -> CycleResult:
         """The third phase: the next slices of a large account's full listing.
 
         Raises:
@@ -160,28 +160,28 @@ class PollCycle:
         """
         began, seen = self._clock.monotonic(), _Seen()
         with self._forgotten_if_not_counted(began):
-            stopped = self._run_phase(self._plan.read_on(began, self.view(book)), book, seen)
-            changes = self._reconcile(book, seen)
-            return self._finish(book, changes, began, stopped=stopped, looked=True, saw_jobs=bool(seen.jobs))
+            stopped = self._run_phase(self._plan.read_on(began, self.view(ledger)), ledger, seen)
+            changes = self._reconcile(ledger, seen)
+            return self._finish(ledger, changes, began, stopped=stopped, looked=True, saw_jobs=bool(seen.jobs))
 
-    def view(self, book: Book) -> Ledger:
-        """What the plan needs to know of *book*."""
-        listed_on = book.account.listed_on
-        return Ledger(
-            book.live,
-            sum(sums.jobs for sums in book.listed.values()),
-            book.account.complete,
+    def view(self, ledger: Ledger) -> LedgerView:
+        """What the plan needs to know of *ledger*."""
+        listed_on = ledger.account.listed_on
+        return LedgerView(
+            ledger.live,
+            sum(totals.jobs for totals in ledger.listed.values()),
+            ledger.account.ever_listed,
             None if listed_on is None else max(0.0, self._record.platform_time - listed_on),
         )
 
     def _finish(
-        self, book: Book, changes: Changes, began: float, *, stopped: Stopped, looked: bool, saw_jobs: bool
+        self, ledger: Ledger, changes: Changes, began: float, *, stopped: Stopped, looked: bool, saw_jobs: bool
     ) -> CycleResult:
-        complete, after = self._plan.listing is not None, book.after(changes)
-        written = self._commit(book, changes)
+        complete, after = self._plan.listing is not None, ledger.after(changes)
+        written = self._commit(ledger, changes)
         self._plan.settle(began, written=written, failed=isinstance(stopped, PollError))
         return CycleResult(
-            after if written else replace(book, live=after.live),
+            after if written else replace(ledger, live=after.live),
             changes.listed,
             complete=complete,
             written=written,
@@ -201,35 +201,35 @@ class PollCycle:
 
     # ---- fetch ----
 
-    def _run_phase(self, turn: Turn, book: Book, seen: _Seen) -> Stopped:
+    def _run_phase(self, turn: Turn, ledger: Ledger, seen: _Seen) -> Stopped:
         """Ask what *turn* wants to know, into *seen*; what stopped it, if anything did."""
         try:
             question = next(turn)
             while True:
-                question = turn.send(self._execute(question, book, seen))
+                question = turn.send(self._execute(question, ledger, seen))
         except StopIteration:
             return None
         except (PollError, AllowanceSpent) as error:
             turn.close()
             return error
 
-    def _execute(self, question: Question, book: Book, seen: _Seen) -> Reply:
+    def _execute(self, question: Question, ledger: Ledger, seen: _Seen) -> Reply:
         try:
             if isinstance(question, PageQuestion):
-                return self._page(question, book, seen)
+                return self._page(question, ledger, seen)
             return self._job(question, seen)
         except AllowanceSpent:
             if isinstance(question, PageQuestion) and question.purpose is Purpose.WATCH:
                 raise
             return None
 
-    def _page(self, question: PageQuestion, book: Book, seen: _Seen) -> PageSeen:
+    def _page(self, question: PageQuestion, ledger: Ledger, seen: _Seen) -> PageSeen:
         answer = self._source.page(*question)
         self._record.answered()
         self._record.page_read(answer.date, answer.page.skipped)
         ids = {job.id for job in answer.page.jobs}
-        self._look_up(ids, book, seen)
-        known = {job_id for job_id in ids if job_id in seen.marks or job_id in seen.listed}
+        self._look_up(ids, ledger, seen)
+        known = {job_id for job_id in ids if job_id in seen.records or job_id in seen.listed}
         seen.jobs.extend(answer.page.jobs)
         seen.listed |= ids
         seen.list_answered = True
@@ -255,29 +255,29 @@ class PollCycle:
 
     # ---- reconcile ----
 
-    def _look_up(self, ids: set[str], book: Book, seen: _Seen) -> None:
+    def _look_up(self, ids: set[str], ledger: Ledger, seen: _Seen) -> None:
         """The committed marks of *ids*, into *seen*."""
-        seen.marks.update(self._records.marks(book.account.number, ids - seen.looked_up))
+        seen.records.update(self._records.records(ledger.account.number, ids - seen.looked_up))
         seen.looked_up |= ids
 
-    def _reconcile(self, book: Book, seen: _Seen) -> Changes:
+    def _reconcile(self, ledger: Ledger, seen: _Seen) -> Changes:
         """What *seen* changes."""
-        number, listing = book.account.number, self._plan.listing
-        self._look_up(seen.ids, book, seen)
-        return fold(
-            book,
-            seen.marks,
-            Sightings(
+        number, listing = ledger.account.number, self._plan.listing
+        self._look_up(seen.ids, ledger, seen)
+        return reconcile(
+            ledger,
+            seen.records,
+            Observations(
                 seen.jobs,
                 seen.listed,
                 asked=seen.asked,
                 refused=seen.refused,
                 unknown=seen.unknown if seen.list_answered else (),
-                vanished=() if listing is None else self._records.vanished(number, listing),
-                expired=() if listing is None else self._records.expired(number, book.account.listing_clock),
+                no_longer_listed=() if listing is None else self._records.vanished(number, listing),
+                expirable=() if listing is None else self._records.expired(number, ledger.account.listing_clock),
                 complete=listing is not None,
             ),
             self._rules,
-            now=self._clock.time(),
-            platform=self._record.platform_time,
+            local_time=self._clock.time(),
+            server_time=self._record.platform_time,
         )

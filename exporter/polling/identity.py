@@ -9,7 +9,7 @@ from exporter.api.allowance import Allowances, Holder
 from exporter.api.client import Client
 from exporter.clock import Clock
 from exporter.config.accounts import Watched
-from exporter.counting.rules import Book, Rules
+from exporter.counting.rules import Ledger, Rules
 from exporter.errors import AlreadyWatched, ConfigError, WrongAccount
 from exporter.logs import Log
 from exporter.polling.stats import Record
@@ -114,15 +114,15 @@ class AccountIdentity:
         """
         self._claims.claim((self._watched.endpoint, username, self._watched.division), self._watched.name)
 
-    def saved_ledger(self) -> Book | None:
+    def saved_ledger(self) -> Ledger | None:
         """The ledger that the account's name was last bound to: its counters are shown until the platform answers."""
         since = self._clock.time() - self._rules.failed_job_window
-        book = self._store.bound(self._watched.name, self._watched.endpoint, self._watched.division, since)
-        if book is not None:
-            self._draw_on(book.account.username)
-        return book
+        ledger = self._store.bound(self._watched.name, self._watched.endpoint, self._watched.division, since)
+        if ledger is not None:
+            self._draw_on(ledger.account.username)
+        return ledger
 
-    def ledger(self, shown: Book | None) -> Book:
+    def ledger(self, shown: Ledger | None) -> Ledger:
         """The ledger of the token's owner; *shown* is the one in use so far.
 
         Raises:
@@ -142,7 +142,7 @@ class AccountIdentity:
         self.claim(shown.account.username)
         return shown
 
-    def _identify(self, shown: Book | None) -> Book:
+    def _identify(self, shown: Ledger | None) -> Ledger:
         answer = self._client.user()
         self._record.answered()
         name, endpoint, division = self._watched.name, self._watched.endpoint, self._watched.division
@@ -156,15 +156,15 @@ class AccountIdentity:
         self.claim(username)
         now = self._clock.time()
         # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
-        book = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
-        if book is None:
+        ledger = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
+        if ledger is None:
             since = math.floor(answer.date if answer.date is not None else now)
-            book = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
+            ledger = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
             self._log.info("ledger.began", counting_since=since)
         self._identified = True
         self.unproven = False
         self._draw_on(username)
-        return book
+        return ledger
 
     def _draw_on(self, username: str) -> None:
         """Take requests from the allowance of this user, those too that it took to find out who it is."""

@@ -43,7 +43,7 @@ from typing import Final, NamedTuple, TypeVar
 from exporter.api.allowance import Purpose
 from exporter.api.client import PAGE_LIMIT, ListAnswer
 from exporter.api.models import FINAL_RANK, OPERATIONS, Operation
-from exporter.counting.rules import Mark
+from exporter.counting.rules import JobRecord
 from exporter.polling.freshness import Looks
 from exporter.polling.full_listing import Walk
 from exporter.polling.head_scan import WatchedEnd
@@ -104,19 +104,19 @@ Turn = Generator[Question, Reply, None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class LedgerView:
     """What the plan needs to know of the ledger before a turn.
 
     Attributes:
         live: marks that are unfinished or pending, by id.
         listed: how many jobs the platform lists, as far as is known.
-        complete: whether there ever was a complete listing.
+        ever_listed: whether there ever was a complete listing.
         listing_age: seconds since the last complete listing, by the platform's time; None before the first.
     """
 
-    live: Mapping[str, Mark]
+    live: Mapping[str, JobRecord]
     listed: int
-    complete: bool
+    ever_listed: bool
     listing_age: float | None
 
 
@@ -224,12 +224,12 @@ class Plan:
         """The ids on the list, when the last turn read it to its end; until :meth:`settle`."""
         return self._walk.listing if self._walk.complete else None
 
-    def delay(self, now: float, live: Mapping[str, Mark]) -> float:
+    def delay(self, now: float, live: Mapping[str, JobRecord]) -> float:
         """For how long, at most, an unfinished job went without a look until this poll; seconds.
 
         Jobs that nobody knows of yet count too: since the place where they come in was last looked at.
         """
-        return self._looks.delay(now, (job_id for job_id, mark in live.items() if mark.unfinished))
+        return self._looks.delay(now, (job_id for job_id, record in live.items() if record.unfinished))
 
     @property
     def _ordered(self) -> bool:
@@ -237,15 +237,15 @@ class Plan:
 
     # ---- first turn ----
 
-    def look(self, now: float, ledger: Ledger) -> Turn:
+    def look(self, now: float, ledger: LedgerView) -> Turn:
         """Whatever shows new jobs."""
-        self._looks.begin([job_id for job_id, mark in ledger.live.items() if mark.unfinished])
+        self._looks.begin([job_id for job_id, record in ledger.live.items() if record.unfinished])
         self._depths.keep(ledger.live.keys())
         self._refused = False
         self._total, self._read_to, self._asked, self._results = None, 0, 0, 0
         if self._size is None:
             self._size = ledger.listed
-            if ledger.complete and ledger.listing_age is not None:
+            if ledger.ever_listed and ledger.listing_age is not None:
                 # An earlier process listed it: this one goes on watching, and lists it again when that is due.
                 self._due = now + max(0.0, self._interval - ledger.listing_age)
                 self._accounted = ledger.listed
@@ -260,7 +260,7 @@ class Plan:
         pages = math.ceil(self.size / self._per_page)
         self._large = self._watches and pages > (SMALL_PAGES if self._large else LARGE_PAGES)
 
-    def _list(self, now: float, ledger: Ledger) -> Turn:
+    def _list(self, now: float, ledger: LedgerView) -> Turn:
         """The list from its first page, to its end or until it turns out to be large and its order is seen."""
         for _ in range(PAGES_PER_TURN):
             if self._walk.offset is None:
@@ -277,7 +277,7 @@ class Plan:
             if self._large and self._order is not Order.UNKNOWN:
                 return
 
-    def _walked(self, reply: PageSeen, now: float, ledger: Ledger) -> None:
+    def _walked(self, reply: PageSeen, now: float, ledger: LedgerView) -> None:
         """One page of the walk was read."""
         answer, offset = reply.answer, self._walk.offset or 0
         if self._walk.pages == 0:
@@ -288,10 +288,10 @@ class Plan:
         self._size = max(self.size if answer.total is None else answer.total, met)
         self._came += self._shown(reply, offset, now, ledger)
 
-    def _shown(self, reply: PageSeen, offset: int, now: float, ledger: Ledger) -> int:
+    def _shown(self, reply: PageSeen, offset: int, now: float, ledger: LedgerView) -> int:
         """A page of the list showed these jobs; how many of them are new."""
         page = reply.answer.page
-        if ledger.complete:
+        if ledger.ever_listed:
             self._note_fresh(reply)
         if page.has_next or page.items >= reply.answer.limit:
             self._per_page = max(2, page.items)
@@ -301,7 +301,7 @@ class Plan:
                 self._depths.put(job.id, self._depth(position))
         return sum(job.id not in reply.known for job in page.jobs)
 
-    def _saw(self, reply: PageSeen, now: float, ledger: Ledger) -> None:
+    def _saw(self, reply: PageSeen, now: float, ledger: LedgerView) -> None:
         """A page was a look at these jobs, whatever becomes of the pages after it."""
         for job in reply.answer.page.jobs:
             if job.rank < FINAL_RANK or job.id in ledger.live or job.id not in reply.known:
@@ -321,11 +321,11 @@ class Plan:
 
     # ---- watching ----
 
-    def _watch(self, now: float, ledger: Ledger) -> Turn:
+    def _watch(self, now: float, ledger: LedgerView) -> Turn:
         """The watched end, and on from there to a job that was known before."""
         end = WatchedEnd(self._order, self.size, self._per_page, self._depths.room)
         pages: list[tuple[int, PageSeen]] = []
-        most = self._most_watched if ledger.complete else _PAGES_TO_LEARN
+        most = self._most_watched if ledger.ever_listed else _PAGES_TO_LEARN
         while end.offset is not None and len(pages) < most:
             offset, self._watched_pages = end.offset, len(pages) + 1
             reply = yield PageQuestion(offset, Purpose.WATCH)
@@ -342,7 +342,7 @@ class Plan:
             self._came += self._shown(reply, offset, now, ledger)
             self._read_to += reply.answer.page.items
             self._walk.seen_beside([job.id for job in reply.answer.page.jobs])
-        if not ledger.complete:
+        if not ledger.ever_listed:
             return
         self._fresh.clear()
         if not end.joined:
@@ -375,20 +375,24 @@ class Plan:
 
     # ---- second turn ----
 
-    def ask(self, now: float, ledger: Ledger, budget: int) -> Turn:
+    def ask(self, now: float, ledger: LedgerView, budget: int) -> Turn:
         """Jobs that the first turn did not show, by at most *budget* requests; *ledger* as it is after that turn."""
         self._check_total(now)
         unseen = self._unseen(ledger)
         if self._large and self._ordered:
             self._asked += yield from self._probe(unseen, now, ledger, budget)
-        pending = [mark for mark in ledger.live.values() if mark.pending and mark.operation in OPERATIONS]
-        pending.sort(key=lambda mark: (-mark.asks_left, mark.moved_at, mark.id))
-        for group in self._in_turns(self._groups(unseen), [[mark] for mark in pending], budget):
+        pending = [
+            job_record
+            for job_record in ledger.live.values()
+            if job_record.needs_details and job_record.operation in OPERATIONS
+        ]
+        pending.sort(key=lambda record: (-record.detail_requests_left, record.last_progress_at, record.id))
+        for group in self._in_turns(self._groups(unseen), [[job_record] for job_record in pending], budget):
             if self._asked >= budget or self._refused:
                 return
             spent = yield from self._ask_for(group, now, ledger, budget - self._asked)
             self._asked += spent
-            self._results += spent * group[0].pending
+            self._results += spent * group[0].needs_details
 
     def _in_turns(self, unfinished: list[T], pending: list[T], budget: int) -> Iterator[T]:
         """Unfinished ones first; but where they take more than the *budget*, a quarter of it is for pending ones."""
@@ -399,82 +403,86 @@ class Plan:
         self._pending_credit = min(self._pending_credit - due, 1.0)
         yield from (*pending[:due], *unfinished, *pending[due:])
 
-    def _unseen(self, ledger: Ledger) -> list[Mark]:
+    def _unseen(self, ledger: LedgerView) -> list[JobRecord]:
         """Unfinished jobs that the first turn should have shown, or cannot show."""
         listing = self.listing
         if not self._large and listing is None:
             return []  # the rest of the list may show them
         return [
-            mark
-            for mark in ledger.live.values()
-            if mark.unfinished and not (self._looks.seen(mark.id) if self._large else mark.id in (listing or ()))
+            record
+            for record in ledger.live.values()
+            if record.unfinished and not (self._looks.seen(record.id) if self._large else record.id in (listing or ()))
         ]
 
     def _probe(
-        self, unseen: Collection[Mark], now: float, ledger: Ledger, budget: int
+        self, unseen: Collection[JobRecord], now: float, ledger: LedgerView, budget: int
     ) -> Generator[Question, Reply, int]:
         """The next pages inwards, while each shows some of the jobs of which nobody knows where they lie."""
         spent = 0
         while spent < budget and self._probes < _MOST_PROBES:
-            lost = [mark for mark in unseen if not self._looks.seen(mark.id) and self._depths.of(mark.id) is None]
+            lost = [
+                record for record in unseen if not self._looks.seen(record.id) and self._depths.of(record.id) is None
+            ]
             if len(lost) <= _WORTH_A_PAGE:
                 break
             items = yield from self._page_for_jobs(max(0, self._read_to - 1), now, ledger)
             spent += 1
-            found = sum(self._looks.seen(mark.id) for mark in lost)
+            found = sum(self._looks.seen(record.id) for record in lost)
             self._probes = self._probes + 1 if found >= _WORTH_A_PAGE else _MOST_PROBES
             self._read_to += max(0, items - 1)
         return spent
 
-    def _groups(self, unseen: Iterable[Mark]) -> list[list[Mark]]:
+    def _groups(self, unseen: Iterable[JobRecord]) -> list[list[JobRecord]]:
         """Jobs that one request can show, the group with the longest unasked one first."""
-        groups: list[list[Mark]] = []
-        deep: list[tuple[int, Mark]] = []
-        for mark in unseen:
-            depth = self._depths.of(mark.id)
+        groups: list[list[JobRecord]] = []
+        deep: list[tuple[int, JobRecord]] = []
+        for record in unseen:
+            depth = self._depths.of(record.id)
             if depth is not None and depth >= self._read_to - _SLACK:
-                deep.append((depth, mark))
-            elif not self._looks.seen(mark.id):
-                self._depths.drop(mark.id)  # a page that should have shown it did not
-                groups.append([mark])
+                deep.append((depth, record))
+            elif not self._looks.seen(record.id):
+                self._depths.drop(record.id)  # a page that should have shown it did not
+                groups.append([record])
         ends = -1
-        for depth, mark in sorted(deep, key=lambda each: each[0]):
+        for depth, record in sorted(deep, key=lambda each: each[0]):
             if depth <= ends:
-                groups[-1].append(mark)
+                groups[-1].append(record)
             else:
-                groups.append([mark])
+                groups.append([record])
                 ends = depth + max(1, self._per_page - 2 * _SLACK) - 1
-        groups.sort(key=lambda group: min(self._looks.last_tried(mark.id) for mark in group))
+        groups.sort(key=lambda group: min(self._looks.last_tried(record.id) for record in group))
         return groups
 
-    def _ask_for(self, group: list[Mark], now: float, ledger: Ledger, budget: int) -> Generator[Question, Reply, int]:
+    def _ask_for(
+        self, group: list[JobRecord], now: float, ledger: LedgerView, budget: int
+    ) -> Generator[Question, Reply, int]:
         """One group: by a page where that is cheaper or the only way, and one by one whatever it did not show."""
         spent = 0
-        group = [mark for mark in group if mark.pending or not self._looks.seen(mark.id)]
-        depths = [depth for mark in group if (depth := self._depths.of(mark.id)) is not None]
+        group = [record for record in group if record.needs_details or not self._looks.seen(record.id)]
+        depths = [depth for record in group if (depth := self._depths.of(record.id)) is not None]
         if depths and (len(group) >= _WORTH_A_PAGE or group[0].operation not in OPERATIONS):
             yield from self._page_for_jobs(max(0, min(depths) - _SLACK), now, ledger)
             spent += 1
-            group = [mark for mark in group if not self._looks.seen(mark.id)]
-            for mark in group:
-                self._depths.drop(mark.id)
-        for mark in group:
+            group = [record for record in group if not self._looks.seen(record.id)]
+            for record in group:
+                self._depths.drop(record.id)
+        for record in group:
             if self._refused or spent >= budget:
                 break
-            if mark.operation in OPERATIONS:
-                self._looks.tried(mark.id, now)
-                reply = yield JobQuestion(Operation(mark.operation), mark.id)
+            if record.operation in OPERATIONS:
+                self._looks.tried(record.id, now)
+                reply = yield JobQuestion(Operation(record.operation), record.id)
                 self._refused = reply is None
                 spent += 1
-                depth = self._depths.of(mark.id)
+                depth = self._depths.of(record.id)
                 if isinstance(reply, JobAsked) and reply.told:
-                    self._looks.saw(mark.id, now)
-                elif mark.unfinished and depth is not None and spent < budget and not self._refused:
+                    self._looks.saw(record.id, now)
+                elif record.unfinished and depth is not None and spent < budget and not self._refused:
                     yield from self._page_for_jobs(max(0, depth - _SLACK), now, ledger)
                     spent += 1
         return spent
 
-    def _page_for_jobs(self, depth: int, now: float, ledger: Ledger) -> Generator[Question, Reply, int]:
+    def _page_for_jobs(self, depth: int, now: float, ledger: LedgerView) -> Generator[Question, Reply, int]:
         """The page that shows the jobs from *depth* inwards; how many it has."""
         offset = self._offset(depth)
         reply = yield PageQuestion(offset, Purpose.JOB)
@@ -488,7 +496,7 @@ class Plan:
 
     # ---- third turn ----
 
-    def read_on(self, now: float, ledger: Ledger) -> Turn:
+    def read_on(self, now: float, ledger: LedgerView) -> Turn:
         """The next slices of the full listing of a large account."""
         if not self._large:
             return
@@ -521,9 +529,9 @@ class Plan:
             return self._per_page - 1
         return self._walk.offset / self._walk.pages
 
-    def _hold_to_order(self, reply: PageSeen, offset: int, now: float, ledger: Ledger) -> None:
+    def _hold_to_order(self, reply: PageSeen, offset: int, now: float, ledger: LedgerView) -> None:
         """Give up the order when a page shows an unknown job farther in than the watched one."""
-        if not (ledger.complete and self._ordered):
+        if not (ledger.ever_listed and self._ordered):
             return
         if any(
             job.id not in reply.known and self._depth(position) >= self._per_page

@@ -9,7 +9,7 @@ from exporter.api.allowance import WINDOW_SECONDS, Allowances
 from exporter.api.client import Client, Listener
 from exporter.clock import Clock
 from exporter.config.accounts import Watched
-from exporter.counting.rules import Book, Changes, Rules, Sums, rebucketed
+from exporter.counting.rules import Changes, JobTotals, Ledger, Rules, reset_changed_histograms
 from exporter.errors import (
     AllowanceSpent,
     AlreadyWatched,
@@ -112,8 +112,8 @@ class Poller:
         )
         self._begin_plan()
         self._interval = pace.poll_interval
-        self._book: Book | None = None
-        self._listed: Mapping[tuple[str, str], Sums] | None = None
+        self._ledger: Ledger | None = None
+        self._listed: Mapping[tuple[str, str], JobTotals] | None = None
         self._reads_on = True
 
     @property
@@ -166,9 +166,9 @@ class Poller:
 
     def confirm(self) -> None:
         """Once all accounts were polled: fail if an earlier entry turned out to watch the same one."""
-        if self._book is not None and not self._record.fault:
+        if self._ledger is not None and not self._record.fault:
             try:
-                self._identity.claim(self._book.account.username)
+                self._identity.claim(self._ledger.account.username)
             except AlreadyWatched as error:
                 self._handle_failure(error)
                 self._record.up, self._record.fault = False, str(error)
@@ -231,7 +231,7 @@ class Poller:
         """Update state after a failed poll and return the delay before the next one, None for the usual one."""
         self._record.failed(error)
         if isinstance(error, AlreadyWatched):
-            self._book = self._listed = None  # that entry shows them
+            self._ledger = self._listed = None  # that entry shows them
         if error.reidentify:
             self._identity.ask_again()
         if isinstance(error, RateLimited):
@@ -255,11 +255,13 @@ class Poller:
         Raises:
             AllowanceSpent: the allowance ended this poll before it saw a job.
         """
-        self._book = self._identity.ledger(self._book)
-        book = self._rebucketed(self._book)
+        self._ledger = self._identity.ledger(self._ledger)
+        ledger = self._reset_changed_histograms(self._ledger)
         began = self._clock.monotonic()
-        result = self._cycle.run(book, self._client.allowance.budget(began, self._interval, self._plan.pages_per_look))
-        self._take_over(book, result)
+        result = self._cycle.run(
+            ledger, self._client.allowance.budget(began, self._interval, self._plan.pages_per_look)
+        )
+        self._take_over(ledger, result)
         failure = result.stopped
         if isinstance(failure, AllowanceSpent) and result.saw_jobs:
             return failure.wait
@@ -272,28 +274,28 @@ class Poller:
     def _continue_listing(self, began: float) -> None:
         """Slices of a large account's listing, counted turn by turn, until the next poll is due."""
         going_on = True
-        while going_on and self._book is not None:
+        while going_on and self._ledger is not None:
             self._show()  # what watching saw shall not wait for this
-            book = self._book
-            result = self._cycle.continue_listing(book)
-            self._take_over(book, result)
+            ledger = self._ledger
+            result = self._cycle.continue_listing(ledger)
+            self._take_over(ledger, result)
             if result.stopped is not None:
                 raise result.stopped
             going_on = result.written and self._plan.goes_on and self._clock.monotonic() - began < self._interval
 
-    def _take_over(self, book: Book, result: CycleResult) -> None:
-        """Show what a cycle that began with *book* changed. Counters shown are committed ones; gauges always move."""
+    def _take_over(self, ledger: Ledger, result: CycleResult) -> None:
+        """Show what a cycle that began with *ledger* changed. Counters shown are committed ones; gauges always move."""
         if result.complete:
             self._listed = result.listed
             self._record.last_full_listing = self._clock.time()
-        elif self._plan.watching and (self._listed is not None or self._goes_on_from(book)):
+        elif self._plan.watching and (self._listed is not None or self._goes_on_from(ledger)):
             self._listed = result.listed
-        self._book = result.book
+        self._ledger = result.ledger
 
-    def _goes_on_from(self, book: Book) -> bool:
+    def _goes_on_from(self, ledger: Ledger) -> bool:
         """Whether the listing of an earlier process is young enough to be kept up to date by watching."""
-        age = self._cycle.view(book).listing_age
-        return book.account.complete and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
+        age = self._cycle.view(ledger).listing_age
+        return ledger.account.ever_listed and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
 
     def _begin_plan(self, *, watches: bool = True) -> None:
         self._plan = Plan(self._pace.full_listing_interval, self._clock.monotonic(), watches=watches)
@@ -309,27 +311,27 @@ class Poller:
 
     def _show_what_was_counted(self) -> None:
         """Until the platform answers, the counters are those of the ledger that the name was last bound to."""
-        self._book = self._identity.saved_ledger() or self._book
+        self._ledger = self._identity.saved_ledger() or self._ledger
         self._show()
 
-    def _rebucketed(self, book: Book) -> Book:
+    def _reset_changed_histograms(self, ledger: Ledger) -> Ledger:
         """The book with the histograms' bounds that are configured now."""
-        changes = rebucketed(book, self._rules, self._clock.time())
-        return book.after(changes) if self._written(book, changes) else book
+        changes = reset_changed_histograms(ledger, self._rules, self._clock.time())
+        return ledger.after(changes) if self._written(ledger, changes) else ledger
 
-    def _written(self, book: Book, changes: Changes) -> bool:
+    def _written(self, ledger: Ledger, changes: Changes) -> bool:
         """Whether *changes* are on disk; where not, they come out of the next poll again."""
         if not changes:
             return True
-        account = book.account
+        account = ledger.account
         try:
             with self._claims.held((account.endpoint, account.username, account.division), self.name):
                 self._store.commit(account.number, changes)
         except StateWriteError as error:
             self._log.error("state.not_written", reason=str(error))
             return False
-        for fact in changes.facts:
-            self._record.committed(fact)
+        for event in changes.events:
+            self._record.committed(event)
         return True
 
     # ---- publish ----
@@ -351,14 +353,16 @@ class Poller:
             Picture(
                 self._watched.name,
                 self._watched.endpoint,
-                self._book,
+                self._ledger,
                 self._listed,
                 record.picture(
                     self._client.allowance,
                     interval=self._interval,
                     full_interval=self._full_interval,
                     watching=self._plan.watching,
-                    delay=None if self._book is None else self._plan.delay(self._clock.monotonic(), self._book.live),
+                    delay=None
+                    if self._ledger is None
+                    else self._plan.delay(self._clock.monotonic(), self._ledger.live),
                 ),
                 (record.last_success or -math.inf) + believed_for,
             )

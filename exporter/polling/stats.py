@@ -6,7 +6,15 @@ from typing import Final
 from exporter.api.allowance import Allowance
 from exporter.api.client import Asked, Endpoint, Retried
 from exporter.clock import Clock
-from exporter.counting.rules import BucketsChanged, CountLowered, Fact, FilesFailed, Histogram, HistoryMet, JobFinished
+from exporter.counting.rules import (
+    CountDecreased,
+    FilesFailed,
+    HistogramReset,
+    HistogramValue,
+    HistoryFound,
+    JobFinished,
+    LedgerEvent,
+)
 from exporter.errors import Maintenance, PollError, Unauthorized, Unreachable
 from exporter.logs import Log
 from exporter.metrics.snapshot import Polling
@@ -34,9 +42,9 @@ class Record:
         self.fault = ""
         self._platform_ahead = 0.0
         self._polls: dict[str, int] = {}
-        self._poll_duration = Histogram.empty(POLL_SECONDS, started)
+        self._poll_duration = HistogramValue.empty(POLL_SECONDS, started)
         self._requests: dict[tuple[str, str], int] = {}
-        self._request_duration = {str(each): Histogram.empty(REQUEST_SECONDS, started) for each in Endpoint}
+        self._request_duration = {str(each): HistogramValue.empty(REQUEST_SECONDS, started) for each in Endpoint}
         self._skipped: dict[str, int] = {}
         self._lowered: dict[str, int] = {}
 
@@ -110,11 +118,11 @@ class Record:
         """One job's own endpoint gave an answer that tells nothing of the job."""
         self._log.warning("job.refused", job_id=job_id, reason=reason)
 
-    def committed(self, fact: Fact) -> None:
+    def committed(self, event: LedgerEvent) -> None:
         """A fact was committed."""
-        if isinstance(fact, CountLowered):
-            self._lowered[fact.field] = self._lowered.get(fact.field, 0) + 1
-        _log_fact(self._log, fact)
+        if isinstance(event, CountDecreased):
+            self._lowered[event.field] = self._lowered.get(event.field, 0) + 1
+        _log_event(self._log, event)
 
     def picture(
         self, allowance: Allowance, *, interval: float, full_interval: float, watching: bool, delay: float | None
@@ -148,39 +156,39 @@ class Record:
         )
 
 
-def _log_fact(log: Log, fact: Fact) -> None:
-    """Tell of *fact*: at warning where files failed or are missing."""
-    match fact:
-        case JobFinished(mark):
+def _log_event(log: Log, event: LedgerEvent) -> None:
+    """Tell of *event*: at warning where files failed or are missing."""
+    match event:
+        case JobFinished(record):
             duration = None
-            if mark.started_on is not None and mark.finished_on is not None:
-                duration = round(mark.finished_on - mark.started_on, 3)
-            tell = log.warning if mark.last_failed or mark.outcome in {"incomplete", "lost"} else log.info
-            if mark.history:
+            if record.started_on is not None and record.finished_on is not None:
+                duration = round(record.finished_on - record.started_on, 3)
+            tell = log.warning if record.last_failed or record.outcome in {"incomplete", "lost"} else log.info
+            if record.history:
                 tell = log.debug  # thousands of them, and months old
             tell(
                 "job.finished",
-                job_id=mark.id,
-                operation=mark.operation,
-                outcome=mark.outcome,
-                files=mark.last_total,
-                completed=mark.last_completed,
-                failed=mark.last_failed,
+                job_id=record.id,
+                operation=record.operation,
+                outcome=record.outcome,
+                files=record.last_total,
+                completed=record.last_completed,
+                failed=record.last_failed,
                 duration_seconds=duration,
-                errors=mark.codes or None,
+                errors=record.error_counts or None,
             )
-        case FilesFailed(mark):
+        case FilesFailed(record):
             log.warning(
                 "job.files_failed",
-                job_id=mark.id,
-                operation=mark.operation,
-                files=mark.last_total,
-                completed=mark.last_completed,
-                failed=mark.last_failed,
+                job_id=record.id,
+                operation=record.operation,
+                files=record.last_total,
+                completed=record.last_completed,
+                failed=record.last_failed,
             )
-        case CountLowered(job_id, field, counted, now):
+        case CountDecreased(job_id, field, counted, now):
             log.warning("job.count_lowered", job_id=job_id, field=field, counted=counted, now=now)
-        case HistoryMet(jobs, counted):
+        case HistoryFound(jobs, counted):
             log.info("history.counted" if counted else "history.ignored", jobs=jobs)
-        case BucketsChanged(family):
+        case HistogramReset(family):
             log.warning("histogram.restarted", family=family, reason="its bounds in the configuration are new")

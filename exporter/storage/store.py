@@ -22,7 +22,18 @@ import msgspec
 
 from exporter.api.allowance import LONGEST_SILENCE, Holder, Kept
 from exporter.counting import rules as counting
-from exporter.counting.rules import Account, Book, Changes, Count, Exemplar, Histogram, Key, Mark, Rules, Sums
+from exporter.counting.rules import (
+    Account,
+    Changes,
+    CounterValue,
+    Exemplar,
+    HistogramValue,
+    JobRecord,
+    JobTotals,
+    Key,
+    Ledger,
+    Rules,
+)
 from exporter.errors import StateError, StateWriteError
 
 SCHEMA_VERSION: Final = 1
@@ -40,8 +51,8 @@ _STEPS_BETWEEN_LOOKS: Final = 10_000
 _PAGES_AT_ONCE: Final = 1000
 _MOST_DAMAGE: Final = 20
 
-_MARK_COLUMNS: Final = Mark.__struct_fields__
-_MARK: Final = ", ".join(_MARK_COLUMNS)
+_JOB_COLUMNS: Final = JobRecord.__struct_fields__
+_JOB_COLUMN_NAMES: Final = ", ".join(_JOB_COLUMNS)
 
 _ALLOWANCE: Final = """
 CREATE TABLE IF NOT EXISTS allowance (
@@ -64,8 +75,8 @@ CREATE TABLE account (
     endpoint TEXT NOT NULL,
     username TEXT NOT NULL,
     division TEXT NOT NULL,
-    since REAL NOT NULL,
-    complete INTEGER NOT NULL,
+    counting_since REAL NOT NULL,
+    ever_listed INTEGER NOT NULL,
     listing_clock REAL NOT NULL,
     listed_on REAL,
     labels TEXT NOT NULL,
@@ -76,7 +87,7 @@ CREATE TABLE binding (
     name TEXT PRIMARY KEY,
     account INTEGER NOT NULL REFERENCES account (number)
 );
-CREATE TABLE mark (
+CREATE TABLE job (
     account INTEGER NOT NULL REFERENCES account (number),
     id TEXT NOT NULL,
     operation TEXT NOT NULL,
@@ -93,21 +104,21 @@ CREATE TABLE mark (
     finished_on REAL,
     outcome TEXT NOT NULL,
     history INTEGER NOT NULL,
-    asks_left INTEGER NOT NULL,
-    queue_done INTEGER NOT NULL,
-    duration_done INTEGER NOT NULL,
-    errors_done INTEGER NOT NULL,
-    moved_at REAL NOT NULL,
+    detail_requests_left INTEGER NOT NULL,
+    queue_counted INTEGER NOT NULL,
+    duration_counted INTEGER NOT NULL,
+    errors_counted INTEGER NOT NULL,
+    last_progress_at REAL NOT NULL,
     detected_at REAL,
     settling_since REAL,
     missing_since REAL,
     unlisted_at REAL,
-    codes TEXT NOT NULL,
+    error_counts TEXT NOT NULL,
     PRIMARY KEY (account, id)
 ) WITHOUT ROWID;
-CREATE INDEX mark_live ON mark (account) WHERE outcome = '' OR asks_left > 0;
-CREATE INDEX mark_failed ON mark (account) WHERE failed > 0;
-CREATE INDEX mark_unlisted ON mark (account, unlisted_at) WHERE unlisted_at IS NOT NULL;
+CREATE INDEX job_live ON job (account) WHERE outcome = '' OR detail_requests_left > 0;
+CREATE INDEX job_failed ON job (account) WHERE failed > 0;
+CREATE INDEX job_unlisted ON job (account, unlisted_at) WHERE unlisted_at IS NOT NULL;
 CREATE TABLE counter (
     account INTEGER NOT NULL REFERENCES account (number),
     family TEXT NOT NULL,
@@ -141,15 +152,15 @@ LEDGER: Final[Mapping[str, tuple[str, ...]]] = {
         "endpoint",
         "username",
         "division",
-        "since",
-        "complete",
+        "counting_since",
+        "ever_listed",
         "listing_clock",
         "listed_on",
         "labels",
         "failure_counted_at",
     ),
     "binding": ("name",),
-    "mark": _MARK_COLUMNS,
+    "job": _JOB_COLUMNS,
     "counter": ("family", "labels", "value", "created", "exemplar"),
     "histogram": ("family", "labels", "bounds", "counts", "sum", "created", "exemplars"),
 }
@@ -168,9 +179,9 @@ _WRITTEN_AS_JSON: Final[Mapping[tuple[str, str], object]] = {
 }
 
 _SHOWN_AS_FAILED: Final = (
-    "failed > 0 AND (outcome = '' OR max(coalesce(finished_on, moved_at), coalesce(detected_at, 0)) >= ?)"
+    "failed > 0 AND (outcome = '' OR max(coalesce(finished_on, last_progress_at), coalesce(detected_at, 0)) >= ?)"
 )
-_PUT_MARK: Final = f"INSERT OR REPLACE INTO mark (account, {_MARK}) VALUES (?{', ?' * len(_MARK_COLUMNS)})"  # noqa: S608  # constants
+_UPSERT_JOB: Final = f"INSERT OR REPLACE INTO job (account, {_JOB_COLUMN_NAMES}) VALUES (?{', ?' * len(_JOB_COLUMNS)})"  # noqa: S608  # constants
 
 
 class Store:
@@ -190,7 +201,7 @@ class Store:
         self._held = _hold(path)
         try:
             self._db = _open(path)
-            self._marks = self._one("SELECT count(*) FROM mark")
+            self._tracked_jobs = self._one("SELECT count(*) FROM job")
         except BaseException:
             os.close(self._held)
             raise
@@ -202,9 +213,9 @@ class Store:
             os.close(self._held)
 
     @property
-    def marks_total(self) -> int:
+    def tracked_jobs(self) -> int:
         """Jobs that are marked, of all accounts."""
-        return self._marks
+        return self._tracked_jobs
 
     @property
     def bytes_total(self) -> int:
@@ -213,7 +224,7 @@ class Store:
 
     # ---- accounts ----
 
-    def bound(self, name: str, endpoint: str, division: str, failed_since: float) -> Book | None:
+    def bound(self, name: str, endpoint: str, division: str, failed_since: float) -> Ledger | None:
         """The ledger that the configured *name* was last bound to, if it has that endpoint and division.
 
         Failed jobs that ended and were detected before *failed_since* (Unix seconds) are left on disk.
@@ -226,7 +237,7 @@ class Store:
             ).fetchone()
             return None if number is None else self._book(number[0], failed_since)
 
-    def book(self, name: str, endpoint: str, username: str, division: str, failed_since: float) -> Book | None:
+    def book(self, name: str, endpoint: str, username: str, division: str, failed_since: float) -> Ledger | None:
         """The ledger of an identity, now bound to *name*; None when it has none yet.
 
         Raises:
@@ -246,7 +257,7 @@ class Store:
 
     def begin(
         self, name: str, endpoint: str, username: str, division: str, *, since: float, now: float, rules: Rules
-    ) -> Book:
+    ) -> Ledger:
         """A ledger that counts since the platform's time *since*, bound to *name*: committed before anything is read.
 
         Where another entry of the configuration has begun it in this moment, that one.
@@ -264,31 +275,31 @@ class Store:
                 if not begun:
                     account = Account(number, endpoint, username, division, since)
                     self._put_account(account)
-                    self._write(number, counting.seeds(account, rules, now))
+                    self._write(number, counting.initial_changes(account, rules, now))
                 self._bind(name, number)
             return self._book(number, failed_since=now)
 
     def _bind(self, name: str, number: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO binding (name, account) VALUES (?, ?)", (name, number))
 
-    def _book(self, number: int, failed_since: float) -> Book:
-        return Book(
+    def _book(self, number: int, failed_since: float) -> Ledger:
+        return Ledger(
             _account(self._db, number),
             dict(_counters(self._db, number)),
             dict(_histograms(self._db, number)),
-            {mark.id: mark for mark in self._marks_where(number, "outcome = '' OR asks_left > 0")},
-            {mark.id: mark for mark in self._marks_where(number, _SHOWN_AS_FAILED, failed_since)},
-            dict(self._sums(number)),
-            self._one("SELECT count(*) FROM mark WHERE account = ?", number),
+            {record.id: record for record in self._records_where(number, "outcome = '' OR detail_requests_left > 0")},
+            {record.id: record for record in self._records_where(number, _SHOWN_AS_FAILED, failed_since)},
+            dict(self._totals(number)),
+            self._one("SELECT count(*) FROM job WHERE account = ?", number),
         )
 
-    def _sums(self, number: int) -> Iterator[tuple[tuple[str, str], Sums]]:
-        for operation, state, *sums in self._db.execute(
-            "SELECT operation, state, count(*), sum(last_total), sum(last_completed), sum(last_failed) FROM mark"
+    def _totals(self, number: int) -> Iterator[tuple[tuple[str, str], JobTotals]]:
+        for operation, state, *totals in self._db.execute(
+            "SELECT operation, state, count(*), sum(last_total), sum(last_completed), sum(last_failed) FROM job"
             " WHERE account = ? AND unlisted_at IS NULL GROUP BY operation, state",
             (number,),
         ):
-            yield (operation, state), Sums(*sums)
+            yield (operation, state), JobTotals(*totals)
 
     # ---- allowances ----
 
@@ -322,38 +333,38 @@ class Store:
 
     # ---- marks ----
 
-    def marks(self, number: int, ids: Collection[str]) -> dict[str, Mark]:
+    def records(self, number: int, ids: Collection[str]) -> dict[str, JobRecord]:
         """The marks of those of *ids* that have one."""
-        found: dict[str, Mark] = {}
+        found: dict[str, JobRecord] = {}
         wanted = list(ids)
         with self._lock:
             for start in range(0, len(wanted), _IDS_PER_QUERY):
-                for mark in self._marks_where(
+                for record in self._records_where(
                     number,
                     "id IN (SELECT value FROM json_each(?))",
                     json.dumps(wanted[start : start + _IDS_PER_QUERY]),
                 ):
-                    found[mark.id] = mark
+                    found[record.id] = record
         return found
 
-    def vanished(self, number: int, listed: Collection[str]) -> list[Mark]:
+    def vanished(self, number: int, listed: Collection[str]) -> list[JobRecord]:
         """Marks that were listed before and are not among *listed*."""
         with self._lock:
-            known = self._db.execute("SELECT id FROM mark WHERE account = ? AND unlisted_at IS NULL", (number,))
+            known = self._db.execute("SELECT id FROM job WHERE account = ? AND unlisted_at IS NULL", (number,))
             gone = [job_id for (job_id,) in known if job_id not in listed]
-            return list(self.marks(number, gone).values())
+            return list(self.records(number, gone).values())
 
-    def expired(self, number: int, listing_clock: float) -> list[Mark]:
+    def expired(self, number: int, listing_clock: float) -> list[JobRecord]:
         """Marks that have not been listed for so long that they may be forgotten."""
         with self._lock:
             return list(
-                self._marks_where(
+                self._records_where(
                     number, "unlisted_at IS NOT NULL AND unlisted_at <= ?", listing_clock - counting.FORGET_AFTER
                 )
             )
 
-    def _marks_where(self, number: int, condition: str, *values: object) -> Iterator[Mark]:
-        return _marks(self._db, number, condition, *values)
+    def _records_where(self, number: int, condition: str, *values: object) -> Iterator[JobRecord]:
+        return _records(self._db, number, condition, *values)
 
     # ---- writing ----
 
@@ -366,12 +377,14 @@ class Store:
         with self._lock:
             with self._transaction():
                 self._write(number, changes)
-            self._marks += changes.new_marks - len(changes.forgotten)
+            self._tracked_jobs += changes.new_records - len(changes.forgotten)
 
     def _write(self, number: int, changes: Changes) -> None:
-        self._db.executemany(_PUT_MARK, ((number, *msgspec.structs.astuple(mark)) for mark in changes.marks.values()))
         self._db.executemany(
-            "DELETE FROM mark WHERE account = ? AND id = ?", ((number, job_id) for job_id in changes.forgotten)
+            _UPSERT_JOB, ((number, *msgspec.structs.astuple(record)) for record in changes.records.values())
+        )
+        self._db.executemany(
+            "DELETE FROM job WHERE account = ? AND id = ?", ((number, job_id) for job_id in changes.forgotten)
         )
         self._db.executemany(
             "INSERT OR REPLACE INTO counter (account, family, labels, value, created, exemplar)"
@@ -389,9 +402,11 @@ class Store:
     def _put_account(self, account: Account) -> None:
         *columns, labels, failure_counted_at = msgspec.structs.astuple(account)
         self._db.execute(
-            "INSERT INTO account (number, endpoint, username, division, since, complete, listing_clock, listed_on,"
+            "INSERT INTO account (number, endpoint, username, division, counting_since, ever_listed, listing_clock,"
+            " listed_on,"
             " labels, failure_counted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET"
-            " complete = excluded.complete, listing_clock = excluded.listing_clock, listed_on = excluded.listed_on,"
+            " ever_listed = excluded.ever_listed, listing_clock = excluded.listing_clock, listed_on ="
+            " excluded.listed_on,"
             " labels = excluded.labels, failure_counted_at = excluded.failure_counted_at",
             (*columns, json.dumps(labels), json.dumps(failure_counted_at)),
         )
@@ -429,7 +444,7 @@ class Store:
                 taken = tuple(str(row[0]) for table, row in others if table == "binding" and row[0] in bound)
                 put_rows(self._db, number, [("account", account)])
                 put_rows(self._db, number, (each for each in others if each[0] != "binding" or each[1][0] not in taken))
-            self._marks = self._one("SELECT count(*) FROM mark")
+            self._tracked_jobs = self._one("SELECT count(*) FROM job")
             return taken
 
     def forget(self, number: int) -> None:
@@ -441,7 +456,7 @@ class Store:
         with self._lock:
             with self._transaction():
                 self._delete(number)
-            self._marks = self._one("SELECT count(*) FROM mark")
+            self._tracked_jobs = self._one("SELECT count(*) FROM job")
 
     def _delete(self, number: int) -> None:
         for table in reversed(tuple(LEDGER)):
@@ -471,7 +486,7 @@ class Store:
 
 def _account(db: sqlite3.Connection, number: int) -> Account:
     row = db.execute(
-        "SELECT number, endpoint, username, division, since, complete, listing_clock, listed_on, labels,"
+        "SELECT number, endpoint, username, division, counting_since, ever_listed, listing_clock, listed_on, labels,"
         " failure_counted_at FROM account WHERE number = ?",
         (number,),
     ).fetchone()
@@ -482,7 +497,7 @@ def _account(db: sqlite3.Connection, number: int) -> Account:
         username,
         division,
         since,
-        complete=bool(complete),
+        ever_listed=bool(complete),
         listing_clock=listing_clock,
         listed_on=listed_on,
         labels={kind: tuple(values) for kind, values in json.loads(labels).items()},
@@ -490,24 +505,24 @@ def _account(db: sqlite3.Connection, number: int) -> Account:
     )
 
 
-def _counters(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, Count]]:
+def _counters(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, CounterValue]]:
     for family, labels, value, created, exemplar in db.execute(
         "SELECT family, labels, value, created, exemplar FROM counter WHERE account = ?", (number,)
     ):
         yield (
             (family, tuple(json.loads(labels))),
-            Count(value, created, Exemplar(*json.loads(exemplar)) if exemplar else None),
+            CounterValue(value, created, Exemplar(*json.loads(exemplar)) if exemplar else None),
         )
 
 
-def _histograms(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, Histogram]]:
+def _histograms(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, HistogramValue]]:
     for family, labels, bounds, counts, total, created, exemplars in db.execute(
         "SELECT family, labels, bounds, counts, sum, created, exemplars FROM histogram WHERE account = ?",
         (number,),
     ):
         yield (
             (family, tuple(json.loads(labels))),
-            Histogram(
+            HistogramValue(
                 tuple(json.loads(bounds)),
                 tuple(json.loads(counts)),
                 total,
@@ -517,25 +532,25 @@ def _histograms(db: sqlite3.Connection, number: int) -> Iterator[tuple[Key, Hist
         )
 
 
-def _marks(db: sqlite3.Connection, number: int, condition: str, *values: object) -> Iterator[Mark]:
+def _records(db: sqlite3.Connection, number: int, condition: str, *values: object) -> Iterator[JobRecord]:
     for row in db.execute(
-        f"SELECT {_MARK} FROM mark WHERE account = ? AND ({condition})",  # noqa: S608  # constants of this module
+        f"SELECT {_JOB_COLUMN_NAMES} FROM job WHERE account = ? AND ({condition})",  # noqa: S608  # constants of this module
         (number, *values),
     ):
-        yield _mark(row)
+        yield _record(row)
 
 
-def _mark(row: tuple[object, ...]) -> Mark:
-    return Mark(*row)  # type: ignore[arg-type]  # the columns are the fields; SQLite's 0 and 1 do for booleans
+def _record(row: tuple[object, ...]) -> JobRecord:
+    return JobRecord(*row)  # type: ignore[arg-type]  # the columns are the fields; SQLite's 0 and 1 do for booleans
 
 
-def _counter_rows(number: int, counters: Mapping[Key, Count]) -> Iterable[tuple[object, ...]]:
+def _counter_rows(number: int, counters: Mapping[Key, CounterValue]) -> Iterable[tuple[object, ...]]:
     for (family, labels), count in counters.items():
         exemplar = json.dumps(count.exemplar) if count.exemplar else None
         yield number, family, json.dumps(labels), count.value, count.created, exemplar
 
 
-def _histogram_rows(number: int, histograms: Mapping[Key, Histogram]) -> Iterable[tuple[object, ...]]:
+def _histogram_rows(number: int, histograms: Mapping[Key, HistogramValue]) -> Iterable[tuple[object, ...]]:
     for (family, labels), each in histograms.items():
         columns = (json.dumps(labels), json.dumps(each.bounds), json.dumps(each.counts), each.sum, each.created)
         yield number, family, *columns, json.dumps(each.exemplars)
@@ -557,15 +572,15 @@ def put_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, Row]
 # ---- reading what somebody else may hold ----
 
 
-class Ledger(NamedTuple):
+class LedgerSummary(NamedTuple):
     """One account's ledger in a state file: whose it is, the names bound to it, and what it holds."""
 
     account: Account
     names: tuple[str, ...]
-    marks: int
+    tracked_jobs: int
     unfinished: int
-    counters: Mapping[Key, Count]
-    histograms: Mapping[Key, Histogram]
+    counters: Mapping[Key, CounterValue]
+    histograms: Mapping[Key, HistogramValue]
 
 
 class Reading:
@@ -579,7 +594,7 @@ class Reading:
         """The version of its tables."""
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
-    def ledgers(self) -> list[Ledger]:
+    def ledgers(self) -> list[LedgerSummary]:
         """All of them, in the order in which they began.
 
         Raises:
@@ -592,23 +607,23 @@ class Reading:
         except (TypeError, ValueError) as error:
             raise StateError(f"the state file holds a value that cannot be read: {error}; {_MEND}") from error
 
-    def _ledger(self, number: int) -> Ledger:
+    def _ledger(self, number: int) -> LedgerSummary:
         names = self._db.execute("SELECT name FROM binding WHERE account = ? ORDER BY name", (number,))
-        marks, unfinished = self._db.execute(
-            "SELECT count(*), count(*) FILTER (WHERE outcome = '') FROM mark WHERE account = ?", (number,)
+        tracked_jobs, unfinished = self._db.execute(
+            "SELECT count(*), count(*) FILTER (WHERE outcome = '') FROM job WHERE account = ?", (number,)
         ).fetchone()
-        return Ledger(
+        return LedgerSummary(
             _account(self._db, number),
             tuple(name for (name,) in names),
-            marks,
+            tracked_jobs,
             unfinished,
             dict(_counters(self._db, number)),
             dict(_histograms(self._db, number)),
         )
 
-    def marks(self, number: int) -> Iterator[Mark]:
+    def records(self, number: int) -> Iterator[JobRecord]:
         """Every mark of an account."""
-        return _marks(self._db, number, "1")
+        return _records(self._db, number, "1")
 
     def rows(self, number: int) -> Iterator[tuple[str, Row]]:
         """An account's whole ledger, the account's own row first: table and row, the columns as in ``LEDGER``."""
@@ -795,7 +810,7 @@ def _open(path: Path) -> sqlite3.Connection:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_ALLOWANCE)
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            db.execute("SELECT count(*) FROM mark")
+            db.execute("SELECT count(*) FROM job")
         except BaseException:
             db.close()
             raise

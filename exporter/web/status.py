@@ -17,7 +17,7 @@ from itertools import chain, repeat
 from typing import Final
 
 from exporter import __version__
-from exporter.counting.rules import FILES, FILES_COMPLETED, FILES_FAILED, Mark, Sums
+from exporter.counting.rules import FILES, FILES_COMPLETED, FILES_FAILED, JobRecord, JobTotals
 from exporter.metrics.families import error_codes, failed_jobs, owner
 from exporter.metrics.snapshot import Display, Picture, Polling
 
@@ -100,21 +100,24 @@ class _Account:
     number: int
     picture: Picture
     stale: bool
-    unfinished: Sequence[Mark]
-    still: Sequence[Mark]
-    failed: Sequence[Mark]
-    detected: Sequence[Mark]
+    unfinished: Sequence[JobRecord]
+    still: Sequence[JobRecord]
+    failed: Sequence[JobRecord]
+    detected: Sequence[JobRecord]
     files: tuple[int, int, int]
 
     @classmethod
     def of(cls, number: int, picture: Picture, display: Display, now: float) -> "_Account":
         """The account of *picture*, the *number*-th of the configuration."""
         stale = now >= picture.gauges_until
-        live = () if stale or picture.book is None else picture.book.live.values()
-        unfinished = [mark for mark in live if mark.unfinished]
-        still = sorted((mark for mark in unfinished if _stands_still(mark, now)), key=lambda mark: mark.moved_at)
+        live = () if stale or picture.ledger is None else picture.ledger.live.values()
+        unfinished = [job_record for job_record in live if job_record.unfinished]
+        still = sorted(
+            (job_record for job_record in unfinished if _stands_still(job_record, now)),
+            key=lambda record: record.last_progress_at,
+        )
         failed = failed_jobs(picture, display, now)
-        detected = [mark for mark in failed if mark.detected_at is not None]
+        detected = [job_record for job_record in failed if job_record.detected_at is not None]
         return cls(number, picture, stale, unfinished, still, failed, detected, files_counted(picture))
 
     @property
@@ -187,7 +190,7 @@ def _problems(accounts: Sequence[_Account], now: float) -> str:
     """Which accounts, which jobs, since when, why; the most pressing first."""
     ill = sorted((each for each in accounts if each.ill), key=lambda each: each.picture.polling.last_success or 0.0)
     failed = sorted((each for each in accounts if each.detected), key=lambda each: -(each.detected[0].detected_at or 0))
-    still = sorted((each for each in accounts if each.still), key=lambda each: each.still[0].moved_at)
+    still = sorted((each for each in accounts if each.still), key=lambda each: each.still[0].last_progress_at)
     lines = [
         *_lines("bad", ill, lambda each: _unanswered(each.picture.polling, now)),
         *_lines("bad", failed, lambda each: _latest(each.detected, now)),
@@ -208,23 +211,23 @@ def _unanswered(polling: Polling, now: float) -> str:
     return f"{said}, {_last_answer(polling, now)}{': ' if polling.fault else ''}{escape(polling.fault)}"
 
 
-def _latest(failed: Sequence[Mark], now: float) -> str:
-    mark = failed[0]
+def _latest(failed: Sequence[JobRecord], now: float) -> str:
+    record = failed[0]
     return (
-        f"{_number(len(failed), 'job')} with failed files, the latest detected {_age(mark.detected_at or now, now)}:"
-        f" {_named(mark)}, {_failed_files(mark)} files failed ({escape(_codes(mark))})"
+        f"{_number(len(failed), 'job')} with failed files, the latest detected {_age(record.detected_at or now, now)}:"
+        f" {_named(record)}, {_failed_files(record)} files failed ({escape(_codes(record))})"
     )
 
 
-def _longest(still: Sequence[Mark], now: float) -> str:
+def _longest(still: Sequence[JobRecord], now: float) -> str:
     return (
-        f"{_number(len(still), 'job')} without progress, the longest since {_age(still[0].moved_at, now)}:"
+        f"{_number(len(still), 'job')} without progress, the longest since {_age(still[0].last_progress_at, now)}:"
         f" {_named(still[0])}, {escape(_state(still[0]))}"
     )
 
 
-def _named(mark: Mark) -> str:
-    return f"{escape(mark.operation)} <code>{escape(mark.id)}</code>"
+def _named(record: JobRecord) -> str:
+    return f"{escape(record.operation)} <code>{escape(record.id)}</code>"
 
 
 def _last_answer(polling: Polling, now: float) -> str:
@@ -232,8 +235,8 @@ def _last_answer(polling: Polling, now: float) -> str:
     return "no good answer yet" if last is None else f"last good answer {_age(last, now)}"
 
 
-def _stands_still(mark: Mark, now: float) -> bool:
-    return now - mark.moved_at >= _STILL_SECONDS
+def _stands_still(record: JobRecord, now: float) -> bool:
+    return now - record.last_progress_at >= _STILL_SECONDS
 
 
 def _figures(accounts: Sequence[_Account], display: Display) -> str:
@@ -253,8 +256,8 @@ def _figures(accounts: Sequence[_Account], display: Display) -> str:
 def files_counted(picture: Picture) -> tuple[int, int, int]:
     """Files that jobs comprised, completed and failed since counting began, over all operations."""
     sums = Counter[str]()
-    if picture.book is not None:
-        for (family, _), count in picture.book.counters.items():
+    if picture.ledger is not None:
+        for (family, _), count in picture.ledger.counters.items():
             sums[family] += count.value
     return sums[FILES], sums[FILES_COMPLETED], sums[FILES_FAILED]
 
@@ -263,21 +266,21 @@ def files_counted(picture: Picture) -> tuple[int, int, int]:
 
 
 def _failed(accounts: Sequence[_Account], display: Display, now: float, most: int) -> str:
-    jobs = [(account, mark) for account in accounts for mark in account.failed]
+    jobs = [(account, record) for account in accounts for record in account.failed]
     shown = nlargest(most, jobs, key=lambda job: (job[1].detected_at or 0.0, job[1].id))
     rows = (
         (
-            _code(mark.id),
+            _code(record.id),
             account.link,
-            mark.operation,
-            mark.outcome or "running",
-            _toned("bad", _failed_files(mark)),
-            _codes(mark),
-            "before counting began" if mark.detected_at is None else _both(mark.detected_at, now),
+            record.operation,
+            record.outcome or "running",
+            _toned("bad", _failed_files(record)),
+            _codes(record),
+            "before counting began" if record.detected_at is None else _both(record.detected_at, now),
         )
-        for account, mark in shown
+        for account, record in shown
     )
-    unknown = sum(account.picture.book is None for account in accounts)
+    unknown = sum(account.picture.ledger is None for account in accounts)
     return _section(
         "failed",
         "Jobs with failed files",
@@ -295,21 +298,21 @@ def _failed(accounts: Sequence[_Account], display: Display, now: float, most: in
 
 
 def _unfinished(accounts: Sequence[_Account], now: float, most: int) -> str:
-    jobs = [(account, mark) for account in accounts for mark in account.unfinished]
-    shown = nsmallest(most, jobs, key=lambda job: (job[1].moved_at, job[1].id))
+    jobs = [(account, record) for account in accounts for record in account.unfinished]
+    shown = nsmallest(most, jobs, key=lambda job: (job[1].last_progress_at, job[1].id))
     rows = (
         (
-            _code(mark.id),
+            _code(record.id),
             account.link,
-            mark.operation,
-            _state(mark),
-            _progress(mark),
-            _age(mark.submitted_on or mark.first_seen, now),
-            _toned("mild" if _stands_still(mark, now) else "", _age(mark.moved_at, now)),
+            record.operation,
+            _state(record),
+            _progress(record),
+            _age(record.submitted_on or record.first_seen, now),
+            _toned("mild" if _stands_still(record, now) else "", _age(record.last_progress_at, now)),
         )
-        for account, mark in shown
+        for account, record in shown
     )
-    unknown = sum(account.stale or account.picture.book is None for account in accounts)
+    unknown = sum(account.stale or account.picture.ledger is None for account in accounts)
     return _section(
         "unfinished",
         "Unfinished jobs",
@@ -325,14 +328,14 @@ def _unfinished(accounts: Sequence[_Account], now: float, most: int) -> str:
 
 def _listed(accounts: Sequence[_Account]) -> str:
     """Sums over all accounts: the accounts' own are in their rows."""
-    sums: dict[tuple[str, str], Sums] = {}
+    totals: dict[tuple[str, str], JobTotals] = {}
     unknown = 0
     for account in accounts:
         if account.stale or account.picture.listed is None:
             unknown += 1
             continue
         for key, more in account.picture.listed.items():
-            sums[key] = Sums(*map(sum, zip(sums.get(key, Sums()), more, strict=True)))
+            totals[key] = JobTotals(*map(sum, zip(totals.get(key, JobTotals()), more, strict=True)))
     rows = (
         (
             operation,
@@ -340,7 +343,7 @@ def _listed(accounts: Sequence[_Account]) -> str:
             *map(_grouped, (each.jobs, each.total, each.completed)),
             _toned("bad" if each.failed else "", _grouped(each.failed)),
         )
-        for (operation, state), each in sorted(sums.items())
+        for (operation, state), each in sorted(totals.items())
     )
     return _section(
         "listed",
@@ -357,29 +360,32 @@ def _listed(accounts: Sequence[_Account]) -> str:
 _NO_GOOD_ANSWER: Final = "no complete listing yet, or the last good answer is too old"
 
 
-def _state(mark: Mark) -> str:
-    return f"{mark.state}, settling" if mark.state == "finished" else mark.state
+def _state(record: JobRecord) -> str:
+    return f"{record.state}, settling" if record.state == "finished" else record.state
 
 
-def _codes(mark: Mark) -> str:
-    return ", ".join(f"{code} ({records})" for code, records in error_codes(mark)) or (
-        "codes come at its end" if mark.unfinished else "codes not known"
+def _codes(record: JobRecord) -> str:
+    return ", ".join(f"{code} ({records})" for code, records in error_codes(record)) or (
+        "codes come at its end" if record.unfinished else "codes not known"
     )
 
 
-def _failed_files(mark: Mark) -> str:
-    return f"{_grouped(mark.last_failed)} of {_grouped(max(mark.last_total, mark.last_completed + mark.last_failed))}"
+def _failed_files(record: JobRecord) -> str:
+    return (
+        f"{_grouped(record.last_failed)} of"
+        f" {_grouped(max(record.last_total, record.last_completed + record.last_failed))}"
+    )
 
 
-def _progress(mark: Mark) -> _Html | str:
+def _progress(record: JobRecord) -> _Html | str:
     """A job's progress as a bar with its numbers beside it."""
-    done, total = mark.last_completed + mark.last_failed, mark.last_total
+    done, total = record.last_completed + record.last_failed, record.last_total
     if not done and not total:
         return "not known yet"
     most = max(1, total)
-    failed = f', <span class="bad">{_grouped(mark.last_failed)} failed</span>' if mark.last_failed else ""
+    failed = f', <span class="bad">{_grouped(record.last_failed)} failed</span>' if record.last_failed else ""
     return _Html(
-        f'<progress max="{most}" value="{min(done, most)}" aria-label="Progress of job {escape(mark.id)}"></progress>'
+        f'<progress max="{most}" value="{min(done, most)}" aria-label="Progress of job {escape(record.id)}"></progress>'
         f"{_grouped(done)} of {_grouped(total)}{failed}"
     )
 
@@ -453,19 +459,19 @@ def _jobs(account: _Account) -> _Html | str:
     if account.stale:
         return "too old to show"
     states = Counter[str]()
-    for (_, state), sums in account.picture.listed.items():
-        states[state] += sums.jobs
+    for (_, state), totals in account.picture.listed.items():
+        states[state] += totals.jobs
     return ", ".join(f"{_grouped(jobs)}\u00a0{state}" for state, jobs in states.most_common()) or "none"
 
 
 def _files(account: _Account, now: float) -> _Html | str:
-    if account.picture.book is None:
+    if account.picture.ledger is None:
         return "not known yet"
     files, completed, failed = account.files
     return _with(
         f"{_grouped(completed)} of {_grouped(files)} completed, "
         + _toned("bad" if failed else "", f"{_grouped(failed)}\u00a0failed"),
-        f"since {_age(account.picture.book.account.since, now)}",
+        f"since {_age(account.picture.ledger.account.counting_since, now)}",
     )
 
 

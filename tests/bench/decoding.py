@@ -9,7 +9,7 @@ import sevenbridges
 from sevenbridges.models.async_jobs import AsyncJob
 
 from exporter.api.decoding import page_of
-from exporter.counting.rules import Account, Book, Rules, Sightings, fold, seeds
+from exporter.counting.rules import Account, Ledger, Observations, Rules, initial_changes, reconcile
 from tests.bench.report import row
 
 _SINCE = 1_550_000_000.0
@@ -65,18 +65,29 @@ def measure() -> None:
     for results, bare_goal in ((3, "at most 5"), (100, "at most 2")):
         body = page(results)
         jobs = {job.id: job for job in page_of(body).jobs}
-        new = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, rules, _SINCE))
-        first = fold(new, {}, Sightings(jobs.values(), jobs.keys()), rules, now=_SINCE, platform=_SINCE)
+        new = Ledger(account, {}, {}, {}, {}, {}, 0).after(initial_changes(account, rules, _SINCE))
+        first = reconcile(
+            new, {}, Observations(jobs.values(), jobs.keys()), rules, local_time=_SINCE, server_time=_SINCE
+        )
         known = new.after(first)
-        marks = dict(first.marks)
+        job_records = dict(first.records)
 
-        def ours(body: bytes = body, known: Book = known, marks: dict[str, object] = marks) -> object:  # type: ignore[assignment]  # bound at once
+        def ours(body: bytes = body, known: Ledger = known, records: dict[str, object] = job_records) -> object:  # type: ignore[assignment]  # bound at once
             seen = page_of(body).jobs
-            return fold(known, marks, Sightings(seen, {job.id for job in seen}), rules, now=_SINCE, platform=_SINCE)  # type: ignore[arg-type]  # see above
+            return reconcile(
+                known,
+                records,  # type: ignore[arg-type]  # see above
+                Observations(seen, {job.id for job in seen}),
+                rules,
+                local_time=_SINCE,
+                server_time=_SINCE,
+            )
 
-        def afresh(body: bytes = body, new: Book = new) -> object:
+        def afresh(body: bytes = body, new: Ledger = new) -> object:
             seen = page_of(body).jobs
-            return fold(new, {}, Sightings(seen, {job.id for job in seen}), rules, now=_SINCE, platform=_SINCE)
+            return reconcile(
+                new, {}, Observations(seen, {job.id for job in seen}), rules, local_time=_SINCE, server_time=_SINCE
+            )
 
         def official(body: bytes = body) -> object:
             return [AsyncJob(api=api, **item) for item in json.loads(body)["items"]]

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from exporter.api.models import Job
-from exporter.counting.rules import Account, Book, Rules, Sightings, fold, seeds
+from exporter.counting.rules import Account, Ledger, Observations, Rules, initial_changes, reconcile
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import Board, Display, Picture, Process
 from exporter.web.app import application, bound_sockets, serving
@@ -24,11 +24,13 @@ _DISPLAY = Display(job_series=100_000, failed_job_window=86400, show_username=Tr
 def picture(series: int, scrape: int) -> Picture:
     """An account with about *series* series: seven for each unfinished job with failed files."""
     rules = Rules()
-    account = Account(1, "https://p/v2", "u", "", _NOW, complete=True)
+    account = Account(1, "https://p/v2", "u", "", _NOW, ever_listed=True)
     jobs = {str(n): Job(str(n), "copy", "running", 100, scrape % 100, 1, _NOW) for n in range((series - 400) // 7)}
-    book = Book(account, {}, {}, {}, {}, {}, 0).after(seeds(account, rules, _NOW))
-    book = book.after(fold(book, {}, Sightings(jobs.values(), jobs.keys()), rules, now=_NOW, platform=_NOW))
-    return Picture("large", "https://p/v2", book, book.listed, POLLING, gauges_until=float("inf"))
+    ledger = Ledger(account, {}, {}, {}, {}, {}, 0).after(initial_changes(account, rules, _NOW))
+    ledger = ledger.after(
+        reconcile(ledger, {}, Observations(jobs.values(), jobs.keys()), rules, local_time=_NOW, server_time=_NOW)
+    )
+    return Picture("large", "https://p/v2", ledger, ledger.listed, POLLING, gauges_until=float("inf"))
 
 
 class Same(Collector):

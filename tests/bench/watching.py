@@ -147,11 +147,11 @@ class Traffic:
     def shown(self, picture: Picture, now: float) -> Iterator[float]:
         """The delays of the failures that *picture* is the first to show."""
         due = bisect_left(self.failures, (now,))  # the shorter tuple is less
-        marks = {} if picture.book is None else {**picture.book.live, **picture.book.failed}
+        records = {} if picture.ledger is None else {**picture.ledger.live, **picture.ledger.failed}
         waiting = []
         for failure in self.failures[:due]:
-            mark = marks.get(failure.job_id)
-            if mark is not None and mark.failed >= failure.failed:
+            record = records.get(failure.job_id)
+            if record is not None and record.failed >= failure.failed:
                 yield now - failure.at
             else:
                 waiting.append(failure)
@@ -263,10 +263,10 @@ class Watch:
         if self.until is None and picture.polling.last_full_listing is not None:
             self.listings.add(picture.polling.last_full_listing)
         if self.since is None:
-            if picture.book is None or picture.listed is None:
+            if picture.ledger is None or picture.listed is None:
                 return
             self.listed = self.listed or now
-            if not any(mark.pending for mark in picture.book.live.values()):
+            if not any(record.needs_details for record in picture.ledger.live.values()):
                 self.since = now
         elif now < self.since + _INTERVAL / 2:
             return  # of the poll that ended the start
@@ -290,16 +290,16 @@ class Watch:
         self.traffic.end()
 
     def _compare(self, picture: Picture, now: float) -> None:
-        if picture.book is None:
+        if picture.ledger is None:
             return
         self.polls_after += 1
         have: Counter[tuple[str, ...]] = Counter()
-        for (family, labels), count in picture.book.counters.items():
+        for (family, labels), count in picture.ledger.counters.items():
             if family in COUNTED:
                 have[family, *labels] = count.value
         have = +have
         if not self.truth:  # every job has ended: it does not change any more
-            self.truth = expected(self.platform.truth(since=picture.book.account.since))
+            self.truth = expected(self.platform.truth(since=picture.ledger.account.counting_since))
         want = self.truth
         self.off_by = {" ".join(key): have[key] - want[key] for key in have | want if have[key] != want[key]}
         if not self.off_by:

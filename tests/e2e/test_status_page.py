@@ -14,9 +14,11 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from exporter.web.app import application, bound_sockets, serving
 from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
+from tests.clocks import START
+from tests.factories import finished_job, running_job
 from tests.harness import Account, Installation
-from tests.snapshots import DISPLAY, POLLING, START, UNTRIED, Ledger, exposition, finished, picture
-from tests.snapshots import running as running_job
+from tests.ledgers import LedgerFixture
+from tests.snapshots import DISPLAY, POLLING, UNTRIED, exposition, picture
 from tests.tools import tool
 
 pytestmark = pytest.mark.tools("chromium")
@@ -121,26 +123,34 @@ def show(browser: Browser) -> Iterator[Show]:
 
 def account(number: int, name: str = "") -> Picture:
     """An account with jobs of all kinds, some of them longer than they should be; every fifth is failing."""
-    counted, polling = Ledger(username=f"user-{number}"), replace(POLLING, last_poll=NOW - 5, last_success=NOW - 5)
+    counted, polling = (
+        LedgerFixture(username=f"user-{number}"),
+        replace(POLLING, last_poll=NOW - 5, last_success=NOW - 5),
+    )
     still = running_job(NOW - 5000, total=120_000, done=70_000, serial=number)
-    counted.see(still, at=NOW - 4000)
-    counted.see(
+    counted.observe_listing(still, at=NOW - 4000)
+    counted.observe_listing(
         still,
         running_job(NOW - 300, done=number % 10, failed=1, serial=number),
-        finished(NOW - 600, failed=3, errors=tuple((f"{5000 + each}", 1) for each in range(12)), serial=number),
+        finished_job(NOW - 600, failed=3, errors=tuple((f"{5000 + each}", 1) for each in range(12)), serial=number),
         at=NOW - 30,
     )
     if number % 5 == 3:
         polling = replace(polling, up=False, fault=f"the platform refuses the token: {LONG}", last_success=NOW - 900)
     return picture(
-        counted.book, account=name or f"account-{number}", polling=polling, gauges_until=NOW + 60 - number % 5 // 3 * 90
+        counted.ledger,
+        account=name or f"account-{number}",
+        polling=polling,
+        gauges_until=NOW + 60 - number % 5 // 3 * 90,
     )
 
 
 PAGES: dict[str, list[Picture]] = {
     "no data": [],
     "untried": [picture(None, polling=UNTRIED)],
-    "nothing wrong": [picture(Ledger().book, polling=replace(POLLING, last_poll=NOW - 5), gauges_until=NOW + 60)],
+    "nothing wrong": [
+        picture(LedgerFixture().ledger, polling=replace(POLLING, last_poll=NOW - 5), gauges_until=NOW + 60)
+    ],
     "one account": [account(1, LONG)],
     "ten accounts": [account(number) for number in range(10)],
     "500 accounts": [account(number) for number in range(500)],

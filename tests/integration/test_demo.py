@@ -10,8 +10,11 @@ import httpx
 import pytest
 
 from exporter.commands.demo import line_of
+from tests.clocks import START
+from tests.factories import finished_job, job_id, running_job
 from tests.harness import OPENMETRICS, Daemon, Installation, Scrape, eventually
-from tests.snapshots import POLLING, START, UNTRIED, Ledger, finished, job_id, picture, running
+from tests.ledgers import LedgerFixture
+from tests.snapshots import POLLING, UNTRIED, picture
 
 
 @pytest.fixture
@@ -83,19 +86,19 @@ def test_it_shows_a_job_that_fails_and_one_that_hangs_whatever_the_dice_say(plac
 
 
 def test_a_line_tells_what_is_stuck_and_how_old_it_is() -> None:
-    counted = Ledger()
-    counted.see(running(START, done=1), finished(START, failed=1, serial=7), at=START + 30)
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=1), finished_job(START, failed=1, serial=7), at=START + 30)
     fresh = replace(POLLING, last_success=START + 70)
     said = "jobs: 1 finished, 1 running; files counted: 10 completed, 1 failed of 20"
 
-    assert line_of(picture(counted.book, polling=fresh), START + 50) == said
-    assert line_of(picture(counted.book, polling=fresh), START + 70) == (
+    assert line_of(picture(counted.ledger, polling=fresh), START + 50) == said
+    assert line_of(picture(counted.ledger, polling=fresh), START + 70) == (
         f"{said}; not moved for 40 s: job {job_id(START)}"
     )
     old = replace(POLLING, last_success=START + 30)
-    assert line_of(picture(counted.book, polling=old), START + 48) == f"{said} (as of 18 s ago)"
+    assert line_of(picture(counted.ledger, polling=old), START + 48) == f"{said} (as of 18 s ago)"
     failing = replace(old, fault="it is under maintenance")
-    assert line_of(picture(counted.book, polling=failing), START + 31) == (
+    assert line_of(picture(counted.ledger, polling=failing), START + 31) == (
         f"{said} (as of 1 s ago: it is under maintenance)"
     )
 

@@ -194,7 +194,7 @@ def broken_pages(state: Path) -> None:
 def somebody_elses(state: Path) -> None:
     state.unlink()
     with closing(sqlite3.connect(state)) as db:
-        db.execute("CREATE TABLE mark (id TEXT)")
+        db.execute("CREATE TABLE job (id TEXT)")
 
 
 def newer(state: Path) -> None:

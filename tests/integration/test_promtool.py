@@ -7,25 +7,28 @@ import pytest
 
 from exporter.metrics.exposition import Format
 from exporter.metrics.snapshot import Picture
-from tests.snapshots import START, UNTRIED, Ledger, exposition, finished, picture, running
+from tests.clocks import START
+from tests.factories import finished_job, running_job
+from tests.ledgers import LedgerFixture
+from tests.snapshots import UNTRIED, exposition, picture
 from tests.tools import tool
 
 
 def nothing_counted() -> tuple[Picture, ...]:
-    return (picture(Ledger().book, polling=UNTRIED),)
+    return (picture(LedgerFixture().ledger, polling=UNTRIED),)
 
 
 def much_counted() -> tuple[Picture, ...]:
-    counted = Ledger()
-    counted.see(
-        *(running(START + each, failed=each % 2, serial=each) for each in range(60)),
+    counted = LedgerFixture()
+    counted.observe_listing(
+        *(running_job(START + each, failed=each % 2, serial=each) for each in range(60)),
         *(
-            finished(START, failed=each % 11, serial=1000 + each, errors=(("4007", 1), ("none", 2)))
+            finished_job(START, failed=each % 11, serial=1000 + each, errors=(("4007", 1), ("none", 2)))
             for each in range(60)
         ),
         at=START + 30,
     )
-    return picture(counted.book), picture(counted.book, account='"two"\\\n')
+    return picture(counted.ledger), picture(counted.ledger, account='"two"\\\n')
 
 
 @pytest.mark.tools("promtool")

@@ -165,7 +165,7 @@ def test_a_crash_of_a_poll_has_a_traceback_and_no_token(simulator: RunningSimula
     with Installation(tmp_path / "place", Account.at(simulator), **LOUD) as place, place.running() as daemon:
         daemon.scrape_when(lambda now: now.value("sbg_up", account="sim"))
         with closing(sqlite3.connect(place.state, timeout=10)) as db:
-            db.execute("DROP TABLE mark")
+            db.execute("DROP TABLE job")
         simulator.platform.submit(FAST)
         scrape = daemon.await_polls("sim", result="error")
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from exporter.api.models import Job
 from exporter.counting import rules as counting
-from exporter.counting.rules import Changes, Rules, Sightings, Sums, fold
+from exporter.counting.rules import Changes, JobTotals, Observations, Rules, reconcile
 from exporter.storage.store import Store
 from tests.clocks import START
 from tests.width import width
@@ -101,7 +101,7 @@ class Counting(RuleBasedStateMachine):
     def begin(self, history: list[Script]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sbg-exporter-test-", dir=IN_MEMORY))
         self.store = Store(self.folder / "state.db")
-        self.book = self.store.begin("a", "https://p/v2", "u", "", since=SINCE, now=SINCE, rules=RULES)
+        self.ledger = self.store.begin("a", "https://p/v2", "u", "", since=SINCE, now=SINCE, rules=RULES)
         self.jobs = history
         for script in history:  # finished before the ledger began, or at its first complete listing where times lack
             script.started, script.stage, script.history = SINCE - 100, script.stages - 1, True
@@ -152,7 +152,7 @@ class Counting(RuleBasedStateMachine):
         jobs = [script.job() for script in self.jobs]
         self.commit(jobs, complete=True, crash=crash)
         if crash == "no":
-            assert self.book.listed == sums(jobs)
+            assert self.ledger.listed == totals(jobs)
 
     @rule(data=st.data())
     def ask_one(self, data: st.DataObject) -> None:
@@ -164,44 +164,46 @@ class Counting(RuleBasedStateMachine):
     def commit(self, jobs: list[Job], *, complete: bool, crash: str, asked: set[str] | None = None) -> None:
         changes = self.fold(jobs, complete=complete, asked=asked or set())
         if crash != "before commit":
-            self.store.commit(self.book.account.number, changes)
-            self.book = self.book.after(changes)
+            self.store.commit(self.ledger.account.number, changes)
+            self.ledger = self.ledger.after(changes)
             again = self.fold(jobs, complete=complete, asked=asked or set())
             assert not again.counters
             assert not again.histograms
             # A job that answers showed in two ways in one poll is written again, but as it is.
-            assert again.marks == self.store.marks(self.book.account.number, again.marks.keys())
+            assert again.records == self.store.records(self.ledger.account.number, again.records.keys())
         if crash != "no":
             self.store.close()
             self.store = Store(self.folder / "state.db")
-            book = self.store.bound("a", "https://p/v2", "", failed_since=0)
-            assert book is not None
+            ledger = self.store.bound("a", "https://p/v2", "", failed_since=0)
+            assert ledger is not None
             if crash == "after commit":
-                assert book.counters == self.book.counters
-                assert book.histograms == self.book.histograms
-                assert book.listed == self.book.listed
-                assert book.live == self.book.live
-            self.book = book
+                assert ledger.counters == self.ledger.counters
+                assert ledger.histograms == self.ledger.histograms
+                assert ledger.listed == self.ledger.listed
+                assert ledger.live == self.ledger.live
+            self.ledger = ledger
 
     def fold(self, jobs: list[Job], *, complete: bool, asked: set[str]) -> Changes:
-        number = self.book.account.number
+        number = self.ledger.account.number
         ids = {job.id for job in jobs}
-        sightings = Sightings(
+        observations = Observations(
             jobs,
             frozenset() if asked else ids,
             asked=asked,
-            vanished=self.store.vanished(number, ids) if complete else (),
-            expired=self.store.expired(number, self.book.account.listing_clock) if complete else (),
+            no_longer_listed=self.store.vanished(number, ids) if complete else (),
+            expirable=self.store.expired(number, self.ledger.account.listing_clock) if complete else (),
             complete=complete,
         )
-        return fold(self.book, self.store.marks(number, ids), sightings, RULES, now=self.now, platform=self.now)
+        return reconcile(
+            self.ledger, self.store.records(number, ids), observations, RULES, local_time=self.now, server_time=self.now
+        )
 
     # ---- the truth ----
 
     @invariant()
     def nothing_falls(self) -> None:
         if hasattr(self, "book"):
-            for key, count in self.book.counters.items():
+            for key, count in self.ledger.counters.items():
                 assert count.value >= self.highest.get(key, 0)
                 self.highest[key] = count.value
 
@@ -230,11 +232,11 @@ class Counting(RuleBasedStateMachine):
                     expected[counting.FILE_ERRORS, (script.operation, code)] += records
             if script.times:
                 durations[script.operation, script.outcome] += 1
-        counted = {key: count.value for key, count in self.book.counters.items() if count.value}
+        counted = {key: count.value for key, count in self.ledger.counters.items() if count.value}
         assert counted == {key: value for key, value in expected.items() if value}
         observed = {
             labels: added
-            for (family, labels), histogram in self.book.histograms.items()
+            for (family, labels), histogram in self.ledger.histograms.items()
             if family == counting.JOB_DURATION and (added := sum(int(count) for count in histogram.counts))
         }
         assert observed == durations
@@ -245,13 +247,13 @@ def without_counts(job: Job) -> Job:
     return msgspec.structs.replace(job, total=None, completed=None, failed=None)
 
 
-def sums(jobs: list[Job]) -> dict[tuple[str, str], Sums]:
+def totals(jobs: list[Job]) -> dict[tuple[str, str], JobTotals]:
     """What a listing of *jobs* adds up to, computed the plain way."""
-    added: dict[tuple[str, str], Sums] = {}
+    added: dict[tuple[str, str], JobTotals] = {}
     for job in jobs:
         key = (job.operation, job.state)
-        was = added.get(key, Sums())
-        added[key] = Sums(
+        was = added.get(key, JobTotals())
+        added[key] = JobTotals(
             was.jobs + 1,
             was.total + (job.total or 0),
             was.completed + (job.completed or 0),

@@ -21,7 +21,7 @@ from exporter.api.allowance import Allowance, Purpose
 from exporter.api.client import Answer, ListAnswer
 from exporter.api.decoding import Page, Quota
 from exporter.api.models import Job, Operation
-from exporter.counting.rules import FILES_FAILED, Book, Changes, Mark, Rules
+from exporter.counting.rules import FILES_FAILED, Changes, JobRecord, Ledger, Rules
 from exporter.errors import AllowanceSpent, Unreachable
 from exporter.logs import logger
 from exporter.polling.cycle import PollCycle
@@ -202,23 +202,23 @@ class PollLoop:
 
     def poll(self) -> None:
         budget = self.allowance.budget(self.world.now, INTERVAL, self.plan.pages_per_look)
-        result = self.cycle.run(self.book, budget)
-        self.ledger.book = result.book
+        result = self.cycle.run(self.its_ledger, budget)
+        self.ledger.ledger = result.ledger
         while result.may_continue and self.plan.watching:
-            result = self.cycle.continue_listing(self.book)
-            self.ledger.book = result.book
+            result = self.cycle.continue_listing(self.its_ledger)
+            self.ledger.ledger = result.ledger
             if result.stopped is not None or not self.plan.goes_on:
                 break
-        self.delay = self.plan.delay(self.world.now, self.book.live)
+        self.delay = self.plan.delay(self.world.now, self.its_ledger.live)
 
     @property
-    def book(self) -> Book:
-        return self.ledger.book
+    def its_ledger(self) -> Ledger:
+        return self.ledger.ledger
 
     def finished(self) -> int:
         return sum(number for outcome, number in self.ledger.outcomes().items() if outcome != "lost")
 
-    def commit(self, _: Book, changes: Changes) -> bool:
+    def commit(self, _: Ledger, changes: Changes) -> bool:
         if self.world.dice.random() < self.unwritten:
             return False
         self.ledger.commit(changes)
@@ -246,13 +246,13 @@ class PollLoop:
 
     # ---- the stored records ----
 
-    def marks(self, _: int, ids: Collection[str]) -> dict[str, Mark]:
-        return {job_id: self.ledger.marks[job_id] for job_id in ids if job_id in self.ledger.marks}
+    def records(self, _: int, ids: Collection[str]) -> dict[str, JobRecord]:
+        return {job_id: self.ledger.records[job_id] for job_id in ids if job_id in self.ledger.records}
 
-    def vanished(self, _: int, listed: Collection[str]) -> list[Mark]:
+    def vanished(self, _: int, listed: Collection[str]) -> list[JobRecord]:
         return self.ledger.unlisted(listed)
 
-    def expired(self, _: int, listing_clock: float) -> list[Mark]:
+    def expired(self, _: int, listing_clock: float) -> list[JobRecord]:
         return self.ledger.expired(listing_clock)
 
 
@@ -294,11 +294,11 @@ def right(world: World, poller: PollLoop) -> bool:
 
 def at_rest(world: World, poller: PollLoop) -> bool:
     """Whether everything is counted and listed."""
-    listed = {mark.id for mark in poller.ledger.marks.values() if mark.unlisted_at is None}
+    listed = {record.id for record in poller.ledger.records.values() if record.unlisted_at is None}
     # Without a stable order two walks that met nothing new are all that completeness can mean.
     return right(world, poller) and (
         world.order == "unstable"
-        or (poller.book.account.complete and listed == {str(life.number) for life in world.lives})
+        or (poller.its_ledger.account.ever_listed and listed == {str(life.number) for life in world.lives})
     )
 
 
@@ -410,14 +410,14 @@ def test_a_finish_of_a_known_job_of_a_watched_account_is_counted_within_two_poll
             world.submit()
         if world.lives[0].history and world.dice.random() < 0.5:
             del world.lives[0]
-        unfinished = [life for life in world.lives if str(life.number) in poller.book.live and not life.finished]
+        unfinished = [life for life in world.lives if str(life.number) in poller.its_ledger.live and not life.finished]
         ending = world.dice.sample(unfinished, min(len(unfinished), 3))
         for life in ending:
             life.done = life.files
         for _ in range(2):
             poller.poll()
             world.now += INTERVAL
-        assert not any(str(life.number) in poller.book.live for life in ending)
+        assert not any(str(life.number) in poller.its_ledger.live for life in ending)
         assert poller.delay <= 2 * INTERVAL
     assert right(world, poller)
 
@@ -433,7 +433,7 @@ def test_a_watched_account_costs_little_and_shows_each_failure_at_the_next_poll(
         poller.poll()
         world.now += INTERVAL
     assert poller.plan.order is (Order.NEWEST if order == "newest" else Order.OLDEST)
-    assert poller.book.account.complete
+    assert poller.its_ledger.account.ever_listed
     made = 0
     for _ in range(20):
         running = [life for life in world.lives if not life.finished]

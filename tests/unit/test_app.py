@@ -18,7 +18,7 @@ from exporter.errors import ListenError
 from exporter.metrics.exposition import Format
 from exporter.web.app import Limits, application, bound_sockets, serving, shown_address
 from tests.background import BackgroundTask
-from tests.ledgers import book_of
+from tests.ledgers import ledger_of
 from tests.snapshots import exposition, picture
 from tests.waiting import PATIENCE, eventually
 
@@ -64,9 +64,9 @@ def served(
 ) -> Iterator[Served]:
     """The real application on a free port."""
     told = Served()
-    book = book_of()
+    ledger = ledger_of()
     app = application(
-        exposition(*(picture(book, account=f"account {number}") for number in range(accounts))),
+        exposition(*(picture(ledger, account=f"account {number}") for number in range(accounts))),
         unhealthy=lambda: told.unhealthy,
         unready=lambda: told.unready,
         status_page=lambda: told.page(),  # noqa: PLW0108  # looked up at each request: tests put another one there

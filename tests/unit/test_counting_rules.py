@@ -17,16 +17,16 @@ from exporter.counting.rules import (
     JOB_QUEUE_DURATION,
     JOBS_FINISHED,
     JOBS_SUBMITTED,
-    BucketsChanged,
-    CountLowered,
+    CountDecreased,
     Exemplar,
     FilesFailed,
-    Histogram,
-    HistoryMet,
+    HistogramReset,
+    HistogramValue,
+    HistoryFound,
     JobFinished,
+    JobTotals,
     Rules,
-    Sums,
-    rebucketed,
+    reset_changed_histograms,
     time_in_id,
 )
 from tests.clocks import START
@@ -60,7 +60,7 @@ def ended(completed: int, failed: int = 0, total: int | None = None, **more: obj
 def test_a_ledger_begins_with_every_counter_of_the_documented_operations_at_zero() -> None:
     ledger = listed_ledger()
 
-    assert {key: count.value for key, count in ledger.book.counters.items()} == {
+    assert {key: count.value for key, count in ledger.ledger.counters.items()} == {
         (family, (operation, *rest)): 0
         for operation in ("copy", "move", "delete")
         for family, *rest in (
@@ -71,8 +71,8 @@ def test_a_ledger_begins_with_every_counter_of_the_documented_operations_at_zero
             *((JOBS_FINISHED, outcome) for outcome in ("succeeded", "partial", "failed", "incomplete", "lost")),
         )
     }
-    assert len(ledger.book.histograms) == 3 * (4 + 1)
-    assert {histogram.created for histogram in ledger.book.histograms.values()} == {NOW}
+    assert len(ledger.ledger.histograms) == 3 * (4 + 1)
+    assert {histogram.created for histogram in ledger.ledger.histograms.values()} == {NOW}
 
 
 def test_an_undocumented_operation_gets_its_zeros_with_its_first_job() -> None:
@@ -116,7 +116,7 @@ def test_a_lowered_count_stays_counted_and_is_reported_once(field: str, family: 
     ledger.observe(shown(17))
 
     ledger.observe(shown(14))
-    assert ledger.facts == [CountLowered("42", field, 17, 14)]
+    assert ledger.facts == [CountDecreased("42", field, 17, 14)]
     assert not ledger.observe(shown(14))
     ledger.observe(shown(18))
 
@@ -132,7 +132,7 @@ def test_an_older_sighting_neither_lowers_nor_turns_back_anything() -> None:
 
     assert not changes
     assert ledger.facts == []
-    assert ledger.book.listed == {("copy", "finished"): Sums(1, 10, 9, 1)}
+    assert ledger.ledger.listed == {("copy", "finished"): JobTotals(1, 10, 9, 1)}
 
 
 def test_counts_that_an_answer_leaves_out_stay_as_they_were() -> None:
@@ -153,8 +153,8 @@ def test_sightings_of_one_job_in_one_poll_count_as_in_two() -> None:
 
     assert one.counted(FILES_FAILED, "copy") == 3
     assert one.outcomes() == {"partial": 1}
-    assert one.book.counters == two.book.counters == reverse.book.counters
-    assert one.marks == two.marks == reverse.marks
+    assert one.ledger.counters == two.ledger.counters == reverse.ledger.counters
+    assert one.records == two.records == reverse.records
 
 
 def test_what_is_told_of_a_finish_is_all_that_the_poll_came_to_know() -> None:
@@ -162,8 +162,8 @@ def test_what_is_told_of_a_finish_is_all_that_the_poll_came_to_know() -> None:
 
     ledger.observe(ended(1, 2), ended(1, 2, errors=(("5001", 2),)), asked=["42"])
 
-    assert ledger.facts == [JobFinished(ledger.marks["42"])]
-    assert ledger.marks["42"].codes == "5001:2"
+    assert ledger.facts == [JobFinished(ledger.records["42"])]
+    assert ledger.records["42"].error_counts == "5001:2"
 
 
 # ---- rule 2: history ----
@@ -177,9 +177,9 @@ def test_a_job_that_finished_before_counting_began_is_history() -> None:
     assert ledger.counted(JOBS_SUBMITTED, "copy") == 0
     assert ledger.counted(FILES_FAILED, "copy") == 0
     assert ledger.outcomes() == {}
-    assert ledger.marks["42"].detected_at is None
-    assert ledger.facts == [HistoryMet(1, counted=False)]
-    assert ledger.book.listed == {("copy", "finished"): Sums(1, 5, 0, 5)}
+    assert ledger.records["42"].detected_at is None
+    assert ledger.facts == [HistoryFound(1, counted=False)]
+    assert ledger.ledger.listed == {("copy", "finished"): JobTotals(1, 5, 0, 5)}
 
 
 def test_a_job_that_finished_in_the_second_in_which_counting_began_is_counted() -> None:
@@ -197,8 +197,8 @@ def test_a_finished_job_without_time_is_history_only_at_the_first_complete_listi
     ledger.observe(job("finished", 3, 3, job_id="old"), job("finished", 3, 3, job_id="new"))
 
     assert ledger.outcomes() == {"succeeded": 1}
-    assert ledger.marks["old"].history
-    assert not ledger.marks["new"].history
+    assert ledger.records["old"].history
+    assert not ledger.records["new"].history
 
 
 def test_an_unfinished_job_counts_in_full_at_first_sight() -> None:
@@ -207,7 +207,7 @@ def test_an_unfinished_job_counts_in_full_at_first_sight() -> None:
     ledger.observe(job(completed=4, failed=2))
 
     assert ledger.counted(FILES_FAILED, "copy") == 2
-    assert ledger.marks["42"].detected_at == NOW
+    assert ledger.records["42"].detected_at == NOW
 
 
 @pytest.mark.parametrize("before", [1, None])
@@ -219,9 +219,9 @@ def test_history_that_changes_after_all_is_still_history(before: int | None) -> 
 
     assert ledger.counted(FILES_FAILED, "copy") == 0
     assert ledger.outcomes() == {}
-    assert ledger.marks["42"].detected_at is None
-    assert ledger.book.account.failure_counted_at == {}
-    assert ledger.marks["42"].failed == 2
+    assert ledger.records["42"].detected_at is None
+    assert ledger.ledger.account.failure_counted_at == {}
+    assert ledger.records["42"].failed == 2
 
 
 def test_failed_history_that_is_shown_is_asked_for_its_errors_once_and_they_are_not_counted() -> None:
@@ -229,27 +229,27 @@ def test_failed_history_that_is_shown_is_asked_for_its_errors_once_and_they_are_
     recent = ended(3, 2, finished_on=SINCE - 9)
     old = msgspec.structs.replace(ended(3, 2, finished_on=SINCE - 2 * DAY), id="43")
     ledger.observe(recent, old)
-    assert [mark.id for mark in ledger.marks.values() if mark.pending] == ["42"]
+    assert [record.id for record in ledger.records.values() if record.needs_details] == ["42"]
 
     ledger.observe(msgspec.structs.replace(recent, errors=(("5001", 2),)), asked={"42"}, listed=False)
 
-    assert ledger.marks["42"].codes == "5001:2"
-    assert not ledger.marks["42"].pending
-    assert not any(family == FILE_ERRORS for family, _ in ledger.book.counters)
+    assert ledger.records["42"].error_counts == "5001:2"
+    assert not ledger.records["42"].needs_details
+    assert not any(family == FILE_ERRORS for family, _ in ledger.ledger.counters)
 
 
 def test_history_is_counted_when_asked_for_but_detects_no_failure() -> None:
     ledger = new_ledger(Rules(history="count"))
 
     ledger.observe(ended(3, 2, finished_on=SINCE - 9, started_on=SINCE - 19, errors=(("5001", 2),)))
-    assert HistoryMet(1, counted=True) in ledger.facts
+    assert HistoryFound(1, counted=True) in ledger.facts
     ledger.observe(ended(3, 3, finished_on=SINCE - 9, started_on=SINCE - 19))
 
     assert ledger.outcomes() == {"partial": 1}
     assert ledger.counted(FILES_FAILED, "copy") == 3
     assert ledger.counted(FILE_ERRORS, "copy", "5001") == 2
-    assert ledger.marks["42"].detected_at is None
-    assert ledger.book.account.failure_counted_at == {}
+    assert ledger.records["42"].detected_at is None
+    assert ledger.ledger.account.failure_counted_at == {}
 
 
 # ---- rule 4: finishing ----
@@ -297,8 +297,8 @@ def test_a_job_finishes_once_and_later_changes_count_files_only() -> None:
     assert ledger.outcomes() == {"partial": 1}
     assert ledger.counted(FILES_FAILED, "copy") == 3
     assert ledger.counted(FILE_ERRORS, "copy", "5001") == 1
-    assert (FILE_ERRORS, ("copy", "5002")) not in ledger.book.counters
-    assert sum(ledger.book.histograms[JOB_DURATION, ("copy", "partial")].counts) == 1
+    assert (FILE_ERRORS, ("copy", "5002")) not in ledger.ledger.counters
+    assert sum(ledger.ledger.histograms[JOB_DURATION, ("copy", "partial")].counts) == 1
 
 
 def test_an_undocumented_state_with_an_end_is_an_end_and_without_one_is_not() -> None:
@@ -307,7 +307,7 @@ def test_an_undocumented_state_with_an_end_is_an_end_and_without_one_is_not() ->
     ledger.observe(job("archived", 1, 1, job_id="a", started=NOW, finished=NOW + 1), job("paused", 1, 1, job_id="b"))
 
     assert ledger.outcomes() == {"succeeded": 1}
-    assert ledger.marks["b"].unfinished
+    assert ledger.records["b"].unfinished
 
 
 def test_the_fact_of_a_finish_is_told_once_with_the_mark() -> None:
@@ -315,8 +315,8 @@ def test_the_fact_of_a_finish_is_told_once_with_the_mark() -> None:
 
     ledger.observe(ended(1, 1, errors=(("5001", 1),)))
 
-    assert ledger.facts == [JobFinished(ledger.marks["42"])]
-    assert ledger.marks["42"].codes == "5001:1"
+    assert ledger.facts == [JobFinished(ledger.records["42"])]
+    assert ledger.records["42"].error_counts == "5001:1"
 
 
 def test_the_first_failed_file_of_a_running_job_is_told_at_once() -> None:
@@ -324,7 +324,7 @@ def test_the_first_failed_file_of_a_running_job_is_told_at_once() -> None:
     ledger.observe(job(completed=1))
 
     ledger.observe(job(completed=1, failed=1))
-    assert ledger.facts == [FilesFailed(ledger.marks["42"])]
+    assert ledger.facts == [FilesFailed(ledger.records["42"])]
     ledger.observe(job(completed=1, failed=2))
 
     assert ledger.facts == []
@@ -337,8 +337,8 @@ def test_files_unaccounted_for_are_believed_only_after_a_while() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(3, total=5))
     assert ledger.outcomes() == {}
-    assert ledger.marks["42"].unfinished
-    assert ledger.book.listed == {("copy", "finished"): Sums(1, 5, 3, 0)}
+    assert ledger.records["42"].unfinished
+    assert ledger.ledger.listed == {("copy", "finished"): JobTotals(1, 5, 3, 0)}
 
     ledger.observe(ended(3, total=5), after=59)
     assert ledger.outcomes() == {}
@@ -372,7 +372,7 @@ def test_a_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
     ledger.observe(unknown=["42"], after=1)
 
     assert ledger.outcomes() == {"lost": 1}
-    assert ledger.facts == [JobFinished(ledger.marks["42"])]
+    assert ledger.facts == [JobFinished(ledger.records["42"])]
 
 
 def test_a_job_seen_in_between_is_not_lost() -> None:
@@ -396,7 +396,7 @@ def test_a_lost_job_that_comes_back_counts_its_files_and_no_second_outcome() -> 
 
     assert ledger.outcomes() == {"lost": 1}
     assert ledger.counted(FILES_COMPLETED, "copy") == 7
-    assert sum(sum(h.counts) for (f, _), h in ledger.book.histograms.items() if f == JOB_DURATION) == 0
+    assert sum(sum(h.counts) for (f, _), h in ledger.ledger.histograms.items() if f == JOB_DURATION) == 0
 
 
 def test_an_undocumented_operation_is_lost_after_45_days_of_listing_time() -> None:
@@ -410,7 +410,7 @@ def test_an_undocumented_operation_is_lost_after_45_days_of_listing_time() -> No
     ledger.observe(complete=True, after=6 * HOUR)
 
     assert ledger.counted(JOBS_FINISHED, "import", "lost") == 1
-    assert "42" in ledger.marks
+    assert "42" in ledger.records
 
 
 def test_a_job_that_was_seen_to_finish_is_not_lost_but_incomplete() -> None:
@@ -421,7 +421,7 @@ def test_a_job_that_was_seen_to_finish_is_not_lost_but_incomplete() -> None:
     ledger.observe(unknown=["42"], after=300)
 
     assert ledger.outcomes() == {"incomplete": 1}
-    assert ledger.book.histograms[JOB_DURATION, ("copy", "incomplete")].sum == 7
+    assert ledger.ledger.histograms[JOB_DURATION, ("copy", "incomplete")].sum == 7
 
 
 @pytest.mark.parametrize("ahead", [30 * DAY])
@@ -434,10 +434,10 @@ def test_one_answer_from_the_platform_s_future_delays_nothing_for_long(ahead: fl
     ledger.observe(ended(3, total=5), unknown=["gone"], after=300)
 
     assert ledger.outcomes() == {"incomplete": 1, "lost": 1}
-    clock = ledger.book.account.listing_clock
+    clock = ledger.ledger.account.listing_clock
     ledger.observe(ended(3, total=5), complete=True, after=60)
     ledger.observe(ended(3, total=5), complete=True, after=2 * HOUR)
-    assert ledger.book.account.listing_clock == clock + 2 * HOUR
+    assert ledger.ledger.account.listing_clock == clock + 2 * HOUR
 
 
 # ---- rule 7: forgetting ----
@@ -447,51 +447,51 @@ def test_a_finished_mark_is_forgotten_after_45_days_of_listing_time_and_not_befo
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
-    assert ledger.marks["42"].unlisted_at is not None
+    assert ledger.records["42"].unlisted_at is not None
 
     for _ in range(45 * 4):
         ledger.observe(complete=True, after=6 * HOUR)
-    assert "42" in ledger.marks
+    assert "42" in ledger.records
     ledger.observe(complete=True, after=6 * HOUR)
 
-    assert ledger.marks == {}
-    assert ledger.book.marks == 0
+    assert ledger.records == {}
+    assert ledger.ledger.tracked_jobs == 0
 
 
 def test_a_listing_that_only_forgets_is_written_too() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
-    unlisted = msgspec.structs.replace(ledger.marks["42"], unlisted_at=ledger.book.account.listing_clock - 46 * DAY)
-    ledger.marks["42"] = unlisted
+    unlisted = msgspec.structs.replace(ledger.records["42"], unlisted_at=ledger.ledger.account.listing_clock - 46 * DAY)
+    ledger.records["42"] = unlisted
 
     changes = ledger.observe(complete=True, after=10)
 
     assert list(changes.forgotten) == ["42"]
-    assert ledger.book.account.listing_clock == 510
+    assert ledger.ledger.account.listing_clock == 510
 
 
 def test_time_in_which_nobody_looked_ages_nothing() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
-    clock = ledger.book.account.listing_clock
+    clock = ledger.ledger.account.listing_clock
 
     ledger.observe(complete=True, after=100 * DAY)
 
-    assert ledger.book.account.listing_clock == clock + 6 * HOUR
+    assert ledger.ledger.account.listing_clock == clock + 6 * HOUR
 
 
 def test_a_job_listed_again_is_listed_again() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
-    assert ledger.book.listed == {}
+    assert ledger.ledger.listed == {}
 
     ledger.observe(ended(1), complete=True, after=HOUR)
 
-    assert ledger.marks["42"].unlisted_at is None
-    assert ledger.book.listed == {("copy", "finished"): Sums(1, 1, 1, 0)}
+    assert ledger.records["42"].unlisted_at is None
+    assert ledger.ledger.listed == {("copy", "finished"): JobTotals(1, 1, 1, 0)}
     assert ledger.outcomes() == {"succeeded": 1}
 
 
@@ -502,7 +502,7 @@ def test_an_idle_listing_writes_nothing_until_an_hour_of_listing_time_has_gather
     assert not ledger.observe(ended(1), complete=True, after=HOUR / 2)
     assert ledger.observe(ended(1), complete=True, after=HOUR / 2).account is not None
 
-    assert ledger.book.account.listing_clock == 500 + HOUR
+    assert ledger.ledger.account.listing_clock == 500 + HOUR
 
 
 # ---- rule 8: submission ----
@@ -523,7 +523,7 @@ def test_the_queue_is_from_the_id_s_time_to_the_start() -> None:
 
     ledger.observe(job(job_id=id_at(NOW - 40), started=NOW - 10))
 
-    histogram = ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)]
+    histogram = ledger.ledger.histograms[JOB_QUEUE_DURATION, ("copy",)]
     assert histogram.sum == pytest.approx(30)
     assert sum(histogram.counts) == 1
 
@@ -533,7 +533,7 @@ def test_an_id_s_time_may_be_two_seconds_after_the_start_and_then_waits_zero() -
 
     ledger.observe(job(job_id=id_at(NOW), started=NOW - 2))
 
-    histogram = ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)]
+    histogram = ledger.ledger.histograms[JOB_QUEUE_DURATION, ("copy",)]
     assert histogram.sum == 0
     assert histogram.counts[0] == 1
 
@@ -545,7 +545,7 @@ def test_an_id_s_time_that_cannot_be_gives_way_to_the_first_sight_of_a_submitted
 
     ledger.observe(job(job_id=id_at(encoded), started=NOW + 20 if encoded != NOW - 5 else NOW - 8), after=30)
 
-    histogram = ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)]
+    histogram = ledger.ledger.histograms[JOB_QUEUE_DURATION, ("copy",)]
     assert sum(histogram.counts) == 1
     assert histogram.sum == (20 if encoded != NOW - 5 else 0)
 
@@ -556,7 +556,7 @@ def test_without_any_submission_time_there_is_no_queue_observation() -> None:
 
     ledger.observe(job("running", job_id="abc", started=NOW + 3))
 
-    assert sum(ledger.book.histograms[JOB_QUEUE_DURATION, ("copy",)].counts) == 0
+    assert sum(ledger.ledger.histograms[JOB_QUEUE_DURATION, ("copy",)].counts) == 0
 
 
 # ---- rule 9: pending ----
@@ -565,19 +565,19 @@ def test_without_any_submission_time_there_is_no_queue_observation() -> None:
 def test_a_finish_without_times_is_pending_until_its_own_endpoint_was_asked() -> None:
     ledger = listed_ledger()
     ledger.observe(job("finished", 2, 2))
-    assert "42" in ledger.book.live
+    assert "42" in ledger.ledger.live
     assert ledger.outcomes() == {"succeeded": 1}
 
     ledger.observe(ended(2), asked=["42"], listed=False)
 
-    assert "42" not in ledger.book.live
-    assert ledger.book.histograms[JOB_DURATION, ("copy", "succeeded")].sum == 7
+    assert "42" not in ledger.ledger.live
+    assert ledger.ledger.histograms[JOB_DURATION, ("copy", "succeeded")].sum == 7
 
 
 def test_a_failure_without_result_is_pending_and_its_errors_follow() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1, 2))
-    assert ledger.marks["42"].pending
+    assert ledger.records["42"].needs_details
 
     ledger.observe(ended(1, 2, errors=(("5002", 1), ("none", 1))), asked=["42"])
 
@@ -598,8 +598,8 @@ def test_it_is_asked_for_once(answer: str) -> None:
     else:
         ledger.observe(ended(1, 2), asked=["42"])
 
-    assert not ledger.marks["42"].pending
-    assert "42" not in ledger.book.live
+    assert not ledger.records["42"].needs_details
+    assert "42" not in ledger.ledger.live
 
 
 def test_it_is_asked_for_again_while_what_comes_is_no_answer_but_not_for_ever() -> None:
@@ -608,15 +608,15 @@ def test_it_is_asked_for_again_while_what_comes_is_no_answer_but_not_for_ever() 
         ledger.observe(ended(1, 2))
         for _ in range(4):
             ledger.observe(refused=["42"])
-        assert ledger.marks["42"].pending
+        assert ledger.records["42"].needs_details
 
     patient.observe(ended(1, 2, errors=(("5002", 2),)), asked=["42"])
     endless.observe(refused=["42"])
 
     assert patient.counted(FILE_ERRORS, "copy", "5002") == 2
-    assert not patient.marks["42"].pending
-    assert not endless.marks["42"].pending
-    assert "42" not in endless.book.live
+    assert not patient.records["42"].needs_details
+    assert not endless.records["42"].needs_details
+    assert "42" not in endless.ledger.live
 
 
 def test_an_undocumented_operation_cannot_be_asked_for() -> None:
@@ -624,7 +624,7 @@ def test_an_undocumented_operation_cannot_be_asked_for() -> None:
 
     ledger.observe(job("finished", 2, 2, operation="import"))
 
-    assert not ledger.marks["42"].pending
+    assert not ledger.records["42"].needs_details
 
 
 def test_times_that_run_backwards_are_no_duration() -> None:
@@ -632,8 +632,8 @@ def test_times_that_run_backwards_are_no_duration() -> None:
 
     ledger.observe(ended(1, started_on=NOW + 9, finished_on=NOW + 3))
 
-    assert sum(ledger.book.histograms[JOB_DURATION, ("copy", "succeeded")].counts) == 0
-    assert not ledger.marks["42"].pending
+    assert sum(ledger.ledger.histograms[JOB_DURATION, ("copy", "succeeded")].counts) == 0
+    assert not ledger.records["42"].needs_details
 
 
 def test_a_duration_of_nothing_is_a_duration() -> None:
@@ -641,7 +641,7 @@ def test_a_duration_of_nothing_is_a_duration() -> None:
 
     ledger.observe(ended(1, started_on=NOW, finished_on=NOW))
 
-    assert ledger.book.histograms[JOB_DURATION, ("copy", "succeeded")].counts[0] == 1
+    assert ledger.ledger.histograms[JOB_DURATION, ("copy", "succeeded")].counts[0] == 1
 
 
 # ---- rule 10: labels ----
@@ -656,7 +656,7 @@ def test_the_first_eight_undocumented_operations_keep_their_names_and_the_rest_a
     assert ledger.counted(JOBS_SUBMITTED, "op_7") == 1
     assert ledger.counted(JOBS_SUBMITTED, "other") == 2
     assert ledger.counted(JOBS_SUBMITTED, "op_3") == 2
-    assert len(ledger.book.account.labels["operation"]) == 8
+    assert len(ledger.ledger.account.labels["operation"]) == 8
 
 
 def test_the_first_thirty_two_codes_keep_their_names() -> None:
@@ -665,7 +665,7 @@ def test_the_first_thirty_two_codes_keep_their_names() -> None:
 
     ledger.observe(ended(0, 40, errors=codes))
 
-    kept = {labels[1] for (family, labels), _ in ledger.book.counters.items() if family == FILE_ERRORS}
+    kept = {labels[1] for (family, labels), _ in ledger.ledger.counters.items() if family == FILE_ERRORS}
     assert len(kept) == 33
     assert ledger.counted(FILE_ERRORS, "copy", "other") == 8
 
@@ -675,8 +675,8 @@ def test_the_codes_of_history_are_bounded_too() -> None:
 
     ledger.observe(ended(0, 40, finished_on=SINCE - 1, errors=tuple((str(5000 + n), 1) for n in range(40))))
 
-    assert len(ledger.marks["42"].codes.split()) == 33
-    assert ledger.marks["42"].codes.endswith("other:8")
+    assert len(ledger.records["42"].error_counts.split()) == 33
+    assert ledger.records["42"].error_counts.endswith("other:8")
 
 
 # ---- exemplars and histograms ----
@@ -687,12 +687,12 @@ def test_exemplars_name_the_job_with_the_time_of_the_commit() -> None:
 
     ledger.observe(ended(1, 2, errors=(("5001", 2),)))
 
-    assert ledger.book.counters[FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 2, NOW)
+    assert ledger.ledger.counters[FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 2, NOW)
     ledger.observe(ended(1, 5, errors=(("5001", 2),)))
-    assert ledger.book.counters[FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 3, NOW)
-    assert ledger.book.counters[JOBS_FINISHED, ("copy", "partial")].exemplar == Exemplar("42", 1, NOW)
-    assert ledger.book.counters[FILES_COMPLETED, ("copy",)].exemplar is None
-    histogram = ledger.book.histograms[JOB_DURATION, ("copy", "partial")]
+    assert ledger.ledger.counters[FILES_FAILED, ("copy",)].exemplar == Exemplar("42", 3, NOW)
+    assert ledger.ledger.counters[JOBS_FINISHED, ("copy", "partial")].exemplar == Exemplar("42", 1, NOW)
+    assert ledger.ledger.counters[FILES_COMPLETED, ("copy",)].exemplar is None
+    histogram = ledger.ledger.histograms[JOB_DURATION, ("copy", "partial")]
     assert histogram.exemplars[2] == Exemplar("42", 7, NOW)
 
 
@@ -702,25 +702,25 @@ def test_an_id_too_long_for_an_exemplar_has_none(length: int, shown: bool) -> No
 
     ledger.observe(msgspec.structs.replace(ended(0, 1), id="9" * length))
 
-    assert (ledger.book.counters[FILES_FAILED, ("copy",)].exemplar is not None) is shown
+    assert (ledger.ledger.counters[FILES_FAILED, ("copy",)].exemplar is not None) is shown
 
 
 @pytest.mark.parametrize(("value", "bucket"), [(0, 0), (1, 0), (1.001, 1), (5, 1), (6, 2)])
 def test_a_bound_belongs_to_its_bucket(value: float, bucket: int) -> None:
-    assert Histogram.empty((1, 5), NOW).observe(value, None).counts[bucket] == 1
+    assert HistogramValue.empty((1, 5), NOW).observe(value, None).counts[bucket] == 1
 
 
 def test_new_bounds_begin_the_histograms_again_and_leave_the_rest() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1))
 
-    changes = rebucketed(ledger.book, replace(ledger.rules, duration_buckets=(1.0, 2.0)), NOW + 9)
+    changes = reset_changed_histograms(ledger.ledger, replace(ledger.rules, duration_buckets=(1.0, 2.0)), NOW + 9)
 
     assert {family for family, _ in changes.histograms} == {JOB_DURATION}
-    assert changes.histograms[JOB_DURATION, ("copy", "succeeded")] == Histogram.empty((1.0, 2.0), NOW + 9)
-    assert changes.facts == (BucketsChanged(JOB_DURATION),)
+    assert changes.histograms[JOB_DURATION, ("copy", "succeeded")] == HistogramValue.empty((1.0, 2.0), NOW + 9)
+    assert changes.events == (HistogramReset(JOB_DURATION),)
     assert not changes.counters
-    assert not rebucketed(ledger.book, ledger.rules, NOW + 9)
+    assert not reset_changed_histograms(ledger.ledger, ledger.rules, NOW + 9)
 
 
 # ---- memory ----
@@ -737,9 +737,9 @@ def test_memory_holds_unfinished_pending_and_recently_failed_jobs_only() -> None
         job("finished", 1, 1, job_id="pending"),
     )
 
-    assert set(ledger.book.live) == {"running", "pending"}
-    assert set(ledger.book.failed) == {"failed"}
-    assert ledger.book.marks == 5
+    assert set(ledger.ledger.live) == {"running", "pending"}
+    assert set(ledger.ledger.failed) == {"failed"}
+    assert ledger.ledger.tracked_jobs == 5
 
 
 def test_when_a_failed_file_was_last_counted_is_remembered_by_operation() -> None:
@@ -749,6 +749,6 @@ def test_when_a_failed_file_was_last_counted_is_remembered_by_operation() -> Non
     ledger.observe(job(failed=1, completed=5), after=10)
     ledger.observe(job(failed=2, completed=5), after=10)
 
-    assert ledger.book.account.failure_counted_at == {"copy": NOW + 20}
-    assert ledger.marks["42"].detected_at == NOW
-    assert ledger.marks["42"].moved_at == NOW + 20
+    assert ledger.ledger.account.failure_counted_at == {"copy": NOW + 20}
+    assert ledger.records["42"].detected_at == NOW
+    assert ledger.records["42"].last_progress_at == NOW + 20

@@ -25,14 +25,14 @@ from prometheus_client.samples import Exemplar
 
 from exporter.api.models import Job
 from exporter.counting import rules as counting
-from exporter.counting.rules import Book, Count, Histogram, Rules
+from exporter.counting.rules import CounterValue, HistogramValue, Ledger, Rules
 from exporter.metrics.exposition import Exposition, Format, number
 from exporter.metrics.families import FAMILIES, Family, Part, Sample, Section, Type
 from exporter.metrics.snapshot import Board, Display, Picture, Process
 from tests.background import BackgroundTask
 from tests.clocks import START, ManualClock
 from tests.factories import finished_job, job_id, running_job
-from tests.ledgers import LedgerFixture, book_of
+from tests.ledgers import LedgerFixture, ledger_of
 from tests.snapshots import DISPLAY, POLLING, UNTRIED, board, exposition, picture
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -75,24 +75,24 @@ def busy() -> LedgerFixture:
     return counted
 
 
-def unknown_kinds() -> Book:
-    return book_of(
+def unknown_kinds() -> Ledger:
+    return ledger_of(
         Job(job_id(START + 1), "archive", "queued", 3, 0, 0),
         Job(job_id(START + 2), "copy", "paused", 4, 1, 0, started_on=START + 3),
         at=START + 30,
     )
 
 
-def long_ids() -> Book:
+def long_ids() -> Ledger:
     at = START + 4
-    return book_of(
+    return ledger_of(
         Job("6" * 64, "copy", "finished", 2, 0, 2, at, at + 100),
         Job("7" * 65, "move", "finished", 2, 0, 2, at, at + 100),
         at=START + 30,
     )
 
 
-def crowd() -> Book:
+def crowd() -> Ledger:
     """Four unfinished and four failed jobs, the later ones detected later."""
     counted = LedgerFixture()
     for serial in range(4):
@@ -101,12 +101,12 @@ def crowd() -> Book:
             *(finished_job(START + 10, failed=1 + each, serial=100 + each) for each in range(serial + 1)),
             at=START + 30 + serial,
         )
-    return counted.book
+    return counted.ledger
 
 
-def history() -> Book:
+def history() -> Ledger:
     """A job that failed before the ledger began, and one after."""
-    return book_of(
+    return ledger_of(
         finished_job(START - 1000, failed=2, serial=1, errors=(("4007", 2),)),
         finished_job(START - 10, failed=1, serial=2),
         at=START + 30,
@@ -116,24 +116,24 @@ def history() -> Book:
 AWKWARD = 'a "quoted" \\ name\nin two lines, ünïcödé ✓ {a="b"} #'
 
 SCENARIOS = {
-    "fresh": Scenario((picture(book_of(), polling=UNTRIED, gauges_until=-math.inf),)),
-    "busy": Scenario((picture(busy().book),)),
+    "fresh": Scenario((picture(ledger_of(), polling=UNTRIED, gauges_until=-math.inf),)),
+    "busy": Scenario((picture(busy().ledger),)),
     "unknown_kinds": Scenario((picture(unknown_kinds()),), of(Section.LISTED, Section.ONE_BY_ONE)),
     "unlisted": Scenario(
-        (replace(picture(busy().book), listed=None),),
+        (replace(picture(busy().ledger), listed=None),),
         tuple(family for family in FAMILIES if family.type is Type.GAUGE),
     ),
-    "stale": Scenario((picture(busy().book),), of(Section.LISTED, Section.ONE_BY_ONE), at=START + 600),
+    "stale": Scenario((picture(busy().ledger),), of(Section.LISTED, Section.ONE_BY_ONE), at=START + 600),
     "several_accounts": Scenario(
         (
-            picture(busy().book, account="second"),
+            picture(busy().ledger, account="second"),
             picture(None, account="empty", polling=UNTRIED),
-            picture(book_of(), account="first"),
+            picture(ledger_of(), account="first"),
         ),
         named("sbg_jobs", "sbg_jobs_submitted_total", "sbg_job_queue_duration_seconds", "sbg_up", "sbg_account_info"),
     ),
     "awkward_names": Scenario(
-        (picture(busy().book, account=AWKWARD, polling=replace(POLLING, username='o"brien\\')),),
+        (picture(busy().ledger, account=AWKWARD, polling=replace(POLLING, username='o"brien\\')),),
         named("sbg_jobs_submitted_total", "sbg_job_queue_duration_seconds", "sbg_account_info"),
     ),
     "long_ids": Scenario(
@@ -144,7 +144,7 @@ SCENARIOS = {
     "no_job_series": Scenario((picture(crowd()),), of(Section.ONE_BY_ONE), display=replace(DISPLAY, job_series=0)),
     "history": Scenario((picture(history()),), of(Section.ONE_BY_ONE)),
     "username_hidden": Scenario(
-        (picture(book_of()),), named("sbg_account_info"), display=replace(DISPLAY, show_username=False)
+        (picture(ledger_of()),), named("sbg_account_info"), display=replace(DISPLAY, show_username=False)
     ),
 }
 
@@ -208,8 +208,10 @@ class FromCatalogue(Collector):
             return ()
         return family.samples(each, self._scenario.display, self._scenario.at)
 
-    def _add(self, metric: Metric, name: str, labels: dict[str, str], value: float | Count | Histogram) -> None:
-        if isinstance(value, Histogram):
+    def _add(
+        self, metric: Metric, name: str, labels: dict[str, str], value: float | CounterValue | HistogramValue
+    ) -> None:
+        if isinstance(value, HistogramValue):
             cumulative = 0
             for bound, count, exemplar in zip((*value.bounds, math.inf), value.counts, value.exemplars, strict=True):
                 cumulative += count
@@ -217,7 +219,7 @@ class FromCatalogue(Collector):
                 metric.add_sample(f"{name}_bucket", {**labels, "le": shown}, cumulative, exemplar=theirs(exemplar))
             metric.add_sample(f"{name}_count", labels, cumulative)
             metric.add_sample(f"{name}_sum", labels, value.sum)
-        elif isinstance(value, Count):
+        elif isinstance(value, CounterValue):
             metric.add_sample(name, labels, value.value, exemplar=theirs(value.exemplar))
         else:
             metric.add_sample(name, labels, float(value))
@@ -307,17 +309,19 @@ def test_exemplars_name_the_job_and_when_it_was_counted() -> None:
 
 @pytest.mark.parametrize(("length", "shown"), [(64, True), (65, False)])
 def test_ids_up_to_64_characters_are_exemplars(length: int, *, shown: bool) -> None:
-    book = book_of(Job("1" * length, "copy", "running", 2, 0, 2), at=START + 30)
+    ledger = ledger_of(Job("1" * length, "copy", "running", 2, 0, 2), at=START + 30)
 
-    page = exposition(picture(book)).accounts(Format.OPENMETRICS).decode()
+    page = exposition(picture(ledger)).accounts(Format.OPENMETRICS).decode()
 
     assert ("# {job_id=" in page) is shown
 
 
 def test_large_bounds_are_spelled_as_prometheus_own_libraries_spell_them() -> None:
-    book = LedgerFixture(Rules(queue_buckets=(0.5, 60, 1e6, 2.5e6))).book
+    ledger = LedgerFixture(Rules(queue_buckets=(0.5, 60, 1e6, 2.5e6))).ledger
 
-    page = exposition(picture(book), families=named(counting.JOB_QUEUE_DURATION)).accounts(Format.OPENMETRICS).decode()
+    page = (
+        exposition(picture(ledger), families=named(counting.JOB_QUEUE_DURATION)).accounts(Format.OPENMETRICS).decode()
+    )
 
     assert [line.partition('le="')[2].partition('"')[0] for line in page.splitlines() if 'copy",le="' in line] == [
         "0.5",
@@ -362,14 +366,14 @@ labels_of_any_kind = st.text(st.characters(exclude_categories=["Cs"]), max_size=
 def test_any_label_and_number_survives_both_parsers(
     account: str, label: str, value: float, count: int, created: float
 ) -> None:
-    def show(name: str, kind: Type, sample: float | Count) -> Family:
+    def show(name: str, kind: Type, sample: float | CounterValue) -> Family:
         samples = lambda _picture, _display, _now: (Sample((label,), sample),)  # noqa: E731
         return Family(Section.LISTED, name, kind, "Any.", ("account", "any"), Part.POLLING, samples)
 
     exemplar = counting.Exemplar("7" * 19, float(count), created)
     families = (
         show("a_gauge", Type.GAUGE, value),
-        show("a_counter_total", Type.COUNTER, Count(count, created, exemplar)),
+        show("a_counter_total", Type.COUNTER, CounterValue(count, created, exemplar)),
     )
     made = exposition(picture(None, account=account), families=families)
 
@@ -400,7 +404,7 @@ def names(page: bytes) -> set[str]:
 
 def test_gauges_of_what_is_listed_go_when_the_last_good_answer_is_too_old_and_nothing_else_does() -> None:
     clock = ManualClock(START + 599.9)
-    shown = Exposition(board(picture(busy().book)), lambda: Process(0, 0, 0), DISPLAY, clock.time)
+    shown = Exposition(board(picture(busy().ledger)), lambda: Process(0, 0, 0), DISPLAY, clock.time)
     before = names(shown.accounts(Format.TEXT))
 
     clock.now = START + 600
@@ -410,7 +414,7 @@ def test_gauges_of_what_is_listed_go_when_the_last_good_answer_is_too_old_and_no
 
 def test_they_come_back_with_the_next_good_answer() -> None:
     clock = ManualClock(START + 600)
-    seen = picture(busy().book)
+    seen = picture(busy().ledger)
     shown = board(seen)
     made = Exposition(shown, lambda: Process(0, 0, 0), DISPLAY, clock.time)
     stale = names(made.accounts(Format.TEXT))
@@ -426,7 +430,7 @@ def test_a_failed_job_leaves_at_the_second_its_window_ends() -> None:
     counted.observe_listing(first, second, running_job(START + 5, failed=1), at=START + 130)
     clock = ManualClock(START + 60)
     made = Exposition(
-        board(picture(counted.book)),
+        board(picture(counted.ledger)),
         lambda: Process(0, 0, 0),
         replace(DISPLAY, failed_job_window=3600.0),
         clock.time,
@@ -454,7 +458,7 @@ def test_a_job_that_was_found_to_have_failed_long_after_its_end_is_shown_for_hal
     counted.observe_listing(late, at=START + 86400)
     clock = ManualClock(START + 60)
     made = Exposition(
-        board(picture(counted.book)),
+        board(picture(counted.ledger)),
         lambda: Process(0, 0, 0),
         replace(DISPLAY, failed_job_window=3600.0),
         clock.time,
@@ -511,7 +515,7 @@ class Kept:
 @pytest.fixture
 def kept() -> Kept:
     counting, clock = Counting(), ManualClock(START + 60)
-    shown = board(picture(busy().book, account="one"), picture(book_of(), account="two"))
+    shown = board(picture(busy().ledger, account="one"), picture(ledger_of(), account="two"))
     made = Exposition(shown, lambda: Process(0, 0, 0), DISPLAY, clock.time, counting.families)
     made.accounts(Format.TEXT)
     counting.since()
@@ -529,7 +533,7 @@ def test_a_page_is_rendered_once_and_not_once_per_scrape(kept: Kept) -> None:
 
 
 def test_a_change_of_one_account_renders_only_its_chunks(kept: Kept) -> None:
-    kept.board.put(picture(busy().book, account="one", polling=replace(POLLING, interval=31.0)))
+    kept.board.put(picture(busy().ledger, account="one", polling=replace(POLLING, interval=31.0)))
 
     assert not kept.exposition.current(Format.TEXT)
     kept.exposition.accounts(Format.TEXT)
@@ -578,7 +582,7 @@ def test_a_compressed_page_is_one_member_that_unpacks_to_the_plain_page(wanted: 
 
 def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
     now = [Process(0, 1, 100)]
-    made = Exposition(board(picture(book_of())), lambda: now[0], DISPLAY, ManualClock(START + 60).time)
+    made = Exposition(board(picture(ledger_of())), lambda: now[0], DISPLAY, ManualClock(START + 60).time)
 
     def value(name: str) -> float:
         page = parsed(made.page(Format.TEXT, packed=False).decode(), Format.TEXT)
@@ -597,7 +601,7 @@ def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
 
 def test_threads_that_scrape_while_pictures_change_get_whole_pages_of_one_moment() -> None:
     counted = LedgerFixture()
-    shown = board(picture(counted.book, account="one"), picture(counted.book, account="two"))
+    shown = board(picture(counted.ledger, account="one"), picture(counted.ledger, account="two"))
     made = Exposition(
         shown,
         lambda: Process(0, 0, 0),

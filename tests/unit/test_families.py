@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from exporter.counting.rules import Histogram
+from exporter.counting.rules import HistogramValue
 from exporter.metrics.families import (
     FAMILIES,
     POLL_RESULTS,
@@ -152,14 +152,14 @@ def test_every_family_gives_as_many_label_values_as_it_names() -> None:
         finished_job(START, failed=2, serial=1, errors=(("4007", 2),)),
         at=START + 30,
     )
-    shown = picture(counted.book)
+    shown = picture(counted.ledger)
 
     for family in FAMILIES:
         samples = list(family.samples(shown, DISPLAY, START + 60))
         assert samples, family.name
         assert {len(sample.labels) + 1 for sample in samples} == {len(family.labels)}, family.name
         assert len({sample.labels for sample in samples}) == len(samples), family.name
-        assert {isinstance(sample.value, Histogram) for sample in samples} == {family.type is Type.HISTOGRAM}
+        assert {isinstance(sample.value, HistogramValue) for sample in samples} == {family.type is Type.HISTOGRAM}
     for own in PROCESS_FAMILIES:
         assert len(own.samples(Process(1, 2, 3)).labels) == len(own.labels)
 
@@ -190,10 +190,10 @@ def test_nothing_is_known_of_an_account_whose_ledger_is_not_known() -> None:
 
 
 def test_the_owner_is_whom_the_platform_named_or_else_the_ledger() -> None:
-    book = LedgerFixture(username="franklin").book
+    ledger = LedgerFixture(username="franklin").ledger
 
-    assert owner(picture(book)) == "rosalind"
-    assert owner(picture(book, polling=replace(POLLING, username=None))) == "franklin"
+    assert owner(picture(ledger)) == "rosalind"
+    assert owner(picture(ledger, polling=replace(POLLING, username=None))) == "franklin"
     assert owner(picture(None, polling=UNTRIED)) == ""
 
 
@@ -202,11 +202,13 @@ def test_error_codes_come_most_frequent_first() -> None:
     counted = LedgerFixture()
     counted.observe_listing(finished_job(START, failed=9, errors=errors), at=START + 30)
 
-    assert error_codes(counted.marks[job_id(START)]) == [("9001", 7), ("none", 3), ("4007", 2), ("a_word", 2)]
+    assert error_codes(counted.records[job_id(START)]) == [("9001", 7), ("none", 3), ("4007", 2), ("a_word", 2)]
 
 
 def test_unfinished_jobs_come_oldest_first() -> None:
     counted = LedgerFixture()
     counted.observe_listing(*(running_job(START + at) for at in (9, 3, 5)), at=START + 30)
 
-    assert [mark.id for mark in unfinished_jobs(picture(counted.book))] == [job_id(START + at) for at in (3, 5, 9)]
+    assert [record.id for record in unfinished_jobs(picture(counted.ledger))] == [
+        job_id(START + at) for at in (3, 5, 9)
+    ]

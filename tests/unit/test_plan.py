@@ -10,10 +10,10 @@ from exporter.api.allowance import Purpose
 from exporter.api.client import ListAnswer
 from exporter.api.decoding import Page
 from exporter.api.models import FINAL_RANK, Job
-from exporter.counting.rules import Mark
+from exporter.counting.rules import JobRecord
 from exporter.polling.ordering import Order
-from exporter.polling.plan import JobAsked, JobQuestion, Ledger, PageQuestion, PageSeen, Plan, Question, Turn
-from tests.factories import mark
+from exporter.polling.plan import JobAsked, JobQuestion, LedgerView, PageQuestion, PageSeen, Plan, Question, Turn
+from tests.factories import record
 
 HOUR = 3600.0
 FULL = 6 * HOUR
@@ -45,7 +45,7 @@ class Account:
     made: int = 0
     listings: int = 0
     known: set[str] = field(default_factory=set)
-    live: dict[str, Mark] = field(default_factory=dict)
+    live: dict[str, JobRecord] = field(default_factory=dict)
     complete: bool = False
     listed_at: float | None = None
     asked: list[Question] = field(default_factory=list)
@@ -104,14 +104,14 @@ class Account:
         """Jobs whose own endpoint the last poll asked."""
         return [question.job_id for question in self.asked if isinstance(question, JobQuestion)]
 
-    def _ledger(self, seen: Mapping[str, Job]) -> Ledger:
+    def _ledger(self, seen: Mapping[str, Job]) -> LedgerView:
         age = None if self.listed_at is None else self.now - self.listed_at
-        return Ledger(self.live | self._unfinished(seen.values()), len(self.known), self.complete, age)
+        return LedgerView(self.live | self._unfinished(seen.values()), len(self.known), self.complete, age)
 
-    def _unfinished(self, jobs: Iterable[Job]) -> dict[str, Mark]:
+    def _unfinished(self, jobs: Iterable[Job]) -> dict[str, JobRecord]:
         # A finished job with files unaccounted for settles first.
         return {
-            job.id: mark(job)
+            job.id: record(job)
             for job in jobs
             if job.rank < FINAL_RANK or ((job.completed or 0) < (job.total or 0) and job.id not in self.known)
         }
@@ -120,8 +120,8 @@ class Account:
         if self.written:
             self.live |= self._unfinished(seen.values())
             self.live = {
-                job_id: mark
-                for job_id, mark in self.live.items()
+                job_id: record
+                for job_id, record in self.live.items()
                 if job_id not in seen or self._unfinished([seen[job_id]])
             }
             self.known |= seen.keys()
@@ -503,7 +503,7 @@ def test_a_job_whose_endpoint_never_answers_does_not_starve_the_others() -> None
 def test_results_that_are_wanted_get_a_quarter_where_unfinished_jobs_exceed_the_budget() -> None:
     account, _ = with_running_apart(12)
     wanted = [job.id for job in account.jobs[10:16]]
-    account.live |= {job.id: mark(job, asks_left=1, outcome="failed") for job in account.jobs[10:16]}
+    account.live |= {job.id: record(job, asks_left=1, outcome="failed") for job in account.jobs[10:16]}
 
     asked = []
     for _ in range(3):

@@ -138,9 +138,9 @@ class PollerFixture:
         return self.pictures[-1]
 
     def counted(self, family: str, *labels: str) -> int:
-        book = self.pictures[-1].book
-        assert book is not None
-        return book.counters[family, ("copy", *labels)].value
+        ledger = self.pictures[-1].ledger
+        assert ledger is not None
+        return ledger.counters[family, ("copy", *labels)].value
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
@@ -162,8 +162,8 @@ def test_a_first_poll_asks_who_it_is_then_lists_then_shows(bench: PollerFixture)
     assert picture.listed["copy", "running"] == (1, 10, 3, 1)
     assert picture.polling.up is True
     assert picture.polling.username == "rfranklin"
-    assert picture.book is not None
-    assert picture.book.account.since == START + 30
+    assert picture.ledger is not None
+    assert picture.ledger.account.counting_since == START + 30
     assert bench.wait is None
 
 
@@ -176,10 +176,10 @@ def test_later_polls_only_list(bench: PollerFixture) -> None:
 
 def test_a_poll_in_which_nothing_changed_commits_nothing_and_logs_nothing(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=3)
-    book = bench.poll().book
+    ledger = bench.poll().ledger
     logged = bench.log.getvalue()
 
-    assert bench.poll().book is book
+    assert bench.poll().ledger is ledger
     assert bench.log.getvalue() == logged
 
 
@@ -293,7 +293,7 @@ def test_each_failure_has_its_result_and_keeps_what_was_shown(
     assert picture.polling.polls == {"success": 1, result: 1}
     assert picture.polling.up is False
     assert picture.polling.fault
-    assert picture.book is good.book
+    assert picture.ledger is good.ledger
     assert picture.listed is good.listed
     assert picture.gauges_until == good.gauges_until
 
@@ -352,10 +352,10 @@ def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: Polle
 def test_a_poll_that_crashed_while_counting_is_made_again_from_the_start(bench: PollerFixture) -> None:
     for number in range(50):
         bench.platform.finish(str(number), 0, 1, finished_on=None, started_on=None)
-    bench.store._db.execute("ALTER TABLE mark RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
+    bench.store._db.execute("ALTER TABLE job RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
     assert bench.poll().polling.up is False
     asked = len(bench.platform.asked)
-    bench.store._db.execute("ALTER TABLE elsewhere RENAME TO mark")  # noqa: SLF001  # and it is gone
+    bench.store._db.execute("ALTER TABLE elsewhere RENAME TO job")  # noqa: SLF001  # and it is gone
 
     picture = bench.poll()
 
@@ -394,8 +394,8 @@ def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: PollerFixture) 
     picture = bench.poll()
 
     assert bench.wait is None
-    assert picture.book is not None
-    assert picture.book.live == {}
+    assert picture.ledger is not None
+    assert picture.ledger.live == {}
     assert bench.counted(counting.FILES_FAILED) == 0
     bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
     bench.poll()
@@ -411,10 +411,10 @@ def test_new_bounds_that_could_not_be_written_are_tried_again(bench: PollerFixtu
     bench.poll()
     bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
 
-    book = bench.poll().book
+    ledger = bench.poll().ledger
 
-    assert book is not None
-    assert book.histograms[counting.JOB_DURATION, ("copy", "failed")].bounds == (1.0, 2.0)
+    assert ledger is not None
+    assert ledger.histograms[counting.JOB_DURATION, ("copy", "failed")].bounds == (1.0, 2.0)
 
 
 def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: PollerFixture) -> None:
@@ -433,10 +433,10 @@ def test_answers_without_a_date_are_timed_by_the_last_that_had_one(bench: Poller
 def test_counting_begins_at_the_platform_s_time_in_whole_seconds(bench: PollerFixture) -> None:
     bench.platform.clock_ahead = 100.7
 
-    book = bench.poll().book
+    ledger = bench.poll().ledger
 
-    assert book is not None
-    assert book.account.since == START + 130
+    assert ledger is not None
+    assert ledger.account.counting_since == START + 130
 
 
 def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: PollerFixture) -> None:
@@ -469,9 +469,9 @@ def test_what_a_job_was_lost_to_time_is_forgotten_in_the_end(bench: PollerFixtur
     for _ in range(46 * 4 + 1):
         picture = bench.poll(after=6 * 3600)
 
-    assert picture.book is not None
-    assert picture.book.marks == 0
-    assert bench.store.marks_total == 0
+    assert picture.ledger is not None
+    assert picture.ledger.tracked_jobs == 0
+    assert bench.store.tracked_jobs == 0
 
 
 def test_nothing_is_said_of_maintenance_before_the_platform_did(bench: PollerFixture) -> None:
@@ -514,11 +514,11 @@ def test_a_poll_that_the_allowance_ended_after_it_asked_is_a_poll(bench: PollerF
 def test_a_state_file_that_cannot_be_read_at_the_start_does_not_end_the_polls(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     bench.poll()
-    bench.store._db.execute("ALTER TABLE mark RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
+    bench.store._db.execute("ALTER TABLE job RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
 
     def mend(_: float) -> None:
         if len(bench.clock.pauses) == 1:
-            bench.store._db.execute("ALTER TABLE elsewhere RENAME TO mark")  # noqa: SLF001  # and it is gone
+            bench.store._db.execute("ALTER TABLE elsewhere RENAME TO job")  # noqa: SLF001  # and it is gone
         else:
             raise Stopping("enough")
 
@@ -583,7 +583,7 @@ def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_we
 
     assert picture.polling.polls["error"] == 1
     assert "the token belongs to somebody, the counters of account cavatica to rfranklin" in picture.polling.fault
-    assert picture.book is good.book
+    assert picture.ledger is good.ledger
     assert "/async/files" not in bench.platform.asked[2:]
 
 
@@ -597,8 +597,8 @@ def test_a_restart_shows_the_counters_before_the_platform_answers(bench: PollerF
 
     first = bench.pictures[1]
     assert first.polling.up is None
-    assert first.book is not None
-    assert first.book.counters[counting.FILES_FAILED, ("copy",)].value == 1
+    assert first.ledger is not None
+    assert first.ledger.counters[counting.FILES_FAILED, ("copy",)].value == 1
     assert first.listed is None
 
 
@@ -607,7 +607,7 @@ def test_a_name_never_bound_shows_no_counters(bench: PollerFixture) -> None:
 
     bench.poller.run()
 
-    assert bench.pictures[0].book is None
+    assert bench.pictures[0].ledger is None
 
 
 def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: PollerFixture) -> None:
@@ -618,7 +618,7 @@ def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: PollerFixtu
 
     picture = bench.pictures[-1]
     assert picture.account == "again"
-    assert picture.book is None
+    assert picture.ledger is None
     assert (
         picture.polling.fault
         == "accounts cavatica and again are one and the same user: cavatica is watched, again is not"
@@ -635,7 +635,7 @@ def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(ben
     second.poll()
     assert bench.pictures[-1].polling.polls == {"success": 1, "error": 1}
     second.poll()
-    assert bench.pictures[-1].book is None
+    assert bench.pictures[-1].ledger is None
     bench.poll()
 
     assert bench.counted(counting.FILES_FAILED) == 2
@@ -652,7 +652,7 @@ def test_of_two_entries_polled_once_the_second_gives_way_whichever_was_answered_
     assert [picture.account for picture in bench.pictures] == ["again", "cavatica", "again"]
     assert bench.pictures[1].polling.up is True
     assert bench.pictures[2].polling.up is False
-    assert bench.pictures[2].book is None
+    assert bench.pictures[2].ledger is None
 
 
 def test_a_long_list_is_polled_until_it_is_listed(bench: PollerFixture) -> None:
@@ -705,7 +705,7 @@ def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: Po
     second.poll()
 
     assert bench.pictures[-1].polling.up is False
-    assert bench.pictures[-1].book is None
+    assert bench.pictures[-1].ledger is None
 
 
 def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(bench: PollerFixture) -> None:
@@ -770,9 +770,9 @@ def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: PollerFixtu
     bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # the nearest thing to a disk that is full
 
     picture = bench.poll()
-    assert picture.book is not None
-    assert good.book is not None
-    assert picture.book.counters is good.book.counters
+    assert picture.ledger is not None
+    assert good.ledger is not None
+    assert picture.ledger.counters is good.ledger.counters
     assert picture.listed is not None
     assert picture.listed["copy", "running"].completed == 5
     assert bench.store.write_failures == 1
@@ -908,14 +908,14 @@ def test_what_watching_saw_is_shown_before_slices_are_read(bench: PollerFixture)
 
     def look(request: httpx.Request) -> None:
         if request.url.params.get("offset") == "990":  # a page that only the listing needs
-            shown_before_slices.append(bench.pictures[-1].book)
+            shown_before_slices.append(bench.pictures[-1].ledger)
 
     bench.platform.instead = look
     large(bench)
 
-    [book] = shown_before_slices
-    assert book is not None
-    assert book.marks >= 600
+    [ledger] = shown_before_slices
+    assert ledger is not None
+    assert ledger.tracked_jobs >= 600
 
 
 def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: PollerFixture) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from exporter.api.models import Job
 from exporter.commands.state import Place, backup, check, export_ledger, forget_ledger, import_ledger, show
-from exporter.counting.rules import Book, Rules, Sightings, fold
+from exporter.counting.rules import Ledger, Observations, Rules, reconcile
 from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
 from exporter.storage.store import LEDGER, Store, reading
 from tests.clocks import START
@@ -36,12 +36,12 @@ def never() -> bool:
     return False
 
 
-def see(store: Store, name: str, *jobs: Job, username: str = "u", division: str = "") -> Book:
+def see(store: Store, name: str, *jobs: Job, username: str = "u", division: str = "") -> Ledger:
     """An account's ledger after a complete listing of *jobs*."""
-    book = store.book(name, ENDPOINT, username, division, failed_since=0) or store.begin(
+    ledger = store.book(name, ENDPOINT, username, division, failed_since=0) or store.begin(
         name, ENDPOINT, username, division, since=SINCE, now=NOW, rules=RULES
     )
-    return observe_in(store, book, *jobs, rules=RULES, now=NOW)
+    return observe_in(store, ledger, *jobs, rules=RULES, now=NOW)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def exported(place: Place, tmp_path: Path) -> Path:
     return file
 
 
-def book(place: Place, name: str = "lab", division: str = "") -> Book | None:
+def ledger(place: Place, name: str = "lab", division: str = "") -> Ledger | None:
     with closing(Store(place.file)) as store:
         return store.bound(name, ENDPOINT, division, failed_since=0)
 
@@ -202,9 +202,9 @@ def test_what_is_read_is_as_it_was_when_reading_began(place: Place, tmp_path: Pa
             see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
             state.copy_to(tmp_path / "copy.db", never)
             see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="10"))
-            read = [each.marks for each in state.ledgers()]
+            read = [each.tracked_jobs for each in state.ledgers()]
         with reading(tmp_path / "copy.db", never) as copy:
-            copied = [each.marks for each in copy.ledgers()]
+            copied = [each.tracked_jobs for each in copy.ledgers()]
 
     assert read == copied == [3, 1]
 
@@ -252,7 +252,7 @@ def text(file: Path) -> None:
 def foreign(file: Path) -> None:
     file.unlink()
     with closing(sqlite3.connect(file)) as db:
-        db.execute("CREATE TABLE mark (id TEXT)")
+        db.execute("CREATE TABLE job (id TEXT)")
 
 
 def newer(file: Path) -> None:
@@ -357,23 +357,23 @@ def test_a_file_is_sound_while_it_is_held(place: Place, capsys: pytest.CaptureFi
             "lab: sbg_files_total (move) is 8, but the marked jobs make no more than 7",
         ),
         (
-            "UPDATE mark SET last_failed = 3 WHERE id = '1' AND account = 2",
+            "UPDATE job SET last_failed = 3 WHERE id = '1' AND account = 2",
             "other: 1 of the marks have counted less than was last shown, such as that of job 1",
         ),
         (
-            "UPDATE mark SET last_total = -1 WHERE id = '2'",
+            "UPDATE job SET last_total = -1 WHERE id = '2'",
             "lab: 1 of the marks have counts below 0, such as that of job 2",
         ),
         (
-            "UPDATE mark SET outcome = 'gone' WHERE id = '3'",
+            "UPDATE job SET outcome = 'gone' WHERE id = '3'",
             "lab: 1 of the marks have an outcome that there is not, such as that of job 3",
         ),
         (
-            "UPDATE mark SET unlisted_at = 1 WHERE id = '3'",
+            "UPDATE job SET unlisted_at = 1 WHERE id = '3'",
             "lab: 1 of the marks are unlisted since later than now, such as that of job 3",
         ),
         (
-            "UPDATE mark SET codes = 'all of them' WHERE id = '3'",
+            "UPDATE job SET error_counts = 'all of them' WHERE id = '3'",
             "lab: 1 of the marks have error codes that cannot be read, such as that of job 3",
         ),
         (
@@ -392,7 +392,7 @@ def test_a_file_is_sound_while_it_is_held(place: Place, capsys: pytest.CaptureFi
             "UPDATE histogram SET counts = json_set(counts, '$[0]', 1) WHERE account = 2 AND labels LIKE '%ve%failed%'",
             "other: sbg_job_duration_seconds (move, failed) has 1 observations of 0 jobs",
         ),
-        ("UPDATE mark SET total = 'many' WHERE id = '1'", "mark.total: 2 values do not belong there"),
+        ("UPDATE job SET total = 'many' WHERE id = '1'", "job.total: 2 values do not belong there"),
         ("UPDATE counter SET exemplar = '[1]' WHERE exemplar IS NOT NULL AND account = 2", "counter.exemplar: "),
         ("UPDATE account SET labels = '[]' WHERE number = 1", "account.labels: 1 values do not belong there"),
         ("UPDATE binding SET account = 9 WHERE name = 'lab'", "binding: 1 rows belong to an account that is not there"),
@@ -435,15 +435,15 @@ def test_broken_pages_are_told(place: Place) -> None:
 def test_what_sqlite_finds_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(place.file, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema = ON")
-        db.execute("UPDATE sqlite_master SET sql = replace(sql, '> 0', '>= 0') WHERE name = 'mark_failed'")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, '> 0', '>= 0') WHERE name = 'job_failed'")
 
     assert check(place) == 1
     # Older versions of SQLite say in a second line that the number of entries is wrong.
-    assert capsys.readouterr().out.splitlines()[0] == "row 3 missing from index mark_failed"
+    assert capsys.readouterr().out.splitlines()[0] == "row 3 missing from index job_failed"
 
 
 def test_once_marks_may_be_forgotten_counters_may_be_above_them(place: Place) -> None:
-    edit(place, "DELETE FROM mark WHERE id = '1'")
+    edit(place, "DELETE FROM job WHERE id = '1'")
     assert check(place) == 1
 
     edit(place, "UPDATE account SET listing_clock = 45 * 86400")
@@ -454,7 +454,7 @@ def test_history_that_was_counted_is_sound_too(there: Place) -> None:
     with closing(Store(there.file)) as store:
         begun = store.begin("lab", ENDPOINT, "u", "", since=SINCE, now=NOW, rules=RULES)
         counting = Rules(history="count")
-        changes = fold(begun, {}, Sightings((OLD, DONE), ("3", "1")), counting, now=NOW, platform=NOW)
+        changes = reconcile(begun, {}, Observations((OLD, DONE), ("3", "1")), counting, local_time=NOW, server_time=NOW)
         store.commit(begun.account.number, changes)
 
     assert check(there) == 0
@@ -474,7 +474,7 @@ def test_a_backup_is_a_state_file_itself(place: Place, tmp_path: Path, capsys: p
     assert beside(copy) == ["copy.db"]
     copied = Place(copy, show_username=True, stop=place.stop)
     assert ledgers(copied) == ledgers(place)
-    assert book(copied) == book(place)
+    assert ledger(copied) == ledger(place)
 
 
 def _kibi(file: Path) -> str:
@@ -487,7 +487,7 @@ def test_whoever_looks_into_a_backup_leaves_nothing_beside_it(place: Place, tmp_
     backup(place, copy, force=False)
 
     with closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True)) as db:
-        assert db.execute("SELECT count(*) FROM mark").fetchone() == (4,)
+        assert db.execute("SELECT count(*) FROM job").fetchone() == (4,)
 
     assert beside(copy) == ["copy.db"]
 
@@ -502,7 +502,7 @@ def test_a_backup_may_be_taken_while_the_file_is_held_and_written(place: Place, 
 
     assert check(Place(copy, show_username=True, stop=place.stop)) == 0
     with reading(copy, never) as state:
-        assert [each.marks for each in state.ledgers()] == [4, 1]
+        assert [each.tracked_jobs for each in state.ledgers()] == [4, 1]
 
 
 def test_a_backup_of_a_file_whose_daemon_was_killed_has_what_was_committed(place: Place, tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_a_backup_of_a_file_whose_daemon_was_killed_has_what_was_committed(place
     backup(left, tmp_path / "copy.db", force=False)
 
     with reading(tmp_path / "copy.db", never) as state:
-        assert [each.marks for each in state.ledgers()] == [4, 1]
+        assert [each.tracked_jobs for each in state.ledgers()] == [4, 1]
 
 
 def test_a_backup_overwrites_only_when_told_to(place: Place, tmp_path: Path) -> None:
@@ -570,9 +570,9 @@ def test_a_backup_to_a_full_disk_leaves_the_older_one(place: Place, tmp_path: Pa
 
 
 def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(place: Place, tmp_path: Path) -> None:
-    edit(place, "UPDATE mark SET total = 'many' WHERE id = '2'")
+    edit(place, "UPDATE job SET total = 'many' WHERE id = '2'")
 
-    with pytest.raises(OutputError, match=r"was not written, because the copy is not sound: mark.total: 1 values"):
+    with pytest.raises(OutputError, match=r"was not written, because the copy is not sound: job.total: 1 values"):
         backup(place, tmp_path / "copy.db", force=False)
 
     assert beside(place.file.parent) == ["here"]
@@ -612,7 +612,7 @@ def test_an_exported_ledger_says_what_it_is_and_has_a_checksum(exported: Path) -
     assert (said["format"], said["version"], said["layout"]) == ("sbg-exporter ledger", 1, 1)
     assert (said["names"], said["endpoint"], said["username"], said["division"]) == (["lab"], ENDPOINT, "u", "")
     assert {json.loads(row)[0] for row in rows} == said["columns"].keys()
-    assert json.loads(last)["rows"]["mark"] == 3
+    assert json.loads(last)["rows"]["job"] == 3
     assert json.loads(last)["sha256"] == hashlib.sha256("".join((first, *rows)).encode()).hexdigest()
 
 
@@ -622,7 +622,7 @@ def test_an_exported_ledger_comes_back_to_the_last_bit(
     assert import_ledger(there, exported, replace=False, warn=print) == 0
 
     assert ledgers(there) == {("lab",): ledgers(place)["lab",]}
-    assert book(there) == book(place)
+    assert ledger(there) == ledger(place)
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"imported into {there.file}: lab, 3 jobs marked, 2 jobs submitted, 1 finished, 12 files, 5 completed,"
         " 3 failed, 2 error records."
@@ -633,7 +633,7 @@ def test_an_imported_ledger_goes_on_counting_where_it_was(there: Place, exported
     import_ledger(there, exported, replace=False, warn=print)
 
     with closing(Store(there.file)) as store:
-        assert store.marks_total == 3
+        assert store.tracked_jobs == 3
         after = see(store, "lab", DONE, OLD, msgspec.structs.replace(RUNNING, completed=8))
 
     assert after.counters["sbg_files_completed_total", ("import",)].value == 8
@@ -794,13 +794,13 @@ def other_header(**changes: object) -> Callable[[list[str]], str]:
         (lambda lines: "".join(lines[:3] + lines[4:]), "it is damaged: its lines are not those that were exported"),
         (lambda lines: "".join(lines).replace("5001", "5002"), "it is damaged: its lines are not"),
         (lambda lines: "".join([lines[0], "[1\n", *lines[1:]]), "it is damaged: a line in it is no row of a ledger"),
-        (lambda lines: "".join([lines[0], '["mark"]\n', *lines[1:]]), "it is damaged: a line in it is no row"),
+        (lambda lines: "".join([lines[0], '["job"]\n', *lines[1:]]), "it is damaged: a line in it is no row"),
         (lambda lines: "".join([*lines, "more\n"]), "something follows its last line"),
         (lambda lines: signed(lines[:1]), "no account is in it"),
         (lambda lines: signed([*lines[:2], *lines[1:-1]]), "its rows are no ledger: UNIQUE constraint failed"),
         (
             lambda lines: signed([line.replace("1790000000.0", '"then"') for line in lines[:-1]]),
-            "it does not go together: account.since: 1 values do not belong there",
+            "it does not go together: account.counting_since: 1 values do not belong there",
         ),
         (
             lambda lines: signed([line.replace("1790000000.0", "[]") for line in lines[:-1]]),
@@ -863,7 +863,7 @@ def test_an_account_that_was_forgotten_begins_anew(place: Place) -> None:
     forget_ledger(place, ["lab"], sure=True)
 
     with closing(Store(place.file)) as store:
-        assert store.marks_total == 1
+        assert store.tracked_jobs == 1
         begun = store.begin("lab", ENDPOINT, "u", "", since=SINCE, now=NOW, rules=RULES)
 
     assert {count.value for count in begun.counters.values()} == {0}

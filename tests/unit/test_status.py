@@ -14,7 +14,7 @@ from exporter.metrics.snapshot import Picture
 from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
-from tests.ledgers import LedgerFixture, book_of
+from tests.ledgers import LedgerFixture, ledger_of
 from tests.snapshots import DISPLAY, POLLING, UNTRIED, picture
 
 NOW = START + 60
@@ -163,7 +163,7 @@ def test_before_any_account_was_tried_it_says_so() -> None:
 
 
 def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
-    page = tree(picture(book_of()))
+    page = tree(picture(ledger_of()))
 
     assert overview(page) == ("Nothing is wrong", [])
     assert next(page.all("title")).text == "Nothing is wrong · sbg-exporter"
@@ -171,7 +171,7 @@ def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
 
 
 def test_accounts_that_are_still_to_be_tried_qualify_that() -> None:
-    page = tree(picture(book_of(), account="one"), picture(None, account="two", polling=UNTRIED))
+    page = tree(picture(ledger_of(), account="one"), picture(None, account="two", polling=UNTRIED))
 
     assert overview(page) == ("Nothing is wrong so far, 1 not tried yet", [])
     assert figures(page)["Accounts up"] == "1 of 2"
@@ -185,10 +185,10 @@ def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
     refused = replace(POLLING, up=False, fault="the token is refused", last_success=START - 300)
 
     page = tree(
-        picture(still.book, account="still"),
-        picture(failing.book, account="failing"),
-        picture(broken.book, account="broken", polling=refused),
-        picture(book_of(), account="well"),
+        picture(still.ledger, account="still"),
+        picture(failing.ledger, account="failing"),
+        picture(broken.ledger, account="broken", polling=refused),
+        picture(ledger_of(), account="well"),
     )
 
     assert overview(page) == (
@@ -220,12 +220,12 @@ def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_
 
     def silent(since: float) -> Picture:
         polling = replace(POLLING, up=False, fault="no answer", last_success=since)
-        return picture(book_of(), account=f"silent since {since - START:.0f}", polling=polling)
+        return picture(ledger_of(), account=f"silent since {since - START:.0f}", polling=polling)
 
     _, said = overview(
         tree(
-            picture(failed(START + 10).book, account="first"),
-            picture(failed(START + 20).book, account="second"),
+            picture(failed(START + 10).ledger, account="first"),
+            picture(failed(START + 20).ledger, account="second"),
             silent(START + 20),
             silent(START + 10),
         )
@@ -235,7 +235,7 @@ def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_
 
 
 def test_an_account_that_was_not_polled_lately_is_wrong_though_its_last_poll_went_well() -> None:
-    page = tree(picture(book_of()), now=START + 660.5)
+    page = tree(picture(ledger_of()), now=START + 660.5)
 
     assert overview(page) == (
         "1 account cannot be polled",
@@ -249,7 +249,7 @@ def test_a_failing_account_says_why_and_since_when_and_keeps_its_old_jobs_to_its
     counted.observe_listing(running_job(START + 1, done=4), at=START + 30)
     failing = replace(POLLING, up=False, fault="the platform did not answer", last_poll=START + 7300, username=None)
 
-    page = tree(picture(counted.book, polling=failing), now=START + 7330)
+    page = tree(picture(counted.ledger, polling=failing), now=START + 7330)
 
     assert overview(page)[1] == [
         "cavatica: cannot be polled, last good answer 2 h ago: the platform did not answer.",
@@ -273,7 +273,7 @@ def test_failures_from_before_counting_began_are_shown_but_raise_no_alarm() -> N
     counted = LedgerFixture()
     counted.observe_listing(finished_job(START - 1000, failed=2), at=START + 20)
 
-    page = tree(picture(counted.book))
+    page = tree(picture(counted.ledger))
 
     assert overview(page) == ("Nothing is wrong", [])
     assert rows(page, FAILED) == [
@@ -300,7 +300,7 @@ def test_an_account_that_was_not_reached_yet_shows_nothing_as_zero() -> None:
 
 
 def test_an_account_without_jobs_says_none() -> None:
-    page = tree(picture(book_of()))
+    page = tree(picture(ledger_of()))
 
     assert account(page) == [
         "up",
@@ -321,7 +321,7 @@ def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> No
         at=START + 30,
     )
 
-    page = tree(picture(counted.book), now=NOW)
+    page = tree(picture(counted.ledger), now=NOW)
 
     assert rows(page, LISTED) == [["copy", "finished", "1", "10", "7", "3"], ["copy", "running", "1", "10", "3", "1"]]
     assert rows(page, UNFINISHED) == [
@@ -340,7 +340,7 @@ def test_several_accounts_share_the_tables() -> None:
     one.observe_listing(running_job(START + 1, done=1), at=START + 20)
     two.observe_listing(running_job(START + 2, done=2), finished_job(START + 3, serial=1), at=START + 10)
 
-    page = tree(picture(one.book, account="one"), picture(two.book, account="two"))
+    page = tree(picture(one.ledger, account="one"), picture(two.ledger, account="two"))
 
     assert [row[1] for row in rows(page, UNFINISHED)] == ["two", "one"], "the one that moved last comes last"
     assert rows(page, LISTED) == [["copy", "finished", "1", "10", "10", "0"], ["copy", "running", "2", "20", "3", "0"]]
@@ -350,7 +350,7 @@ def test_tables_are_readable_without_styles() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START + 1, done=4), finished_job(START, failed=1), at=START + 30)
 
-    page = tree(picture(counted.book))
+    page = tree(picture(counted.ledger))
 
     assert [each.text for each in page.all("h1")] == ["sbg-exporter"]
     assert f"sbg-exporter {__version__}" in next(page.all("footer")).text
@@ -377,7 +377,7 @@ def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, total=total, done=done), at=START + 30)
 
-    page = tree(picture(counted.book))
+    page = tree(picture(counted.ledger))
 
     [shown] = page.all("progress")
     assert shown.attributes == {
@@ -392,7 +392,7 @@ def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing(
     counted = LedgerFixture()
     counted.observe_listing(Job(job_id(START), "copy", "submitted", 0, 0, 0), at=START + 30)
 
-    page = tree(picture(counted.book))
+    page = tree(picture(counted.ledger))
 
     assert rows(page, UNFINISHED)[0][3:5] == ["submitted", "not known yet"]
     assert not list(page.all("progress"))
@@ -402,7 +402,7 @@ def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
     counted = LedgerFixture()
     counted.observe_listing(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
 
-    [row] = rows(tree(picture(counted.book)), UNFINISHED)
+    [row] = rows(tree(picture(counted.ledger)), UNFINISHED)
 
     assert row[3:5] == ["finished, settling", "4 of 10"]
 
@@ -411,7 +411,7 @@ def test_what_is_wrong_stands_out() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4), at=START + 30)
     counted.observe_listing(running_job(START, done=4), finished_job(START, failed=3, serial=1), at=START + 60)
-    late = tree(picture(counted.book, gauges_until=START + 9000), now=START + 3630)
+    late = tree(picture(counted.ledger, gauges_until=START + 9000), now=START + 3630)
 
     def toned(name: str) -> set[str]:
         return {each.text for tag in ("span", "h2") for each in late.all(tag) if each.attributes.get("class") == name}
@@ -424,16 +424,16 @@ def test_only_silence_is_no_alarm() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4), at=START + 30)
 
-    heading = next(tree(picture(counted.book, gauges_until=START + 9000), now=START + 3630).all("h2"))
+    heading = next(tree(picture(counted.ledger, gauges_until=START + 9000), now=START + 3630).all("h2"))
 
     assert (heading.text, heading.attributes["class"]) == ("1 job without progress", "mild")
 
 
 def test_codes_are_explained_where_there_are_any() -> None:
     counted = LedgerFixture()
-    before = tree(picture(counted.book))
+    before = tree(picture(counted.ledger))
     counted.observe_listing(finished_job(START, failed=3), at=START + 30)
-    after = tree(picture(counted.book))
+    after = tree(picture(counted.ledger))
 
     assert CODES not in [link.attributes["href"] for link in before.all("a")]
     assert CODES in [link.attributes["href"] for link in after.all("a")]
@@ -446,8 +446,8 @@ def test_jobs_beyond_job_series_are_counted() -> None:
     counted = LedgerFixture()
     counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(5)), at=START + 30)
 
-    some = tree(picture(counted.book), job_series=2)
-    none = tree(picture(counted.book), job_series=0)
+    some = tree(picture(counted.ledger), job_series=2)
+    none = tree(picture(counted.ledger), job_series=0)
 
     assert [row[0] for row in rows(some, UNFINISHED)] == [job_id(START), job_id(START + 1, 1)]
     assert section(some, UNFINISHED).text.endswith("3 more not shown here.")
@@ -460,7 +460,7 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     failing = replace(POLLING, up=False, fault="no answer")
 
     page = tree(
-        *(picture(counted.book, account=f"a{each}", polling=failing) for each in range(300)), job_series=1_000_000
+        *(picture(counted.ledger, account=f"a{each}", polling=failing) for each in range(300)), job_series=1_000_000
     )
 
     assert len(rows(page, FAILED)) == len(rows(page, UNFINISHED)) == 100
@@ -479,7 +479,7 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (86400, "24 h"), (172800, "2 d")],
 )
 def test_ages_are_told_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
-    page = tree(picture(book_of()), now=START + 30.5 + seconds)
+    page = tree(picture(ledger_of()), now=START + 30.5 + seconds)
 
     assert account(page)[1].startswith(f"{text} ago / ")
 
@@ -488,7 +488,7 @@ def test_every_age_has_its_moment() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4, failed=1), at=START + 30)
 
-    times = list(tree(picture(counted.book)).all("time"))
+    times = list(tree(picture(counted.ledger)).all("time"))
 
     assert {each.attributes["title"] for each in times if each.text.endswith("ago")} >= {"2026-09-21 14:13:20 UTC"}
     for each in times:
@@ -497,7 +497,7 @@ def test_every_age_has_its_moment() -> None:
 
 
 def test_the_username_can_be_hidden() -> None:
-    assert "rosalind" not in tree(picture(book_of()), show_username=False).text
+    assert "rosalind" not in tree(picture(ledger_of()), show_username=False).text
 
 
 @pytest.mark.parametrize("now", [NOW, START + 9000])
@@ -509,7 +509,7 @@ def test_nothing_that_comes_from_outside_becomes_markup(now: float) -> None:
         at=START + 30,
     )
     failing = replace(POLLING, up=False, fault=EVIL, username=EVIL)
-    shown = picture(counted.book, account=EVIL, polling=failing, gauges_until=START + 10_000)
+    shown = picture(counted.ledger, account=EVIL, polling=failing, gauges_until=START + 10_000)
 
     page = tree(replace(shown, endpoint=f"https://{EVIL}/"), now=now)
 

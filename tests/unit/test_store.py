@@ -14,7 +14,7 @@ import pytest
 from exporter.api.allowance import LONGEST_SILENCE, Allowances, Holder, Kept
 from exporter.api.models import Job
 from exporter.counting import rules as counting
-from exporter.counting.rules import Book, Rules, Sightings, fold
+from exporter.counting.rules import Ledger, Observations, Rules, reconcile
 from exporter.errors import StateError, StateWriteError
 from exporter.storage.store import SCHEMA_VERSION, Store
 from tests.clocks import START
@@ -26,13 +26,13 @@ RULES = Rules()
 ENDPOINT = "https://p/v2"
 
 
-def begin(store: Store, name: str = "a", username: str = "u", division: str = "") -> Book:
+def begin(store: Store, name: str = "a", username: str = "u", division: str = "") -> Ledger:
     return store.begin(name, ENDPOINT, username, division, since=SINCE, now=NOW, rules=RULES)
 
 
-def see(store: Store, book: Book, *jobs: Job) -> Book:
+def see(store: Store, ledger: Ledger, *jobs: Job) -> Ledger:
     """One poll that lists *jobs* completely, committed."""
-    return observe_in(store, book, *jobs, rules=RULES, now=NOW)
+    return observe_in(store, ledger, *jobs, rules=RULES, now=NOW)
 
 
 LAB = Holder(ENDPOINT, "lab")
@@ -42,15 +42,15 @@ RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
 
 
 def test_what_was_committed_is_what_comes_back(store: Store, state_file: Path) -> None:
-    book = see(store, begin(store), FAILED, RUNNING)
-    store.commit(book.account.number, counting.rebucketed(book, RULES, NOW))
+    ledger = see(store, begin(store), FAILED, RUNNING)
+    store.commit(ledger.account.number, counting.reset_changed_histograms(ledger, RULES, NOW))
     size = store.bytes_total
     store.close()
 
     again = Store(state_file)
     try:
-        assert again.bound("a", ENDPOINT, "", failed_since=0) == book
-        assert again.marks_total == 2
+        assert again.bound("a", ENDPOINT, "", failed_since=0) == ledger
+        assert again.tracked_jobs == 2
         assert 0 < again.bytes_total <= size
     finally:
         again.close()
@@ -96,14 +96,14 @@ def _hold_and_die(state_file: Path) -> None:
 
 
 def test_a_ledger_belongs_to_endpoint_user_and_division_not_to_a_name(store: Store) -> None:
-    book = see(store, begin(store), FAILED)
+    ledger = see(store, begin(store), FAILED)
     begin(store, "b", division="d")
 
     renamed = store.book("new name", ENDPOINT, "u", "", failed_since=0)
 
-    assert renamed == book
+    assert renamed == ledger
     assert store.book("c", ENDPOINT, "somebody else", "", failed_since=0) is None
-    assert store.bound("new name", ENDPOINT, "", failed_since=0) == book
+    assert store.bound("new name", ENDPOINT, "", failed_since=0) == ledger
     assert store.bound("new name", ENDPOINT, "d", failed_since=0) is None
     assert store.bound("never bound", ENDPOINT, "", failed_since=0) is None
 
@@ -112,37 +112,37 @@ def test_accounts_do_not_see_each_other_s_marks(store: Store) -> None:
     first = see(store, begin(store), FAILED)
     second = begin(store, "b", username="v")
 
-    assert store.marks(second.account.number, ["1"]) == {}
-    assert [mark.id for mark in store.vanished(first.account.number, [])] == ["1"]
+    assert store.records(second.account.number, ["1"]) == {}
+    assert [record.id for record in store.vanished(first.account.number, [])] == ["1"]
     assert store.vanished(second.account.number, []) == []
 
 
 def test_marks_are_found_in_any_number(store: Store) -> None:
     jobs = [msgspec.structs.replace(RUNNING, id=str(n)) for n in range(2500)]
-    book = see(store, begin(store), *jobs)
+    ledger = see(store, begin(store), *jobs)
 
-    found = store.marks(book.account.number, [job.id for job in jobs] + ["unknown"])
+    found = store.records(ledger.account.number, [job.id for job in jobs] + ["unknown"])
 
     assert len(found) == 2500
-    assert store.marks_total == book.marks == 2500
+    assert store.tracked_jobs == ledger.tracked_jobs == 2500
 
 
 def test_marks_long_unlisted_are_offered_to_be_forgotten(store: Store) -> None:
-    book = see(store, begin(store), FAILED)
-    book = see(store, book)
+    ledger = see(store, begin(store), FAILED)
+    ledger = see(store, ledger)
 
-    assert store.expired(book.account.number, counting.FORGET_AFTER - 1) == []
-    assert [mark.id for mark in store.expired(book.account.number, counting.FORGET_AFTER)] == ["1"]
+    assert store.expired(ledger.account.number, counting.FORGET_AFTER - 1) == []
+    assert [record.id for record in store.expired(ledger.account.number, counting.FORGET_AFTER)] == ["1"]
 
 
 def test_what_is_forgotten_is_gone(store: Store) -> None:
-    book = see(store, begin(store), FAILED)
-    nothing = fold(book, {}, Sightings((), ()), RULES, now=NOW, platform=NOW)
+    ledger = see(store, begin(store), FAILED)
+    nothing = reconcile(ledger, {}, Observations((), ()), RULES, local_time=NOW, server_time=NOW)
 
-    store.commit(book.account.number, replace(nothing, forgotten=["1"]))
+    store.commit(ledger.account.number, replace(nothing, forgotten=["1"]))
 
-    assert store.marks(book.account.number, ["1"]) == {}
-    assert store.marks_total == 0
+    assert store.records(ledger.account.number, ["1"]) == {}
+    assert store.tracked_jobs == 0
 
 
 def test_failed_jobs_that_ended_too_early_stay_on_disk(store: Store) -> None:
@@ -155,22 +155,22 @@ def test_failed_jobs_that_ended_too_early_stay_on_disk(store: Store) -> None:
 
 
 def test_a_commit_that_fails_writes_nothing_and_can_be_tried_again(store: Store) -> None:
-    book = begin(store)
+    ledger = begin(store)
     jobs = {str(n): msgspec.structs.replace(FAILED, id=str(n)) for n in range(3000)}
-    changes = fold(book, {}, Sightings(jobs.values(), jobs.keys()), RULES, now=NOW, platform=NOW)
+    changes = reconcile(ledger, {}, Observations(jobs.values(), jobs.keys()), RULES, local_time=NOW, server_time=NOW)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(StateWriteError, match="could not be written"):
-            store.commit(book.account.number, changes)
+            store.commit(ledger.account.number, changes)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     assert store.write_failures == 1
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
-    store.commit(book.account.number, changes)
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == book.after(changes)
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
+    store.commit(ledger.account.number, changes)
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger.after(changes)
 
 
 def test_an_interrupted_beginning_is_begun_again(state_file: Path) -> None:
@@ -231,10 +231,10 @@ def test_a_damaged_file_is_refused(state_file: Path) -> None:
 def test_a_file_of_ours_without_its_tables_is_refused(state_file: Path) -> None:
     Store(state_file).close()
     with sqlite3.connect(state_file) as db:
-        db.execute("DROP TABLE mark")
+        db.execute("DROP TABLE job")
     db.close()
 
-    with pytest.raises(StateError, match="no such table: mark; put a backup in its place"):
+    with pytest.raises(StateError, match="no such table: job; put a backup in its place"):
         Store(state_file)
 
 
@@ -265,7 +265,7 @@ def test_a_backup_may_be_taken_while_it_is_held(store: Store, state_file: Path, 
 
     source.backup(backup)
 
-    assert backup.execute("SELECT count(*) FROM mark").fetchone() == (1,)
+    assert backup.execute("SELECT count(*) FROM job").fetchone() == (1,)
     source.close()
     backup.close()
 
@@ -366,7 +366,7 @@ def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(
 
 def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger(state_file: Path) -> None:
     older = Store(state_file)
-    book = see(older, begin(older), FAILED, RUNNING)
+    ledger = see(older, begin(older), FAILED, RUNNING)
     older.close()
     with sqlite3.connect(state_file) as db:
         db.execute("DROP TABLE allowance")
@@ -376,7 +376,7 @@ def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger
     store.keep_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
     store.close()
 
 
@@ -404,13 +404,13 @@ def test_a_full_disk_leaves_what_was_kept_of_an_allowance_before(store: Store) -
 
 
 def test_an_allowance_that_cannot_be_kept_loses_nothing_of_the_ledger(store: Store) -> None:
-    book = see(store, begin(store), FAILED)
+    ledger = see(store, begin(store), FAILED)
     full(store, is_full=True)
     store.keep_allowance(LAB, KEPT, NOW)
     full(store, is_full=False)
 
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
-    assert see(store, book, FAILED, RUNNING) == store.bound("a", ENDPOINT, "", failed_since=0)
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
+    assert see(store, ledger, FAILED, RUNNING) == store.bound("a", ENDPOINT, "", failed_since=0)
 
 
 def test_when_there_is_room_again_an_allowance_is_kept_again(store: Store) -> None:
@@ -433,18 +433,18 @@ def test_the_disk_is_waited_for_again_after_an_allowance_was_kept(store: Store, 
 
 
 def test_a_ledger_that_is_forgotten_leaves_the_allowance(store: Store) -> None:
-    book = see(store, begin(store), FAILED)
+    ledger = see(store, begin(store), FAILED)
     store.keep_allowance(LAB, KEPT, NOW)
 
-    store.forget(book.account.number)
+    store.forget(ledger.account.number)
 
     assert store.allowance(LAB, NOW) == KEPT
 
 
 def test_to_keep_an_allowance_changes_no_ledger(store: Store) -> None:
-    book = see(store, begin(store), FAILED)
+    ledger = see(store, begin(store), FAILED)
 
     store.keep_allowance(LAB, KEPT, NOW)
 
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == book
-    assert store.marks_total == 1
+    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
+    assert store.tracked_jobs == 1
