@@ -127,7 +127,7 @@ def ledger_of(*jobs: Job, at: float = START) -> Ledger:
 def observe_in(store: Store, ledger: Ledger, *jobs: Job, rules: Rules, now: float) -> Ledger:
     """Count a complete listing of *jobs* and commit it; the book after it."""
     number, listed = ledger.account.number, {job.id for job in jobs}
-    observations = Observations(jobs, listed, no_longer_listed=store.vanished(number, listed), complete=True)
+    observations = Observations(jobs, listed, no_longer_listed=store.no_longer_listed(number, listed), complete=True)
     changes = reconcile(ledger, store.records(number, listed), observations, rules, local_time=now, server_time=now)
     store.commit(number, changes)
     return ledger.after(changes)

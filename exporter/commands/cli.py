@@ -297,7 +297,7 @@ def _state(options: Mapping[str, object], errors: PatientStream) -> int:
     configuration = load({**settings, **_NO_ACCOUNTS}, os.environ, _home())
     # Only these have something to tidy up. The others may die where they are: SQLite writes all or nothing.
     stop = _stop_on_signals() if {"path", "output"} & given.keys() else threading.Event()
-    place = state.Place(configuration.state_file, configuration.settings.show_username, stop)
+    file_options = state.StateFileOptions(configuration.state_file, configuration.settings.show_username, stop)
     force = "force" in given
 
     def warn(line: str) -> None:
@@ -305,18 +305,18 @@ def _state(options: Mapping[str, object], errors: PatientStream) -> int:
 
     match given["state_command"]:
         case "show":
-            return state.show(place, as_json="json" in given)
+            return state.show(file_options, as_json="json" in given)
         case "check":
-            return state.check(place)
+            return state.check(file_options)
         case "backup":
-            return state.backup(place, Path(given["path"]), force=force)
+            return state.backup(file_options, Path(given["path"]), force=force)
         case "export":
             output = Path(given["output"]) if "output" in given else None
-            return state.export_ledger(place, given["account"], output, force=force, warn=warn)
+            return state.export_ledger(file_options, given["account"], output, force=force, warn=warn)
         case "import":
-            return state.import_ledger(place, Path(given["source"]), replace="replace" in given, warn=warn)
+            return state.import_ledger(file_options, Path(given["source"]), replace="replace" in given, warn=warn)
         case _:
-            return state.forget_ledger(place, given["account"], sure="yes" in given)
+            return state.forget_ledger(file_options, given["account"], sure="yes" in given)
 
 
 STATE_COMMANDS: Final = ("show", "check", "backup", "export", "import", "forget")

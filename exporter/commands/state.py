@@ -38,12 +38,12 @@ from exporter.storage.store import (
     LEDGER,
     SCHEMA_VERSION,
     LedgerSummary,
-    Reading,
     Row,
+    StateReader,
     Store,
-    holder,
-    put_rows,
-    reading,
+    insert_rows,
+    lock_owner,
+    open_read_only,
     tables_in_memory,
 )
 
@@ -68,7 +68,7 @@ _IN_WORDS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StateFileOptions:
     """Which state file it is about, and how.
 
     Attributes:
@@ -80,44 +80,50 @@ class Place:
     show_username: bool
     stop: threading.Event
 
-    def read(self) -> AbstractContextManager[Reading]:
+    def read(self) -> AbstractContextManager[StateReader]:
         """The file as it is now; a context."""
-        return reading(self.file, self.stop.is_set)
+        return open_read_only(self.file, self.stop.is_set)
 
 
 # ---- show ----
 
 
-def show(place: Place, *, as_json: bool) -> int:
+def show(options: StateFileOptions, *, as_json: bool) -> int:
     """Print what the file is and what it holds of each account; 0.
 
     Raises:
         StateError: it cannot be read.
     """
-    with place.read() as state:
+    with options.read() as state:
         layout, ledgers = state.layout, state.ledgers()
-    files = (place.file, Path(f"{place.file}-wal"))
-    size, held_by = sum(each.stat().st_size for each in files if each.exists()), holder(place.file)
+    files = (options.file, Path(f"{options.file}-wal"))
+    size, locked_by = sum(each.stat().st_size for each in files if each.exists()), lock_owner(options.file)
     if as_json:
-        accounts = [_as_json(each, place) for each in ledgers]
-        whole = {"file": str(place.file), "bytes": size, "layout": layout, "held_by": held_by, "accounts": accounts}
+        accounts = [_as_json(each, options) for each in ledgers]
+        whole = {
+            "file": str(options.file),
+            "bytes": size,
+            "layout": layout,
+            "locked_by": locked_by,
+            "accounts": accounts,
+        }
         _say(json.dumps(whole, indent=2))
         return 0
-    _say(str(place.file))
+    _say(str(options.file))
     _say(f"  size        {_bytes(size)}")
     _say(f"  layout      {layout}")
-    _say(f"  held by     {held_by or 'nobody'}")
+    _say(f"  held by     {locked_by or 'nobody'}")
     for each in ledgers:
         _say(", ".join(each.names) or "(bound to no name)")
-        for line in _described(each, place):
+        for line in _described(each, options):
             _say(f"  {line}")
     return 0
 
 
-def _described(ledger: LedgerSummary, place: Place) -> Iterator[str]:
+def _described(ledger: LedgerSummary, options: StateFileOptions) -> Iterator[str]:
     account = ledger.account
     yield f"endpoint    {account.endpoint}"
-    if place.show_username:
+    if options.show_username:
         yield f"user        {account.username}"
     if account.division:
         yield f"division    {account.division}"
@@ -139,16 +145,16 @@ def _totals(ledger: LedgerSummary) -> Mapping[str, int]:
     return totals
 
 
-def _as_json(ledger: LedgerSummary, place: Place) -> Mapping[str, object]:
+def _as_json(ledger: LedgerSummary, options: StateFileOptions) -> Mapping[str, object]:
     account = ledger.account
     return {
         "names": ledger.names,
         "endpoint": account.endpoint,
-        "username": account.username if place.show_username else None,
+        "username": account.username if options.show_username else None,
         "division": account.division,
         "counting_since": account.counting_since,
         "last_full_listing": account.listed_on,
-        "jobs_marked": ledger.tracked_jobs,
+        "jobs_tracked": ledger.tracked_jobs,
         "jobs_unfinished": ledger.unfinished,
         "totals": _totals(ledger),
     }
@@ -169,7 +175,7 @@ def _say(line: str) -> None:
 # ---- check ----
 
 
-def check(place: Place) -> int:
+def check(options: StateFileOptions) -> int:
     """Print a line for everything that is wrong with the file.
 
     Returns:
@@ -178,15 +184,15 @@ def check(place: Place) -> int:
     Raises:
         StateError: it cannot be read at all.
     """
-    with place.read() as state:
+    with options.read() as state:
         wrong = 0
-        for line in _problems(state, place):
+        for line in _problems(state, options):
             _say(line)
             wrong += 1
         if wrong:
             return 1
         ledgers = state.ledgers()
-    _say(f"{place.file} is sound: {_size_of(ledgers)}.")
+    _say(f"{options.file} is sound: {_size_of(ledgers)}.")
     return 0
 
 
@@ -195,23 +201,23 @@ def _size_of(ledgers: Sequence[LedgerSummary]) -> str:
     return f"{accounts} account{'' if accounts == 1 else 's'}, {jobs} job{'' if jobs == 1 else 's'} marked"
 
 
-def _problems(state: Reading, place: Place) -> Iterator[str]:
+def _problems(state: StateReader, options: StateFileOptions) -> Iterator[str]:
     """What is wrong: with the file, and only when that is well, with what it holds."""
     damaged = False
-    for line in state.damage():
+    for line in state.integrity_errors():
         damaged = True
         yield line
     if not damaged:
         for ledger in state.ledgers():
-            for line in inconsistencies(ledger, state.records(ledger.account.number)):
-                yield f"{_called(ledger, place)}: {line}"
+            for line in audit(ledger, state.records(ledger.account.number)):
+                yield f"{_called(ledger, options)}: {line}"
 
 
-def inconsistencies(ledger: LedgerSummary, records: Iterable[JobRecord]) -> Iterator[str]:
+def audit(ledger: LedgerSummary, records: Iterable[JobRecord]) -> Iterator[str]:
     """Where counters, histograms and *records*, all that there are, do not go together."""
     least, most, odd = Counter[Key](), Counter[Key](), dict[str, list[str]]()
     for record in records:
-        for word in _oddities(record, ledger):
+        for word in _record_errors(record, ledger):
             odd.setdefault(word, []).append(record.id)
         counted = Counter(dict(_counted_of(record)))
         most.update(counted)
@@ -254,7 +260,7 @@ def _codes(record: JobRecord) -> Mapping[str, int]:
     return {code: int(records) for code, _, records in words if records.isdecimal()}
 
 
-def _oddities(record: JobRecord, ledger: LedgerSummary) -> Iterator[str]:
+def _record_errors(record: JobRecord, ledger: LedgerSummary) -> Iterator[str]:
     counted, shown = (
         (record.total, record.completed, record.failed),
         (record.last_total, record.last_completed, record.last_failed),
@@ -302,7 +308,7 @@ def _series(key: Key) -> str:
 # ---- which account ----
 
 
-def _ledger_of(words: Sequence[str], state: Reading, place: Place) -> LedgerSummary:
+def _ledger_of(words: Sequence[str], state: StateReader, options: StateFileOptions) -> LedgerSummary:
     """The one ledger that *words* mean: the name bound to it, or the beginning of endpoint, user and division.
 
     Raises:
@@ -313,10 +319,10 @@ def _ledger_of(words: Sequence[str], state: Reading, place: Place) -> LedgerSumm
     found = named or [each for each in ledgers if _identity(each)[: len(words)] == (words[0].rstrip("/"), *words[1:])]
     if len(found) == 1:
         return found[0]
-    there = "; ".join(_called(each, place) for each in found or ledgers) or "none"
+    there = "; ".join(_called(each, options) for each in found or ledgers) or "none"
     if found:
         raise StateError(f"that may be several accounts, say which: {there}")
-    raise StateError(f"no such account in {place.file}; there: {there}")
+    raise StateError(f"no such account in {options.file}; there: {there}")
 
 
 def _identity(ledger: LedgerSummary) -> tuple[str, ...]:
@@ -324,33 +330,35 @@ def _identity(ledger: LedgerSummary) -> tuple[str, ...]:
     return account.endpoint, account.username, account.division
 
 
-def _called(ledger: LedgerSummary, place: Place) -> str:
+def _called(ledger: LedgerSummary, options: StateFileOptions) -> str:
     """What an account can be called on the command line."""
     if ledger.names:
         return ledger.names[0]
     endpoint, username, division = _identity(ledger)
-    return " ".join((endpoint, username if place.show_username else "(user not shown)", division)).rstrip()
+    return " ".join((endpoint, username if options.show_username else "(user not shown)", division)).rstrip()
 
 
 # ---- backup ----
 
 
-def backup(place: Place, target: Path, *, force: bool) -> int:
+def backup(options: StateFileOptions, target: Path, *, force: bool) -> int:
     """Copy the state file to *target*, a state file itself, for its owner alone; 0.
 
     Raises:
         StateError: the state file cannot be read, or the command was told to stop.
         OutputError: *target* cannot be written, or is there and *force* is not set.
     """
-    with _replacing(target, place, force=force) as beside:
-        with place.read() as state:
+    with _replacing(target, options, force=force) as beside:
+        with options.read() as state:
             try:
-                state.copy_to(beside, place.stop.is_set)
+                state.copy_to(beside, options.stop.is_set)
             except sqlite3.Error as error:
                 raise OutputError(f"{target} cannot be written: {error}; nothing was changed") from error
             ledgers = state.ledgers()
-        with reading(beside, place.stop.is_set) as copy:
-            wrong = next(copy.damage(), None) or ("" if copy.ledgers() == ledgers else "it differs from the state file")
+        with open_read_only(beside, options.stop.is_set) as copy:
+            wrong = next(copy.integrity_errors(), None) or (
+                "" if copy.ledgers() == ledgers else "it differs from the state file"
+            )
         if wrong:
             raise OutputError(f"{target} was not written, because the copy is not sound: {wrong}")
     _say(f"{target} is written: {_size_of(ledgers)}, {_bytes(target.stat().st_size)}.")
@@ -358,17 +366,17 @@ def backup(place: Place, target: Path, *, force: bool) -> int:
 
 
 @contextmanager
-def _replacing(path: Path, place: Place, *, force: bool) -> Iterator[Path]:
+def _replacing(path: Path, options: StateFileOptions, *, force: bool) -> Iterator[Path]:
     """A file beside *path*, for its owner alone, which takes its place when the context is left without an error."""
     try:
-        _check_free(path, place, force=force)
+        _check_free(path, options, force=force)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(descriptor)
         beside = Path(name)
         try:
             yield beside
             _wait_for_disk(beside)
-            _check_free(path, place, force=force)
+            _check_free(path, options, force=force)
             beside.replace(path)
         except BaseException:
             for what in ("", *_BESIDE):
@@ -380,20 +388,22 @@ def _replacing(path: Path, place: Place, *, force: bool) -> Iterator[Path]:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _check_free(path: Path, place: Place, *, force: bool) -> None:
+def _check_free(path: Path, options: StateFileOptions, *, force: bool) -> None:
     """Refuse to overwrite what is there, and by all means a state file that somebody uses."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if _is_in_use(path, place):
+    if _is_in_use(path, options):
         raise OutputError(f"{path} is a state file in use; write to another place")
     if path.exists() and not force:
         raise OutputError(f"{path} is there already; --force overwrites it")
 
 
-def _is_in_use(path: Path, place: Place) -> bool:
+def _is_in_use(path: Path, options: StateFileOptions) -> bool:
     """Whether *path* is a state file that somebody uses, or what lies beside one: its log, its index, its lock."""
     files = (path, *(Path(str(path).removesuffix(what)) for what in _BESIDE if path.name.endswith(what)))
-    return any(each.resolve() == place.file.resolve() or holder(each) or Path(f"{each}-wal").exists() for each in files)
+    return any(
+        each.resolve() == options.file.resolve() or lock_owner(each) or Path(f"{each}-wal").exists() for each in files
+    )
 
 
 def _wait_for_disk(path: Path) -> None:
@@ -408,7 +418,7 @@ def _wait_for_disk(path: Path) -> None:
 
 
 def export_ledger(
-    place: Place, words: Sequence[str], output: Path | None, *, force: bool, warn: Callable[[str], object]
+    options: StateFileOptions, words: Sequence[str], output: Path | None, *, force: bool, warn: Callable[[str], object]
 ) -> int:
     """Write the whole ledger of the account that *words* mean, to *output* or else standard output; 0.
 
@@ -416,23 +426,23 @@ def export_ledger(
         StateError: the state file cannot be read or knows no such account, or the command was told to stop.
         OutputError: *output* cannot be written, or is there and *force* is not set.
     """
-    with place.read() as state:
-        ledger = _ledger_of(words, state, place)
+    with options.read() as state:
+        ledger = _ledger_of(words, state, options)
         lines = _exported(ledger, state)
         if output is None:
             for line in lines:
                 sys.stdout.write(line)
         else:
-            with _replacing(output, place, force=force) as beside, beside.open("w", encoding="utf-8") as file:
+            with _replacing(output, options, force=force) as beside, beside.open("w", encoding="utf-8") as file:
                 file.writelines(lines)
-    if held_by := holder(place.file):
-        warn(f"the state file is held by {held_by}: what is counted from now on is not in the exported ledger")
+    if locked_by := lock_owner(options.file):
+        warn(f"the state file is held by {locked_by}: what is counted from now on is not in the exported ledger")
     if output is not None:
-        _say(f"{output} is written: {_called(ledger, place)}, {ledger.tracked_jobs} jobs marked, {_counted(ledger)}.")
+        _say(f"{output} is written: {_called(ledger, options)}, {ledger.tracked_jobs} jobs marked, {_counted(ledger)}.")
     return 0
 
 
-def _exported(ledger: LedgerSummary, state: Reading) -> Iterator[str]:
+def _exported(ledger: LedgerSummary, state: StateReader) -> Iterator[str]:
     digest, rows = hashlib.sha256(), Counter[str]()
     first = {
         "format": _FORMAT,
@@ -477,7 +487,7 @@ class _NotExported(Exception):
     """The file is not what was exported; the text says why."""
 
 
-def import_ledger(place: Place, source: Path, *, replace: bool, warn: Callable[[str], object]) -> int:
+def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, warn: Callable[[str], object]) -> int:
     """Take the ledger in *source* (``-``: standard input) into the state file, which is made if there is none; 0.
 
     It is put together and checked in memory first.
@@ -489,26 +499,27 @@ def import_ledger(place: Place, source: Path, *, replace: bool, warn: Callable[[
     with tables_in_memory() as memory:
         try:
             with _opened(source) as file:
-                put_rows(memory, 1, _rows_in(file))
+                insert_rows(memory, 1, _rows_in(file))
         except OSError as error:
             raise StateError(f"{source} cannot be read: {error.strerror or error}") from error
         except _NotExported as error:
             raise StateError(f"{source} cannot be imported: {error}") from None
         except (sqlite3.Error, OverflowError) as error:
             raise StateError(f"{source} cannot be imported: its rows are no ledger: {error}") from error
-        state = Reading(memory)
-        if wrong := next(_problems(state, place), None):
+        state = StateReader(memory)
+        if wrong := next(_problems(state, options), None):
             raise StateError(f"{source} cannot be imported: it does not go together: {wrong}")
         ledgers, rows = state.ledgers(), list(state.rows(1))
     if not ledgers:
         raise StateError(f"{source} cannot be imported: no account is in it")
-    with closing(Store(place.file)) as store:
-        taken = store.adopt(rows, replace=replace)
+    with closing(Store(options.file)) as store:
+        taken = store.import_ledger(rows, replace=replace)
     for name in taken:
-        warn(f"the name {name} stays with another account of {place.file}")
+        warn(f"the name {name} stays with another account of {options.file}")
     [ledger] = ledgers
     _say(
-        f"imported into {place.file}: {_called(ledger, place)}, {ledger.tracked_jobs} jobs marked, {_counted(ledger)}."
+        f"imported into {options.file}: {_called(ledger, options)}, {ledger.tracked_jobs} jobs marked,"
+        f" {_counted(ledger)}."
     )
     return 0
 
@@ -567,7 +578,7 @@ def _check_last(line: bytes, right: _Last) -> None:
 # ---- forget ----
 
 
-def forget_ledger(place: Place, words: Sequence[str], *, sure: bool) -> int:
+def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool) -> int:
     """Delete the ledger of the account that *words* mean; 0.
 
     Raises:
@@ -575,14 +586,14 @@ def forget_ledger(place: Place, words: Sequence[str], *, sure: bool) -> int:
         StateError: the state file cannot be used or knows no such account.
         StateWriteError: nothing was changed.
     """
-    with place.read() as state:
-        ledger = _ledger_of(words, state, place)
-    loss = f"{_called(ledger, place)}: {ledger.tracked_jobs} jobs marked, {_counted(ledger)}"
+    with options.read() as state:
+        ledger = _ledger_of(words, state, options)
+    loss = f"{_called(ledger, options)}: {ledger.tracked_jobs} jobs marked, {_counted(ledger)}"
     if not sure:
         raise ConfigError(f"this would delete for good the ledger of {loss}; say --yes if that is wanted")
-    with closing(Store(place.file)) as store:
-        with place.read() as state:  # again, now that nobody else can write it
-            number = _ledger_of(words, state, place).account.number
+    with closing(Store(options.file)) as store:
+        with options.read() as state:  # again, now that nobody else can write it
+            number = _ledger_of(words, state, options).account.number
         store.forget(number)
     _say(f"forgotten: {loss}.")
     _say("A daemon that watches it begins anew: its counters at 0, unfinished jobs in full, finished ones as history.")

@@ -66,7 +66,7 @@ def assembled(
         allowances = Allowances(
             settings.rate_share,
             kept=lambda holder: store.allowance(holder, clock.time()),
-            keep=lambda holder, kept: store.keep_allowance(holder, kept, clock.time()),
+            keep=lambda holder, kept: store.save_allowance(holder, kept, clock.time()),
         )
         yield Parts(
             tuple(

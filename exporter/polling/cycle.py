@@ -41,11 +41,11 @@ class Records(Protocol):
         """The records of those of *ids* that have one."""
         ...
 
-    def vanished(self, number: int, listed: Collection[str]) -> Iterable[JobRecord]:
+    def no_longer_listed(self, number: int, listed: Collection[str]) -> Iterable[JobRecord]:
         """Records of jobs that were listed and are not among *listed*."""
         ...
 
-    def expired(self, number: int, listing_clock: float) -> Iterable[JobRecord]:
+    def expirable(self, number: int, listing_clock: float) -> Iterable[JobRecord]:
         """Records that may be deleted at that time of the account's listing clock."""
         ...
 
@@ -273,8 +273,8 @@ class PollCycle:
                 asked=seen.asked,
                 refused=seen.refused,
                 unknown=seen.unknown if seen.list_answered else (),
-                no_longer_listed=() if listing is None else self._records.vanished(number, listing),
-                expirable=() if listing is None else self._records.expired(number, ledger.account.listing_clock),
+                no_longer_listed=() if listing is None else self._records.no_longer_listed(number, listing),
+                expirable=() if listing is None else self._records.expirable(number, ledger.account.listing_clock),
                 complete=listing is not None,
             ),
             self._rules,

@@ -117,7 +117,7 @@ class AccountIdentity:
     def saved_ledger(self) -> Ledger | None:
         """The ledger that the account's name was last bound to: its counters are shown until the platform answers."""
         since = self._clock.time() - self._rules.failed_job_window
-        ledger = self._store.bound(self._watched.name, self._watched.endpoint, self._watched.division, since)
+        ledger = self._store.load_by_name(self._watched.name, self._watched.endpoint, self._watched.division, since)
         if ledger is not None:
             self._draw_on(ledger.account.username)
         return ledger
@@ -156,10 +156,12 @@ class AccountIdentity:
         self.claim(username)
         now = self._clock.time()
         # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
-        ledger = self._store.book(name, endpoint, username, division, now - self._rules.failed_job_window)
+        ledger = self._store.load(name, endpoint, username, division, now - self._rules.failed_job_window)
         if ledger is None:
             since = math.floor(answer.date if answer.date is not None else now)
-            ledger = self._store.begin(name, endpoint, username, division, since=since, now=now, rules=self._rules)
+            ledger = self._store.create(
+                name, endpoint, username, division, counting_since=since, local_time=now, rules=self._rules
+            )
             self._log.info("ledger.began", counting_since=since)
         self._identified = True
         self.unproven = False

@@ -2,7 +2,8 @@
 
 Write-ahead logging with ``synchronous=FULL``: a commit that returned survives a power cut, and a backup may be taken
 while the daemon runs. One daemon at a time holds the file, by ``flock`` on a file beside it; SQLite's own exclusive
-mode would shut the backup out too. Others read the file as it is at one moment (:func:`reading`) and leave no trace.
+mode would shut the backup out too. Others read the file as it is at one moment (:func:`open_read_only`) and leave no
+trace.
 """
 
 import fcntl
@@ -198,19 +199,19 @@ class Store:
         """Transactions that failed since the start."""
         self._path = path
         self._lock = threading.RLock()
-        self._held = _hold(path)
+        self._lock_fd = _acquire_lock(path)
         try:
             self._db = _open(path)
             self._tracked_jobs = self._one("SELECT count(*) FROM job")
         except BaseException:
-            os.close(self._held)
+            os.close(self._lock_fd)
             raise
 
     def close(self) -> None:
         """Close the file and let go of it."""
         with self._lock:
             self._db.close()
-            os.close(self._held)
+            os.close(self._lock_fd)
 
     @property
     def tracked_jobs(self) -> int:
@@ -224,7 +225,7 @@ class Store:
 
     # ---- accounts ----
 
-    def bound(self, name: str, endpoint: str, division: str, failed_since: float) -> Ledger | None:
+    def load_by_name(self, name: str, endpoint: str, division: str, failed_since: float) -> Ledger | None:
         """The ledger that the configured *name* was last bound to, if it has that endpoint and division.
 
         Failed jobs that ended and were detected before *failed_since* (Unix seconds) are left on disk.
@@ -235,9 +236,9 @@ class Store:
                 " WHERE name = ? AND endpoint = ? AND division = ?",
                 (name, endpoint, division),
             ).fetchone()
-            return None if number is None else self._book(number[0], failed_since)
+            return None if number is None else self._load(number[0], failed_since)
 
-    def book(self, name: str, endpoint: str, username: str, division: str, failed_since: float) -> Ledger | None:
+    def load(self, name: str, endpoint: str, username: str, division: str, failed_since: float) -> Ledger | None:
         """The ledger of an identity, now bound to *name*; None when it has none yet.
 
         Raises:
@@ -253,12 +254,20 @@ class Store:
             if self._one("SELECT count(*) FROM binding WHERE name = ? AND account = ?", name, number[0]) == 0:
                 with self._transaction():
                     self._bind(name, number[0])
-            return self._book(number[0], failed_since)
+            return self._load(number[0], failed_since)
 
-    def begin(
-        self, name: str, endpoint: str, username: str, division: str, *, since: float, now: float, rules: Rules
+    def create(
+        self,
+        name: str,
+        endpoint: str,
+        username: str,
+        division: str,
+        *,
+        counting_since: float,
+        local_time: float,
+        rules: Rules,
     ) -> Ledger:
-        """A ledger that counts since the platform's time *since*, bound to *name*: committed before anything is read.
+        """Create a ledger that counts from the platform's time *counting_since*, and bind *name* to it.
 
         Where another entry of the configuration has begun it in this moment, that one.
 
@@ -267,22 +276,22 @@ class Store:
         """
         with self._lock:
             with self._transaction():
-                begun = self._db.execute(
+                existing = self._db.execute(
                     "SELECT number FROM account WHERE endpoint = ? AND username = ? AND division = ?",
                     (endpoint, username, division),
                 ).fetchone()
-                number = begun[0] if begun else self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
-                if not begun:
-                    account = Account(number, endpoint, username, division, since)
-                    self._put_account(account)
-                    self._write(number, counting.initial_changes(account, rules, now))
+                number = existing[0] if existing else self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
+                if not existing:
+                    account = Account(number, endpoint, username, division, counting_since)
+                    self._upsert_account(account)
+                    self._write(number, counting.initial_changes(account, rules, local_time))
                 self._bind(name, number)
-            return self._book(number, failed_since=now)
+            return self._load(number, failed_since=local_time)
 
     def _bind(self, name: str, number: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO binding (name, account) VALUES (?, ?)", (name, number))
 
-    def _book(self, number: int, failed_since: float) -> Ledger:
+    def _load(self, number: int, failed_since: float) -> Ledger:
         return Ledger(
             _account(self._db, number),
             dict(_counters(self._db, number)),
@@ -316,7 +325,7 @@ class Store:
         limit, used, slices, window_ends, silent_until = row
         return Kept(limit, used, slices, window_ends - now, min(LONGEST_SILENCE, silent_until - now))
 
-    def keep_allowance(self, holder: Holder, kept: Kept, now: float) -> None:
+    def save_allowance(self, holder: Holder, kept: Kept, now: float) -> None:
         """Write down what is left of *holder*'s allowance; *now* in Unix seconds.
 
         It outlives this process, but need not outlive the machine, so the disk is not waited for. A failure is counted
@@ -347,14 +356,14 @@ class Store:
                     found[record.id] = record
         return found
 
-    def vanished(self, number: int, listed: Collection[str]) -> list[JobRecord]:
+    def no_longer_listed(self, number: int, listed: Collection[str]) -> list[JobRecord]:
         """Marks that were listed before and are not among *listed*."""
         with self._lock:
             known = self._db.execute("SELECT id FROM job WHERE account = ? AND unlisted_at IS NULL", (number,))
             gone = [job_id for (job_id,) in known if job_id not in listed]
             return list(self.records(number, gone).values())
 
-    def expired(self, number: int, listing_clock: float) -> list[JobRecord]:
+    def expirable(self, number: int, listing_clock: float) -> list[JobRecord]:
         """Marks that have not been listed for so long that they may be forgotten."""
         with self._lock:
             return list(
@@ -397,9 +406,9 @@ class Store:
             _histogram_rows(number, changes.histograms),
         )
         if changes.account is not None:
-            self._put_account(changes.account)
+            self._upsert_account(changes.account)
 
-    def _put_account(self, account: Account) -> None:
+    def _upsert_account(self, account: Account) -> None:
         *columns, labels, failure_counted_at = msgspec.structs.astuple(account)
         self._db.execute(
             "INSERT INTO account (number, endpoint, username, division, counting_since, ever_listed, listing_clock,"
@@ -413,8 +422,8 @@ class Store:
 
     # ---- whole ledgers ----
 
-    def adopt(self, rows: Iterable[tuple[str, Row]], *, replace: bool) -> tuple[str, ...]:
-        """Take in a ledger as :meth:`Reading.rows` gives it, in one transaction.
+    def import_ledger(self, rows: Iterable[tuple[str, Row]], *, replace: bool) -> tuple[str, ...]:
+        """Take in a ledger as :meth:`StateReader.rows` gives it, in one transaction.
 
         One that is here of the same identity and has counted nothing makes way; one that has counted only where
         *replace* is set. A name that is bound to another account here stays with that one.
@@ -442,8 +451,10 @@ class Store:
                 number = found[0] if found else self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
                 bound = {name for (name,) in self._db.execute("SELECT name FROM binding")}
                 taken = tuple(str(row[0]) for table, row in others if table == "binding" and row[0] in bound)
-                put_rows(self._db, number, [("account", account)])
-                put_rows(self._db, number, (each for each in others if each[0] != "binding" or each[1][0] not in taken))
+                insert_rows(self._db, number, [("account", account)])
+                insert_rows(
+                    self._db, number, (each for each in others if each[0] != "binding" or each[1][0] not in taken)
+                )
             self._tracked_jobs = self._one("SELECT count(*) FROM job")
             return taken
 
@@ -561,8 +572,8 @@ def _number_of(table: str) -> str:
     return "number" if table == "account" else "account"
 
 
-def put_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, Row]]) -> None:
-    """Write a ledger's *rows*, as :meth:`Reading.rows` gives them, as those of account *number*."""
+def insert_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, Row]]) -> None:
+    """Write a ledger's *rows*, as :meth:`StateReader.rows` gives them, as those of account *number*."""
     for table, row in rows:
         columns = ", ".join((_number_of(table), *LEDGER[table]))
         places = ", ".join("?" * (len(LEDGER[table]) + 1))
@@ -583,7 +594,7 @@ class LedgerSummary(NamedTuple):
     histograms: Mapping[Key, HistogramValue]
 
 
-class Reading:
+class StateReader:
     """A state file as it was at one moment, whoever holds and writes it meanwhile. For one thread."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -633,7 +644,7 @@ class Reading:
             for row in self._db.execute(query, (number,)):
                 yield table, row
 
-    def damage(self) -> Iterator[str]:
+    def integrity_errors(self) -> Iterator[str]:
         """A line for each thing that SQLite finds wrong, and for each column with values that do not belong there."""
         for (found,) in self._db.execute(f"PRAGMA integrity_check({_MOST_DAMAGE})"):
             if found != "ok":
@@ -660,16 +671,16 @@ class Reading:
         texts = self._db.execute(f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL")  # noqa: S608  # constants
         return sum(not _is_json_of(text, written) for (text,) in texts)
 
-    def copy_to(self, path: Path, given_up: Callable[[], bool]) -> None:
+    def copy_to(self, path: Path, cancelled: Callable[[], bool]) -> None:
         """Copy the whole file to the empty or missing *path*: one file, which nothing lies beside.
 
         Raises:
-            StateError: *given_up* became true.
+            StateError: *cancelled* became true.
             sqlite3.Error: it cannot be written.
         """
 
         def look(_status: int, _left: int, _total: int) -> None:
-            if given_up():
+            if cancelled():
                 raise StateError(_BROKEN_OFF)
 
         with closing(sqlite3.connect(path, isolation_level=None)) as copy:
@@ -689,11 +700,11 @@ _BROKEN_OFF: Final = "broken off by a signal; nothing was written"
 
 
 @contextmanager
-def reading(path: Path, given_up: Callable[[], bool]) -> Iterator[Reading]:
+def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateReader]:
     """The state file to read while the context lasts, whoever holds it; nothing is written, also not beside it.
 
     Raises:
-        StateError: there is none, it cannot be used, or *given_up* became true.
+        StateError: there is none, it cannot be used, or *cancelled* became true.
     """
     try:
         _check_header(path, _header(path))
@@ -709,13 +720,13 @@ def reading(path: Path, given_up: Callable[[], bool]) -> Iterator[Reading]:
     address = f"{path.absolute().as_uri()}?mode=ro{'' if logged else '&immutable=1'}"
     try:
         with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)) as db:
-            db.set_progress_handler(given_up, _STEPS_BETWEEN_LOOKS)
+            db.set_progress_handler(cancelled, _STEPS_BETWEEN_LOOKS)
             db.execute("BEGIN")
             db.execute("SELECT count(*) FROM account").fetchone()  # the moment: BEGIN alone waits for the first look
-            yield Reading(db)
+            yield StateReader(db)
     except sqlite3.Error as error:
         raise StateError(
-            _BROKEN_OFF if given_up() else f"the state file {path} cannot be used: {error}; {_MEND}"
+            _BROKEN_OFF if cancelled() else f"the state file {path} cannot be used: {error}; {_MEND}"
         ) from error
     if not logged and log.exists():
         raise StateError(f"the state file {path} was opened by a daemon while it was read; try again")
@@ -729,7 +740,7 @@ def tables_in_memory() -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def holder(path: Path) -> str | None:
+def lock_owner(path: Path) -> str | None:
     """Who holds the state file; None when nobody does."""
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
@@ -738,7 +749,7 @@ def holder(path: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _holder_written_in(descriptor)
+        return _lock_owner_written_in(descriptor)
     finally:
         os.close(descriptor)
     return None
@@ -747,7 +758,7 @@ def holder(path: Path) -> str | None:
 # ---- holding and opening ----
 
 
-def _hold(path: Path) -> int:
+def _acquire_lock(path: Path) -> int:
     """The descriptor of the held lock file.
 
     Raises:
@@ -768,7 +779,7 @@ def _hold(path: Path) -> int:
             time.sleep(_LOOK_SECONDS)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        first = _holder_written_in(descriptor)
+        first = _lock_owner_written_in(descriptor)
         os.close(descriptor)
         raise StateError(
             f"the state file {path} is held by {first}; one daemon at a time may hold it:"
@@ -782,7 +793,7 @@ def _hold(path: Path) -> int:
     return descriptor
 
 
-def _holder_written_in(descriptor: int) -> str:
+def _lock_owner_written_in(descriptor: int) -> str:
     return " ".join(os.pread(descriptor, 256, 0).decode(errors="replace").split()) or "another process"
 
 

@@ -338,7 +338,7 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
     allowances = Allowances(
         _SHARE,
         kept=lambda holder: store.allowance(holder, clock.time()),
-        keep=lambda holder, kept: store.keep_allowance(holder, kept, clock.time()),
+        keep=lambda holder, kept: store.save_allowance(holder, kept, clock.time()),
     )
     secrets = Secrets()
     return Poller(

@@ -107,9 +107,9 @@ def test_show_tells_of_a_daemon_that_runs_and_of_one_that_has_ended(
     assert "\n  held by     nobody\n" in afterwards
     assert f"\n  endpoint    {simulator.url}\n  user        alice\n" in afterwards
     assert accounts.keys() == TOKENS.keys()
-    assert accounts["alice"]["jobs_marked"] == len(VARIED)
+    assert accounts["alice"]["jobs_tracked"] == len(VARIED)
     assert accounts["alice"]["jobs_unfinished"] == 1
-    assert accounts["bob"]["jobs_marked"] == 0
+    assert accounts["bob"]["jobs_tracked"] == 0
 
 
 def test_no_account_and_no_token_is_needed_to_look(here: Installation) -> None:

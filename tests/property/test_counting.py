@@ -101,7 +101,9 @@ class Counting(RuleBasedStateMachine):
     def begin(self, history: list[Script]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sbg-exporter-test-", dir=IN_MEMORY))
         self.store = Store(self.folder / "state.db")
-        self.ledger = self.store.begin("a", "https://p/v2", "u", "", since=SINCE, now=SINCE, rules=RULES)
+        self.ledger = self.store.create(
+            "a", "https://p/v2", "u", "", counting_since=SINCE, local_time=SINCE, rules=RULES
+        )
         self.jobs = history
         for script in history:  # finished before the ledger began, or at its first complete listing where times lack
             script.started, script.stage, script.history = SINCE - 100, script.stages - 1, True
@@ -174,7 +176,7 @@ class Counting(RuleBasedStateMachine):
         if crash != "no":
             self.store.close()
             self.store = Store(self.folder / "state.db")
-            ledger = self.store.bound("a", "https://p/v2", "", failed_since=0)
+            ledger = self.store.load_by_name("a", "https://p/v2", "", failed_since=0)
             assert ledger is not None
             if crash == "after commit":
                 assert ledger.counters == self.ledger.counters
@@ -190,8 +192,8 @@ class Counting(RuleBasedStateMachine):
             jobs,
             frozenset() if asked else ids,
             asked=asked,
-            no_longer_listed=self.store.vanished(number, ids) if complete else (),
-            expirable=self.store.expired(number, self.ledger.account.listing_clock) if complete else (),
+            no_longer_listed=self.store.no_longer_listed(number, ids) if complete else (),
+            expirable=self.store.expirable(number, self.ledger.account.listing_clock) if complete else (),
             complete=complete,
         )
         return reconcile(

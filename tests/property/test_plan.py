@@ -249,10 +249,10 @@ class PollLoop:
     def records(self, _: int, ids: Collection[str]) -> dict[str, JobRecord]:
         return {job_id: self.ledger.records[job_id] for job_id in ids if job_id in self.ledger.records}
 
-    def vanished(self, _: int, listed: Collection[str]) -> list[JobRecord]:
+    def no_longer_listed(self, _: int, listed: Collection[str]) -> list[JobRecord]:
         return self.ledger.unlisted(listed)
 
-    def expired(self, _: int, listing_clock: float) -> list[JobRecord]:
+    def expirable(self, _: int, listing_clock: float) -> list[JobRecord]:
         return self.ledger.expired(listing_clock)
 
 

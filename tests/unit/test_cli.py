@@ -276,7 +276,7 @@ def test_the_state_is_looked_at_without_an_account_and_without_its_token(typed: 
 def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:
     state, copy, moved = tmp_path / "state.db", str(tmp_path / "copy.db"), str(tmp_path / "lab.ledger")
     with closing(Store(state)) as store:
-        store.begin("lab", "https://p/v2", "u", "", since=1.0, now=2.0, rules=Rules())
+        store.create("lab", "https://p/v2", "u", "", counting_since=1.0, local_time=2.0, rules=Rules())
     at = ("--state-file", str(state))
 
     assert json.loads(typed("state", "show", "--json", *at).out)["accounts"][0]["names"] == ["lab"]
@@ -295,7 +295,7 @@ def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: P
 
 def test_a_warning_of_an_export_goes_to_standard_error(typed: Typed, tmp_path: Path) -> None:
     with closing(Store(tmp_path / "state.db")) as store:
-        store.begin("lab", "https://p/v2", "u", "", since=1.0, now=2.0, rules=Rules())
+        store.create("lab", "https://p/v2", "u", "", counting_since=1.0, local_time=2.0, rules=Rules())
 
         code, out, err = typed("state", "export", "lab", "--state-file", str(tmp_path / "state.db"))
 

@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from exporter.api.models import Job
-from exporter.commands.state import Place, backup, check, export_ledger, forget_ledger, import_ledger, show
+from exporter.commands.state import StateFileOptions, backup, check, export_ledger, forget_ledger, import_ledger, show
 from exporter.counting.rules import Ledger, Observations, Rules, reconcile
 from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
-from exporter.storage.store import LEDGER, Store, reading
+from exporter.storage.store import LEDGER, Store, open_read_only
 from tests.clocks import START
 from tests.ledgers import observe_in
 
@@ -38,49 +38,49 @@ def never() -> bool:
 
 def see(store: Store, name: str, *jobs: Job, username: str = "u", division: str = "") -> Ledger:
     """An account's ledger after a complete listing of *jobs*."""
-    ledger = store.book(name, ENDPOINT, username, division, failed_since=0) or store.begin(
-        name, ENDPOINT, username, division, since=SINCE, now=NOW, rules=RULES
+    ledger = store.load(name, ENDPOINT, username, division, failed_since=0) or store.create(
+        name, ENDPOINT, username, division, counting_since=SINCE, local_time=NOW, rules=RULES
     )
     return observe_in(store, ledger, *jobs, rules=RULES, now=NOW)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def options(tmp_path: Path) -> StateFileOptions:
     """A stopped daemon's state file with two accounts."""
     file = tmp_path / "here" / "state.db"
     with closing(Store(file)) as store:
         see(store, "lab", DONE, RUNNING, OLD)
         see(store, "other", DONE, username="v", division="d")
-    return Place(file, show_username=True, stop=threading.Event())
+    return StateFileOptions(file, show_username=True, stop=threading.Event())
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Place:
+def there(tmp_path: Path) -> StateFileOptions:
     """Another state file, which is not there yet."""
-    return Place(tmp_path / "there" / "state.db", show_username=True, stop=threading.Event())
+    return StateFileOptions(tmp_path / "there" / "state.db", show_username=True, stop=threading.Event())
 
 
 @pytest.fixture
-def exported(place: Place, tmp_path: Path) -> Path:
+def exported(options: StateFileOptions, tmp_path: Path) -> Path:
     """The ledger of the account ``lab``."""
     file = tmp_path / "lab.ledger"
-    export_ledger(place, ["lab"], file, force=False, warn=print)
+    export_ledger(options, ["lab"], file, force=False, warn=print)
     return file
 
 
-def ledger(place: Place, name: str = "lab", division: str = "") -> Ledger | None:
-    with closing(Store(place.file)) as store:
-        return store.bound(name, ENDPOINT, division, failed_since=0)
+def ledger(options: StateFileOptions, name: str = "lab", division: str = "") -> Ledger | None:
+    with closing(Store(options.file)) as store:
+        return store.load_by_name(name, ENDPOINT, division, failed_since=0)
 
 
-def ledgers(place: Place) -> dict[tuple[str, ...], list[tuple[str, tuple[object, ...]]]]:
+def ledgers(options: StateFileOptions) -> dict[tuple[str, ...], list[tuple[str, tuple[object, ...]]]]:
     """Everything in the file, by the names that are bound."""
-    with place.read() as state:
+    with options.read() as state:
         return {each.names: list(state.rows(each.account.number)) for each in state.ledgers()}
 
 
-def edit(place: Place, statement: str) -> None:
-    with closing(sqlite3.connect(place.file, isolation_level=None)) as db:
+def edit(options: StateFileOptions, statement: str) -> None:
+    with closing(sqlite3.connect(options.file, isolation_level=None)) as db:
         db.execute(statement)
 
 
@@ -102,13 +102,15 @@ def full_disk(at: int = 20_000) -> Iterator[None]:
 # ---- show ----
 
 
-def test_show_tells_of_the_file_and_of_each_account(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    size = place.file.stat().st_size
+def test_show_tells_of_the_file_and_of_each_account(
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = options.file.stat().st_size
 
-    assert show(place, as_json=False) == 0
+    assert show(options, as_json=False) == 0
 
     assert capsys.readouterr().out == (
-        f"{place.file}\n"
+        f"{options.file}\n"
         f"  size        {size / 1024:.1f} KiB\n"
         "  layout      1\n"
         "  held by     nobody\n"
@@ -130,15 +132,15 @@ def test_show_tells_of_the_file_and_of_each_account(place: Place, capsys: pytest
     )
 
 
-def test_show_tells_programs_the_same(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show(place, as_json=True) == 0
+def test_show_tells_programs_the_same(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(options, as_json=True) == 0
 
     told = json.loads(capsys.readouterr().out)
     assert {**told, "accounts": len(told["accounts"])} == {
-        "file": str(place.file),
-        "bytes": place.file.stat().st_size,
+        "file": str(options.file),
+        "bytes": options.file.stat().st_size,
         "layout": 1,
-        "held_by": None,
+        "locked_by": None,
         "accounts": 2,
     }
     assert told["accounts"][0] == {
@@ -148,7 +150,7 @@ def test_show_tells_programs_the_same(place: Place, capsys: pytest.CaptureFixtur
         "division": "",
         "counting_since": SINCE,
         "last_full_listing": NOW,
-        "jobs_marked": 3,
+        "jobs_tracked": 3,
         "jobs_unfinished": 1,
         "totals": {
             "sbg_jobs_submitted_total": 2,
@@ -163,23 +165,23 @@ def test_show_tells_programs_the_same(place: Place, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_show_keeps_user_names_to_itself_where_that_is_the_setting(
-    place: Place, capsys: pytest.CaptureFixture[str], *, as_json: bool
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str], *, as_json: bool
 ) -> None:
-    with closing(Store(place.file)) as store:
+    with closing(Store(options.file)) as store:
         see(store, "third", username="a-secret-name")
 
-    show(Place(place.file, show_username=False, stop=place.stop), as_json=as_json)
+    show(StateFileOptions(options.file, show_username=False, stop=options.stop), as_json=as_json)
 
     assert "a-secret-name" not in capsys.readouterr().out
 
 
 def test_show_tells_who_holds_the_file_and_what_was_just_committed(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with closing(Store(place.file)) as store:
-        store.begin("new", ENDPOINT, "n", "", since=SINCE, now=NOW, rules=RULES)
+    with closing(Store(options.file)) as store:
+        store.create("new", ENDPOINT, "n", "", counting_since=SINCE, local_time=NOW, rules=RULES)
 
-        assert show(place, as_json=False) == 0
+        assert show(options, as_json=False) == 0
 
     out = capsys.readouterr().out
     assert f"\n  held by     process {os.getpid()} on " in out
@@ -187,59 +189,61 @@ def test_show_tells_who_holds_the_file_and_what_was_just_committed(
     assert "\n  listed      never completely\n" in out
 
 
-def test_show_tells_of_an_account_whose_name_is_another_s_now(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    with closing(Store(place.file)) as store:
-        store.book("lab", ENDPOINT, "v", "d", failed_since=0)
+def test_show_tells_of_an_account_whose_name_is_another_s_now(
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store(options.file)) as store:
+        store.load("lab", ENDPOINT, "v", "d", failed_since=0)
 
-    show(place, as_json=False)
+    show(options, as_json=False)
 
     assert "\n(bound to no name)\n" in capsys.readouterr().out
 
 
-def test_what_is_read_is_as_it_was_when_reading_began(place: Place, tmp_path: Path) -> None:
-    with closing(Store(place.file)) as store:
-        with place.read() as state:
+def test_what_is_read_is_as_it_was_when_reading_began(options: StateFileOptions, tmp_path: Path) -> None:
+    with closing(Store(options.file)) as store:
+        with options.read() as state:
             see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
             state.copy_to(tmp_path / "copy.db", never)
             see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="10"))
             read = [each.tracked_jobs for each in state.ledgers()]
-        with reading(tmp_path / "copy.db", never) as copy:
+        with open_read_only(tmp_path / "copy.db", never) as copy:
             copied = [each.tracked_jobs for each in copy.ledgers()]
 
     assert read == copied == [3, 1]
 
 
-def test_looking_leaves_no_trace(place: Place) -> None:
-    content, there = place.file.read_bytes(), beside(place.file)
+def test_looking_leaves_no_trace(options: StateFileOptions) -> None:
+    content, there = options.file.read_bytes(), beside(options.file)
 
-    show(place, as_json=False)
-    check(place)
+    show(options, as_json=False)
+    check(options)
 
-    assert place.file.read_bytes() == content
-    assert beside(place.file) == there
-
-
-def test_looking_needs_no_lock_file(place: Place) -> None:
-    Path(f"{place.file}.lock").unlink()
-
-    assert show(place, as_json=False) == 0
-    assert beside(place.file) == ["state.db"]
+    assert options.file.read_bytes() == content
+    assert beside(options.file) == there
 
 
-def test_a_file_that_a_daemon_opens_while_it_is_read_may_be_read_wrongly(place: Place) -> None:
-    read = place.read()
+def test_looking_needs_no_lock_file(options: StateFileOptions) -> None:
+    Path(f"{options.file}.lock").unlink()
+
+    assert show(options, as_json=False) == 0
+    assert beside(options.file) == ["state.db"]
+
+
+def test_a_file_that_a_daemon_opens_while_it_is_read_may_be_read_wrongly(options: StateFileOptions) -> None:
+    read = options.read()
     read.__enter__()
-    with closing(Store(place.file)), pytest.raises(StateError, match="was opened by a daemon while it was read; try"):
+    with closing(Store(options.file)), pytest.raises(StateError, match="was opened by a daemon while it was read; try"):
         read.__exit__(None, None, None)
 
 
-def test_what_is_asked_to_stop_stops_and_does_not_look_like_done(place: Place) -> None:
-    with closing(Store(place.file)) as store:
+def test_what_is_asked_to_stop_stops_and_does_not_look_like_done(options: StateFileOptions) -> None:
+    with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(3000)))
-    place.stop.set()
+    options.stop.set()
 
     with pytest.raises(StateError, match="broken off by a signal"):
-        check(place)
+        check(options)
 
 
 # ---- files that cannot be used ----
@@ -271,68 +275,68 @@ def folder(file: Path) -> None:
     file.mkdir()
 
 
-COMMANDS: dict[str, Callable[[Place, Path], int]] = {
-    "show": lambda place, _: show(place, as_json=False),
-    "check": lambda place, _: check(place),
-    "backup": lambda place, folder: backup(place, folder / "copy.db", force=False),
-    "export": lambda place, folder: export_ledger(place, ["lab"], folder / "out", force=False, warn=print),
-    "import": lambda place, folder: import_ledger(place, folder / "lab.ledger", replace=True, warn=print),
-    "forget": lambda place, _: forget_ledger(place, ["lab"], sure=True),
+COMMANDS: dict[str, Callable[[StateFileOptions, Path], int]] = {
+    "show": lambda options, _: show(options, as_json=False),
+    "check": lambda options, _: check(options),
+    "backup": lambda options, folder: backup(options, folder / "copy.db", force=False),
+    "export": lambda options, folder: export_ledger(options, ["lab"], folder / "out", force=False, warn=print),
+    "import": lambda options, folder: import_ledger(options, folder / "lab.ledger", replace=True, warn=print),
+    "forget": lambda options, _: forget_ledger(options, ["lab"], sure=True),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("spoil", [text, foreign, newer, damaged])
 def test_a_file_that_cannot_be_used_is_refused_and_left_alone(
-    place: Place, exported: Path, command: str, spoil: Callable[[Path], None]
+    options: StateFileOptions, exported: Path, command: str, spoil: Callable[[Path], None]
 ) -> None:
-    spoil(place.file)
-    content = place.file.read_bytes()
+    spoil(options.file)
+    content = options.file.read_bytes()
 
     with pytest.raises(ExporterError, match=r"state\.db|not sound"):
-        COMMANDS[command](place, exported.parent)
+        COMMANDS[command](options, exported.parent)
 
-    assert place.file.read_bytes() == content
+    assert options.file.read_bytes() == content
     assert beside(exported) == ["here", "lab.ledger"]
-    assert not [each for each in place.file.parent.glob("state.db-*") if each.stat().st_size]
+    assert not [each for each in options.file.parent.glob("state.db-*") if each.stat().st_size]
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "import"])
-def test_a_file_that_is_not_there_is_not_made(there: Place, tmp_path: Path, command: str) -> None:
+def test_a_file_that_is_not_there_is_not_made(there: StateFileOptions, tmp_path: Path, command: str) -> None:
     with pytest.raises(StateError, match=r"there is no state file .*; the daemon makes it"):
         COMMANDS[command](there, tmp_path)
 
     assert not there.file.parent.exists()
 
 
-def test_a_folder_is_no_state_file(place: Place) -> None:
-    folder(place.file)
+def test_a_folder_is_no_state_file(options: StateFileOptions) -> None:
+    folder(options.file)
 
     with pytest.raises(StateError, match="cannot be read: Is a directory"):
-        show(place, as_json=False)
+        show(options, as_json=False)
 
 
-def test_a_value_that_cannot_be_read_is_one_line(place: Place) -> None:
-    edit(place, "UPDATE histogram SET counts = 'x'")
+def test_a_value_that_cannot_be_read_is_one_line(options: StateFileOptions) -> None:
+    edit(options, "UPDATE histogram SET counts = 'x'")
 
     with pytest.raises(StateError, match="holds a value that cannot be read"):
-        show(place, as_json=False)
+        show(options, as_json=False)
 
 
 # ---- check ----
 
 
-def test_a_sound_file_is_called_sound(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(place) == 0
+def test_a_sound_file_is_called_sound(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(options) == 0
 
-    assert capsys.readouterr().out == f"{place.file} is sound: 2 accounts, 4 jobs marked.\n"
+    assert capsys.readouterr().out == f"{options.file} is sound: 2 accounts, 4 jobs marked.\n"
 
 
-def test_a_file_is_sound_while_it_is_held(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    with closing(Store(place.file)) as store:
+def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(Store(options.file)) as store:
         see(store, "lab", DONE, OLD, msgspec.structs.replace(RUNNING, failed=5))
 
-        assert check(place) == 0
+        assert check(options) == 0
 
     assert "is sound" in capsys.readouterr().out
 
@@ -399,60 +403,60 @@ def test_a_file_is_sound_while_it_is_held(place: Place, capsys: pytest.CaptureFi
     ],
 )
 def test_what_does_not_go_together_is_a_line_each(
-    place: Place, capsys: pytest.CaptureFixture[str], statement: str, complaint: str
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str], statement: str, complaint: str
 ) -> None:
-    edit(place, statement)
+    edit(options, statement)
 
-    code = check(place)
+    code = check(options)
 
     lines = capsys.readouterr().out.splitlines()
     assert code == 1
     assert any(line.startswith(complaint) for line in lines), lines
 
 
-def test_counts_below_0_in_a_histogram_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(place, "UPDATE histogram SET counts = json_set(counts, '$[0]', -1) WHERE account = 1")
+def test_counts_below_0_in_a_histogram_are_told(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(options, "UPDATE histogram SET counts = json_set(counts, '$[0]', -1) WHERE account = 1")
 
-    assert check(place) == 1
+    assert check(options) == 1
     assert "has counts below 0\n" in capsys.readouterr().out
 
 
-def test_broken_pages_are_told(place: Place) -> None:
-    with closing(Store(place.file)) as store:
+def test_broken_pages_are_told(options: StateFileOptions) -> None:
+    with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(500)))
-    content = bytearray(place.file.read_bytes())
+    content = bytearray(options.file.read_bytes())
     content[-8192:] = b"\xff" * 8192
-    place.file.write_bytes(content)
+    options.file.write_bytes(content)
 
     try:
-        code = check(place)
+        code = check(options)
     except StateError:
         code = 1
 
     assert code == 1
 
 
-def test_what_sqlite_finds_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    with closing(sqlite3.connect(place.file, isolation_level=None)) as db:
+def test_what_sqlite_finds_is_told(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(options.file, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema = ON")
         db.execute("UPDATE sqlite_master SET sql = replace(sql, '> 0', '>= 0') WHERE name = 'job_failed'")
 
-    assert check(place) == 1
+    assert check(options) == 1
     # Older versions of SQLite say in a second line that the number of entries is wrong.
     assert capsys.readouterr().out.splitlines()[0] == "row 3 missing from index job_failed"
 
 
-def test_once_marks_may_be_forgotten_counters_may_be_above_them(place: Place) -> None:
-    edit(place, "DELETE FROM job WHERE id = '1'")
-    assert check(place) == 1
+def test_once_marks_may_be_forgotten_counters_may_be_above_them(options: StateFileOptions) -> None:
+    edit(options, "DELETE FROM job WHERE id = '1'")
+    assert check(options) == 1
 
-    edit(place, "UPDATE account SET listing_clock = 45 * 86400")
-    assert check(place) == 0
+    edit(options, "UPDATE account SET listing_clock = 45 * 86400")
+    assert check(options) == 0
 
 
-def test_history_that_was_counted_is_sound_too(there: Place) -> None:
+def test_history_that_was_counted_is_sound_too(there: StateFileOptions) -> None:
     with closing(Store(there.file)) as store:
-        begun = store.begin("lab", ENDPOINT, "u", "", since=SINCE, now=NOW, rules=RULES)
+        begun = store.create("lab", ENDPOINT, "u", "", counting_since=SINCE, local_time=NOW, rules=RULES)
         counting = Rules(history="count")
         changes = reconcile(begun, {}, Observations((OLD, DONE), ("3", "1")), counting, local_time=NOW, server_time=NOW)
         store.commit(begun.account.number, changes)
@@ -463,28 +467,30 @@ def test_history_that_was_counted_is_sound_too(there: Place) -> None:
 # ---- backup ----
 
 
-def test_a_backup_is_a_state_file_itself(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backup_is_a_state_file_itself(
+    options: StateFileOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "copies" / "copy.db"
     copy.parent.mkdir()
 
-    assert backup(place, copy, force=False) == 0
+    assert backup(options, copy, force=False) == 0
 
     assert capsys.readouterr().out == f"{copy} is written: 2 accounts, 4 jobs marked, {_kibi(copy)} KiB.\n"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert beside(copy) == ["copy.db"]
-    copied = Place(copy, show_username=True, stop=place.stop)
-    assert ledgers(copied) == ledgers(place)
-    assert ledger(copied) == ledger(place)
+    copied = StateFileOptions(copy, show_username=True, stop=options.stop)
+    assert ledgers(copied) == ledgers(options)
+    assert ledger(copied) == ledger(options)
 
 
 def _kibi(file: Path) -> str:
     return f"{file.stat().st_size / 1024:.1f}"
 
 
-def test_whoever_looks_into_a_backup_leaves_nothing_beside_it(place: Place, tmp_path: Path) -> None:
+def test_whoever_looks_into_a_backup_leaves_nothing_beside_it(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copies" / "copy.db"
     copy.parent.mkdir()
-    backup(place, copy, force=False)
+    backup(options, copy, force=False)
 
     with closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True)) as db:
         assert db.execute("SELECT count(*) FROM job").fetchone() == (4,)
@@ -492,112 +498,120 @@ def test_whoever_looks_into_a_backup_leaves_nothing_beside_it(place: Place, tmp_
     assert beside(copy) == ["copy.db"]
 
 
-def test_a_backup_may_be_taken_while_the_file_is_held_and_written(place: Place, tmp_path: Path) -> None:
+def test_a_backup_may_be_taken_while_the_file_is_held_and_written(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
-    with closing(Store(place.file)) as store:
+    with closing(Store(options.file)) as store:
         see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
 
-        assert backup(place, copy, force=False) == 0
+        assert backup(options, copy, force=False) == 0
         see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="10"))
 
-    assert check(Place(copy, show_username=True, stop=place.stop)) == 0
-    with reading(copy, never) as state:
+    assert check(StateFileOptions(copy, show_username=True, stop=options.stop)) == 0
+    with open_read_only(copy, never) as state:
         assert [each.tracked_jobs for each in state.ledgers()] == [4, 1]
 
 
-def test_a_backup_of_a_file_whose_daemon_was_killed_has_what_was_committed(place: Place, tmp_path: Path) -> None:
+def test_a_backup_of_a_file_whose_daemon_was_killed_has_what_was_committed(
+    options: StateFileOptions, tmp_path: Path
+) -> None:
     crashed = tmp_path / "crashed"
     crashed.mkdir()
-    with closing(Store(place.file)) as store:
+    with closing(Store(options.file)) as store:
         see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
         for name in ("state.db", "state.db-wal"):
-            (crashed / name).write_bytes((place.file.parent / name).read_bytes())
-    left = Place(crashed / "state.db", show_username=True, stop=place.stop)
+            (crashed / name).write_bytes((options.file.parent / name).read_bytes())
+    left = StateFileOptions(crashed / "state.db", show_username=True, stop=options.stop)
 
     backup(left, tmp_path / "copy.db", force=False)
 
-    with reading(tmp_path / "copy.db", never) as state:
+    with open_read_only(tmp_path / "copy.db", never) as state:
         assert [each.tracked_jobs for each in state.ledgers()] == [4, 1]
 
 
-def test_a_backup_overwrites_only_when_told_to(place: Place, tmp_path: Path) -> None:
+def test_a_backup_overwrites_only_when_told_to(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     copy.write_text("precious")
 
     with pytest.raises(OutputError, match="is there already; --force overwrites it"):
-        backup(place, copy, force=False)
+        backup(options, copy, force=False)
     assert copy.read_text() == "precious"
 
-    backup(place, copy, force=True)
-    assert check(Place(copy, show_username=True, stop=place.stop)) == 0
+    backup(options, copy, force=True)
+    assert check(StateFileOptions(copy, show_username=True, stop=options.stop)) == 0
 
 
-def test_a_backup_never_overwrites_the_state_file(place: Place) -> None:
+def test_a_backup_never_overwrites_the_state_file(options: StateFileOptions) -> None:
     with pytest.raises(OutputError, match="is a state file in use"):
-        backup(place, place.file.parent / ".." / "here" / "state.db", force=True)
+        backup(options, options.file.parent / ".." / "here" / "state.db", force=True)
 
-    assert check(place) == 0
+    assert check(options) == 0
 
 
-def test_a_backup_never_overwrites_a_state_file_that_is_held(place: Place, there: Place) -> None:
+def test_a_backup_never_overwrites_a_state_file_that_is_held(
+    options: StateFileOptions, there: StateFileOptions
+) -> None:
     with (
         closing(Store(there.file)),
         pytest.raises(OutputError, match="is a state file in use; write to another place"),
     ):
-        backup(place, there.file, force=True)
+        backup(options, there.file, force=True)
 
 
 @pytest.mark.parametrize(
     ("target", "reason"),
     [("", "Is a directory"), ("no/copy.db", "No such file or directory")],
 )
-def test_a_backup_that_has_no_place_is_one_line(place: Place, tmp_path: Path, target: str, reason: str) -> None:
+def test_a_backup_that_has_no_place_is_one_line(
+    options: StateFileOptions, tmp_path: Path, target: str, reason: str
+) -> None:
     with pytest.raises(OutputError, match=f"cannot be written: {reason}"):
-        backup(place, tmp_path / target, force=True)
+        backup(options, tmp_path / target, force=True)
 
 
-def test_a_backup_to_a_full_disk_leaves_the_older_one(place: Place, tmp_path: Path) -> None:
+def test_a_backup_to_a_full_disk_leaves_the_older_one(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copies" / "copy.db"
     copy.parent.mkdir()
-    backup(place, copy, force=False)
+    backup(options, copy, force=False)
     before = copy.read_bytes()
 
     with full_disk(), pytest.raises(OutputError, match=r"cannot be written: .*; nothing was changed"):
-        backup(place, copy, force=True)
+        backup(options, copy, force=True)
 
     assert copy.read_bytes() == before
     assert beside(copy) == ["copy.db"]
 
 
-def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(place: Place, tmp_path: Path) -> None:
-    edit(place, "UPDATE job SET total = 'many' WHERE id = '2'")
+def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(options: StateFileOptions, tmp_path: Path) -> None:
+    edit(options, "UPDATE job SET total = 'many' WHERE id = '2'")
 
     with pytest.raises(OutputError, match=r"was not written, because the copy is not sound: job.total: 1 values"):
-        backup(place, tmp_path / "copy.db", force=False)
+        backup(options, tmp_path / "copy.db", force=False)
 
-    assert beside(place.file.parent) == ["here"]
+    assert beside(options.file.parent) == ["here"]
 
 
-def test_the_size_of_a_large_file_is_told_in_larger_units(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    with closing(Store(place.file)) as store:
+def test_the_size_of_a_large_file_is_told_in_larger_units(
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=f"{n:01000}") for n in range(150)))
 
-    show(place, as_json=False)
+    show(options, as_json=False)
 
     assert re.search(r"^  size        1\.\d MiB$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_a_backup_that_is_broken_off_leaves_nothing(place: Place, tmp_path: Path) -> None:
-    place.stop.set()
+def test_a_backup_that_is_broken_off_leaves_nothing(options: StateFileOptions, tmp_path: Path) -> None:
+    options.stop.set()
 
     with pytest.raises(StateError, match="broken off by a signal; nothing was written"):
-        backup(place, tmp_path / "copy.db", force=False)
+        backup(options, tmp_path / "copy.db", force=False)
 
-    assert beside(place.file.parent) == ["here"]
+    assert beside(options.file.parent) == ["here"]
 
 
-def test_copying_pages_looks_whether_it_is_to_stop(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="broken off by a signal"), reading(place.file, never) as state:
+def test_copying_pages_looks_whether_it_is_to_stop(options: StateFileOptions, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="broken off by a signal"), open_read_only(options.file, never) as state:
         state.copy_to(tmp_path / "copy.db", lambda: True)
 
 
@@ -617,19 +631,19 @@ def test_an_exported_ledger_says_what_it_is_and_has_a_checksum(exported: Path) -
 
 
 def test_an_exported_ledger_comes_back_to_the_last_bit(
-    place: Place, there: Place, exported: Path, capsys: pytest.CaptureFixture[str]
+    options: StateFileOptions, there: StateFileOptions, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert import_ledger(there, exported, replace=False, warn=print) == 0
 
-    assert ledgers(there) == {("lab",): ledgers(place)["lab",]}
-    assert ledger(there) == ledger(place)
+    assert ledgers(there) == {("lab",): ledgers(options)["lab",]}
+    assert ledger(there) == ledger(options)
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"imported into {there.file}: lab, 3 jobs marked, 2 jobs submitted, 1 finished, 12 files, 5 completed,"
         " 3 failed, 2 error records."
     )
 
 
-def test_an_imported_ledger_goes_on_counting_where_it_was(there: Place, exported: Path) -> None:
+def test_an_imported_ledger_goes_on_counting_where_it_was(there: StateFileOptions, exported: Path) -> None:
     import_ledger(there, exported, replace=False, warn=print)
 
     with closing(Store(there.file)) as store:
@@ -642,66 +656,72 @@ def test_an_imported_ledger_goes_on_counting_where_it_was(there: Place, exported
 
 
 def test_an_export_goes_to_standard_output_where_no_file_is_named(
-    place: Place, exported: Path, capsys: pytest.CaptureFixture[str]
+    options: StateFileOptions, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
 
-    export_ledger(place, ["lab"], None, force=False, warn=print)
+    export_ledger(options, ["lab"], None, force=False, warn=print)
 
     lines, before = capsys.readouterr().out.splitlines(), exported.read_text().splitlines()
     assert lines[1:-1] == before[1:-1]
 
 
-def test_an_export_of_a_file_that_is_held_says_that_it_will_be_out_of_date(place: Place, tmp_path: Path) -> None:
+def test_an_export_of_a_file_that_is_held_says_that_it_will_be_out_of_date(
+    options: StateFileOptions, tmp_path: Path
+) -> None:
     said: list[str] = []
 
-    with closing(Store(place.file)):
-        export_ledger(place, ["lab"], tmp_path / "out", force=False, warn=said.append)
+    with closing(Store(options.file)):
+        export_ledger(options, ["lab"], tmp_path / "out", force=False, warn=said.append)
 
     [line] = said
     assert line.startswith(f"the state file is held by process {os.getpid()} on ")
 
 
-def test_an_export_overwrites_only_when_told_to(place: Place, exported: Path) -> None:
+def test_an_export_overwrites_only_when_told_to(options: StateFileOptions, exported: Path) -> None:
     with pytest.raises(OutputError, match="is there already; --force overwrites it"):
-        export_ledger(place, ["other"], exported, force=False, warn=print)
+        export_ledger(options, ["other"], exported, force=False, warn=print)
 
-    export_ledger(place, ["other"], exported, force=True, warn=print)
+    export_ledger(options, ["other"], exported, force=True, warn=print)
     assert json.loads(exported.read_text().splitlines()[0])["names"] == ["other"]
 
 
 @pytest.mark.parametrize("what", ["", "-wal", "-shm", ".lock"])
-def test_nothing_is_written_over_a_state_file_or_what_lies_beside_it(place: Place, there: Place, what: str) -> None:
+def test_nothing_is_written_over_a_state_file_or_what_lies_beside_it(
+    options: StateFileOptions, there: StateFileOptions, what: str
+) -> None:
     """A daemon whose log is taken away loses what it counts; one whose lock is, gets a second one beside it."""
-    for file in (place.file, there.file):
+    for file in (options.file, there.file):
         file.parent.mkdir(exist_ok=True)
         with closing(Store(file)) as store:
             before = beside(file)
             target = Path(f"{file}{what}")
 
             with pytest.raises(OutputError, match="is a state file in use; write to another place"):
-                backup(place, target, force=True)
+                backup(options, target, force=True)
             with pytest.raises(OutputError, match="is a state file in use; write to another place"):
-                export_ledger(place, ["lab"], target, force=True, warn=print)
+                export_ledger(options, ["lab"], target, force=True, warn=print)
 
             assert beside(file) == before
             see(store, "lab", DONE)
-        assert check(Place(file, show_username=True, stop=place.stop)) == 0
+        assert check(StateFileOptions(file, show_username=True, stop=options.stop)) == 0
 
 
-def test_an_export_never_overwrites_the_state_file(place: Place) -> None:
+def test_an_export_never_overwrites_the_state_file(options: StateFileOptions) -> None:
     with pytest.raises(OutputError, match="is a state file in use"):
-        export_ledger(place, ["lab"], place.file, force=True, warn=print)
+        export_ledger(options, ["lab"], options.file, force=True, warn=print)
 
 
-def test_an_export_to_a_full_disk_leaves_nothing(place: Place, tmp_path: Path) -> None:
+def test_an_export_to_a_full_disk_leaves_nothing(options: StateFileOptions, tmp_path: Path) -> None:
     with full_disk(at=1000), pytest.raises(OutputError, match="cannot be written: File too large"):
-        export_ledger(place, ["lab"], tmp_path / "out", force=False, warn=print)
+        export_ledger(options, ["lab"], tmp_path / "out", force=False, warn=print)
 
-    assert beside(place.file.parent) == ["here"]
+    assert beside(options.file.parent) == ["here"]
 
 
-def test_a_ledger_that_has_counted_is_replaced_only_when_told_to(place: Place, there: Place, exported: Path) -> None:
+def test_a_ledger_that_has_counted_is_replaced_only_when_told_to(
+    options: StateFileOptions, there: StateFileOptions, exported: Path
+) -> None:
     with closing(Store(there.file)) as store:
         see(store, "lab-2", msgspec.structs.replace(DONE, id="77"))
     before = ledgers(there)
@@ -711,27 +731,29 @@ def test_a_ledger_that_has_counted_is_replaced_only_when_told_to(place: Place, t
     assert ledgers(there) == before
 
     import_ledger(there, exported, replace=True, warn=print)
-    assert ledgers(there) == {("lab",): ledgers(place)["lab",]}
+    assert ledgers(there) == {("lab",): ledgers(options)["lab",]}
 
 
-def test_a_ledger_that_has_counted_nothing_makes_way(place: Place, there: Place, exported: Path) -> None:
+def test_a_ledger_that_has_counted_nothing_makes_way(
+    options: StateFileOptions, there: StateFileOptions, exported: Path
+) -> None:
     with closing(Store(there.file)) as store:
         see(store, "lab", OLD)
 
     import_ledger(there, exported, replace=False, warn=print)
 
-    assert ledgers(there) == {("lab",): ledgers(place)["lab",]}
+    assert ledgers(there) == {("lab",): ledgers(options)["lab",]}
 
 
-def test_an_import_leaves_the_other_accounts_as_they_were(place: Place, exported: Path) -> None:
-    before = ledgers(place)
+def test_an_import_leaves_the_other_accounts_as_they_were(options: StateFileOptions, exported: Path) -> None:
+    before = ledgers(options)
 
-    import_ledger(place, exported, replace=True, warn=print)
+    import_ledger(options, exported, replace=True, warn=print)
 
-    assert ledgers(place) == before
+    assert ledgers(options) == before
 
 
-def test_a_name_that_is_another_account_s_stays_with_that_one(there: Place, exported: Path) -> None:
+def test_a_name_that_is_another_account_s_stays_with_that_one(there: StateFileOptions, exported: Path) -> None:
     with closing(Store(there.file)) as store:
         see(store, "lab", DONE, username="somebody else")
     said: list[str] = []
@@ -742,17 +764,19 @@ def test_a_name_that_is_another_account_s_stays_with_that_one(there: Place, expo
     assert ledgers(there).keys() == {("lab",), ()}
 
 
-def test_an_import_into_a_file_that_is_held_says_by_whom(place: Place, exported: Path) -> None:
-    with closing(Store(place.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
-        import_ledger(place, exported, replace=True, warn=print)
+def test_an_import_into_a_file_that_is_held_says_by_whom(options: StateFileOptions, exported: Path) -> None:
+    with closing(Store(options.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
+        import_ledger(options, exported, replace=True, warn=print)
 
 
-def test_an_import_to_a_full_disk_changes_nothing(there: Place, place: Place, tmp_path: Path) -> None:
-    with closing(Store(place.file)) as store:
+def test_an_import_to_a_full_disk_changes_nothing(
+    there: StateFileOptions, options: StateFileOptions, tmp_path: Path
+) -> None:
+    with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(3000)))
     with closing(Store(there.file)) as store:
         see(store, "lab", DONE)
-    export_ledger(place, ["lab"], tmp_path / "large", force=False, warn=print)
+    export_ledger(options, ["lab"], tmp_path / "large", force=False, warn=print)
     before = ledgers(there)
 
     with full_disk(at=100_000), pytest.raises(StateWriteError, match="could not be written"):
@@ -813,7 +837,7 @@ def other_header(**changes: object) -> Callable[[list[str]], str]:
     ],
 )
 def test_what_is_not_as_it_was_exported_changes_nothing(
-    there: Place, exported: Path, spoil: Callable[[list[str]], str], reason: str
+    there: StateFileOptions, exported: Path, spoil: Callable[[list[str]], str], reason: str
 ) -> None:
     exported.write_text(spoil(lines_of(exported)))
 
@@ -825,7 +849,7 @@ def test_what_is_not_as_it_was_exported_changes_nothing(
     assert not there.file.exists()
 
 
-def test_an_import_of_nothing_that_can_be_read_is_one_line(there: Place, tmp_path: Path) -> None:
+def test_an_import_of_nothing_that_can_be_read_is_one_line(there: StateFileOptions, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot be read: No such file or directory"):
         import_ledger(there, tmp_path / "nowhere", replace=False, warn=print)
 
@@ -833,38 +857,40 @@ def test_an_import_of_nothing_that_can_be_read_is_one_line(there: Place, tmp_pat
 # ---- forget ----
 
 
-def test_what_is_forgotten_is_gone_and_the_others_stay(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    other = ledgers(place)["other",]
+def test_what_is_forgotten_is_gone_and_the_others_stay(
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ledgers(options)["other",]
 
-    assert forget_ledger(place, ["lab"], sure=True) == 0
+    assert forget_ledger(options, ["lab"], sure=True) == 0
 
     assert capsys.readouterr().out.startswith("forgotten: lab: 3 jobs marked, 2 jobs submitted, 1 finished, 12 files,")
-    assert ledgers(place) == {("other",): other}
-    assert check(place) == 0
+    assert ledgers(options) == {("other",): other}
+    assert check(options) == 0
 
 
-def test_who_does_not_say_yes_is_told_what_would_be_lost(place: Place) -> None:
-    before = ledgers(place)
+def test_who_does_not_say_yes_is_told_what_would_be_lost(options: StateFileOptions) -> None:
+    before = ledgers(options)
 
     with pytest.raises(ConfigError, match=r"would delete for good the ledger of lab: 3 jobs marked, .*; say --yes"):
-        forget_ledger(place, ["lab"], sure=False)
+        forget_ledger(options, ["lab"], sure=False)
 
-    assert ledgers(place) == before
-
-
-def test_forgetting_in_a_file_that_is_held_says_by_whom(place: Place) -> None:
-    with closing(Store(place.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
-        forget_ledger(place, ["lab"], sure=True)
-
-    assert ledgers(place).keys() == {("lab",), ("other",)}
+    assert ledgers(options) == before
 
 
-def test_an_account_that_was_forgotten_begins_anew(place: Place) -> None:
-    forget_ledger(place, ["lab"], sure=True)
+def test_forgetting_in_a_file_that_is_held_says_by_whom(options: StateFileOptions) -> None:
+    with closing(Store(options.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
+        forget_ledger(options, ["lab"], sure=True)
 
-    with closing(Store(place.file)) as store:
+    assert ledgers(options).keys() == {("lab",), ("other",)}
+
+
+def test_an_account_that_was_forgotten_begins_anew(options: StateFileOptions) -> None:
+    forget_ledger(options, ["lab"], sure=True)
+
+    with closing(Store(options.file)) as store:
         assert store.tracked_jobs == 1
-        begun = store.begin("lab", ENDPOINT, "u", "", since=SINCE, now=NOW, rules=RULES)
+        begun = store.create("lab", ENDPOINT, "u", "", counting_since=SINCE, local_time=NOW, rules=RULES)
 
     assert {count.value for count in begun.counters.values()} == {0}
 
@@ -873,13 +899,13 @@ def test_an_account_that_was_forgotten_begins_anew(place: Place) -> None:
 
 
 @pytest.fixture
-def several(place: Place) -> Place:
+def several(options: StateFileOptions) -> StateFileOptions:
     """Beside the two, a division of the user ``v``, and an account that is bound to no name."""
-    with closing(Store(place.file)) as store:
+    with closing(Store(options.file)) as store:
         see(store, "e", username="v", division="e")
         see(store, "nameless", username="w")
-        store.book("nameless", ENDPOINT, "u", "", failed_since=0)
-    return place
+        store.load("nameless", ENDPOINT, "u", "", failed_since=0)
+    return options
 
 
 @pytest.mark.parametrize(
@@ -887,7 +913,7 @@ def several(place: Place) -> Place:
     [(["other"], "d"), ([ENDPOINT, "v", "d"], "d"), ([f"{ENDPOINT}/", "v", "e"], "e"), ([ENDPOINT, "u"], "")],
 )
 def test_an_account_is_known_by_its_name_or_by_who_it_is(
-    several: Place, tmp_path: Path, words: list[str], division: str
+    several: StateFileOptions, tmp_path: Path, words: list[str], division: str
 ) -> None:
     export_ledger(several, words, tmp_path / "out", force=False, warn=print)
 
@@ -903,28 +929,30 @@ def test_an_account_is_known_by_its_name_or_by_who_it_is(
         (["lab", "u"], "no such account in {file}; there: lab; other; e; https://p/v2 w"),
     ],
 )
-def test_an_account_that_is_not_clear_lists_those_that_it_may_be(several: Place, words: list[str], answer: str) -> None:
+def test_an_account_that_is_not_clear_lists_those_that_it_may_be(
+    several: StateFileOptions, words: list[str], answer: str
+) -> None:
     with pytest.raises(StateError) as raised:
         forget_ledger(several, words, sure=True)
 
     assert str(raised.value) == answer.format(file=several.file)
 
 
-def test_a_list_of_accounts_keeps_user_names_to_itself_where_that_is_the_setting(several: Place) -> None:
+def test_a_list_of_accounts_keeps_user_names_to_itself_where_that_is_the_setting(several: StateFileOptions) -> None:
     with pytest.raises(StateError, match=r"there: lab; other; e; https://p/v2 \(user not shown\)$"):
-        forget_ledger(Place(several.file, show_username=False, stop=several.stop), ["x"], sure=True)
+        forget_ledger(StateFileOptions(several.file, show_username=False, stop=several.stop), ["x"], sure=True)
 
 
-def test_a_state_file_without_accounts_has_none(there: Place) -> None:
+def test_a_state_file_without_accounts_has_none(there: StateFileOptions) -> None:
     Store(there.file).close()
 
     with pytest.raises(StateError, match=r"; there: none$"):
         forget_ledger(there, ["lab"], sure=True)
 
 
-def test_the_rows_of_a_ledger_are_all_that_the_store_has_of_it(place: Place) -> None:
+def test_the_rows_of_a_ledger_are_all_that_the_store_has_of_it(options: StateFileOptions) -> None:
     """A table or column that is added to the layout and not to what is exported would be lost in a move."""
-    with closing(sqlite3.connect(place.file)) as db:
+    with closing(sqlite3.connect(options.file)) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         columns = {table: [row[1] for row in db.execute(f"PRAGMA table_info({table})")] for table in tables}
 

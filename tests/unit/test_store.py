@@ -27,7 +27,7 @@ ENDPOINT = "https://p/v2"
 
 
 def begin(store: Store, name: str = "a", username: str = "u", division: str = "") -> Ledger:
-    return store.begin(name, ENDPOINT, username, division, since=SINCE, now=NOW, rules=RULES)
+    return store.create(name, ENDPOINT, username, division, counting_since=SINCE, local_time=NOW, rules=RULES)
 
 
 def see(store: Store, ledger: Ledger, *jobs: Job) -> Ledger:
@@ -49,7 +49,7 @@ def test_what_was_committed_is_what_comes_back(store: Store, state_file: Path) -
 
     again = Store(state_file)
     try:
-        assert again.bound("a", ENDPOINT, "", failed_since=0) == ledger
+        assert again.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger
         assert again.tracked_jobs == 2
         assert 0 < again.bytes_total <= size
     finally:
@@ -99,13 +99,13 @@ def test_a_ledger_belongs_to_endpoint_user_and_division_not_to_a_name(store: Sto
     ledger = see(store, begin(store), FAILED)
     begin(store, "b", division="d")
 
-    renamed = store.book("new name", ENDPOINT, "u", "", failed_since=0)
+    renamed = store.load("new name", ENDPOINT, "u", "", failed_since=0)
 
     assert renamed == ledger
-    assert store.book("c", ENDPOINT, "somebody else", "", failed_since=0) is None
-    assert store.bound("new name", ENDPOINT, "", failed_since=0) == ledger
-    assert store.bound("new name", ENDPOINT, "d", failed_since=0) is None
-    assert store.bound("never bound", ENDPOINT, "", failed_since=0) is None
+    assert store.load("c", ENDPOINT, "somebody else", "", failed_since=0) is None
+    assert store.load_by_name("new name", ENDPOINT, "", failed_since=0) == ledger
+    assert store.load_by_name("new name", ENDPOINT, "d", failed_since=0) is None
+    assert store.load_by_name("never bound", ENDPOINT, "", failed_since=0) is None
 
 
 def test_accounts_do_not_see_each_other_s_marks(store: Store) -> None:
@@ -113,8 +113,8 @@ def test_accounts_do_not_see_each_other_s_marks(store: Store) -> None:
     second = begin(store, "b", username="v")
 
     assert store.records(second.account.number, ["1"]) == {}
-    assert [record.id for record in store.vanished(first.account.number, [])] == ["1"]
-    assert store.vanished(second.account.number, []) == []
+    assert [record.id for record in store.no_longer_listed(first.account.number, [])] == ["1"]
+    assert store.no_longer_listed(second.account.number, []) == []
 
 
 def test_marks_are_found_in_any_number(store: Store) -> None:
@@ -131,8 +131,8 @@ def test_marks_long_unlisted_are_offered_to_be_forgotten(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
     ledger = see(store, ledger)
 
-    assert store.expired(ledger.account.number, counting.FORGET_AFTER - 1) == []
-    assert [record.id for record in store.expired(ledger.account.number, counting.FORGET_AFTER)] == ["1"]
+    assert store.expirable(ledger.account.number, counting.FORGET_AFTER - 1) == []
+    assert [record.id for record in store.expirable(ledger.account.number, counting.FORGET_AFTER)] == ["1"]
 
 
 def test_what_is_forgotten_is_gone(store: Store) -> None:
@@ -148,7 +148,7 @@ def test_what_is_forgotten_is_gone(store: Store) -> None:
 def test_failed_jobs_that_ended_too_early_stay_on_disk(store: Store) -> None:
     see(store, begin(store), FAILED)
 
-    later = store.bound("a", ENDPOINT, "", failed_since=NOW + 2.5)
+    later = store.load_by_name("a", ENDPOINT, "", failed_since=NOW + 2.5)
 
     assert later is not None
     assert later.failed == {}
@@ -168,9 +168,9 @@ def test_a_commit_that_fails_writes_nothing_and_can_be_tried_again(store: Store)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     assert store.write_failures == 1
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
+    assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger
     store.commit(ledger.account.number, changes)
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger.after(changes)
+    assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger.after(changes)
 
 
 def test_an_interrupted_beginning_is_begun_again(state_file: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_backup_may_be_taken_while_it_is_held(store: Store, state_file: Path, 
 
 
 def test_what_is_kept_of_an_allowance_is_what_comes_back(store: Store) -> None:
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
 
@@ -284,15 +284,15 @@ def test_of_an_allowance_that_was_never_kept_there_is_nothing(store: Store) -> N
 
 
 def test_its_times_go_on_while_nobody_looks(store: Store) -> None:
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW + 50) == Kept(400, 30, 20, 10.0, -10.0)
 
 
 def test_the_newest_of_it_is_what_counts(store: Store) -> None:
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
-    store.keep_allowance(LAB, Kept(None, 1, 0, 300.0, 0.0), NOW)
+    store.save_allowance(LAB, Kept(None, 1, 0, 300.0, 0.0), NOW)
 
     assert store.allowance(LAB, NOW) == Kept(None, 1, 0, 300.0, 0.0)
 
@@ -301,16 +301,16 @@ def test_the_newest_of_it_is_what_counts(store: Store) -> None:
     "other", [Holder("https://q/v2", "lab"), Holder(ENDPOINT, "other"), Holder(ENDPOINT, "lab", "a")], ids=str
 )
 def test_every_holder_has_its_own_allowance(store: Store, other: Holder) -> None:
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
-    store.keep_allowance(other, Kept(1, 1, 1, 1.0, 1.0), NOW)
+    store.save_allowance(other, Kept(1, 1, 1, 1.0, 1.0), NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
     assert store.allowance(other, NOW) == Kept(1, 1, 1, 1.0, 1.0)
 
 
 def test_no_clock_that_was_set_back_makes_a_silence_endless(store: Store) -> None:
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     kept = store.allowance(LAB, NOW - 1e6)
 
@@ -320,7 +320,7 @@ def test_no_clock_that_was_set_back_makes_a_silence_endless(store: Store) -> Non
 
 def test_an_allowance_outlives_the_process(state_file: Path) -> None:
     first = Store(state_file)
-    first.keep_allowance(LAB, KEPT, NOW)
+    first.save_allowance(LAB, KEPT, NOW)
     first.close()
 
     second = Store(state_file)
@@ -341,7 +341,7 @@ def test_an_allowance_outlives_a_process_that_is_killed(state_file: Path) -> Non
 
 
 def _keep_and_die(state_file: Path) -> None:
-    Store(state_file).keep_allowance(LAB, KEPT, NOW)
+    Store(state_file).save_allowance(LAB, KEPT, NOW)
     os._exit(9)
 
 
@@ -356,7 +356,7 @@ def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(
         allowances = Allowances(
             0.01,
             kept=lambda holder, store=store, now=now: store.allowance(holder, now),  # type: ignore[misc]  # bound early
-            keep=lambda holder, kept, store=store, now=now: store.keep_allowance(holder, kept, now),  # type: ignore[misc]  # likewise
+            keep=lambda holder, kept, store=store, now=now: store.save_allowance(holder, kept, now),  # type: ignore[misc]  # likewise
         )
         made += sum(allowances.of(LAB, 5.0).take(5.0) == 0 for _ in range(3))
         store.close()
@@ -373,10 +373,10 @@ def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger
     db.close()
 
     store = Store(state_file)
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
+    assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger
     store.close()
 
 
@@ -388,17 +388,17 @@ def full(store: Store, *, is_full: bool) -> None:
 def test_an_allowance_that_cannot_be_kept_stops_nobody_and_is_counted(store: Store) -> None:
     full(store, is_full=True)
 
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     assert store.write_failures == 1
     assert store.allowance(LAB, NOW) is None
 
 
 def test_a_full_disk_leaves_what_was_kept_of_an_allowance_before(store: Store) -> None:
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
     full(store, is_full=True)
 
-    store.keep_allowance(LAB, Kept(400, 31, 20, 59.0, 0.0), NOW)
+    store.save_allowance(LAB, Kept(400, 31, 20, 59.0, 0.0), NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
 
@@ -406,19 +406,19 @@ def test_a_full_disk_leaves_what_was_kept_of_an_allowance_before(store: Store) -
 def test_an_allowance_that_cannot_be_kept_loses_nothing_of_the_ledger(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
     full(store, is_full=True)
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
     full(store, is_full=False)
 
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
-    assert see(store, ledger, FAILED, RUNNING) == store.bound("a", ENDPOINT, "", failed_since=0)
+    assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger
+    assert see(store, ledger, FAILED, RUNNING) == store.load_by_name("a", ENDPOINT, "", failed_since=0)
 
 
 def test_when_there_is_room_again_an_allowance_is_kept_again(store: Store) -> None:
     full(store, is_full=True)
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
     full(store, is_full=False)
 
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
 
@@ -427,14 +427,14 @@ def test_when_there_is_room_again_an_allowance_is_kept_again(store: Store) -> No
 def test_the_disk_is_waited_for_again_after_an_allowance_was_kept(store: Store, is_full: bool) -> None:  # noqa: FBT001  # a table's column
     full(store, is_full=is_full)
 
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)  # noqa: SLF001  # FULL
 
 
 def test_a_ledger_that_is_forgotten_leaves_the_allowance(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
     store.forget(ledger.account.number)
 
@@ -444,7 +444,7 @@ def test_a_ledger_that_is_forgotten_leaves_the_allowance(store: Store) -> None:
 def test_to_keep_an_allowance_changes_no_ledger(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
 
-    store.keep_allowance(LAB, KEPT, NOW)
+    store.save_allowance(LAB, KEPT, NOW)
 
-    assert store.bound("a", ENDPOINT, "", failed_since=0) == ledger
+    assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger
     assert store.tracked_jobs == 1
