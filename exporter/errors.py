@@ -14,10 +14,10 @@
     - BadAnswer       an answer that is not what the API documents
       . BadRequest    400: a question that names fields is asked again without
       . AnswerTooLarge  a page is asked again with half as many jobs
-      . JobRefused    the same for one job: the others go on
+      . JobRequestFailed  the same for one job: the others go on
     - WrongAccount    the token belongs to somebody else: the counters stay as they were
-      . AlreadyWatched  an earlier entry watches the same account: that one shows the counters
-  + AllowanceSpent    our share of the rate limit is used up: the poll ends with what it has
+      . DuplicateAccount  an earlier entry watches the same account: that one shows the counters
+  + AllowanceExhausted  our share of the rate limit is used up: the poll ends with what it has
   + Stopping          the process is ending
 
 Whatever else is raised is a bug: a poll logs it with its traceback and the next poll comes as usual.
@@ -138,7 +138,7 @@ class BadRequest(BadAnswer):
     """The platform does not take the question (400)."""
 
 
-class JobRefused(BadAnswer):
+class JobRequestFailed(BadAnswer):
     """A bad answer to the question about one job: it is asked again another time, the poll goes on."""
 
 
@@ -149,11 +149,11 @@ class WrongAccount(PollError):
     reidentify = True
 
 
-class AlreadyWatched(WrongAccount):
+class DuplicateAccount(WrongAccount):
     """An earlier entry of the configuration watches the same account."""
 
 
-class AllowanceSpent(ExporterError):
+class AllowanceExhausted(ExporterError):
     """Our share of the rate limit is used up: the poll ends with what it has.
 
     Attributes:

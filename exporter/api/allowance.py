@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from exporter.api.decoding import Quota
+from exporter.api.decoding import RateLimit
 
 DEFAULT_LIMIT: Final = 1000
 WINDOW_SECONDS: Final = 300.0
-LONGEST_SILENCE: Final = 3600.0
+LONGEST_PAUSE: Final = 3600.0
 """Seconds for which ``Retry-After`` is believed; then the platform is asked again, once."""
 ROUNDING: Final = 1.0
 """The reset and the date come in whole seconds: the window may end up to this much later than they say."""
@@ -37,18 +37,18 @@ _SLICES_AT_LEAST: Final = 1 / 10
 """So that a listing ends one day, however many jobs are unfinished."""
 
 
-class Purpose(IntEnum):
+class Priority(IntEnum):
     """What a request is for; the earlier claims first."""
 
-    WATCH = 0
+    DISCOVERY = 0
     """Who we are, the pages where new jobs appear, the whole list of a small account."""
-    JOB = 1
+    REFRESH = 1
     """Unfinished jobs that those pages did not show, and the results of failed ones."""
-    SLICE = 2
+    BACKGROUND = 2
     """The whole list of a large account, little by little."""
 
 
-class Holder(NamedTuple):
+class AllowanceKey(NamedTuple):
     """Whose allowance: a user's at an endpoint, or that of an entry of which nobody knows yet whose it is.
 
     Attributes:
@@ -62,7 +62,7 @@ class Holder(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SavedAllowance:
     """What of an allowance outlives the process; seconds from now.
 
     Attributes:
@@ -70,27 +70,27 @@ class Kept:
         used: requests made in this window.
         slices: those of them that were slices of a listing.
         window_left: until the window ends.
-        silence_left: until the next request may be made after a 429.
+        pause_left: until the next request may be made after a 429.
     """
 
     limit: int | None
     used: int
     slices: int
     window_left: float
-    silence_left: float
+    pause_left: float
 
 
-def seconds_until_reset(quota: Quota, date: float | None) -> float:
+def seconds_until_reset(rate_limit: RateLimit, date: float | None) -> float:
     """Seconds until the window ends; a whole window where the headers do not say, or say what cannot be."""
-    wait = _told(quota, date)
+    wait = _told(rate_limit, date)
     return WINDOW_SECONDS if wait is None else wait
 
 
-def _told(quota: Quota, date: float | None) -> float | None:
+def _told(rate_limit: RateLimit, date: float | None) -> float | None:
     """Seconds until the reset by the platform's own clock; None where absent or not within a window from now."""
-    if quota.reset is None or date is None:
+    if rate_limit.reset is None or date is None:
         return None
-    wait = quota.reset - date
+    wait = rate_limit.reset - date
     return wait + ROUNDING if 0 <= wait <= WINDOW_SECONDS else None
 
 
@@ -98,93 +98,98 @@ class Allowance:
     """One user's requests. Safe to share between threads. Times are monotonic seconds of this machine."""
 
     def __init__(
-        self, share: float, *, kept: Kept | None = None, now: float = 0.0, keep: Callable[[Kept], None] | None = None
+        self,
+        share: float,
+        *,
+        saved: SavedAllowance | None = None,
+        now: float = 0.0,
+        save: Callable[[SavedAllowance], None] | None = None,
     ) -> None:
-        """An allowance that goes on from what was *kept* at the time *now*.
+        """An allowance that goes on from what was *saved* at the time *now*.
 
         Args:
             share: the part of the platform's limit that may be used, 0 to 1.
-            kept: what an earlier process left; None when there was none.
+            saved: what an earlier process left; None when there was none.
             now: monotonic seconds.
-            keep: called with what is to outlive this process, whenever that changes.
+            save: called with what is to outlive this process, whenever that changes.
         """
         self._share = share
-        self._keep = keep
+        self._save = save
         self._lock = threading.RLock()
         self._accounts: set[str] = set()
-        self._limit = kept.limit if kept else None
-        self._used = kept.used if kept else 0
-        self._slices = kept.slices if kept else 0
+        self._limit = saved.limit if saved else None
+        self._used = saved.used if saved else 0
+        self._slices = saved.slices if saved else 0
         self._late = 0
         """Requests made just before the window ends."""
         self._others_before = 0
         """Requests of the window before that were not slices."""
-        self._window_ends = now + min(kept.window_left, WINDOW_SECONDS) if kept and kept.window_left > 0 else None
-        self._silent_until = now + kept.silence_left if kept else now
+        self._window_ends = now + min(saved.window_left, WINDOW_SECONDS) if saved and saved.window_left > 0 else None
+        self._paused_until = now + saved.pause_left if saved else now
         self._written_end = 0.0
         self._window: float | None = None
-        self._told = Quota(None, None, None)
+        self._told = RateLimit(None, None, None)
         self._remaining: int | None = None
         """What the platform said is left of this window; None until it said so in this window."""
 
-    def join(self, account: str) -> None:
+    def add_account(self, account: str) -> None:
         """Share the allowance with one more of the user's accounts."""
         with self._lock:
             self._accounts.add(account)
 
-    def take(self, now: float, purpose: Purpose = Purpose.WATCH) -> float:
+    def take(self, now: float, priority: Priority = Priority.DISCOVERY) -> float:
         """Take one request: 0.0 when it may be made now, else seconds until it may be asked for again."""
         with self._lock:
-            if now < self._silent_until:
-                return self._silent_until - now
-            ends = self._turn(now)
-            if self._used >= self._most(purpose):
+            if now < self._paused_until:
+                return self._paused_until - now
+            ends = self._roll_window(now)
+            if self._used >= self._limit_for(priority):
                 return ends - now
             self._used += 1
             self._late += ends - now <= 2 * ROUNDING
-            self._slices += purpose is Purpose.SLICE
+            self._slices += priority is Priority.BACKGROUND
             if self._remaining is not None:
                 self._remaining -= 1
             self._write(now)
             return 0.0
 
-    def learn(self, quota: Quota, date: float | None, now: float) -> None:
+    def learn(self, rate_limit: RateLimit, date: float | None, now: float) -> None:
         """Take in the headers of one answer."""
-        if quota.limit is None and quota.remaining is None:
+        if rate_limit.limit is None and rate_limit.remaining is None:
             return
-        wait = _told(quota, date)
+        wait = _told(rate_limit, date)
         with self._lock:
             if wait is not None:
-                if self._is_new(now + wait, quota.remaining, now):
-                    self._begin_window(used=self._under_way(quota))
+                if self._is_new(now + wait, rate_limit.remaining, now):
+                    self._begin_window(used=self._under_way(rate_limit))
                 self._window_ends = now + wait
                 self._window = max(wait - ROUNDING, self._window or 0.0)
-            before, self._limit = self._limit, self._limit if quota.limit is None else quota.limit
-            self._told, self._remaining = quota, quota.remaining
+            before, self._limit = self._limit, self._limit if rate_limit.limit is None else rate_limit.limit
+            self._told, self._remaining = rate_limit, rate_limit.remaining
             moved = abs((self._window_ends or 0.0) - self._written_end) > 2 * ROUNDING
             if moved or self._limit != before:
                 self._write(now)  # or the next process would hold to a window, or a limit, that is not the platform's
 
-    def silence(self, wait: float, now: float) -> None:
+    def pause_for(self, wait: float, now: float) -> None:
         """Make no request for *wait* seconds."""
         with self._lock:
-            self._silent_until = max(self._silent_until, now + wait)
+            self._paused_until = max(self._paused_until, now + wait)
             self._write(now)
 
-    def absorb(self, other: "Allowance", now: float) -> None:
+    def merge(self, other: "Allowance", now: float) -> None:
         """Count what was made before it was known that this is whose it is."""
         with other._lock:  # noqa: SLF001  # of this class
-            used, quota, silent_until = other._used, other._told, other._silent_until  # noqa: SLF001
+            used, rate_limit, paused_until = other._used, other._told, other._paused_until  # noqa: SLF001
             ends, window = other._window_ends, other._window  # noqa: SLF001
             other._used = other._slices = 0  # noqa: SLF001
             other._write(now)  # noqa: SLF001
         with self._lock:
-            self._turn(now)
+            self._roll_window(now)
             self._used += used
-            self._silent_until = max(self._silent_until, silent_until)
-            if quota.limit is not None or quota.remaining is not None:
-                self._limit = self._limit if quota.limit is None else quota.limit
-                self._told, self._remaining = quota, quota.remaining
+            self._paused_until = max(self._paused_until, paused_until)
+            if rate_limit.limit is not None or rate_limit.remaining is not None:
+                self._limit = self._limit if rate_limit.limit is None else rate_limit.limit
+                self._told, self._remaining = rate_limit, rate_limit.remaining
                 self._window_ends, self._window = ends, window
             self._write(now)
 
@@ -201,7 +206,7 @@ class Allowance:
             return self._used
 
     @property
-    def known(self) -> Quota:
+    def known(self) -> RateLimit:
         """What the platform last said of its limit."""
         with self._lock:
             return self._told
@@ -218,24 +223,24 @@ class Allowance:
         with self._lock:
             return max(1, len(self._accounts))
 
-    def budget(self, now: float, interval: float, look: int) -> int:
-        """How many requests an account's poll may make beside its *look*, for all polls of the window to have as many.
+    def budget(self, now: float, interval: float, discovery: int) -> int:
+        """Requests that an account's poll may make beside its *discovery*, for all polls of the window to have as many.
 
         One at least, as long as every poll of the window can still look.
         """
         with self._lock:
-            ends = self._turn(now)
+            ends = self._roll_window(now)
             left = min(ends - now, self.window)  # a window that has just begun may be told to be shorter
             polls = max(1, int(left / interval)) * self.accounts
-            rest = self._most(Purpose.JOB) - self._used - polls * look
+            rest = self._limit_for(Priority.REFRESH) - self._used - polls * discovery
             return max(1, rest // polls) if rest > 0 else 0
 
-    def pace(self, requests: float) -> float:
+    def min_interval(self, requests: float) -> float:
         """Seconds between two polls of one account that each make so many *requests*, for the share to suffice."""
         with self._lock:
             return requests * self.accounts * (self._window or WINDOW_SECONDS) / self._requests()
 
-    def _turn(self, now: float) -> float:
+    def _roll_window(self, now: float) -> float:
         """Begin a new window where the last one has ended; when it ends."""
         if self._window_ends is None or now >= self._window_ends:
             self._begin_window(used=0)
@@ -248,9 +253,9 @@ class Allowance:
         self._used, self._slices, self._late = max(used, self._late), 0, 0
         self._remaining = None
 
-    def _under_way(self, quota: Quota) -> int:
+    def _under_way(self, rate_limit: RateLimit) -> int:
         """How many requests of a window that has just begun may be ours: one of each account is under way at most."""
-        made = (quota.limit or 0) - (quota.remaining or 0)
+        made = (rate_limit.limit or 0) - (rate_limit.remaining or 0)
         return max(1, min(made, self.accounts))
 
     def _is_new(self, ends: float, remaining: int | None, now: float) -> bool:
@@ -264,18 +269,18 @@ class Allowance:
             )
         )
 
-    def _most(self, purpose: Purpose) -> int:
-        """How many requests the window may have had before one more for *purpose*."""
+    def _limit_for(self, priority: Priority) -> int:
+        """How many requests the window may have had before one more for *priority*."""
         most, limit = self._requests(), self._limit or 0
         if self._remaining is not None and limit > 0 and limit - self._remaining > self._used:
             if self._remaining <= limit * _FEWEST:
                 return 0
-            if self._remaining <= limit * _FEW and purpose > Purpose.WATCH:
+            if self._remaining <= limit * _FEW and priority > Priority.DISCOVERY:
                 return 0
         but_slices = most - int(most * _SLICES_AT_LEAST)
-        if purpose is Purpose.JOB:
+        if priority is Priority.REFRESH:
             return but_slices
-        if purpose is Purpose.SLICE:
+        if priority is Priority.BACKGROUND:
             half = most // 2 if most > 1 else 1
             # Somewhat more than it took before: what it had no room for does not show in that.
             wanted = max(self._others_before, min(math.ceil(_MORE * self._others_before), but_slices))
@@ -288,47 +293,51 @@ class Allowance:
         return max(1, int(limit * self._share))
 
     def _write(self, now: float) -> None:
-        if self._keep is not None:
+        if self._save is not None:
             self._written_end = self._window_ends or 0.0
             left = self._window_ends - now if self._window_ends is not None else 0.0
-            self._keep(Kept(self._limit, self._used, self._slices, max(0.0, left), max(0.0, self._silent_until - now)))
+            self._save(
+                SavedAllowance(
+                    self._limit, self._used, self._slices, max(0.0, left), max(0.0, self._paused_until - now)
+                )
+            )
 
 
-class Allowances:
+class AllowancePool:
     """Every user's allowance. Safe to share between threads."""
 
     def __init__(
         self,
         share: float,
         *,
-        kept: Callable[[Holder], Kept | None] | None = None,
-        keep: Callable[[Holder, Kept], None] | None = None,
+        saved: Callable[[AllowanceKey], SavedAllowance | None] | None = None,
+        save: Callable[[AllowanceKey, SavedAllowance], None] | None = None,
     ) -> None:
         """None yet.
 
         Args:
             share: the part of the platform's limit that may be used, 0 to 1.
-            kept: what an earlier process left of a holder's allowance.
-            keep: called with what is to outlive this process.
+            saved: what an earlier process left of a holder's allowance.
+            save: called with what is to outlive this process.
         """
         self._share = share
-        self._kept = kept
-        self._keep = keep
+        self._saved = saved
+        self._save = save
         self._lock = threading.Lock()
-        self._allowances: dict[Holder, Allowance] = {}
+        self._allowances: dict[AllowanceKey, Allowance] = {}
 
-    def of(self, holder: Holder, now: float) -> Allowance:
-        """The one allowance of *holder*."""
+    def of(self, key: AllowanceKey, now: float) -> Allowance:
+        """The one allowance of *key*."""
         with self._lock:
-            if holder not in self._allowances:
-                self._allowances[holder] = Allowance(
+            if key not in self._allowances:
+                self._allowances[key] = Allowance(
                     self._share,
-                    kept=self._kept(holder) if self._kept else None,
+                    saved=self._saved(key) if self._saved else None,
                     now=now,
-                    keep=self._keeper(holder),
+                    save=self._saver(key),
                 )
-            return self._allowances[holder]
+            return self._allowances[key]
 
-    def _keeper(self, holder: Holder) -> Callable[[Kept], None] | None:
-        keep = self._keep
-        return None if keep is None else lambda kept: keep(holder, kept)
+    def _saver(self, key: AllowanceKey) -> Callable[[SavedAllowance], None] | None:
+        save = self._save
+        return None if save is None else lambda saved: save(key, saved)

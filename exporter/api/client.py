@@ -18,17 +18,17 @@ import msgspec
 
 from exporter import __version__
 from exporter.api import decoding
-from exporter.api.allowance import LONGEST_SILENCE, Allowance, Purpose, seconds_until_reset
+from exporter.api.allowance import LONGEST_PAUSE, Allowance, Priority, seconds_until_reset
 from exporter.api.deadline import Deadline, DeadlineBackend
 from exporter.api.models import FINAL_RANK, OPERATIONS, Job, Operation
 from exporter.clock import Clock
 from exporter.errors import (
-    AllowanceSpent,
+    AllowanceExhausted,
     AnswerTooLarge,
     BadAnswer,
     BadRequest,
     ConfigError,
-    JobRefused,
+    JobRequestFailed,
     Maintenance,
     RateLimited,
     Unauthorized,
@@ -76,7 +76,7 @@ class Endpoint(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestCompleted:
     """One request was made: *status* is the HTTP status, or ``timeout``, ``connect``, ``other``; *seconds* it took."""
 
     endpoint: Endpoint
@@ -85,7 +85,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class RetryScheduled:
     """A request failed in transit and is made again after *wait* seconds."""
 
     endpoint: Endpoint
@@ -94,20 +94,20 @@ class Retried:
     wait: float
 
 
-class Listener(Protocol):
+class ClientObserver(Protocol):
     """Who is told what the client does."""
 
-    def on_asked(self, fact: Asked) -> None:
+    def on_request_completed(self, event: RequestCompleted) -> None:
         """After each request, whatever came of it."""
         ...
 
-    def on_retried(self, fact: Retried) -> None:
+    def on_retry_scheduled(self, event: RetryScheduled) -> None:
         """Before the wait that comes before another try."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
+class Response(Generic[T]):
     """What was asked for, with the platform's time of the answer (Unix seconds; None where it sent no ``Date``)."""
 
     value: T
@@ -115,7 +115,7 @@ class Answer(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class ListAnswer:
+class JobPage:
     """One page of the list, with the platform's time and its own count of all jobs, where it sent them.
 
     Attributes:
@@ -128,16 +128,16 @@ class ListAnswer:
     limit: int = PAGE_LIMIT
 
 
-class _Trial(Enum):
+class ResultFilter(Enum):
     """Whether the list leaves out results when asked to."""
 
-    OPEN = "not known yet"
+    UNTRIED = "not known yet"
     DOUBTED = "it failed, and perhaps for that"
-    WON = "it does"
-    GIVEN_UP = "it does not"
+    ON = "it does"
+    OFF = "it does not"
 
 
-_ASKING: Final = (_Trial.OPEN, _Trial.WON)
+_ASKING: Final = (ResultFilter.UNTRIED, ResultFilter.ON)
 
 
 def _needs_result(job: Job) -> bool:
@@ -160,19 +160,19 @@ class Client:
         *,
         allowance: Allowance,
         clock: Clock,
-        listener: Listener,
+        observer: ClientObserver,
         timeout: float,
     ) -> None:
         self._endpoint = endpoint
         self._deadline = deadline
         self._timeout = timeout
         self._clock = clock
-        self._listener = listener
+        self._observer = observer
         self.allowance = allowance
         self._token = ""
         self._limit = PAGE_LIMIT
         self._good_pages = 0
-        self._trial = _Trial.OPEN
+        self._result_filter = ResultFilter.UNTRIED
         self._doubts = 0
         self._http = httpx.Client(
             transport=transport,
@@ -195,43 +195,43 @@ class Client:
         """Close the connection."""
         self._http.close()
 
-    def user(self) -> Answer[str]:
+    def user(self) -> Response[str]:
         """Who the token belongs to.
 
         Raises:
             PollError: no good answer.
-            AllowanceSpent: not asked.
+            AllowanceExhausted: not asked.
         """
-        body, headers = self._ask(Endpoint.USER, "/user", Purpose.WATCH)
-        return Answer(decoding.username_of(body), decoding.date_of(headers))
+        body, headers = self._request(Endpoint.USER, "/user", Priority.DISCOVERY)
+        return Response(decoding.parse_username(body), decoding.parse_date(headers))
 
-    def page(self, offset: int, purpose: Purpose = Purpose.WATCH) -> ListAnswer:
+    def page(self, offset: int, priority: Priority = Priority.DISCOVERY) -> JobPage:
         """The jobs of the list from *offset* on, as many as a page may have; fewer while answers are too large.
 
         A job whose record alone is too large is one that cannot be read.
 
         Raises:
             PollError: no good answer.
-            AllowanceSpent: not asked.
+            AllowanceExhausted: not asked.
         """
         while True:
             limit = self._limit
             try:
-                answer = self._page(offset, limit, purpose)
+                response = self._page(offset, limit, priority)
             except AnswerTooLarge:
                 self._good_pages = 0
                 self._limit = max(1, limit // 2)
                 if limit == 1:
-                    return ListAnswer(decoding.too_large(1), None, None, 1)
+                    return JobPage(decoding.too_large(1), None, None, 1)
                 self._clock.pause(0)  # megabytes each: the process may be ending
                 continue
             self._good_pages += 1
             if self._good_pages >= _GOOD_PAGES_TO_GROW:
                 self._good_pages = 0
                 self._limit = min(PAGE_LIMIT, 2 * limit)
-            return answer
+            return response
 
-    def _page(self, offset: int, limit: int, purpose: Purpose) -> ListAnswer:
+    def _page(self, offset: int, limit: int, priority: Priority) -> JobPage:
         """One page, without the jobs' results if the platform can leave them out: they may be megabytes.
 
         Whether this list heeds ``fields`` is not documented (the API's overview says that all calls do). So it is
@@ -240,111 +240,113 @@ class Client:
         only the list can tell.
         """
         path = f"/async/files?offset={offset}&limit={limit}"
-        chosen = self._without_results(path, limit, purpose) if self._trial in _ASKING else None
-        if chosen is not None and any(map(_needs_result, chosen.page.jobs)):
-            self._trial, chosen = _Trial.GIVEN_UP, None
-        if chosen is not None and (chosen.page.whole or self._trial is _Trial.WON):
-            self._trial = _Trial.WON if chosen.page.items else self._trial
-            return chosen
-        plain = self._plain(path, limit, purpose)
-        if self._trial is _Trial.DOUBTED:
+        without_results = self._list_without_results(path, limit, priority) if self._result_filter in _ASKING else None
+        if without_results is not None and any(map(_needs_result, without_results.page.jobs)):
+            self._result_filter, without_results = ResultFilter.OFF, None
+        if without_results is not None and (without_results.page.whole or self._result_filter is ResultFilter.ON):
+            self._result_filter = ResultFilter.ON if without_results.page.items else self._result_filter
+            return without_results
+        with_results = self._list_with_results(path, limit, priority)
+        if self._result_filter is ResultFilter.DOUBTED:
             self._doubts += 1
-            self._trial = _Trial.GIVEN_UP if self._doubts >= _MOST_DOUBTS else _Trial.OPEN
-        elif self._trial is not _Trial.GIVEN_UP:
-            alike = chosen is not None and _without_errors(chosen.page) == _without_errors(plain.page)
-            self._trial = _Trial.WON if alike else _Trial.GIVEN_UP
-        return plain
+            self._result_filter = ResultFilter.OFF if self._doubts >= _MOST_DOUBTS else ResultFilter.UNTRIED
+        elif self._result_filter is not ResultFilter.OFF:
+            alike = without_results is not None and _without_errors(without_results.page) == _without_errors(
+                with_results.page
+            )
+            self._result_filter = ResultFilter.ON if alike else ResultFilter.OFF
+        return with_results
 
-    def _without_results(self, path: str, limit: int, purpose: Purpose) -> ListAnswer | None:
+    def _list_without_results(self, path: str, limit: int, priority: Priority) -> JobPage | None:
         """The page as asked for without results; None when the platform does not take that question."""
         try:
-            return self._listed(f"{path}&fields=!result", limit, purpose)
+            return self._listed(f"{path}&fields=!result", limit, priority)
         except BadRequest:
             return None
         except (BadAnswer, Unreachable) as error:
-            if self._trial is _Trial.OPEN and not isinstance(error, AnswerTooLarge):
-                self._trial = _Trial.DOUBTED
+            if self._result_filter is ResultFilter.UNTRIED and not isinstance(error, AnswerTooLarge):
+                self._result_filter = ResultFilter.DOUBTED
             raise
 
-    def _plain(self, path: str, limit: int, purpose: Purpose) -> ListAnswer:
+    def _list_with_results(self, path: str, limit: int, priority: Priority) -> JobPage:
         try:
-            return self._listed(path, limit, purpose)
+            return self._listed(path, limit, priority)
         except (BadAnswer, Unreachable):
-            if self._trial is _Trial.DOUBTED:  # it was not for the fields that it failed
-                self._trial = _Trial.OPEN
+            if self._result_filter is ResultFilter.DOUBTED:  # it was not for the fields that it failed
+                self._result_filter = ResultFilter.UNTRIED
             raise
 
-    def _listed(self, path: str, limit: int, purpose: Purpose) -> ListAnswer:
-        body, headers = self._ask(Endpoint.LIST, path, purpose)
-        return ListAnswer(decoding.page_of(body), decoding.date_of(headers), decoding.total_of(headers), limit)
+    def _listed(self, path: str, limit: int, priority: Priority) -> JobPage:
+        body, headers = self._request(Endpoint.LIST, path, priority)
+        return JobPage(decoding.parse_page(body), decoding.parse_date(headers), decoding.parse_total(headers), limit)
 
-    def job(self, operation: Operation, job_id: str, purpose: Purpose = Purpose.JOB) -> Answer[Job | None]:
+    def job(self, operation: Operation, job_id: str, priority: Priority = Priority.REFRESH) -> Response[Job | None]:
         """One job; None when the platform itself says that it knows no such job.
 
         Raises:
-            JobRefused: no good answer about this job.
+            JobRequestFailed: no good answer about this job.
             PollError: no good answer.
-            AllowanceSpent: not asked.
+            AllowanceExhausted: not asked.
         """
         try:
-            body, headers = self._ask(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}", purpose)
+            body, headers = self._request(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}", priority)
         except _NoSuchJob as answer:
-            return Answer(None, answer.date)
+            return Response(None, answer.date)
         try:
-            job = decoding.job_of(body)
+            job = decoding.parse_job(body)
         except BadAnswer as error:
-            raise JobRefused(str(error)) from error
+            raise JobRequestFailed(str(error)) from error
         if job.id != job_id:
-            raise JobRefused(f"asked for job {job_id}, got job {job.id}")
-        return Answer(job, decoding.date_of(headers))
+            raise JobRequestFailed(f"asked for job {job_id}, got job {job.id}")
+        return Response(job, decoding.parse_date(headers))
 
-    def _ask(self, endpoint: Endpoint, path: str, purpose: Purpose) -> tuple[bytes, Mapping[str, str]]:
+    def _request(self, endpoint: Endpoint, path: str, priority: Priority) -> tuple[bytes, Mapping[str, str]]:
         """The body and headers of a good answer."""
         failures: list[Unreachable] = []
         while True:
             try:
-                return self._ask_once(endpoint, path, purpose)
+                return self._attempt(endpoint, path, priority)
             except Unreachable as error:
                 failures.append(error)
                 if len(failures) == ATTEMPTS:
                     raise
-            except AllowanceSpent:
+            except AllowanceExhausted:
                 if failures:  # that there is no request left for another try is not what went wrong
                     raise failures[-1] from None
                 raise
             wait = after_failure(len(failures), self._clock.roll())
-            self._listener.on_retried(Retried(endpoint, str(failures[-1]), len(failures), wait))
+            self._observer.on_retry_scheduled(RetryScheduled(endpoint, str(failures[-1]), len(failures), wait))
             self._clock.pause(wait)
 
-    def _ask_once(self, endpoint: Endpoint, path: str, purpose: Purpose) -> tuple[bytes, Mapping[str, str]]:
-        wait = self.allowance.take(self._clock.monotonic(), purpose)
+    def _attempt(self, endpoint: Endpoint, path: str, priority: Priority) -> tuple[bytes, Mapping[str, str]]:
+        wait = self.allowance.take(self._clock.monotonic(), priority)
         if wait > 0:
-            raise AllowanceSpent(wait)
+            raise AllowanceExhausted(wait)
         began = self._clock.monotonic()
         status = "other"
         try:
             with _transit_errors(self._timeout), self._answer_to(path) as response:
                 code, headers = response.status_code, response.headers
                 status = str(code)
-                date, quota = decoding.date_of(headers), decoding.quota_of(headers)
-                self.allowance.learn(quota, date, self._clock.monotonic())
+                date, rate_limit = decoding.parse_date(headers), decoding.parse_rate_limit(headers)
+                self.allowance.learn(rate_limit, date, self._clock.monotonic())
                 body = _body(response, endpoint)
-        except _Broken as error:
+        except _TransportError as error:
             status = error.status
             raise
         finally:
-            self._listener.on_asked(Asked(endpoint, status, self._clock.monotonic() - began))
+            self._observer.on_request_completed(RequestCompleted(endpoint, status, self._clock.monotonic() - began))
         if code == _OK:
             return body, headers
-        fault = decoding.fault_of(self._masked(body))
+        api_error = decoding.parse_error(self._masked(body))
         if code == _TOO_MANY:
-            told = decoding.retry_after_of(headers)
-            wait = seconds_until_reset(quota, date) if told is None else min(told, LONGEST_SILENCE)
-            self.allowance.silence(wait, self._clock.monotonic())
+            told = decoding.parse_retry_after(headers)
+            wait = seconds_until_reset(rate_limit, date) if told is None else min(told, LONGEST_PAUSE)
+            self.allowance.pause_for(wait, self._clock.monotonic())
             raise RateLimited("the rate limit is used up (429)", wait)
-        if endpoint is Endpoint.JOB and code == _NOT_FOUND and fault.code == NO_SUCH_JOB:
+        if endpoint is Endpoint.JOB and code == _NOT_FOUND and api_error.code == NO_SUCH_JOB:
             raise _NoSuchJob(date)
-        raise _failure(endpoint, code, fault)
+        raise _failure(endpoint, code, api_error)
 
     @contextmanager
     def _answer_to(self, path: str) -> Iterator[httpx.Response]:
@@ -413,7 +415,7 @@ class _NoSuchJob(Exception):
         self.date = date
 
 
-class _Broken(Unreachable):
+class _TransportError(Unreachable):
     """No answer, with the label of the reason."""
 
     def __init__(self, message: str, status: str) -> None:
@@ -427,11 +429,11 @@ def _transit_errors(timeout: float) -> Iterator[None]:
     try:
         yield
     except httpx.TimeoutException as error:
-        raise _Broken(f"no whole answer within {timeout:g} s", "timeout") from error
+        raise _TransportError(f"no whole answer within {timeout:g} s", "timeout") from error
     except (httpx.ConnectError, httpx.ProxyError) as error:
-        raise _Broken(f"no connection: {error}", "connect") from error
+        raise _TransportError(f"no connection: {error}", "connect") from error
     except (httpx.TransportError, zlib.error) as error:
-        raise _Broken(f"the connection broke: {error}", "other") from error
+        raise _TransportError(f"the connection broke: {error}", "other") from error
 
 
 def _body(response: httpx.Response, endpoint: Endpoint) -> bytes:
@@ -448,7 +450,7 @@ def _body(response: httpx.Response, endpoint: Endpoint) -> bytes:
     try:
         return _bounded_body(response, LARGEST_ANSWER)
     except BadAnswer as error:
-        raise (JobRefused(str(error)) if endpoint is Endpoint.JOB else error) from None
+        raise (JobRequestFailed(str(error)) if endpoint is Endpoint.JOB else error) from None
 
 
 def _bounded_body(response: httpx.Response, most: int) -> bytes:
@@ -474,17 +476,17 @@ def _bounded_body(response: httpx.Response, most: int) -> bytes:
     return b"".join(chunks)
 
 
-def _failure(endpoint: Endpoint, code: int, fault: decoding.Fault) -> Exception:
+def _failure(endpoint: Endpoint, code: int, api_error: decoding.ApiError) -> Exception:
     """What an answer other than 200 means."""
-    said = f" {fault.message!r}" if fault.message else ""
-    said += f" (code {fault.code})" if fault.code is not None else ""
-    if code == _UNAVAILABLE and fault.code == _UNDER_MAINTENANCE:
+    said = f" {api_error.message!r}" if api_error.message else ""
+    said += f" (code {api_error.code})" if api_error.code is not None else ""
+    if code == _UNAVAILABLE and api_error.code == _UNDER_MAINTENANCE:
         return Maintenance("the platform is under maintenance")
     if code in _SERVER_ERRORS or code == _TIMED_OUT:
-        return _Broken(f"the platform answered {code}{said}", str(code))
+        return _TransportError(f"the platform answered {code}{said}", str(code))
     if code == _UNAUTHORIZED or (code == _FORBIDDEN and endpoint is not Endpoint.JOB):
         return Unauthorized(f"the platform refused the token: {code}{said}")
     if code in _REDIRECTS:
         return BadAnswer(f"the platform answered {code}, a redirect; redirects are not followed: check api_endpoint")
-    kind = JobRefused if endpoint is Endpoint.JOB else BadRequest if code == _BAD_REQUEST else BadAnswer
+    kind = JobRequestFailed if endpoint is Endpoint.JOB else BadRequest if code == _BAD_REQUEST else BadAnswer
     return kind(f"the platform answered {code}{said}")

@@ -62,7 +62,7 @@ class Page(msgspec.Struct, frozen=True):
     whole: bool = True
 
 
-class Quota(msgspec.Struct, frozen=True):
+class RateLimit(msgspec.Struct, frozen=True):
     """What the headers of one answer say of the rate limit.
 
     Attributes:
@@ -76,7 +76,7 @@ class Quota(msgspec.Struct, frozen=True):
     reset: float | None
 
 
-class Fault(msgspec.Struct, frozen=True):
+class ApiError(msgspec.Struct, frozen=True):
     """The body of an error answer.
 
     Attributes:
@@ -124,11 +124,11 @@ _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises; the last for brackets nested a thousand deep."""
 
 
-class _Unreadable(Exception):  # a reason that travels three lines, not an error anybody sees
+class _InvalidRecord(Exception):  # a reason that travels three lines, not an error anybody sees
     """A record that cannot be read; the text is the reason's label."""
 
 
-def page_of(body: bytes) -> Page:
+def parse_page(body: bytes) -> Page:
     """One page of the list.
 
     Raises:
@@ -139,7 +139,7 @@ def page_of(body: bytes) -> Page:
         page: _Page | _RawPage = _page.decode(body)
     except _UNDECODABLE:
         try:
-            page = _raw_page.decode(_mended(body))
+            page = _raw_page.decode(_replace_lone_surrogates(body))
         except _UNDECODABLE as error:
             raise BadAnswer(f"not a page of jobs: {error}") from error
     jobs: list[Job] = []
@@ -151,7 +151,7 @@ def page_of(body: bytes) -> Page:
             record = _decoded(item) if isinstance(item, msgspec.Raw) else item
             whole = whole and _is_whole(record)
             jobs.append(_job(record))
-        except _Unreadable as reason:
+        except _InvalidRecord as reason:
             whole = False
             skipped[str(reason)] += 1
         else:
@@ -164,19 +164,19 @@ def too_large(records: int) -> Page:
     return Page((), records, {"too_large": records}, -1, has_next=True)
 
 
-def job_of(body: bytes) -> Job:
+def parse_job(body: bytes) -> Job:
     """The answer of a single-job endpoint.
 
     Raises:
         BadAnswer: the body is not a job.
     """
     try:
-        return _job(_record.decode(_mended(body)))
-    except (*_UNDECODABLE, _Unreadable) as error:
+        return _job(_record.decode(_replace_lone_surrogates(body)))
+    except (*_UNDECODABLE, _InvalidRecord) as error:
         raise BadAnswer(f"not a job: {error}") from error
 
 
-def username_of(body: bytes) -> str:
+def parse_username(body: bytes) -> str:
     """Who the token belongs to. Nothing else of the answer is kept: it is personal data.
 
     Raises:
@@ -191,57 +191,57 @@ def username_of(body: bytes) -> str:
     return username
 
 
-def fault_of(body: bytes) -> Fault:
+def parse_error(body: bytes) -> ApiError:
     """The body of an error answer, whatever it is: the platform's flat JSON, or a proxy's HTML."""
     try:
         answer = _anything.decode(body)
     except _UNDECODABLE:
-        return Fault(None, "")
+        return ApiError(None, "")
     if not isinstance(answer, dict):
-        return Fault(None, "")
+        return ApiError(None, "")
     code = answer.get("code")
     message = answer.get("message")
-    return Fault(
+    return ApiError(
         code if isinstance(code, int) and not isinstance(code, bool) else None,
         " ".join(message.split())[:200] if isinstance(message, str) else "",
     )
 
 
-def quota_of(headers: Mapping[str, str]) -> Quota:
+def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit:
     """What the headers say of the rate limit; *headers* is looked up in lower case."""
     reset = _number(headers.get("x-ratelimit-reset"))
     if reset is not None and reset > _MILLISECONDS_FROM:
         reset /= 1000
     limit, remaining = _number(headers.get("x-ratelimit-limit")), _number(headers.get("x-ratelimit-remaining"))
-    return Quota(
+    return RateLimit(
         None if limit is None else int(limit),
         None if remaining is None else int(remaining),
         reset if reset is not None and reset > 0 else None,
     )
 
 
-def date_of(headers: Mapping[str, str]) -> float | None:
+def parse_date(headers: Mapping[str, str]) -> float | None:
     """The platform's time of an answer (``Date``), Unix seconds; None where absent or unreadable."""
     return _http_date(headers.get("date", ""))
 
 
-def total_of(headers: Mapping[str, str]) -> int | None:
+def parse_total(headers: Mapping[str, str]) -> int | None:
     """How many jobs the list says it has (``X-Total-Matching-Query``); None where absent or unreadable."""
     total = _number(headers.get("x-total-matching-query"))
     return None if total is None or total < 0 else int(total)
 
 
-def retry_after_of(headers: Mapping[str, str]) -> float | None:
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds of ``Retry-After``, given as a number or as a date; None where absent or unreadable."""
     text = headers.get("retry-after", "")
     seconds = _number(text)
     if seconds is None:
-        at, date = _http_date(text), date_of(headers)
+        at, date = _http_date(text), parse_date(headers)
         seconds = None if at is None or date is None else at - date
     return seconds if seconds is not None and seconds >= 0 else None
 
 
-def label_of(value: object) -> str:
+def parse_label(value: object) -> str:
     """*value* as a label: lower case when it can be one, else ``other``."""
     if type(value) is str:
         return _label(value) if len(value) <= _LONGEST_LABEL_TEXT else OTHER
@@ -254,7 +254,7 @@ def _label(text: str) -> str:
     return label if _LABEL.fullmatch(label) else OTHER
 
 
-def _mended(body: bytes) -> bytes:
+def _replace_lone_surrogates(body: bytes) -> bytes:
     """*body* without half characters, which decoders refuse: a message cut short in a ``result`` may end in one."""
     return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
 
@@ -263,25 +263,25 @@ def _decoded(item: msgspec.Raw) -> _Record:
     try:
         return _record.decode(item)
     except _UNDECODABLE:
-        raise _Unreadable("not_a_job") from None
+        raise _InvalidRecord("not_a_job") from None
 
 
 def _job(record: _Record) -> Job:
     job_id = record.id if type(record.id) is str else str(record.id) if type(record.id) is int else ""
     if _ID.fullmatch(job_id) is None:
-        raise _Unreadable("bad_id" if record.id else "no_id")
+        raise _InvalidRecord("bad_id" if record.id else "no_id")
     if type(record.state) is not str or not record.state.strip():
-        raise _Unreadable("no_state")
+        raise _InvalidRecord("no_state")
     failed = _count(record.failed_files)
     return Job(
         job_id,
         _operation(record),
-        label_of(record.state),
+        parse_label(record.state),
         _count(record.total_files),
         _count(record.completed_files),
         failed,
-        time_of(record.started_on),
-        time_of(record.finished_on),
+        parse_time(record.started_on),
+        parse_time(record.finished_on),
         _errors(record.result) if failed else None,
     )
 
@@ -299,8 +299,8 @@ def _is_whole(record: _Record) -> bool:
 
 def _operation(record: _Record) -> str:
     if record.type is None and isinstance(record.href, str):  # the last two segments of href are the type and the id
-        return label_of(record.href.rstrip("/").rpartition("/")[0].rpartition("/")[2])
-    return label_of(record.type)
+        return parse_label(record.href.rstrip("/").rpartition("/")[0].rpartition("/")[2])
+    return parse_label(record.type)
 
 
 def _count(value: object) -> int | None:
@@ -314,11 +314,11 @@ def _count(value: object) -> int | None:
     elif isinstance(value, str) and (match := _COUNT.fullmatch(value)):
         count = int(match[1])
     if not 0 <= count < _MOST_FILES:
-        raise _Unreadable("bad_count")
+        raise _InvalidRecord("bad_count")
     return count
 
 
-def time_of(value: object) -> float | None:
+def parse_time(value: object) -> float | None:
     """Unix seconds of the platform's ISO 8601 text, with or without fraction and zone (none: UTC); else None."""
     return _seconds(value) if type(value) is str and len(value) <= _LONGEST_TIME else None
 
@@ -353,7 +353,7 @@ def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
         if isinstance(record, dict) and record.get("error") is not None:
             error = record["error"]
             code = error.get("code") if isinstance(error, dict) else None
-            codes[NO_CODE if code is None or code == "" else label_of(code)] += 1
+            codes[NO_CODE if code is None or code == "" else parse_label(code)] += 1
     return tuple(sorted(codes.items()))
 
 

@@ -15,7 +15,7 @@ from exporter.daemon import assembly
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import Board, Display, Picture, Process
-from exporter.polling.poller import Forecast, Poller
+from exporter.polling.poller import Poller, UsageEstimate
 from exporter.redaction import Secrets
 
 
@@ -39,15 +39,15 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, secrets
         with assembly.assembled(throwaway, stop, log, secrets) as parts:
             parts.poll_each(Poller.poll_once, stop)
             pictures, display, now = parts.board.pictures, parts.display, parts.clock.time
-            forecasts = {poller.name: poller.forecast for poller in parts.pollers}
+            estimates = {poller.name: poller.usage_estimate for poller in parts.pollers}
     for picture in pictures:
         _say(picture.account)
-        for line in _found(picture, display, forecasts[picture.account], now):
+        for line in _found(picture, display, estimates[picture.account], now):
             _say(f"  {line}")
     return 1 if any(picture.polling.fault for picture in pictures) else 0
 
 
-def _found(picture: Picture, display: Display, forecast: Forecast, now: Callable[[], float]) -> Iterator[str]:
+def _found(picture: Picture, display: Display, estimate: UsageEstimate, now: Callable[[], float]) -> Iterator[str]:
     """Lines about one account."""
     polling = picture.polling
     yield f"endpoint    {picture.endpoint}"
@@ -59,14 +59,14 @@ def _found(picture: Picture, display: Display, forecast: Forecast, now: Callable
     if picture.listed is not None:
         yield f"jobs        {sum(totals.jobs for totals in picture.listed.values())} listed"
     elif polling.watching:
-        yield f"jobs        {forecast.jobs} or more listed: too many to list at every poll, so it will be watched"
+        yield f"jobs        {estimate.jobs} or more listed: too many to list at every poll, so it will be watched"
     else:
-        yield f"jobs        {forecast.jobs} or more listed; the allowance did not suffice for all of them"
+        yield f"jobs        {estimate.jobs} or more listed; the allowance did not suffice for all of them"
     if polling.rate_limit is not None and polling.rate_limit_remaining is not None:
         yield f"rate limit  {polling.rate_limit_remaining} of {polling.rate_limit} requests left in this window"
     else:
         yield "rate limit  not told by the platform"
-    expected = min(forecast.requests, polling.allowance)
+    expected = min(estimate.requests, polling.allowance)
     yield f"requests    {expected} per 5 minutes expected, {polling.allowance} allowed"
     yield f"series      {_series(picture, display, now)} expected"
 

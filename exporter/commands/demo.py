@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from exporter.config.accounts import Watched
+from exporter.config.accounts import AccountConfig
 from exporter.config.settings import Configuration, Settings, listen_address, rules_of
 from exporter.config.tokens import FixedToken
 from exporter.daemon import run
@@ -60,7 +60,7 @@ def demonstrate(
             port=port,
             state_file=Path(folder) / "state.db",
             accounts=(
-                Watched("demo", platform.url, "", FixedToken(Secret(simulator.token)), ca_file=None, proxy=None),
+                AccountConfig("demo", platform.url, "", FixedToken(Secret(simulator.token)), ca_file=None, proxy=None),
             ),
             rules=rules_of(settings),
             warnings=(),

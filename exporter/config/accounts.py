@@ -53,7 +53,7 @@ class AccountTable(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class AccountConfig:
     """One account to watch, resolved: where it is and how to get in.
 
     Attributes:
@@ -86,12 +86,12 @@ def accounts_of(
     environ: Mapping[str, str],
     home: Path,
     problems: Problems,
-) -> tuple[Watched, ...]:
+) -> tuple[AccountConfig, ...]:
     """All accounts, of *tables* and profiles, else by the official clients' conventions.
 
     What is wrong with one goes to *problems*, and the next is looked at.
     """
-    watched: list[Watched] = []
+    accounts: list[AccountConfig] = []
 
     @cache
     def known() -> _Profiles:  # read only when it is wanted: a service may not be let into a home at all
@@ -99,21 +99,21 @@ def accounts_of(
 
     for position, table in enumerate(tables, 1):
         with problems.collected():
-            watched.append(_from_table(table, f"{file}: accounts.#{position} ({table.name})", file, known, environ))
+            accounts.append(_from_table(table, f"{file}: accounts.#{position} ({table.name})", file, known, environ))
     with problems.collected():
         for name in _wanted_profiles(wanted_profiles, known):
             with problems.collected():
-                watched.append(_from_profile(name, known(), f"profiles: {name}", environ))
+                accounts.append(_from_profile(name, known(), f"profiles: {name}", environ))
     if not tables and not wanted_profiles:
         with problems.collected():
-            watched.append(_from_conventions(known, environ))
-    names = [account.name for account in watched]
+            accounts.append(_from_conventions(known, environ))
+    names = [account.name for account in accounts]
     problems.extend(
         f"accounts: the name {name!r} is there {names.count(name)} times; give each account a name of its own"
         for name in dict.fromkeys(names)
         if names.count(name) > 1
     )
-    return tuple(watched)
+    return tuple(accounts)
 
 
 _Profiles = Mapping[str, Mapping[str, str]]
@@ -133,7 +133,7 @@ def _from_table(
     file: Path | None,
     known: Callable[[], _Profiles],
     environ: Mapping[str, str],
-) -> Watched:
+) -> AccountConfig:
     beside = file.parent if file is not None else Path()
     endpoint = table.api_endpoint
     token: Token
@@ -148,7 +148,7 @@ def _from_table(
             endpoint = endpoint or profile.get("api_endpoint")
         case _:
             raise ConfigError(f"{where}: give exactly one of auth_token_file, auth_token and profile")
-    return _watched(
+    return _account_config(
         where,
         table.name,
         endpoint,
@@ -161,13 +161,13 @@ def _from_table(
     )
 
 
-def _from_profile(name: str, known: _Profiles, where: str, environ: Mapping[str, str]) -> Watched:
+def _from_profile(name: str, known: _Profiles, where: str, environ: Mapping[str, str]) -> AccountConfig:
     profile = _profile(name, known, where)
     token = FixedToken(secret_of(profile.get("auth_token", ""), f"{where}: auth_token"))
-    return _watched(where, name, profile.get("api_endpoint"), token, environ)
+    return _account_config(where, name, profile.get("api_endpoint"), token, environ)
 
 
-def _from_conventions(known: Callable[[], _Profiles], environ: Mapping[str, str]) -> Watched:
+def _from_conventions(known: Callable[[], _Profiles], environ: Mapping[str, str]) -> AccountConfig:
     """The one account that the official clients would use: their variables, else their default profile."""
     endpoint, text, path = (environ.get(f"SB_{name}") for name in ("API_ENDPOINT", "AUTH_TOKEN", "AUTH_TOKEN_FILE"))
     if endpoint and (path or text):
@@ -176,7 +176,7 @@ def _from_conventions(known: Callable[[], _Profiles], environ: Mapping[str, str]
             token = TokenFile(found(Path(path), Path(), environ))
         else:
             token = FixedToken(secret_of(text or "", "SB_AUTH_TOKEN"))
-        return _watched("SB_API_ENDPOINT", None, endpoint, token, environ)
+        return _account_config("SB_API_ENDPOINT", None, endpoint, token, environ)
     if endpoint:  # the default profile may well be of another platform
         raise ConfigError("SB_API_ENDPOINT: it needs a token; set SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN too")
     if path or text:
@@ -199,7 +199,7 @@ def _profile(name: str, known: _Profiles, where: str) -> Mapping[str, str]:
     return known[name]
 
 
-def _watched(
+def _account_config(
     where: str,
     name: str | None,
     endpoint: str | None,
@@ -210,7 +210,7 @@ def _watched(
     ca_file: Path | None = None,
     proxy: str | None = None,
     allow_plain_http: bool = False,
-) -> Watched:
+) -> AccountConfig:
     if not endpoint:
         raise ConfigError(f"{where}: api_endpoint is missing; for example https://cavatica-api.sbgenomics.com/v2")
     url, host = _endpoint(endpoint, where, allow_plain_http=allow_plain_http)
@@ -224,7 +224,7 @@ def _watched(
         proxy = _proxy(proxy, f"{where}: proxy")
     elif not _loopback(host):
         proxy = _proxy_from(environ, url)
-    return Watched(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy)
+    return AccountConfig(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy)
 
 
 def _endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, str]:

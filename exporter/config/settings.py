@@ -25,7 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from exporter.config.accounts import AccountTable, Watched, accounts_of
+from exporter.config.accounts import AccountConfig, AccountTable, accounts_of
 from exporter.counting.rules import Rules
 from exporter.errors import ConfigError, Problems
 
@@ -185,7 +185,7 @@ class Configuration:
     host: str | None
     port: int
     state_file: Path
-    accounts: tuple[Watched, ...]
+    accounts: tuple[AccountConfig, ...]
     rules: Rules
     warnings: tuple[str, ...]
 
@@ -218,7 +218,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     except ValidationError as error:
         found_wrong = error.errors(include_input=False)
         raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
-    accounts: tuple[Watched, ...] = ()
+    accounts: tuple[AccountConfig, ...] = ()
     if in_file is not None:  # a file that cannot be read says nothing of accounts
         accounts = accounts_of(
             settings.accounts, settings.profiles, file=file, environ=environ, home=home, problems=problems

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Final
 
-from exporter.api.allowance import Allowances, Holder
-from exporter.api.client import Client, Listener, tls_context, transport_to
+from exporter.api.allowance import AllowanceKey, AllowancePool
+from exporter.api.client import Client, ClientObserver, tls_context, transport_to
 from exporter.api.deadline import Deadline
 from exporter.clock import Clock, RealClock
 from exporter.commands._parallel import in_parallel
-from exporter.config.accounts import Watched
+from exporter.config.accounts import AccountConfig
 from exporter.config.settings import Configuration
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import Board, Display, Process
-from exporter.polling.identity import Claims
-from exporter.polling.poller import Pace, Poller
+from exporter.polling.identity import IdentityRegistry
+from exporter.polling.poller import Poller, PollSchedule
 from exporter.redaction import Secrets
 from exporter.storage.store import Store
 
@@ -58,26 +58,26 @@ def assembled(
     """
     settings = configuration.settings
     names = tuple(account.name for account in configuration.accounts)
-    board, claims, clock = Board(names), Claims(names), clock or RealClock(stop)
+    board, identities, clock = Board(names), IdentityRegistry(names), clock or RealClock(stop)
     display = Display(settings.job_series, settings.failed_job_window, settings.show_username)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     with closing(Store(configuration.state_file)) as store:
-        allowances = Allowances(
+        allowances = AllowancePool(
             settings.rate_share,
-            kept=lambda holder: store.allowance(holder, clock.time()),
-            keep=lambda holder, kept: store.save_allowance(holder, kept, clock.time()),
+            saved=lambda key: store.allowance(key, clock.time()),
+            save=lambda key, saved: store.save_allowance(key, saved, clock.time()),
         )
         yield Parts(
             tuple(
                 Poller(
-                    watched,
-                    connect=partial(client_of, watched, configuration, allowances, clock),
+                    account,
+                    connect=partial(client_of, account, configuration, allowances, clock),
                     store=store,
-                    claims=claims,
+                    identities=identities,
                     allowances=allowances,
                     rules=configuration.rules,
-                    pace=Pace(
+                    schedule=PollSchedule(
                         settings.poll_interval,
                         settings.full_listing_interval,
                         settings.stale_after,
@@ -89,7 +89,7 @@ def assembled(
                     log=log,
                     secrets=secrets,
                 )
-                for position, watched in enumerate(configuration.accounts)
+                for position, account in enumerate(configuration.accounts)
             ),
             board,
             Exposition(
@@ -105,18 +105,22 @@ def assembled(
 
 
 def client_of(
-    watched: Watched, configuration: Configuration, allowances: Allowances, clock: Clock, listener: Listener
+    account: AccountConfig,
+    configuration: Configuration,
+    allowances: AllowancePool,
+    clock: Clock,
+    observer: ClientObserver,
 ) -> Client:
-    """An account's client, which reports to *listener*."""
+    """An account's client, which reports to *observer*."""
     deadline = Deadline(clock)
-    tls = _tls(str(watched.ca_file) if watched.ca_file else None) if watched.needs_tls else None
+    tls = _tls(str(account.ca_file) if account.ca_file else None) if account.needs_tls else None
     return Client(
-        watched.endpoint,
-        transport_to(deadline, tls, watched.proxy),
+        account.endpoint,
+        transport_to(deadline, tls, account.proxy),
         deadline,
-        allowance=allowances.of(Holder(watched.endpoint, "", watched.name), clock.monotonic()),
+        allowance=allowances.of(AllowanceKey(account.endpoint, "", account.name), clock.monotonic()),
         clock=clock,
-        listener=listener,
+        observer=observer,
         timeout=configuration.settings.request_timeout,
     )
 

@@ -125,9 +125,9 @@ def _guarded(poller: Poller, log: Log) -> Callable[[], None]:
 def _unhealthy(pollers: Iterable[Poller], clock: Clock, silent_for: float) -> str:
     now = clock.monotonic()
     return ", ".join(
-        f"account {poller.name} has not moved for {now - poller.moved_at:.0f} s"
+        f"account {poller.name} has not moved for {now - poller.last_activity_at:.0f} s"
         for poller in pollers
-        if now - poller.moved_at > silent_for
+        if now - poller.last_activity_at > silent_for
     )
 
 

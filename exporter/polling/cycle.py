@@ -9,27 +9,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from exporter.api.allowance import Purpose
-from exporter.api.client import Answer, ListAnswer
+from exporter.api.allowance import Priority
+from exporter.api.client import JobPage, Response
 from exporter.api.models import Job, Operation
 from exporter.clock import Clock
 from exporter.counting.rules import Changes, JobRecord, JobTotals, Ledger, Observations, Rules, reconcile
-from exporter.errors import AllowanceSpent, BadAnswer, JobRefused, PollError, Unreachable
-from exporter.polling.plan import JobAsked, JobQuestion, LedgerView, PageQuestion, PageSeen, Plan, Question, Reply, Turn
-from exporter.polling.stats import Record
+from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unreachable
+from exporter.polling.plan import GetJob, JobResult, LedgerView, ListPage, PageResult, Phase, PollPlan, Request, Result
+from exporter.polling.stats import PollStats
 
-Stopped = PollError | AllowanceSpent | None
+Stopped = PollError | AllowanceExhausted | None
 """What ended a phase before it was done, if anything did."""
 
 
 class Source(Protocol):
     """The platform's API, as a cycle uses it."""
 
-    def page(self, offset: int, purpose: Purpose) -> ListAnswer:
+    def page(self, offset: int, priority: Priority) -> JobPage:
         """The page of the job list that begins at *offset*."""
         ...
 
-    def job(self, operation: Operation, job_id: str) -> Answer[Job | None]:
+    def job(self, operation: Operation, job_id: str) -> Response[Job | None]:
         """One job by its own endpoint; no value if the platform says that it does not know it."""
         ...
 
@@ -83,7 +83,7 @@ class CycleResult:
 
 
 @dataclass(slots=True)
-class _Seen:
+class ObservationBuffer:
     """What one phase after another has seen: :class:`Observations` in the making, with the records that were loaded."""
 
     jobs: list[Job] = field(default_factory=list)
@@ -106,12 +106,12 @@ class PollCycle:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PollPlan,
         source: Source,
         records: Records,
         *,
         rules: Rules,
-        record: Record,
+        stats: PollStats,
         clock: Clock,
         commit: Callable[[Ledger, Changes], bool],
     ) -> None:
@@ -122,7 +122,7 @@ class PollCycle:
             source: where to ask.
             records: the job records that are stored.
             rules: the settings that counting depends on.
-            record: hears what was answered, and knows the platform's time.
+            stats: hears what was answered, and knows the platform's time.
             clock: this machine's.
             commit: writes changes of a ledger; false if that failed.
         """
@@ -130,7 +130,7 @@ class PollCycle:
         self._source = source
         self._records = records
         self._rules = rules
-        self._record = record
+        self._stats = stats
         self._clock = clock
         self._commit = commit
 
@@ -140,15 +140,17 @@ class PollCycle:
         Raises:
             Exception: what nobody expects; the plan then does not build on what was not counted.
         """
-        began, seen = self._clock.monotonic(), _Seen()
+        began, seen = self._clock.monotonic(), ObservationBuffer()
         with self._forgotten_if_not_counted(began):
-            stopped = self._run_phase(self._plan.look(began, self.view(ledger)), ledger, seen)
+            stopped = self._run_phase(self._plan.discover(began, self.view(ledger)), ledger, seen)
             changes = self._reconcile(ledger, seen)
             looked = stopped is None
-            if isinstance(stopped, AllowanceSpent):
+            if isinstance(stopped, AllowanceExhausted):
                 self._plan.cut_short()
             if looked:
-                stopped = self._run_phase(self._plan.ask(began, self.view(ledger.after(changes)), budget), ledger, seen)
+                stopped = self._run_phase(
+                    self._plan.refresh(began, self.view(ledger.after(changes)), budget), ledger, seen
+                )
                 changes = self._reconcile(ledger, seen)
             return self._finish(ledger, changes, began, stopped=stopped, looked=looked, saw_jobs=bool(seen.jobs))
 
@@ -158,9 +160,9 @@ class PollCycle:
         Raises:
             Exception: see :meth:`run`.
         """
-        began, seen = self._clock.monotonic(), _Seen()
+        began, seen = self._clock.monotonic(), ObservationBuffer()
         with self._forgotten_if_not_counted(began):
-            stopped = self._run_phase(self._plan.read_on(began, self.view(ledger)), ledger, seen)
+            stopped = self._run_phase(self._plan.continue_listing(began, self.view(ledger)), ledger, seen)
             changes = self._reconcile(ledger, seen)
             return self._finish(ledger, changes, began, stopped=stopped, looked=True, saw_jobs=bool(seen.jobs))
 
@@ -171,7 +173,7 @@ class PollCycle:
             ledger.live,
             sum(totals.jobs for totals in ledger.listed.values()),
             ledger.account.ever_listed,
-            None if listed_on is None else max(0.0, self._record.platform_time - listed_on),
+            None if listed_on is None else max(0.0, self._stats.server_time - listed_on),
         )
 
     def _finish(
@@ -201,66 +203,66 @@ class PollCycle:
 
     # ---- fetch ----
 
-    def _run_phase(self, turn: Turn, ledger: Ledger, seen: _Seen) -> Stopped:
-        """Ask what *turn* wants to know, into *seen*; what stopped it, if anything did."""
+    def _run_phase(self, phase: Phase, ledger: Ledger, seen: ObservationBuffer) -> Stopped:
+        """Ask what *phase* wants to know, into *seen*; what stopped it, if anything did."""
         try:
-            question = next(turn)
+            request = next(phase)
             while True:
-                question = turn.send(self._execute(question, ledger, seen))
+                request = phase.send(self._execute(request, ledger, seen))
         except StopIteration:
             return None
-        except (PollError, AllowanceSpent) as error:
-            turn.close()
+        except (PollError, AllowanceExhausted) as error:
+            phase.close()
             return error
 
-    def _execute(self, question: Question, ledger: Ledger, seen: _Seen) -> Reply:
+    def _execute(self, request: Request, ledger: Ledger, seen: ObservationBuffer) -> Result:
         try:
-            if isinstance(question, PageQuestion):
-                return self._page(question, ledger, seen)
-            return self._job(question, seen)
-        except AllowanceSpent:
-            if isinstance(question, PageQuestion) and question.purpose is Purpose.WATCH:
+            if isinstance(request, ListPage):
+                return self._page(request, ledger, seen)
+            return self._job(request, seen)
+        except AllowanceExhausted:
+            if isinstance(request, ListPage) and request.priority is Priority.DISCOVERY:
                 raise
             return None
 
-    def _page(self, question: PageQuestion, ledger: Ledger, seen: _Seen) -> PageSeen:
-        answer = self._source.page(*question)
-        self._record.answered()
-        self._record.page_read(answer.date, answer.page.skipped)
-        ids = {job.id for job in answer.page.jobs}
+    def _page(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer) -> PageResult:
+        response = self._source.page(*request)
+        self._stats.answered()
+        self._stats.page_read(response.date, response.page.skipped)
+        ids = {job.id for job in response.page.jobs}
         self._look_up(ids, ledger, seen)
         known = {job_id for job_id in ids if job_id in seen.records or job_id in seen.listed}
-        seen.jobs.extend(answer.page.jobs)
+        seen.jobs.extend(response.page.jobs)
         seen.listed |= ids
         seen.list_answered = True
-        return PageSeen(answer, known)
+        return PageResult(response, known)
 
-    def _job(self, question: JobQuestion, seen: _Seen) -> JobAsked:
+    def _job(self, request: GetJob, seen: ObservationBuffer) -> JobResult:
         """One job that only its own endpoint can tell about."""
         try:
-            job = self._source.job(*question).value
-        except JobRefused as error:
-            self._record.job_refused(question.job_id, str(error))
-            seen.refused.add(question.job_id)
-            return JobAsked(told=False)
+            job = self._source.job(*request).value
+        except JobRequestFailed as error:
+            self._stats.job_refused(request.job_id, str(error))
+            seen.refused.add(request.job_id)
+            return JobResult(conclusive=False)
         except Unreachable:
-            seen.refused.add(question.job_id)  # so that one job whose endpoint always fails does not fail every poll
+            seen.refused.add(request.job_id)  # so that one job whose endpoint always fails does not fail every poll
             raise
         if job is None:
-            seen.unknown.add(question.job_id)
+            seen.unknown.add(request.job_id)
         else:
             seen.asked.add(job.id)
             seen.jobs.append(job)
-        return JobAsked()
+        return JobResult()
 
     # ---- reconcile ----
 
-    def _look_up(self, ids: set[str], ledger: Ledger, seen: _Seen) -> None:
+    def _look_up(self, ids: set[str], ledger: Ledger, seen: ObservationBuffer) -> None:
         """The committed marks of *ids*, into *seen*."""
         seen.records.update(self._records.records(ledger.account.number, ids - seen.looked_up))
         seen.looked_up |= ids
 
-    def _reconcile(self, ledger: Ledger, seen: _Seen) -> Changes:
+    def _reconcile(self, ledger: Ledger, seen: ObservationBuffer) -> Changes:
         """What *seen* changes."""
         number, listing = ledger.account.number, self._plan.listing
         self._look_up(seen.ids, ledger, seen)
@@ -279,5 +281,5 @@ class PollCycle:
             ),
             self._rules,
             local_time=self._clock.time(),
-            server_time=self._record.platform_time,
+            server_time=self._stats.server_time,
         )

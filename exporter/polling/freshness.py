@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 
-class Looks:
+class FreshnessTracker:
     """When each unfinished job was last looked at, and when the place where new ones come in. Monotonic seconds."""
 
     def __init__(self, now: float) -> None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 
-from exporter.api.client import ListAnswer
+from exporter.api.client import JobPage
 from exporter.polling.ordering import Order
 
 
-class WatchedEnd:
+class HeadScan:
     """One look at the end of the list where new jobs come in, and inwards from there to a job that was known before."""
 
     def __init__(self, order: Order, size: int, per_page: int, room: int) -> None:
@@ -32,16 +32,16 @@ class WatchedEnd:
         self.total: int | None = None
         """The platform's own total, from the page that shows the newest job."""
 
-    def take(self, answer: ListAnswer, known: Collection[str]) -> None:
+    def take(self, response: JobPage, known: Collection[str]) -> None:
         """Take in the answer to :attr:`offset`; *known* are those of its jobs that were known before."""
         if self.offset is None:
             return
-        page, offset = answer.page, self.offset
-        if answer.total is not None:
-            self.size = max(answer.total, offset + page.items if page.items else 0)
+        page, offset = response.page, self.offset
+        if response.total is not None:
+            self.size = max(response.total, offset + page.items if page.items else 0)
         if self._newest:
-            self.total = answer.total if offset == 0 else self.total
-            ended = page.items == 0 or (page.items < answer.limit and not page.has_next)
+            self.total = response.total if offset == 0 else self.total
+            ended = page.items == 0 or (page.items < response.limit and not page.has_next)
             self._turn_in(ended or bool(page.jobs and page.jobs[-1].id in known), offset + _step(page.last, page.items))
             return
         if page.items == 0 and offset > 0:
@@ -50,9 +50,9 @@ class WatchedEnd:
         if offset == self._first:
             self._inner_known = offset == 0 or bool(page.jobs and page.jobs[0].id in known)
         if not self._at_the_end:
-            if page.items < answer.limit and not page.has_next:
+            if page.items < response.limit and not page.has_next:
                 self._at_the_end = True
-                self.size, self.total = offset + page.items, answer.total
+                self.size, self.total = offset + page.items, response.total
                 self._turn_in(self._inner_known, max(0, self._first - self._inwards))
             else:
                 self.offset = offset + _step(page.last, page.items)

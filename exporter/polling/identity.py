@@ -5,14 +5,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from exporter.api.allowance import Allowances, Holder
+from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client
 from exporter.clock import Clock
-from exporter.config.accounts import Watched
+from exporter.config.accounts import AccountConfig
 from exporter.counting.rules import Ledger, Rules
-from exporter.errors import AlreadyWatched, ConfigError, WrongAccount
+from exporter.errors import ConfigError, DuplicateAccount, WrongAccount
 from exporter.logs import Log
-from exporter.polling.stats import Record
+from exporter.polling.stats import PollStats
 from exporter.redaction import Secret, Secrets
 from exporter.storage.store import Store
 
@@ -20,43 +20,43 @@ Identity = tuple[str, str, str]
 """Endpoint, user name and division."""
 
 
-class Claims:
+class IdentityRegistry:
     """Safe to share between threads."""
 
     def __init__(self, names: Sequence[str]) -> None:
         """No claims yet; *names* are the entries in the order of the configuration."""
         self._lock = threading.Lock()
         self._order = {name: position for position, name in enumerate(names)}
-        self._holders: dict[Identity, str] = {}
+        self._owners: dict[Identity, str] = {}
 
     def claim(self, identity: Identity, name: str) -> None:
         """Claim *identity* for the entry *name*, from a later entry too, whatever the order in which they got answers.
 
         Raises:
-            AlreadyWatched: an earlier entry has it.
+            DuplicateAccount: an earlier entry has it.
         """
         with self._lock:
-            holder = self._holders.get(identity, name)
-            if self._order[holder] < self._order[name]:
-                raise AlreadyWatched(_told(holder, name))
-            self._holders[identity] = name
+            owner = self._owners.get(identity, name)
+            if self._order[owner] < self._order[name]:
+                raise DuplicateAccount(_told(owner, name))
+            self._owners[identity] = name
 
     @contextmanager
-    def held(self, identity: Identity, name: str) -> Iterator[None]:
+    def writer_lock(self, identity: Identity, name: str) -> Iterator[None]:
         """Nobody else claims *identity* while the block runs: a ledger has one writer.
 
         Raises:
-            AlreadyWatched: an earlier entry has claimed it meanwhile.
+            DuplicateAccount: an earlier entry has claimed it meanwhile.
         """
         with self._lock:
-            holder = self._holders.get(identity, name)
-            if holder != name:
-                raise AlreadyWatched(_told(holder, name))
+            owner = self._owners.get(identity, name)
+            if owner != name:
+                raise DuplicateAccount(_told(owner, name))
             yield
 
 
-def _told(holder: str, name: str) -> str:
-    return f"accounts {holder} and {name} are one and the same user: {holder} is watched, {name} is not"
+def _told(owner: str, name: str) -> str:
+    return f"accounts {owner} and {name} are one and the same user: {owner} is watched, {name} is not"
 
 
 class AccountIdentity:
@@ -67,25 +67,25 @@ class AccountIdentity:
 
     def __init__(
         self,
-        watched: Watched,
+        account: AccountConfig,
         client: Client,
         *,
         store: Store,
-        claims: Claims,
-        allowances: Allowances,
+        identities: IdentityRegistry,
+        allowances: AllowancePool,
         rules: Rules,
-        record: Record,
+        stats: PollStats,
         clock: Clock,
         log: Log,
         secrets: Secrets,
     ) -> None:
-        self._watched = watched
+        self._account = account
         self._client = client
         self._store = store
-        self._claims = claims
+        self._identities = identities
         self._allowances = allowances
         self._rules = rules
-        self._record = record
+        self._stats = stats
         self._clock = clock
         self._log = log
         self._secrets = secrets
@@ -102,7 +102,7 @@ class AccountIdentity:
     def token_changed(self) -> bool:
         """Whether the token's text is another than the one in use; not while it cannot be read."""
         try:
-            return self._watched.token.read() != self._secret
+            return self._account.token.read() != self._secret
         except ConfigError:
             return False
 
@@ -110,14 +110,14 @@ class AccountIdentity:
         """Make sure that no earlier entry polls the account of *username*.
 
         Raises:
-            AlreadyWatched: one does.
+            DuplicateAccount: one does.
         """
-        self._claims.claim((self._watched.endpoint, username, self._watched.division), self._watched.name)
+        self._identities.claim((self._account.endpoint, username, self._account.division), self._account.name)
 
     def saved_ledger(self) -> Ledger | None:
         """The ledger that the account's name was last bound to: its counters are shown until the platform answers."""
         since = self._clock.time() - self._rules.failed_job_window
-        ledger = self._store.load_by_name(self._watched.name, self._watched.endpoint, self._watched.division, since)
+        ledger = self._store.load_by_name(self._account.name, self._account.endpoint, self._account.division, since)
         if ledger is not None:
             self._draw_on(ledger.account.username)
         return ledger
@@ -131,7 +131,7 @@ class AccountIdentity:
             ConfigError: the token cannot be read.
             StateWriteError: a new ledger could not be written.
         """
-        secret = self._watched.token.read()
+        secret = self._account.token.read()
         if secret != self._secret:
             self._identified = False
             self._client.use_token(secret.reveal())
@@ -143,22 +143,22 @@ class AccountIdentity:
         return shown
 
     def _identify(self, shown: Ledger | None) -> Ledger:
-        answer = self._client.user()
-        self._record.answered()
-        name, endpoint, division = self._watched.name, self._watched.endpoint, self._watched.division
-        username = answer.value
+        response = self._client.user()
+        self._stats.answered()
+        name, endpoint, division = self._account.name, self._account.endpoint, self._account.division
+        username = response.value
         if shown is not None and shown.account.username != username:
             raise WrongAccount(
                 f"the token belongs to {username}, the counters of account {name} to {shown.account.username};"
                 " give the account another name to count for both, or bring back the token of the first"
             )
-        self._record.username = username
+        self._stats.username = username
         self.claim(username)
         now = self._clock.time()
         # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
         ledger = self._store.load(name, endpoint, username, division, now - self._rules.failed_job_window)
         if ledger is None:
-            since = math.floor(answer.date if answer.date is not None else now)
+            since = math.floor(response.date if response.date is not None else now)
             ledger = self._store.create(
                 name, endpoint, username, division, counting_since=since, local_time=now, rules=self._rules
             )
@@ -171,8 +171,8 @@ class AccountIdentity:
     def _draw_on(self, username: str) -> None:
         """Take requests from the allowance of this user, those too that it took to find out who it is."""
         now, before = self._clock.monotonic(), self._client.allowance
-        allowance = self._allowances.of(Holder(self._watched.endpoint, username), now)
-        allowance.join(self._watched.name)
+        allowance = self._allowances.of(AllowanceKey(self._account.endpoint, username), now)
+        allowance.add_account(self._account.name)
         if allowance is not before:
-            allowance.absorb(before, now)
+            allowance.merge(before, now)
             self._client.allowance = allowance

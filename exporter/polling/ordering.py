@@ -22,7 +22,7 @@ class Order(Enum):
     NONE = "no rule"
 
 
-class Neighbours:
+class OrderDetector:
     """Which of two neighbours on the list was submitted first, all along it.
 
     Submission is the number in the job's id, which grows with time as far as is known, else the time of the start.
@@ -56,7 +56,7 @@ class Neighbours:
         return Order.OLDEST if self._later >= _SORTED * pairs else Order.NONE
 
 
-class Depths:
+class JobPositions:
     """How many jobs lie between the watched end and each unfinished job.
 
     Only new jobs change that, by one each, so a depth is kept less the number of new jobs that had come until then.

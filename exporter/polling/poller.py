@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.api.allowance import WINDOW_SECONDS, Allowances
-from exporter.api.client import Client, Listener
+from exporter.api.allowance import WINDOW_SECONDS, AllowancePool
+from exporter.api.client import Client, ClientObserver
 from exporter.clock import Clock
-from exporter.config.accounts import Watched
+from exporter.config.accounts import AccountConfig
 from exporter.counting.rules import Changes, JobTotals, Ledger, Rules, reset_changed_histograms
 from exporter.errors import (
-    AllowanceSpent,
-    AlreadyWatched,
+    AllowanceExhausted,
     ConfigError,
+    DuplicateAccount,
     PollError,
     RateLimited,
     StateWriteError,
@@ -22,9 +22,9 @@ from exporter.errors import (
 from exporter.logs import Log
 from exporter.metrics.snapshot import Picture
 from exporter.polling.cycle import CycleResult, PollCycle
-from exporter.polling.identity import AccountIdentity, Claims
-from exporter.polling.plan import Plan
-from exporter.polling.stats import Record
+from exporter.polling.identity import AccountIdentity, IdentityRegistry
+from exporter.polling.plan import PollPlan
+from exporter.polling.stats import PollStats
 from exporter.redaction import Secrets
 from exporter.storage.store import Store
 
@@ -32,14 +32,14 @@ _TOKEN_LOOK: Final = 5.0
 """Seconds between two looks at a token file while the platform refuses what it holds."""
 _ROOM_LISTED: Final = 1.25
 """Requests for each that a look needs: some are for jobs that it does not show, or for their results."""
-_ROOM_WATCHED: Final = 2.0
+_ROOM_INCREMENTAL: Final = 2.0
 """The same where unfinished jobs and the full listing come on top."""
 _BELIEVED_LISTINGS: Final = 2
 """Intervals after which an earlier process' listing is too old for gauges to go on from."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PollSchedule:
     """When to poll and for how long to believe it; seconds.
 
     Attributes:
@@ -56,7 +56,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class UsageEstimate:
     """What watching an account will cost, as far as its last poll tells.
 
     Attributes:
@@ -73,71 +73,71 @@ class Poller:
 
     def __init__(
         self,
-        watched: Watched,
+        account: AccountConfig,
         *,
-        connect: Callable[[Listener], Client],
+        connect: Callable[[ClientObserver], Client],
         store: Store,
-        claims: Claims,
-        allowances: Allowances,
+        identities: IdentityRegistry,
+        allowances: AllowancePool,
         rules: Rules,
-        pace: Pace,
+        schedule: PollSchedule,
         clock: Clock,
         publish: Callable[[Picture], None],
         log: Log,
         secrets: Secrets,
     ) -> None:
-        self.name = watched.name
-        self._watched = watched
+        self.name = account.name
+        self._account = account
         self._store = store
-        self._claims = claims
+        self._identities = identities
         self._rules = rules
-        self._pace = pace
+        self._schedule = schedule
         self._clock = clock
         self._publish = publish
         self._secrets = secrets
-        self._log = log.bind(account=watched.name)
-        self._record = Record(clock, self._log)
-        self._client = connect(self._record)
+        self._log = log.bind(account=account.name)
+        self._stats = PollStats(clock, self._log)
+        self._client = connect(self._stats)
         self._identity = AccountIdentity(
-            watched,
+            account,
             self._client,
             store=store,
-            claims=claims,
+            identities=identities,
             allowances=allowances,
             rules=rules,
-            record=self._record,
+            stats=self._stats,
             clock=clock,
             log=self._log,
             secrets=secrets,
         )
         self._begin_plan()
-        self._interval = pace.poll_interval
+        self._interval = schedule.poll_interval
         self._ledger: Ledger | None = None
         self._listed: Mapping[tuple[str, str], JobTotals] | None = None
-        self._reads_on = True
+        self._continues_listing = True
 
     @property
-    def moved_at(self) -> float:
+    def last_activity_at(self) -> float:
         """When this poller last asked anything, or is to wake from its rest, by the monotonic clock."""
-        return self._record.moved_at
+        return self._stats.last_activity_at
 
     @property
-    def forecast(self) -> Forecast:
+    def usage_estimate(self) -> UsageEstimate:
         """What is to be expected of this account."""
         polls = self._plan.requests_per_poll / self._interval
-        slices = self._plan.pages / self._full_interval if self._plan.watching else 0.0
-        return Forecast(self._plan.size, math.ceil(WINDOW_SECONDS * (polls + slices)))
+        slices = self._plan.pages / self._full_interval if self._plan.incremental else 0.0
+        return UsageEstimate(self._plan.size, math.ceil(WINDOW_SECONDS * (polls + slices)))
 
     def run(self) -> None:
         """Poll until the process ends."""
         try:
             try:
-                self._show_what_was_counted()
+                self._publish_saved_ledger()
             except Exception:  # noqa: BLE001  # the polls to come may fare better
                 self._log.exception("state.not_read")
             # The second poll comes at the account's place, soon after the first or an interval later at most.
-            due = self._clock.monotonic() + self._pace.phase - self._interval
-            self._clock.pause(self._pace.first)
+            due = self._clock.monotonic() + self._schedule.phase - self._interval
+            self._clock.pause(self._schedule.first)
             while True:
                 wait = self.poll()
                 now = self._clock.monotonic()
@@ -146,7 +146,7 @@ class Poller:
                     due += (math.floor((now - due) / self._interval) + 1) * self._interval
                 if wait is not None:
                     due = now + wait
-                due = self._rest(due)
+                due = self._sleep_until(due)
         except Stopping:
             self._log.debug("poller.stopped")
         finally:
@@ -158,7 +158,7 @@ class Poller:
         Raises:
             Stopping: the process is ending.
         """
-        self._reads_on = False
+        self._continues_listing = False
         try:
             self.poll()
         finally:
@@ -166,13 +166,13 @@ class Poller:
 
     def confirm(self) -> None:
         """Once all accounts were polled: fail if an earlier entry turned out to watch the same one."""
-        if self._ledger is not None and not self._record.fault:
+        if self._ledger is not None and not self._stats.last_error:
             try:
                 self._identity.claim(self._ledger.account.username)
-            except AlreadyWatched as error:
+            except DuplicateAccount as error:
                 self._handle_failure(error)
-                self._record.up, self._record.fault = False, str(error)
-                self._show()
+                self._stats.up, self._stats.last_error = False, str(error)
+                self._publish_snapshot()
 
     def poll_until_listed(self) -> None:
         """Poll until a listing is complete, a poll fails, or what it saw cannot be written.
@@ -182,10 +182,10 @@ class Poller:
         """
         self._begin_plan(watches=False)
         try:
-            self._show_what_was_counted()
+            self._publish_saved_ledger()
             while True:
                 wait = self.poll()
-                if self._record.fault or self._listed is not None or self._store.write_failures:
+                if self._stats.last_error or self._listed is not None or self._store.write_failures:
                     return
                 self._clock.pause(wait or 0.0)
         finally:
@@ -200,37 +200,37 @@ class Poller:
         Raises:
             Stopping: the process is ending.
         """
-        began = self._record.moved_at = self._clock.monotonic()
-        made = self._record.requests_made
+        began = self._stats.last_activity_at = self._clock.monotonic()
+        made = self._stats.requests_made
         wait: float | None = None
-        result, fault = "success", ""
+        result, failed_with = "success", ""
         try:
             wait = self._run_cycle()
         except Stopping:
             raise
-        except AllowanceSpent as spent:
-            if self._record.requests_made == made:
+        except AllowanceExhausted as spent:
+            if self._stats.requests_made == made:
                 return spent.wait  # nothing was asked: this was no poll
             wait = spent.wait
         except PollError as error:
             # What the platform says may repeat what it was sent; the status page shows it.
-            result, fault = error.result, self._secrets.hidden(str(error))
+            result, failed_with = error.result, self._secrets.hidden(str(error))
             wait = self._handle_failure(error)
         except (ConfigError, StateWriteError) as error:
-            result, fault = "error", self._secrets.hidden(str(error))
+            result, failed_with = "error", self._secrets.hidden(str(error))
         except Exception:  # noqa: BLE001  # whatever it is, the next poll comes as usual
-            result, fault = "error", "unexpected error, see the log"
+            result, failed_with = "error", "unexpected error, see the log"
             self._log.exception("poll.crashed")
-        if fault or self._record.requests_made > made:  # nothing asked, nothing learned: that was no poll
-            self._record.polled(result, fault, self._clock.time(), self._clock.monotonic() - began)
-        self._record.moved_at = self._clock.monotonic()
-        self._show()
+        if failed_with or self._stats.requests_made > made:  # nothing asked, nothing learned: that was no poll
+            self._stats.polled(result, failed_with, self._clock.time(), self._clock.monotonic() - began)
+        self._stats.last_activity_at = self._clock.monotonic()
+        self._publish_snapshot()
         return wait
 
     def _handle_failure(self, error: PollError) -> float | None:
         """Update state after a failed poll and return the delay before the next one, None for the usual one."""
-        self._record.failed(error)
-        if isinstance(error, AlreadyWatched):
+        self._stats.failed(error)
+        if isinstance(error, DuplicateAccount):
             self._ledger = self._listed = None  # that entry shows them
         if error.reidentify:
             self._identity.ask_again()
@@ -238,9 +238,9 @@ class Poller:
             return max(error.retry_after, self._interval)
         return error.retry_after
 
-    def _rest(self, due: float) -> float:
+    def _sleep_until(self, due: float) -> float:
         """Wait until *due*; a poller that waits for a new token looks for it meanwhile. When it ended, monotonic."""
-        self._record.moved_at = due
+        self._stats.last_activity_at = due
         while (left := due - self._clock.monotonic()) > 0:
             if self._identity.unproven and self._identity.token_changed():
                 return self._clock.monotonic()
@@ -253,19 +253,19 @@ class Poller:
         """One poll's work; the wait until the rest of a long listing is read, None when there is no rest.
 
         Raises:
-            AllowanceSpent: the allowance ended this poll before it saw a job.
+            AllowanceExhausted: the allowance ended this poll before it saw a job.
         """
         self._ledger = self._identity.ledger(self._ledger)
         ledger = self._reset_changed_histograms(self._ledger)
         began = self._clock.monotonic()
         result = self._cycle.run(
-            ledger, self._client.allowance.budget(began, self._interval, self._plan.pages_per_look)
+            ledger, self._client.allowance.budget(began, self._interval, self._plan.pages_per_discovery)
         )
         self._take_over(ledger, result)
         failure = result.stopped
-        if isinstance(failure, AllowanceSpent) and result.saw_jobs:
+        if isinstance(failure, AllowanceExhausted) and result.saw_jobs:
             return failure.wait
-        if result.may_continue and self._reads_on and self._plan.watching:
+        if result.may_continue and self._continues_listing and self._plan.incremental:
             self._continue_listing(began)
         if failure is not None:
             raise failure
@@ -275,7 +275,7 @@ class Poller:
         """Slices of a large account's listing, counted turn by turn, until the next poll is due."""
         going_on = True
         while going_on and self._ledger is not None:
-            self._show()  # what watching saw shall not wait for this
+            self._publish_snapshot()  # what watching saw shall not wait for this
             ledger = self._ledger
             result = self._cycle.continue_listing(ledger)
             self._take_over(ledger, result)
@@ -287,8 +287,8 @@ class Poller:
         """Show what a cycle that began with *ledger* changed. Counters shown are committed ones; gauges always move."""
         if result.complete:
             self._listed = result.listed
-            self._record.last_full_listing = self._clock.time()
-        elif self._plan.watching and (self._listed is not None or self._goes_on_from(ledger)):
+            self._stats.last_full_listing = self._clock.time()
+        elif self._plan.incremental and (self._listed is not None or self._goes_on_from(ledger)):
             self._listed = result.listed
         self._ledger = result.ledger
 
@@ -298,21 +298,21 @@ class Poller:
         return ledger.account.ever_listed and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
 
     def _begin_plan(self, *, watches: bool = True) -> None:
-        self._plan = Plan(self._pace.full_listing_interval, self._clock.monotonic(), watches=watches)
+        self._plan = PollPlan(self._schedule.full_listing_interval, self._clock.monotonic(), incremental=watches)
         self._cycle = PollCycle(
             self._plan,
             self._client,
             self._store,
             rules=self._rules,
-            record=self._record,
+            stats=self._stats,
             clock=self._clock,
             commit=self._written,
         )
 
-    def _show_what_was_counted(self) -> None:
+    def _publish_saved_ledger(self) -> None:
         """Until the platform answers, the counters are those of the ledger that the name was last bound to."""
         self._ledger = self._identity.saved_ledger() or self._ledger
-        self._show()
+        self._publish_snapshot()
 
     def _reset_changed_histograms(self, ledger: Ledger) -> Ledger:
         """The book with the histograms' bounds that are configured now."""
@@ -325,13 +325,13 @@ class Poller:
             return True
         account = ledger.account
         try:
-            with self._claims.held((account.endpoint, account.username, account.division), self.name):
+            with self._identities.writer_lock((account.endpoint, account.username, account.division), self.name):
                 self._store.commit(account.number, changes)
         except StateWriteError as error:
             self._log.error("state.not_written", reason=str(error))
             return False
         for event in changes.events:
-            self._record.committed(event)
+            self._stats.committed(event)
         return True
 
     # ---- publish ----
@@ -339,31 +339,33 @@ class Poller:
     @property
     def _full_interval(self) -> float:
         """How old a complete listing may become; effective, in seconds."""
-        if not self._plan.watching:
+        if not self._plan.incremental:
             return self._interval
-        soonest = self._client.allowance.pace(2 * self._plan.pages)  # half of the allowance is for it
-        return max(self._pace.full_listing_interval, soonest) if self._plan.watched else soonest
+        soonest = self._client.allowance.min_interval(2 * self._plan.pages)  # half of the allowance is for it
+        return max(self._schedule.full_listing_interval, soonest) if self._plan.head_known else soonest
 
-    def _show(self) -> None:
-        record = self._record
-        room = _ROOM_WATCHED if self._plan.watching else _ROOM_LISTED
-        self._interval = max(self._pace.poll_interval, self._client.allowance.pace(room * self._plan.pages_per_look))
-        believed_for = max(self._pace.stale_after, 2 * self._interval)
+    def _publish_snapshot(self) -> None:
+        stats = self._stats
+        room = _ROOM_INCREMENTAL if self._plan.incremental else _ROOM_LISTED
+        self._interval = max(
+            self._schedule.poll_interval, self._client.allowance.min_interval(room * self._plan.pages_per_discovery)
+        )
+        believed_for = max(self._schedule.stale_after, 2 * self._interval)
         self._publish(
             Picture(
-                self._watched.name,
-                self._watched.endpoint,
+                self._account.name,
+                self._account.endpoint,
                 self._ledger,
                 self._listed,
-                record.picture(
+                stats.status(
                     self._client.allowance,
                     interval=self._interval,
                     full_interval=self._full_interval,
-                    watching=self._plan.watching,
+                    incremental=self._plan.incremental,
                     delay=None
                     if self._ledger is None
                     else self._plan.delay(self._clock.monotonic(), self._ledger.live),
                 ),
-                (record.last_success or -math.inf) + believed_for,
+                (stats.last_success or -math.inf) + believed_for,
             )
         )

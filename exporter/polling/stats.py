@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from exporter.api.allowance import Allowance
-from exporter.api.client import Asked, Endpoint, Retried
+from exporter.api.client import Endpoint, RequestCompleted, RetryScheduled
 from exporter.clock import Clock
 from exporter.counting.rules import (
     CountDecreased,
@@ -23,14 +23,14 @@ POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 12
 REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Record:
+class PollStats:
     """What asking was like: the listener of the client, and the source of :class:`Polling`."""
 
     def __init__(self, clock: Clock, log: Log) -> None:
         self._clock = clock
         self._log = log
         started = clock.time()
-        self.moved_at = clock.monotonic()
+        self.last_activity_at = clock.monotonic()
         """When anything was last asked, or the poller is to wake from its rest, monotonic: health rests on it."""
         self.up: bool | None = None
         self.auth_ok: bool | None = None
@@ -39,8 +39,8 @@ class Record:
         self.last_poll: float | None = None
         self.last_success: float | None = None
         self.last_full_listing: float | None = None
-        self.fault = ""
-        self._platform_ahead = 0.0
+        self.last_error = ""
+        self._server_ahead = 0.0
         self._polls: dict[str, int] = {}
         self._poll_duration = HistogramValue.empty(POLL_SECONDS, started)
         self._requests: dict[tuple[str, str], int] = {}
@@ -48,22 +48,22 @@ class Record:
         self._skipped: dict[str, int] = {}
         self._lowered: dict[str, int] = {}
 
-    def on_asked(self, fact: Asked) -> None:
+    def on_request_completed(self, event: RequestCompleted) -> None:
         """A request was made."""
-        self.moved_at = self._clock.monotonic()
-        key = str(fact.endpoint), fact.status
+        self.last_activity_at = self._clock.monotonic()
+        key = str(event.endpoint), event.status
         self._requests[key] = self._requests.get(key, 0) + 1
         histogram = self._request_duration[key[0]]
-        self._request_duration[key[0]] = histogram.observe(fact.seconds, None)
+        self._request_duration[key[0]] = histogram.observe(event.seconds, None)
 
-    def on_retried(self, fact: Retried) -> None:
+    def on_retry_scheduled(self, event: RetryScheduled) -> None:
         """A request failed in transit and is made again."""
         self._log.warning(
             "request.retried",
-            endpoint=str(fact.endpoint),
-            reason=fact.reason,
-            attempt=fact.attempt,
-            wait=round(fact.wait, 2),
+            endpoint=str(event.endpoint),
+            reason=event.reason,
+            attempt=event.attempt,
+            wait=round(event.wait, 2),
         )
 
     def answered(self) -> None:
@@ -77,27 +77,27 @@ class Record:
         return sum(self._requests.values())
 
     @property
-    def platform_time(self) -> float:
+    def server_time(self) -> float:
         """Unix seconds by the platform's clock, as far as it last told; else by this machine's."""
-        return self._clock.time() + self._platform_ahead
+        return self._clock.time() + self._server_ahead
 
     def page_read(self, date: float | None, skipped: Mapping[str, int]) -> None:
         """A page came, at the platform's time *date*, with records *skipped* by reason."""
         if date is not None:
-            self._platform_ahead = date - self._clock.time()
+            self._server_ahead = date - self._clock.time()
         for reason, records in skipped.items():
             # Once at warning: a record that cannot be read comes again with every listing for a month.
             tell = self._log.debug if reason in self._skipped else self._log.warning
             tell("records.skipped", reason=reason, records=records)
             self._skipped[reason] = self._skipped.get(reason, 0) + records
 
-    def polled(self, result: str, fault: str, now: float, seconds: float) -> None:
-        """A poll ended at *now* after *seconds*; *fault* is why it failed, empty when it did not."""
-        if fault and fault != self.fault:
-            self._log.warning("poll.failed", result=result, reason=fault)
-        elif self.fault and not fault:
+    def polled(self, result: str, error: str, now: float, seconds: float) -> None:
+        """A poll ended at *now* after *seconds*; *error* is why it failed, empty when it did not."""
+        if error and error != self.last_error:
+            self._log.warning("poll.failed", result=result, reason=error)
+        elif self.last_error and not error:
             self._log.info("poll.recovered")
-        self.fault = fault
+        self.last_error = error
         self.up = result == "success"
         self.last_poll = now
         if self.up:
@@ -124,11 +124,11 @@ class Record:
             self._lowered[event.field] = self._lowered.get(event.field, 0) + 1
         _log_event(self._log, event)
 
-    def picture(
-        self, allowance: Allowance, *, interval: float, full_interval: float, watching: bool, delay: float | None
+    def status(
+        self, allowance: Allowance, *, interval: float, full_interval: float, incremental: bool, delay: float | None
     ) -> Polling:
         """All of it as it is now, frozen."""
-        quota, polled = allowance.known, self.last_poll is not None
+        rate_limit, polled = allowance.known, self.last_poll is not None
         return Polling(
             up=self.up,
             auth_ok=self.auth_ok,
@@ -141,18 +141,18 @@ class Record:
             poll_duration=self._poll_duration,
             requests=dict(self._requests),
             request_duration=dict(self._request_duration),
-            rate_limit=quota.limit,
-            rate_limit_remaining=quota.remaining,
-            rate_limit_reset=quota.reset,
+            rate_limit=rate_limit.limit,
+            rate_limit_remaining=rate_limit.remaining,
+            rate_limit_reset=rate_limit.reset,
             allowance=allowance.requests,
             allowance_used=allowance.used,
-            watching=watching if polled else None,
+            watching=incremental if polled else None,
             interval=interval,
             full_listing_interval=full_interval if polled else None,
             detection_delay=delay if polled else None,
             skipped=dict(self._skipped),
             lowered=dict(self._lowered),
-            fault=self.fault,
+            fault=self.last_error,
         )
 
 

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from exporter.api.allowance import LONGEST_SILENCE, Holder, Kept
+from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, SavedAllowance
 from exporter.counting import rules as counting
 from exporter.counting.rules import (
     Account,
@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS allowance (
     used INTEGER NOT NULL,
     slices INTEGER NOT NULL,
     window_ends REAL NOT NULL,
-    silent_until REAL NOT NULL,
+    paused_until REAL NOT NULL,
     PRIMARY KEY (endpoint, username, entry)
 ) WITHOUT ROWID;
 """
@@ -312,26 +312,26 @@ class Store:
 
     # ---- allowances ----
 
-    def allowance(self, holder: Holder, now: float) -> Kept | None:
-        """What was left of *holder*'s allowance by an earlier process; *now* in Unix seconds."""
+    def allowance(self, key: AllowanceKey, now: float) -> SavedAllowance | None:
+        """What was left of *key*'s allowance by an earlier process; *now* in Unix seconds."""
         with self._lock:
             row = self._db.execute(
-                "SELECT rate_limit, used, slices, window_ends, silent_until FROM allowance"
+                "SELECT rate_limit, used, slices, window_ends, paused_until FROM allowance"
                 " WHERE endpoint = ? AND username = ? AND entry = ?",
-                holder,
+                key,
             ).fetchone()
         if row is None:
             return None
-        limit, used, slices, window_ends, silent_until = row
-        return Kept(limit, used, slices, window_ends - now, min(LONGEST_SILENCE, silent_until - now))
+        limit, used, slices, window_ends, paused_until = row
+        return SavedAllowance(limit, used, slices, window_ends - now, min(LONGEST_PAUSE, paused_until - now))
 
-    def save_allowance(self, holder: Holder, kept: Kept, now: float) -> None:
-        """Write down what is left of *holder*'s allowance; *now* in Unix seconds.
+    def save_allowance(self, key: AllowanceKey, saved: SavedAllowance, now: float) -> None:
+        """Write down what is left of *key*'s allowance; *now* in Unix seconds.
 
         It outlives this process, but need not outlive the machine, so the disk is not waited for. A failure is counted
         and no more: to ask is more important than to remember having asked.
         """
-        row = (*holder, kept.limit, kept.used, kept.slices, now + kept.window_left, now + kept.silence_left)
+        row = (*key, saved.limit, saved.used, saved.slices, now + saved.window_left, now + saved.pause_left)
         with self._lock, suppress(StateWriteError):
             self._db.execute("PRAGMA synchronous = NORMAL")
             try:

@@ -8,7 +8,7 @@ import msgspec
 import sevenbridges
 from sevenbridges.models.async_jobs import AsyncJob
 
-from exporter.api.decoding import page_of
+from exporter.api.decoding import parse_page
 from exporter.counting.rules import Account, Ledger, Observations, Rules, initial_changes, reconcile
 from tests.bench.report import row
 
@@ -64,7 +64,7 @@ def measure() -> None:
     account = Account(1, "https://p/v2", "u", "", _SINCE)
     for results, bare_goal in ((3, "at most 5"), (100, "at most 2")):
         body = page(results)
-        jobs = {job.id: job for job in page_of(body).jobs}
+        jobs = {job.id: job for job in parse_page(body).jobs}
         new = Ledger(account, {}, {}, {}, {}, {}, 0).after(initial_changes(account, rules, _SINCE))
         first = reconcile(
             new, {}, Observations(jobs.values(), jobs.keys()), rules, local_time=_SINCE, server_time=_SINCE
@@ -73,7 +73,7 @@ def measure() -> None:
         job_records = dict(first.records)
 
         def ours(body: bytes = body, known: Ledger = known, records: dict[str, object] = job_records) -> object:  # type: ignore[assignment]  # bound at once
-            seen = page_of(body).jobs
+            seen = parse_page(body).jobs
             return reconcile(
                 known,
                 records,  # type: ignore[arg-type]  # see above
@@ -84,7 +84,7 @@ def measure() -> None:
             )
 
         def afresh(body: bytes = body, new: Ledger = new) -> object:
-            seen = page_of(body).jobs
+            seen = parse_page(body).jobs
             return reconcile(
                 new, {}, Observations(seen, {job.id for job in seen}), rules, local_time=_SINCE, server_time=_SINCE
             )

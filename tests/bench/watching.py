@@ -22,17 +22,17 @@ from typing import NamedTuple
 
 import httpx
 
-from exporter.api.allowance import Allowances, Holder
+from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client, transport_to
 from exporter.api.deadline import Deadline
-from exporter.config.accounts import Watched
+from exporter.config.accounts import AccountConfig
 from exporter.config.tokens import FixedToken, secret_of
 from exporter.counting.rules import Rules
 from exporter.errors import Stopping
 from exporter.logs import logger
 from exporter.metrics.snapshot import Picture
-from exporter.polling.identity import Claims
-from exporter.polling.poller import Pace, Poller
+from exporter.polling.identity import IdentityRegistry
+from exporter.polling.poller import Poller, PollSchedule
 from exporter.redaction import Secrets
 from exporter.simulator.jobs import Job
 from exporter.simulator.platform import Platform
@@ -335,22 +335,22 @@ def measure(scenario: Scenario) -> None:
 
 def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: Callable[..., Client]) -> Poller:
     """The real one, as the daemon builds it."""
-    allowances = Allowances(
+    allowances = AllowancePool(
         _SHARE,
-        kept=lambda holder: store.allowance(holder, clock.time()),
-        keep=lambda holder, kept: store.save_allowance(holder, kept, clock.time()),
+        saved=lambda key: store.allowance(key, clock.time()),
+        save=lambda key, saved: store.save_allowance(key, saved, clock.time()),
     )
     secrets = Secrets()
     return Poller(
-        Watched("large", url, "", FixedToken(secret_of(DEMO_TOKEN, "the bench")), ca_file=None, proxy=None),
-        connect=lambda listener: connect(
-            allowance=allowances.of(Holder(url, "", "large"), clock.monotonic()), listener=listener
+        AccountConfig("large", url, "", FixedToken(secret_of(DEMO_TOKEN, "the bench")), ca_file=None, proxy=None),
+        connect=lambda observer: connect(
+            allowance=allowances.of(AllowanceKey(url, "", "large"), clock.monotonic()), listener=observer
         ),
         store=store,
-        claims=Claims(["large"]),
+        identities=IdentityRegistry(["large"]),
         allowances=allowances,
         rules=Rules(),
-        pace=Pace(_INTERVAL, _FULL_LISTING, 600, first=0, phase=0),
+        schedule=PollSchedule(_INTERVAL, _FULL_LISTING, 600, first=0, phase=0),
         clock=clock,
         publish=watch.publish,
         log=logger("json", "error", io.StringIO(), secrets),

@@ -281,7 +281,7 @@ def silent_until(place: Installation, simulator: RunningSimulator) -> float:
     """Until when the state file says that nothing may be asked, Unix seconds."""
     with closing(sqlite3.connect(f"file:{place.state}?mode=ro", uri=True)) as state:
         [(until,)] = state.execute(
-            "SELECT silent_until FROM allowance WHERE endpoint = ? AND username <> ''", (simulator.url,)
+            "SELECT paused_until FROM allowance WHERE endpoint = ? AND username <> ''", (simulator.url,)
         ).fetchall()
     return float(until)
 

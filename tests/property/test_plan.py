@@ -17,17 +17,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exporter.api.allowance import Allowance, Purpose
-from exporter.api.client import Answer, ListAnswer
-from exporter.api.decoding import Page, Quota
+from exporter.api.allowance import Allowance, Priority
+from exporter.api.client import JobPage, Response
+from exporter.api.decoding import Page, RateLimit
 from exporter.api.models import Job, Operation
 from exporter.counting.rules import FILES_FAILED, Changes, JobRecord, Ledger, Rules
-from exporter.errors import AllowanceSpent, Unreachable
+from exporter.errors import AllowanceExhausted, Unreachable
 from exporter.logs import logger
 from exporter.polling.cycle import PollCycle
 from exporter.polling.ordering import Order
-from exporter.polling.plan import Plan
-from exporter.polling.stats import Record
+from exporter.polling.plan import PollPlan
+from exporter.polling.stats import PollStats
 from exporter.redaction import Secrets
 from tests.clocks import START
 from tests.ledgers import LedgerFixture
@@ -45,9 +45,9 @@ T = TypeVar("T")
 class NoAnswerError(Unreachable):
     """The platform was not reached, or answered nothing that can be read but its limit."""
 
-    def __init__(self, quota: Quota | None) -> None:
+    def __init__(self, quota: RateLimit | None) -> None:
         super().__init__("no answer")
-        self.quota = quota
+        self.rate_limit = quota
 
 
 @dataclass
@@ -145,7 +145,7 @@ class World:
             elif len(self.lives) > 1 and self.lives[0].history:
                 self.lives.pop(0)  # of a month before
 
-    def asked(self) -> Quota:
+    def asked(self) -> RateLimit:
         if self.now >= self.window_ends:
             self.window_ends = self.now + WINDOW
             self.requests.clear()
@@ -157,24 +157,24 @@ class World:
         assert len(self.requests) <= self.limit // 4
         if self.dice.random() < self.greedy:
             self.others = min(self.others + self.dice.randint(1, self.limit // 4), self.limit * 3 // 4)
-        quota = Quota(self.limit, self.limit - len(self.requests) - self.others, START + self.window_ends)
+        rate_limit = RateLimit(self.limit, self.limit - len(self.requests) - self.others, START + self.window_ends)
         if failing:
-            raise NoAnswerError(quota)
-        return quota
+            raise NoAnswerError(rate_limit)
+        return rate_limit
 
-    def page(self, offset: int) -> tuple[ListAnswer, Quota]:
+    def page(self, offset: int) -> tuple[JobPage, RateLimit]:
         self.live()
-        quota = self.asked()
+        rate_limit = self.asked()
         listed = self.listed()
         part = [life.job() for life in listed[offset : offset + self.per_page]]
         more = self.linked and offset + self.per_page < len(listed)
         page = Page(tuple(part), len(part), {}, len(part) - 1, has_next=more)
-        return ListAnswer(page, START + self.now, len(listed) if self.told else None, self.per_page), quota
+        return JobPage(page, START + self.now, len(listed) if self.told else None, self.per_page), rate_limit
 
-    def job(self, job_id: str) -> tuple[Job | None, Quota]:
+    def job(self, job_id: str) -> tuple[Job | None, RateLimit]:
         self.live()
-        quota = self.asked()
-        return next((life.job() for life in self.lives if str(life.number) == job_id), None), quota
+        rate_limit = self.asked()
+        return next((life.job() for life in self.lives if str(life.number) == job_id), None), rate_limit
 
 
 class PollLoop:
@@ -194,17 +194,17 @@ class PollLoop:
 
     def restart(self) -> None:
         clock = WorldClock(self.world)
-        self.plan = Plan(self.full, clock.monotonic())
+        self.plan = PollPlan(self.full, clock.monotonic())
         log = logger("json", "error", io.StringIO(), Secrets())
         self.cycle = PollCycle(
-            self.plan, self, self, rules=RULES, record=Record(clock, log), clock=clock, commit=self.commit
+            self.plan, self, self, rules=RULES, stats=PollStats(clock, log), clock=clock, commit=self.commit
         )
 
     def poll(self) -> None:
-        budget = self.allowance.budget(self.world.now, INTERVAL, self.plan.pages_per_look)
+        budget = self.allowance.budget(self.world.now, INTERVAL, self.plan.pages_per_discovery)
         result = self.cycle.run(self.its_ledger, budget)
         self.ledger.ledger = result.ledger
-        while result.may_continue and self.plan.watching:
+        while result.may_continue and self.plan.incremental:
             result = self.cycle.continue_listing(self.its_ledger)
             self.ledger.ledger = result.ledger
             if result.stopped is not None or not self.plan.goes_on:
@@ -226,22 +226,22 @@ class PollLoop:
 
     # ---- the API ----
 
-    def page(self, offset: int, purpose: Purpose) -> ListAnswer:
-        return self._answer(purpose, partial(self.world.page, offset))
+    def page(self, offset: int, priority: Priority) -> JobPage:
+        return self._answer(priority, partial(self.world.page, offset))
 
-    def job(self, _: Operation, job_id: str) -> Answer[Job | None]:
-        return Answer(self._answer(Purpose.JOB, partial(self.world.job, job_id)), START + self.world.now)
+    def job(self, _: Operation, job_id: str) -> Response[Job | None]:
+        return Response(self._answer(Priority.REFRESH, partial(self.world.job, job_id)), START + self.world.now)
 
-    def _answer(self, purpose: Purpose, ask: Callable[[], tuple[T, Quota]]) -> T:
-        if wait := self.allowance.take(self.world.now, purpose):
-            raise AllowanceSpent(wait)
+    def _answer(self, priority: Priority, ask: Callable[[], tuple[T, RateLimit]]) -> T:
+        if wait := self.allowance.take(self.world.now, priority):
+            raise AllowanceExhausted(wait)
         try:
-            answer, quota = ask()
+            answer, rate_limit = ask()
         except NoAnswerError as error:
-            if error.quota is not None:
-                self.allowance.learn(error.quota, START + self.world.now, self.world.now)
+            if error.rate_limit is not None:
+                self.allowance.learn(error.rate_limit, START + self.world.now, self.world.now)
             raise
-        self.allowance.learn(quota, START + self.world.now, self.world.now)
+        self.allowance.learn(rate_limit, START + self.world.now, self.world.now)
         return answer
 
     # ---- the stored records ----
@@ -404,7 +404,7 @@ def test_a_finish_of_a_known_job_of_a_watched_account_is_counted_within_two_poll
     for _ in range(5):
         poller.poll()
         world.now += INTERVAL
-    assert poller.plan.watched
+    assert poller.plan.head_known
     for _ in range(15):
         for _ in range(world.dice.randint(0, burst)):
             world.submit()

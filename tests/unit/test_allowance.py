@@ -13,28 +13,30 @@ from exporter.api.allowance import (
     DEFAULT_LIMIT,
     WINDOW_SECONDS,
     Allowance,
-    Allowances,
-    Holder,
-    Kept,
-    Purpose,
+    AllowanceKey,
+    AllowancePool,
+    Priority,
+    SavedAllowance,
     seconds_until_reset,
 )
-from exporter.api.decoding import Quota
+from exporter.api.decoding import RateLimit
 
 DATE = 1_550_664_230.0
-NOTHING = Quota(None, None, None)
+NOTHING = RateLimit(None, None, None)
 
 
-def taken(allowance: Allowance, now: float, most: int = 2 * DEFAULT_LIMIT, purpose: Purpose = Purpose.WATCH) -> int:
+def taken(
+    allowance: Allowance, now: float, most: int = 2 * DEFAULT_LIMIT, priority: Priority = Priority.DISCOVERY
+) -> int:
     """How many requests may be made at *now*, all at once."""
     for number in range(most):
-        if allowance.take(now, purpose) > 0:
+        if allowance.take(now, priority) > 0:
             return number
     return most
 
 
-def told(limit: int | None, reset: float | None, remaining: int | None = 500) -> Quota:
-    return Quota(limit, remaining, reset)
+def told(limit: int | None, reset: float | None, remaining: int | None = 500) -> RateLimit:
+    return RateLimit(limit, remaining, reset)
 
 
 # ---- when the window ends ----
@@ -149,7 +151,7 @@ def test_absurd_resets_in_every_answer_do_not_keep_the_window_from_ending(reset:
 def test_after_a_429_nothing_is_asked_until_the_platforms_window_ends() -> None:
     allowance = Allowance(0.25)
 
-    allowance.silence(40.0, 1000.0)
+    allowance.pause_for(40.0, 1000.0)
 
     assert allowance.take(1000.0) == 40.0
     assert allowance.take(1039.0) == 1.0
@@ -159,9 +161,9 @@ def test_after_a_429_nothing_is_asked_until_the_platforms_window_ends() -> None:
 
 def test_a_shorter_silence_does_not_end_a_longer_one() -> None:
     allowance = Allowance(0.25)
-    allowance.silence(40.0, 1000.0)
+    allowance.pause_for(40.0, 1000.0)
 
-    allowance.silence(5.0, 1010.0)
+    allowance.pause_for(5.0, 1010.0)
 
     assert allowance.take(1016.0) == 24.0
 
@@ -209,12 +211,12 @@ def test_else_the_window_goes_on_and_its_requests_stay_counted(
 
 def test_in_a_new_window_slices_are_counted_anew() -> None:
     allowance = Allowance(0.2)
-    assert taken(allowance, 0.0, purpose=Purpose.SLICE) == 100
+    assert taken(allowance, 0.0, priority=Priority.BACKGROUND) == 100
     allowance.learn(told(1000, DATE + 4, remaining=900), DATE, 0.0)
 
     allowance.learn(told(1000, DATE + 299, remaining=999), DATE, 4.5)
 
-    assert taken(allowance, 6.0, purpose=Purpose.SLICE) == 100
+    assert taken(allowance, 6.0, priority=Priority.BACKGROUND) == 100
 
 
 def test_a_window_is_as_long_as_the_longest_reset_was_away() -> None:
@@ -238,15 +240,15 @@ def after_others(remaining: int | None, *, share: float = 0.25, used: int = 1, l
     return allowance
 
 
-@pytest.mark.parametrize("purpose", Purpose)
-def test_while_others_leave_more_than_a_fifth_everything_is_asked(purpose: Purpose) -> None:
-    assert after_others(202).take(1.0, purpose) == 0.0
+@pytest.mark.parametrize("priority", Priority)
+def test_while_others_leave_more_than_a_fifth_everything_is_asked(priority: Priority) -> None:
+    assert after_others(202).take(1.0, priority) == 0.0
 
 
 def test_when_others_leave_a_fifth_only_watching_goes_on() -> None:
     allowance = after_others(200)
 
-    assert [allowance.take(1.0, purpose) for purpose in Purpose] == [0.0, 300.0, 300.0]
+    assert [allowance.take(1.0, priority) for priority in Priority] == [0.0, 300.0, 300.0]
 
 
 def test_when_others_leave_little_more_than_a_twentieth_watching_goes_on() -> None:
@@ -254,16 +256,18 @@ def test_when_others_leave_little_more_than_a_twentieth_watching_goes_on() -> No
 
 
 @pytest.mark.parametrize("remaining", [50, 7, 0, -3])
-@pytest.mark.parametrize("purpose", Purpose)
-def test_when_others_leave_a_twentieth_nothing_is_asked_until_the_window_ends(purpose: Purpose, remaining: int) -> None:
-    assert after_others(remaining).take(1.0, purpose) == 300.0
+@pytest.mark.parametrize("priority", Priority)
+def test_when_others_leave_a_twentieth_nothing_is_asked_until_the_window_ends(
+    priority: Priority, remaining: int
+) -> None:
+    assert after_others(remaining).take(1.0, priority) == 300.0
 
 
 def test_requests_since_the_last_answer_count_as_made() -> None:
     allowance = after_others(203)
 
-    assert taken(allowance, 1.0, most=3, purpose=Purpose.JOB) == 3
-    assert allowance.take(1.0, Purpose.JOB) == 300.0
+    assert taken(allowance, 1.0, most=3, priority=Priority.REFRESH) == 3
+    assert allowance.take(1.0, Priority.REFRESH) == 300.0
 
 
 def test_in_each_window_one_request_is_made_that_tells_how_much_others_leave() -> None:
@@ -278,7 +282,7 @@ def test_in_each_window_one_request_is_made_that_tells_how_much_others_leave() -
 def test_what_the_exporter_used_itself_is_not_what_others_used() -> None:
     allowance = after_others(20, share=1.0, used=980)
 
-    assert [allowance.take(1.0, purpose) for purpose in (Purpose.WATCH, Purpose.SLICE)] == [0.0, 0.0]
+    assert [allowance.take(1.0, priority) for priority in (Priority.DISCOVERY, Priority.BACKGROUND)] == [0.0, 0.0]
 
 
 def test_one_request_of_others_is_enough_to_yield() -> None:
@@ -287,11 +291,11 @@ def test_one_request_of_others_is_enough_to_yield() -> None:
 
 @pytest.mark.parametrize("limit", [None, 0, -1])
 def test_a_platform_without_a_limit_leaves_enough(limit: int | None) -> None:
-    assert after_others(3, limit=limit).take(1.0, Purpose.SLICE) == 0.0
+    assert after_others(3, limit=limit).take(1.0, Priority.BACKGROUND) == 0.0
 
 
 def test_what_remains_yields_nothing_where_the_platform_does_not_say_it() -> None:
-    assert after_others(None).take(1.0, Purpose.SLICE) == 0.0
+    assert after_others(None).take(1.0, Priority.BACKGROUND) == 0.0
 
 
 # ---- slices, and single jobs ----
@@ -299,12 +303,12 @@ def test_what_remains_yields_nothing_where_the_platform_does_not_say_it() -> Non
 
 @pytest.mark.parametrize(("share", "slices"), [(0.25, 125), (0.251, 125), (0.003, 1), (0.002, 1), (0.001, 1)])
 def test_slices_take_at_most_half(share: float, slices: int) -> None:
-    assert taken(Allowance(share), 0.0, purpose=Purpose.SLICE) == slices
+    assert taken(Allowance(share), 0.0, priority=Priority.BACKGROUND) == slices
 
 
 def test_watching_has_what_slices_leave() -> None:
     allowance = Allowance(0.25)
-    taken(allowance, 0.0, purpose=Purpose.SLICE)
+    taken(allowance, 0.0, priority=Priority.BACKGROUND)
 
     assert taken(allowance, 0.0) == 125
 
@@ -313,14 +317,14 @@ def test_slices_take_what_watching_leaves() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=200)
 
-    assert taken(allowance, 0.0, purpose=Purpose.SLICE) == 50
+    assert taken(allowance, 0.0, priority=Priority.BACKGROUND) == 50
 
 
 def test_slices_never_take_what_watching_took_in_the_window_before() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=200)
 
-    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 25
+    assert taken(allowance, 300.0, priority=Priority.BACKGROUND) == 25
     assert taken(allowance, 300.0) == 225
 
 
@@ -328,7 +332,7 @@ def test_slices_leave_watching_a_quarter_more_than_it_took_so_that_what_it_had_n
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=140)
 
-    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 250 - 175
+    assert taken(allowance, 300.0, priority=Priority.BACKGROUND) == 250 - 175
 
 
 def test_what_watching_has_taken_already_need_not_be_kept_for_it() -> None:
@@ -336,14 +340,14 @@ def test_what_watching_has_taken_already_need_not_be_kept_for_it() -> None:
     taken(allowance, 0.0, most=150)
     taken(allowance, 300.0, most=140)
 
-    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 250 - 188
+    assert taken(allowance, 300.0, priority=Priority.BACKGROUND) == 250 - 188
 
 
 def test_what_slices_took_in_the_window_before_is_not_kept_for_watching() -> None:
     allowance = Allowance(0.25)
-    taken(allowance, 0.0, purpose=Purpose.SLICE)
+    taken(allowance, 0.0, priority=Priority.BACKGROUND)
 
-    assert taken(allowance, 300.0, purpose=Purpose.SLICE) == 125
+    assert taken(allowance, 300.0, priority=Priority.BACKGROUND) == 125
 
 
 def test_what_watching_took_two_windows_ago_is_not_kept_for_it() -> None:
@@ -351,37 +355,37 @@ def test_what_watching_took_two_windows_ago_is_not_kept_for_it() -> None:
     taken(allowance, 0.0, most=200)
     taken(allowance, 300.0, most=1)
 
-    assert taken(allowance, 600.0, purpose=Purpose.SLICE) == 125
+    assert taken(allowance, 600.0, priority=Priority.BACKGROUND) == 125
 
 
 def test_an_allowance_of_one_is_for_watching_if_it_was_before() -> None:
     allowance = Allowance(0.001)
     taken(allowance, 0.0)
 
-    assert allowance.take(300.0, Purpose.SLICE) == 300.0
+    assert allowance.take(300.0, Priority.BACKGROUND) == 300.0
     assert allowance.take(300.0) == 0.0
 
 
 def test_single_jobs_leave_a_tenth_to_slices() -> None:
     allowance = Allowance(0.25)
 
-    assert taken(allowance, 0.0, purpose=Purpose.JOB) == 225
-    assert taken(allowance, 0.0, purpose=Purpose.SLICE) == 25
+    assert taken(allowance, 0.0, priority=Priority.REFRESH) == 225
+    assert taken(allowance, 0.0, priority=Priority.BACKGROUND) == 25
 
 
 def test_watching_need_not_leave_that_tenth() -> None:
     allowance = Allowance(0.25)
-    taken(allowance, 0.0, purpose=Purpose.JOB)
+    taken(allowance, 0.0, priority=Priority.REFRESH)
 
     assert taken(allowance, 0.0) == 25
 
 
 def test_a_refused_request_is_not_counted() -> None:
     allowance = Allowance(0.25)
-    taken(allowance, 0.0, purpose=Purpose.SLICE)
+    taken(allowance, 0.0, priority=Priority.BACKGROUND)
 
     for _ in range(9):
-        allowance.take(0.0, Purpose.SLICE)
+        allowance.take(0.0, Priority.BACKGROUND)
 
     assert allowance.used == 125
 
@@ -415,7 +419,7 @@ def test_what_a_poll_may_ask_beside_its_look_leaves_as_much_to_the_others_of_the
 def test_the_polls_of_all_accounts_share_the_budget() -> None:
     allowance = Allowance(0.25)
     for name in ("a", "b", "b"):
-        allowance.join(name)
+        allowance.add_account(name)
 
     assert allowance.accounts == 2
     assert allowance.budget(0.0, 30.0, 1) == 10
@@ -436,13 +440,13 @@ def test_the_budget_heeds_others() -> None:
 def test_polls_are_so_far_apart_that_the_share_suffices() -> None:
     allowance = Allowance(0.25)
     assert allowance.accounts == 1
-    assert allowance.pace(250) == 300.0
+    assert allowance.min_interval(250) == 300.0
 
-    allowance.join("a")
-    allowance.join("b")
+    allowance.add_account("a")
+    allowance.add_account("b")
     allowance.learn(told(1000, DATE + 60), DATE, 0.0)
 
-    assert allowance.pace(250) == 120.0
+    assert allowance.min_interval(250) == 120.0
 
 
 # ---- before it is known whose it is ----
@@ -453,7 +457,7 @@ def test_requests_made_before_it_was_known_whose_they_were_are_counted() -> None
     taken(own, 0.0, most=40)
     taken(provisional, 0.0, most=3)
 
-    own.absorb(provisional, 1.0)
+    own.merge(provisional, 1.0)
 
     assert (own.used, provisional.used) == (43, 0)
     assert taken(own, 1.0) == 207
@@ -463,8 +467,8 @@ def test_they_are_counted_once() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     taken(provisional, 0.0, most=3)
 
-    own.absorb(provisional, 1.0)
-    own.absorb(provisional, 2.0)
+    own.merge(provisional, 1.0)
+    own.merge(provisional, 2.0)
 
     assert own.used == 3
 
@@ -474,7 +478,7 @@ def test_what_their_answers_told_is_known() -> None:
     taken(provisional, 0.0, most=1)
     provisional.learn(told(40, DATE + 60, remaining=39), DATE, 0.0)
 
-    own.absorb(provisional, 1.0)
+    own.merge(provisional, 1.0)
 
     assert own.known == told(40, DATE + 60, remaining=39)
     assert own.window == 60
@@ -485,7 +489,7 @@ def test_what_their_answers_told_is_known() -> None:
 def test_what_their_answers_told_of_others_is_heeded() -> None:
     own = Allowance(0.25)
 
-    own.absorb(after_others(10), 1.0)
+    own.merge(after_others(10), 1.0)
 
     assert own.take(1.0) == 300.0
 
@@ -495,7 +499,7 @@ def test_where_their_answers_told_nothing_what_is_known_stays() -> None:
     own.learn(told(40, DATE + 60, remaining=40), DATE, 0.0)
     taken(provisional, 0.0, most=1)
 
-    own.absorb(provisional, 1.0)
+    own.merge(provisional, 1.0)
 
     assert own.known == told(40, DATE + 60, remaining=40)
     assert taken(own, 1.0) == 9
@@ -504,18 +508,18 @@ def test_where_their_answers_told_nothing_what_is_known_stays() -> None:
 
 def test_their_silence_goes_on() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
-    provisional.silence(40.0, 0.0)
+    provisional.pause_for(40.0, 0.0)
 
-    own.absorb(provisional, 1.0)
+    own.merge(provisional, 1.0)
 
     assert own.take(1.0) == 39.0
 
 
 def test_they_do_not_end_a_silence() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
-    own.silence(40.0, 0.0)
+    own.pause_for(40.0, 0.0)
 
-    own.absorb(provisional, 1.0)
+    own.merge(provisional, 1.0)
 
     assert own.take(1.0) == 39.0
 
@@ -525,42 +529,46 @@ def test_requests_of_a_window_that_has_ended_are_not_counted_beside_them() -> No
     taken(own, 0.0, most=40)
     taken(provisional, 400.0, most=3)
 
-    own.absorb(provisional, 400.0)
+    own.merge(provisional, 400.0)
 
     assert own.used == 3
 
 
 # ---- whose it is ----
 
-LAB, OTHER, ENTRY = Holder("https://p/v2", "lab"), Holder("https://p/v2", "other"), Holder("https://p/v2", "", "a")
+LAB, OTHER, ENTRY = (
+    AllowanceKey("https://p/v2", "lab"),
+    AllowanceKey("https://p/v2", "other"),
+    AllowanceKey("https://p/v2", "", "a"),
+)
 
 
 def test_there_is_one_allowance_of_a_user() -> None:
-    allowances = Allowances(0.25)
+    allowances = AllowancePool(0.25)
 
-    assert allowances.of(LAB, 0.0) is allowances.of(Holder("https://p/v2", "lab"), 9.0)
+    assert allowances.of(LAB, 0.0) is allowances.of(AllowanceKey("https://p/v2", "lab"), 9.0)
 
 
 @pytest.mark.parametrize(
-    "holder", [OTHER, ENTRY, Holder("https://q/v2", "lab"), Holder("https://p/v2", "", "b")], ids=str
+    "key", [OTHER, ENTRY, AllowanceKey("https://q/v2", "lab"), AllowanceKey("https://p/v2", "", "b")], ids=str
 )
-def test_others_have_their_own(holder: Holder) -> None:
-    allowances = Allowances(0.01)
+def test_others_have_their_own(key: AllowanceKey) -> None:
+    allowances = AllowancePool(0.01)
     taken(allowances.of(LAB, 0.0), 0.0)
 
-    assert taken(allowances.of(holder, 0.0), 0.0) == 10
+    assert taken(allowances.of(key, 0.0), 0.0) == 10
 
 
 def test_each_goes_on_from_what_was_kept_of_it() -> None:
-    kept = {LAB: Kept(400, 30, 20, 60.0, 0.0), OTHER: Kept(None, 1, 0, 60.0, 0.0)}
-    allowances = Allowances(0.25, kept=kept.get)
+    saved = {LAB: SavedAllowance(400, 30, 20, 60.0, 0.0), OTHER: SavedAllowance(None, 1, 0, 60.0, 0.0)}
+    allowances = AllowancePool(0.25, saved=saved.get)
 
-    assert [allowances.of(holder, 7.0).used for holder in (LAB, OTHER, ENTRY)] == [30, 1, 0]
+    assert [allowances.of(key, 7.0).used for key in (LAB, OTHER, ENTRY)] == [30, 1, 0]
 
 
 def test_what_was_kept_is_asked_for_once() -> None:
-    asked: list[Holder] = []
-    allowances = Allowances(0.25, kept=asked.append)
+    asked: list[AllowanceKey] = []
+    allowances = AllowancePool(0.25, saved=asked.append)
 
     for _ in range(3):
         allowances.of(LAB, 0.0)
@@ -569,74 +577,74 @@ def test_what_was_kept_is_asked_for_once() -> None:
 
 
 def test_each_is_kept_under_its_holder() -> None:
-    kept: dict[Holder, Kept] = {}
-    allowances = Allowances(0.25, keep=kept.__setitem__)
+    saved: dict[AllowanceKey, SavedAllowance] = {}
+    allowances = AllowancePool(0.25, save=saved.__setitem__)
     allowances.of(ENTRY, 0.0)
 
     taken(allowances.of(LAB, 0.0), 0.0, most=2)
     taken(allowances.of(OTHER, 0.0), 0.0, most=1)
 
-    assert {holder: each.used for holder, each in kept.items()} == {LAB: 2, OTHER: 1}
+    assert {key: each.used for key, each in saved.items()} == {LAB: 2, OTHER: 1}
 
 
 def test_both_sides_of_what_is_absorbed_are_kept() -> None:
-    kept: dict[Holder, Kept] = {}
-    allowances = Allowances(0.25, keep=kept.__setitem__)
+    saved: dict[AllowanceKey, SavedAllowance] = {}
+    allowances = AllowancePool(0.25, save=saved.__setitem__)
     taken(allowances.of(ENTRY, 0.0), 0.0, most=3)
 
-    allowances.of(LAB, 0.0).absorb(allowances.of(ENTRY, 0.0), 1.0)
+    allowances.of(LAB, 0.0).merge(allowances.of(ENTRY, 0.0), 1.0)
 
-    assert {holder: each.used for holder, each in kept.items()} == {LAB: 3, ENTRY: 0}
+    assert {key: each.used for key, each in saved.items()} == {LAB: 3, ENTRY: 0}
 
 
 # ---- what outlives the process ----
 
 
 def test_every_request_is_kept_before_it_is_made() -> None:
-    kept: list[Kept] = []
-    allowance = Allowance(0.25, keep=kept.append)
+    saved: list[SavedAllowance] = []
+    allowance = Allowance(0.25, save=saved.append)
 
     allowance.take(1000.0)
-    allowance.take(1010.0, Purpose.SLICE)
+    allowance.take(1010.0, Priority.BACKGROUND)
 
-    assert kept == [Kept(None, 1, 0, 300.0, 0.0), Kept(None, 2, 1, 290.0, 0.0)]
+    assert saved == [SavedAllowance(None, 1, 0, 300.0, 0.0), SavedAllowance(None, 2, 1, 290.0, 0.0)]
 
 
 def test_what_answers_told_is_kept_with_the_next_request() -> None:
-    kept: list[Kept] = []
-    allowance = Allowance(0.25, keep=kept.append)
+    saved: list[SavedAllowance] = []
+    allowance = Allowance(0.25, save=saved.append)
     allowance.take(1000.0)
     allowance.learn(told(400, DATE + 59), DATE, 1000.0)
 
     allowance.take(1010.0)
 
-    assert kept[-1] == Kept(400, 2, 0, 50.0, 0.0)
+    assert saved[-1] == SavedAllowance(400, 2, 0, 50.0, 0.0)
 
 
 def test_a_silence_is_kept() -> None:
-    kept: list[Kept] = []
+    saved: list[SavedAllowance] = []
 
-    Allowance(0.25, keep=kept.append).silence(40.0, 1000.0)
+    Allowance(0.25, save=saved.append).pause_for(40.0, 1000.0)
 
-    assert kept == [Kept(None, 0, 0, 0.0, 40.0)]
+    assert saved == [SavedAllowance(None, 0, 0, 0.0, 40.0)]
 
 
 def test_a_refused_request_changes_nothing_that_is_kept() -> None:
-    kept: list[Kept] = []
-    allowance = Allowance(0.001, keep=kept.append)
+    saved: list[SavedAllowance] = []
+    allowance = Allowance(0.001, save=saved.append)
 
     taken(allowance, 0.0)
     taken(allowance, 1.0)
 
-    assert len(kept) == 1
+    assert len(saved) == 1
 
 
-def resumed(kept: Kept) -> Allowance:
-    return Allowance(0.25, kept=kept, now=1000.0)
+def resumed(saved: SavedAllowance) -> Allowance:
+    return Allowance(0.25, saved=saved, now=1000.0)
 
 
 def test_another_process_goes_on_in_the_same_window() -> None:
-    allowance = resumed(Kept(400, 30, 20, 60.0, 0.0))
+    allowance = resumed(SavedAllowance(400, 30, 20, 60.0, 0.0))
 
     assert allowance.requests == 100
     assert taken(allowance, 1000.0) == 70
@@ -645,38 +653,38 @@ def test_another_process_goes_on_in_the_same_window() -> None:
 
 
 def test_another_process_goes_on_with_the_slices_of_the_window() -> None:
-    assert taken(resumed(Kept(400, 30, 20, 60.0, 0.0)), 1000.0, purpose=Purpose.SLICE) == 30
+    assert taken(resumed(SavedAllowance(400, 30, 20, 60.0, 0.0)), 1000.0, priority=Priority.BACKGROUND) == 30
 
 
 @pytest.mark.parametrize("window_left", [0.0, -1.0, -1e9])
 def test_a_window_that_has_ended_meanwhile_is_over(window_left: float) -> None:
-    allowance = resumed(Kept(400, 100, 20, window_left, 0.0))
+    allowance = resumed(SavedAllowance(400, 100, 20, window_left, 0.0))
 
     assert taken(allowance, 1000.0) == 100
     assert allowance.take(1000.0) == WINDOW_SECONDS
 
 
 def test_slices_leave_what_watching_took_before_the_process_was_another() -> None:
-    assert taken(resumed(Kept(400, 100, 20, -1.0, 0.0)), 1000.0, purpose=Purpose.SLICE) == 10
+    assert taken(resumed(SavedAllowance(400, 100, 20, -1.0, 0.0)), 1000.0, priority=Priority.BACKGROUND) == 10
 
 
 def test_a_window_is_never_longer_than_one_whatever_a_clock_that_was_set_back_makes_of_it() -> None:
-    assert resumed(Kept(400, 100, 0, 1e9, 0.0)).take(1000.0) == WINDOW_SECONDS
+    assert resumed(SavedAllowance(400, 100, 0, 1e9, 0.0)).take(1000.0) == WINDOW_SECONDS
 
 
 def test_another_process_goes_on_with_the_silence() -> None:
-    allowance = resumed(Kept(None, 0, 0, 0.0, 40.0))
+    allowance = resumed(SavedAllowance(None, 0, 0, 0.0, 40.0))
 
     assert allowance.take(1000.0) == 40.0
     assert allowance.take(1040.0) == 0.0
 
 
 def test_a_silence_that_has_ended_meanwhile_is_over() -> None:
-    assert resumed(Kept(None, 0, 0, 0.0, -40.0)).take(1000.0) == 0.0
+    assert resumed(SavedAllowance(None, 0, 0, 0.0, -40.0)).take(1000.0) == 0.0
 
 
 def test_another_process_does_not_know_what_others_left() -> None:
-    assert resumed(Kept(100, 1, 0, 60.0, 0.0)).known == NOTHING
+    assert resumed(SavedAllowance(100, 1, 0, 60.0, 0.0)).known == NOTHING
 
 
 # ---- whatever is asked ----
@@ -704,13 +712,13 @@ def test_no_more_than_the_share_is_taken_in_any_window_of_the_platform(
                 break
             reset = ((now + phase) // WINDOW_SECONDS + 1) * WINDOW_SECONDS - phase
             used[reset] += 1
-            allowance.learn(Quota(limit, limit - used[reset], int(reset) + skew), int(now) + skew, now)
+            allowance.learn(RateLimit(limit, limit - used[reset], int(reset) + skew), int(now) + skew, now)
 
     assert all(number <= max(1, int(limit * share)) for number in used.values())
 
 
 quotas = st.builds(
-    Quota,
+    RateLimit,
     st.none() | st.integers(-5, 40),
     st.none() | st.integers(-5, 40),
     st.none() | st.floats(DATE - 400, DATE + 400) | st.sampled_from([0.0, 1e15]),
@@ -722,11 +730,11 @@ quotas = st.builds(
     steps=st.lists(st.tuples(pauses, st.integers(0, 60), quotas, st.none() | st.just(DATE)), max_size=30),
 )
 def test_whatever_headers_come_no_window_is_overrun_and_every_wait_is_bounded(
-    share: float, steps: list[tuple[float, int, Quota, float | None]]
+    share: float, steps: list[tuple[float, int, RateLimit, float | None]]
 ) -> None:
     allowance, now = Allowance(share), 1000.0
 
-    for pause, requests, quota, date in steps:
+    for pause, requests, rate_limit, date in steps:
         now += pause
         for _ in range(requests):
             before = allowance.used
@@ -737,7 +745,7 @@ def test_whatever_headers_come_no_window_is_overrun_and_every_wait_is_bounded(
                 assert before >= allowance.requests or allowance.known.remaining is not None
             else:
                 assert 1 <= allowance.used <= allowance.requests
-        allowance.learn(quota, date, now)
+        allowance.learn(rate_limit, date, now)
 
 
 # ---- with others, in the platform's own windows ----
@@ -770,11 +778,11 @@ class Platform:
         refused = self.left(now) <= 0
         if not refused:
             self.ours[self.end(now)] += 1
-        quota = Quota(self.limit, self.left(now), int(self.end(now)) + self.skew)
+        rate_limit = RateLimit(self.limit, self.left(now), int(self.end(now)) + self.skew)
         date = int(now) + self.skew
-        allowance.learn(quota, date, now)
+        allowance.learn(rate_limit, date, now)
         if refused:
-            allowance.silence(seconds_until_reset(quota, date), now)
+            allowance.pause_for(seconds_until_reset(rate_limit, date), now)
 
 
 class Step(NamedTuple):
@@ -782,7 +790,7 @@ class Step(NamedTuple):
 
     pause: float
     others: int
-    purpose: Purpose
+    priority: Priority
     requests: int
 
 
@@ -795,7 +803,7 @@ class Taken(NamedTuple):
     """
 
     window: float
-    purpose: Purpose
+    priority: Priority
     wait: float
     left: int
     heard: int | None
@@ -828,8 +836,8 @@ class Scene:
                 window, left = platform.end(now), platform.left(now)
                 if now < self.silent_until:
                     break
-                wait = allowance.take(now, step.purpose)
-                story.append(Taken(window, step.purpose, wait, left, heard.get(window)))
+                wait = allowance.take(now, step.priority)
+                story.append(Taken(window, step.priority, wait, left, heard.get(window)))
                 if wait > 0:
                     break
                 platform.ask(allowance, now)
@@ -840,7 +848,7 @@ class Scene:
 
 
 steps = st.builds(
-    Step, pauses, st.just(0) | st.integers(0, 300), st.sampled_from(Purpose), st.integers(1, 60) | st.just(300)
+    Step, pauses, st.just(0) | st.integers(0, 300), st.sampled_from(Priority), st.integers(1, 60) | st.just(300)
 )
 scenes = st.builds(
     Scene,
@@ -859,7 +867,7 @@ def test_whatever_others_use_no_window_of_the_platform_has_more_than_the_share(s
 
 @given(scenes)
 def test_whatever_others_use_no_window_has_more_than_half_in_slices(scene: Scene) -> None:
-    slices = Counter(each.window for each in scene.play() if each.purpose is Purpose.SLICE and each.wait == 0)
+    slices = Counter(each.window for each in scene.play() if each.priority is Priority.BACKGROUND and each.wait == 0)
 
     assert all(number <= max(1, scene.most // 2) for number in slices.values())
 
@@ -868,14 +876,14 @@ def test_whatever_others_use_no_window_has_more_than_half_in_slices(scene: Scene
 def test_watching_is_refused_only_for_the_share_or_for_others_who_left_a_twentieth(scene: Scene) -> None:
     made: Counter[float] = Counter()
     for each in scene.play():
-        if each.wait > 0 and each.purpose is Purpose.WATCH:
+        if each.wait > 0 and each.priority is Priority.DISCOVERY:
             assert made[each.window] >= scene.most or each.left <= scene.platform.limit / 20
         made[each.window] += each.wait == 0
 
 
 @given(scenes)
 def test_once_it_is_told_that_others_left_a_fifth_only_watching_goes_on(scene: Scene) -> None:
-    granted = [each for each in scene.play() if each.wait == 0 and each.purpose > Purpose.WATCH]
+    granted = [each for each in scene.play() if each.wait == 0 and each.priority > Priority.DISCOVERY]
 
     assert not [each for each in granted if each.heard is not None and each.heard <= scene.platform.limit / 5]
 
@@ -886,8 +894,8 @@ def test_slices_leave_watching_what_it_took_in_the_window_before(scene: Scene) -
     for each in scene.play():
         before = [counts[False] for window, counts in made.items() if window < each.window]
         now = made.setdefault(each.window, Counter())
-        now[each.purpose is Purpose.SLICE] += each.wait == 0
-        if each.purpose is Purpose.SLICE and each.wait == 0 and before:
+        now[each.priority is Priority.BACKGROUND] += each.wait == 0
+        if each.priority is Priority.BACKGROUND and each.wait == 0 and before:
             assert now.total() + max(0, before[-1] - now[False]) <= scene.most
 
 
@@ -899,19 +907,21 @@ class Disk:
     """What is kept, by a clock that may be wrong and may be set."""
 
     wrong_by: float = 0.0
-    kept: Kept | None = None
+    saved: SavedAllowance | None = None
     written_at: float = 0.0
 
     def started(self, share: float, now: float) -> Allowance:
         """The allowance of another process; its monotonic clock begins anew."""
-        kept, ago = self.kept, now + self.wrong_by - self.written_at
-        if kept is not None:
-            kept = Kept(kept.limit, kept.used, kept.slices, kept.window_left - ago, kept.silence_left - ago)
-        return Allowance(share, kept=kept, now=now, keep=self.keeping(lambda: now + self.wrong_by))
+        saved, ago = self.saved, now + self.wrong_by - self.written_at
+        if saved is not None:
+            saved = SavedAllowance(
+                saved.limit, saved.used, saved.slices, saved.window_left - ago, saved.pause_left - ago
+            )
+        return Allowance(share, saved=saved, now=now, save=self.keeping(lambda: now + self.wrong_by))
 
-    def keeping(self, time: Callable[[], float]) -> Callable[[Kept], None]:
-        def keep(kept: Kept) -> None:
-            self.kept, self.written_at = kept, time()
+    def keeping(self, time: Callable[[], float]) -> Callable[[SavedAllowance], None]:
+        def keep(saved: SavedAllowance) -> None:
+            self.saved, self.written_at = saved, time()
 
         return keep
 
@@ -971,19 +981,19 @@ def test_a_clock_that_is_set_forward_costs_a_share_each_time_at_most(
 
 
 def test_what_an_answer_told_is_kept_at_once() -> None:
-    kept: list[Kept] = []
-    allowance = Allowance(0.25, keep=kept.append)
+    saved: list[SavedAllowance] = []
+    allowance = Allowance(0.25, save=saved.append)
     allowance.take(1000.0)
 
     allowance.learn(told(100, DATE + 59), DATE, 1000.0)
 
-    assert kept[-1] == Kept(100, 1, 0, 60.0, 0.0)
+    assert saved[-1] == SavedAllowance(100, 1, 0, 60.0, 0.0)
 
 
 def test_requests_under_way_when_a_window_begins_are_all_counted_in_it() -> None:
     allowance = at_the_edge()
-    allowance.join("a")
-    allowance.join("b")
+    allowance.add_account("a")
+    allowance.add_account("b")
     assert [allowance.take(4.4), allowance.take(4.4)] == [0.0, 0.0]
 
     allowance.learn(told(100, DATE + 299, remaining=98), DATE, 4.5)
@@ -1004,8 +1014,8 @@ def test_an_answer_without_a_limit_does_not_lose_it_when_it_is_absorbed() -> Non
     own, provisional = Allowance(0.25), Allowance(0.25)
     own.learn(told(100, DATE + 60), DATE, 0.0)
     provisional.take(1.0)
-    provisional.learn(Quota(None, 98, DATE + 59), DATE, 1.0)
+    provisional.learn(RateLimit(None, 98, DATE + 59), DATE, 1.0)
 
-    own.absorb(provisional, 2.0)
+    own.merge(provisional, 2.0)
 
     assert own.requests == 25

@@ -20,16 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api import decoding
-from exporter.api.allowance import LONGEST_SILENCE, Allowance, Purpose
+from exporter.api.allowance import LONGEST_PAUSE, Allowance, Priority
 from exporter.api.client import (
     ATTEMPTS,
     LARGEST_ANSWER,
     PAGE_LIMIT,
-    Answer,
-    Asked,
     Client,
     Endpoint,
-    Retried,
+    RequestCompleted,
+    Response,
+    RetryScheduled,
     after_failure,
     tls_context,
     transport_to,
@@ -37,12 +37,12 @@ from exporter.api.client import (
 from exporter.api.deadline import Deadline
 from exporter.api.models import Job, Operation
 from exporter.errors import (
-    AllowanceSpent,
+    AllowanceExhausted,
     AnswerTooLarge,
     BadAnswer,
     BadRequest,
     ConfigError,
-    JobRefused,
+    JobRequestFailed,
     Maintenance,
     PollError,
     RateLimited,
@@ -68,18 +68,18 @@ DATE_SECONDS = 1550664230
 class Told:
     """A listener that remembers."""
 
-    asked: list[Asked] = field(default_factory=list)
-    retried: list[Retried] = field(default_factory=list)
+    asked: list[RequestCompleted] = field(default_factory=list)
+    retried: list[RetryScheduled] = field(default_factory=list)
 
-    def on_asked(self, fact: Asked) -> None:
-        self.asked.append(fact)
+    def on_request_completed(self, event: RequestCompleted) -> None:
+        self.asked.append(event)
 
-    def on_retried(self, fact: Retried) -> None:
-        self.retried.append(fact)
+    def on_retry_scheduled(self, event: RetryScheduled) -> None:
+        self.retried.append(event)
 
     @property
     def statuses(self) -> list[str]:
-        return [fact.status for fact in self.asked]
+        return [event.status for event in self.asked]
 
 
 class ClientFixture:
@@ -107,7 +107,7 @@ class ClientFixture:
             deadline,
             allowance=self.allowance,
             clock=self.clock,
-            listener=self.told,
+            observer=self.told,
             timeout=timeout,
         )
         self._stack.callback(client.close)
@@ -185,17 +185,17 @@ def fault(code: int | None = None, message: str = "") -> bytes:
 def test_it_asks_who_the_token_belongs_to(bench: ClientFixture) -> None:
     _, client = bench.simulator()
 
-    assert client.user() == Answer("demo", START)
+    assert client.user() == Response("demo", START)
 
 
 def test_it_reads_a_page_with_the_platforms_time_and_count(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     ids = [simulator.platform.submit(JobScript(total=3)) for _ in range(3)]
 
-    answer = client.page(1)
+    response = client.page(1)
 
-    assert [job.id for job in answer.page.jobs] == [ids[1], ids[0]]
-    assert (answer.date, answer.total) == (START, 3)
+    assert [job.id for job in response.page.jobs] == [ids[1], ids[0]]
+    assert (response.date, response.total) == (START, 3)
 
 
 def test_it_asks_for_one_job_and_knows_when_there_is_none(bench: ClientFixture) -> None:
@@ -205,8 +205,8 @@ def test_it_asks_for_one_job_and_knows_when_there_is_none(bench: ClientFixture) 
     found = client.job(Operation.MOVE, job_id)
     missing = client.job(Operation.COPY, job_id)
 
-    assert found == Answer(Job(job_id, "move", "submitted", 0, 0, 0), START)
-    assert missing == Answer(None, START)
+    assert found == Response(Job(job_id, "move", "submitted", 0, 0, 0), START)
+    assert missing == Response(None, START)
     assert bench.told.statuses == ["200", "404"]
 
 
@@ -242,20 +242,20 @@ def test_an_odd_id_stays_within_its_part_of_the_path(bench: ClientFixture) -> No
 
 
 def test_an_answer_without_a_date_has_none(bench: ClientFixture) -> None:
-    assert bench.answered(reply(body=USER)).user() == Answer("rfranklin", None)
+    assert bench.answered(reply(body=USER)).user() == Response("rfranklin", None)
 
 
 # ---- every status ----
 
 STATUSES: dict[str, tuple[bytes, type[PollError], type[PollError]]] = {
-    "400": (reply(400, fault(90000, "Bad request.")), BadAnswer, JobRefused),
+    "400": (reply(400, fault(90000, "Bad request.")), BadAnswer, JobRequestFailed),
     "401": (reply(401, fault(90001, "Unauthorized.")), Unauthorized, Unauthorized),
     "401 in HTML": (reply(401, b"<html>"), Unauthorized, Unauthorized),
-    "403": (reply(403, fault(90002)), Unauthorized, JobRefused),
-    "404": (reply(404, fault(90003)), BadAnswer, JobRefused),
-    "404 in HTML": (reply(404, b"<html>"), BadAnswer, JobRefused),
-    "404 with the code as text": (reply(404, b'{"code": "10211"}'), BadAnswer, JobRefused),
-    "405": (reply(405, fault(90006)), BadAnswer, JobRefused),
+    "403": (reply(403, fault(90002)), Unauthorized, JobRequestFailed),
+    "404": (reply(404, fault(90003)), BadAnswer, JobRequestFailed),
+    "404 in HTML": (reply(404, b"<html>"), BadAnswer, JobRequestFailed),
+    "404 with the code as text": (reply(404, b'{"code": "10211"}'), BadAnswer, JobRequestFailed),
+    "405": (reply(405, fault(90006)), BadAnswer, JobRequestFailed),
     "408": (reply(408, b""), Unreachable, Unreachable),
     "429": (reply(429, fault(1000)), RateLimited, RateLimited),
     "429 in HTML": (reply(429, b"<html>"), RateLimited, RateLimited),
@@ -266,9 +266,9 @@ STATUSES: dict[str, tuple[bytes, type[PollError], type[PollError]]] = {
     "503 with another code": (reply(503, fault(90005)), Unreachable, Unreachable),
     "503 in HTML": (reply(503, b"<html>"), Unreachable, Unreachable),
     "504 without a body": (reply(504, b""), Unreachable, Unreachable),
-    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", BadAnswer, JobRefused),
-    "200 in HTML": (reply(200, b"<html>"), BadAnswer, JobRefused),
-    "200 without a body": (reply(200, b""), BadAnswer, JobRefused),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", BadAnswer, JobRequestFailed),
+    "200 in HTML": (reply(200, b"<html>"), BadAnswer, JobRequestFailed),
+    "200 without a body": (reply(200, b""), BadAnswer, JobRequestFailed),
 }
 
 
@@ -306,7 +306,7 @@ def test_a_job_of_another_id_is_refused(bench: ClientFixture) -> None:
 
     error = failure(bench.answered(reply(body=other)), one_job)
 
-    assert isinstance(error, JobRefused)
+    assert isinstance(error, JobRequestFailed)
     assert str(error) == "asked for job 7, got job 8"
 
 
@@ -319,7 +319,7 @@ def test_a_job_of_another_id_is_refused(bench: ClientFixture) -> None:
         pytest.param({"retry-after": "7"}, 7, id="Retry-After"),
         pytest.param({"retry-after": "0"}, 0, id="Retry-After now"),
         pytest.param({"retry-after": "Wed, 20 Feb 2019 12:04:00 GMT", "date": DATE}, 10, id="Retry-After a date"),
-        pytest.param({"retry-after": "99999999"}, LONGEST_SILENCE, id="Retry-After for years"),
+        pytest.param({"retry-after": "99999999"}, LONGEST_PAUSE, id="Retry-After for years"),
         pytest.param({"retry-after": "7", "x-ratelimit-reset": str(DATE_SECONDS + 99), "date": DATE}, 7, id="both"),
         pytest.param({"x-ratelimit-reset": str(DATE_SECONDS + 99), "date": DATE}, 100, id="reset in seconds"),
         pytest.param({"x-ratelimit-reset": f"{DATE_SECONDS + 99}000", "date": DATE}, 100, id="reset in milliseconds"),
@@ -340,7 +340,7 @@ def test_after_a_429_it_is_silent_for_as_long_as_the_platform_says(
     assert isinstance(limited, RateLimited)
     assert limited.retry_after == wait
     if wait:
-        with pytest.raises(AllowanceSpent) as spent:
+        with pytest.raises(AllowanceExhausted) as spent:
             client.page(0)
         assert spent.value.wait == wait
     bench.clock.advance(wait)
@@ -369,7 +369,7 @@ def test_without_allowance_nothing_is_asked(bench: ClientFixture) -> None:
     client = bench.client(server.url)
     client.page(0)
 
-    with pytest.raises(AllowanceSpent) as spent:
+    with pytest.raises(AllowanceExhausted) as spent:
         client.page(0)
 
     assert spent.value.wait == 300
@@ -404,7 +404,7 @@ def test_after_a_429_it_waits_for_the_platforms_window_whatever_its_headers_and_
 
     limited = failure(client)
     bench.clock.advance(wait - 0.5)
-    with pytest.raises(AllowanceSpent):
+    with pytest.raises(AllowanceExhausted):
         client.page(0)
     bench.clock.advance(0.5)
     simulator.platform.advance(wait)
@@ -419,13 +419,13 @@ def spent(client: Client, ask: Ask) -> bool:
     """Whether *ask* finds the allowance used up."""
     try:
         ask(client)
-    except AllowanceSpent:
+    except AllowanceExhausted:
         return True
     return False
 
 
 def slice_(client: Client) -> object:
-    return client.page(0, Purpose.SLICE)
+    return client.page(0, Priority.BACKGROUND)
 
 
 def test_slices_of_a_listing_are_asked_for_from_their_own_part_of_the_allowance(bench: ClientFixture) -> None:
@@ -454,7 +454,7 @@ def test_a_job_may_be_asked_for_with_the_claim_of_watching(bench: ClientFixture)
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(404, fault(10211)))
 
-    assert not any(spent(client, lambda c: c.job(Operation.COPY, "7", Purpose.WATCH)) for _ in range(10))
+    assert not any(spent(client, lambda c: c.job(Operation.COPY, "7", Priority.DISCOVERY)) for _ in range(10))
 
 
 def test_when_others_have_used_most_of_the_limit_only_who_we_are_and_watched_pages_are_asked(
@@ -481,8 +481,8 @@ def test_what_fails_in_transit_is_asked_again_with_full_jitter(bench: ClientFixt
     assert bench.clock.pauses == [0.25, 1.5]
     assert bench.told.statuses == ["503", "502", "200"]
     assert bench.told.retried == [
-        Retried(Endpoint.USER, "the platform answered 503 'Service unavailable.' (code 90005)", 1, 0.25),
-        Retried(Endpoint.USER, "the platform answered 502", 2, 1.5),
+        RetryScheduled(Endpoint.USER, "the platform answered 503 'Service unavailable.' (code 90005)", 1, 0.25),
+        RetryScheduled(Endpoint.USER, "the platform answered 502", 2, 1.5),
     ]
 
 
@@ -503,7 +503,7 @@ def test_a_retry_needs_allowance_too(bench: ClientFixture) -> None:
     with pytest.raises(Unreachable, match="answered 500"):
         client.page(0)
     assert bench.told.statuses == ["500"]
-    with pytest.raises(AllowanceSpent):
+    with pytest.raises(AllowanceExhausted):
         client.page(0)
 
 
@@ -617,7 +617,7 @@ def test_a_compressed_answer_that_is_cut_is_asked_again(bench: ClientFixture) ->
     )
 
     assert client.user().value == "rfranklin"
-    assert [fact.reason for fact in bench.told.retried] == ["the connection broke: compressed data ends early"] * 2
+    assert [event.reason for event in bench.told.retried] == ["the connection broke: compressed data ends early"] * 2
 
 
 def test_what_is_not_compressed_although_it_says_so_is_a_broken_connection(bench: ClientFixture) -> None:
@@ -647,7 +647,7 @@ oversized = pytest.mark.parametrize("answer", OVERSIZED.values(), ids=OVERSIZED)
 
 
 @oversized
-@pytest.mark.parametrize(("ask", "kind"), [(user, AnswerTooLarge), (one_job, JobRefused)], ids=["user", "job"])
+@pytest.mark.parametrize(("ask", "kind"), [(user, AnswerTooLarge), (one_job, JobRequestFailed)], ids=["user", "job"])
 def test_a_larger_answer_is_refused_and_not_asked_again(
     bench: ClientFixture, answer: bytes, ask: Ask, kind: type[PollError]
 ) -> None:
@@ -835,7 +835,7 @@ def test_every_page_that_is_too_large_costs_a_request(bench: ClientFixture) -> N
     bench.allowance = Allowance(0.003)
     client = bench.client(bench.serving(listing(300, lambda positions: len(positions) <= 12)).url)
 
-    with pytest.raises(AllowanceSpent):
+    with pytest.raises(AllowanceExhausted):
         client.page(0)
 
     assert bench.allowance.used == len(bench.told.asked) == 3
@@ -1224,12 +1224,12 @@ def test_the_listener_is_told_of_every_request_by_endpoint_and_status(bench: Cli
     client.job(Operation.DELETE, "7")
     failure(client, user)
 
-    assert [(fact.endpoint, fact.status) for fact in bench.told.asked] == [
+    assert [(event.endpoint, event.status) for event in bench.told.asked] == [
         (Endpoint.LIST, "200"),
         (Endpoint.JOB, "404"),
         (Endpoint.USER, "503"),
     ]
-    assert all(fact.seconds == 0.0 for fact in bench.told.asked)
+    assert all(event.seconds == 0.0 for event in bench.told.asked)
     assert bench.told.retried == []
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.api import decoding
-from exporter.api.decoding import Fault, Quota
+from exporter.api.decoding import ApiError, RateLimit
 from exporter.api.models import Job
 from exporter.errors import BadAnswer
 
@@ -31,22 +31,22 @@ def without(name: str) -> Json:
 
 
 def job(**fields: object) -> Job:
-    return decoding.job_of(json.dumps(record(**fields)).encode())
+    return decoding.parse_job(json.dumps(record(**fields)).encode())
 
 
 def page(*items: object, **envelope: object) -> decoding.Page:
-    return decoding.page_of(json.dumps({"items": items, **envelope}).encode())
+    return decoding.parse_page(json.dumps({"items": items, **envelope}).encode())
 
 
 def raw_page(*items: bytes) -> decoding.Page:
-    return decoding.page_of(b'{"items":[' + b",".join(items) + b"]}")
+    return decoding.parse_page(b'{"items":[' + b",".join(items) + b"]}")
 
 
 # ---- a page ----
 
 
 def test_the_platforms_own_sample_is_read() -> None:
-    sample = decoding.page_of(FIXTURE.read_bytes())
+    sample = decoding.parse_page(FIXTURE.read_bytes())
 
     assert sample == decoding.Page(
         jobs=(
@@ -101,7 +101,7 @@ def test_a_next_page_is_known_by_its_link_however_links_look(links: object, has_
 )
 def test_what_is_no_page_is_refused(body: bytes) -> None:
     with pytest.raises(BadAnswer, match="not a page of jobs"):
-        decoding.page_of(body)
+        decoding.parse_page(body)
 
 
 BAD_RECORDS: dict[str, tuple[bytes, str]] = {
@@ -194,13 +194,13 @@ def test_a_record_too_large_to_be_read_is_one_that_is_skipped_with_more_to_come(
 @pytest.mark.parametrize(("bad", "reason"), BAD_RECORDS.values(), ids=BAD_RECORDS)
 def test_a_bad_record_alone_is_no_job(bad: bytes, reason: str) -> None:
     with pytest.raises(BadAnswer, match="not a job"):
-        decoding.job_of(bad)
+        decoding.parse_job(bad)
     assert reason
 
 
 def test_brackets_nested_without_end_are_no_job() -> None:
     with pytest.raises(BadAnswer, match="not a job"):
-        decoding.job_of(b'{"id": ' + b"[" * 100_000)
+        decoding.parse_job(b'{"id": ' + b"[" * 100_000)
 
 
 @pytest.mark.parametrize("half", [rb"\ud83d", rb"\uDE00", rb"\ud83d\ud83d", rb"\ud83dx"])
@@ -209,14 +209,14 @@ def test_a_message_cut_in_the_middle_of_a_character_costs_nothing(half: bytes) -
     finished = Job("3", "other", "finished", failed=1, errors=(("5001", 1),))
 
     assert raw_page(json.dumps(record()).encode(), cut % half).jobs == (job(), finished)
-    assert decoding.job_of(cut % half) == finished
+    assert decoding.parse_job(cut % half) == finished
 
 
 def test_whole_characters_and_escaped_backslashes_stay_as_they_are() -> None:
     text = rb"\ud83d\ude00 \\ud83d \u00e9"
 
     assert (
-        decoding.job_of(b'{"id": "1", "state": "RUNNING", "type": "c\\u006fpy", "href": "%s"}' % text).operation
+        decoding.parse_job(b'{"id": "1", "state": "RUNNING", "type": "c\\u006fpy", "href": "%s"}' % text).operation
         == "copy"
     )
 
@@ -280,7 +280,7 @@ def test_types_become_labels_and_unknown_ones_stay_tellable(value: object, read:
     ],
 )
 def test_a_missing_type_is_read_from_href(href: object, read: str) -> None:
-    assert decoding.job_of(json.dumps({**without("type"), "href": href}).encode()).operation == read
+    assert decoding.parse_job(json.dumps({**without("type"), "href": href}).encode()).operation == read
     assert job(type=None, href=href).operation == read
     assert job(type="COPY", href=href).operation == "copy"
 
@@ -441,7 +441,7 @@ def test_a_missing_result_says_nothing() -> None:
 def test_a_result_that_cannot_be_decoded_says_nothing_and_the_job_counts() -> None:
     body = b'{"id": "7", "state": "FINISHED", "failed_files": 1, "result": [{"error": "\xff"}]}'
 
-    assert decoding.job_of(body) == Job("7", "other", "finished", failed=1)
+    assert decoding.parse_job(body) == Job("7", "other", "finished", failed=1)
 
 
 def test_a_result_longer_or_shorter_than_the_counts_changes_no_count() -> None:
@@ -464,7 +464,7 @@ def test_the_result_of_a_job_without_failed_files_is_not_read(failed: object) ->
 
 def test_of_a_user_only_the_name_is_kept() -> None:
     assert (
-        decoding.username_of(b'{"username": "rfranklin", "email": "rf@example.org", "tags": [{"tag": 1}]}')
+        decoding.parse_username(b'{"username": "rfranklin", "email": "rf@example.org", "tags": [{"tag": 1}]}')
         == "rfranklin"
     )
 
@@ -488,62 +488,62 @@ def test_of_a_user_only_the_name_is_kept() -> None:
 )
 def test_an_answer_that_names_no_user_is_refused_without_repeating_it(body: bytes) -> None:
     with pytest.raises(BadAnswer, match="not a user"):
-        decoding.username_of(body)
+        decoding.parse_username(body)
 
 
 @pytest.mark.parametrize(
-    ("body", "fault"),
+    ("body", "api_error"),
     [
-        (b'{"status": 401, "code": 90001, "message": "Unauthorized."}', Fault(90001, "Unauthorized.")),
-        (b'{"code": 0, "message": " under \\n maintenance "}', Fault(0, "under maintenance")),
-        (b'{"code": "0", "message": ["x"]}', Fault(None, "")),
-        (b'{"code": true}', Fault(None, "")),
-        (b'{"code": 0.0}', Fault(None, "")),
-        (b"{}", Fault(None, "")),
-        (b"[]", Fault(None, "")),
-        (b"", Fault(None, "")),
-        (b"<html><h1>502 Bad Gateway</h1></html>", Fault(None, "")),
-        (b'{"message": "\xff"}', Fault(None, "")),
-        (b"[" * 100_000, Fault(None, "")),
+        (b'{"status": 401, "code": 90001, "message": "Unauthorized."}', ApiError(90001, "Unauthorized.")),
+        (b'{"code": 0, "message": " under \\n maintenance "}', ApiError(0, "under maintenance")),
+        (b'{"code": "0", "message": ["x"]}', ApiError(None, "")),
+        (b'{"code": true}', ApiError(None, "")),
+        (b'{"code": 0.0}', ApiError(None, "")),
+        (b"{}", ApiError(None, "")),
+        (b"[]", ApiError(None, "")),
+        (b"", ApiError(None, "")),
+        (b"<html><h1>502 Bad Gateway</h1></html>", ApiError(None, "")),
+        (b'{"message": "\xff"}', ApiError(None, "")),
+        (b"[" * 100_000, ApiError(None, "")),
     ],
     ids=lambda value: value[:20].decode(errors="replace") if isinstance(value, bytes) else None,
 )
-def test_the_body_of_an_error_says_what_it_can(body: bytes, fault: Fault) -> None:
-    assert decoding.fault_of(body) == fault
+def test_the_body_of_an_error_says_what_it_can(body: bytes, api_error: ApiError) -> None:
+    assert decoding.parse_error(body) == api_error
 
 
 def test_the_platforms_words_are_shortened() -> None:
-    assert len(decoding.fault_of(json.dumps({"message": "no " * 10_000}).encode()).message) == 200
+    assert len(decoding.parse_error(json.dumps({"message": "no " * 10_000}).encode()).message) == 200
 
 
 # ---- headers ----
 
 
 @pytest.mark.parametrize(
-    ("limit", "remaining", "reset", "quota"),
+    ("limit", "remaining", "reset", "rate_limit"),
     [
-        ("1000", "993", "1457980957", Quota(1000, 993, 1457980957.0)),
-        ("1000", "993", "1445694506797", Quota(1000, 993, 1445694506.797)),
-        ("1000.0", "0", "1457980957.5", Quota(1000, 0, 1457980957.5)),
-        ("-1", "987654342", "0", Quota(-1, 987654342, None)),
-        ("0", "-3", "-5", Quota(0, -3, None)),
-        ("", "", "", Quota(None, None, None)),
-        ("many", "few", "soon", Quota(None, None, None)),
-        ("nan", "inf", "-inf", Quota(None, None, None)),
-        ("1e400", "9" * 400, "9" * 400, Quota(None, None, None)),
-        ("1000, 1000", "5;q=1", "Wed, 20 Feb 2019 12:03:50 GMT", Quota(None, None, None)),
+        ("1000", "993", "1457980957", RateLimit(1000, 993, 1457980957.0)),
+        ("1000", "993", "1445694506797", RateLimit(1000, 993, 1445694506.797)),
+        ("1000.0", "0", "1457980957.5", RateLimit(1000, 0, 1457980957.5)),
+        ("-1", "987654342", "0", RateLimit(-1, 987654342, None)),
+        ("0", "-3", "-5", RateLimit(0, -3, None)),
+        ("", "", "", RateLimit(None, None, None)),
+        ("many", "few", "soon", RateLimit(None, None, None)),
+        ("nan", "inf", "-inf", RateLimit(None, None, None)),
+        ("1e400", "9" * 400, "9" * 400, RateLimit(None, None, None)),
+        ("1000, 1000", "5;q=1", "Wed, 20 Feb 2019 12:03:50 GMT", RateLimit(None, None, None)),
     ],
 )
 def test_the_rate_limit_is_read_in_seconds_and_milliseconds_and_rubbish_is_none(
-    limit: str, remaining: str, reset: str, quota: Quota
+    limit: str, remaining: str, reset: str, rate_limit: RateLimit
 ) -> None:
     headers = {"x-ratelimit-limit": limit, "x-ratelimit-remaining": remaining, "x-ratelimit-reset": reset}
 
-    assert decoding.quota_of(headers) == quota
+    assert decoding.parse_rate_limit(headers) == rate_limit
 
 
 def test_without_headers_the_rate_limit_is_unknown() -> None:
-    assert decoding.quota_of({}) == Quota(None, None, None)
+    assert decoding.parse_rate_limit({}) == RateLimit(None, None, None)
 
 
 DATES: list[tuple[str, float | None]] = [
@@ -562,11 +562,11 @@ DATES: list[tuple[str, float | None]] = [
 
 @pytest.mark.parametrize(("text", "time"), DATES)
 def test_the_platforms_time_is_read(text: str, time: float | None) -> None:
-    assert decoding.date_of({"date": text}) == time
+    assert decoding.parse_date({"date": text}) == time
 
 
 def test_without_a_date_the_platforms_time_is_unknown() -> None:
-    assert decoding.date_of({}) is None
+    assert decoding.parse_date({}) is None
 
 
 @pytest.mark.parametrize(
@@ -587,23 +587,23 @@ def test_without_a_date_the_platforms_time_is_unknown() -> None:
     ],
 )
 def test_retry_after_is_read_as_a_number_or_as_a_date(headers: dict[str, str], seconds: float | None) -> None:
-    assert decoding.retry_after_of(headers) == seconds
+    assert decoding.parse_retry_after(headers) == seconds
 
 
 @pytest.mark.parametrize(
     ("text", "total"), [("0", 0), ("312", 312), ("312.0", 312), ("-1", None), ("many", None), ("", None)]
 )
 def test_the_platforms_count_of_its_jobs_is_read(text: str, total: int | None) -> None:
-    assert decoding.total_of({"x-total-matching-query": text}) == total
+    assert decoding.parse_total({"x-total-matching-query": text}) == total
 
 
 def test_without_the_header_the_number_of_jobs_is_unknown() -> None:
-    assert decoding.total_of({}) is None
+    assert decoding.parse_total({}) is None
 
 
 @pytest.mark.parametrize("value", [5.0, None, True, [], {}, "with space", "a-b", "", "x" * 33])
 def test_what_cannot_be_a_label_is_other(value: object) -> None:
-    assert decoding.label_of(value) == "other"
+    assert decoding.parse_label(value) == "other"
 
 
 # ---- anything at all ----
@@ -649,10 +649,10 @@ bodies = st.binary(max_size=50) | json_values.map(encoded) | pages.map(encoded) 
 @example(b'{"items":[{"id":' + b"[" * 2000 + b"]" * 2000 + b"}]}")
 def test_no_bytes_make_the_edge_raise_anything_but_bad_answer(body: bytes) -> None:
     readers: tuple[Callable[[bytes], object], ...] = (
-        decoding.page_of,
-        decoding.job_of,
-        decoding.username_of,
-        decoding.fault_of,
+        decoding.parse_page,
+        decoding.parse_job,
+        decoding.parse_username,
+        decoding.parse_error,
     )
     for read in readers:
         with suppress(BadAnswer):
@@ -661,7 +661,7 @@ def test_no_bytes_make_the_edge_raise_anything_but_bad_answer(body: bytes) -> No
 
 @given(pages)
 def test_every_record_of_a_page_is_read_or_skipped_with_its_reason(content: dict[str, object]) -> None:
-    read = decoding.page_of(encoded(content))
+    read = decoding.parse_page(encoded(content))
 
     assert len(read.jobs) + sum(read.skipped.values()) == read.items
     assert set(read.skipped) <= {"not_a_job", "no_id", "bad_id", "no_state", "bad_count"}
@@ -685,11 +685,11 @@ header_texts = st.text(max_size=30) | st.sampled_from(
     )
 )
 def test_no_headers_make_the_edge_raise(headers: dict[str, str]) -> None:
-    decoding.quota_of(headers)
-    assert (decoding.retry_after_of(headers) or 0) >= 0
-    assert (decoding.total_of(headers) or 0) >= 0
-    assert isinstance(decoding.date_of(headers), float | None)
+    decoding.parse_rate_limit(headers)
+    assert (decoding.parse_retry_after(headers) or 0) >= 0
+    assert (decoding.parse_total(headers) or 0) >= 0
+    assert isinstance(decoding.parse_date(headers), float | None)
 
 
 def test_a_page_whose_records_cannot_be_decoded_is_not_whole() -> None:
-    assert not decoding.page_of(b'{"items": [null]}').whole
+    assert not decoding.parse_page(b'{"items": [null]}').whole

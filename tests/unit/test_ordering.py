@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from exporter.api.models import Job
-from exporter.polling.ordering import Depths, Neighbours, Order
+from exporter.polling.ordering import JobPositions, Order, OrderDetector
 
 
 def jobs(ids: Iterable[int | str]) -> list[Job]:
@@ -24,56 +24,56 @@ def jobs(ids: Iterable[int | str]) -> list[Job]:
     ],
 )
 def test_neighbours_show_the_order(ids: Iterable[int | str], order: Order) -> None:
-    neighbours = Neighbours()
+    order_detector = OrderDetector()
 
-    neighbours.take(jobs(ids))
+    order_detector.take(jobs(ids))
 
-    assert neighbours.order is order
+    assert order_detector.order is order
 
 
 def test_a_start_and_an_id_are_no_neighbours() -> None:
-    neighbours = Neighbours()
+    order_detector = OrderDetector()
 
-    neighbours.take(
+    order_detector.take(
         Job(str(each) if each % 2 else "a", "copy", "running", started_on=float(each)) for each in range(50)
     )
 
-    assert neighbours.order is Order.UNKNOWN
+    assert order_detector.order is Order.UNKNOWN
 
 
 def test_ids_are_compared_as_numbers() -> None:
-    neighbours = Neighbours()
+    order_detector = OrderDetector()
 
-    neighbours.take(jobs([9, 10, 99, 100, 999, 1000, 9999, 10_000, 99_999, 100_000, 999_999]))
+    order_detector.take(jobs([9, 10, 99, 100, 999, 1000, 9999, 10_000, 99_999, 100_000, 999_999]))
 
-    assert neighbours.order is Order.OLDEST
+    assert order_detector.order is Order.OLDEST
 
 
 def test_a_job_lies_deeper_by_each_new_one() -> None:
-    depths = Depths()
-    depths.put("1", 120)
-    depths.came(30)
-    depths.put("2", 10)
-    depths.came(5)
+    positions = JobPositions()
+    positions.put("1", 120)
+    positions.came(30)
+    positions.put("2", 10)
+    positions.came(5)
 
-    assert (depths.of("1"), depths.of("2"), depths.of("3")) == (155, 15, None)
+    assert (positions.of("1"), positions.of("2"), positions.of("3")) == (155, 15, None)
 
 
 def test_depths_of_jobs_that_are_of_no_interest_are_forgotten() -> None:
-    depths = Depths()
+    positions = JobPositions()
     for job_id in "123":
-        depths.put(job_id, 1)
-    depths.keep({"1", "2"})
-    depths.drop("2")
-    depths.drop("never put")
+        positions.put(job_id, 1)
+    positions.keep({"1", "2"})
+    positions.drop("2")
+    positions.drop("never put")
 
-    assert [depths.of(job_id) for job_id in "123"] == [1, None, None]
+    assert [positions.of(job_id) for job_id in "123"] == [1, None, None]
 
 
 def test_room_follows_the_last_look_within_bounds() -> None:
-    depths, rooms = Depths(), list[int]()
+    positions, rooms = JobPositions(), list[int]()
     for came in (0, 10, 1000, 0):
-        depths.came(came)
-        rooms.append(depths.room)
+        positions.came(came)
+        rooms.append(positions.room)
 
     assert rooms == [5, 25, 50, 5]

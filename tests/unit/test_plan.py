@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from exporter.api.allowance import Purpose
-from exporter.api.client import ListAnswer
+from exporter.api.allowance import Priority
+from exporter.api.client import JobPage
 from exporter.api.decoding import Page
 from exporter.api.models import FINAL_RANK, Job
 from exporter.counting.rules import JobRecord
 from exporter.polling.ordering import Order
-from exporter.polling.plan import JobAsked, JobQuestion, LedgerView, PageQuestion, PageSeen, Plan, Question, Turn
+from exporter.polling.plan import GetJob, JobResult, LedgerView, ListPage, PageResult, Phase, PollPlan, Request
 from tests.factories import record
 
 HOUR = 3600.0
@@ -48,18 +48,18 @@ class Account:
     live: dict[str, JobRecord] = field(default_factory=dict)
     complete: bool = False
     listed_at: float | None = None
-    asked: list[Question] = field(default_factory=list)
-    refuses: Callable[[Question], bool] = lambda _: False
-    fails: Callable[[Question], bool] = lambda _: False
+    asked: list[Request] = field(default_factory=list)
+    refuses: Callable[[Request], bool] = lambda _: False
+    fails: Callable[[Request], bool] = lambda _: False
 
     def __post_init__(self) -> None:
         self.restart()
 
     def is_watched(self) -> bool:
-        return self.plan.watched
+        return self.plan.head_known
 
     def restart(self) -> None:
-        self.plan = Plan(FULL, self.now)
+        self.plan = PollPlan(FULL, self.now)
 
     def add(self, jobs: int, state: str = "finished", *, operation: str = "copy", at: int | None = None) -> list[Job]:
         first = self.made + 1_000_000
@@ -76,16 +76,16 @@ class Account:
         seen: dict[str, Job] = {}
         failed = False
         try:
-            self._drive(self.plan.look(self.now, self._ledger({})), seen)
-            self._drive(self.plan.ask(self.now, self._ledger(seen), budget), seen)
+            self._drive(self.plan.discover(self.now, self._ledger({})), seen)
+            self._drive(self.plan.refresh(self.now, self._ledger(seen), budget), seen)
         except TornError:
             failed = True
         self._keep(seen, failed=failed)
         for _ in range(self.turns):
-            if failed or not self.plan.watching:
+            if failed or not self.plan.incremental:
                 break
             seen = {}
-            self._drive(self.plan.read_on(self.now, self._ledger({})), seen)
+            self._drive(self.plan.continue_listing(self.now, self._ledger({})), seen)
             self._keep(seen, failed=False)
             if not self.plan.goes_on:
                 break
@@ -94,15 +94,15 @@ class Account:
     def delay(self) -> float:
         return self.plan.delay(self.now, self.live)
 
-    def pages(self, purpose: Purpose) -> list[int]:
+    def pages(self, priority: Priority) -> list[int]:
         """Offsets that the last poll asked for."""
-        pages = [question for question in self.asked if isinstance(question, PageQuestion)]
-        return [question.offset for question in pages if question.purpose is purpose]
+        pages = [request for request in self.asked if isinstance(request, ListPage)]
+        return [request.offset for request in pages if request.priority is priority]
 
     @property
     def singly(self) -> list[str]:
         """Jobs whose own endpoint the last poll asked."""
-        return [question.job_id for question in self.asked if isinstance(question, JobQuestion)]
+        return [request.job_id for request in self.asked if isinstance(request, GetJob)]
 
     def _ledger(self, seen: Mapping[str, Job]) -> LedgerView:
         age = None if self.listed_at is None else self.now - self.listed_at
@@ -130,33 +130,33 @@ class Account:
                 self.listings += 1
         self.plan.settle(self.now, written=self.written, failed=failed)
 
-    def _drive(self, turn: Turn, seen: dict[str, Job]) -> None:
+    def _drive(self, phase: Phase, seen: dict[str, Job]) -> None:
         try:
-            question = next(turn)
+            request = next(phase)
             while True:
-                self.asked.append(question)
-                if self.fails(question):
-                    turn.close()
+                self.asked.append(request)
+                if self.fails(request):
+                    phase.close()
                     raise TornError
-                question = turn.send(None if self.refuses(question) else self._reply(question, seen))
+                request = phase.send(None if self.refuses(request) else self._result(request, seen))
         except StopIteration:
             return
 
-    def _reply(self, question: Question, seen: dict[str, Job]) -> PageSeen | JobAsked:
-        if not isinstance(question, PageQuestion):
-            seen.update((job.id, job) for job in self.jobs if job.id == question.job_id)
-            return JobAsked()
+    def _result(self, request: Request, seen: dict[str, Job]) -> PageResult | JobResult:
+        if not isinstance(request, ListPage):
+            seen.update((job.id, job) for job in self.jobs if job.id == request.job_id)
+            return JobResult()
         listed = [job for job in self.jobs if job.id not in self.unlisted]
         if self.arranged is not None:
             listed = self.arranged(listed)
         elif self.newest_first:
             listed.reverse()
-        part = listed[question.offset : question.offset + self.per_page]
+        part = listed[request.offset : request.offset + self.per_page]
         known = {job.id for job in part if job.id in self.known or job.id in seen}
         seen.update((job.id, job) for job in part)
         page = Page(tuple(part), len(part), {}, len(part) - 1, has_next=False)
         total = len(listed) + self.inflated if self.told else None
-        return PageSeen(ListAnswer(page, None, total, self.per_page), known)
+        return PageResult(JobPage(page, None, total, self.per_page), known)
 
 
 def watched(
@@ -169,7 +169,7 @@ def watched(
     while not account.complete:
         account.poll()
     account.poll()
-    assert account.plan.watched
+    assert account.plan.head_known
     return account
 
 
@@ -258,16 +258,16 @@ def test_an_account_of_six_pages_is_listed_whole_at_every_poll() -> None:
 
     account.poll()
 
-    assert not account.plan.watching
-    assert account.pages(Purpose.WATCH) == [0, 99, 198, 297, 396, 495, 594]
+    assert not account.plan.incremental
+    assert account.pages(Priority.DISCOVERY) == [0, 99, 198, 297, 396, 495, 594]
     assert account.listings == 2
 
 
 def test_an_account_of_more_than_six_pages_is_watched() -> None:
     account = watched(jobs=601)
 
-    assert account.plan.watching
-    assert account.pages(Purpose.WATCH) == [0]
+    assert account.plan.incremental
+    assert account.pages(Priority.DISCOVERY) == [0]
 
 
 @pytest.mark.parametrize(("jobs", "watching"), [(401, True), (400, False)])
@@ -278,7 +278,7 @@ def test_a_watched_account_is_small_again_at_four_pages(jobs: int, watching: boo
     for _ in range(3):
         account.poll()
 
-    assert account.plan.watching is watching
+    assert account.plan.incremental is watching
 
 
 # ---- the order ----
@@ -318,7 +318,7 @@ def test_watched_pages_are_read_on_to_a_job_known_before() -> None:
 
     account.poll()
 
-    assert account.pages(Purpose.WATCH) == [0, 99, 198, 297]
+    assert account.pages(Priority.DISCOVERY) == [0, 99, 198, 297]
 
 
 def test_a_burst_at_the_end_of_the_list_is_read_from_before_it() -> None:
@@ -328,7 +328,7 @@ def test_a_burst_at_the_end_of_the_list_is_read_from_before_it() -> None:
     account.poll()
 
     assert burst <= account.known
-    assert len(account.pages(Purpose.WATCH)) <= 6
+    assert len(account.pages(Priority.DISCOVERY)) <= 6
 
 
 # ---- the total ----
@@ -351,7 +351,7 @@ def test_jobs_that_expire_bring_no_listing_forward() -> None:
 
     for _ in range(3):
         account.poll()
-        assert not account.pages(Purpose.SLICE)
+        assert not account.pages(Priority.BACKGROUND)
 
 
 def test_a_total_of_more_than_is_listed_is_believed_once_that_was_looked_for() -> None:
@@ -359,11 +359,11 @@ def test_a_total_of_more_than_is_listed_is_believed_once_that_was_looked_for() -
     account.inflated = 3
     account.poll()
     account.poll()
-    assert len(account.pages(Purpose.SLICE)) > 20
+    assert len(account.pages(Priority.BACKGROUND)) > 20
 
     for _ in range(5):
         account.poll()
-        assert len(account.pages(Purpose.SLICE)) <= 1
+        assert len(account.pages(Priority.BACKGROUND)) <= 1
 
 
 # ---- an order that does not hold ----
@@ -399,7 +399,7 @@ def test_unfinished_jobs_less_than_a_page_apart_are_looked_at_by_one_page() -> N
 
     account.poll()
 
-    assert len(account.pages(Purpose.JOB)) == 1
+    assert len(account.pages(Priority.REFRESH)) == 1
     assert not account.singly
     assert account.delay <= POLL
 
@@ -410,7 +410,7 @@ def test_an_unfinished_job_on_its_own_is_asked_for_by_its_endpoint() -> None:
     account.poll()
 
     assert account.singly == running
-    assert not account.pages(Purpose.JOB)
+    assert not account.pages(Priority.REFRESH)
 
 
 def test_a_job_of_an_operation_without_an_endpoint_is_looked_at_by_a_page() -> None:
@@ -422,7 +422,7 @@ def test_a_job_of_an_operation_without_an_endpoint_is_looked_at_by_a_page() -> N
 
     account.poll()
 
-    assert len(account.pages(Purpose.JOB)) == 1
+    assert len(account.pages(Priority.REFRESH)) == 1
     assert not account.singly
     assert account.delay <= POLL
 
@@ -437,7 +437,7 @@ def test_jobs_that_a_page_should_have_shown_are_asked_for_one_by_one_in_the_same
 
     account.poll()
 
-    assert len(account.pages(Purpose.JOB)) == 1
+    assert len(account.pages(Priority.REFRESH)) == 1
     assert sorted(account.singly) == running[:2]
 
 
@@ -490,7 +490,7 @@ def test_jobs_that_exceed_the_budget_take_turns() -> None:
 
 def test_a_job_whose_endpoint_never_answers_does_not_starve_the_others() -> None:
     account, running = with_running_apart(6)
-    account.fails = lambda question: isinstance(question, JobQuestion) and question.job_id == running[0]
+    account.fails = lambda request: isinstance(request, GetJob) and request.job_id == running[0]
     asked: set[str] = set()
 
     for _ in range(6):
@@ -516,7 +516,7 @@ def test_results_that_are_wanted_get_a_quarter_where_unfinished_jobs_exceed_the_
 
 def test_a_refusal_ends_the_turn() -> None:
     account, _ = with_running_apart(5)
-    account.refuses = lambda question: isinstance(question, JobQuestion)
+    account.refuses = lambda request: isinstance(request, GetJob)
 
     account.poll()
 
@@ -526,11 +526,11 @@ def test_a_refusal_ends_the_turn() -> None:
 def test_a_refused_slice_ends_the_poll() -> None:
     account = Account()
     account.add(2000)
-    account.refuses = lambda question: isinstance(question, PageQuestion) and question.purpose is Purpose.SLICE
+    account.refuses = lambda request: isinstance(request, ListPage) and request.priority is Priority.BACKGROUND
 
     account.poll()
 
-    assert len(account.pages(Purpose.SLICE)) == 1
+    assert len(account.pages(Priority.BACKGROUND)) == 1
     assert account.plan.hurried
     assert not account.plan.goes_on
 
@@ -544,7 +544,7 @@ def test_a_turn_of_a_hurried_listing_reads_ten_slices() -> None:
 
     account.poll()
 
-    assert len(account.pages(Purpose.SLICE)) == 10
+    assert len(account.pages(Priority.BACKGROUND)) == 10
 
 
 def test_slices_are_spread_evenly_over_the_interval_and_end_within_it() -> None:
@@ -554,7 +554,7 @@ def test_slices_are_spread_evenly_over_the_interval_and_end_within_it() -> None:
 
     for _ in range(polls):
         account.poll()
-        slices.append(len(account.pages(Purpose.SLICE)))
+        slices.append(len(account.pages(Priority.BACKGROUND)))
 
     assert max(slices) <= 1
     assert 45 <= sum(slices[: polls // 2]) <= 60
@@ -621,7 +621,7 @@ def test_a_listing_whose_slices_were_not_written_begins_anew() -> None:
 
     account.poll()
 
-    assert account.pages(Purpose.SLICE)[0] == 0
+    assert account.pages(Priority.BACKGROUND)[0] == 0
 
 
 def test_an_unfinished_job_whose_sighting_was_not_written_is_looked_at_again() -> None:

@@ -10,19 +10,19 @@ from typing import Any
 import httpx
 import pytest
 
-from exporter.api.allowance import Allowances, Holder
+from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client
 from exporter.api.deadline import Deadline
 from exporter.clock import Clock
-from exporter.config.accounts import Watched
+from exporter.config.accounts import AccountConfig
 from exporter.config.tokens import TokenFile
 from exporter.counting import rules as counting
 from exporter.counting.rules import Rules
 from exporter.errors import Stopping, WrongAccount
 from exporter.logs import logger
 from exporter.metrics.snapshot import Picture
-from exporter.polling.identity import Claims
-from exporter.polling.poller import Pace, Poller
+from exporter.polling.identity import IdentityRegistry
+from exporter.polling.poller import Poller, PollSchedule
 from exporter.redaction import Secrets
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
@@ -101,30 +101,30 @@ class PollerFixture:
         self.token.write_text("t0k3n\n")
         self.log = io.StringIO()
         self.pictures: list[Picture] = []
-        self.claims = Claims(["cavatica", "again"])
+        self.identities = IdentityRegistry(["cavatica", "again"])
         self.rules = Rules()
-        self.pace = Pace(30, 21600, 600, first=0, phase=0)
+        self.schedule = PollSchedule(30, 21600, 600, first=0, phase=0)
         self.poller = self.new_poller()
 
     def new_poller(self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25) -> Poller:
         secrets = Secrets()
-        allowances = Allowances(share)
+        allowances = AllowancePool(share)
         return Poller(
-            Watched(name, ENDPOINT, "", TokenFile(self.token), ca_file=None, proxy=None),
-            connect=lambda listener: Client(
+            AccountConfig(name, ENDPOINT, "", TokenFile(self.token), ca_file=None, proxy=None),
+            connect=lambda observer: Client(
                 ENDPOINT,
                 httpx.MockTransport(self.platform),
                 Deadline(),
-                allowance=allowances.of(Holder(ENDPOINT, "", name), self.clock.monotonic()),
+                allowance=allowances.of(AllowanceKey(ENDPOINT, "", name), self.clock.monotonic()),
                 clock=self.clock,
-                listener=listener,
+                observer=observer,
                 timeout=30,
             ),
             store=self.store,
-            claims=self.claims,
+            identities=self.identities,
             allowances=allowances,
             rules=self.rules,
-            pace=self.pace,
+            schedule=self.schedule,
             clock=clock or self.clock,
             publish=self.pictures.append,
             log=logger("json", "info", self.log, secrets),
@@ -452,7 +452,7 @@ def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: 
 
 
 def test_accounts_take_their_places_in_the_interval(bench: PollerFixture) -> None:
-    bench.pace = Pace(30, 21600, 600, first=2, phase=10)
+    bench.schedule = PollSchedule(30, 21600, 600, first=2, phase=10)
     bench.clock.stop_at_pause(4)
 
     bench.new_poller().run()
@@ -496,7 +496,7 @@ def test_each_request_is_a_sign_of_life(bench: PollerFixture) -> None:
     bench.platform.instead = slow
     bench.poll()
 
-    assert bench.poller.moved_at == bench.clock.monotonic()
+    assert bench.poller.last_activity_at == bench.clock.monotonic()
     assert bench.clock.now - START == 30 + 2 * 100
 
 
@@ -711,9 +711,9 @@ def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: Po
 def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     bench.poll()
-    bench.claims = Claims(["cavatica", "again"])
+    bench.identities = IdentityRegistry(["cavatica", "again"])
     bench.poller, again = bench.new_poller(), bench.new_poller("again")
-    bench.poller._show_what_was_counted()  # noqa: SLF001  # the moment at which a start may be overtaken
+    bench.poller._publish_saved_ledger()  # noqa: SLF001  # the moment at which a start may be overtaken
     bench.platform.add("1", failed=3)
     again.poll()
 
@@ -724,17 +724,17 @@ def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(b
 
 
 def test_claims_are_held_by_the_earlier_entry() -> None:
-    claims = Claims(["a", "b"])
+    identities = IdentityRegistry(["a", "b"])
     identity = (ENDPOINT, "u", "")
-    claims.claim(identity, "b")
-    claims.claim(identity, "a")
+    identities.claim(identity, "b")
+    identities.claim(identity, "a")
 
-    with pytest.raises(WrongAccount), claims.held(identity, "b"):
+    with pytest.raises(WrongAccount), identities.writer_lock(identity, "b"):
         pytest.fail("b holds what a claimed")
-    with claims.held(identity, "a"):
+    with identities.writer_lock(identity, "a"):
         pass
     with pytest.raises(WrongAccount):
-        claims.claim(identity, "b")
+        identities.claim(identity, "b")
 
 
 def test_an_unexpected_error_ends_the_poll_with_a_traceback_in_the_log_and_the_next_one_comes(
@@ -965,7 +965,7 @@ def test_a_check_reads_no_slices(bench: PollerFixture) -> None:
     bench.poller.poll_once()
 
     assert lists_asked(bench, 0) < 12
-    assert bench.poller.forecast.jobs >= 600
+    assert bench.poller.usage_estimate.jobs >= 600
 
 
 def test_requests_made_before_it_is_known_whose_they_are_count_as_theirs(bench: PollerFixture) -> None:

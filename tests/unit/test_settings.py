@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.config.accounts import Watched
+from exporter.config.accounts import AccountConfig
 from exporter.config.settings import PREFIX, Configuration, Settings, listen_address, load, seconds
 from exporter.counting.rules import Rules
 from exporter.errors import ConfigError
@@ -50,7 +50,7 @@ class Desk:
         chosen = {"config": str(self.file), **flags} if self.file.exists() else flags
         return load(chosen, self.environ if environ is None else environ, self.home)
 
-    def accounts(self, text: str = "", **environ: str) -> tuple[Watched, ...]:
+    def accounts(self, text: str = "", **environ: str) -> tuple[AccountConfig, ...]:
         """The accounts that the file *text* and the environment make."""
         if text:
             self.write(text)
@@ -492,15 +492,15 @@ def test_without_any_word_the_state_file_is_in_the_home(desk: Desk) -> None:
 
 def test_an_account_of_the_file_with_everything(desk: Desk) -> None:
     certificate(desk.folder / "ca.pem")
-    [watched] = desk.accounts(
+    [config] = desk.accounts(
         account(division='"oncology"', ca_file='"ca.pem"', proxy='"http://team:s3cret@proxy.example.org:3128"')
     )
 
-    assert (watched.name, watched.endpoint, watched.division) == ("lab", CAVATICA, "oncology")
-    assert watched.token.read() == Secret(TOKEN)
-    assert watched.ca_file == desk.folder / "ca.pem"
-    assert watched.proxy == "http://team:s3cret@proxy.example.org:3128"
-    assert watched.needs_tls
+    assert (config.name, config.endpoint, config.division) == ("lab", CAVATICA, "oncology")
+    assert config.token.read() == Secret(TOKEN)
+    assert config.ca_file == desk.folder / "ca.pem"
+    assert config.proxy == "http://team:s3cret@proxy.example.org:3128"
+    assert config.needs_tls
 
 
 def certificate(path: Path) -> None:
@@ -615,31 +615,31 @@ def test_a_home_that_may_not_be_entered_is_not_missed_by_who_needs_none_of_it(de
 def test_with_nothing_configured_the_official_clients_variables_count(desk: Desk) -> None:
     desk.credentials(PROFILES)
 
-    [watched] = desk.load(SB).accounts
+    [account] = desk.load(SB).accounts
 
-    assert (watched.name, watched.endpoint, watched.token.read()) == ("cavatica", CAVATICA, Secret(TOKEN))
+    assert (account.name, account.endpoint, account.token.read()) == ("cavatica", CAVATICA, Secret(TOKEN))
 
 
 def test_our_variable_for_a_token_file_goes_before_a_token(desk: Desk) -> None:
-    [watched] = desk.load({**SB, "SB_AUTH_TOKEN": OTHER, "SB_AUTH_TOKEN_FILE": str(desk.folder / "token")}).accounts
+    [account] = desk.load({**SB, "SB_AUTH_TOKEN": OTHER, "SB_AUTH_TOKEN_FILE": str(desk.folder / "token")}).accounts
 
-    assert watched.token.read() == Secret(TOKEN)
+    assert account.token.read() == Secret(TOKEN)
 
 
 def test_a_relative_token_file_in_the_environment_is_among_systemds_credentials(desk: Desk) -> None:
     environ = {"SB_API_ENDPOINT": CGC, "SB_AUTH_TOKEN_FILE": "token", "CREDENTIALS_DIRECTORY": str(desk.folder)}
 
-    [watched] = desk.load(environ).accounts
+    [account] = desk.load(environ).accounts
 
-    assert watched.token.read() == Secret(TOKEN)
+    assert account.token.read() == Secret(TOKEN)
 
 
 def test_else_the_default_profile_counts_under_its_own_name(desk: Desk) -> None:
     desk.credentials(PROFILES)
 
-    [watched] = desk.load({}).accounts
+    [account] = desk.load({}).accounts
 
-    assert (watched.name, watched.endpoint) == ("default", "https://api.sbgenomics.com/v2")
+    assert (account.name, account.endpoint) == ("default", "https://api.sbgenomics.com/v2")
 
 
 @pytest.mark.parametrize(
@@ -718,10 +718,10 @@ def test_an_account_without_a_name_is_called_after_its_platform(desk: Desk, endp
     ],
 )
 def test_an_endpoint_has_one_spelling(desk: Desk, text: str, endpoint: str) -> None:
-    [watched] = desk.load({**SB, "SB_API_ENDPOINT": text}).accounts
+    [account] = desk.load({**SB, "SB_API_ENDPOINT": text}).accounts
 
-    assert watched.endpoint == endpoint
-    assert watched.needs_tls is endpoint.startswith("https:")
+    assert account.endpoint == endpoint
+    assert account.needs_tls is endpoint.startswith("https:")
 
 
 @pytest.mark.parametrize(
@@ -772,8 +772,8 @@ def test_plain_http_to_another_machine_is_refused_unless_it_is_allowed(desk: Des
             " use https, or say allow_plain_http = true"
         )
     ]
-    [watched] = desk.accounts(f"{plain}allow_plain_http = true\n")
-    assert not watched.needs_tls
+    [config] = desk.accounts(f"{plain}allow_plain_http = true\n")
+    assert not config.needs_tls
 
 
 # ---- proxies ----
@@ -799,9 +799,9 @@ PROXY = "http://team:s3cret@proxy.example.org:3128"
     ],
 )
 def test_the_environments_proxies_are_honoured(desk: Desk, environ: dict[str, str], proxy: str | None) -> None:
-    [watched] = desk.load({**SB, **environ}).accounts
+    [account] = desk.load({**SB, **environ}).accounts
 
-    assert watched.proxy == proxy
+    assert account.proxy == proxy
 
 
 def test_plain_http_has_a_proxy_of_its_own_and_no_proxy_may_name_a_port(desk: Desk) -> None:
@@ -823,10 +823,10 @@ def test_this_machine_is_never_asked_through_the_environments_proxy(desk: Desk, 
 def test_an_accounts_own_proxy_goes_before_the_environments_and_to_this_machine_too(desk: Desk) -> None:
     text = account(api_endpoint='"http://localhost:8089"', proxy='"https://own.example.org"')
 
-    [watched] = desk.accounts(text, HTTP_PROXY=PROXY, NO_PROXY="*")
+    [config] = desk.accounts(text, HTTP_PROXY=PROXY, NO_PROXY="*")
 
-    assert watched.proxy == "https://own.example.org"
-    assert watched.needs_tls
+    assert config.proxy == "https://own.example.org"
+    assert config.needs_tls
 
 
 @pytest.mark.parametrize(

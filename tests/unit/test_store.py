@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.api.allowance import LONGEST_SILENCE, Allowances, Holder, Kept
+from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, AllowancePool, SavedAllowance
 from exporter.api.models import Job
 from exporter.counting import rules as counting
 from exporter.counting.rules import Ledger, Observations, Rules, reconcile
@@ -35,8 +35,8 @@ def see(store: Store, ledger: Ledger, *jobs: Job) -> Ledger:
     return observe_in(store, ledger, *jobs, rules=RULES, now=NOW)
 
 
-LAB = Holder(ENDPOINT, "lab")
-KEPT = Kept(400, 30, 20, 60.0, 40.0)
+LAB = AllowanceKey(ENDPOINT, "lab")
+KEPT = SavedAllowance(400, 30, 20, 60.0, 40.0)
 FAILED = Job("1", "copy", "finished", 3, 1, 2, NOW, NOW + 2, (("5001", 2),))
 RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
 
@@ -286,36 +286,38 @@ def test_of_an_allowance_that_was_never_kept_there_is_nothing(store: Store) -> N
 def test_its_times_go_on_while_nobody_looks(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
-    assert store.allowance(LAB, NOW + 50) == Kept(400, 30, 20, 10.0, -10.0)
+    assert store.allowance(LAB, NOW + 50) == SavedAllowance(400, 30, 20, 10.0, -10.0)
 
 
 def test_the_newest_of_it_is_what_counts(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
-    store.save_allowance(LAB, Kept(None, 1, 0, 300.0, 0.0), NOW)
+    store.save_allowance(LAB, SavedAllowance(None, 1, 0, 300.0, 0.0), NOW)
 
-    assert store.allowance(LAB, NOW) == Kept(None, 1, 0, 300.0, 0.0)
+    assert store.allowance(LAB, NOW) == SavedAllowance(None, 1, 0, 300.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    "other", [Holder("https://q/v2", "lab"), Holder(ENDPOINT, "other"), Holder(ENDPOINT, "lab", "a")], ids=str
+    "other",
+    [AllowanceKey("https://q/v2", "lab"), AllowanceKey(ENDPOINT, "other"), AllowanceKey(ENDPOINT, "lab", "a")],
+    ids=str,
 )
-def test_every_holder_has_its_own_allowance(store: Store, other: Holder) -> None:
+def test_every_holder_has_its_own_allowance(store: Store, other: AllowanceKey) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
-    store.save_allowance(other, Kept(1, 1, 1, 1.0, 1.0), NOW)
+    store.save_allowance(other, SavedAllowance(1, 1, 1, 1.0, 1.0), NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
-    assert store.allowance(other, NOW) == Kept(1, 1, 1, 1.0, 1.0)
+    assert store.allowance(other, NOW) == SavedAllowance(1, 1, 1, 1.0, 1.0)
 
 
 def test_no_clock_that_was_set_back_makes_a_silence_endless(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
-    kept = store.allowance(LAB, NOW - 1e6)
+    saved = store.allowance(LAB, NOW - 1e6)
 
-    assert kept is not None
-    assert kept.silence_left == LONGEST_SILENCE
+    assert saved is not None
+    assert saved.pause_left == LONGEST_PAUSE
 
 
 def test_an_allowance_outlives_the_process(state_file: Path) -> None:
@@ -353,10 +355,10 @@ def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(
     for restart in range(12):
         now = NOW + wrong_by + 20 * restart
         store = Store(state_file)
-        allowances = Allowances(
+        allowances = AllowancePool(
             0.01,
-            kept=lambda holder, store=store, now=now: store.allowance(holder, now),  # type: ignore[misc]  # bound early
-            keep=lambda holder, kept, store=store, now=now: store.save_allowance(holder, kept, now),  # type: ignore[misc]  # likewise
+            saved=lambda holder, store=store, now=now: store.allowance(holder, now),  # type: ignore[misc]  # bound early
+            save=lambda holder, kept, store=store, now=now: store.save_allowance(holder, kept, now),  # type: ignore[misc]  # likewise
         )
         made += sum(allowances.of(LAB, 5.0).take(5.0) == 0 for _ in range(3))
         store.close()
@@ -398,7 +400,7 @@ def test_a_full_disk_leaves_what_was_kept_of_an_allowance_before(store: Store) -
     store.save_allowance(LAB, KEPT, NOW)
     full(store, is_full=True)
 
-    store.save_allowance(LAB, Kept(400, 31, 20, 59.0, 0.0), NOW)
+    store.save_allowance(LAB, SavedAllowance(400, 31, 20, 59.0, 0.0), NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
 
