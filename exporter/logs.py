@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Protocol, TextIO, cast
 
 import structlog
 
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 
 LogFormat = Literal["auto", "json", "logfmt", "console"]
 _LEVELS: Final = {
@@ -75,7 +75,7 @@ class Stream(Protocol):
         ...
 
 
-class PatientStream:
+class NonBlockingStream:
     """Writes to another stream in a thread of its own, so that a reader who stalls keeps nobody else waiting.
 
     What is written goes out at once and in order. When too much waits, more is dropped, and how much is told later.
@@ -149,7 +149,7 @@ def _descriptor(stream: TextIO) -> int | None:
         return None
 
 
-class _Lines:
+class _LineLogger:
     """A line per event. A stream that is full or gone loses lines; it never stops the work that is told of."""
 
     def __init__(self, stream: Stream) -> None:
@@ -164,7 +164,7 @@ class _Lines:
     debug = info = warning = error = msg
 
 
-def logger(log_format: LogFormat, level: str, stream: Stream, secrets: Secrets) -> Log:
+def logger(log_format: LogFormat, level: str, stream: Stream, redactor: Redactor) -> Log:
     """A logger that writes to *stream*; ``auto`` is console on a terminal, JSON elsewhere."""
     terminal = stream.isatty()
     if log_format == "auto":
@@ -189,18 +189,18 @@ def logger(log_format: LogFormat, level: str, stream: Stream, secrets: Secrets) 
         ),
         structlog.processors.format_exc_info,
         _first_keys_first,
-        secrets,
+        redactor,
         renderer,
     ]
     log = cast(
         "Log",
         structlog.wrap_logger(
-            _Lines(stream),
+            _LineLogger(stream),
             processors=chain,
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         ),
     )
-    if isinstance(stream, PatientStream):
+    if isinstance(stream, NonBlockingStream):
         stream.tell_of_dropped = lambda number: log.warning("log.lines_dropped", lines=number)
     return log
 

@@ -29,20 +29,20 @@ class Secret:
         return hash(self._text)
 
 
-class Secrets:
+class Redactor:
     """The last net: whatever text is logged, known secrets in it become stars."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._texts: tuple[str, ...] = ()
 
-    def hide(self, secret: Secret) -> None:
+    def add(self, secret: Secret) -> None:
         """Never show *secret* from now on."""
         with self._lock:
             # The longest first: a secret may be a part of another, whose rest would then stand beside the stars.
             self._texts = tuple(sorted({*self._texts, secret.reveal()} - {""}, key=len, reverse=True))
 
-    def hidden(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """*text* without the secrets in it."""
         for secret in self._texts:
             text = text.replace(secret, MASK)
@@ -57,5 +57,5 @@ class Secrets:
         """The event without the secrets in it: structlog's processor."""
         for key, value in event.items():
             if not isinstance(value, int | float | None):
-                event[key] = self.hidden(value if isinstance(value, str) else str(value))
+                event[key] = self.redact(value if isinstance(value, str) else str(value))
         return event

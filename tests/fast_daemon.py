@@ -16,8 +16,8 @@ from pathlib import Path
 from exporter.clock import RealClock
 from exporter.config.settings import load
 from exporter.daemon import run
-from exporter.logs import PatientStream, logger
-from exporter.redaction import Secrets
+from exporter.logs import NonBlockingStream, logger
+from exporter.redaction import Redactor
 
 
 def fast_now(anchor: float, speed: float) -> float:
@@ -51,10 +51,10 @@ def main(anchor: float, speed: float, config: Path) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    configuration, secrets = load({"config": str(config)}, os.environ, Path.home()), Secrets()
-    errors = PatientStream(sys.stderr)
-    log = logger(configuration.settings.log_format, configuration.settings.log_level, errors, secrets)
-    code = run.run(configuration, stop, log, secrets, clock=ScaledClock(stop, anchor, speed))
+    configuration, redactor = load({"config": str(config)}, os.environ, Path.home()), Redactor()
+    errors = NonBlockingStream(sys.stderr)
+    log = logger(configuration.settings.log_format, configuration.settings.log_level, errors, redactor)
+    code = run.run(configuration, stop, log, redactor, clock=ScaledClock(stop, anchor, speed))
     errors.close()
     return code
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from exporter.counting.rules import HistogramValue, JobTotals, Ledger
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.families import Family
-from exporter.metrics.snapshot import Board, Display, Picture, Polling, Process
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, SnapshotRegistry, StoreStats
 from tests.clocks import START, ManualClock
 from tests.factories import ENDPOINT
 
-DISPLAY = Display(job_series=50, failed_job_window=86400.0, show_username=True)
+DISPLAY = DisplayOptions(job_series=50, failed_job_window=86400.0, show_username=True)
 
-POLLING = Polling(
+STATUS = PollStatus(
     up=True,
     auth_ok=True,
     maintenance=False,
@@ -29,23 +29,23 @@ POLLING = Polling(
     rate_limit_reset=START + 300,
     allowance=250,
     allowance_used=4,
-    watching=False,
+    incremental_polling=False,
     interval=30.0,
     full_listing_interval=30.0,
     detection_delay=30.0,
     skipped={"no_id": 2},
     lowered={"failed": 1},
-    fault="",
+    last_error="",
 )
 """Polls that went well, but for one."""
 
 UNTRIED = replace(
-    POLLING,
+    STATUS,
     up=None,
     auth_ok=None,
     maintenance=None,
     username=None,
-    watching=None,
+    incremental_polling=None,
     full_listing_interval=None,
     detection_delay=None,
     last_poll=None,
@@ -65,33 +65,36 @@ UNTRIED = replace(
 """Before the first poll."""
 
 
-def picture(
+def snapshot(
     ledger: Ledger | None,
     *,
     account: str = "cavatica",
-    polling: Polling = POLLING,
+    status: PollStatus = STATUS,
     listed: Mapping[tuple[str, str], JobTotals] | None = None,
     gauges_until: float = START + 600,
-) -> Picture:
+) -> AccountSnapshot:
     """A picture of an account whose jobs were all listed, unless *listed* says otherwise."""
     if listed is None and ledger is not None:
         listed = ledger.listed
-    return Picture(account, ENDPOINT, ledger, listed, polling, gauges_until)
+    return AccountSnapshot(account, ENDPOINT, ledger, listed, status, gauges_until)
 
 
-def board(*pictures: Picture) -> Board:
-    """A board that shows *pictures*, in their order."""
-    shown = Board(tuple(each.account for each in pictures))
-    for each in pictures:
+def registry(*snapshots: AccountSnapshot) -> SnapshotRegistry:
+    """A board that shows *snapshots*, in their order."""
+    shown = SnapshotRegistry(tuple(each.account for each in snapshots))
+    for each in snapshots:
         shown.put(each)
     return shown
 
 
 def exposition(
-    *pictures: Picture, at: float = START + 60, display: Display = DISPLAY, families: tuple[Family, ...] | None = None
+    *snapshots: AccountSnapshot,
+    at: float = START + 60,
+    display: DisplayOptions = DISPLAY,
+    families: tuple[Family, ...] | None = None,
 ) -> Exposition:
-    """The exposition of *pictures* at one moment."""
-    process, clock = Process(0, 12, 4096), ManualClock(at).time
+    """The exposition of *snapshots* at one moment."""
+    stats, clock = StoreStats(0, 12, 4096), ManualClock(at).time
     if families is None:
-        return Exposition(board(*pictures), lambda: process, display, clock)
-    return Exposition(board(*pictures), lambda: process, display, clock, families)
+        return Exposition(registry(*snapshots), lambda: stats, display, clock)
+    return Exposition(registry(*snapshots), lambda: stats, display, clock, families)

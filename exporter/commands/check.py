@@ -14,12 +14,12 @@ from exporter.config.settings import Configuration
 from exporter.daemon import assembly
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition, Format
-from exporter.metrics.snapshot import Board, Display, Picture, Process
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.poller import Poller, UsageEstimate
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 
 
-def check(configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, offline: bool) -> int:
+def check(configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, offline: bool) -> int:
     """Print what was found, account by account; *offline* asks nobody.
 
     Returns:
@@ -36,47 +36,49 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, secrets
         return 0
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
-        with assembly.assembled(throwaway, stop, log, secrets) as parts:
-            parts.poll_each(Poller.poll_once, stop)
-            pictures, display, now = parts.board.pictures, parts.display, parts.clock.time
-            estimates = {poller.name: poller.usage_estimate for poller in parts.pollers}
-    for picture in pictures:
-        _say(picture.account)
-        for line in _found(picture, display, estimates[picture.account], now):
+        with assembly.build(throwaway, stop, log, redactor) as components:
+            components.poll_each(Poller.poll_once, stop)
+            snapshots, display, now = components.registry.snapshots, components.display, components.clock.time
+            estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
+    for snapshot in snapshots:
+        _say(snapshot.account)
+        for line in _found(snapshot, display, estimates[snapshot.account], now):
             _say(f"  {line}")
-    return 1 if any(picture.polling.fault for picture in pictures) else 0
+    return 1 if any(snapshot.status.last_error for snapshot in snapshots) else 0
 
 
-def _found(picture: Picture, display: Display, estimate: UsageEstimate, now: Callable[[], float]) -> Iterator[str]:
+def _found(
+    snapshot: AccountSnapshot, display: DisplayOptions, estimate: UsageEstimate, now: Callable[[], float]
+) -> Iterator[str]:
     """Lines about one account."""
-    polling = picture.polling
-    yield f"endpoint    {picture.endpoint}"
-    if polling.username is not None:
-        yield f"user        {polling.username}"
-    if polling.fault:
-        yield f"fault       {polling.fault}"
+    status = snapshot.status
+    yield f"endpoint    {snapshot.endpoint}"
+    if status.username is not None:
+        yield f"user        {status.username}"
+    if status.last_error:
+        yield f"fault       {status.last_error}"
         return
-    if picture.listed is not None:
-        yield f"jobs        {sum(totals.jobs for totals in picture.listed.values())} listed"
-    elif polling.watching:
+    if snapshot.listed is not None:
+        yield f"jobs        {sum(totals.jobs for totals in snapshot.listed.values())} listed"
+    elif status.incremental_polling:
         yield f"jobs        {estimate.jobs} or more listed: too many to list at every poll, so it will be watched"
     else:
         yield f"jobs        {estimate.jobs} or more listed; the allowance did not suffice for all of them"
-    if polling.rate_limit is not None and polling.rate_limit_remaining is not None:
-        yield f"rate limit  {polling.rate_limit_remaining} of {polling.rate_limit} requests left in this window"
+    if status.rate_limit is not None and status.rate_limit_remaining is not None:
+        yield f"rate limit  {status.rate_limit_remaining} of {status.rate_limit} requests left in this window"
     else:
         yield "rate limit  not told by the platform"
-    expected = min(estimate.requests, polling.allowance)
-    yield f"requests    {expected} per 5 minutes expected, {polling.allowance} allowed"
-    yield f"series      {_series(picture, display, now)} expected"
+    expected = min(estimate.requests, status.allowance)
+    yield f"requests    {expected} per 5 minutes expected, {status.allowance} allowed"
+    yield f"series      {_series(snapshot, display, now)} expected"
 
 
-def _series(picture: Picture, display: Display, now: Callable[[], float]) -> int:
+def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[], float]) -> int:
     """How many series the account has now."""
-    board = Board((picture.account,))
-    board.put(picture)
-    page = Exposition(board, lambda: Process(0, 0, 0), display, now)
-    return sum(not line.startswith(b"#") for line in page.accounts(Format.TEXT).splitlines())
+    registry = SnapshotRegistry((snapshot.account,))
+    registry.put(snapshot)
+    page = Exposition(registry, lambda: StoreStats(0, 0, 0), display, now)
+    return sum(not line.startswith(b"#") for line in page.account_families(Format.TEXT).splitlines())
 
 
 def _say(line: str) -> None:

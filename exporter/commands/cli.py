@@ -17,10 +17,10 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from exporter import __version__
-from exporter.config.settings import PREFIX, Configuration, Settings, advice, listen_address, load, seconds
+from exporter.config.settings import PREFIX, Configuration, Settings, listen_address, load, seconds, suggestion
 from exporter.errors import ConfigError, ExporterError, Problems, Stopping
-from exporter.logs import Log, PatientStream, logger
-from exporter.redaction import Secrets
+from exporter.logs import Log, NonBlockingStream, logger
+from exporter.redaction import Redactor
 
 if TYPE_CHECKING:
     from exporter.simulator.settings import SimulatorSettings
@@ -127,22 +127,22 @@ _SIMULATOR_VALUES: Final = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     _fill_closed_streams()
-    errors = PatientStream(sys.stderr)
-    fault: OSError | None = None
+    errors = NonBlockingStream(sys.stderr)
+    last_error: OSError | None = None
     try:
-        code = _ended(list(sys.argv[1:] if arguments is None else arguments), errors)
+        code = _dispatch(list(sys.argv[1:] if arguments is None else arguments), errors)
     except SystemExit as left:  # argparse's way to end
         code = int(left.code or 0)
     except OSError as error:
-        fault = error
-    fault = _unwritten(sys.stdout) or fault
-    if isinstance(fault, BrokenPipeError):  # whoever read our output has had enough
+        last_error = error
+    last_error = _flush_error(sys.stdout) or last_error
+    if isinstance(last_error, BrokenPipeError):  # whoever read our output has had enough
         code = ENDED_AS_ASKED
-    elif fault is not None:
-        _complain(errors, f"{fault.filename or 'standard output'}: {fault.strerror or fault}")
+    elif last_error is not None:
+        _print_error(errors, f"{last_error.filename or 'standard output'}: {last_error.strerror or last_error}")
         code = CANNOT_GO_ON
     errors.close()
-    _unwritten(sys.stderr)
+    _flush_error(sys.stderr)
     return code
 
 
@@ -153,7 +153,7 @@ def _fill_closed_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w", closefd=False))
 
 
-def _unwritten(stream: TextIO) -> OSError | None:
+def _flush_error(stream: TextIO) -> OSError | None:
     """Why the rest of what *stream* was given cannot be written; it is thrown away, or Python complained at its end."""
     try:
         stream.flush()
@@ -163,50 +163,50 @@ def _unwritten(stream: TextIO) -> OSError | None:
     return None
 
 
-def _ended(typed: list[str], errors: PatientStream) -> int:
-    """Run the command that was *typed*; the exit code."""
-    if typed[:1] == ["--version"]:
-        typed[0] = "version"
-    if not typed or (typed[0].startswith("-") and typed[0] not in {"-h", "--help"}):
-        typed.insert(0, "run")
-    if complaint := _wrong_command(typed):
-        _complain(errors, complaint)
+def _dispatch(argv: list[str], errors: NonBlockingStream) -> int:
+    """Run the command that was *argv*; the exit code."""
+    if argv[:1] == ["--version"]:
+        argv[0] = "version"
+    if not argv or (argv[0].startswith("-") and argv[0] not in {"-h", "--help"}):
+        argv.insert(0, "run")
+    if complaint := _wrong_command(argv):
+        _print_error(errors, complaint)
         return CONFIGURATION_WRONG
-    parsed, unknown = _parser().parse_known_args(typed)
+    parsed, unknown = _parser().parse_known_args(argv)
     options = vars(parsed)
     del options["version"]  # read above
     if unknown:
-        for line in _unknown(unknown, " ".join(typed[: 2 if parsed.command == "state" else 1]), options):
-            _complain(errors, line)
+        for line in _unknown(unknown, " ".join(argv[: 2 if parsed.command == "state" else 1]), options):
+            _print_error(errors, line)
         return CONFIGURATION_WRONG
     command = COMMANDS[options.pop("command")]
     try:
         return command({name: value for name, value in options.items() if value is not None}, errors)
     except ConfigError as error:
         for problem in error.problems:
-            _complain(errors, problem)
+            _print_error(errors, problem)
         return CONFIGURATION_WRONG
     except Stopping as ending:
-        _complain(errors, str(ending))
+        _print_error(errors, str(ending))
         return ENDED_AS_ASKED
     except ExporterError as error:
-        _complain(errors, str(error))
+        _print_error(errors, str(error))
         return CANNOT_GO_ON
 
 
-def _wrong_command(typed: Sequence[str]) -> str:
+def _wrong_command(argv: Sequence[str]) -> str:
     """A complaint when there is no such command. It is not repeated: somebody will try to give a token like this."""
     for position, known, command in ((0, COMMANDS, ""), (1, STATE_COMMANDS, "state")):
-        if command not in {"", typed[0]}:
+        if command not in {"", argv[0]}:
             continue
-        word = typed[position] if len(typed) > position else ""
+        word = argv[position] if len(argv) > position else ""
         if word not in {*known, "-h", "--help"}:
             otherwise = f"write one of {', '.join(known)}; see {' '.join(('sbg-exporter', *command.split()))} --help"
-            return f"{f'{command}: ' if command else ''}no such command; {advice(word, known, otherwise)}"
+            return f"{f'{command}: ' if command else ''}no such command; {suggestion(word, known, otherwise)}"
     return ""
 
 
-def _complain(errors: PatientStream, line: str) -> None:
+def _print_error(errors: NonBlockingStream, line: str) -> None:
     errors.write(f"sbg-exporter: {line}\n")
 
 
@@ -216,7 +216,7 @@ def _unknown(arguments: Sequence[str], command: str, options: Iterable[str]) -> 
     known = [f"--{name.replace('_', '-')}" for name in options if name not in _NO_FLAGS]
     flags = [each.partition("=")[0] for each in arguments if each.startswith("-")]
     for flag in flags:
-        yield f"{flag}: no such flag; {advice(flag, known, otherwise)}"
+        yield f"{flag}: no such flag; {suggestion(flag, known, otherwise)}"
     if not flags:
         yield f"an argument too many; {otherwise}"
 
@@ -227,31 +227,33 @@ _NO_FLAGS: Final = {"command", "state_command", "account", "path", "source"}
 # ---- commands ----
 
 
-def _run(options: Mapping[str, object], errors: PatientStream) -> int:
+def _run(options: Mapping[str, object], errors: NonBlockingStream) -> int:
     from exporter.daemon import run  # noqa: PLC0415  # loads the web server, which other commands need not wait for
 
     configuration = load(options, os.environ, _home())
-    secrets = Secrets()
-    return run.run(configuration, _stop_on_signals(), _logger(configuration, errors, secrets), secrets)
+    redactor = Redactor()
+    return run.run(configuration, _stop_on_signals(), _logger(configuration, errors, redactor), redactor)
 
 
-def _check(options: Mapping[str, object], errors: PatientStream) -> int:
+def _check(options: Mapping[str, object], errors: NonBlockingStream) -> int:
     from exporter.commands.check import check  # noqa: PLC0415  # likewise
 
-    flags, secrets = dict(options), Secrets()
+    flags, redactor = dict(options), Redactor()
     offline = bool(flags.pop("offline", False))
     configuration = load(flags, os.environ, _home())
-    return check(configuration, _stop_on_signals(), logger("auto", "error", errors, secrets), secrets, offline=offline)
+    return check(
+        configuration, _stop_on_signals(), logger("auto", "error", errors, redactor), redactor, offline=offline
+    )
 
 
-def _once(options: Mapping[str, object], errors: PatientStream) -> int:
+def _once(options: Mapping[str, object], errors: NonBlockingStream) -> int:
     from exporter.commands.once import once  # noqa: PLC0415  # likewise
 
     flags = dict(options)
     textfile = flags.pop("textfile", None)
-    configuration, secrets = load(flags, os.environ, _home()), Secrets()
+    configuration, redactor = load(flags, os.environ, _home()), Redactor()
     path = None if textfile is None else Path(str(textfile))
-    return once(configuration, path, _stop_on_signals(), _logger(configuration, errors, secrets), secrets)
+    return once(configuration, path, _stop_on_signals(), _logger(configuration, errors, redactor), redactor)
 
 
 def _home() -> Path:
@@ -261,13 +263,13 @@ def _home() -> Path:
         return Path("/")
 
 
-def _simulate(options: Mapping[str, object], _errors: PatientStream) -> int:
+def _simulate(options: Mapping[str, object], _errors: NonBlockingStream) -> int:
     from exporter.simulator.server import serve  # noqa: PLC0415  # likewise
 
     return serve(_simulator_settings(options))
 
 
-def _demo(options: Mapping[str, object], errors: PatientStream) -> int:
+def _demo(options: Mapping[str, object], errors: NonBlockingStream) -> int:
     from exporter.commands.demo import Demonstration, demonstrate  # noqa: PLC0415  # likewise
 
     chosen, problems = dict(options), Problems()
@@ -284,12 +286,12 @@ def _demo(options: Mapping[str, object], errors: PatientStream) -> int:
         settings = _simulator_settings({"rate": "20", "jobs": "40", "listen": "127.0.0.1:0", **chosen})
     if problems:
         raise ConfigError(*problems)
-    secrets = Secrets()
-    log = logger("console", "warning", errors, secrets)
-    return demonstrate(demonstration, settings, _stop_on_signals(), log, secrets)
+    redactor = Redactor()
+    log = logger("console", "warning", errors, redactor)
+    return demonstrate(demonstration, settings, _stop_on_signals(), log, redactor)
 
 
-def _state(options: Mapping[str, object], errors: PatientStream) -> int:
+def _state(options: Mapping[str, object], errors: NonBlockingStream) -> int:
     from exporter.commands import state  # noqa: PLC0415  # likewise
 
     given: Mapping[str, Any] = options
@@ -301,7 +303,7 @@ def _state(options: Mapping[str, object], errors: PatientStream) -> int:
     force = "force" in given
 
     def warn(line: str) -> None:
-        _complain(errors, f"warning: {line}")
+        _print_error(errors, f"warning: {line}")
 
     match given["state_command"]:
         case "show":
@@ -328,7 +330,7 @@ _NO_ACCOUNTS: Final[Mapping[str, object]] = {
 """In place of the configured accounts, where nobody is asked: whoever looks at the state need not read their tokens."""
 
 
-def _version(_options: Mapping[str, object], _errors: PatientStream) -> int:
+def _version(_options: Mapping[str, object], _errors: NonBlockingStream) -> int:
     sys.stdout.write(f"{version_line()}\n")
     return ENDED_AS_ASKED
 
@@ -362,9 +364,9 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _logger(configuration: Configuration, errors: PatientStream, secrets: Secrets) -> Log:
+def _logger(configuration: Configuration, errors: NonBlockingStream, redactor: Redactor) -> Log:
     settings = configuration.settings
-    return logger(settings.log_format, settings.log_level, errors, secrets)
+    return logger(settings.log_format, settings.log_level, errors, redactor)
 
 
 def _simulator_settings(options: Mapping[str, object]) -> "SimulatorSettings":

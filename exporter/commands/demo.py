@@ -16,8 +16,8 @@ from exporter.config.tokens import FixedToken
 from exporter.daemon import run
 from exporter.logs import Log
 from exporter.metrics.families import unfinished_jobs
-from exporter.metrics.snapshot import Picture
-from exporter.redaction import Secret, Secrets
+from exporter.metrics.snapshot import AccountSnapshot
+from exporter.redaction import Redactor, Secret
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import running
@@ -40,7 +40,7 @@ class Demonstration:
 
 
 def demonstrate(
-    demonstration: Demonstration, simulator: SimulatorSettings, stop: threading.Event, log: Log, secrets: Secrets
+    demonstration: Demonstration, simulator: SimulatorSettings, stop: threading.Event, log: Log, redactor: Redactor
 ) -> int:
     """Simulate and run until *stop* is set; the exit code.
 
@@ -65,7 +65,7 @@ def demonstrate(
             rules=rules_of(settings),
             warnings=(),
         )
-        with run.started(configuration, stop, log, secrets) as exporter:
+        with run.start(configuration, stop, log, redactor) as exporter:
             submit_examples(platform.platform, simulator.speed)
             url = f"http://{shown_address(host or 'localhost', exporter.port)}"
             _say(f"Status page         {url}/")
@@ -74,8 +74,8 @@ def demonstrate(
             _say("Jobs are submitted, run, fail and get stuck; warnings below tell of failed ones. Ctrl-C ends it.")
             ends = time.monotonic() + demonstration.seconds
             while not stop.wait(min(_LINE_SECONDS, max(0.0, ends - time.monotonic()))) and time.monotonic() < ends:
-                for picture in exporter.board.pictures:
-                    _say(f"{time.strftime('%H:%M:%S')} {line_of(picture, time.time())}")
+                for snapshot in exporter.registry.snapshots:
+                    _say(f"{time.strftime('%H:%M:%S')} {line_of(snapshot, time.time())}")
     _say("Ended; the demo's ledger is gone with it.")
     return 0
 
@@ -87,34 +87,34 @@ def submit_examples(platform: Platform, speed: float) -> None:
     platform.submit(msgspec.structs.replace(hangs, total=6, failed=6, errors={"5002": 6}, hangs_after=None))
 
 
-def line_of(picture: Picture, now: float) -> str:
+def line_of(snapshot: AccountSnapshot, now: float) -> str:
     """What the exporter shows of the account at *now*, Unix seconds, in one line."""
     states: dict[str, int] = {}
-    for (_, state), totals in (picture.listed or {}).items():
+    for (_, state), totals in (snapshot.listed or {}).items():
         states[state] = states.get(state, 0) + totals.jobs
     jobs = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number) or "none listed yet"
-    files, completed, failed = files_counted(picture)
+    files, completed, failed = files_counted(snapshot)
     counted = f"files counted: {completed} completed, {failed} failed of {files}"
-    return f"jobs: {jobs}; {counted}{_stuck(picture, now)}{_age(picture, now)}"
+    return f"jobs: {jobs}; {counted}{_stuck(snapshot, now)}{_age(snapshot, now)}"
 
 
-def _stuck(picture: Picture, now: float) -> str:
+def _stuck(snapshot: AccountSnapshot, now: float) -> str:
     """The job that has not moved for longest, when that is long."""
-    waiting = [job_record for job_record in unfinished_jobs(picture) if job_record.state != "finished"]
+    waiting = [job_record for job_record in unfinished_jobs(snapshot) if job_record.state != "finished"]
     stillest = min(waiting, key=lambda record: record.last_progress_at, default=None)
     if stillest is None or now - stillest.last_progress_at <= _STUCK_SECONDS:
         return ""
     return f"; not moved for {now - stillest.last_progress_at:.0f} s: job {stillest.id}"
 
 
-def _age(picture: Picture, now: float) -> str:
+def _age(snapshot: AccountSnapshot, now: float) -> str:
     """How old all that is, and why, when it is not of the last two polls."""
-    fault, at = picture.polling.fault, picture.polling.last_success
+    error, at = snapshot.status.last_error, snapshot.status.last_success
     if at is None:
-        return f" (no answer yet: {fault})" if fault else ""
-    if not fault and now - at <= 2 * _POLL_SECONDS:
+        return f" (no answer yet: {error})" if error else ""
+    if not error and now - at <= 2 * _POLL_SECONDS:
         return ""
-    return f" (as of {now - at:.0f} s ago{f': {fault}' if fault else ''})"
+    return f" (as of {now - at:.0f} s ago{f': {error}' if error else ''})"
 
 
 def _say(line: str) -> None:

@@ -14,10 +14,12 @@ from exporter.errors import OutputError
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition, Format
 from exporter.polling.poller import Poller
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 
 
-def once(configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log, secrets: Secrets) -> int:
+def once(
+    configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log, redactor: Redactor
+) -> int:
     """List everything once and write the exposition, to standard output or to *textfile*.
 
     Returns:
@@ -31,14 +33,17 @@ def once(configuration: Configuration, textfile: Path | None, stop: threading.Ev
     """
     if textfile is not None:
         _check_writable(textfile)  # before anything is asked: to find it out afterwards would be a pity
-    with assembly.assembled(configuration, stop, log, secrets) as parts:
-        parts.poll_each(Poller.poll_until_listed, stop)
+    with assembly.build(configuration, stop, log, redactor) as components:
+        components.poll_each(Poller.poll_until_listed, stop)
         if textfile is None:
-            sys.stdout.buffer.write(parts.exposition.page(Format.TEXT, packed=False))
+            sys.stdout.buffer.write(components.exposition.page(Format.TEXT, gzip=False))
             sys.stdout.buffer.flush()
         else:
-            write_textfile(parts.exposition, textfile)
-        failed = any(picture.polling.fault for picture in parts.board.pictures) or parts.store.write_failures > 0
+            write_textfile(components.exposition, textfile)
+        failed = (
+            any(snapshot.status.last_error for snapshot in components.registry.snapshots)
+            or components.store.write_failures > 0
+        )
         return 1 if failed else 0
 
 
@@ -54,7 +59,7 @@ def write_textfile(exposition: Exposition, path: Path) -> None:
         descriptor, written = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(exposition.own(Format.TEXT))
+                file.write(exposition.without_process_metrics(Format.TEXT))
                 os.fchmod(file.fileno(), 0o644)
                 file.flush()
                 os.fsync(file.fileno())

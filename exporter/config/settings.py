@@ -202,7 +202,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         ConfigError: with a line for every problem.
     """
     problems = Problems(
-        f"{name}: no such setting; {_advice_on_variable(name)}"
+        f"{name}: no such setting; {_suggestion_for_variable(name)}"
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in _variables() and not _FROM_KUBERNETES.fullmatch(name)
     )
@@ -238,10 +238,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     )
 
 
-def _advice_on_variable(name: str) -> str:
+def _suggestion_for_variable(name: str) -> str:
     keys = [each.removeprefix(PREFIX) for each in _variables()]
     otherwise = "see sbg-exporter run --help (accounts go into the file)"
-    return advice(name.removeprefix(PREFIX), keys, otherwise, prefix=PREFIX)
+    return suggestion(name.removeprefix(PREFIX), keys, otherwise, prefix=PREFIX)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -316,10 +316,10 @@ def _unknown_key(key: str, *, of_account: bool) -> str:
         return "is not an account's key; write it above the first [[accounts]]"
     if not of_account and key in here:
         return "is an account's key; write it below [[accounts]]"
-    return f"no such key; {advice(key, here if of_account else elsewhere, 'see sbg-exporter run --help')}"
+    return f"no such key; {suggestion(key, here if of_account else elsewhere, 'see sbg-exporter run --help')}"
 
 
-def advice(word: str, known: Iterable[str], otherwise: str, *, prefix: str = "") -> str:
+def suggestion(word: str, known: Iterable[str], otherwise: str, *, prefix: str = "") -> str:
     """A question whether one of *known*, shown with its *prefix*, was meant by *word*; else *otherwise*."""
     close = get_close_matches(word, known, n=1, cutoff=0.75)
     return f"did you mean {prefix}{close[0]}?" if close else otherwise

@@ -16,23 +16,23 @@ from exporter.config.accounts import AccountConfig
 from exporter.config.settings import Configuration
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
-from exporter.metrics.snapshot import Board, Display, Process
+from exporter.metrics.snapshot import DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.poller import Poller, PollSchedule
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from exporter.storage.store import Store
 
 _FIRST_POLLS_APART: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Components:
     """Everything between the state file and the page, put together but not yet moving."""
 
     pollers: tuple[Poller, ...]
-    board: Board
+    registry: SnapshotRegistry
     exposition: Exposition
-    display: Display
+    display: DisplayOptions
     clock: Clock
     store: Store
 
@@ -48,9 +48,9 @@ class Parts:
 
 
 @contextmanager
-def assembled(
-    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
-) -> Iterator[Parts]:
+def build(
+    configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
+) -> Iterator[Components]:
     """The parts, with the state file held while the context lasts; *clock* is this machine's where none is given.
 
     Raises:
@@ -58,8 +58,8 @@ def assembled(
     """
     settings = configuration.settings
     names = tuple(account.name for account in configuration.accounts)
-    board, identities, clock = Board(names), IdentityRegistry(names), clock or RealClock(stop)
-    display = Display(settings.job_series, settings.failed_job_window, settings.show_username)
+    registry, identities, clock = SnapshotRegistry(names), IdentityRegistry(names), clock or RealClock(stop)
+    display = DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     with closing(Store(configuration.state_file)) as store:
@@ -68,7 +68,7 @@ def assembled(
             saved=lambda key: store.allowance(key, clock.time()),
             save=lambda key, saved: store.save_allowance(key, saved, clock.time()),
         )
-        yield Parts(
+        yield Components(
             tuple(
                 Poller(
                     account,
@@ -85,16 +85,16 @@ def assembled(
                         phase=position * settings.poll_interval / len(names),
                     ),
                     clock=clock,
-                    publish=board.put,
+                    publish=registry.put,
                     log=log,
-                    secrets=secrets,
+                    redactor=redactor,
                 )
                 for position, account in enumerate(configuration.accounts)
             ),
-            board,
+            registry,
             Exposition(
-                board,
-                lambda: Process(store.write_failures, store.tracked_jobs, store.bytes_total),
+                registry,
+                lambda: StoreStats(store.write_failures, store.tracked_jobs, store.bytes_total),
                 display,
                 clock.time,
             ),

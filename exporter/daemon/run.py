@@ -14,11 +14,11 @@ from exporter.api.client import ATTEMPTS
 from exporter.clock import Clock
 from exporter.config.settings import Configuration
 from exporter.daemon import systemd
-from exporter.daemon.assembly import assembled
+from exporter.daemon.assembly import build
 from exporter.logs import Log
-from exporter.metrics.snapshot import Board
+from exporter.metrics.snapshot import SnapshotRegistry
 from exporter.polling.poller import Poller
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from exporter.web.app import application, bound_sockets, serving, shown_address
 from exporter.web.status import status_page
 
@@ -28,22 +28,22 @@ _HEALTH_SLACK: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningDaemon:
     """A daemon that is up: what the demo shows of it, and what systemd is told.
 
     Attributes:
         port: where its metrics are.
-        board: its accounts as they are shown.
+        registry: its accounts as they are shown.
         unhealthy: why it should be restarted, or nothing: the test of ``/-/healthy``.
     """
 
     port: int
-    board: Board
+    registry: SnapshotRegistry
     unhealthy: Callable[[], str]
 
 
 def run(
-    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
+    configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
 ) -> int:
     """Run until *stop* is set, by this machine's clock if no other is given; the exit code.
 
@@ -53,11 +53,11 @@ def run(
     """
     names = [account.name for account in configuration.accounts]
     with (
-        started(configuration, stop, log, secrets, clock=clock) as daemon,
+        start(configuration, stop, log, redactor, clock=clock) as daemon,
         systemd.informed(
             os.environ,
             log,
-            status=lambda: systemd.accounts_line(names, daemon.board.pictures),
+            status=lambda: systemd.accounts_line(names, daemon.registry.snapshots),
             unhealthy=daemon.unhealthy,
         ),
     ):
@@ -68,9 +68,9 @@ def run(
 
 
 @contextmanager
-def started(
-    configuration: Configuration, stop: threading.Event, log: Log, secrets: Secrets, *, clock: Clock | None = None
-) -> Iterator[Running]:
+def start(
+    configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
+) -> Iterator[RunningDaemon]:
     """The daemon while the context lasts; *stop* is set when it is left.
 
     Raises:
@@ -79,21 +79,21 @@ def started(
     """
     settings = configuration.settings
     with ExitStack() as stack:
-        parts = stack.enter_context(assembled(configuration, stop, log, secrets, clock=clock))
+        components = stack.enter_context(build(configuration, stop, log, redactor, clock=clock))
         sockets = bound_sockets(configuration.host, configuration.port)
         for each in sockets:
             stack.callback(each.close)
         threads = [
             threading.Thread(target=_guarded(poller, log), name=f"poller-{poller.name}", daemon=True)
-            for poller in parts.pollers
+            for poller in components.pollers
         ]
         silent_for = settings.request_timeout * ATTEMPTS + _HEALTH_SLACK
-        unhealthy = partial(_unhealthy, parts.pollers, parts.clock, silent_for)
+        unhealthy = partial(_unhealthy, components.pollers, components.clock, silent_for)
         app = application(
-            parts.exposition,
+            components.exposition,
             unhealthy=unhealthy,
-            unready=lambda: "" if parts.board.ready else "not every account has been tried yet",
-            status_page=lambda: status_page(parts.board.pictures, parts.display, parts.clock.time()),
+            unready=lambda: "" if components.registry.ready else "not every account has been tried yet",
+            status_page=lambda: status_page(components.registry.snapshots, components.display, components.clock.time()),
             crashed=lambda error: log.error("request.crashed", exc_info=error),
         )
         stack.callback(_join, threads)
@@ -109,7 +109,7 @@ def started(
             state_file=str(configuration.state_file.absolute()),
             accounts=len(configuration.accounts),
         )
-        yield Running(port, parts.board, unhealthy)
+        yield RunningDaemon(port, components.registry, unhealthy)
 
 
 def _guarded(poller: Poller, log: Log) -> Callable[[], None]:

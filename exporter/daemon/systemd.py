@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Final
 
 from exporter.logs import Log
-from exporter.metrics.snapshot import Picture
+from exporter.metrics.snapshot import AccountSnapshot
 
 _STATUS_SECONDS: Final = 15.0
 """How old the status line may be; shorter where the watchdog wants to hear more often."""
@@ -74,9 +74,9 @@ def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
     return microseconds / 1e6 or None
 
 
-def accounts_line(names: Sequence[str], pictures: Iterable[Picture]) -> str:
+def accounts_line(names: Sequence[str], snapshots: Iterable[AccountSnapshot]) -> str:
     """How the accounts of these *names* are, in a line."""
-    up = {picture.account: picture.polling.up for picture in pictures}
+    up = {snapshot.account: snapshot.status.up for snapshot in snapshots}
     down = [name for name in names if up.get(name) is False]
     untried = sum(up.get(name) is None for name in names)
     parts = [f"{len(names) - len(down) - untried} of {len(names)} account{'s' * (len(names) != 1)} up"]

@@ -23,8 +23,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.utils import floatToGoString
 
 from exporter.counting.rules import CounterValue, Exemplar, HistogramValue
-from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, Part, ProcessFamily, Sample, Type, leaves_at
-from exporter.metrics.snapshot import Board, Display, Picture, Process
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Sample, Source, Type, leaves_at
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 
 GZIP_LEVEL: Final = 1
 """A tenth of the time of level 9 for 8 % more bytes."""
@@ -51,13 +51,13 @@ class _Rendered(NamedTuple):
 class _Page(NamedTuple):
     """A whole page and until when it is right."""
 
-    pictures: tuple[Picture, ...]
+    snapshots: tuple[AccountSnapshot, ...]
     valid_until: float
     plain: bytes
     deflated: bytes
     checksum: int
 
-    def packed_with(self, tail: bytes) -> bytes:
+    def gzip_with(self, tail: bytes) -> bytes:
         """The page and *tail* as one gzip member, of which only the tail is compressed now."""
         length = (len(self.plain) + len(tail)) % 2**32
         trailer = struct.pack("<LL", zlib.crc32(tail, self.checksum), length)
@@ -75,14 +75,14 @@ class Exposition:
 
     def __init__(
         self,
-        board: Board,
-        process: Callable[[], Process],
-        display: Display,
+        registry: SnapshotRegistry,
+        process: Callable[[], StoreStats],
+        display: DisplayOptions,
         clock: Callable[[], float],
         families: tuple[Family, ...] = FAMILIES,
     ) -> None:
-        """A page of the *families* of what *board* shows; *clock* gives Unix seconds."""
-        self._board = board
+        """A page of the *families* of what *registry* shows; *clock* gives Unix seconds."""
+        self._snapshots = registry
         self._process = process
         self._display = display
         self._clock = clock
@@ -95,40 +95,41 @@ class Exposition:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def page(self, wanted: Format, *, packed: bool) -> bytes:
-        """The page in *wanted*, gzipped if *packed*."""
+    def page(self, wanted: Format, *, gzip: bool) -> bytes:
+        """The page in *wanted*, gzipped if *gzip*."""
         page = self._page(wanted)
         tail = self._process_families(wanted) + self._libraries(wanted)
-        return page.packed_with(tail) if packed else page.plain + tail
+        return page.gzip_with(tail) if gzip else page.plain + tail
 
-    def own(self, wanted: Format) -> bytes:
+    def without_process_metrics(self, wanted: Format) -> bytes:
         """The page without what the client library collects, as node_exporter's textfile collector wants it."""
         return self._page(wanted).plain + self._process_families(wanted)
 
-    def accounts(self, wanted: Format) -> bytes:
+    def account_families(self, wanted: Format) -> bytes:
         """The families of accounts alone."""
         return self._page(wanted).plain
 
     def current(self, wanted: Format) -> bool:
         """Whether the page is at hand, so that giving it takes no rendering."""
-        return self._kept(wanted, self._board.pictures, self._clock()) is not None
+        return self._kept(wanted, self._snapshots.snapshots, self._clock()) is not None
 
-    def _kept(self, wanted: Format, pictures: tuple[Picture, ...], now: float) -> _Page | None:
+    def _kept(self, wanted: Format, snapshots: tuple[AccountSnapshot, ...], now: float) -> _Page | None:
         page = self._pages.get(wanted)
-        return page if page is not None and page.pictures is pictures and now < page.valid_until else None
+        return page if page is not None and page.snapshots is snapshots and now < page.valid_until else None
 
     def _page(self, wanted: Format) -> _Page:
-        page = self._kept(wanted, self._board.pictures, self._clock())
+        page = self._kept(wanted, self._snapshots.snapshots, self._clock())
         if page is not None:
             return page
         with self._lock:
-            pictures, now = self._board.pictures, self._clock()
-            return self._kept(wanted, pictures, now) or self._render(pictures, wanted, now)
+            snapshots, now = self._snapshots.snapshots, self._clock()
+            return self._kept(wanted, snapshots, now) or self._render(snapshots, wanted, now)
 
-    def _render(self, pictures: tuple[Picture, ...], wanted: Format, now: float) -> _Page:
+    def _render(self, snapshots: tuple[AccountSnapshot, ...], wanted: Format, now: float) -> _Page:
         known = self._chunks.get(wanted, {})
         accounts = {
-            picture.account: self._account(picture, known.get(picture.account, {}), wanted, now) for picture in pictures
+            snapshot.account: self._account(snapshot, known.get(snapshot.account, {}), wanted, now)
+            for snapshot in snapshots
         }
         self._chunks[wanted] = accounts
         plain = b"".join(
@@ -143,58 +144,56 @@ class Exposition:
         valid_until = min(
             (rendered.until for chunks in accounts.values() for rendered in chunks.values()), default=math.inf
         )
-        page = _Page(pictures, valid_until, plain, _deflated(plain, zlib.Z_SYNC_FLUSH), zlib.crc32(plain))
+        page = _Page(snapshots, valid_until, plain, _deflated(plain, zlib.Z_SYNC_FLUSH), zlib.crc32(plain))
         self._pages[wanted] = page
         return page
 
     def _account(
-        self, picture: Picture, known: Mapping[str, _Rendered], wanted: Format, now: float
+        self, snapshot: AccountSnapshot, known: Mapping[str, _Rendered], wanted: Format, now: float
     ) -> dict[str, _Rendered]:
         """The account's chunks: those of *known* that are still right, the others made anew."""
-        fresh = picture.listed is not None and now < picture.gauges_until
-        sources: dict[Part, object] = {
-            Part.BOOK: picture.ledger,
-            Part.LISTED: picture.listed,
-            Part.POLLING: picture.polling,
+        fresh = snapshot.listed is not None and now < snapshot.gauges_until
+        sources: dict[Source, object] = {
+            Source.LEDGER: snapshot.ledger,
+            Source.LISTED: snapshot.listed,
+            Source.STATUS: snapshot.status,
         }
-        leaving = self._next_leaving(picture, now)
+        leaving = self._next_leaving(snapshot, now)
         chunks: dict[str, _Rendered] = {}
         for family in self._families:
-            source, shown = sources[family.part], fresh or not family.fades
-            until = leaving if family.part is Part.BOOK else math.inf
-            if family.fades and fresh:
-                until = min(until, picture.gauges_until)
+            source, shown = sources[family.source], fresh or not family.hide_when_stale
+            until = leaving if family.source is Source.LEDGER else math.inf
+            if family.hide_when_stale and fresh:
+                until = min(until, snapshot.gauges_until)
             was = known.get(family.name)
             if was is not None and was.source is source and was.shown is shown and now < was.until:
                 # The same as it was, except that it may be right for longer.
                 chunks[family.name] = was._replace(until=until)
                 continue
-            samples = family.samples(picture, self._display, now) if shown else ()
-            chunk = "".join(_samples(family, picture.account, samples, wanted)).encode(errors="replace")
+            samples = family.samples(snapshot, self._display, now) if shown else ()
+            chunk = "".join(_samples(family, snapshot.account, samples, wanted)).encode(errors="replace")
             chunks[family.name] = _Rendered(source, shown, until, chunk)
         return chunks
 
-    def _next_leaving(self, picture: Picture, now: float) -> float:
+    def _next_leaving(self, snapshot: AccountSnapshot, now: float) -> float:
         """When the next failed job leaves its window."""
-        if picture.ledger is None:
+        if snapshot.ledger is None:
             return math.inf
-        leaving = (leaves_at(record, self._display) for record in picture.ledger.failed.values())
+        leaving = (leaves_at(record, self._display) for record in snapshot.ledger.failed.values())
         return min((at for at in leaving if at > now), default=math.inf)
 
     def _process_families(self, wanted: Format) -> bytes:
-        process = self._process()
-        return "".join(
-            line for family in PROCESS_FAMILIES for line in _process_family(family, process, wanted)
-        ).encode()
+        stats = self._process()
+        return "".join(line for family in PROCESS_FAMILIES for line in _process_family(family, stats, wanted)).encode()
 
     def _libraries(self, wanted: Format) -> bytes:
         """``process_*`` and ``python_*``; in OpenMetrics with the page's end."""
         return (generate_openmetrics if wanted is Format.OPENMETRICS else generate_latest)(self._registry)
 
 
-def _process_family(family: ProcessFamily, process: Process, wanted: Format) -> Iterator[str]:
+def _process_family(family: ProcessFamily, stats: StoreStats, wanted: Format) -> Iterator[str]:
     yield _heading(family, wanted)
-    labels, value = family.samples(process)
+    labels, value = family.samples(stats)
     yield from _lines(family, ",".join(_pairs(family.labels, labels)), value, wanted)
 
 

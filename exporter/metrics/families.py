@@ -15,7 +15,7 @@ from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
 from exporter.counting import rules as counting
 from exporter.counting.rules import CounterValue, HistogramValue, JobRecord, JobTotals
-from exporter.metrics.snapshot import Display, Picture, Polling, Process
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, StoreStats
 
 Labels = tuple[str, ...]
 
@@ -37,12 +37,12 @@ class Section(StrEnum):
     EXPORTER = "The account and the exporter"
 
 
-class Part(StrEnum):
+class Source(StrEnum):
     """The part of a picture that a family's samples come from: it is rendered again when that part is a new one."""
 
-    BOOK = "book"
+    LEDGER = "ledger"
     LISTED = "listed"
-    POLLING = "polling"
+    STATUS = "status"
 
 
 class Sample(NamedTuple):
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
     value: float | CounterValue | HistogramValue
 
 
-Samples = Callable[[Picture, Display, float], Iterable[Sample]]
+Samples = Callable[[AccountSnapshot, DisplayOptions, float], Iterable[Sample]]
 """The samples of one account's picture at a time (Unix seconds)."""
 
 
@@ -62,7 +62,7 @@ class Family:
 
     Attributes:
         labels: label names; ``account`` comes first in all families of accounts.
-        fades: gauges of what the platform lists: not shown when the last good answer is too old.
+        hide_when_stale: gauges of what the platform lists: not shown when the last good answer is too old.
     """
 
     section: Section
@@ -70,9 +70,9 @@ class Family:
     type: Type
     help: str
     labels: Labels
-    part: Part
+    source: Source
     samples: Samples
-    fades: bool = False
+    hide_when_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class ProcessFamily:
     type: Type
     help: str
     labels: Labels
-    samples: Callable[[Process], Sample]
+    samples: Callable[[StoreStats], Sample]
 
 
 _ACCOUNT: Final = ("account",)
@@ -96,30 +96,30 @@ _JOB: Final = ("account", "operation", "job_id")
 # ---- as last listed ----
 
 
-def _sum(name: str, meaning: str, of: Callable[[JobTotals], int]) -> Family:
+def _listed_gauge(name: str, meaning: str, of: Callable[[JobTotals], int]) -> Family:
     """A sum over the listed jobs."""
 
-    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        if picture.listed is None:
+    def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+        if snapshot.listed is None:
             return
-        known = picture.ledger.account.labels if picture.ledger is not None else {}
+        known = snapshot.ledger.account.labels if snapshot.ledger is not None else {}
         operations = dict.fromkeys(
-            (*OPERATIONS, *known.get("operation", ()), *(operation for operation, _ in picture.listed))
+            (*OPERATIONS, *known.get("operation", ()), *(operation for operation, _ in snapshot.listed))
         )
-        states = dict.fromkeys((*STATES, *known.get("state", ()), *(state for _, state in picture.listed)))
+        states = dict.fromkeys((*STATES, *known.get("state", ()), *(state for _, state in snapshot.listed)))
         for operation in operations:
             for state in states:
-                yield Sample((operation, state), of(picture.listed.get((operation, state), _NO_JOBS)))
+                yield Sample((operation, state), of(snapshot.listed.get((operation, state), _NO_JOBS)))
 
-    return Family(Section.LISTED, name, Type.GAUGE, meaning, _STATE, Part.LISTED, samples, fades=True)
+    return Family(Section.LISTED, name, Type.GAUGE, meaning, _STATE, Source.LISTED, samples, hide_when_stale=True)
 
 
 _NO_JOBS: Final = JobTotals()
 
 
-def _oldest(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
+def _oldest(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
     oldest: dict[tuple[str, str], float] = {}
-    for record in _unfinished(picture):
+    for record in _unfinished(snapshot):
         labels, at = (record.operation, record.state), _submitted(record)
         oldest[labels] = min(at, oldest.get(labels, at))
     for labels, at in sorted(oldest.items()):
@@ -132,49 +132,51 @@ def _oldest(picture: Picture, _display: Display, _now: float) -> Iterator[Sample
 def _counter(name: str, meaning: str, *labels: str) -> Family:
     """A counter that the ledger keeps."""
 
-    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        if picture.ledger is not None:
+    def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+        if snapshot.ledger is not None:
             yield from (
-                Sample(key, count) for (family, key), count in picture.ledger.counters.items() if family == name
+                Sample(key, count) for (family, key), count in snapshot.ledger.counters.items() if family == name
             )
 
-    return Family(Section.COUNTED, name, Type.COUNTER, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
+    return Family(Section.COUNTED, name, Type.COUNTER, meaning, (*_OPERATION, *labels), Source.LEDGER, samples)
 
 
 def _histogram(name: str, meaning: str, *labels: str) -> Family:
     """A histogram that the ledger keeps."""
 
-    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        if picture.ledger is not None:
+    def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+        if snapshot.ledger is not None:
             yield from (
-                Sample(key, each) for (family, key), each in picture.ledger.histograms.items() if family == name
+                Sample(key, each) for (family, key), each in snapshot.ledger.histograms.items() if family == name
             )
 
-    return Family(Section.COUNTED, name, Type.HISTOGRAM, meaning, (*_OPERATION, *labels), Part.BOOK, samples)
+    return Family(Section.COUNTED, name, Type.HISTOGRAM, meaning, (*_OPERATION, *labels), Source.LEDGER, samples)
 
 
-def _last_failure(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    if picture.ledger is not None:
-        for operation, at in picture.ledger.account.failure_counted_at.items():
+def _last_failure(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+    if snapshot.ledger is not None:
+        for operation, at in snapshot.ledger.account.failure_counted_at.items():
             yield Sample((operation,), at)
 
 
 # ---- one by one ----
 
 
-def unfinished_jobs(picture: Picture) -> list[JobRecord]:
+def unfinished_jobs(snapshot: AccountSnapshot) -> list[JobRecord]:
     """The account's unfinished jobs, oldest first."""
-    return sorted(_unfinished(picture), key=lambda record: (_submitted(record), record.id))
+    return sorted(_unfinished(snapshot), key=lambda record: (_submitted(record), record.id))
 
 
-def failed_jobs(picture: Picture, display: Display, now: float) -> list[JobRecord]:
+def failed_jobs(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> list[JobRecord]:
     """The account's jobs with failed files that run, or ended within the window: newest detection first."""
     return sorted(
-        _recently_failed(picture, display, now), key=lambda record: (record.detected_at or 0.0, record.id), reverse=True
+        _recently_failed(snapshot, display, now),
+        key=lambda record: (record.detected_at or 0.0, record.id),
+        reverse=True,
     )
 
 
-def leaves_at(record: JobRecord, display: Display) -> float:
+def leaves_at(record: JobRecord, display: DisplayOptions) -> float:
     """When a failed job is no longer shown one by one, Unix seconds.
 
     One that ended long before it was found, because nobody looked, is shown for half of the window from then on: alerts
@@ -190,14 +192,14 @@ def error_codes(record: JobRecord) -> list[tuple[str, int]]:
     return sorted(((code, int(records)) for code, _, records in pairs), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _unfinished(picture: Picture) -> list[JobRecord]:
-    return [] if picture.ledger is None else [record for record in picture.ledger.live.values() if record.unfinished]
+def _unfinished(snapshot: AccountSnapshot) -> list[JobRecord]:
+    return [] if snapshot.ledger is None else [record for record in snapshot.ledger.live.values() if record.unfinished]
 
 
-def _recently_failed(picture: Picture, display: Display, now: float) -> list[JobRecord]:
-    if picture.ledger is None:
+def _recently_failed(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> list[JobRecord]:
+    if snapshot.ledger is None:
         return []
-    return [record for record in picture.ledger.failed.values() if leaves_at(record, display) > now]
+    return [record for record in snapshot.ledger.failed.values() if leaves_at(record, display) > now]
 
 
 def _submitted(record: JobRecord) -> float:
@@ -207,25 +209,25 @@ def _submitted(record: JobRecord) -> float:
 
 
 def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -> Family:
-    def samples(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
-        for record in unfinished_jobs(picture)[: display.job_series]:
+    def samples(snapshot: AccountSnapshot, display: DisplayOptions, _now: float) -> Iterator[Sample]:
+        for record in unfinished_jobs(snapshot)[: display.job_series]:
             yield Sample((record.operation, record.id), of(record))
 
-    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples, fades=True)
+    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples, hide_when_stale=True)
 
 
 def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]) -> Family:
-    def samples(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
-        for record in failed_jobs(picture, display, now)[: display.job_series]:
+    def samples(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
+        for record in failed_jobs(snapshot, display, now)[: display.job_series]:
             value = of(record)
             if value is not None:
                 yield Sample((record.operation, record.id), value)
 
-    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Part.BOOK, samples)
+    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples)
 
 
-def _failed_errors(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
-    for record in failed_jobs(picture, display, now)[: display.job_series]:
+def _failed_errors(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
+    for record in failed_jobs(snapshot, display, now)[: display.job_series]:
         for code, records in error_codes(record)[:_MOST_CODES]:
             yield Sample((record.operation, record.id, code), records)
 
@@ -233,65 +235,71 @@ def _failed_errors(picture: Picture, display: Display, now: float) -> Iterator[S
 _MOST_CODES: Final = 3
 
 
-def _hidden(picture: Picture, display: Display, now: float) -> Iterator[Sample]:
-    if picture.ledger is not None:
-        yield Sample(("unfinished",), max(0, len(_unfinished(picture)) - display.job_series))
-        yield Sample(("failed",), max(0, len(_recently_failed(picture, display, now)) - display.job_series))
+def _hidden_jobs(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
+    if snapshot.ledger is not None:
+        yield Sample(("unfinished",), max(0, len(_unfinished(snapshot)) - display.job_series))
+        yield Sample(("failed",), max(0, len(_recently_failed(snapshot, display, now)) - display.job_series))
 
 
 # ---- the account and the exporter ----
 
 
-def _polled(name: str, meaning: str, of: Callable[[Polling], float | None]) -> Family:
+def _poll_gauge(name: str, meaning: str, of: Callable[[PollStatus], float | None]) -> Family:
     """One number about asking; no sample while there is none."""
 
-    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        value = of(picture.polling)
+    def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+        value = of(snapshot.status)
         if value is not None:
             yield Sample((), value)
 
-    return Family(Section.EXPORTER, name, Type.GAUGE, meaning, _ACCOUNT, Part.POLLING, samples)
+    return Family(Section.EXPORTER, name, Type.GAUGE, meaning, _ACCOUNT, Source.STATUS, samples)
 
 
-def _tally(
-    name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, int]], always: Iterable[str] = ()
+def _labelled_counter(
+    name: str,
+    meaning: str,
+    labels: Labels,
+    of: Callable[[PollStatus], Mapping[Labels, int]],
+    always: Iterable[str] = (),
 ) -> Family:
     """Numbers counted since the process started, by label; those of *always* also at 0."""
     zeros = {(value,): 0 for value in always}
 
-    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        began = picture.polling.poll_duration.created
-        for key, number in ({**zeros} | dict(sorted(of(picture.polling).items()))).items():
+    def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+        began = snapshot.status.poll_duration.created
+        for key, number in ({**zeros} | dict(sorted(of(snapshot.status).items()))).items():
             yield Sample(key, CounterValue(number, began))
 
-    return Family(Section.EXPORTER, name, Type.COUNTER, meaning, (*_ACCOUNT, *labels), Part.POLLING, samples)
+    return Family(Section.EXPORTER, name, Type.COUNTER, meaning, (*_ACCOUNT, *labels), Source.STATUS, samples)
 
 
-def _took(name: str, meaning: str, labels: Labels, of: Callable[[Polling], Mapping[Labels, HistogramValue]]) -> Family:
+def _duration_histogram(
+    name: str, meaning: str, labels: Labels, of: Callable[[PollStatus], Mapping[Labels, HistogramValue]]
+) -> Family:
     """Durations observed since the process started."""
 
-    def samples(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-        return (Sample(key, histogram) for key, histogram in of(picture.polling).items())
+    def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+        return (Sample(key, histogram) for key, histogram in of(snapshot.status).items())
 
-    return Family(Section.EXPORTER, name, Type.HISTOGRAM, meaning, (*_ACCOUNT, *labels), Part.POLLING, samples)
+    return Family(Section.EXPORTER, name, Type.HISTOGRAM, meaning, (*_ACCOUNT, *labels), Source.STATUS, samples)
 
 
 def _by_one(numbers: Mapping[str, int]) -> dict[Labels, int]:
     return {(key,): number for key, number in numbers.items()}
 
 
-def _info(picture: Picture, display: Display, _now: float) -> Iterator[Sample]:
-    yield Sample((owner(picture) if display.show_username else "", picture.endpoint), 1)
+def _account_info(snapshot: AccountSnapshot, display: DisplayOptions, _now: float) -> Iterator[Sample]:
+    yield Sample((owner(snapshot) if display.show_username else "", snapshot.endpoint), 1)
 
 
-def owner(picture: Picture) -> str:
+def owner(snapshot: AccountSnapshot) -> str:
     """The account's user name, as the platform said or the ledger remembers; empty while unknown."""
-    return picture.polling.username or (picture.ledger.account.username if picture.ledger is not None else "")
+    return snapshot.status.username or (snapshot.ledger.account.username if snapshot.ledger is not None else "")
 
 
-def _since(picture: Picture, _display: Display, _now: float) -> Iterator[Sample]:
-    if picture.ledger is not None:
-        yield Sample((), picture.ledger.account.counting_since)
+def _counting_since(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+    if snapshot.ledger is not None:
+        yield Sample((), snapshot.ledger.account.counting_since)
 
 
 POLL_RESULTS: Final = ("success", "unreachable", "unauthorized", "rate_limited", "maintenance", "bad_answer", "error")
@@ -299,23 +307,27 @@ _COUNTS: Final = ("total", "completed", "failed")
 _AS_OF: Final = "as of the last poll"
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    _sum("sbg_jobs", f"Jobs that the platform lists, {_AS_OF}.", lambda totals: totals.jobs),
-    _sum("sbg_jobs_files_expected", f"Files that the listed jobs comprise, {_AS_OF}.", lambda totals: totals.total),
-    _sum(
+    _listed_gauge("sbg_jobs", f"Jobs that the platform lists, {_AS_OF}.", lambda totals: totals.jobs),
+    _listed_gauge(
+        "sbg_jobs_files_expected", f"Files that the listed jobs comprise, {_AS_OF}.", lambda totals: totals.total
+    ),
+    _listed_gauge(
         "sbg_jobs_files_completed",
         f"Files that the listed jobs have completed, {_AS_OF}.",
         lambda totals: totals.completed,
     ),
-    _sum("sbg_jobs_files_failed", f"Files that failed in the listed jobs, {_AS_OF}.", lambda totals: totals.failed),
+    _listed_gauge(
+        "sbg_jobs_files_failed", f"Files that failed in the listed jobs, {_AS_OF}.", lambda totals: totals.failed
+    ),
     Family(
         Section.LISTED,
         "sbg_unfinished_jobs_oldest_timestamp_seconds",
         Type.GAUGE,
         f"Submission time of the oldest unfinished job, or when it was first seen where that is unknown, {_AS_OF}.",
         _STATE,
-        Part.BOOK,
+        Source.LEDGER,
         _oldest,
-        fades=True,
+        hide_when_stale=True,
     ),
     _counter(counting.JOBS_SUBMITTED, "Jobs first seen."),
     _counter(
@@ -344,7 +356,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Type.GAUGE,
         "When a failed file was last counted; no sample until there was one.",
         _OPERATION,
-        Part.BOOK,
+        Source.LEDGER,
         _last_failure,
     ),
     _unfinished_job(
@@ -393,7 +405,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Type.GAUGE,
         "Error records of a job with failed files, by the platform's code: the three most frequent.",
         (*_JOB, "code"),
-        Part.BOOK,
+        Source.LEDGER,
         _failed_errors,
     ),
     Family(
@@ -402,15 +414,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Type.GAUGE,
         "Jobs (unfinished, failed) that are not shown one by one because there are more than job_series.",
         (*_ACCOUNT, "kind"),
-        Part.BOOK,
-        _hidden,
+        Source.LEDGER,
+        _hidden_jobs,
     ),
-    _polled("sbg_up", "Whether the last poll of the account succeeded.", lambda polling: polling.up),
-    _polled("sbg_auth_ok", "Whether the platform last accepted the token.", lambda polling: polling.auth_ok),
-    _polled(
+    _poll_gauge("sbg_up", "Whether the last poll of the account succeeded.", lambda status: status.up),
+    _poll_gauge("sbg_auth_ok", "Whether the platform last accepted the token.", lambda status: status.auth_ok),
+    _poll_gauge(
         "sbg_maintenance",
         "Whether the platform last said that it is under maintenance.",
-        lambda polling: polling.maintenance,
+        lambda status: status.maintenance,
     ),
     Family(
         Section.EXPORTER,
@@ -418,103 +430,103 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Type.GAUGE,
         "Who the account is and where; always 1.",
         (*_ACCOUNT, "username", "api_endpoint"),
-        Part.POLLING,
-        _info,
+        Source.STATUS,
+        _account_info,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_last_poll_timestamp_seconds",
         "When the last poll of the account ended.",
-        lambda polling: polling.last_poll,
+        lambda status: status.last_poll,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_last_success_timestamp_seconds",
         "When a poll of the account last succeeded.",
-        lambda polling: polling.last_success,
+        lambda status: status.last_success,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_last_full_listing_timestamp_seconds",
         "When a complete listing of the account was last read.",
-        lambda polling: polling.last_full_listing,
+        lambda status: status.last_full_listing,
     ),
-    _tally(
+    _labelled_counter(
         "sbg_exporter_polls_total",
         "Polls of the account by result.",
         ("result",),
-        lambda polling: _by_one(polling.polls),
+        lambda status: _by_one(status.polls),
         POLL_RESULTS,
     ),
-    _took(
-        "sbg_exporter_poll_duration_seconds", "How long polls took.", (), lambda polling: {(): polling.poll_duration}
+    _duration_histogram(
+        "sbg_exporter_poll_duration_seconds", "How long polls took.", (), lambda status: {(): status.poll_duration}
     ),
-    _tally(
+    _labelled_counter(
         "sbg_exporter_requests_total",
         "API requests by endpoint (list, job, user) and HTTP status, or timeout, connect, other.",
         ("endpoint", "status"),
-        lambda polling: dict(polling.requests.items()),
+        lambda status: dict(status.requests.items()),
     ),
-    _took(
+    _duration_histogram(
         "sbg_exporter_request_duration_seconds",
         "How long API requests took.",
         ("endpoint",),
-        lambda polling: {(endpoint,): each for endpoint, each in polling.request_duration.items()},
+        lambda status: {(endpoint,): each for endpoint, each in status.request_duration.items()},
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_rate_limit",
         "Requests that the platform allows the user per window, as it last said.",
-        lambda polling: polling.rate_limit,
+        lambda status: status.rate_limit,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_rate_limit_remaining",
         "Requests that the user has left in this window, as the platform last said.",
-        lambda polling: polling.rate_limit_remaining,
+        lambda status: status.rate_limit_remaining,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_rate_limit_reset_timestamp_seconds",
         "When the platform's window ends, by its clock.",
-        lambda polling: polling.rate_limit_reset,
+        lambda status: status.rate_limit_reset,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_allowance_requests",
         "Requests per window that the exporter allows itself: rate_share of the limit.",
-        lambda polling: polling.allowance,
+        lambda status: status.allowance,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_allowance_used_requests",
         "Requests that the exporter made in this window.",
-        lambda polling: polling.allowance_used,
+        lambda status: status.allowance_used,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_watching",
         "Whether the account is watched (1) because it is too large to be listed at every poll (0).",
-        lambda polling: polling.watching,
+        lambda status: status.incremental_polling,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_poll_interval_seconds",
         "Time between two polls of the account, effective.",
-        lambda polling: polling.interval,
+        lambda status: status.interval,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_full_listing_interval_seconds",
         "Time between two complete listings of the account, effective.",
-        lambda polling: polling.full_listing_interval,
+        lambda status: status.full_listing_interval,
     ),
-    _polled(
+    _poll_gauge(
         "sbg_exporter_detection_delay_seconds",
         "Longest time for which an unfinished job, or the place where new ones come in, went without a look.",
-        lambda polling: polling.detection_delay,
+        lambda status: status.detection_delay,
     ),
-    _tally(
+    _labelled_counter(
         "sbg_exporter_records_skipped_total",
         "Job records that could not be read, by reason; each time they were seen.",
         ("reason",),
-        lambda polling: _by_one(polling.skipped),
+        lambda status: _by_one(status.skipped),
         SKIPPED,
     ),
-    _tally(
+    _labelled_counter(
         "sbg_exporter_counts_lowered_total",
         "Times that the platform lowered a count (total, completed, failed) that was already counted.",
         ("field",),
-        lambda polling: _by_one(polling.lowered),
+        lambda status: _by_one(status.lowered),
         _COUNTS,
     ),
     Family(
@@ -523,8 +535,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Type.GAUGE,
         "When the account's ledger began, by the platform's time.",
         _ACCOUNT,
-        Part.BOOK,
-        _since,
+        Source.LEDGER,
+        _counting_since,
     ),
 )
 
@@ -538,7 +550,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Type.COUNTER,
         "Commits to the state file that failed; each is tried again at the next poll.",
         (),
-        lambda process: Sample((), CounterValue(process.state_write_failures, _STARTED)),
+        lambda stats: Sample((), CounterValue(stats.state_write_failures, _STARTED)),
     ),
     ProcessFamily(
         Section.EXPORTER,
@@ -546,7 +558,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Type.GAUGE,
         "Jobs marked in the state file.",
         (),
-        lambda process: Sample((), process.state_jobs),
+        lambda stats: Sample((), stats.state_jobs),
     ),
     ProcessFamily(
         Section.EXPORTER,
@@ -554,7 +566,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Type.GAUGE,
         "Size of the state file on disk, its log of recent writes included.",
         (),
-        lambda process: Sample((), process.state_bytes),
+        lambda stats: Sample((), stats.state_bytes),
     ),
     ProcessFamily(
         Section.EXPORTER,
@@ -562,6 +574,6 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Type.GAUGE,
         "The exporter's version and its Python's; always 1.",
         ("version", "python"),
-        lambda _process: Sample((__version__, platform.python_version()), 1),
+        lambda _stats: Sample((__version__, platform.python_version()), 1),
     ),
 )

@@ -8,7 +8,7 @@ from exporter.counting.rules import HistogramValue, JobTotals, Ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Polling:
+class PollStatus:
     """What asking was like, since the process started. Times are Unix seconds by this machine's clock; None: not yet.
 
     Attributes:
@@ -21,13 +21,13 @@ class Polling:
         rate_limit, rate_limit_remaining: requests, as the platform last said.
         rate_limit_reset: when the platform's window ends, by its clock.
         allowance, allowance_used: requests of this window.
-        watching: whether the account is too large to be listed at every poll; None before the first.
+        incremental_polling: whether the account is too large to be listed at every poll; None before the first.
         interval: seconds between two polls, effective.
         full_listing_interval: seconds between two complete listings, effective; None before the first poll.
         detection_delay: for how long, at most, an unfinished job had gone without a look when the last poll looked.
         skipped: reason to records that could not be read.
         lowered: field to times the platform lowered what was counted.
-        fault: why the last poll did not succeed, for people; empty when it did.
+        last_error: why the last poll did not succeed, for people; empty when it did.
     """
 
     up: bool | None
@@ -46,17 +46,17 @@ class Polling:
     rate_limit_reset: float | None
     allowance: int
     allowance_used: int
-    watching: bool | None
+    incremental_polling: bool | None
     interval: float
     full_listing_interval: float | None
     detection_delay: float | None
     skipped: Mapping[str, int]
     lowered: Mapping[str, int]
-    fault: str
+    last_error: str
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class AccountSnapshot:
     """One account as it is shown.
 
     Attributes:
@@ -64,7 +64,7 @@ class Picture:
         endpoint: the API's base URL.
         ledger: the ledger as committed; None until it is known whose ledger it is.
         listed: sums over the jobs as last listed; None before the first complete listing.
-        polling: what asking was like.
+        status: what asking was like.
         gauges_until: Unix seconds after which gauges are too old to be shown.
     """
 
@@ -72,12 +72,12 @@ class Picture:
     endpoint: str
     ledger: Ledger | None
     listed: Mapping[tuple[str, str], JobTotals] | None
-    polling: Polling
+    status: PollStatus
     gauges_until: float
 
 
 @dataclass(frozen=True, slots=True)
-class Display:
+class DisplayOptions:
     """How much is shown.
 
     Attributes:
@@ -92,7 +92,7 @@ class Display:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class StoreStats:
     """The exporter itself.
 
     Attributes:
@@ -106,29 +106,29 @@ class Process:
     state_bytes: int
 
 
-class Board:
+class SnapshotRegistry:
     """Where pollers put their pictures and scrapes find them. Safe to share between threads."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         """A board with a place for each account, in the order of the configuration."""
         self._lock = threading.Lock()
         self._order = {name: position for position, name in enumerate(names)}
-        self._pictures: tuple[Picture, ...] = ()
+        self._snapshots: tuple[AccountSnapshot, ...] = ()
 
-    def put(self, picture: Picture) -> None:
-        """Show *picture* in place of the account's last one."""
+    def put(self, snapshot: AccountSnapshot) -> None:
+        """Show *snapshot* in place of the account's last one."""
         with self._lock:
-            others = [each for each in self._pictures if each.account != picture.account]
-            self._pictures = tuple(sorted((*others, picture), key=lambda each: self._order[each.account]))
+            others = [each for each in self._snapshots if each.account != snapshot.account]
+            self._snapshots = tuple(sorted((*others, snapshot), key=lambda each: self._order[each.account]))
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
+    def snapshots(self) -> tuple[AccountSnapshot, ...]:
         """The accounts as they are shown now."""
-        return self._pictures
+        return self._snapshots
 
     @property
     def ready(self) -> bool:
         """Whether every account has been tried once."""
-        return len(self._pictures) == len(self._order) and all(
-            picture.polling.last_poll is not None for picture in self._pictures
+        return len(self._snapshots) == len(self._order) and all(
+            snapshot.status.last_poll is not None for snapshot in self._snapshots
         )

@@ -13,7 +13,7 @@ from exporter.counting.rules import Ledger, Rules
 from exporter.errors import ConfigError, DuplicateAccount, WrongAccount
 from exporter.logs import Log
 from exporter.polling.stats import PollStats
-from exporter.redaction import Secret, Secrets
+from exporter.redaction import Redactor, Secret
 from exporter.storage.store import Store
 
 Identity = tuple[str, str, str]
@@ -77,7 +77,7 @@ class AccountIdentity:
         stats: PollStats,
         clock: Clock,
         log: Log,
-        secrets: Secrets,
+        redactor: Redactor,
     ) -> None:
         self._account = account
         self._client = client
@@ -88,7 +88,7 @@ class AccountIdentity:
         self._stats = stats
         self._clock = clock
         self._log = log
-        self._secrets = secrets
+        self._redactor = redactor
         self._secret: Secret | None = None
         self._identified = False
         self.unproven = False
@@ -135,7 +135,7 @@ class AccountIdentity:
         if secret != self._secret:
             self._identified = False
             self._client.use_token(secret.reveal())
-            self._secrets.hide(secret)
+            self._redactor.add(secret)
             self._secret = secret
         if shown is None or not self._identified:
             return self._identify(shown)

@@ -20,12 +20,12 @@ from exporter.errors import (
     Stopping,
 )
 from exporter.logs import Log
-from exporter.metrics.snapshot import Picture
+from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.cycle import CycleResult, PollCycle
 from exporter.polling.identity import AccountIdentity, IdentityRegistry
 from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from exporter.storage.store import Store
 
 _TOKEN_LOOK: Final = 5.0
@@ -82,9 +82,9 @@ class Poller:
         rules: Rules,
         schedule: PollSchedule,
         clock: Clock,
-        publish: Callable[[Picture], None],
+        publish: Callable[[AccountSnapshot], None],
         log: Log,
-        secrets: Secrets,
+        redactor: Redactor,
     ) -> None:
         self.name = account.name
         self._account = account
@@ -94,7 +94,7 @@ class Poller:
         self._schedule = schedule
         self._clock = clock
         self._publish = publish
-        self._secrets = secrets
+        self._redactor = redactor
         self._log = log.bind(account=account.name)
         self._stats = PollStats(clock, self._log)
         self._client = connect(self._stats)
@@ -108,7 +108,7 @@ class Poller:
             stats=self._stats,
             clock=clock,
             log=self._log,
-            secrets=secrets,
+            redactor=redactor,
         )
         self._begin_plan()
         self._interval = schedule.poll_interval
@@ -214,10 +214,10 @@ class Poller:
             wait = spent.wait
         except PollError as error:
             # What the platform says may repeat what it was sent; the status page shows it.
-            result, failed_with = error.result, self._secrets.hidden(str(error))
+            result, failed_with = error.result, self._redactor.redact(str(error))
             wait = self._handle_failure(error)
         except (ConfigError, StateWriteError) as error:
-            result, failed_with = "error", self._secrets.hidden(str(error))
+            result, failed_with = "error", self._redactor.redact(str(error))
         except Exception:  # noqa: BLE001  # whatever it is, the next poll comes as usual
             result, failed_with = "error", "unexpected error, see the log"
             self._log.exception("poll.crashed")
@@ -352,7 +352,7 @@ class Poller:
         )
         believed_for = max(self._schedule.stale_after, 2 * self._interval)
         self._publish(
-            Picture(
+            AccountSnapshot(
                 self._account.name,
                 self._account.endpoint,
                 self._ledger,

@@ -17,14 +17,14 @@ from exporter.counting.rules import (
 )
 from exporter.errors import Maintenance, PollError, Unauthorized, Unreachable
 from exporter.logs import Log
-from exporter.metrics.snapshot import Polling
+from exporter.metrics.snapshot import PollStatus
 
 POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class PollStats:
-    """What asking was like: the listener of the client, and the source of :class:`Polling`."""
+    """What asking was like: the listener of the client, and the source of :class:`PollStatus`."""
 
     def __init__(self, clock: Clock, log: Log) -> None:
         self._clock = clock
@@ -126,10 +126,10 @@ class PollStats:
 
     def status(
         self, allowance: Allowance, *, interval: float, full_interval: float, incremental: bool, delay: float | None
-    ) -> Polling:
+    ) -> PollStatus:
         """All of it as it is now, frozen."""
         rate_limit, polled = allowance.known, self.last_poll is not None
-        return Polling(
+        return PollStatus(
             up=self.up,
             auth_ok=self.auth_ok,
             maintenance=self.maintenance,
@@ -146,13 +146,13 @@ class PollStats:
             rate_limit_reset=rate_limit.reset,
             allowance=allowance.requests,
             allowance_used=allowance.used,
-            watching=incremental if polled else None,
+            incremental_polling=incremental if polled else None,
             interval=interval,
             full_listing_interval=full_interval if polled else None,
             detection_delay=delay if polled else None,
             skipped=dict(self._skipped),
             lowered=dict(self._lowered),
-            fault=self.last_error,
+            last_error=self.last_error,
         )
 
 

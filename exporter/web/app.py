@@ -79,13 +79,13 @@ def application(
 
     async def metrics(request: Request) -> Response:
         wanted = format_wanted(",".join(request.headers.getlist("accept")))
-        packed = gzip_wanted(",".join(request.headers.getlist("accept-encoding")))
+        gzip = gzip_wanted(",".join(request.headers.getlist("accept-encoding")))
         headers = {"Content-Type": wanted.value, "Vary": "Accept, Accept-Encoding", **_NO_STORE}
-        if packed:
+        if gzip:
             headers["Content-Encoding"] = "gzip"
         if exposition.current(wanted):
-            return Response(exposition.page(wanted, packed=packed), headers=headers)
-        return Response(await run_in_threadpool(exposition.page, wanted, packed=packed), headers=headers)
+            return Response(exposition.page(wanted, gzip=gzip), headers=headers)
+        return Response(await run_in_threadpool(exposition.page, wanted, gzip=gzip), headers=headers)
 
     async def healthy(_request: Request) -> Response:
         return _verdict(unhealthy(), "healthy")
@@ -136,10 +136,10 @@ def bound_sockets(host: str | None, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         reason, _, _ = reason.partition(" (while attempting")  # the address is said already
-        advice = "choose another address with listen"
+        suggestion = "choose another address with listen"
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            advice = f"is it running already? Otherwise {advice}"
-        raise ListenError(f"cannot listen on {shown_address(host, port)}: {reason}; {advice}") from error
+            suggestion = f"is it running already? Otherwise {suggestion}"
+        raise ListenError(f"cannot listen on {shown_address(host, port)}: {reason}; {suggestion}") from error
     # Accepted sockets inherit it; asyncio sets it only on those made with an explicit protocol number. Without it an
     # answer's body waits for the client to acknowledge its header: 40 ms at every scrape of a kept connection.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -162,8 +162,8 @@ def serving(app: Starlette, sockets: list[socket.socket], limits: Limits = Limit
     thread = threading.Thread(target=server.run, args=(sockets,), name="metrics-server", daemon=True)
     thread.start()
     server.ready.wait()
-    if server.fault is not None:
-        raise ListenError(f"the metrics server cannot start: {server.fault}") from server.fault
+    if server.error is not None:
+        raise ListenError(f"the metrics server cannot start: {server.error}") from server.error
     try:
         yield sockets[0].getsockname()[1]
     finally:
@@ -176,7 +176,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: Starlette, limits: Limits) -> None:
         self.ready = threading.Event()
-        self.fault: OSError | None = None
+        self.error: OSError | None = None
         super().__init__(
             uvicorn.Config(
                 app,
@@ -206,11 +206,11 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; :attr:`fault` is set when that cannot be."""
+        """Listen; :attr:`error` is set when that cannot be."""
         try:
             await super().startup(sockets)
         except OSError as error:
-            self.fault = error
+            self.error = error
             self.should_exit = True
             self.ready.set()
 

@@ -19,7 +19,7 @@ from typing import Final
 from exporter import __version__
 from exporter.counting.rules import FILES, FILES_COMPLETED, FILES_FAILED, JobRecord, JobTotals
 from exporter.metrics.families import error_codes, failed_jobs, owner
-from exporter.metrics.snapshot import Display, Picture, Polling
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --page: #fff; --card: #f6f7f9; --text: #1b1f24; --quiet: #57606a; --line: #d0d7de;
@@ -37,7 +37,7 @@ nav a { display: inline-block; padding: .25rem 0; } a { color: var(--link); } p 
 #overview { font-size: 1.625rem; margin-top: 1.25rem; }
 .problems { padding: 0; list-style: none; max-width: 70rem; }
 .problems li { background: var(--card); border-left: .3rem solid var(--bad); padding: .5rem .75rem; margin: .5rem 0; }
-.problems .mild { border-color: var(--warn); } .problems li { color: inherit; font-weight: inherit; }
+.problems .warning { border-color: var(--warn); } .problems li { color: inherit; font-weight: inherit; }
 dl { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0 0; }
 dl div { background: var(--card); border-radius: .4rem; padding: .5rem .9rem; flex: 1 1 8.5rem; }
 dt { color: var(--quiet); font-size: .875rem; }
@@ -50,7 +50,7 @@ tbody th { font-weight: 600; min-width: 12.5rem; } td { min-width: 5.5rem; } td:
 .n { text-align: right; font-variant-numeric: tabular-nums; } .quiet { display: block; font-weight: 400; }
 time, td .quiet, td .bad { white-space: nowrap; } td .why { white-space: normal; } time.quiet { display: inline-block; }
 code { font-size: .95em; }
-.bad { color: var(--bad); font-weight: 600; } .mild { color: var(--warn); font-weight: 600; }
+.bad { color: var(--bad); font-weight: 600; } .warning { color: var(--warn); font-weight: 600; }
 .good { color: var(--good); font-weight: 600; }
 progress { accent-color: var(--bar); width: 9rem; height: .9rem; margin-right: .5rem; vertical-align: middle; }
 footer { margin-top: 2.5rem; }
@@ -71,7 +71,7 @@ CONTENT_SECURITY_POLICY: Final = (
 )
 """All that the page needs: the style above, known by its hash."""
 _ERROR_CODES: Final = "https://docs.sevenbridges.com/docs/api-status-codes"
-_STILL_SECONDS: Final = 1800.0
+_STUCK_SECONDS: Final = 1800.0
 """From when on a job that does not move is pointed out: when the alert SbgJobStuck fires."""
 _MOST_JOBS: Final = 100
 _MOST_PROBLEMS: Final = 5
@@ -91,51 +91,51 @@ class _Account:
     Attributes:
         stale: its last good answer is too old for what was last listed to be shown.
         unfinished: its unfinished jobs; none when stale.
-        still: those that have not moved for long, the longest first.
+        stuck: those that have not moved for long, the longest first.
         failed: its jobs with failed files, the latest detection first.
         detected: the same without those that ended before counting began.
         files: comprised, completed and failed since counting began.
     """
 
     number: int
-    picture: Picture
+    snapshot: AccountSnapshot
     stale: bool
     unfinished: Sequence[JobRecord]
-    still: Sequence[JobRecord]
+    stuck: Sequence[JobRecord]
     failed: Sequence[JobRecord]
     detected: Sequence[JobRecord]
     files: tuple[int, int, int]
 
     @classmethod
-    def of(cls, number: int, picture: Picture, display: Display, now: float) -> "_Account":
-        """The account of *picture*, the *number*-th of the configuration."""
-        stale = now >= picture.gauges_until
-        live = () if stale or picture.ledger is None else picture.ledger.live.values()
+    def of(cls, number: int, snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> "_Account":
+        """The account of *snapshot*, the *number*-th of the configuration."""
+        stale = now >= snapshot.gauges_until
+        live = () if stale or snapshot.ledger is None else snapshot.ledger.live.values()
         unfinished = [job_record for job_record in live if job_record.unfinished]
-        still = sorted(
-            (job_record for job_record in unfinished if _stands_still(job_record, now)),
+        stuck = sorted(
+            (job_record for job_record in unfinished if _is_stuck(job_record, now)),
             key=lambda record: record.last_progress_at,
         )
-        failed = failed_jobs(picture, display, now)
+        failed = failed_jobs(snapshot, display, now)
         detected = [job_record for job_record in failed if job_record.detected_at is not None]
-        return cls(number, picture, stale, unfinished, still, failed, detected, files_counted(picture))
+        return cls(number, snapshot, stale, unfinished, stuck, failed, detected, files_counted(snapshot))
 
     @property
-    def ill(self) -> bool:
+    def failing(self) -> bool:
         """Whether it is asked in vain, or not asked any more."""
-        up = self.picture.polling.up
+        up = self.snapshot.status.up
         return up is False or (up is True and self.stale)
 
     @property
     def link(self) -> _Html:
         """Its name, leading to its row."""
-        return _Html(f'<a href="#account-{self.number}">{escape(self.picture.account)}</a>')
+        return _Html(f'<a href="#account-{self.number}">{escape(self.snapshot.account)}</a>')
 
 
-def status_page(pictures: Iterable[Picture], display: Display, now: float) -> str:
+def status_page(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, now: float) -> str:
     """The page of all accounts as they are shown at *now*, Unix seconds."""
-    accounts = [_Account.of(number, picture, display, now) for number, picture in enumerate(pictures, 1)]
-    verdict, tone = _verdict(accounts)
+    accounts = [_Account.of(number, snapshot, display, now) for number, snapshot in enumerate(snapshots, 1)]
+    headline, severity = _headline(accounts)
     most = min(display.job_series, _MOST_JOBS)
     shown = (
         _failed(accounts, display, now, most),
@@ -146,10 +146,10 @@ def status_page(pictures: Iterable[Picture], display: Display, now: float) -> st
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{verdict} · sbg-exporter</title><style>{_STYLE}</style></head><body>"
+        f"<title>{headline} · sbg-exporter</title><style>{_STYLE}</style></head><body>"
         f'<header><h1>sbg-exporter</h1><nav aria-label="Page"><ul>'
         f"{_links(_SECTIONS | _PAGES if accounts else _PAGES)}</ul></nav></header><main>"
-        f'<section aria-labelledby="overview"><h2 id="overview"{_class(tone)}>{verdict}</h2>'
+        f'<section aria-labelledby="overview"><h2 id="overview"{_class(severity)}>{headline}</h2>'
         f"<p>As of {_moment(now)}.</p>{_problems(accounts, now)}{_figures(accounts, display) if accounts else ''}"
         f'</section>{"".join(shown) if accounts else ""}</main><footer class="quiet">sbg-exporter'
         f" {escape(__version__)}. Ages are as of the time above; load the page again for newer ones.</footer>"
@@ -168,19 +168,19 @@ def _links(pages: Mapping[str, str]) -> str:
 # ---- what is wrong ----
 
 
-def _verdict(accounts: Sequence[_Account]) -> tuple[str, str]:
+def _headline(accounts: Sequence[_Account]) -> tuple[str, str]:
     """All in one line, and its tone."""
-    ill = sum(account.ill for account in accounts)
+    failing = sum(account.failing for account in accounts)
     failed = sum(len(account.detected) for account in accounts)
-    still = sum(len(account.still) for account in accounts)
+    stuck = sum(len(account.stuck) for account in accounts)
     found = (
-        f"{_number(ill, 'account')} cannot be polled" if ill else "",
+        f"{_number(failing, 'account')} cannot be polled" if failing else "",
         f"{_number(failed, 'job')} with failed files" if failed else "",
-        f"{_number(still, 'job')} without progress" if still else "",
+        f"{_number(stuck, 'job')} without progress" if stuck else "",
     )
     if any(found):
-        return ", ".join(filter(None, found)), "bad" if ill or failed else "mild"
-    untried = sum(account.picture.polling.up is None for account in accounts)
+        return ", ".join(filter(None, found)), "bad" if failing or failed else "warning"
+    untried = sum(account.snapshot.status.up is None for account in accounts)
     if untried == len(accounts):
         return "No account has been tried yet", ""
     return (f"Nothing is wrong so far, {untried} not tried yet", "") if untried else ("Nothing is wrong", "good")
@@ -188,27 +188,29 @@ def _verdict(accounts: Sequence[_Account]) -> tuple[str, str]:
 
 def _problems(accounts: Sequence[_Account], now: float) -> str:
     """Which accounts, which jobs, since when, why; the most pressing first."""
-    ill = sorted((each for each in accounts if each.ill), key=lambda each: each.picture.polling.last_success or 0.0)
+    failing = sorted(
+        (each for each in accounts if each.failing), key=lambda each: each.snapshot.status.last_success or 0.0
+    )
     failed = sorted((each for each in accounts if each.detected), key=lambda each: -(each.detected[0].detected_at or 0))
-    still = sorted((each for each in accounts if each.still), key=lambda each: each.still[0].last_progress_at)
+    stuck = sorted((each for each in accounts if each.stuck), key=lambda each: each.stuck[0].last_progress_at)
     lines = [
-        *_lines("bad", ill, lambda each: _unanswered(each.picture.polling, now)),
+        *_lines("bad", failing, lambda each: _unanswered(each.snapshot.status, now)),
         *_lines("bad", failed, lambda each: _latest(each.detected, now)),
-        *_lines("mild", still, lambda each: _longest(each.still, now)),
+        *_lines("warning", stuck, lambda each: _longest(each.stuck, now)),
     ]
     return f'<ul class="problems" aria-label="Problems">{"".join(lines)}</ul>' if lines else ""
 
 
-def _lines(tone: str, accounts: Sequence[_Account], what: Callable[[_Account], str]) -> Iterator[str]:
+def _lines(severity: str, accounts: Sequence[_Account], what: Callable[[_Account], str]) -> Iterator[str]:
     for account in accounts[:_MOST_PROBLEMS]:
-        yield f'<li class="{tone}">{account.link}: {what(account)}.</li>'
+        yield f'<li class="{severity}">{account.link}: {what(account)}.</li>'
     if more := accounts[_MOST_PROBLEMS:]:
-        yield f'<li class="{tone}">The same in {_number(len(more), "more account")}.</li>'
+        yield f'<li class="{severity}">The same in {_number(len(more), "more account")}.</li>'
 
 
-def _unanswered(polling: Polling, now: float) -> str:
-    said = "not polled lately" if polling.up else "cannot be polled"
-    return f"{said}, {_last_answer(polling, now)}{': ' if polling.fault else ''}{escape(polling.fault)}"
+def _unanswered(status: PollStatus, now: float) -> str:
+    said = "not polled lately" if status.up else "cannot be polled"
+    return f"{said}, {_last_answer(status, now)}{': ' if status.last_error else ''}{escape(status.last_error)}"
 
 
 def _latest(failed: Sequence[JobRecord], now: float) -> str:
@@ -219,10 +221,10 @@ def _latest(failed: Sequence[JobRecord], now: float) -> str:
     )
 
 
-def _longest(still: Sequence[JobRecord], now: float) -> str:
+def _longest(stuck: Sequence[JobRecord], now: float) -> str:
     return (
-        f"{_number(len(still), 'job')} without progress, the longest since {_age(still[0].last_progress_at, now)}:"
-        f" {_named(still[0])}, {escape(_state(still[0]))}"
+        f"{_number(len(stuck), 'job')} without progress, the longest since {_age(stuck[0].last_progress_at, now)}:"
+        f" {_named(stuck[0])}, {escape(_state(stuck[0]))}"
     )
 
 
@@ -230,17 +232,17 @@ def _named(record: JobRecord) -> str:
     return f"{escape(record.operation)} <code>{escape(record.id)}</code>"
 
 
-def _last_answer(polling: Polling, now: float) -> str:
-    last = polling.last_success
+def _last_answer(status: PollStatus, now: float) -> str:
+    last = status.last_success
     return "no good answer yet" if last is None else f"last good answer {_age(last, now)}"
 
 
-def _stands_still(record: JobRecord, now: float) -> bool:
-    return now - record.last_progress_at >= _STILL_SECONDS
+def _is_stuck(record: JobRecord, now: float) -> bool:
+    return now - record.last_progress_at >= _STUCK_SECONDS
 
 
-def _figures(accounts: Sequence[_Account], display: Display) -> str:
-    up = sum(account.picture.polling.up is True and not account.ill for account in accounts)
+def _figures(accounts: Sequence[_Account], display: DisplayOptions) -> str:
+    up = sum(account.snapshot.status.up is True and not account.failing for account in accounts)
     figures = {
         "Accounts up": f"{up} of {len(accounts)}",
         "Unfinished jobs": _grouped(sum(len(account.unfinished) for account in accounts)),
@@ -253,11 +255,11 @@ def _figures(accounts: Sequence[_Account], display: Display) -> str:
     return f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in figures.items())}</dl>"
 
 
-def files_counted(picture: Picture) -> tuple[int, int, int]:
+def files_counted(snapshot: AccountSnapshot) -> tuple[int, int, int]:
     """Files that jobs comprised, completed and failed since counting began, over all operations."""
     sums = Counter[str]()
-    if picture.ledger is not None:
-        for (family, _), count in picture.ledger.counters.items():
+    if snapshot.ledger is not None:
+        for (family, _), count in snapshot.ledger.counters.items():
             sums[family] += count.value
     return sums[FILES], sums[FILES_COMPLETED], sums[FILES_FAILED]
 
@@ -265,7 +267,7 @@ def files_counted(picture: Picture) -> tuple[int, int, int]:
 # ---- the jobs ----
 
 
-def _failed(accounts: Sequence[_Account], display: Display, now: float, most: int) -> str:
+def _failed(accounts: Sequence[_Account], display: DisplayOptions, now: float, most: int) -> str:
     jobs = [(account, record) for account in accounts for record in account.failed]
     shown = nlargest(most, jobs, key=lambda job: (job[1].detected_at or 0.0, job[1].id))
     rows = (
@@ -280,7 +282,7 @@ def _failed(accounts: Sequence[_Account], display: Display, now: float, most: in
         )
         for account, record in shown
     )
-    unknown = sum(account.picture.ledger is None for account in accounts)
+    unknown = sum(account.snapshot.ledger is None for account in accounts)
     return _section(
         "failed",
         "Jobs with failed files",
@@ -308,11 +310,11 @@ def _unfinished(accounts: Sequence[_Account], now: float, most: int) -> str:
             _state(record),
             _progress(record),
             _age(record.submitted_on or record.first_seen, now),
-            _toned("mild" if _stands_still(record, now) else "", _age(record.last_progress_at, now)),
+            _toned("warning" if _is_stuck(record, now) else "", _age(record.last_progress_at, now)),
         )
         for account, record in shown
     )
-    unknown = sum(account.stale or account.picture.ledger is None for account in accounts)
+    unknown = sum(account.stale or account.snapshot.ledger is None for account in accounts)
     return _section(
         "unfinished",
         "Unfinished jobs",
@@ -331,10 +333,10 @@ def _listed(accounts: Sequence[_Account]) -> str:
     totals: dict[tuple[str, str], JobTotals] = {}
     unknown = 0
     for account in accounts:
-        if account.stale or account.picture.listed is None:
+        if account.stale or account.snapshot.listed is None:
             unknown += 1
             continue
-        for key, more in account.picture.listed.items():
+        for key, more in account.snapshot.listed.items():
             totals[key] = JobTotals(*map(sum, zip(totals.get(key, JobTotals()), more, strict=True)))
     rows = (
         (
@@ -393,8 +395,8 @@ def _progress(record: JobRecord) -> _Html | str:
 # ---- the accounts ----
 
 
-def _accounts(accounts: Sequence[_Account], display: Display, now: float) -> str:
-    order = sorted(accounts, key=lambda account: (not account.ill, not account.detected, account.number))
+def _accounts(accounts: Sequence[_Account], display: DisplayOptions, now: float) -> str:
+    order = sorted(accounts, key=lambda account: (not account.failing, not account.detected, account.number))
     return _section(
         "accounts",
         "Accounts",
@@ -405,8 +407,8 @@ def _accounts(accounts: Sequence[_Account], display: Display, now: float) -> str
                 (
                     _name(account, display),
                     _health(account, now),
-                    _asking(account.picture.polling, now),
-                    _requests(account.picture.polling),
+                    _asking(account.snapshot.status, now),
+                    _requests(account.snapshot.status),
                     _jobs(account),
                     _files(account, now),
                 )
@@ -417,61 +419,61 @@ def _accounts(accounts: Sequence[_Account], display: Display, now: float) -> str
     )
 
 
-def _name(account: _Account, display: Display) -> _Html:
-    username = owner(account.picture) if display.show_username else ""
-    where = escape(account.picture.endpoint.removeprefix("https://"))
-    return _with(escape(account.picture.account), f"{f'{escape(username)} at ' if username else ''}{where}")
+def _name(account: _Account, display: DisplayOptions) -> _Html:
+    username = owner(account.snapshot) if display.show_username else ""
+    where = escape(account.snapshot.endpoint.removeprefix("https://"))
+    return _with(escape(account.snapshot.account), f"{f'{escape(username)} at ' if username else ''}{where}")
 
 
 def _health(account: _Account, now: float) -> _Html:
-    polling = account.picture.polling
-    if polling.up is None:
+    status = account.snapshot.status
+    if status.up is None:
         return _Html("not tried yet")
-    if not account.ill:
+    if not account.failing:
         return _toned("good", "up")
-    said = _toned("bad", "not polled lately" if polling.up else "failing")
-    why = f'<span class="why">{escape(polling.fault)}</span>' if polling.fault else ""
-    return _with(said, _last_answer(polling, now), why)
+    said = _toned("bad", "not polled lately" if status.up else "failing")
+    why = f'<span class="why">{escape(status.last_error)}</span>' if status.last_error else ""
+    return _with(said, _last_answer(status, now), why)
 
 
-def _asking(polling: Polling, now: float) -> _Html:
+def _asking(status: PollStatus, now: float) -> _Html:
     """How it is asked."""
-    watched = bool(polling.watching) and polling.full_listing_interval is not None
+    watched = bool(status.incremental_polling) and status.full_listing_interval is not None
     return _with(
-        "none yet" if polling.last_poll is None else _age(polling.last_poll, now),
-        f"every {_span(polling.interval)}",
-        f"watched; all listed every {_span(polling.full_listing_interval or 0)}" if watched else "",
-        f"each job looked at within {_span(polling.detection_delay or 0)}" if watched else "",
+        "none yet" if status.last_poll is None else _age(status.last_poll, now),
+        f"every {_span(status.interval)}",
+        f"watched; all listed every {_span(status.full_listing_interval or 0)}" if watched else "",
+        f"each job looked at within {_span(status.detection_delay or 0)}" if watched else "",
     )
 
 
-def _requests(polling: Polling) -> _Html:
-    left = polling.rate_limit_remaining
+def _requests(status: PollStatus) -> _Html:
+    left = status.rate_limit_remaining
     return _with(
-        f"{polling.allowance_used} of {polling.allowance} allowed",
+        f"{status.allowance_used} of {status.allowance} allowed",
         "" if left is None else f"platform has {left} left",
     )
 
 
 def _jobs(account: _Account) -> _Html | str:
-    if account.picture.listed is None:
+    if account.snapshot.listed is None:
         return "no complete listing yet"
     if account.stale:
         return "too old to show"
     states = Counter[str]()
-    for (_, state), totals in account.picture.listed.items():
+    for (_, state), totals in account.snapshot.listed.items():
         states[state] += totals.jobs
     return ", ".join(f"{_grouped(jobs)}\u00a0{state}" for state, jobs in states.most_common()) or "none"
 
 
 def _files(account: _Account, now: float) -> _Html | str:
-    if account.picture.ledger is None:
+    if account.snapshot.ledger is None:
         return "not known yet"
     files, completed, failed = account.files
     return _with(
         f"{_grouped(completed)} of {_grouped(files)} completed, "
         + _toned("bad" if failed else "", f"{_grouped(failed)}\u00a0failed"),
-        f"since {_age(account.picture.ledger.account.counting_since, now)}",
+        f"since {_age(account.snapshot.ledger.account.counting_since, now)}",
     )
 
 
@@ -522,8 +524,8 @@ def _with(first: str, *quiet: str) -> _Html:
     return _Html(first + "".join(f'<span class="quiet">{line}</span>' for line in quiet if line))
 
 
-def _toned(tone: str, html: str) -> _Html:
-    return _Html(f'<span class="{tone}">{html}</span>' if tone else html)
+def _toned(severity: str, html: str) -> _Html:
+    return _Html(f'<span class="{severity}">{html}</span>' if severity else html)
 
 
 def _code(text: str) -> _Html:
@@ -546,8 +548,8 @@ def _grouped(number: int) -> str:
     return f"{number:,}"
 
 
-def _moment(at: float, tone: str = "") -> str:
-    return f'<time datetime="{_utc(at, "T", "Z")}"{_class(tone)}>{_utc(at)}</time>'
+def _moment(at: float, severity: str = "") -> str:
+    return f'<time datetime="{_utc(at, "T", "Z")}"{_class(severity)}>{_utc(at)}</time>'
 
 
 def _both(at: float, now: float) -> _Html:

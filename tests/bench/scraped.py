@@ -13,15 +13,15 @@ from prometheus_client.registry import Collector
 from exporter.api.models import Job
 from exporter.counting.rules import Account, Ledger, Observations, Rules, initial_changes, reconcile
 from exporter.metrics.exposition import Exposition, Format
-from exporter.metrics.snapshot import Board, Display, Picture, Process
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.web.app import application, bound_sockets, serving
-from tests.snapshots import POLLING
+from tests.snapshots import STATUS
 
 _NOW = 1_790_000_000.0
-_DISPLAY = Display(job_series=100_000, failed_job_window=86400, show_username=True)
+_DISPLAY = DisplayOptions(job_series=100_000, failed_job_window=86400, show_username=True)
 
 
-def picture(series: int, scrape: int) -> Picture:
+def snapshot(series: int, scrape: int) -> AccountSnapshot:
     """An account with about *series* series: seven for each unfinished job with failed files."""
     rules = Rules()
     account = Account(1, "https://p/v2", "u", "", _NOW, ever_listed=True)
@@ -30,7 +30,7 @@ def picture(series: int, scrape: int) -> Picture:
     ledger = ledger.after(
         reconcile(ledger, {}, Observations(jobs.values(), jobs.keys()), rules, local_time=_NOW, server_time=_NOW)
     )
-    return Picture("large", "https://p/v2", ledger, ledger.listed, POLLING, gauges_until=float("inf"))
+    return AccountSnapshot("large", "https://p/v2", ledger, ledger.listed, STATUS, gauges_until=float("inf"))
 
 
 class Same(Collector):
@@ -46,12 +46,12 @@ class Same(Collector):
 
 def main(which: str, series: int) -> None:
     """Serve until killed."""
-    board = Board(("large",))
-    board.put(picture(series, 0))
-    exposition = Exposition(board, lambda: Process(0, 0, 0), _DISPLAY, time.time)
+    snapshot_registry = SnapshotRegistry(("large",))
+    snapshot_registry.put(snapshot(series, 0))
+    exposition = Exposition(snapshot_registry, lambda: StoreStats(0, 0, 0), _DISPLAY, time.time)
     if which == "client":
         registry = CollectorRegistry()
-        registry.register(Same(exposition.accounts(Format.OPENMETRICS).decode() + "# EOF\n"))
+        registry.register(Same(exposition.account_families(Format.OPENMETRICS).decode() + "# EOF\n"))
         server, _ = start_http_server(0, "127.0.0.1", registry)
         sys.stdout.write(f"port {server.server_port}\n")
         sys.stdout.flush()
@@ -62,7 +62,7 @@ def main(which: str, series: int) -> None:
         sys.stdout.flush()
         for poll in range(1, 10**9):
             time.sleep(1)
-            board.put(picture(series, poll))
+            snapshot_registry.put(snapshot(series, poll))
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ from exporter.config.tokens import FixedToken, secret_of
 from exporter.counting.rules import Rules
 from exporter.errors import Stopping
 from exporter.logs import logger
-from exporter.metrics.snapshot import Picture
+from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.poller import Poller, PollSchedule
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from exporter.simulator.jobs import Job
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
@@ -144,10 +144,10 @@ class Traffic:
         came = (each for each in _failures(job_id, script) if each.at > now)
         self.failures = sorted([*self.failures, *came])
 
-    def shown(self, picture: Picture, now: float) -> Iterator[float]:
-        """The delays of the failures that *picture* is the first to show."""
+    def shown(self, snapshot: AccountSnapshot, now: float) -> Iterator[float]:
+        """The delays of the failures that *snapshot* is the first to show."""
         due = bisect_left(self.failures, (now,))  # the shorter tuple is less
-        records = {} if picture.ledger is None else {**picture.ledger.live, **picture.ledger.failed}
+        records = {} if snapshot.ledger is None else {**snapshot.ledger.live, **snapshot.ledger.failed}
         waiting = []
         for failure in self.failures[:due]:
             record = records.get(failure.job_id)
@@ -256,22 +256,22 @@ class Watch:
     truth: Counter[tuple[str, ...]] = field(default_factory=Counter)
     off_by: dict[str, int] = field(default_factory=dict)
 
-    def publish(self, picture: Picture) -> None:
-        """See what *picture* shows."""
+    def publish(self, snapshot: AccountSnapshot) -> None:
+        """See what *snapshot* shows."""
         now = self.clock.time()
-        shown = list(self.traffic.shown(picture, now))
-        if self.until is None and picture.polling.last_full_listing is not None:
-            self.listings.add(picture.polling.last_full_listing)
+        shown = list(self.traffic.shown(snapshot, now))
+        if self.until is None and snapshot.status.last_full_listing is not None:
+            self.listings.add(snapshot.status.last_full_listing)
         if self.since is None:
-            if picture.ledger is None or picture.listed is None:
+            if snapshot.ledger is None or snapshot.listed is None:
                 return
             self.listed = self.listed or now
-            if not any(record.needs_details for record in picture.ledger.live.values()):
+            if not any(record.needs_details for record in snapshot.ledger.live.values()):
                 self.since = now
         elif now < self.since + _INTERVAL / 2:
             return  # of the poll that ended the start
         elif self.until is None:
-            told = picture.polling.detection_delay or 0.0
+            told = snapshot.status.detection_delay or 0.0
             self.told.append(told)
             self.delays += shown
             polled = now - self.clock.woke  # what was looked at when it began is shown when it ends
@@ -279,7 +279,7 @@ class Watch:
             if now >= self.since + _FULL_LISTING:
                 self._end(now)
         else:
-            self._compare(picture, now)
+            self._compare(snapshot, now)
 
     def _end(self, now: float) -> None:
         waiting = [now - failure.at for failure in self.traffic.failures if failure.at <= now]
@@ -289,17 +289,17 @@ class Watch:
         self.listings = {each for each in self.listings if each > (self.listed or 0.0)}
         self.traffic.end()
 
-    def _compare(self, picture: Picture, now: float) -> None:
-        if picture.ledger is None:
+    def _compare(self, snapshot: AccountSnapshot, now: float) -> None:
+        if snapshot.ledger is None:
             return
         self.polls_after += 1
         have: Counter[tuple[str, ...]] = Counter()
-        for (family, labels), count in picture.ledger.counters.items():
+        for (family, labels), count in snapshot.ledger.counters.items():
             if family in COUNTED:
                 have[family, *labels] = count.value
         have = +have
         if not self.truth:  # every job has ended: it does not change any more
-            self.truth = expected(self.platform.truth(since=picture.ledger.account.counting_since))
+            self.truth = expected(self.platform.truth(since=snapshot.ledger.account.counting_since))
         want = self.truth
         self.off_by = {" ".join(key): have[key] - want[key] for key in have | want if have[key] != want[key]}
         if not self.off_by:
@@ -340,7 +340,7 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
         saved=lambda key: store.allowance(key, clock.time()),
         save=lambda key, saved: store.save_allowance(key, saved, clock.time()),
     )
-    secrets = Secrets()
+    redactor = Redactor()
     return Poller(
         AccountConfig("large", url, "", FixedToken(secret_of(DEMO_TOKEN, "the bench")), ca_file=None, proxy=None),
         connect=lambda observer: connect(
@@ -353,8 +353,8 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
         schedule=PollSchedule(_INTERVAL, _FULL_LISTING, 600, first=0, phase=0),
         clock=clock,
         publish=watch.publish,
-        log=logger("json", "error", io.StringIO(), secrets),
-        secrets=secrets,
+        log=logger("json", "error", io.StringIO(), redactor),
+        redactor=redactor,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import pytest
 from playwright.sync_api import Browser, Page, Route, ViewportSize, sync_playwright
 
-from exporter.metrics.snapshot import Picture
+from exporter.metrics.snapshot import AccountSnapshot
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from exporter.web.app import application, bound_sockets, serving
@@ -18,7 +18,7 @@ from tests.clocks import START
 from tests.factories import finished_job, running_job
 from tests.harness import Account, Installation
 from tests.ledgers import LedgerFixture
-from tests.snapshots import DISPLAY, POLLING, UNTRIED, exposition, picture
+from tests.snapshots import DISPLAY, STATUS, UNTRIED, exposition, snapshot
 from tests.tools import tool
 
 pytestmark = pytest.mark.tools("chromium")
@@ -121,11 +121,11 @@ def show(browser: Browser) -> Iterator[Show]:
 # ----------------------------------------------------------------------------------- pages that no simulator makes soon
 
 
-def account(number: int, name: str = "") -> Picture:
+def account(number: int, name: str = "") -> AccountSnapshot:
     """An account with jobs of all kinds, some of them longer than they should be; every fifth is failing."""
-    counted, polling = (
+    counted, status = (
         LedgerFixture(username=f"user-{number}"),
-        replace(POLLING, last_poll=NOW - 5, last_success=NOW - 5),
+        replace(STATUS, last_poll=NOW - 5, last_success=NOW - 5),
     )
     still = running_job(NOW - 5000, total=120_000, done=70_000, serial=number)
     counted.observe_listing(still, at=NOW - 4000)
@@ -136,20 +136,20 @@ def account(number: int, name: str = "") -> Picture:
         at=NOW - 30,
     )
     if number % 5 == 3:
-        polling = replace(polling, up=False, fault=f"the platform refuses the token: {LONG}", last_success=NOW - 900)
-    return picture(
+        status = replace(status, up=False, last_error=f"the platform refuses the token: {LONG}", last_success=NOW - 900)
+    return snapshot(
         counted.ledger,
         account=name or f"account-{number}",
-        polling=polling,
+        status=status,
         gauges_until=NOW + 60 - number % 5 // 3 * 90,
     )
 
 
-PAGES: dict[str, list[Picture]] = {
+PAGES: dict[str, list[AccountSnapshot]] = {
     "no data": [],
-    "untried": [picture(None, polling=UNTRIED)],
+    "untried": [snapshot(None, status=UNTRIED)],
     "nothing wrong": [
-        picture(LedgerFixture().ledger, polling=replace(POLLING, last_poll=NOW - 5), gauges_until=NOW + 60)
+        snapshot(LedgerFixture().ledger, status=replace(STATUS, last_poll=NOW - 5), gauges_until=NOW + 60)
     ],
     "one account": [account(1, LONG)],
     "ten accounts": [account(number) for number in range(10)],
@@ -158,10 +158,10 @@ PAGES: dict[str, list[Picture]] = {
 
 
 @contextmanager
-def served(pictures: list[Picture]) -> Iterator[str]:
-    """The address of the page of *pictures*, with the headers that the exporter sends."""
+def served(snapshots: list[AccountSnapshot]) -> Iterator[str]:
+    """The address of the page of *snapshots*, with the headers that the exporter sends."""
     app = application(
-        exposition(*pictures), unhealthy=str, unready=str, status_page=lambda: status_page(pictures, DISPLAY, NOW)
+        exposition(*snapshots), unhealthy=str, unready=str, status_page=lambda: status_page(snapshots, DISPLAY, NOW)
     )
     with serving(app, bound_sockets("127.0.0.1", 0)) as port:
         yield f"http://127.0.0.1:{port}"

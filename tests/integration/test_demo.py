@@ -14,7 +14,7 @@ from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.harness import OPENMETRICS, Daemon, Installation, Scrape, eventually
 from tests.ledgers import LedgerFixture
-from tests.snapshots import POLLING, UNTRIED, picture
+from tests.snapshots import STATUS, UNTRIED, snapshot
 
 
 @pytest.fixture
@@ -88,17 +88,17 @@ def test_it_shows_a_job_that_fails_and_one_that_hangs_whatever_the_dice_say(plac
 def test_a_line_tells_what_is_stuck_and_how_old_it_is() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=1), finished_job(START, failed=1, serial=7), at=START + 30)
-    fresh = replace(POLLING, last_success=START + 70)
+    fresh = replace(STATUS, last_success=START + 70)
     said = "jobs: 1 finished, 1 running; files counted: 10 completed, 1 failed of 20"
 
-    assert line_of(picture(counted.ledger, polling=fresh), START + 50) == said
-    assert line_of(picture(counted.ledger, polling=fresh), START + 70) == (
+    assert line_of(snapshot(counted.ledger, status=fresh), START + 50) == said
+    assert line_of(snapshot(counted.ledger, status=fresh), START + 70) == (
         f"{said}; not moved for 40 s: job {job_id(START)}"
     )
-    old = replace(POLLING, last_success=START + 30)
-    assert line_of(picture(counted.ledger, polling=old), START + 48) == f"{said} (as of 18 s ago)"
-    failing = replace(old, fault="it is under maintenance")
-    assert line_of(picture(counted.ledger, polling=failing), START + 31) == (
+    old = replace(STATUS, last_success=START + 30)
+    assert line_of(snapshot(counted.ledger, status=old), START + 48) == f"{said} (as of 18 s ago)"
+    failing = replace(old, last_error="it is under maintenance")
+    assert line_of(snapshot(counted.ledger, status=failing), START + 31) == (
         f"{said} (as of 1 s ago: it is under maintenance)"
     )
 
@@ -106,8 +106,8 @@ def test_a_line_tells_what_is_stuck_and_how_old_it_is() -> None:
 def test_a_line_says_nothing_as_zero_before_the_first_answer() -> None:
     said = "jobs: none listed yet; files counted: 0 completed, 0 failed of 0"
 
-    assert line_of(picture(None, polling=UNTRIED), START) == said
-    assert line_of(picture(None, polling=replace(UNTRIED, fault="no answer within 5 s")), START) == (
+    assert line_of(snapshot(None, status=UNTRIED), START) == said
+    assert line_of(snapshot(None, status=replace(UNTRIED, last_error="no answer within 5 s")), START) == (
         f"{said} (no answer yet: no answer within 5 s)"
     )
 

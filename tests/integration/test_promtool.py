@@ -6,19 +6,19 @@ from collections.abc import Callable
 import pytest
 
 from exporter.metrics.exposition import Format
-from exporter.metrics.snapshot import Picture
+from exporter.metrics.snapshot import AccountSnapshot
 from tests.clocks import START
 from tests.factories import finished_job, running_job
 from tests.ledgers import LedgerFixture
-from tests.snapshots import UNTRIED, exposition, picture
+from tests.snapshots import UNTRIED, exposition, snapshot
 from tests.tools import tool
 
 
-def nothing_counted() -> tuple[Picture, ...]:
-    return (picture(LedgerFixture().ledger, polling=UNTRIED),)
+def nothing_counted() -> tuple[AccountSnapshot, ...]:
+    return (snapshot(LedgerFixture().ledger, status=UNTRIED),)
 
 
-def much_counted() -> tuple[Picture, ...]:
+def much_counted() -> tuple[AccountSnapshot, ...]:
     counted = LedgerFixture()
     counted.observe_listing(
         *(running_job(START + each, failed=each % 2, serial=each) for each in range(60)),
@@ -28,13 +28,13 @@ def much_counted() -> tuple[Picture, ...]:
         ),
         at=START + 30,
     )
-    return picture(counted.ledger), picture(counted.ledger, account='"two"\\\n')
+    return snapshot(counted.ledger), snapshot(counted.ledger, account='"two"\\\n')
 
 
 @pytest.mark.tools("promtool")
 @pytest.mark.parametrize("pictures", [nothing_counted, much_counted])
-def test_promtool_has_no_complaint(pictures: Callable[[], tuple[Picture, ...]]) -> None:
-    page = exposition(*pictures()).page(Format.TEXT, packed=False)
+def test_promtool_has_no_complaint(pictures: Callable[[], tuple[AccountSnapshot, ...]]) -> None:
+    page = exposition(*pictures()).page(Format.TEXT, gzip=False)
 
     checked = subprocess.run(
         [tool("promtool"), "check", "metrics"], input=page, capture_output=True, check=False, timeout=60

@@ -28,7 +28,7 @@ from exporter.polling.cycle import PollCycle
 from exporter.polling.ordering import Order
 from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from tests.clocks import START
 from tests.ledgers import LedgerFixture
 from tests.width import width
@@ -195,7 +195,7 @@ class PollLoop:
     def restart(self) -> None:
         clock = WorldClock(self.world)
         self.plan = PollPlan(self.full, clock.monotonic())
-        log = logger("json", "error", io.StringIO(), Secrets())
+        log = logger("json", "error", io.StringIO(), Redactor())
         self.cycle = PollCycle(
             self.plan, self, self, rules=RULES, stats=PollStats(clock, log), clock=clock, commit=self.commit
         )

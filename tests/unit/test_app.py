@@ -19,7 +19,7 @@ from exporter.metrics.exposition import Format
 from exporter.web.app import Limits, application, bound_sockets, serving, shown_address
 from tests.background import BackgroundTask
 from tests.ledgers import ledger_of
-from tests.snapshots import exposition, picture
+from tests.snapshots import exposition, snapshot
 from tests.waiting import PATIENCE, eventually
 
 
@@ -66,7 +66,7 @@ def served(
     told = Served()
     ledger = ledger_of()
     app = application(
-        exposition(*(picture(ledger, account=f"account {number}") for number in range(accounts))),
+        exposition(*(snapshot(ledger, account=f"account {number}") for number in range(accounts))),
         unhealthy=lambda: told.unhealthy,
         unready=lambda: told.unready,
         status_page=lambda: told.page(),  # noqa: PLW0108  # looked up at each request: tests put another one there

@@ -27,13 +27,13 @@ from exporter.api.models import Job
 from exporter.counting import rules as counting
 from exporter.counting.rules import CounterValue, HistogramValue, Ledger, Rules
 from exporter.metrics.exposition import Exposition, Format, number
-from exporter.metrics.families import FAMILIES, Family, Part, Sample, Section, Type
-from exporter.metrics.snapshot import Board, Display, Picture, Process
+from exporter.metrics.families import FAMILIES, Family, Sample, Section, Source, Type
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from tests.background import BackgroundTask
 from tests.clocks import START, ManualClock
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
-from tests.snapshots import DISPLAY, POLLING, UNTRIED, board, exposition, picture
+from tests.snapshots import DISPLAY, STATUS, UNTRIED, exposition, registry, snapshot
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMATS = {Format.TEXT: "text", Format.OPENMETRICS: "openmetrics"}
@@ -51,14 +51,14 @@ def named(*names: str) -> tuple[Family, ...]:
 class Scenario:
     """What is shown, when, and which families of it."""
 
-    pictures: tuple[Picture, ...]
+    snapshots: tuple[AccountSnapshot, ...]
     families: tuple[Family, ...] = FAMILIES
     at: float = START + 60
-    display: Display = DISPLAY
+    display: DisplayOptions = DISPLAY
 
     @property
     def exposition(self) -> Exposition:
-        return exposition(*self.pictures, at=self.at, display=self.display, families=self.families)
+        return exposition(*self.snapshots, at=self.at, display=self.display, families=self.families)
 
 
 def busy() -> LedgerFixture:
@@ -116,41 +116,41 @@ def history() -> Ledger:
 AWKWARD = 'a "quoted" \\ name\nin two lines, ünïcödé ✓ {a="b"} #'
 
 SCENARIOS = {
-    "fresh": Scenario((picture(ledger_of(), polling=UNTRIED, gauges_until=-math.inf),)),
-    "busy": Scenario((picture(busy().ledger),)),
-    "unknown_kinds": Scenario((picture(unknown_kinds()),), of(Section.LISTED, Section.ONE_BY_ONE)),
+    "fresh": Scenario((snapshot(ledger_of(), status=UNTRIED, gauges_until=-math.inf),)),
+    "busy": Scenario((snapshot(busy().ledger),)),
+    "unknown_kinds": Scenario((snapshot(unknown_kinds()),), of(Section.LISTED, Section.ONE_BY_ONE)),
     "unlisted": Scenario(
-        (replace(picture(busy().ledger), listed=None),),
+        (replace(snapshot(busy().ledger), listed=None),),
         tuple(family for family in FAMILIES if family.type is Type.GAUGE),
     ),
-    "stale": Scenario((picture(busy().ledger),), of(Section.LISTED, Section.ONE_BY_ONE), at=START + 600),
+    "stale": Scenario((snapshot(busy().ledger),), of(Section.LISTED, Section.ONE_BY_ONE), at=START + 600),
     "several_accounts": Scenario(
         (
-            picture(busy().ledger, account="second"),
-            picture(None, account="empty", polling=UNTRIED),
-            picture(ledger_of(), account="first"),
+            snapshot(busy().ledger, account="second"),
+            snapshot(None, account="empty", status=UNTRIED),
+            snapshot(ledger_of(), account="first"),
         ),
         named("sbg_jobs", "sbg_jobs_submitted_total", "sbg_job_queue_duration_seconds", "sbg_up", "sbg_account_info"),
     ),
     "awkward_names": Scenario(
-        (picture(busy().ledger, account=AWKWARD, polling=replace(POLLING, username='o"brien\\')),),
+        (snapshot(busy().ledger, account=AWKWARD, status=replace(STATUS, username='o"brien\\')),),
         named("sbg_jobs_submitted_total", "sbg_job_queue_duration_seconds", "sbg_account_info"),
     ),
     "long_ids": Scenario(
-        (picture(long_ids()),),
+        (snapshot(long_ids()),),
         named("sbg_files_failed_total", "sbg_jobs_finished_total", "sbg_failed_job_files_failed"),
     ),
-    "crowd": Scenario((picture(crowd()),), of(Section.ONE_BY_ONE), display=replace(DISPLAY, job_series=2)),
-    "no_job_series": Scenario((picture(crowd()),), of(Section.ONE_BY_ONE), display=replace(DISPLAY, job_series=0)),
-    "history": Scenario((picture(history()),), of(Section.ONE_BY_ONE)),
+    "crowd": Scenario((snapshot(crowd()),), of(Section.ONE_BY_ONE), display=replace(DISPLAY, job_series=2)),
+    "no_job_series": Scenario((snapshot(crowd()),), of(Section.ONE_BY_ONE), display=replace(DISPLAY, job_series=0)),
+    "history": Scenario((snapshot(history()),), of(Section.ONE_BY_ONE)),
     "username_hidden": Scenario(
-        (picture(ledger_of()),), named("sbg_account_info"), display=replace(DISPLAY, show_username=False)
+        (snapshot(ledger_of()),), named("sbg_account_info"), display=replace(DISPLAY, show_username=False)
     ),
 }
 
 
 def rendered(scenario: Scenario, wanted: Format) -> bytes:
-    page = scenario.exposition.accounts(wanted)
+    page = scenario.exposition.account_families(wanted)
     return page + b"# EOF\n" if wanted is Format.OPENMETRICS else page
 
 
@@ -195,16 +195,16 @@ class FromCatalogue(Collector):
         for family in self._scenario.families:
             name = family.name.removesuffix("_total")
             metric = Metric(name, family.help, family.type)
-            for each in self._scenario.pictures:
+            for each in self._scenario.snapshots:
                 for labels, value in self._samples(family, each):
                     names = dict(zip(family.labels, (each.account, *labels), strict=True))
                     self._add(metric, family.name, names, value)
             if metric.samples:
                 yield metric
 
-    def _samples(self, family: Family, each: Picture) -> Iterable[Sample]:
+    def _samples(self, family: Family, each: AccountSnapshot) -> Iterable[Sample]:
         fresh = each.listed is not None and self._scenario.at < each.gauges_until
-        if family.fades and not fresh:
+        if family.hide_when_stale and not fresh:
             return ()
         return family.samples(each, self._scenario.display, self._scenario.at)
 
@@ -254,7 +254,7 @@ def test_the_strict_parsers_read_what_the_client_library_would_have_written(name
 
 @pytest.mark.parametrize("wanted", FORMATS)
 def test_every_line_of_the_whole_page_ends_and_openmetrics_has_one_eof_at_the_end(wanted: Format) -> None:
-    page = SCENARIOS["busy"].exposition.page(wanted, packed=False).decode()
+    page = SCENARIOS["busy"].exposition.page(wanted, gzip=False).decode()
 
     lines = page.split("\n")
     assert lines.pop() == ""
@@ -268,12 +268,12 @@ def test_every_line_of_the_whole_page_ends_and_openmetrics_has_one_eof_at_the_en
 def test_a_page_without_any_account_still_tells_of_the_exporter(wanted: Format) -> None:
     nothing = exposition()
 
-    assert nothing.accounts(wanted) == b""
-    assert "sbg_exporter_state_bytes 4096\n" in nothing.page(wanted, packed=False).decode()
+    assert nothing.account_families(wanted) == b""
+    assert "sbg_exporter_state_bytes 4096\n" in nothing.page(wanted, gzip=False).decode()
 
 
 def test_its_own_families_alone_are_what_node_exporter_takes() -> None:
-    page = SCENARIOS["busy"].exposition.own(Format.TEXT).decode()
+    page = SCENARIOS["busy"].exposition.without_process_metrics(Format.TEXT).decode()
 
     found = parsed(page, Format.TEXT)
     assert {"sbg_jobs", "sbg_files_failed", "sbg_exporter_state_bytes", "sbg_exporter_build_info"} <= found.keys()
@@ -311,7 +311,7 @@ def test_exemplars_name_the_job_and_when_it_was_counted() -> None:
 def test_ids_up_to_64_characters_are_exemplars(length: int, *, shown: bool) -> None:
     ledger = ledger_of(Job("1" * length, "copy", "running", 2, 0, 2), at=START + 30)
 
-    page = exposition(picture(ledger)).accounts(Format.OPENMETRICS).decode()
+    page = exposition(snapshot(ledger)).account_families(Format.OPENMETRICS).decode()
 
     assert ("# {job_id=" in page) is shown
 
@@ -320,7 +320,9 @@ def test_large_bounds_are_spelled_as_prometheus_own_libraries_spell_them() -> No
     ledger = LedgerFixture(Rules(queue_buckets=(0.5, 60, 1e6, 2.5e6))).ledger
 
     page = (
-        exposition(picture(ledger), families=named(counting.JOB_QUEUE_DURATION)).accounts(Format.OPENMETRICS).decode()
+        exposition(snapshot(ledger), families=named(counting.JOB_QUEUE_DURATION))
+        .account_families(Format.OPENMETRICS)
+        .decode()
     )
 
     assert [line.partition('le="')[2].partition('"')[0] for line in page.splitlines() if 'copy",le="' in line] == [
@@ -368,20 +370,20 @@ def test_any_label_and_number_survives_both_parsers(
 ) -> None:
     def show(name: str, kind: Type, sample: float | CounterValue) -> Family:
         samples = lambda _picture, _display, _now: (Sample((label,), sample),)  # noqa: E731
-        return Family(Section.LISTED, name, kind, "Any.", ("account", "any"), Part.POLLING, samples)
+        return Family(Section.LISTED, name, kind, "Any.", ("account", "any"), Source.STATUS, samples)
 
     exemplar = counting.Exemplar("7" * 19, float(count), created)
     families = (
         show("a_gauge", Type.GAUGE, value),
         show("a_counter_total", Type.COUNTER, CounterValue(count, created, exemplar)),
     )
-    made = exposition(picture(None, account=account), families=families)
+    made = exposition(snapshot(None, account=account), families=families)
 
     labels = frozenset({("account", account), ("any", label)})
-    text = parsed(made.accounts(Format.TEXT).decode(), Format.TEXT)
+    text = parsed(made.account_families(Format.TEXT).decode(), Format.TEXT)
     assert text["a_gauge"] == {("a_gauge", labels): (value, None)}
     assert text["a_counter"] == {("a_counter_total", labels): (count, None)}
-    openmetrics = parsed(made.accounts(Format.OPENMETRICS).decode() + "# EOF\n", Format.OPENMETRICS)
+    openmetrics = parsed(made.account_families(Format.OPENMETRICS).decode() + "# EOF\n", Format.OPENMETRICS)
     assert openmetrics["a_gauge"] == {("a_gauge", labels): (value, None)}
     assert openmetrics["a_counter"] == {
         ("a_counter_total", labels): (count, ("7" * 19, float(count), pytest.approx(created, abs=1e-6))),
@@ -390,9 +392,9 @@ def test_any_label_and_number_survives_both_parsers(
 
 
 def test_text_that_is_not_unicode_does_not_spoil_the_page() -> None:
-    page = exposition(picture(None, account="from \udcff environment"), families=named("sbg_up"))
+    page = exposition(snapshot(None, account="from \udcff environment"), families=named("sbg_up"))
 
-    assert 'sbg_up{account="from ? environment"} 1\n' in page.accounts(Format.TEXT).decode()
+    assert 'sbg_up{account="from ? environment"} 1\n' in page.account_families(Format.TEXT).decode()
 
 
 # ---- what grows old ----
@@ -404,24 +406,28 @@ def names(page: bytes) -> set[str]:
 
 def test_gauges_of_what_is_listed_go_when_the_last_good_answer_is_too_old_and_nothing_else_does() -> None:
     clock = ManualClock(START + 599.9)
-    shown = Exposition(board(picture(busy().ledger)), lambda: Process(0, 0, 0), DISPLAY, clock.time)
-    before = names(shown.accounts(Format.TEXT))
+    shown = Exposition(registry(snapshot(busy().ledger)), lambda: StoreStats(0, 0, 0), DISPLAY, clock.time)
+    before = names(shown.account_families(Format.TEXT))
 
     clock.now = START + 600
 
-    assert before - names(shown.accounts(Format.TEXT)) == {family.name for family in FAMILIES if family.fades}
+    assert before - names(shown.account_families(Format.TEXT)) == {
+        family.name for family in FAMILIES if family.hide_when_stale
+    }
 
 
 def test_they_come_back_with_the_next_good_answer() -> None:
     clock = ManualClock(START + 600)
-    seen = picture(busy().ledger)
-    shown = board(seen)
-    made = Exposition(shown, lambda: Process(0, 0, 0), DISPLAY, clock.time)
-    stale = names(made.accounts(Format.TEXT))
+    seen = snapshot(busy().ledger)
+    shown = registry(seen)
+    made = Exposition(shown, lambda: StoreStats(0, 0, 0), DISPLAY, clock.time)
+    stale = names(made.account_families(Format.TEXT))
 
     shown.put(replace(seen, gauges_until=START + 1200))
 
-    assert names(made.accounts(Format.TEXT)) - stale == {family.name for family in FAMILIES if family.fades}
+    assert names(made.account_families(Format.TEXT)) - stale == {
+        family.name for family in FAMILIES if family.hide_when_stale
+    }
 
 
 def test_a_failed_job_leaves_at_the_second_its_window_ends() -> None:
@@ -430,8 +436,8 @@ def test_a_failed_job_leaves_at_the_second_its_window_ends() -> None:
     counted.observe_listing(first, second, running_job(START + 5, failed=1), at=START + 130)
     clock = ManualClock(START + 60)
     made = Exposition(
-        board(picture(counted.ledger)),
-        lambda: Process(0, 0, 0),
+        registry(snapshot(counted.ledger)),
+        lambda: StoreStats(0, 0, 0),
         replace(DISPLAY, failed_job_window=3600.0),
         clock.time,
         named("sbg_failed_job_files_failed", "sbg_exporter_job_series_hidden"),
@@ -439,7 +445,7 @@ def test_a_failed_job_leaves_at_the_second_its_window_ends() -> None:
 
     def shown(at: float) -> set[str]:
         clock.now = at
-        samples = parsed(made.accounts(Format.TEXT).decode(), Format.TEXT)["sbg_failed_job_files_failed"]
+        samples = parsed(made.account_families(Format.TEXT).decode(), Format.TEXT)["sbg_failed_job_files_failed"]
         return {dict(labels)["job_id"] for _, labels in samples}
 
     assert first.finished_on is not None
@@ -458,8 +464,8 @@ def test_a_job_that_was_found_to_have_failed_long_after_its_end_is_shown_for_hal
     counted.observe_listing(late, at=START + 86400)
     clock = ManualClock(START + 60)
     made = Exposition(
-        board(picture(counted.ledger)),
-        lambda: Process(0, 0, 0),
+        registry(snapshot(counted.ledger)),
+        lambda: StoreStats(0, 0, 0),
         replace(DISPLAY, failed_job_window=3600.0),
         clock.time,
         named("sbg_failed_job_files_failed"),
@@ -467,7 +473,9 @@ def test_a_job_that_was_found_to_have_failed_long_after_its_end_is_shown_for_hal
 
     def shown(at: float) -> int:
         clock.now = at
-        return len(parsed(made.accounts(Format.TEXT).decode(), Format.TEXT).get("sbg_failed_job_files_failed", []))
+        return len(
+            parsed(made.account_families(Format.TEXT).decode(), Format.TEXT).get("sbg_failed_job_files_failed", [])
+        )
 
     assert shown(START + 86400) == 1
     assert shown(START + 86400 + 1799.9) == 1
@@ -481,22 +489,29 @@ class Counting:
     """Families whose samples count how often they are asked for, by part and account."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Part, str]] = []
+        self.asked: list[tuple[Source, str]] = []
         self.families = tuple(
             Family(
-                Section.LISTED, f"of_{part}", Type.GAUGE, "Counted.", ("account",), part, self._of(part), fades=fades
+                Section.LISTED,
+                f"of_{part}",
+                Type.GAUGE,
+                "Counted.",
+                ("account",),
+                part,
+                self._of(part),
+                hide_when_stale=fades,
             )
-            for part, fades in ((Part.BOOK, False), (Part.LISTED, True), (Part.POLLING, False))
+            for part, fades in ((Source.LEDGER, False), (Source.LISTED, True), (Source.STATUS, False))
         )
 
-    def _of(self, part: Part) -> Callable[[Picture, Display, float], Iterable[Sample]]:
-        def samples(seen: Picture, _display: Display, _now: float) -> Iterable[Sample]:
+    def _of(self, part: Source) -> Callable[[AccountSnapshot, DisplayOptions, float], Iterable[Sample]]:
+        def samples(seen: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterable[Sample]:
             self.asked.append((part, seen.account))
             return (Sample((), len(self.asked)),)
 
         return samples
 
-    def since(self) -> list[tuple[Part, str]]:
+    def since(self) -> list[tuple[Source, str]]:
         """What was asked for since this was last called."""
         asked, self.asked = self.asked, []
         return sorted(asked)
@@ -506,7 +521,7 @@ class Counting:
 class Kept:
     """Two accounts on a board, and an exposition of counting families."""
 
-    board: Board
+    registry: SnapshotRegistry
     counting: Counting
     clock: ManualClock
     exposition: Exposition
@@ -515,83 +530,83 @@ class Kept:
 @pytest.fixture
 def kept() -> Kept:
     counting, clock = Counting(), ManualClock(START + 60)
-    shown = board(picture(busy().ledger, account="one"), picture(ledger_of(), account="two"))
-    made = Exposition(shown, lambda: Process(0, 0, 0), DISPLAY, clock.time, counting.families)
-    made.accounts(Format.TEXT)
+    shown = registry(snapshot(busy().ledger, account="one"), snapshot(ledger_of(), account="two"))
+    made = Exposition(shown, lambda: StoreStats(0, 0, 0), DISPLAY, clock.time, counting.families)
+    made.account_families(Format.TEXT)
     counting.since()
     return Kept(shown, counting, clock, made)
 
 
 def test_a_page_is_rendered_once_and_not_once_per_scrape(kept: Kept) -> None:
-    first = kept.exposition.accounts(Format.TEXT)
+    first = kept.exposition.account_families(Format.TEXT)
 
-    assert kept.exposition.accounts(Format.TEXT) is first
-    kept.exposition.page(Format.TEXT, packed=True)
+    assert kept.exposition.account_families(Format.TEXT) is first
+    kept.exposition.page(Format.TEXT, gzip=True)
     assert kept.counting.since() == []
     assert kept.exposition.current(Format.TEXT)
     assert not kept.exposition.current(Format.OPENMETRICS)
 
 
 def test_a_change_of_one_account_renders_only_its_chunks(kept: Kept) -> None:
-    kept.board.put(picture(busy().ledger, account="one", polling=replace(POLLING, interval=31.0)))
+    kept.registry.put(snapshot(busy().ledger, account="one", status=replace(STATUS, interval=31.0)))
 
     assert not kept.exposition.current(Format.TEXT)
-    kept.exposition.accounts(Format.TEXT)
-    assert kept.counting.since() == [(Part.BOOK, "one"), (Part.LISTED, "one"), (Part.POLLING, "one")]
+    kept.exposition.account_families(Format.TEXT)
+    assert kept.counting.since() == [(Source.LEDGER, "one"), (Source.LISTED, "one"), (Source.STATUS, "one")]
 
 
 def test_a_poll_in_which_nothing_was_counted_renders_only_what_it_tells_of_asking(kept: Kept) -> None:
-    [one, _] = kept.board.pictures
-    kept.board.put(replace(one, polling=replace(POLLING, allowance_used=5), gauges_until=START + 630))
+    [one, _] = kept.registry.snapshots
+    kept.registry.put(replace(one, status=replace(STATUS, allowance_used=5), gauges_until=START + 630))
 
-    kept.exposition.accounts(Format.TEXT)
+    kept.exposition.account_families(Format.TEXT)
 
-    assert kept.counting.since() == [(Part.POLLING, "one")]
+    assert kept.counting.since() == [(Source.STATUS, "one")]
 
 
 def test_what_grows_old_is_rendered_when_it_does_and_not_again(kept: Kept) -> None:
     kept.clock.now = START + 600
-    stale = kept.exposition.accounts(Format.TEXT)
+    stale = kept.exposition.account_families(Format.TEXT)
 
     assert kept.counting.since() == []
-    assert names(stale) == {"of_book", "of_polling"}
-    assert kept.exposition.accounts(Format.TEXT) is stale
+    assert names(stale) == {"of_ledger", "of_status"}
+    assert kept.exposition.account_families(Format.TEXT) is stale
 
 
 def test_a_job_that_leaves_its_window_renders_the_book_of_its_account_alone(kept: Kept) -> None:
     kept.clock.now = START + 2 + 2 + 100 + DISPLAY.failed_job_window
 
-    kept.exposition.accounts(Format.TEXT)
+    kept.exposition.account_families(Format.TEXT)
 
-    assert kept.counting.since() == [(Part.BOOK, "one")]
+    assert kept.counting.since() == [(Source.LEDGER, "one")]
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
 def test_a_compressed_page_is_one_member_that_unpacks_to_the_plain_page(wanted: Format) -> None:
     made = SCENARIOS["busy"].exposition
 
-    packed = made.page(wanted, packed=True)
+    gzip = made.page(wanted, gzip=True)
 
     member = zlib.decompressobj(wbits=31)  # checks length and checksum, and stops after the first member
-    unpacked = member.decompress(packed)
+    unpacked = member.decompress(gzip)
     assert member.eof
     assert member.unused_data == b""
-    assert unpacked.startswith(made.accounts(wanted))
-    assert parsed(unpacked.decode(), wanted).keys() == parsed(made.page(wanted, packed=False).decode(), wanted).keys()
+    assert unpacked.startswith(made.account_families(wanted))
+    assert parsed(unpacked.decode(), wanted).keys() == parsed(made.page(wanted, gzip=False).decode(), wanted).keys()
 
 
 def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
-    now = [Process(0, 1, 100)]
-    made = Exposition(board(picture(ledger_of())), lambda: now[0], DISPLAY, ManualClock(START + 60).time)
+    now = [StoreStats(0, 1, 100)]
+    made = Exposition(registry(snapshot(ledger_of())), lambda: now[0], DISPLAY, ManualClock(START + 60).time)
 
     def value(name: str) -> float:
-        page = parsed(made.page(Format.TEXT, packed=False).decode(), Format.TEXT)
+        page = parsed(made.page(Format.TEXT, gzip=False).decode(), Format.TEXT)
         [(shown, _)] = page[name].values()
         return shown
 
     assert value("sbg_exporter_state_bytes") == 100
     files = value("process_open_fds")
-    now[0] = Process(2, 1, 200)
+    now[0] = StoreStats(2, 1, 200)
     with ExitStack() as stack:
         for number in range(20):  # more than other tests may leave to be closed meanwhile
             stack.enter_context((tmp_path / f"{number}").open("w"))
@@ -601,10 +616,10 @@ def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
 
 def test_threads_that_scrape_while_pictures_change_get_whole_pages_of_one_moment() -> None:
     counted = LedgerFixture()
-    shown = board(picture(counted.ledger, account="one"), picture(counted.ledger, account="two"))
+    shown = registry(snapshot(counted.ledger, account="one"), snapshot(counted.ledger, account="two"))
     made = Exposition(
         shown,
-        lambda: Process(0, 0, 0),
+        lambda: StoreStats(0, 0, 0),
         DISPLAY,
         ManualClock(START + 60).time,
         named("sbg_jobs_submitted_total", "sbg_jobs"),
@@ -613,7 +628,7 @@ def test_threads_that_scrape_while_pictures_change_get_whole_pages_of_one_moment
 
     def scrape(into: list[float]) -> None:
         wanted = Format.OPENMETRICS if len(into) % 2 else Format.TEXT
-        page = gzip.decompress(made.page(wanted, packed=True)).decode()
+        page = gzip.decompress(made.page(wanted, gzip=True)).decode()
         found = parsed(page, wanted)
         counters = {
             dict(key[1])["account"]: value
@@ -629,14 +644,14 @@ def test_threads_that_scrape_while_pictures_change_get_whole_pages_of_one_moment
         scrapers = [stack.enter_context(BackgroundTask(partial(scrape, into), every=0)) for into in seen]
         for number in range(40):
             jobs.append(running_job(START + number, serial=number))
-            shown.put(picture(counted.observe_listing(*jobs, at=START + 30), account="one"))
+            shown.put(snapshot(counted.observe_listing(*jobs, at=START + 30), account="one"))
             scrapers[number % len(scrapers)].await_rounds()
 
     assert all(len(each) >= 10 and each == sorted(each) for each in seen)
 
 
 def test_the_ledger_of_a_name_that_is_not_bound_yet_shows_no_counter() -> None:
-    page = names(exposition(picture(None, polling=UNTRIED)).accounts(Format.TEXT))
+    page = names(exposition(snapshot(None, status=UNTRIED)).account_families(Format.TEXT))
 
     assert not page & {
         family.name.removesuffix("_total") for family in of(Section.LISTED, Section.COUNTED, Section.ONE_BY_ONE)

@@ -22,11 +22,11 @@ from exporter.metrics.families import (
     owner,
     unfinished_jobs,
 )
-from exporter.metrics.snapshot import Process
+from exporter.metrics.snapshot import StoreStats
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture
-from tests.snapshots import DISPLAY, POLLING, UNTRIED, picture
+from tests.snapshots import DISPLAY, STATUS, UNTRIED, snapshot
 
 ALL: tuple[Family | ProcessFamily, ...] = (*FAMILIES, *PROCESS_FAMILIES)
 
@@ -138,7 +138,7 @@ def test_no_two_families_clash_in_openmetrics() -> None:
 
 
 def test_only_gauges_of_what_is_listed_fade() -> None:
-    fading = [family for family in FAMILIES if family.fades]
+    fading = [family for family in FAMILIES if family.hide_when_stale]
 
     assert {family.type for family in fading} == {Type.GAUGE}
     assert {family.section for family in fading} == {Section.LISTED, Section.ONE_BY_ONE}
@@ -152,7 +152,7 @@ def test_every_family_gives_as_many_label_values_as_it_names() -> None:
         finished_job(START, failed=2, serial=1, errors=(("4007", 2),)),
         at=START + 30,
     )
-    shown = picture(counted.ledger)
+    shown = snapshot(counted.ledger)
 
     for family in FAMILIES:
         samples = list(family.samples(shown, DISPLAY, START + 60))
@@ -161,19 +161,19 @@ def test_every_family_gives_as_many_label_values_as_it_names() -> None:
         assert len({sample.labels for sample in samples}) == len(samples), family.name
         assert {isinstance(sample.value, HistogramValue) for sample in samples} == {family.type is Type.HISTOGRAM}
     for own in PROCESS_FAMILIES:
-        assert len(own.samples(Process(1, 2, 3)).labels) == len(own.labels)
+        assert len(own.samples(StoreStats(1, 2, 3)).labels) == len(own.labels)
 
 
 def test_every_result_of_a_poll_is_counted_from_zero() -> None:
     [polls] = [family for family in FAMILIES if family.name == "sbg_exporter_polls_total"]
 
-    samples = list(polls.samples(picture(None, polling=UNTRIED), DISPLAY, START))
+    samples = list(polls.samples(snapshot(None, status=UNTRIED), DISPLAY, START))
 
     assert [sample.labels for sample in samples] == [(result,) for result in POLL_RESULTS]
 
 
 def test_nothing_is_known_of_an_account_whose_ledger_is_not_known() -> None:
-    shown = picture(None, polling=UNTRIED)
+    shown = snapshot(None, status=UNTRIED)
 
     known = {family.name for family in FAMILIES if list(family.samples(shown, DISPLAY, START))}
 
@@ -192,9 +192,9 @@ def test_nothing_is_known_of_an_account_whose_ledger_is_not_known() -> None:
 def test_the_owner_is_whom_the_platform_named_or_else_the_ledger() -> None:
     ledger = LedgerFixture(username="franklin").ledger
 
-    assert owner(picture(ledger)) == "rosalind"
-    assert owner(picture(ledger, polling=replace(POLLING, username=None))) == "franklin"
-    assert owner(picture(None, polling=UNTRIED)) == ""
+    assert owner(snapshot(ledger)) == "rosalind"
+    assert owner(snapshot(ledger, status=replace(STATUS, username=None))) == "franklin"
+    assert owner(snapshot(None, status=UNTRIED)) == ""
 
 
 def test_error_codes_come_most_frequent_first() -> None:
@@ -209,6 +209,6 @@ def test_unfinished_jobs_come_oldest_first() -> None:
     counted = LedgerFixture()
     counted.observe_listing(*(running_job(START + at) for at in (9, 3, 5)), at=START + 30)
 
-    assert [record.id for record in unfinished_jobs(picture(counted.ledger))] == [
+    assert [record.id for record in unfinished_jobs(snapshot(counted.ledger))] == [
         job_id(START + at) for at in (3, 5, 9)
     ]

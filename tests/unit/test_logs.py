@@ -12,8 +12,8 @@ from typing import TextIO
 
 import pytest
 
-from exporter.logs import Log, LogFormat, PatientStream, logger
-from exporter.redaction import MASK, Secret, Secrets
+from exporter.logs import Log, LogFormat, NonBlockingStream, logger
+from exporter.redaction import MASK, Redactor, Secret
 from tests.background import BackgroundTask, Finished
 from tests.waiting import eventually
 
@@ -31,16 +31,16 @@ class Full(io.StringIO):
 
 
 def log_to(
-    stream: io.StringIO, log_format: LogFormat = "json", level: str = "debug", secrets: Secrets | None = None
+    stream: io.StringIO, log_format: LogFormat = "json", level: str = "debug", redactor: Redactor | None = None
 ) -> Log:
-    return logger(log_format, level, stream, secrets or Secrets())
+    return logger(log_format, level, stream, redactor or Redactor())
 
 
-def hiding(*secrets: str) -> Secrets:
-    hiding = Secrets()
+def redactor(*secrets: str) -> Redactor:
+    redactor = Redactor()
     for secret in secrets:
-        hiding.hide(Secret(secret))
-    return hiding
+        redactor.add(Secret(secret))
+    return redactor
 
 
 # ---- formats ----
@@ -158,7 +158,7 @@ def test_less_severe_events_than_the_level_are_not_said(level: str, said: list[s
 @pytest.mark.parametrize("log_format", ["json", "logfmt", "console"])
 def test_no_secret_is_in_a_message_a_key_or_a_traceback(log_format: LogFormat) -> None:
     stream = io.StringIO()
-    log = log_to(stream, log_format, secrets=hiding(TOKEN)).bind(bound=f"<{TOKEN}>")
+    log = log_to(stream, log_format, redactor=redactor(TOKEN)).bind(bound=f"<{TOKEN}>")
 
     event = f"sent.{TOKEN}"
     log.warning(event, reason=f"with {TOKEN}, twice {TOKEN}", header={"X": TOKEN}, pair=(TOKEN, 1))
@@ -204,8 +204,8 @@ def pipe() -> Iterator[tuple[TextIO, TextIO]]:
 
 def test_lines_come_at_once_and_in_order(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
-    stream = PatientStream(writer)
-    log = logger("json", "info", stream, Secrets())
+    stream = NonBlockingStream(writer)
+    log = logger("json", "info", stream, Redactor())
 
     for number in range(500):
         log.info("job.finished", number=number)
@@ -219,8 +219,8 @@ def test_a_reader_who_stalls_keeps_nobody_waiting_and_is_told_later_what_was_dro
     pipe: tuple[TextIO, TextIO],
 ) -> None:
     reader, writer = pipe
-    stream = PatientStream(writer, room=10)
-    log = logger("json", "info", stream, Secrets())
+    stream = NonBlockingStream(writer, room=10)
+    log = logger("json", "info", stream, Redactor())
     lines: list[dict[str, object]] = []
 
     def read() -> None:
@@ -259,7 +259,7 @@ def raise_finished() -> str:
 @pytest.mark.real_time
 def test_the_end_waits_for_a_stalled_reader_only_so_long(pipe: tuple[TextIO, TextIO]) -> None:
     _, writer = pipe
-    stream = PatientStream(writer)
+    stream = NonBlockingStream(writer)
     stream.write("x" * 1_000_000)
     started = time.monotonic()
 
@@ -270,9 +270,9 @@ def test_the_end_waits_for_a_stalled_reader_only_so_long(pipe: tuple[TextIO, Tex
 
 def test_a_stream_without_a_file_behind_it_gets_every_line_before_the_end() -> None:
     written = io.StringIO()
-    stream = PatientStream(written)
+    stream = NonBlockingStream(written)
 
-    logger("json", "info", stream, Secrets()).info("daemon.stopped")
+    logger("json", "info", stream, Redactor()).info("daemon.stopped")
     stream.close()
 
     assert json.loads(written.getvalue())["event"] == "daemon.stopped"

@@ -20,10 +20,10 @@ from exporter.counting import rules as counting
 from exporter.counting.rules import Rules
 from exporter.errors import Stopping, WrongAccount
 from exporter.logs import logger
-from exporter.metrics.snapshot import Picture
+from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.poller import Poller, PollSchedule
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 
@@ -100,14 +100,14 @@ class PollerFixture:
         self.token = folder / "token"
         self.token.write_text("t0k3n\n")
         self.log = io.StringIO()
-        self.pictures: list[Picture] = []
+        self.snapshots: list[AccountSnapshot] = []
         self.identities = IdentityRegistry(["cavatica", "again"])
         self.rules = Rules()
         self.schedule = PollSchedule(30, 21600, 600, first=0, phase=0)
         self.poller = self.new_poller()
 
     def new_poller(self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25) -> Poller:
-        secrets = Secrets()
+        redactor = Redactor()
         allowances = AllowancePool(share)
         return Poller(
             AccountConfig(name, ENDPOINT, "", TokenFile(self.token), ca_file=None, proxy=None),
@@ -126,19 +126,19 @@ class PollerFixture:
             rules=self.rules,
             schedule=self.schedule,
             clock=clock or self.clock,
-            publish=self.pictures.append,
-            log=logger("json", "info", self.log, secrets),
-            secrets=secrets,
+            publish=self.snapshots.append,
+            log=logger("json", "info", self.log, redactor),
+            redactor=redactor,
         )
 
-    def poll(self, after: float = 30) -> Picture:
+    def poll(self, after: float = 30) -> AccountSnapshot:
         """One poll, *after* seconds."""
         self.clock.advance(after)
         self.wait = self.poller.poll()
-        return self.pictures[-1]
+        return self.snapshots[-1]
 
     def counted(self, family: str, *labels: str) -> int:
-        ledger = self.pictures[-1].ledger
+        ledger = self.snapshots[-1].ledger
         assert ledger is not None
         return ledger.counters[family, ("copy", *labels)].value
 
@@ -154,16 +154,16 @@ def bench(tmp_path: Path, clock: ManualClock, store: Store) -> PollerFixture:
 def test_a_first_poll_asks_who_it_is_then_lists_then_shows(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=3, failed=1)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     assert bench.platform.asked == ["/user", "/async/files"]
     assert bench.counted(counting.FILES_FAILED) == 1
-    assert picture.listed is not None
-    assert picture.listed["copy", "running"] == (1, 10, 3, 1)
-    assert picture.polling.up is True
-    assert picture.polling.username == "rfranklin"
-    assert picture.ledger is not None
-    assert picture.ledger.account.counting_since == START + 30
+    assert snapshot.listed is not None
+    assert snapshot.listed["copy", "running"] == (1, 10, 3, 1)
+    assert snapshot.status.up is True
+    assert snapshot.status.username == "rfranklin"
+    assert snapshot.ledger is not None
+    assert snapshot.ledger.account.counting_since == START + 30
     assert bench.wait is None
 
 
@@ -189,12 +189,12 @@ def test_an_unfinished_job_that_the_list_no_longer_shows_is_asked_for(bench: Pol
     bench.platform.unlisted.add("1")
     bench.platform.finish("1", 9, 1)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     assert bench.platform.asked[-1] == "/async/files/copy/1"
     assert bench.counted(counting.JOBS_FINISHED, "partial") == 1
     assert bench.counted(counting.FILE_ERRORS, "5001") == 1
-    assert picture.listed == {}
+    assert snapshot.listed == {}
 
 
 def test_a_job_that_the_platform_does_not_know_is_lost_after_a_while(bench: PollerFixture) -> None:
@@ -247,9 +247,9 @@ def test_a_finished_job_whose_own_endpoint_always_fails_does_not_fail_every_poll
     bench.platform.finish("1", 2, 1, started_on=None, finished_on=None)
     bench.platform.instead = lambda request: bench.platform.said(500, {}) if "/copy/" in request.url.path else None
 
-    pictures = [bench.poll() for _ in range(7)]
+    snapshots = [bench.poll() for _ in range(7)]
 
-    assert [picture.polling.up for picture in pictures] == [*[False] * 5, True, True]
+    assert [snapshot.status.up for snapshot in snapshots] == [*[False] * 5, True, True]
 
 
 def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: PollerFixture) -> None:
@@ -260,9 +260,9 @@ def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: PollerFixture)
     bench.platform.finish("2", 10)
     bench.platform.instead = lambda request: bench.platform.said(400, {}) if request.url.path.endswith("/1") else None
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.polls["success"] == 2
+    assert snapshot.status.polls["success"] == 2
     assert bench.counted(counting.JOBS_FINISHED, "succeeded") == 1
     assert bench.events()[-2]["event"] == "job.refused"
 
@@ -288,14 +288,14 @@ def test_each_failure_has_its_result_and_keeps_what_was_shown(
     good = bench.poll()
     bench.platform.instead = lambda _: bench.platform.said(status, body)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.polls == {"success": 1, result: 1}
-    assert picture.polling.up is False
-    assert picture.polling.fault
-    assert picture.ledger is good.ledger
-    assert picture.listed is good.listed
-    assert picture.gauges_until == good.gauges_until
+    assert snapshot.status.polls == {"success": 1, result: 1}
+    assert snapshot.status.up is False
+    assert snapshot.status.last_error
+    assert snapshot.ledger is good.ledger
+    assert snapshot.listed is good.listed
+    assert snapshot.gauges_until == good.gauges_until
 
 
 def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: PollerFixture) -> None:
@@ -308,10 +308,10 @@ def test_a_page_that_fails_leaves_the_gauges_but_counts_what_was_seen(bench: Pol
         bench.platform.said(502, {}) if request.url.params.get("offset") == "99" else None
     )
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.up is False
-    assert picture.listed is good.listed
+    assert snapshot.status.up is False
+    assert snapshot.listed is good.listed
     assert bench.counted(counting.FILES_FAILED) == 100
 
 
@@ -325,9 +325,9 @@ def test_a_bad_page_hides_nothing_of_the_pages_before_it(bench: PollerFixture) -
     bench.poll()
     bench.platform.add("000", failed=5)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.fault
+    assert snapshot.status.last_error
     assert bench.counted(counting.FILES_FAILED) == 5
 
 
@@ -337,31 +337,31 @@ def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: Polle
     bench.platform.instead = lambda request: (
         bench.platform.said(502, {}) if request.url.params.get("offset") == str(99 * 52) else None
     )
-    assert bench.poll().polling.up is False
+    assert bench.poll().status.up is False
     bench.platform.instead = lambda _: None
     asked = len(bench.platform.asked)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     # Of 61 pages the nine that were left, and some to watch, to look at unfinished jobs, and to begin the next listing.
     assert len(bench.platform.asked) - asked < 30
-    assert picture.listed is not None
-    assert picture.listed["copy", "running"].jobs == 6000
+    assert snapshot.listed is not None
+    assert snapshot.listed["copy", "running"].jobs == 6000
 
 
 def test_a_poll_that_crashed_while_counting_is_made_again_from_the_start(bench: PollerFixture) -> None:
     for number in range(50):
         bench.platform.finish(str(number), 0, 1, finished_on=None, started_on=None)
     bench.store._db.execute("ALTER TABLE job RENAME TO elsewhere")  # noqa: SLF001  # an error on reading
-    assert bench.poll().polling.up is False
+    assert bench.poll().status.up is False
     asked = len(bench.platform.asked)
     bench.store._db.execute("ALTER TABLE elsewhere RENAME TO job")  # noqa: SLF001  # and it is gone
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     assert len(bench.platform.asked) > asked
-    assert picture.listed is not None
-    assert picture.listed["copy", "finished"].jobs == 50
+    assert snapshot.listed is not None
+    assert snapshot.listed["copy", "finished"].jobs == 50
     assert bench.counted(counting.FILES_FAILED) == 0  # finished at the first complete listing, without times: history
 
 
@@ -377,11 +377,11 @@ def test_a_slice_that_was_not_written_is_read_again_before_the_listing_is_comple
     bench.poll()
     bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
     for _ in range(3):
-        picture = bench.poll(after=300)
+        snapshot = bench.poll(after=300)
 
-    assert picture.listed is not None
+    assert snapshot.listed is not None
 
-    assert picture.listed["copy", "finished"].jobs == 6000
+    assert snapshot.listed["copy", "finished"].jobs == 6000
     assert bench.counted(counting.FILES_FAILED) == 0
 
 
@@ -391,11 +391,11 @@ def test_with_a_full_disk_the_unfinished_jobs_move_on_too(bench: PollerFixture) 
     bench.platform.finish("1", 9, 1)
     bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     assert bench.wait is None
-    assert picture.ledger is not None
-    assert picture.ledger.live == {}
+    assert snapshot.ledger is not None
+    assert snapshot.ledger.live == {}
     assert bench.counted(counting.FILES_FAILED) == 0
     bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
     bench.poll()
@@ -445,10 +445,10 @@ def test_a_poll_is_as_long_as_it_took_and_believed_for_as_long_as_is_set(bench: 
 
     bench.platform.instead = slow
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.poll_duration.sum == 7
-    assert picture.gauges_until == START + 30 + 7 + 600
+    assert snapshot.status.poll_duration.sum == 7
+    assert snapshot.gauges_until == START + 30 + 7 + 600
 
 
 def test_accounts_take_their_places_in_the_interval(bench: PollerFixture) -> None:
@@ -467,17 +467,17 @@ def test_what_a_job_was_lost_to_time_is_forgotten_in_the_end(bench: PollerFixtur
     del bench.platform.jobs["1"]
 
     for _ in range(46 * 4 + 1):
-        picture = bench.poll(after=6 * 3600)
+        snapshot = bench.poll(after=6 * 3600)
 
-    assert picture.ledger is not None
-    assert picture.ledger.tracked_jobs == 0
+    assert snapshot.ledger is not None
+    assert snapshot.ledger.tracked_jobs == 0
     assert bench.store.tracked_jobs == 0
 
 
 def test_nothing_is_said_of_maintenance_before_the_platform_did(bench: PollerFixture) -> None:
     bench.platform.instead = lambda _: bench.platform.said(401, {})
 
-    assert bench.poll().polling.maintenance is None
+    assert bench.poll().status.maintenance is None
 
 
 def test_an_answer_ends_what_was_said_of_maintenance(bench: PollerFixture) -> None:
@@ -486,7 +486,7 @@ def test_an_answer_ends_what_was_said_of_maintenance(bench: PollerFixture) -> No
     bench.poll()
     bench.platform.instead = lambda _: bench.platform.said(401, {})
 
-    assert bench.poll().polling.maintenance is False
+    assert bench.poll().status.maintenance is False
 
 
 def test_each_request_is_a_sign_of_life(bench: PollerFixture) -> None:
@@ -503,10 +503,10 @@ def test_each_request_is_a_sign_of_life(bench: PollerFixture) -> None:
 def test_a_poll_that_the_allowance_ended_after_it_asked_is_a_poll(bench: PollerFixture) -> None:
     bench.poller = bench.new_poller(share=0.001)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     assert bench.platform.asked == ["/user"]
-    assert picture.polling.last_poll is not None
+    assert snapshot.status.last_poll is not None
     assert bench.wait is not None
     assert bench.wait > 0
 
@@ -525,7 +525,7 @@ def test_a_state_file_that_cannot_be_read_at_the_start_does_not_end_the_polls(be
     bench.clock.during_pause = mend
     bench.new_poller().run()
 
-    assert bench.pictures[-1].polling.up is True
+    assert bench.snapshots[-1].status.up is True
     assert bench.counted(counting.FILES_FAILED) == 1
 
 
@@ -533,11 +533,11 @@ def test_maintenance_is_asked_again_every_minute_and_shown(bench: PollerFixture)
     bench.poll()
     bench.platform.instead = lambda _: bench.platform.said(503, {"code": 0})
 
-    assert bench.poll().polling.maintenance is True
+    assert bench.poll().status.maintenance is True
     assert bench.wait == 60
     bench.platform.instead = lambda _: None
 
-    assert bench.poll().polling.maintenance is False
+    assert bench.poll().status.maintenance is False
 
 
 def test_after_a_429_nothing_is_asked_until_the_window_ends(bench: PollerFixture) -> None:
@@ -558,18 +558,18 @@ def test_after_a_429_nothing_is_asked_until_the_window_ends(bench: PollerFixture
 def test_a_refused_token_is_asked_about_and_nothing_else_until_it_changes(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.users = {"n3w": "rfranklin"}
-    assert bench.poll().polling.auth_ok is False
+    assert bench.poll().status.auth_ok is False
     assert bench.wait == 300
     bench.platform.asked.clear()
 
     bench.poll()
     assert bench.platform.asked == ["/user"]
     bench.token.write_text("n3w")
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     assert bench.platform.asked == ["/user", "/user", "/async/files"]
-    assert picture.polling.auth_ok is True
-    assert picture.polling.up is True
+    assert snapshot.status.auth_ok is True
+    assert snapshot.status.up is True
 
 
 def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_were(bench: PollerFixture) -> None:
@@ -579,11 +579,11 @@ def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_we
     bench.token.write_text("0th3r")
     bench.platform.add("2", failed=7)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.polls["error"] == 1
-    assert "the token belongs to somebody, the counters of account cavatica to rfranklin" in picture.polling.fault
-    assert picture.ledger is good.ledger
+    assert snapshot.status.polls["error"] == 1
+    assert "the token belongs to somebody, the counters of account cavatica to rfranklin" in snapshot.status.last_error
+    assert snapshot.ledger is good.ledger
     assert "/async/files" not in bench.platform.asked[2:]
 
 
@@ -595,8 +595,8 @@ def test_a_restart_shows_the_counters_before_the_platform_answers(bench: PollerF
 
     bench.new_poller().run()
 
-    first = bench.pictures[1]
-    assert first.polling.up is None
+    first = bench.snapshots[1]
+    assert first.status.up is None
     assert first.ledger is not None
     assert first.ledger.counters[counting.FILES_FAILED, ("copy",)].value == 1
     assert first.listed is None
@@ -607,7 +607,7 @@ def test_a_name_never_bound_shows_no_counters(bench: PollerFixture) -> None:
 
     bench.poller.run()
 
-    assert bench.pictures[0].ledger is None
+    assert bench.snapshots[0].ledger is None
 
 
 def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: PollerFixture) -> None:
@@ -616,11 +616,11 @@ def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: PollerFixtu
 
     second.poll()
 
-    picture = bench.pictures[-1]
-    assert picture.account == "again"
-    assert picture.ledger is None
+    snapshot = bench.snapshots[-1]
+    assert snapshot.account == "again"
+    assert snapshot.ledger is None
     assert (
-        picture.polling.fault
+        snapshot.status.last_error
         == "accounts cavatica and again are one and the same user: cavatica is watched, again is not"
     )
 
@@ -633,9 +633,9 @@ def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(ben
     bench.platform.add("1", failed=2)
 
     second.poll()
-    assert bench.pictures[-1].polling.polls == {"success": 1, "error": 1}
+    assert bench.snapshots[-1].status.polls == {"success": 1, "error": 1}
     second.poll()
-    assert bench.pictures[-1].ledger is None
+    assert bench.snapshots[-1].ledger is None
     bench.poll()
 
     assert bench.counted(counting.FILES_FAILED) == 2
@@ -649,10 +649,10 @@ def test_of_two_entries_polled_once_the_second_gives_way_whichever_was_answered_
     bench.poller.confirm()
     second.confirm()
 
-    assert [picture.account for picture in bench.pictures] == ["again", "cavatica", "again"]
-    assert bench.pictures[1].polling.up is True
-    assert bench.pictures[2].polling.up is False
-    assert bench.pictures[2].ledger is None
+    assert [snapshot.account for snapshot in bench.snapshots] == ["again", "cavatica", "again"]
+    assert bench.snapshots[1].status.up is True
+    assert bench.snapshots[2].status.up is False
+    assert bench.snapshots[2].ledger is None
 
 
 def test_a_long_list_is_polled_until_it_is_listed(bench: PollerFixture) -> None:
@@ -662,8 +662,8 @@ def test_a_long_list_is_polled_until_it_is_listed(bench: PollerFixture) -> None:
 
     poller.poll_until_listed()
 
-    assert bench.pictures[-1].listed is not None
-    assert bench.pictures[-1].listed["copy", "running"].jobs == 2000
+    assert bench.snapshots[-1].listed is not None
+    assert bench.snapshots[-1].listed["copy", "running"].jobs == 2000
     assert sum(bench.clock.pauses) >= 2 * 290
 
 
@@ -678,7 +678,7 @@ def test_a_long_list_that_cannot_be_written_is_given_up(bench: PollerFixture) ->
     bench.new_poller().poll_until_listed()
 
     assert bench.store.write_failures == 2
-    assert bench.pictures[-1].listed is None
+    assert bench.snapshots[-1].listed is None
 
 
 def test_a_token_file_that_is_away_for_a_moment_does_not_end_the_wait_for_a_new_one(bench: PollerFixture) -> None:
@@ -704,8 +704,8 @@ def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: Po
 
     second.poll()
 
-    assert bench.pictures[-1].polling.up is False
-    assert bench.pictures[-1].ledger is None
+    assert bench.snapshots[-1].status.up is False
+    assert bench.snapshots[-1].ledger is None
 
 
 def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(bench: PollerFixture) -> None:
@@ -746,21 +746,21 @@ def test_an_unexpected_error_ends_the_poll_with_a_traceback_in_the_log_and_the_n
     bench.poll()
     bench.platform.instead = explode
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.polls["error"] == 1
+    assert snapshot.status.polls["error"] == 1
     crashed = next(event for event in bench.events() if event["event"] == "poll.crashed")
     assert "ZeroDivisionError" in crashed["exception"]
     assert "t0k3n" not in bench.log.getvalue()
     bench.platform.instead = lambda _: None
-    assert bench.poll().polling.up is True
+    assert bench.poll().status.up is True
 
 
 def test_a_token_file_that_goes_away_fails_the_poll_and_says_so(bench: PollerFixture) -> None:
     bench.poll()
     bench.token.unlink()
 
-    assert "the token file cannot be read" in bench.poll().polling.fault
+    assert "the token file cannot be read" in bench.poll().status.last_error
 
 
 def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: PollerFixture) -> None:
@@ -769,12 +769,12 @@ def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: PollerFixtu
     bench.platform.add("1", completed=5)
     bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # the nearest thing to a disk that is full
 
-    picture = bench.poll()
-    assert picture.ledger is not None
+    snapshot = bench.poll()
+    assert snapshot.ledger is not None
     assert good.ledger is not None
-    assert picture.ledger.counters is good.ledger.counters
-    assert picture.listed is not None
-    assert picture.listed["copy", "running"].completed == 5
+    assert snapshot.ledger.counters is good.ledger.counters
+    assert snapshot.listed is not None
+    assert snapshot.listed["copy", "running"].completed == 5
     assert bench.store.write_failures == 1
     bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and there is room again
     bench.poll()
@@ -787,20 +787,20 @@ def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: PollerFixt
         bench.platform.add(f"{number:04d}")
     bench.poller = bench.new_poller(share=0.01)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
     assert len(bench.platform.asked) == 10
     assert bench.wait is not None
     assert 0 < bench.wait <= 300
-    assert picture.listed is None
+    assert snapshot.listed is None
     # The page at the start that shows the order, three at the end where new jobs come in, some of the listing.
     assert 400 <= bench.counted(counting.JOBS_SUBMITTED) <= 892
     for _ in range(60):  # all run, and unfinished jobs come first
         asked = len(bench.platform.asked)
-        picture = bench.poll(after=301)
+        snapshot = bench.poll(after=301)
         assert len(bench.platform.asked) - asked <= 10
 
-    assert picture.listed is not None
-    assert picture.listed["copy", "running"].jobs == 2000
+    assert snapshot.listed is not None
+    assert snapshot.listed["copy", "running"].jobs == 2000
 
 
 def test_finished_jobs_are_logged_once_and_failures_at_warning(bench: PollerFixture) -> None:
@@ -831,7 +831,7 @@ def test_finished_jobs_are_logged_once_and_failures_at_warning(bench: PollerFixt
 
 def test_polls_keep_their_rhythm_and_skip_what_an_overrun_missed(bench: PollerFixture) -> None:
     def slow_once(_: httpx.Request) -> None:
-        if len(bench.pictures) == 2:
+        if len(bench.snapshots) == 2:
             bench.clock.advance(70)
 
     bench.platform.instead = slow_once
@@ -856,23 +856,23 @@ def test_a_new_token_ends_the_wait_after_a_refusal(bench: PollerFixture) -> None
 
     bench.poller.run()
 
-    assert bench.pictures[-1].polling.up is True
+    assert bench.snapshots[-1].status.up is True
     assert bench.clock.now - START < 300
 
 
 # ---- a large account ----
 
 
-def large(bench: PollerFixture, jobs: int = 2000) -> Picture:
+def large(bench: PollerFixture, jobs: int = 2000) -> AccountSnapshot:
     """An account that is watched, whose listing is complete."""
     for number in range(jobs):
         bench.platform.finish(
             f"{10_000 + number}", 1, started_on="2026-09-01T00:00:00Z", finished_on="2026-09-01T00:01:00Z"
         )
-    picture = bench.poll()
-    assert picture.listed is not None
-    assert picture.polling.watching is True
-    return picture
+    snapshot = bench.poll()
+    assert snapshot.listed is not None
+    assert snapshot.status.incremental_polling is True
+    return snapshot
 
 
 def lists_asked(bench: PollerFixture, since: int) -> int:
@@ -885,22 +885,22 @@ def test_a_large_account_shows_its_gauges_after_a_restart_at_the_first_poll_with
     large(bench)
     bench.poller, asked = bench.new_poller(), len(bench.platform.asked)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
     assert lists_asked(bench, asked) < 5
-    assert picture.listed is not None
-    assert picture.listed["copy", "finished"].jobs == 2000
+    assert snapshot.listed is not None
+    assert snapshot.listed["copy", "finished"].jobs == 2000
 
 
 def test_gauges_of_a_watched_account_move_with_what_is_seen(bench: PollerFixture) -> None:
     large(bench)
     bench.platform.add("20000", completed=3)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.listed is not None
-    assert picture.listed["copy", "running"] == (1, 10, 3, 0)
-    assert picture.listed["copy", "finished"].jobs == 2000
+    assert snapshot.listed is not None
+    assert snapshot.listed["copy", "running"] == (1, 10, 3, 0)
+    assert snapshot.listed["copy", "finished"].jobs == 2000
 
 
 def test_what_watching_saw_is_shown_before_slices_are_read(bench: PollerFixture) -> None:
@@ -908,7 +908,7 @@ def test_what_watching_saw_is_shown_before_slices_are_read(bench: PollerFixture)
 
     def look(request: httpx.Request) -> None:
         if request.url.params.get("offset") == "990":  # a page that only the listing needs
-            shown_before_slices.append(bench.pictures[-1].ledger)
+            shown_before_slices.append(bench.snapshots[-1].ledger)
 
     bench.platform.instead = look
     large(bench)
@@ -925,11 +925,11 @@ def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: Po
         bench.platform.said(502, {}) if request.url.params.get("offset") == "990" else None
     )
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.fault
+    assert snapshot.status.last_error
     assert bench.counted(counting.FILES_FAILED) >= 700
-    assert picture.listed is None
+    assert snapshot.listed is None
 
 
 def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_listing(bench: PollerFixture) -> None:
@@ -941,9 +941,9 @@ def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_
         bench.platform.said(502, {}) if request.url.path.endswith("/20000") else None
     )
     asked = len(bench.platform.asked)
-    picture = bench.poll(after=5 * 3600)
+    snapshot = bench.poll(after=5 * 3600)
 
-    assert picture.polling.fault
+    assert snapshot.status.last_error
     assert lists_asked(bench, asked) > 5
 
 
@@ -952,10 +952,10 @@ def test_a_small_share_makes_polls_less_frequent_and_what_they_show_is_believed_
 ) -> None:
     bench.poller = bench.new_poller(share=0.001)
 
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.interval == 375  # one request in five minutes, and some room
-    assert picture.gauges_until == START + 30 + 2 * 375
+    assert snapshot.status.interval == 375  # one request in five minutes, and some room
+    assert snapshot.gauges_until == START + 30 + 2 * 375
 
 
 def test_a_check_reads_no_slices(bench: PollerFixture) -> None:
@@ -969,9 +969,9 @@ def test_a_check_reads_no_slices(bench: PollerFixture) -> None:
 
 
 def test_requests_made_before_it_is_known_whose_they_are_count_as_theirs(bench: PollerFixture) -> None:
-    picture = bench.poll()
+    snapshot = bench.poll()
 
-    assert picture.polling.allowance_used == len(bench.platform.asked) == 2
+    assert snapshot.status.allowance_used == len(bench.platform.asked) == 2
 
 
 def test_a_job_whose_own_endpoint_tells_nothing_is_looked_at_on_its_page(bench: PollerFixture) -> None:

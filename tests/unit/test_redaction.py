@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from exporter.config.tokens import FixedToken
-from exporter.redaction import MASK, Secret, Secrets
+from exporter.redaction import MASK, Redactor, Secret
 from tests.background import BackgroundTask
 from tests.waiting import PATIENCE
 
@@ -38,35 +38,35 @@ def test_secrets_are_equal_when_their_texts_are() -> None:
     assert len({Secret(TOKEN), Secret(TOKEN), Secret(OTHER)}) == 2
 
 
-def hiding(*secrets: str) -> Secrets:
-    hiding = Secrets()
+def redactor(*secrets: str) -> Redactor:
+    redactor = Redactor()
     for secret in secrets:
-        hiding.hide(Secret(secret))
-    return hiding
+        redactor.add(Secret(secret))
+    return redactor
 
 
 def test_a_secret_within_another_leaves_no_rest_of_it() -> None:
-    for secrets in (hiding(TOKEN, TOKEN[:8]), hiding(TOKEN[:8], TOKEN)):
-        assert secrets.hidden(f"{TOKEN} {TOKEN[:8]}") == f"{MASK} {MASK}"
+    for its_redactor in (redactor(TOKEN, TOKEN[:8]), redactor(TOKEN[:8], TOKEN)):
+        assert its_redactor.redact(f"{TOKEN} {TOKEN[:8]}") == f"{MASK} {MASK}"
 
 
 def test_old_tokens_stay_hidden_and_an_empty_one_hides_nothing() -> None:
-    secrets = hiding(TOKEN, "", "0123456789abcdef")
+    its_redactor = redactor(TOKEN, "", "0123456789abcdef")
 
-    assert secrets.hidden(f"{TOKEN} and 0123456789abcdef") == f"{MASK} and {MASK}"
-    assert hiding("").hidden("plain") == "plain"
+    assert its_redactor.redact(f"{TOKEN} and 0123456789abcdef") == f"{MASK} and {MASK}"
+    assert redactor("").redact("plain") == "plain"
 
 
 def test_secrets_of_many_accounts_hidden_at_once_are_all_hidden() -> None:
-    secrets, start = Secrets(), threading.Barrier(8)
+    redactor, start = Redactor(), threading.Barrier(8)
 
     def hide(number: int) -> None:
         start.wait(PATIENCE)
         for each in range(100):
-            secrets.hide(Secret(f"secret-{number}-{each:03}"))
+            redactor.add(Secret(f"secret-{number}-{each:03}"))
 
     with ExitStack() as stack:
         for number in range(8):
             stack.enter_context(BackgroundTask(partial(hide, number)))
 
-    assert all(secrets.hidden(f"secret-{number}-{each:03}") == MASK for number in range(8) for each in range(100))
+    assert all(redactor.redact(f"secret-{number}-{each:03}") == MASK for number in range(8) for each in range(100))

@@ -10,12 +10,12 @@ import pytest
 
 from exporter import __version__
 from exporter.api.models import Job
-from exporter.metrics.snapshot import Picture
+from exporter.metrics.snapshot import AccountSnapshot
 from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
-from tests.snapshots import DISPLAY, POLLING, UNTRIED, picture
+from tests.snapshots import DISPLAY, STATUS, UNTRIED, snapshot
 
 NOW = START + 60
 CODES = "https://docs.sevenbridges.com/docs/api-status-codes"
@@ -69,10 +69,10 @@ class Strict(HTMLParser):
         self.open[-1].children.append(data)
 
 
-def tree(*pictures: Picture, now: float = NOW, job_series: int = 50, show_username: bool = True) -> Element:
-    """The page of *pictures*, parsed, after the checks that every page must pass."""
+def tree(*snapshots: AccountSnapshot, now: float = NOW, job_series: int = 50, show_username: bool = True) -> Element:
+    """The page of *snapshots*, parsed, after the checks that every page must pass."""
     display = replace(DISPLAY, job_series=job_series, show_username=show_username)
-    page = status_page(pictures, display, now)
+    page = status_page(snapshots, display, now)
     parser = Strict()
     parser.feed(page)
     parser.close()
@@ -159,11 +159,11 @@ def test_before_any_account_was_tried_it_says_so() -> None:
 
     assert overview(page) == ("No account has been tried yet", [])
     assert [each.text for each in page.all("h2")] == ["No account has been tried yet"]
-    assert overview(tree(picture(None, polling=UNTRIED))) == ("No account has been tried yet", [])
+    assert overview(tree(snapshot(None, status=UNTRIED))) == ("No account has been tried yet", [])
 
 
 def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
-    page = tree(picture(ledger_of()))
+    page = tree(snapshot(ledger_of()))
 
     assert overview(page) == ("Nothing is wrong", [])
     assert next(page.all("title")).text == "Nothing is wrong · sbg-exporter"
@@ -171,7 +171,7 @@ def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
 
 
 def test_accounts_that_are_still_to_be_tried_qualify_that() -> None:
-    page = tree(picture(ledger_of(), account="one"), picture(None, account="two", polling=UNTRIED))
+    page = tree(snapshot(ledger_of(), account="one"), snapshot(None, account="two", status=UNTRIED))
 
     assert overview(page) == ("Nothing is wrong so far, 1 not tried yet", [])
     assert figures(page)["Accounts up"] == "1 of 2"
@@ -182,13 +182,13 @@ def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
     failing.observe_listing(running_job(START + 1), at=START + 10)
     failing.observe_listing(finished_job(START + 1, failed=3, errors=(("4007", 2), ("none", 1))), at=START + 30)
     still.observe_listing(running_job(START + 2, done=4), at=START - 4000)
-    refused = replace(POLLING, up=False, fault="the token is refused", last_success=START - 300)
+    refused = replace(STATUS, up=False, last_error="the token is refused", last_success=START - 300)
 
     page = tree(
-        picture(still.ledger, account="still"),
-        picture(failing.ledger, account="failing"),
-        picture(broken.ledger, account="broken", polling=refused),
-        picture(ledger_of(), account="well"),
+        snapshot(still.ledger, account="still"),
+        snapshot(failing.ledger, account="failing"),
+        snapshot(broken.ledger, account="broken", status=refused),
+        snapshot(ledger_of(), account="well"),
     )
 
     assert overview(page) == (
@@ -218,14 +218,14 @@ def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_
         counted.observe_listing(running_job(at, failed=1), at=at)
         return counted
 
-    def silent(since: float) -> Picture:
-        polling = replace(POLLING, up=False, fault="no answer", last_success=since)
-        return picture(ledger_of(), account=f"silent since {since - START:.0f}", polling=polling)
+    def silent(since: float) -> AccountSnapshot:
+        status = replace(STATUS, up=False, last_error="no answer", last_success=since)
+        return snapshot(ledger_of(), account=f"silent since {since - START:.0f}", status=status)
 
     _, said = overview(
         tree(
-            picture(failed(START + 10).ledger, account="first"),
-            picture(failed(START + 20).ledger, account="second"),
+            snapshot(failed(START + 10).ledger, account="first"),
+            snapshot(failed(START + 20).ledger, account="second"),
             silent(START + 20),
             silent(START + 10),
         )
@@ -235,7 +235,7 @@ def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_
 
 
 def test_an_account_that_was_not_polled_lately_is_wrong_though_its_last_poll_went_well() -> None:
-    page = tree(picture(ledger_of()), now=START + 660.5)
+    page = tree(snapshot(ledger_of()), now=START + 660.5)
 
     assert overview(page) == (
         "1 account cannot be polled",
@@ -247,9 +247,9 @@ def test_an_account_that_was_not_polled_lately_is_wrong_though_its_last_poll_wen
 def test_a_failing_account_says_why_and_since_when_and_keeps_its_old_jobs_to_itself() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START + 1, done=4), at=START + 30)
-    failing = replace(POLLING, up=False, fault="the platform did not answer", last_poll=START + 7300, username=None)
+    failing = replace(STATUS, up=False, last_error="the platform did not answer", last_poll=START + 7300, username=None)
 
-    page = tree(picture(counted.ledger, polling=failing), now=START + 7330)
+    page = tree(snapshot(counted.ledger, status=failing), now=START + 7330)
 
     assert overview(page)[1] == [
         "cavatica: cannot be polled, last good answer 2 h ago: the platform did not answer.",
@@ -262,9 +262,9 @@ def test_a_failing_account_says_why_and_since_when_and_keeps_its_old_jobs_to_its
 
 
 def test_an_account_that_never_answered_says_so() -> None:
-    refused = replace(UNTRIED, up=False, fault="refused", last_poll=START)
+    refused = replace(UNTRIED, up=False, last_error="refused", last_poll=START)
 
-    assert overview(tree(picture(None, polling=refused)))[1] == [
+    assert overview(tree(snapshot(None, status=refused)))[1] == [
         "cavatica: cannot be polled, no good answer yet: refused."
     ]
 
@@ -273,7 +273,7 @@ def test_failures_from_before_counting_began_are_shown_but_raise_no_alarm() -> N
     counted = LedgerFixture()
     counted.observe_listing(finished_job(START - 1000, failed=2), at=START + 20)
 
-    page = tree(picture(counted.ledger))
+    page = tree(snapshot(counted.ledger))
 
     assert overview(page) == ("Nothing is wrong", [])
     assert rows(page, FAILED) == [
@@ -285,7 +285,7 @@ def test_failures_from_before_counting_began_are_shown_but_raise_no_alarm() -> N
 
 
 def test_an_account_that_was_not_reached_yet_shows_nothing_as_zero() -> None:
-    page = tree(picture(None, polling=UNTRIED))
+    page = tree(snapshot(None, status=UNTRIED))
 
     assert account(page) == [
         "not tried yet",
@@ -300,7 +300,7 @@ def test_an_account_that_was_not_reached_yet_shows_nothing_as_zero() -> None:
 
 
 def test_an_account_without_jobs_says_none() -> None:
-    page = tree(picture(ledger_of()))
+    page = tree(snapshot(ledger_of()))
 
     assert account(page) == [
         "up",
@@ -321,7 +321,7 @@ def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> No
         at=START + 30,
     )
 
-    page = tree(picture(counted.ledger), now=NOW)
+    page = tree(snapshot(counted.ledger), now=NOW)
 
     assert rows(page, LISTED) == [["copy", "finished", "1", "10", "7", "3"], ["copy", "running", "1", "10", "3", "1"]]
     assert rows(page, UNFINISHED) == [
@@ -340,7 +340,7 @@ def test_several_accounts_share_the_tables() -> None:
     one.observe_listing(running_job(START + 1, done=1), at=START + 20)
     two.observe_listing(running_job(START + 2, done=2), finished_job(START + 3, serial=1), at=START + 10)
 
-    page = tree(picture(one.ledger, account="one"), picture(two.ledger, account="two"))
+    page = tree(snapshot(one.ledger, account="one"), snapshot(two.ledger, account="two"))
 
     assert [row[1] for row in rows(page, UNFINISHED)] == ["two", "one"], "the one that moved last comes last"
     assert rows(page, LISTED) == [["copy", "finished", "1", "10", "10", "0"], ["copy", "running", "2", "20", "3", "0"]]
@@ -350,7 +350,7 @@ def test_tables_are_readable_without_styles() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START + 1, done=4), finished_job(START, failed=1), at=START + 30)
 
-    page = tree(picture(counted.ledger))
+    page = tree(snapshot(counted.ledger))
 
     assert [each.text for each in page.all("h1")] == ["sbg-exporter"]
     assert f"sbg-exporter {__version__}" in next(page.all("footer")).text
@@ -377,7 +377,7 @@ def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, total=total, done=done), at=START + 30)
 
-    page = tree(picture(counted.ledger))
+    page = tree(snapshot(counted.ledger))
 
     [shown] = page.all("progress")
     assert shown.attributes == {
@@ -392,7 +392,7 @@ def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing(
     counted = LedgerFixture()
     counted.observe_listing(Job(job_id(START), "copy", "submitted", 0, 0, 0), at=START + 30)
 
-    page = tree(picture(counted.ledger))
+    page = tree(snapshot(counted.ledger))
 
     assert rows(page, UNFINISHED)[0][3:5] == ["submitted", "not known yet"]
     assert not list(page.all("progress"))
@@ -402,7 +402,7 @@ def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
     counted = LedgerFixture()
     counted.observe_listing(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
 
-    [row] = rows(tree(picture(counted.ledger)), UNFINISHED)
+    [row] = rows(tree(snapshot(counted.ledger)), UNFINISHED)
 
     assert row[3:5] == ["finished, settling", "4 of 10"]
 
@@ -411,29 +411,29 @@ def test_what_is_wrong_stands_out() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4), at=START + 30)
     counted.observe_listing(running_job(START, done=4), finished_job(START, failed=3, serial=1), at=START + 60)
-    late = tree(picture(counted.ledger, gauges_until=START + 9000), now=START + 3630)
+    late = tree(snapshot(counted.ledger, gauges_until=START + 9000), now=START + 3630)
 
     def toned(name: str) -> set[str]:
         return {each.text for tag in ("span", "h2") for each in late.all(tag) if each.attributes.get("class") == name}
 
     assert toned("bad") == {"1 job with failed files, 1 job without progress", "3 of 10", "3", "3\u00a0failed"}
-    assert toned("mild") == {"60 min ago"}
+    assert toned("warning") == {"60 min ago"}
 
 
 def test_only_silence_is_no_alarm() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4), at=START + 30)
 
-    heading = next(tree(picture(counted.ledger, gauges_until=START + 9000), now=START + 3630).all("h2"))
+    heading = next(tree(snapshot(counted.ledger, gauges_until=START + 9000), now=START + 3630).all("h2"))
 
-    assert (heading.text, heading.attributes["class"]) == ("1 job without progress", "mild")
+    assert (heading.text, heading.attributes["class"]) == ("1 job without progress", "warning")
 
 
 def test_codes_are_explained_where_there_are_any() -> None:
     counted = LedgerFixture()
-    before = tree(picture(counted.ledger))
+    before = tree(snapshot(counted.ledger))
     counted.observe_listing(finished_job(START, failed=3), at=START + 30)
-    after = tree(picture(counted.ledger))
+    after = tree(snapshot(counted.ledger))
 
     assert CODES not in [link.attributes["href"] for link in before.all("a")]
     assert CODES in [link.attributes["href"] for link in after.all("a")]
@@ -446,8 +446,8 @@ def test_jobs_beyond_job_series_are_counted() -> None:
     counted = LedgerFixture()
     counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(5)), at=START + 30)
 
-    some = tree(picture(counted.ledger), job_series=2)
-    none = tree(picture(counted.ledger), job_series=0)
+    some = tree(snapshot(counted.ledger), job_series=2)
+    none = tree(snapshot(counted.ledger), job_series=0)
 
     assert [row[0] for row in rows(some, UNFINISHED)] == [job_id(START), job_id(START + 1, 1)]
     assert section(some, UNFINISHED).text.endswith("3 more not shown here.")
@@ -457,10 +457,10 @@ def test_jobs_beyond_job_series_are_counted() -> None:
 def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     counted = LedgerFixture()
     counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(3)), at=START - 3600)
-    failing = replace(POLLING, up=False, fault="no answer")
+    failing = replace(STATUS, up=False, last_error="no answer")
 
     page = tree(
-        *(picture(counted.ledger, account=f"a{each}", polling=failing) for each in range(300)), job_series=1_000_000
+        *(snapshot(counted.ledger, account=f"a{each}", status=failing) for each in range(300)), job_series=1_000_000
     )
 
     assert len(rows(page, FAILED)) == len(rows(page, UNFINISHED)) == 100
@@ -479,7 +479,7 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (86400, "24 h"), (172800, "2 d")],
 )
 def test_ages_are_told_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
-    page = tree(picture(ledger_of()), now=START + 30.5 + seconds)
+    page = tree(snapshot(ledger_of()), now=START + 30.5 + seconds)
 
     assert account(page)[1].startswith(f"{text} ago / ")
 
@@ -488,7 +488,7 @@ def test_every_age_has_its_moment() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4, failed=1), at=START + 30)
 
-    times = list(tree(picture(counted.ledger)).all("time"))
+    times = list(tree(snapshot(counted.ledger)).all("time"))
 
     assert {each.attributes["title"] for each in times if each.text.endswith("ago")} >= {"2026-09-21 14:13:20 UTC"}
     for each in times:
@@ -497,7 +497,7 @@ def test_every_age_has_its_moment() -> None:
 
 
 def test_the_username_can_be_hidden() -> None:
-    assert "rosalind" not in tree(picture(ledger_of()), show_username=False).text
+    assert "rosalind" not in tree(snapshot(ledger_of()), show_username=False).text
 
 
 @pytest.mark.parametrize("now", [NOW, START + 9000])
@@ -508,8 +508,8 @@ def test_nothing_that_comes_from_outside_becomes_markup(now: float) -> None:
         Job(f"2{EVIL}", "copy", "finished", 4, 0, 2, START, START + 1, errors=(("<b>", 2),)),
         at=START + 30,
     )
-    failing = replace(POLLING, up=False, fault=EVIL, username=EVIL)
-    shown = picture(counted.ledger, account=EVIL, polling=failing, gauges_until=START + 10_000)
+    failing = replace(STATUS, up=False, last_error=EVIL, username=EVIL)
+    shown = snapshot(counted.ledger, account=EVIL, status=failing, gauges_until=START + 10_000)
 
     page = tree(replace(shown, endpoint=f"https://{EVIL}/"), now=now)
 

@@ -15,11 +15,11 @@ import pytest
 
 from exporter.daemon import systemd
 from exporter.logs import Log, logger
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.server import QUIET, running
 from tests.harness import Account, Installation
-from tests.snapshots import POLLING, UNTRIED, picture
+from tests.snapshots import STATUS, UNTRIED, snapshot
 from tests.waiting import PATIENCE
 
 EVERY_MILLISECOND = "2000"
@@ -67,7 +67,7 @@ def ear(tmp_path: Path) -> Iterator[Ear]:
 
 
 def log_to(stream: io.StringIO) -> Log:
-    return logger("json", "debug", stream, Secrets())
+    return logger("json", "debug", stream, Redactor())
 
 
 def events(stream: io.StringIO) -> list[dict[str, object]]:
@@ -287,13 +287,13 @@ def test_once_it_can_be_told_again_a_later_failure_is_told_of_too(tmp_path: Path
 def test_the_status_line_counts_the_accounts_and_names_those_that_are_down(
     up: dict[str, bool | None], line: str
 ) -> None:
-    pictures = [picture(None, account=name, polling=replace(POLLING, up=is_up)) for name, is_up in up.items()]
+    snapshots = [snapshot(None, account=name, status=replace(STATUS, up=is_up)) for name, is_up in up.items()]
 
-    assert systemd.accounts_line(list(up), pictures) == line
+    assert systemd.accounts_line(list(up), snapshots) == line
 
 
 def test_an_account_of_which_there_is_no_picture_yet_is_not_tried_yet() -> None:
-    untried = picture(None, account="cgc", polling=UNTRIED)
+    untried = snapshot(None, account="cgc", status=UNTRIED)
 
     assert systemd.accounts_line(["lab", "cgc"], [untried]) == "0 of 2 accounts up; 2 not tried yet"
 

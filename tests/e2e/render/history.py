@@ -28,7 +28,7 @@ from exporter.daemon import assembly
 from exporter.logs import logger
 from exporter.metrics.exposition import Format
 from exporter.polling.poller import Poller
-from exporter.redaction import Secrets
+from exporter.redaction import Redactor
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
@@ -198,10 +198,10 @@ def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
         watched = (Account.at(simulator, name, token) for token, name in tokens.items())
         installation = Installation(folder / "exporter", *watched, poll_interval=SCRAPE_SECONDS)
         configuration = load({"config": str(installation.config)}, {}, folder)
-        log = logger("json", "error", io.StringIO(), secrets := Secrets())
+        log = logger("json", "error", io.StringIO(), redactor := Redactor())
         events = _plot(tokens, begins)
-        with assembly.assembled(configuration, threading.Event(), log, secrets, clock=clock) as parts:
-            due, apart = dict.fromkeys(parts.pollers, begins), _dice("apart")
+        with assembly.build(configuration, threading.Event(), log, redactor, clock=clock) as components:
+            due, apart = dict.fromkeys(components.pollers, begins), _dice("apart")
             for step in range(int((ENDS - begins) / SCRAPE_SECONDS) + 1):
                 at = begins + step * SCRAPE_SECONDS
                 while events and events[0].at <= at:
@@ -209,8 +209,8 @@ def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
                     events.pop(0).happen(simulator.platform)
                 simulator.platform.advance(at - simulator.platform.now())
                 clock.step_to(at)
-                yield from _stamped(parts.exposition.page(Format.TEXT, packed=False), at)
-                for poller in parts.pollers:
+                yield from _stamped(components.exposition.page(Format.TEXT, gzip=False), at)
+                for poller in components.pollers:
                     # Not all in the same instant, and not in time with the windows of the platform's rate limit.
                     at += apart.uniform(0.5, 2.5)
                     simulator.platform.advance(at - simulator.platform.now())
