@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Final
 
-from grafana_foundation_sdk.builders import bargauge, heatmap, stat, statetimeline, timeseries
+from grafana_foundation_sdk.builders import bargauge, heatmap, statetimeline
+from grafana_foundation_sdk.builders import stat as stat_panel
+from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
 from grafana import jobs, theme
 from grafana.layout import Page, Row, accounts, cells, tiles
-from grafana.panels import Says, bars, durations, lines, naming, states, tile
+from grafana.panels import PanelInfo, bar_gauge, durations, label_stat, stat, states, timeseries
 from grafana.queries import ACCOUNT, ACCOUNT_STATE, Query, each, increase, now, quantile, rate, since
 
-_REFUSED: Final = ("token refused", theme.LEGIBLE_LOOK)
+_REFUSED: Final = ("token refused", theme.WARNING_TEXT)
 _MAINTENANCE: Final = ("maintenance", theme.QUIET)
 ACCOUNT_STATES: Final = {
     "0": ("down", theme.FAILURE),
@@ -32,19 +34,19 @@ _OF_EXPORTERS: Final = "and on (job, instance) sbg_exporter_build_info"
 
 def account_states() -> statetimeline.Panel:
     """Show when each account was up, and the reason when it was not."""
-    says = Says(
+    info = PanelInfo(
         "Account states",
         "Whether polls of each account succeeded, or the reason why they failed.",
         "none",
         ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
     )
-    return states(says, Query(ACCOUNT_STATE, "{{account}}", step="1m"), ACCOUNT_STATES)
+    return states(info, Query(ACCOUNT_STATE, "{{account}}", step="1m"), ACCOUNT_STATES)
 
 
-def polled_in_time(*, listed: bool = False) -> timeseries.Panel:
+def polled_in_time(*, listed: bool = False) -> timeseries_panel.Panel:
     """Show the detection delay of each account and the poll interval."""
-    return lines(
-        Says(
+    return timeseries(
+        PanelInfo(
             "Detection delay",
             "Longest time since an unfinished job, or the head of the list, was last checked. It should not exceed the "
             "poll interval by much.",
@@ -58,26 +60,26 @@ def polled_in_time(*, listed: bool = False) -> timeseries.Panel:
     )
 
 
-def _watched() -> stat.Panel:
-    says = Says("Accounts", "Configured accounts.")
-    return tile(says, now(f"count({each('sbg_account_info')})"))
+def _watched() -> stat_panel.Panel:
+    info = PanelInfo("Accounts", "Configured accounts.")
+    return stat(info, now(f"count({each('sbg_account_info')})"))
 
 
-def _longest_delay() -> stat.Panel:
-    says = Says(
+def _longest_delay() -> stat_panel.Panel:
+    info = PanelInfo(
         "Detection delay",
         "Longest time since an unfinished job, or the head of the list, was last checked, over all accounts.",
         "s",
         ("SbgDetectionDelayed",),
     )
     delay = f"max({each('sbg_exporter_detection_delay_seconds')})"
-    return tile(says, now(delay), steps=((None, theme.NONE), (_LATE, theme.LEGIBLE_LOOK)))
+    return stat(info, now(delay), steps=((None, theme.NONE), (_LATE, theme.WARNING_TEXT)))
 
 
-def _failed_polls() -> timeseries.Panel:
+def _failed_polls() -> timeseries_panel.Panel:
     where = f'{ACCOUNT}, result!="success"'
-    return lines(
-        Says("Failed polls", "Failed polls per step, by result.", alerts=("SbgNotPolling",)),
+    return timeseries(
+        PanelInfo("Failed polls", "Failed polls per step, by result.", alerts=("SbgNotPolling",)),
         Query(
             increase("sbg_exporter_polls_total", "result", labels=("result",), where=where), "{{result}}", step=_STEP
         ),
@@ -87,9 +89,9 @@ def _failed_polls() -> timeseries.Panel:
     )
 
 
-def _listing_age() -> timeseries.Panel:
-    return lines(
-        Says(
+def _listing_age() -> timeseries_panel.Panel:
+    return timeseries(
+        PanelInfo(
             "Full listing age",
             "Time since the last full listing of each account. Accounts polled incrementally are listed in full once "
             "per full_listing_interval.",
@@ -106,11 +108,11 @@ def _listing_age() -> timeseries.Panel:
 # ---- API usage ----
 
 
-def allowance_use(*, listed: bool = False) -> timeseries.Panel:
+def allowance_use(*, listed: bool = False) -> timeseries_panel.Panel:
     """Show the share of its allowance that the exporter uses."""
     used = f"{each('sbg_exporter_allowance_used_requests')} / {each('sbg_exporter_allowance_requests')}"
-    return lines(
-        Says(
+    return timeseries(
+        PanelInfo(
             "Allowance used",
             "Requests made in the platform's current window, as a share of the allowance (rate_share of the rate "
             "limit). At 100 % the exporter waits for the next window.",
@@ -123,10 +125,10 @@ def allowance_use(*, listed: bool = False) -> timeseries.Panel:
     )
 
 
-def _requests() -> timeseries.Panel:
+def _requests() -> timeseries_panel.Panel:
     by_status = rate("sbg_exporter_requests_total", "status", labels=("endpoint", "status"), where=ACCOUNT)
-    return lines(
-        Says("Requests by status", "API requests per second, by HTTP status or kind of error.", "reqps"),
+    return timeseries(
+        PanelInfo("Requests by status", "API requests per second, by HTTP status or kind of error.", "reqps"),
         Query(by_status, "{{status}}"),
         colors=theme.REQUESTS,
         stacked=True,
@@ -135,8 +137,8 @@ def _requests() -> timeseries.Panel:
 
 def _limit_left() -> bargauge.Panel:
     left = f"{each('sbg_exporter_rate_limit_remaining')} / {each('sbg_exporter_rate_limit')}"
-    return bars(
-        Says(
+    return bar_gauge(
+        PanelInfo(
             "Rate limit remaining",
             "Requests that each user may still make in the current window. Other programs of the user share this "
             "limit.",
@@ -144,16 +146,16 @@ def _limit_left() -> bargauge.Panel:
             ("SbgAllowanceNearlyUsed",),
         ),
         now(left, "{{account}}"),
-        steps=((None, theme.LOOK), (0.2, theme.GOOD)),
+        steps=((None, theme.WARNING), (0.2, theme.GOOD)),
         most=1,
         short_names=True,
     )
 
 
-def _request_time() -> timeseries.Panel:
+def _request_time() -> timeseries_panel.Panel:
     shares = zip((0.5, 0.9, 0.99), theme.QUANTILES, strict=True)
-    return lines(
-        Says("Request duration", "Duration of API requests; p50, p90 and p99.", "s"),
+    return timeseries(
+        PanelInfo("Request duration", "Duration of API requests; p50, p90 and p99.", "s"),
         *(
             Query(
                 quantile(share, "sbg_exporter_request_duration_seconds", ("endpoint",), ACCOUNT), legend, exemplar=True
@@ -167,7 +169,7 @@ def _request_time() -> timeseries.Panel:
 def _poll_time() -> heatmap.Panel:
     buckets = increase("sbg_exporter_poll_duration_seconds_bucket", "le", labels=("le",), where=ACCOUNT)
     return durations(
-        Says("Poll duration", "Polls per step by duration; the colour scale gives their number.", "s"),
+        PanelInfo("Poll duration", "Polls per step by duration; the colour scale gives their number.", "s"),
         Query(buckets, "{{le}}", exemplar=True, step=_STEP),
     )
 
@@ -175,73 +177,73 @@ def _poll_time() -> heatmap.Panel:
 # ---- the process ----
 
 
-def _state_file() -> stat.Panel:
-    says = Says(
+def _state_file() -> stat_panel.Panel:
+    info = PanelInfo(
         "State file",
         "Failed commits to the state file in the last hour. The exporter retries them at the next poll.",
         alerts=("SbgStateNotWritable",),
     )
     failures = "ceil(max(increase(sbg_exporter_state_write_failures_total[1h])))"
-    return tile(says, now(failures), steps=((None, theme.NONE), (1, theme.FAILURE)), said={"0": ("OK", "")})
+    return stat(info, now(failures), steps=((None, theme.NONE), (1, theme.FAILURE)), value_mappings={"0": ("OK", "")})
 
 
-def _configuration() -> stat.Panel:
-    says = Says(
+def _configuration() -> stat_panel.Panel:
+    info = PanelInfo(
         "Configuration",
         "Result of the last configuration reload since the exporter started.",
         "none",
         ("SbgConfigReloadFailed",),
     )
-    said = {"0": ("rejected", theme.LEGIBLE_LOOK), "1": ("reloaded", ""), "2": ("not reloaded", "")}
+    value_mappings = {"0": ("rejected", theme.WARNING_TEXT), "1": ("reloaded", ""), "2": ("not reloaded", "")}
     reloaded = "min(sbg_exporter_config_last_reload_successful) or 2 * max(sbg_exporter_build_info)"
-    return tile(says, now(reloaded), said=said)
+    return stat(info, now(reloaded), value_mappings=value_mappings)
 
 
-def _version() -> stat.Panel:
-    says = Says("Version", "The exporter's version.", "string", ("SbgExporterDown",))
-    return naming(says, now("max by (version) (sbg_exporter_build_info)", "{{version}}"))
+def _version() -> stat_panel.Panel:
+    info = PanelInfo("Version", "The exporter's version.", "string", ("SbgExporterDown",))
+    return label_stat(info, now("max by (version) (sbg_exporter_build_info)", "{{version}}"))
 
 
-def _one_line(says: Says, expression: str, legend: str) -> timeseries.Panel:
-    return lines(says, Query(expression, legend), colors={legend: theme.GOOD})
+def _one_line(info: PanelInfo, expression: str, legend: str) -> timeseries_panel.Panel:
+    return timeseries(info, Query(expression, legend), colors={legend: theme.GOOD})
 
 
-def _tallied(says: Says, counter: str, label: str, colors: Mapping[str, str]) -> timeseries.Panel:
+def _tallied(info: PanelInfo, counter: str, label: str, colors: Mapping[str, str]) -> timeseries_panel.Panel:
     """Show rare events as bars, by one label."""
     query = Query(increase(counter, label, labels=(label,), where=ACCOUNT), f"{{{{{label}}}}}", step=_STEP)
-    return lines(says, query, colors=colors, stacked=True, bars=True)
+    return timeseries(info, query, colors=colors, stacked=True, bars=True)
 
 
-def _process() -> tuple[timeseries.Panel, ...]:
+def _process() -> tuple[timeseries_panel.Panel, ...]:
     greatest = "the maximum if there are several exporters"
     return (
         _one_line(
-            Says("Job records", "Jobs tracked in the state file. Their records expire after 45 days."),
+            PanelInfo("Job records", "Jobs tracked in the state file. Their records expire after 45 days."),
             "max(sbg_exporter_state_jobs)",
             "jobs",
         ),
         _one_line(
-            Says("State file size", "Size on disk, including the write-ahead log.", "bytes"),
+            PanelInfo("State file size", "Size on disk, including the write-ahead log.", "bytes"),
             "max(sbg_exporter_state_bytes)",
             "state file",
         ),
         _one_line(
-            Says("Memory", f"Resident memory; {greatest}.", "bytes"),
+            PanelInfo("Memory", f"Resident memory; {greatest}.", "bytes"),
             f"max(process_resident_memory_bytes {_OF_EXPORTERS})",
             "resident",
         ),
         _one_line(
-            Says("CPU", f"Share of one CPU; {greatest}.", "percentunit"),
+            PanelInfo("CPU", f"Share of one CPU; {greatest}.", "percentunit"),
             f"max(rate(process_cpu_seconds_total[$__rate_interval]) {_OF_EXPORTERS})",
             "CPU",
         ),
     )
 
 
-def _oddities() -> tuple[timeseries.Panel, ...]:
+def _oddities() -> tuple[timeseries_panel.Panel, ...]:
     return (
         _tallied(
-            Says(
+            PanelInfo(
                 "Records skipped",
                 "Job records per step that the exporter could not decode, by reason. A record counts in every listing.",
                 alerts=("SbgRecordsSkipped",),
@@ -251,22 +253,22 @@ def _oddities() -> tuple[timeseries.Panel, ...]:
             {},
         ),
         _tallied(
-            Says(
+            PanelInfo(
                 "Decreased platform counts",
                 "Times per step that the platform reported a lower count than before. Counters keep the higher count.",
             ),
             "sbg_exporter_counts_lowered_total",
             "field",
-            {"total": theme.QUIET, "completed": theme.GOOD, "failed": theme.LOOK},
+            {"total": theme.QUIET, "completed": theme.GOOD, "failed": theme.WARNING},
         ),
-        lines(
-            Says(
+        timeseries(
+            PanelInfo(
                 "Hidden jobs",
                 "Unfinished and failed jobs beyond job_series. They are counted, but have no rows in the tables.",
                 alerts=("SbgFilesFailed",),
             ),
             Query(f"sum by (kind) ({each('sbg_exporter_job_series_hidden', 'kind')})", "{{kind}}"),
-            colors={"unfinished": theme.LOOK, "failed": theme.FAILURE},
+            colors={"unfinished": theme.WARNING, "failed": theme.FAILURE},
         ),
     )
 

@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from grafana_foundation_sdk.builders import stat, timeseries
+from grafana_foundation_sdk.builders import stat as stat_panel
+from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
 from grafana import theme
 from grafana.layout import Cell, Row, cells
-from grafana.panels import ALARM, ATTENTION, Column, Says, bars, durations, lines, rows, tile
+from grafana.panels import ALARM, ATTENTION, Column, PanelInfo, bar_gauge, durations, stat, table, timeseries
 from grafana.queries import (
     FAILED_JOBS,
     OPERATION,
@@ -37,20 +38,20 @@ _OLDEST: Final = since(f"min(sbg_unfinished_jobs_oldest_timestamp_seconds{{{OPER
 _WHY: Final = {code: (f"{code} {meaning}", "") for code, meaning in theme.CODES.items()} | {"none": ("no code", "")}
 
 
-def failed() -> stat.Panel:
+def failed() -> stat_panel.Panel:
     """Show the number of failed jobs."""
-    says = Says(
+    info = PanelInfo(
         "Failed jobs",
         "Jobs with failed files that are unfinished, or finished within failed_job_window (default: a day). The number "
         "includes jobs beyond job_series, of all operations.",
         alerts=("SbgCopyFailed", "SbgFilesFailed"),
     )
-    return tile(says, now(FAILED_JOBS), steps=ALARM)
+    return stat(info, now(FAILED_JOBS), steps=ALARM)
 
 
-def last_failure() -> stat.Panel:
+def last_failure() -> stat_panel.Panel:
     """Show when the exporter last counted a failed file."""
-    says = Says(
+    info = PanelInfo(
         "Last failed file",
         "When the exporter last counted a failed file. This time survives restarts and never expires.",
         unit="dateTimeFromNow",
@@ -58,47 +59,47 @@ def last_failure() -> stat.Panel:
     )
     last = f"max({each('sbg_last_failure_counted_timestamp_seconds', 'operation', where=OPERATION)}) * 1000"
     counted = each("sbg_jobs_submitted_total", "operation", where=OPERATION)
-    return tile(says, now(or_zero(last, counted)), said={"0": ("never", "")})
+    return stat(info, now(or_zero(last, counted)), value_mappings={"0": ("never", "")})
 
 
-def accounts_down() -> stat.Panel:
+def accounts_down() -> stat_panel.Panel:
     """Show the number of accounts whose last poll failed."""
-    says = Says(
+    info = PanelInfo(
         "Accounts down",
         "Accounts whose last poll failed: token refused, platform under maintenance, or unreachable. Their data is as "
         "old as their last successful poll.",
         alerts=("SbgAccountUnreachable", "SbgTokenRefused"),
     )
-    return tile(says, now(f"sum(1 - {each('sbg_up')})"), steps=ALARM)
+    return stat(info, now(f"sum(1 - {each('sbg_up')})"), steps=ALARM)
 
 
-def unfinished() -> stat.Panel:
+def unfinished() -> stat_panel.Panel:
     """Show the number of unfinished jobs."""
-    says = Says("Unfinished jobs", "Submitted, resolving and running jobs, as of the last poll.")
-    return tile(says, now(f"sum({_UNFINISHED})"))
+    info = PanelInfo("Unfinished jobs", "Submitted, resolving and running jobs, as of the last poll.")
+    return stat(info, now(f"sum({_UNFINISHED})"))
 
 
-def oldest() -> stat.Panel:
+def oldest() -> stat_panel.Panel:
     """Show the age of the oldest unfinished job."""
-    says = Says("Oldest unfinished job", "Time since the oldest unfinished job was submitted.", unit="s")
-    return tile(says, now(or_zero(_OLDEST, _LISTED)), said={"0": ("none", "")})
+    info = PanelInfo("Oldest unfinished job", "Time since the oldest unfinished job was submitted.", unit="s")
+    return stat(info, now(or_zero(_OLDEST, _LISTED)), value_mappings={"0": ("none", "")})
 
 
-def stuck() -> stat.Panel:
+def stuck() -> stat_panel.Panel:
     """Show the number of stuck jobs."""
-    says = Says(
+    info = PanelInfo(
         "Stuck jobs",
         "Unfinished jobs without progress for 30 minutes, among those with per-job series.",
         alerts=("SbgJobStuck",),
     )
-    return tile(says, now(or_zero(f"count({_STILL} > {_STUCK})", _LISTED)), steps=ATTENTION)
+    return stat(info, now(or_zero(f"count({_STILL} > {_STUCK})", _LISTED)), steps=ATTENTION)
 
 
 def failures() -> Row:
     """Show which jobs failed, and their error codes."""
     finished = job("sbg_failed_job_finished_timestamp_seconds")
-    table = rows(
-        Says(
+    jobs_table = table(
+        PanelInfo(
             "Failed jobs",
             "Jobs with failed files, latest detection first. The platform provides error codes when a job finishes. "
             "The table has the three most frequent. Jobs that failed before counting began have no detection time.",
@@ -119,7 +120,7 @@ def failures() -> Row:
             Column("Operation", "operation", width=85),
             Column("Job", "job_id", width=180),
             Column("Failed", "failed", now(job("sbg_failed_job_files_failed")), "locale", 80, look="failure"),
-            Column("Main error", "code_1", said=_WHY, empty="not known yet"),
+            Column("Main error", "code_1", value_mappings=_WHY, empty="not known yet"),
             Column("2nd", "code_2", width=70),
             Column("3rd", "code_3", width=70),
             Column(
@@ -130,8 +131,8 @@ def failures() -> Row:
         sort="Detected",
     )
     by_code = f"sum by (code) ({each('sbg_failed_job_errors', 'operation', 'job_id', 'code', where=OPERATION)})"
-    why = bars(
-        Says(
+    why = bar_gauge(
+        PanelInfo(
             "Errors by code",
             "Error records of the failed jobs by platform error code (three most frequent per job). There may be fewer "
             "records than failed files.",
@@ -139,9 +140,9 @@ def failures() -> Row:
         ),
         now(f"sort_desc({by_code})", "{{code}}"),
         steps=((None, theme.FAILURE),),
-        said=_WHY,
+        value_mappings=_WHY,
     )
-    return Row("Failures", (Cell(table, 24, 8), *cells(8, 7, why, _files_failed(), _outcomes())))
+    return Row("Failures", (Cell(jobs_table, 24, 8), *cells(8, 7, why, _files_failed(), _outcomes())))
 
 
 def running() -> Row:
@@ -150,8 +151,8 @@ def running() -> Row:
         job(f"sbg_unfinished_job_files_{count}") for count in ("expected", "completed", "failed")
     )
     progress = f"({completed} + {failed}) / clamp_min({expected}, 1)"
-    table = rows(
-        Says(
+    jobs_table = table(
+        PanelInfo(
             "Unfinished jobs",
             "The oldest unfinished jobs, up to job_series per account, as of the last poll. Orange: stuck, without "
             "progress for 30 minutes.",
@@ -179,13 +180,13 @@ def running() -> Row:
                 now(_STILL),
                 "s",
                 115,
-                steps=((None, theme.PLAIN), (_STUCK, theme.LEGIBLE_LOOK)),
+                steps=((None, theme.PLAIN), (_STUCK, theme.WARNING_TEXT)),
             ),
         ),
         sort="Age",
     )
-    by_state = lines(
-        Says(
+    by_state = timeseries(
+        PanelInfo(
             "Unfinished jobs by state",
             "Submitted, resolving and running jobs, as of the last poll.",
         ),
@@ -193,12 +194,12 @@ def running() -> Row:
         colors=theme.STATES,
         stacked=True,
     )
-    return Row("Progress", (Cell(table, 17, 8), Cell(by_state, 7, 8)))
+    return Row("Progress", (Cell(jobs_table, 17, 8), Cell(by_state, 7, 8)))
 
 
-def _files_failed() -> timeseries.Panel:
-    return lines(
-        Says(
+def _files_failed() -> timeseries_panel.Panel:
+    return timeseries(
+        PanelInfo(
             "Failed files",
             "Failed files per step, by operation. Dots carry a job's id. Failures counted while Prometheus did not "
             "scrape are missing here, but not in the table of failed jobs.",
@@ -211,9 +212,9 @@ def _files_failed() -> timeseries.Panel:
     )
 
 
-def _outcomes() -> timeseries.Panel:
-    return lines(
-        Says(
+def _outcomes() -> timeseries_panel.Panel:
+    return timeseries(
+        PanelInfo(
             "Finished jobs",
             "Finished jobs per step, by outcome. incomplete: files are missing, but none failed. lost: the job "
             "disappeared from the platform. Jobs counted while Prometheus did not scrape are missing here.",
@@ -233,14 +234,14 @@ def _outcomes() -> timeseries.Panel:
 
 def pace() -> Row:
     """Show throughput, run time and queue time."""
-    files = lines(
-        Says("Files per second", "Files completed per second, by operation.", unit="files/s"),
+    files = timeseries(
+        PanelInfo("Files per second", "Files completed per second, by operation.", unit="files/s"),
         Query(rate("sbg_files_completed_total", "operation"), "{{operation}}", step="1m"),
         colors=theme.OPERATIONS,
         stacked=True,
     )
     ran = durations(
-        Says(
+        PanelInfo(
             "Job duration",
             "Jobs by duration, start to finish; the colour scale gives their number. Dots carry a job's id.",
             unit="s",
@@ -261,9 +262,9 @@ def pace() -> Row:
 
 def _quantiles(
     title: str, histogram: str, begin: str, end: str, labels: tuple[str, ...] = ("operation",)
-) -> timeseries.Panel:
-    return lines(
-        Says(
+) -> timeseries_panel.Panel:
+    return timeseries(
+        PanelInfo(
             title,
             f"{begin} to {end}; p50, p90 and p99 estimated from histogram buckets.",
             unit="s",

@@ -2,12 +2,14 @@
 
 from typing import Final
 
-from grafana_foundation_sdk.builders import bargauge, stat, timeseries
+from grafana_foundation_sdk.builders import bargauge
+from grafana_foundation_sdk.builders import stat as stat_panel
+from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
 from grafana import jobs, theme
 from grafana.health import ACCOUNT_STATES, account_states, allowance_use, polled_in_time
 from grafana.layout import Cell, Page, Row, accounts, cells, operations, tiles
-from grafana.panels import Says, bars, lines, naming, tile
+from grafana.panels import PanelInfo, bar_gauge, label_stat, stat, timeseries
 from grafana.queries import ACCOUNT, ACCOUNT_STATE, OPERATION, Query, each, increase, now, rate
 
 _INFO: Final = f"max by (username, api_endpoint) (sbg_account_info{{{ACCOUNT}}})"
@@ -15,60 +17,60 @@ _FAILED: Final = rate("sbg_files_failed_total", "operation")
 _COMPLETED: Final = rate("sbg_files_completed_total", "operation")
 
 
-def _owner() -> stat.Panel:
-    says = Says("Owner", "User name of the token's owner; empty if show_username is false.", "string")
-    return naming(says, now(_INFO, "{{username}}"))
+def _owner() -> stat_panel.Panel:
+    info = PanelInfo("Owner", "User name of the token's owner; empty if show_username is false.", "string")
+    return label_stat(info, now(_INFO, "{{username}}"))
 
 
-def _platform() -> stat.Panel:
-    return naming(Says("Platform", "API endpoint of the account.", "string"), now(_INFO, "{{api_endpoint}}"))
+def _platform() -> stat_panel.Panel:
+    return label_stat(PanelInfo("Platform", "API endpoint of the account.", "string"), now(_INFO, "{{api_endpoint}}"))
 
 
-def _state() -> stat.Panel:
-    says = Says(
+def _state() -> stat_panel.Panel:
+    info = PanelInfo(
         "State",
         "Whether the last poll succeeded, or the reason why it failed.",
         "none",
         ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
     )
     calm = {value: (text, "" if color == theme.GOOD else color) for value, (text, color) in ACCOUNT_STATES.items()}
-    return tile(says, now(ACCOUNT_STATE), said=calm)
+    return stat(info, now(ACCOUNT_STATE), value_mappings=calm)
 
 
-def _last_good_poll() -> stat.Panel:
-    says = Says(
+def _last_good_poll() -> stat_panel.Panel:
+    info = PanelInfo(
         "Last successful poll",
         "When a poll last succeeded. All current values on this page are from that time.",
         "dateTimeFromNow",
         ("SbgNotPolling",),
     )
-    return tile(says, now(f"{each('sbg_exporter_last_success_timestamp_seconds')} * 1000"))
+    return stat(info, now(f"{each('sbg_exporter_last_success_timestamp_seconds')} * 1000"))
 
 
-def _watching() -> stat.Panel:
-    says = Says(
+def _polling_mode() -> stat_panel.Panel:
+    info = PanelInfo(
         "Polling mode",
         "full listing: every poll lists all jobs. incremental: polls check new and unfinished jobs, and a full listing "
         "runs in the background.",
         "none",
     )
     modes = {"0": ("full listing", ""), "1": ("incremental", "")}
-    return tile(says, now(each("sbg_exporter_watching")), said=modes)
+    return stat(info, now(each("sbg_exporter_watching")), value_mappings=modes)
 
 
-def _counting_since() -> stat.Panel:
-    says = Says(
+def _counting_since() -> stat_panel.Panel:
+    info = PanelInfo(
         "Counting since",
         "When this account's ledger was created. Jobs that finished earlier are not counted.",
         "dateTimeAsSystem",
     )
-    return tile(says, now(f"{each('sbg_exporter_counting_since_timestamp_seconds')} * 1000"))
+    return stat(info, now(f"{each('sbg_exporter_counting_since_timestamp_seconds')} * 1000"))
 
 
-def _came_and_went() -> timeseries.Panel:
+def _came_and_went() -> timeseries_panel.Panel:
     finished = increase("sbg_jobs_finished_total", "account", labels=("operation", "outcome"))
-    return lines(
-        Says(
+    return timeseries(
+        PanelInfo(
             "Jobs submitted and finished",
             "Jobs first seen and jobs finished, per step. If more are submitted than finish, the queue grows.",
             alerts=("SbgQueueNotMoving",),
@@ -79,9 +81,9 @@ def _came_and_went() -> timeseries.Panel:
     )
 
 
-def _failing_share() -> timeseries.Panel:
-    return lines(
-        Says(
+def _failing_share() -> timeseries_panel.Panel:
+    return timeseries(
+        PanelInfo(
             "Failure ratio",
             "Failed files as a share of failed and completed files, by operation. Empty while no file ends.",
             "percentunit",
@@ -94,8 +96,8 @@ def _failing_share() -> timeseries.Panel:
 
 
 def _retained() -> bargauge.Panel:
-    return bars(
-        Says(
+    return bar_gauge(
+        PanelInfo(
             "Jobs on the platform", "Jobs in the platform's list, by state. It keeps finished jobs for up to a month."
         ),
         now(f"sum by (state) ({each('sbg_jobs', 'operation', 'state', where=OPERATION)})", "{{state}}"),
@@ -105,7 +107,7 @@ def _retained() -> bargauge.Panel:
 
 def page() -> Page:
     """Build the dashboard."""
-    who = (*tiles(_owner()), Cell(_platform(), 8, 3), *tiles(_state(), _last_good_poll(), _watching()))
+    who = (*tiles(_owner()), Cell(_platform(), 8, 3), *tiles(_state(), _last_good_poll(), _polling_mode()))
     alarms = tiles(
         jobs.failed(), jobs.last_failure(), jobs.unfinished(), jobs.oldest(), jobs.stuck(), _counting_since()
     )

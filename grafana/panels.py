@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, statetimeline
+from grafana_foundation_sdk.builders import stat as stat_panel
+from grafana_foundation_sdk.builders import table as table_panel
+from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models import dashboard as model
@@ -17,22 +20,26 @@ from grafana.queries import Query
 DATASOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 RUNBOOKS: Final = "https://github.com/sbg-exporter/sbg-exporter/blob/main/deploy/prometheus/RUNBOOKS.md"
 
-AnyPanel = stat.Panel | table.Panel | timeseries.Panel | heatmap.Panel | bargauge.Panel | statetimeline.Panel
-P = TypeVar("P", stat.Panel, table.Panel, timeseries.Panel, heatmap.Panel, bargauge.Panel, statetimeline.Panel)
+AnyPanel = (
+    stat_panel.Panel | table_panel.Panel | timeseries_panel.Panel | heatmap.Panel | bargauge.Panel | statetimeline.Panel
+)
+P = TypeVar(
+    "P", stat_panel.Panel, table_panel.Panel, timeseries_panel.Panel, heatmap.Panel, bargauge.Panel, statetimeline.Panel
+)
 Steps = Sequence[tuple[float | None, str]]
 """Pairs of a threshold and its colour; the first applies below all thresholds."""
-Words = Mapping[str, tuple[str, str]]
+ValueTexts = Mapping[str, tuple[str, str]]
 """Text and colour to show for a value ("": the default colour)."""
 
 ALARM: Final = ((None, theme.NONE), (1, theme.FAILURE))
-ATTENTION: Final = ((None, theme.NONE), (1, theme.LEGIBLE_LOOK))
+ATTENTION: Final = ((None, theme.NONE), (1, theme.WARNING_TEXT))
 """Thresholds for counts of failures, and for counts of warnings."""
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Says:
+class PanelInfo:
     """Title, description and unit of a panel.
 
     Attributes:
@@ -52,21 +59,21 @@ def runbook(alert: str) -> str:
     return f"{RUNBOOKS}#{alert.lower()}"
 
 
-def _said(panel: P, says: Says, targets: Sequence[Dataquery]) -> P:
+def _described(panel: P, info: PanelInfo, targets: Sequence[Dataquery]) -> P:
     for letter, target in zip(_LETTERS, targets, strict=False):
         panel.with_target(target.ref_id(letter).datasource(DATASOURCE))
-    panel.title(says.title).description(says.description).unit(says.unit).datasource(DATASOURCE)
-    if says.alerts:
+    panel.title(info.title).description(info.description).unit(info.unit).datasource(DATASOURCE)
+    if info.alerts:
         panel.links(
             [
                 dashboard.DashboardLink(f"Runbook: {alert}")
                 .type(model.DashboardLinkType.LINK)
                 .url(runbook(alert))
                 .target_blank(True)  # noqa: FBT003  # the SDK's signature
-                for alert in says.alerts
+                for alert in info.alerts
             ]
         )
-    return panel.no_value(says.empty) if says.empty else panel
+    return panel.no_value(info.empty) if info.empty else panel
 
 
 def _target(query: Query, kind: PromQueryFormat = PromQueryFormat.TIME_SERIES) -> Dataquery:
@@ -85,11 +92,11 @@ def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
     )
 
 
-def words(said: Words) -> list[model.ValueMapping]:
+def as_mappings(value_mappings: ValueTexts) -> list[model.ValueMapping]:
     """Map values to texts."""
     options = {
         value: model.ValueMappingResult(text=text, color=color or None, index=index)
-        for index, (value, (text, color)) in enumerate(said.items())
+        for index, (value, (text, color)) in enumerate(value_mappings.items())
     }
     return [model.ValueMap(options=options)] if options else []
 
@@ -105,14 +112,16 @@ def _latest() -> common.ReduceDataOptions:
 # ---- one number ----
 
 
-def tile(says: Says, query: Query, *, steps: Steps = ((None, theme.NONE),), said: Words | None = None) -> stat.Panel:
+def stat(
+    info: PanelInfo, query: Query, *, steps: Steps = ((None, theme.NONE),), value_mappings: ValueTexts | None = None
+) -> stat_panel.Panel:
     """Show one number, on a coloured background above its thresholds."""
     return (
-        _said(stat.Panel(), says, [_target(query)])
+        _described(stat_panel.Panel(), info, [_target(query)])
         .reduce_options(_latest())
         .thresholds(_steps(steps))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
-        .mappings(words(said or {}))
+        .mappings(as_mappings(value_mappings or {}))
         .color_mode(shapes.BigValueColorMode.BACKGROUND_SOLID)
         .graph_mode(shapes.BigValueGraphMode.NONE)
         .text_mode(shapes.BigValueTextMode.VALUE)
@@ -121,29 +130,29 @@ def tile(says: Says, query: Query, *, steps: Steps = ((None, theme.NONE),), said
     )
 
 
-def naming(says: Says, query: Query) -> stat.Panel:
+def label_stat(info: PanelInfo, query: Query) -> stat_panel.Panel:
     """Show the legend instead of the value, for facts in labels."""
-    return tile(says, query).text_mode(shapes.BigValueTextMode.NAME)
+    return stat(info, query).text_mode(shapes.BigValueTextMode.NAME)
 
 
 # ---- over time ----
 
 
-def lines(
-    says: Says,
+def timeseries(
+    info: PanelInfo,
     *queries: Query,
     colors: Mapping[str, str] | None = None,
     stacked: bool = False,
     bars: bool = False,
     listed: bool = False,
     most: float | None = None,
-) -> timeseries.Panel:
+) -> timeseries_panel.Panel:
     """Show series over time; *colors* by legend, as regular expressions.
 
     If there may be many series, *listed* shows them in a table to the right, largest first.
     """
     panel = (
-        _said(timeseries.Panel(), says, [_target(query) for query in queries])
+        _described(timeseries_panel.Panel(), info, [_target(query) for query in queries])
         .min(0)
         .line_width(0 if bars or stacked else 2)
         .fill_opacity(80 if bars or stacked else 0)
@@ -158,7 +167,7 @@ def lines(
             common.StackingConfig().mode(shapes.StackingMode.NORMAL if stacked else shapes.StackingMode.NONE).group("A")
         )
     )
-    if says.unit == "locale":  # a count: no fractions on the axis
+    if info.unit == "locale":  # a count: no fractions on the axis
         panel.decimals(0).axis_soft_max(4)
     if most is not None:
         panel.max(most)
@@ -192,10 +201,10 @@ def _color(color: str) -> model.DynamicConfigValue:
     return model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})
 
 
-def durations(says: Says, query: Query) -> heatmap.Panel:
+def durations(info: PanelInfo, query: Query) -> heatmap.Panel:
     """Show a histogram's buckets over time."""
     return (
-        _said(heatmap.Panel(), says, [_target(query, PromQueryFormat.HEATMAP)])
+        _described(heatmap.Panel(), info, [_target(query, PromQueryFormat.HEATMAP)])
         .calculate(False)  # noqa: FBT003  # Prometheus provides the buckets
         .color(
             heatmap.HeatmapColorOptions()
@@ -214,16 +223,16 @@ def durations(says: Says, query: Query) -> heatmap.Panel:
         .show_value(shapes.VisibilityMode.NEVER)
         .mode(shapes.TooltipDisplayMode.SINGLE)
         .show_color_scale(True)  # noqa: FBT003  # the SDK's signature
-        .exemplars_color(theme.LOOK)
+        .exemplars_color(theme.WARNING)
         .show_legend()
     )
 
 
-def states(says: Says, query: Query, said: Words) -> statetimeline.Panel:
+def states(info: PanelInfo, query: Query, value_mappings: ValueTexts) -> statetimeline.Panel:
     """Show the state of each series over time."""
     return (
-        _said(statetimeline.Panel(), says, [_target(query)])
-        .mappings(words(said))
+        _described(statetimeline.Panel(), info, [_target(query)])
+        .mappings(as_mappings(value_mappings))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .thresholds(_steps(((None, theme.QUIET),)))
         .merge_values(True)  # noqa: FBT003  # the SDK's signature
@@ -240,18 +249,18 @@ def states(says: Says, query: Query, said: Words) -> statetimeline.Panel:
 # ---- side by side ----
 
 
-def bars(
-    says: Says,
+def bar_gauge(
+    info: PanelInfo,
     query: Query,
     *,
     steps: Steps,
     most: float | None = None,
-    said: Words | None = None,
+    value_mappings: ValueTexts | None = None,
     short_names: bool = False,
 ) -> bargauge.Panel:
     """Show the latest values as bars, with names above them, or to their left if *short_names*."""
     panel = (
-        _said(bargauge.Panel(), says, [_target(query)])
+        _described(bargauge.Panel(), info, [_target(query)])
         .reduce_options(_latest())
         .min(0)
         .thresholds(_steps(steps))
@@ -271,7 +280,7 @@ def bars(
         panel.text(common.VizTextDisplayOptions().value_size(16).title_size(13))
     if most is not None:
         panel.max(most)
-    for name, (text, _) in (said or {}).items():
+    for name, (text, _) in (value_mappings or {}).items():
         panel.override_by_name(name, [model.DynamicConfigValue("displayName", text)])
     return panel
 
@@ -296,20 +305,22 @@ class Column:
     unit: str = ""
     width: int = 0
     look: Literal["", "bar", "failure"] = ""
-    said: Words | None = None
+    value_mappings: ValueTexts | None = None
     link: tuple[str, str] = ("", "")
     empty: str = ""
     steps: Steps = ()
 
 
-def rows(says: Says, columns: Sequence[Column], *hidden: Query, sort: str, descending: bool = True) -> table.Panel:
+def table(
+    info: PanelInfo, columns: Sequence[Column], *hidden: Query, sort: str, descending: bool = True
+) -> table_panel.Panel:
     """Show one row per combination of labels; *hidden* queries only add labels."""
     asked = [column.query for column in columns if column.query is not None]
     letters = dict(zip([column.title for column in columns if column.query is not None], _LETTERS, strict=False))
     fields = {column.title: f"Value #{letters[column.title]}" if column.query else column.source for column in columns}
     unseen = ["Time", *(f"Value #{_LETTERS[len(asked) + number]}" for number in range(len(hidden)))]
     panel = (
-        _said(table.Panel(), says, [_target(query, PromQueryFormat.TABLE) for query in (*asked, *hidden)])
+        _described(table_panel.Panel(), info, [_target(query, PromQueryFormat.TABLE) for query in (*asked, *hidden)])
         .with_transformation(model.DataTransformerConfig("merge", options={}))
         .with_transformation(
             model.DataTransformerConfig(
@@ -348,8 +359,8 @@ def _properties(column: Column) -> list[model.DynamicConfigValue]:
     if column.steps:
         found["custom.cellOptions"] = {"type": "color-text"}
         found["thresholds"] = _steps(column.steps).build()
-    if column.said:
-        found["mappings"] = words(column.said)
+    if column.value_mappings:
+        found["mappings"] = as_mappings(column.value_mappings)
     title, url = column.link
     if url:
         found["links"] = [{"title": title, "url": url}]

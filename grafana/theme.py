@@ -7,8 +7,8 @@ distinguish these three, and no panel uses colour alone.
 from typing import Final
 
 GOOD: Final = "blue"
-LOOK: Final = "orange"
-LEGIBLE_LOOK: Final = "dark-orange"
+WARNING: Final = "orange"
+WARNING_TEXT: Final = "dark-orange"
 """Orange with enough contrast for text in it and for white text on it."""
 FAILURE: Final = "red"
 PLAIN: Final = "text"
@@ -21,18 +21,18 @@ OPERATIONS: Final = {"copy": GOOD, "move": "light-purple", "delete": _TEAL}
 STATES: Final = {"submitted": "super-light-blue", "resolving": "light-purple", "running": GOOD, "finished": QUIET}
 OUTCOMES: Final = {
     "succeeded": GOOD,
-    "incomplete": LOOK,
+    "incomplete": WARNING,
     "lost": GONE,
     "partial": "light-red",
     "failed": FAILURE,
 }
-QUANTILES: Final = {"p50": GOOD, "p90": "light-purple", "p99": LOOK}
+QUANTILES: Final = {"p50": GOOD, "p90": "light-purple", "p99": WARNING}
 POLL_RESULTS: Final = {
     "success": GOOD,
     "maintenance": QUIET,
     "rate_limited": "yellow",
     "bad_answer": "light-purple",
-    "unauthorized": LOOK,
+    "unauthorized": WARNING,
     "unreachable": "dark-orange",
     "error": GONE,
 }
@@ -40,7 +40,7 @@ POLL_RESULTS: Final = {
 REQUESTS: Final = {
     "2..": GOOD,
     "429": "yellow",
-    "4(0.|1.|2[0-8])": LOOK,
+    "4(0.|1.|2[0-8])": WARNING,
     "5..": GONE,
     "(timeout|connect|other)": "dark-orange",
 }

@@ -46,7 +46,7 @@ Labels = frozenset[tuple[str, str]]
 
 # Until their users import them from where they are:
 eventually = waiting.eventually
-Bystander = recording_server.RecordingServer
+RecordingServer = recording_server.RecordingServer
 
 
 def fast(settings: SimulatorSettings, speed: float) -> SimulatorSettings:
@@ -174,7 +174,7 @@ class Daemon:
         self.events: list[Event] = []
         self.lines: list[str] = []
         """Standard error, line by line; those that are JSON are also among the events."""
-        self.output = ""
+        self.stdout = ""
         """Standard output."""
         self._news = threading.Condition()
         self._process = subprocess.Popen(
@@ -207,7 +207,7 @@ class Daemon:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._news:
-                self.output += line
+                self.stdout += line
                 self._news.notify_all()
 
     # ---- what it says ----
@@ -238,12 +238,12 @@ class Daemon:
     def await_output(self, text: str, within: float = _GENEROUS) -> str:
         """Standard output, once *text* is in it."""
         with self._news:
-            assert self._news.wait_for(lambda: text in self.output, within), self.told()
-            return self.output
+            assert self._news.wait_for(lambda: text in self.stdout, within), self.output()
+            return self.stdout
 
-    def told(self) -> str:
+    def output(self) -> str:
         """All that it wrote, for the message of a failed assertion."""
-        return "".join(self.lines) + self.output
+        return "".join(self.lines) + self.stdout
 
     # ---- what it serves ----
 
@@ -252,7 +252,7 @@ class Daemon:
         """Where its metrics are served, once they are."""
         if self._url is None:
             started = self.await_event("daemon.started")
-            assert started is not None, self.told()
+            assert started is not None, self.output()
             self._url = f"http://{started['listen']}"
         return self._url
 
@@ -261,7 +261,7 @@ class Daemon:
 
     def await_ready(self) -> Self:
         """This daemon, once every account has been tried."""
-        eventually(lambda: self.get("/-/ready").status_code == 200, saying=self.told)
+        eventually(lambda: self.get("/-/ready").status_code == 200, describe=self.output)
         return self
 
     def scrape(self) -> Scrape:
@@ -278,7 +278,7 @@ class Daemon:
             scrapes[0] = self.scrape()
             return bool(condition(scrapes[0]))
 
-        eventually(holds, within=within, every=_SCRAPE, saying=lambda: scrapes[0].page + self.told())
+        eventually(holds, within=within, every=_SCRAPE, describe=lambda: scrapes[0].page + self.output())
         return scrapes[0]
 
     def await_polls(self, account: str, number: int = 1, result: str = "success") -> Scrape:
@@ -296,7 +296,7 @@ class Daemon:
             wrong[0] = difference(scrape, account, simulator, user)
             return None if wrong[0] else scrape
 
-        return eventually(exact, every=_SCRAPE, saying=lambda: f"{account} is off by {wrong[0]}\n{self.told()}")
+        return eventually(exact, every=_SCRAPE, describe=lambda: f"{account} is off by {wrong[0]}\n{self.output()}")
 
     # ---- how it ends ----
 
@@ -389,7 +389,7 @@ class Installation:
 # --------------------------------------------------------------------------------------------------- what must not fall
 
 
-class Onlooker:
+class MonotonicCounters:
     """Sees scrape after scrape, across restarts, and fails at the first counter that falls or was born again."""
 
     def __init__(self) -> None:

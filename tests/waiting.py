@@ -15,12 +15,12 @@ def eventually(
     *,
     within: float = PATIENCE,
     every: float = 0.02,
-    saying: Callable[[], object] = str,
+    describe: Callable[[], object] = str,
 ) -> T:
-    """The first result of *condition* that is true; *saying* tells what was there instead when none came."""
+    """The first result of *condition* that is true; *describe* tells what was there instead when none came."""
     ends = time.monotonic() + within
     while not (result := condition()):
         if time.monotonic() > ends:
-            raise AssertionError(f"not within {within} s; last seen: {saying()}")
+            raise AssertionError(f"not within {within} s; last seen: {describe()}")
         time.sleep(every)
     return result

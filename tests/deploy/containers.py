@@ -112,7 +112,7 @@ class Container:
             assert self.inspect("{{.State.Running}}") == "true", self.told
             return self.said("daemon.started")
 
-        return f"http://{eventually(started, saying=lambda: self.told)[0]['listen']}"
+        return f"http://{eventually(started, describe=lambda: self.told)[0]['listen']}"
 
     def answering(self) -> "Answering":
         """Its metrics server, once it is up."""

@@ -227,7 +227,7 @@ def inbox(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             url = f"http://127.0.0.1:{port}"
-            eventually(lambda: answers(url), saying=said.read_text)
+            eventually(lambda: answers(url), describe=said.read_text)
             yield url, said
         finally:
             process.kill()
@@ -318,8 +318,8 @@ def test_a_failed_job_is_told_to_the_inbox_by_all_of_them_together(tmp_path: Pat
             "import urllib.request as u;"
             "print(u.urlopen('http://127.0.0.1:8089/simulator/jobs', b'{\"total\": 9, \"failed\": 4}').read().decode())"
         )
-        eventually(lambda: "control side" in simulator.told, saying=lambda: simulator.told)
+        eventually(lambda: "control side" in simulator.told, describe=lambda: simulator.told)
         job = json.loads(containers.podman("exec", simulator.name, "python", "-c", post))["id"]
         told = re.compile(rf"(?m)^/failures firing SbgCopyFailed: .*job_id={job}")
-        eventually(lambda: told.search(inbox.told), within=240, every=1, saying=lambda: inbox.told)
+        eventually(lambda: told.search(inbox.told), within=240, every=1, describe=lambda: inbox.told)
         containers.compose(file, "down", "--volumes")

@@ -20,7 +20,7 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import RunningSimulator, SimulatorSettings, running
 from tests.deploy.containers import DOCKERFILE, HARDENED, REPOSITORY, REVISION, Container, Engine, engine
 from tests.deploy.kubernetes_tools import kustomized, objects, only, pod_document, templated
-from tests.harness import Account, Onlooker, difference, eventually
+from tests.harness import Account, MonotonicCounters, difference, eventually
 
 USER: Final = 65532
 TOKENS: Final = "/run/secrets/sbg-exporter-tokens"
@@ -266,25 +266,25 @@ def test_counters_go_on_in_the_next_container(
 ) -> None:
     account = Account.at(simulator)
     options = (*limited("256m"), *settings(tmp_path / "etc", account), "--volume", f"{containers.volume()}:{STATE}")
-    onlooker = Onlooker()
+    counters = MonotonicCounters()
     for ends in ("TERM", "KILL", "TERM"):
         simulator.platform.submit(JobScript(total=5, failed=1, running=60))
         daemon = containers.start(image, "run", "--config", SETTINGS, options=options)
-        await_exact(daemon, simulator, onlooker)
+        await_exact(daemon, simulator, counters)
         containers.podman("kill", f"--signal={ends}", daemon.name)
         containers.podman("wait", daemon.name)
         simulator.platform.submit(JobScript(total=9, failed=4, running=1))
-    assert onlooker.scrapes > 3
+    assert counters.scrapes > 3
 
 
-def await_exact(daemon: Container, simulator: RunningSimulator, onlooker: Onlooker) -> None:
+def await_exact(daemon: Container, simulator: RunningSimulator, counters: MonotonicCounters) -> None:
     """Return when the counters are the truth; fail if one ever falls."""
     answering = daemon.answering().await_ready()
 
     def exact() -> bool:
-        return not difference(onlooker.see(answering.scrape()), "sim", simulator)
+        return not difference(counters.see(answering.scrape()), "sim", simulator)
 
-    eventually(exact, every=0.1, saying=lambda: daemon.told)
+    eventually(exact, every=0.1, describe=lambda: daemon.told)
 
 
 @pytest.mark.slow
@@ -311,7 +311,7 @@ def test_ten_thousand_jobs_fit_into_128_mib(containers: Engine, image: str, tmp_
             listed, polls = (last[0].total(name, account="sim") for name in ("sbg_jobs", "sbg_exporter_polls_total"))
             return listed >= JOBS and polls >= POLLS
 
-        eventually(busy, within=120, saying=lambda: daemon.told)
+        eventually(busy, within=120, describe=lambda: daemon.told)
         limit, peak = memory(daemon)
         resident = last[0].value("process_resident_memory_bytes") or 0
         sys.stdout.write(f"\n{JOBS} jobs: peak {peak / MIB:.0f} MiB, resident {resident / MIB:.0f} MiB\n")
@@ -365,10 +365,10 @@ def test_in_kubernetes_a_ledger_is_copied_put_back_and_moved(
     holding = [only("Pod", objects(kustomized("state")))]
     holding[0]["spec"]["containers"][0]["image"] = image
 
-    def counted_exactly(onlooker: Onlooker, *before: str) -> None:
+    def counted_exactly(counters: MonotonicCounters, *before: str) -> None:
         simulator.platform.submit(JobScript(total=9, failed=4, running=1))
         daemon = played(containers, document, tmp_path)
-        await_exact(daemon, simulator, onlooker)
+        await_exact(daemon, simulator, counters)
         for line in before:
             containers.as_kubectl(line, tmp_path)
         assert daemon.stop() == 0
@@ -380,12 +380,12 @@ def test_in_kubernetes_a_ledger_is_copied_put_back_and_moved(
             containers.as_kubectl(line, tmp_path)
         containers.podman("pod", "rm", "--force", "--time=0", "sbg-exporter-state")
 
-    counted_exactly(Onlooker(), copy, fetch)
-    counted_exactly(Onlooker())
+    counted_exactly(MonotonicCounters(), copy, fetch)
+    counted_exactly(MonotonicCounters())
     meanwhile(show, tidy, put_back)
-    counted_exactly(onlooker := Onlooker())
+    counted_exactly(monotonic := MonotonicCounters())
     meanwhile(export, forget, bring)
-    counted_exactly(onlooker)
+    counted_exactly(monotonic)
     containers.sweep()
 
 

@@ -252,7 +252,7 @@ def test_the_exporter_takes_the_configuration(name: str, tmp_path: Path) -> None
 
         checked = site.start("check", "--offline", "--config", str(site.config))
 
-        assert checked.end() == 0, checked.told()
+        assert checked.end() == 0, checked.output()
 
 
 def certificates() -> str:

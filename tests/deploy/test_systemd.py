@@ -19,7 +19,7 @@ import pytest
 
 from exporter.config.settings import load
 from exporter.simulator.server import DEMO_TOKEN
-from tests.harness import OPENMETRICS, Onlooker, Scrape, eventually
+from tests.harness import OPENMETRICS, MonotonicCounters, Scrape, eventually
 
 REPOSITORY: Final = Path(__file__).parents[2]
 DEPLOY: Final = REPOSITORY / "deploy" / "systemd"
@@ -128,7 +128,7 @@ class Machine:
     def __init__(self, leader: int) -> None:
         self._enter = ["nsenter", "--target", str(leader), "--all", "--wd=/", "env", "-i"]
         self._enter += ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels"]
-        self._onlooker = Onlooker()
+        self._counters = MonotonicCounters()
 
     def attempt(self, line: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         """*line*, run by root in the checkout's folder, whatever comes of it; *typed* is its standard input."""
@@ -165,11 +165,11 @@ class Machine:
     def scrape(self) -> Scrape | None:
         """The metrics, none of whose counters fell; None while nobody serves them."""
         done = self.attempt(f"curl -fsS -H 'Accept: {OPENMETRICS}' localhost:10037/metrics")
-        return self._onlooker.see(Scrape(done.stdout)) if done.returncode == 0 else None
+        return self._counters.see(Scrape(done.stdout)) if done.returncode == 0 else None
 
     def look_anew(self) -> None:
         """Counters may be lower from now on: a backup was put back."""
-        self._onlooker = Onlooker()
+        self._counters = MonotonicCounters()
 
     def await_counted(self, jobs: int, failed: int) -> Scrape:
         """A scrape with exactly these counts, of an account that is up."""
@@ -183,7 +183,7 @@ class Machine:
             seen[0] = [scrape.value("sbg_up", account="cavatica"), *(scrape.value(name, **of_copies) for name in names)]
             return scrape if seen[0] == [1, jobs, failed] else None
 
-        return eventually(exact, every=LOOK, saying=lambda: f"{seen[0]}\n{self.journal()}")
+        return eventually(exact, every=LOOK, describe=lambda: f"{seen[0]}\n{self.journal()}")
 
     def await_unit(self, **wanted: str) -> Mapping[str, str]:
         """The unit, once it has these properties."""
@@ -191,7 +191,7 @@ class Machine:
         def there() -> Mapping[str, str] | None:
             return unit if wanted.items() <= (unit := self.unit()).items() else None
 
-        return eventually(there, every=LOOK, saying=self.journal)
+        return eventually(there, every=LOOK, describe=self.journal)
 
 
 @contextmanager
@@ -215,7 +215,7 @@ def booted(folder: Path) -> Iterator[Machine]:
                 lambda: machine.attempt("systemctl is-system-running").stdout == "running\n",
                 within=BOOTS_WITHIN,
                 every=LOOK,
-                saying=lambda: machine.attempt("systemctl --failed; systemctl list-jobs"),
+                describe=lambda: machine.attempt("systemctl --failed; systemctl list-jobs"),
             )
             yield machine
             machine.run("systemctl poweroff")
@@ -367,7 +367,7 @@ def stuck(machine: Machine) -> None:
     machine.run("sleep 2")  # until it hangs in reading it
     machine.submit(failed=2)
 
-    eventually(lambda: "watchdog.withheld" in machine.journal(), within=120, every=LOOK, saying=machine.journal)
+    eventually(lambda: "watchdog.withheld" in machine.journal(), within=120, every=LOOK, describe=machine.journal)
 
     assert machine.attempt("curl -fsS localhost:10037/-/healthy").returncode != 0
     assert "account cavatica has not moved for 6" in machine.unit()["StatusText"]

@@ -67,7 +67,7 @@ class _Program:
         """Start it, and wait until it is ready."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        eventually(self._ready, saying=self.told)
+        eventually(self._ready, describe=self.told)
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -202,7 +202,7 @@ class Prometheus(_Program):
             found: list[Json] = self.ask("targets")["activeTargets"]
             return found
 
-        eventually(lambda: [each["health"] for each in targets()] == ["up"], every=0.1, saying=targets)
+        eventually(lambda: [each["health"] for each in targets()] == ["up"], every=0.1, describe=targets)
 
     def await_evaluation(self) -> None:
         """Return when every rule has been evaluated anew, and without an error."""
@@ -221,7 +221,7 @@ class Prometheus(_Program):
                 or datetime.fromisoformat(_microseconds(rule["lastEvaluation"])).timestamp() < began
             ]
 
-        eventually(lambda: groups() and not late(), every=0.1, saying=late)
+        eventually(lambda: groups() and not late(), every=0.1, describe=late)
 
 
 def _microseconds(moment: str) -> str:

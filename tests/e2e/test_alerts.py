@@ -111,7 +111,7 @@ class Told:
     """What was done, and what was told of it."""
 
     monitoring: Monitoring
-    misfortune: "Misfortune"
+    misfortune: "OutageInjector"
     simulator: RunningSimulator
     failing: Mapping[str, JobScript]
 
@@ -124,7 +124,7 @@ class Told:
         return found
 
 
-class Misfortune:
+class OutageInjector:
     """What befalls the exporter: killed or restarted, at odd moments, and down for a while or not."""
 
     def __init__(self, place: Installation, simulator: RunningSimulator, users: Users) -> None:
@@ -181,7 +181,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
             first.scrape_when(lambda now: len(now.series("sbg_exporter_last_success_timestamp_seconds")) == len(USERS))
             monitored.prometheus.await_scrape()
         users = Users(busy, calm)
-        misfortune = Misfortune(place, busy, users)
+        misfortune = OutageInjector(place, busy, users)
         users.start()
         try:
             for number, outage in enumerate(OUTAGES):
@@ -200,9 +200,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
                 alert["labels"].get("job_id", "") for each in monitored.on_call.notifications for alert in each.alerts
             }
 
-        eventually(all_told, within=60, saying=monitored.seen)
+        eventually(all_told, within=60, describe=monitored.seen)
         users.submit_failing(LAST)
-        eventually(all_told, within=60, saying=monitored.seen)
+        eventually(all_told, within=60, describe=monitored.seen)
         monitored.prometheus.await_evaluation()
         yield Told(monitored, misfortune, busy, users.failing)
 
@@ -294,7 +294,7 @@ def test_prometheus_keeps_the_failed_job_s_id_beside_the_failures_and_durations(
         found = told.monitoring.prometheus.exemplars(series)
         return {(each["series"]["operation"], each["labels"]["job_id"]) for each in found}
 
-    eventually(lambda: shown() and shown() <= kept(), saying=lambda: (shown(), kept()))
+    eventually(lambda: shown() and shown() <= kept(), describe=lambda: (shown(), kept()))
     for operation, job in kept():
         assert operation == told.failing[job].operation
 
@@ -356,8 +356,8 @@ def test_refused_and_unreachable_accounts_are_on_their_way_and_maintenance_is_to
         }
 
     # The exporter may have been looked for before it was there.
-    eventually(lambda: active() - {("SbgExporterDown", "", "pending")} == expected, saying=troubled.seen)
-    eventually(lambda: told.notifications, saying=troubled.seen)
+    eventually(lambda: active() - {("SbgExporterDown", "", "pending")} == expected, describe=troubled.seen)
+    eventually(lambda: told.notifications, describe=troubled.seen)
     assert told.told() == told.told(alertname="SbgMaintenance", account="resting") == [("log", "firing")]
 
 
@@ -371,5 +371,5 @@ def test_why_an_account_is_not_reached_is_looked_up_by_the_description(troubled:
 
     eventually(
         lambda: ["Most frequent result: unreachable." in each for each in descriptions()] == [True],
-        saying=descriptions,
+        describe=descriptions,
     )

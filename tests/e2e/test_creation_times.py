@@ -57,7 +57,7 @@ def test_prometheus_counts_the_first_value_of_a_counter_that_was_born_above_zero
         with Prometheus(tmp_path / "prometheus", listen, features=[FEATURE]) as prometheus:
             # More than one scrape, because increase() wants two samples also where it does not know of the creation.
             eventually(
-                lambda: prometheus.query("count_over_time(up[1h]) > 2"), saying=lambda: prometheus.ask("targets")
+                lambda: prometheus.query("count_over_time(up[1h]) > 2"), describe=lambda: prometheus.ask("targets")
             )
 
             for series, value in BORN.items():

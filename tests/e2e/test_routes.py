@@ -60,10 +60,12 @@ def test_what_explains_an_unreachable_account_silences_it_until_it_ends(
         alert("SbgCopyFailed", {"account": "x", "operation": "copy", "job_id": "j"}),
     )
 
-    eventually(lambda: told.told(alertname=source), saying=lambda: told.notifications)
-    eventually(lambda: told.told(alertname="SbgCopyFailed"), saying=lambda: told.notifications)
+    eventually(lambda: told.told(alertname=source), describe=lambda: told.notifications)
+    eventually(lambda: told.told(alertname="SbgCopyFailed"), describe=lambda: told.notifications)
     if of_one_account:
-        eventually(lambda: told.told(alertname="SbgAccountUnreachable", account="y"), saying=lambda: told.notifications)
+        eventually(
+            lambda: told.told(alertname="SbgAccountUnreachable", account="y"), describe=lambda: told.notifications
+        )
     silenced = {
         (each["labels"]["alertname"], each["labels"]["account"])
         for each in alertmanager.alerts()
@@ -77,7 +79,7 @@ def test_what_explains_an_unreachable_account_silences_it_until_it_ends(
 
     alertmanager.post(alert(source, labels, ended=True))
 
-    eventually(lambda: told.told(alertname="SbgAccountUnreachable", account="x"), saying=lambda: told.notifications)
+    eventually(lambda: told.told(alertname="SbgAccountUnreachable", account="x"), describe=lambda: told.notifications)
     assert told.told(alertname="SbgAccountUnreachable", account="x") == [("team", "firing")]
 
 
@@ -91,8 +93,8 @@ def test_the_net_is_silent_where_an_alert_names_the_job(alerting: tuple[Alertman
         alert("SbgFilesFailed", {"account": "x", "operation": "move"}),
     )
 
-    eventually(lambda: told.told(alertname="SbgCopyFailed"), saying=lambda: told.notifications)
-    eventually(lambda: told.told(alertname="SbgFilesFailed", operation="move"), saying=lambda: told.notifications)
+    eventually(lambda: told.told(alertname="SbgCopyFailed"), describe=lambda: told.notifications)
+    eventually(lambda: told.told(alertname="SbgFilesFailed", operation="move"), describe=lambda: told.notifications)
     assert told.told(alertname="SbgFilesFailed") == [("failures", "firing")]
 
 

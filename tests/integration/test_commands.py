@@ -35,8 +35,8 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
 
         assert check.end() == 0
         assert check.lines == []
-        told = dict(re.findall(r"^  (\S+(?: limit)?)\s{2,}(.*)$", check.output, re.MULTILINE))
-        assert check.output.startswith("sim\n")
+        told = dict(re.findall(r"^  (\S+(?: limit)?)\s{2,}(.*)$", check.stdout, re.MULTILINE))
+        assert check.stdout.startswith("sim\n")
         assert told["endpoint"] == simulator.url
         assert told["user"] == "demo"
         assert told["jobs"] == "121 listed"
@@ -60,8 +60,8 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             check = site.start("check", "--config", str(site.config))
 
             assert check.end() == 1
-            assert re.findall(r"^(\w+)$", check.output, re.MULTILINE) == ["good", "twin", "refused"]
-            assert re.findall(r"fault +(.*)", check.output) == [
+            assert re.findall(r"^(\w+)$", check.stdout, re.MULTILINE) == ["good", "twin", "refused"]
+            assert re.findall(r"fault +(.*)", check.stdout) == [
                 "accounts good and twin are one and the same user: good is watched, twin is not",
                 "the platform refused the token: 401 'Unauthorized.' (code 90001)",
             ]
@@ -74,7 +74,7 @@ def test_check_offline_asks_nobody(tmp_path: Path) -> None:
         check = site.start("check", "--offline", "--config", str(site.config))
 
         assert check.end() == 0
-        assert check.output == (
+        assert check.stdout == (
             f"warning: {site.folder}/far.token: others can read this token file (mode 0644); chmod 600 it\n"
             "The configuration is right: 1 account. Nobody was asked.\n"
         )
@@ -88,7 +88,7 @@ def test_once_counts_into_the_state_file_and_prints_the_page(tmp_path: Path) -> 
         for _ in range(2):
             once = site.start("once", "--config", str(site.config))
             assert once.end() == 0
-            pages.append(once.output)
+            pages.append(once.stdout)
 
         counted = [
             {
@@ -114,8 +114,8 @@ def test_once_that_cannot_list_shows_what_is_known_and_fails(tmp_path: Path) -> 
         once = site.start("once", "--config", str(site.config))
 
         assert once.end() == 1
-        assert 'sbg_up{account="sim"} 0' in once.output
-        assert 'sbg_jobs_submitted_total{account="sim",operation="copy"} 1' in once.output
+        assert 'sbg_up{account="sim"} 0' in once.stdout
+        assert 'sbg_jobs_submitted_total{account="sim",operation="copy"} 1' in once.stdout
 
 
 def test_once_that_cannot_write_its_counts_fails_and_counts_them_the_next_time(tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ def test_once_that_cannot_write_its_counts_fails_and_counts_them_the_next_time(t
         blocked = site.start("once", "--config", str(site.config))
 
         assert blocked.end() == 1
-        assert 'sbg_files_total{account="sim",operation="copy"} 0' in blocked.output
+        assert 'sbg_files_total{account="sim",operation="copy"} 0' in blocked.stdout
         other.execute("ROLLBACK")
         other.close()
         once = site.start("once", "--config", str(site.config))
         assert once.end() == 0
-        assert 'sbg_files_total{account="sim",operation="copy"} 3' in once.output
+        assert 'sbg_files_total{account="sim",operation="copy"} 3' in once.stdout
 
 
 def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
         once = site.start("once", "--config", str(site.config), "--textfile", str(written))
 
         assert once.end() == 0
-        assert once.output == ""
+        assert once.stdout == ""
     text = written.read_text()
     assert [path.name for path in folder.iterdir()] == ["sbg.prom"]
     assert written.stat().st_mode & 0o777 == 0o644

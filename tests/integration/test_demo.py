@@ -46,7 +46,7 @@ def test_it_prints_urls_behind_which_metrics_move_until_it_is_interrupted(place:
             > first.total("sbg_files_failed_total")
             else None
         ),
-        saying=daemon.told,
+        describe=daemon.output,
     )
     page = httpx.get(there["Status page"], trust_env=False)
     platform = httpx.get(there["Simulated platform"], trust_env=False)
@@ -57,8 +57,8 @@ def test_it_prints_urls_behind_which_metrics_move_until_it_is_interrupted(place:
     assert "demo" in page.text
     daemon.await_output("files counted: ")
     assert daemon.stop(signal.SIGINT) == 0
-    assert "Traceback" not in daemon.told()
-    assert daemon.output.splitlines()[-1].startswith("Ended")
+    assert "Traceback" not in daemon.output()
+    assert daemon.stdout.splitlines()[-1].startswith("Ended")
 
 
 def test_it_ends_by_itself_and_leaves_nothing_behind(place: Installation) -> None:
@@ -69,7 +69,7 @@ def test_it_ends_by_itself_and_leaves_nothing_behind(place: Installation) -> Non
     assert set(urls(daemon)) == {"Status page", "Metrics", "Simulated platform"}
 
     assert daemon.end() == 0
-    assert "Traceback" not in daemon.told()
+    assert "Traceback" not in daemon.output()
     assert list((place.folder / "tmp").iterdir()) == list((place.folder / "home").iterdir()) == []
 
 
@@ -81,7 +81,7 @@ def test_it_shows_a_job_that_fails_and_one_that_hangs_whatever_the_dice_say(plac
     failed = eventually(lambda: scrape if (scrape := look(there["Metrics"])).total("sbg_files_failed_total") else None)
     assert failed.total("sbg_unfinished_job_progress_timestamp_seconds") > 0
     line = r"^\d\d:\d\d:\d\d jobs: 4 finished, 1 running; files counted: \d+ completed, 6 failed of 18$"
-    eventually(lambda: re.search(line, daemon.output, re.MULTILINE), saying=daemon.told)
+    eventually(lambda: re.search(line, daemon.stdout, re.MULTILINE), describe=daemon.output)
     daemon.stop()
 
 

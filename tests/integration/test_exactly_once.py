@@ -16,7 +16,7 @@ import pytest
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown, roll
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.background import BackgroundTask
-from tests.harness import Account, Daemon, Installation, Onlooker, Scrape, difference, eventually, fast
+from tests.harness import Account, Daemon, Installation, MonotonicCounters, Scrape, difference, eventually, fast
 from tests.width import width
 
 KILLS = width(4, 14)
@@ -96,7 +96,7 @@ class Killer:
         self._within(0.8)
 
     def soon_after_start(self, daemon: Daemon) -> None:
-        assert daemon.await_event("daemon.started"), daemon.told()
+        assert daemon.await_event("daemon.started"), daemon.output()
         self._within(0.3)
 
     def as_an_answer_comes(self, daemon: Daemon) -> None:
@@ -109,17 +109,17 @@ class Killer:
     def as_it_has_counted(self, daemon: Daemon) -> None:
         """Upon the line that tells of a commit; the lines of one commit come together, so any of them will do."""
         after = self._dice.choice((0, 0, 3))
-        assert daemon.await_event("job.finished", "job.files_failed", after=after), daemon.told()
+        assert daemon.await_event("job.finished", "job.files_failed", after=after), daemon.output()
 
     def _within(self, seconds: float) -> None:
         """Let some of *seconds* pass: the odd moment itself is what is wanted, there is nothing to wait for."""
         self._never.wait(self._dice.random() * seconds)
 
 
-def watch(onlooker: Onlooker, daemon: Daemon) -> None:
+def watch(counters: MonotonicCounters, daemon: Daemon) -> None:
     """One look at a daemon that may be too young to be looked at, or be killed meanwhile."""
     with suppress(httpx.HTTPError):
-        onlooker.see(daemon.scrape())
+        counters.see(daemon.scrape())
 
 
 def accounts(simulator: RunningSimulator) -> list[Account]:
@@ -152,10 +152,10 @@ def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path
             )
             for name in ("left", "right")
         ]
-        onlookers = [Onlooker(), Onlooker()]
-        for place, onlooker in zip(places, onlookers, strict=True):
+        onlookers = [MonotonicCounters(), MonotonicCounters()]
+        for place, counters in zip(places, onlookers, strict=True):
             with place.running() as daemon:
-                onlooker.see(daemon.scrape_when(lambda now: len(now.series("sbg_jobs", state="finished")) == 6))
+                counters.see(daemon.scrape_when(lambda now: len(now.series("sbg_jobs", state="finished")) == 6))
         killers = [Killer(simulator, Random(seed)) for seed in (20190220, 20190221)]  # noqa: S311 - seeded
         users = Users(simulator, Random(3))  # noqa: S311 - seeded
         submitting = stack.enter_context(BackgroundTask(users.submit, every=users.pause))
@@ -171,10 +171,10 @@ def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path
 
         scrapes = list(threads.map(partial(settled, simulator), places, onlookers))
 
-    for scrape, killer, onlooker in zip(scrapes, killers, onlookers, strict=True):
+    for scrape, killer, counters in zip(scrapes, killers, onlookers, strict=True):
         assert_exact(scrape, simulator, users)
         assert sum(killer.kills.values()) == 2 * KILLS
-        assert onlooker.scrapes > KILLS / 2
+        assert counters.scrapes > KILLS / 2
         assert scrape.total("sbg_jobs_finished_total", outcome="lost") == len(TOKENS)
         for outcome in ("succeeded", "partial", "failed", "incomplete"):
             assert scrape.total("sbg_jobs_finished_total", outcome=outcome) > 0
@@ -185,34 +185,34 @@ def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path
 HUNG = JobScript(operation="move", total=8, failed=2, queued=0, resolving=0, running=8, hangs_after=4)
 
 
-def torment(place: Installation, killer: Killer, onlooker: Onlooker) -> None:
+def torment(place: Installation, killer: Killer, counters: MonotonicCounters) -> None:
     """Start and kill it, over and over."""
     for number in range(KILLS):
         daemon = place.start()
         if number % 3 == 0:
             daemon.await_event("daemon.started")
-            watch(onlooker, daemon)
+            watch(counters, daemon)
         killer.strike(daemon)
 
 
-def see_hang(doomed: list[str], place: Installation, onlooker: Onlooker) -> None:
+def see_hang(doomed: list[str], place: Installation, counters: MonotonicCounters) -> None:
     """Let it see how far jobs have come: once they have vanished, that cannot be seen any more."""
     done = {
         frozenset({"account": user, "operation": "move", "job_id": job}.items())
         for user, job in zip(TOKENS, doomed, strict=True)
     }
     with place.running() as daemon:
-        onlooker.see(daemon.scrape_when(lambda now: done <= now.series("sbg_unfinished_job_files_completed").keys()))
+        counters.see(daemon.scrape_when(lambda now: done <= now.series("sbg_unfinished_job_files_completed").keys()))
 
 
-def settled(simulator: RunningSimulator, place: Installation, onlooker: Onlooker) -> Scrape:
+def settled(simulator: RunningSimulator, place: Installation, counters: MonotonicCounters) -> Scrape:
     """The counters once everything is counted, and still after another start and more polls."""
     with place.running() as daemon:
         for user in TOKENS:
-            onlooker.see(daemon.await_exact(user, simulator, user))
+            counters.see(daemon.await_exact(user, simulator, user))
     with place.running() as daemon:
         daemon.await_polls("alice", 2)
-        return onlooker.see(daemon.await_polls("bob"))
+        return counters.see(daemon.await_polls("bob"))
 
 
 def test_jobs_that_start_and_end_while_it_is_down_are_counted(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator
 from tests.background import BackgroundTask
 from tests.harness import (
     Account,
-    Bystander,
     Daemon,
     Installation,
-    Onlooker,
+    MonotonicCounters,
+    RecordingServer,
     Scrape,
     counted,
     difference,
@@ -219,7 +219,7 @@ def test_a_malformed_record_is_skipped_and_costs_nothing_else(rehearsal: Rehears
 def test_a_forbidden_token_is_refused_too(tmp_path: Path) -> None:
     refusal = '{"status": 403, "code": 90002, "message": "Forbidden."}'
     with (
-        Bystander(403, lambda _: refusal) as platform,
+        RecordingServer(403, lambda _: refusal) as platform,
         Installation(tmp_path / "place", Account("sim", f"{platform.origin}/v2")) as place,
         place.running() as daemon,
     ):
@@ -361,7 +361,7 @@ def churning(simulator: RunningSimulator) -> Iterator[Callable[[], int]]:
 
 
 def test_lists_that_move_while_they_are_read_are_counted_exactly(tmp_path: Path) -> None:
-    onlooker = Onlooker()
+    counters = MonotonicCounters()
     with ExitStack() as stack:
         simulators = {
             str(order): stack.enter_context(running(replace(PLENTY, jobs=290, order=order)))
@@ -374,10 +374,10 @@ def test_lists_that_move_while_they_are_read_are_counted_exactly(tmp_path: Path)
 
         with ExitStack() as movements:
             rounds = [movements.enter_context(churning(simulator)) for simulator in simulators.values()]
-            eventually(lambda: min(each() for each in rounds) >= 8, saying=daemon.told)
-            onlooker.see(daemon.scrape())
+            eventually(lambda: min(each() for each in rounds) >= 8, describe=daemon.output)
+            counters.see(daemon.scrape())
         for name, simulator in simulators.items():
-            onlooker.see(daemon.await_exact(name, simulator))
+            counters.see(daemon.await_exact(name, simulator))
         scrape = daemon.scrape_when(lambda now: all(now.total("sbg_jobs", account=name) == 290 for name in simulators))
 
     submitted = sum(scrape.total("sbg_jobs_submitted_total", account=name) for name in simulators)
@@ -392,7 +392,7 @@ def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
     """Restarted whenever it has been told to wait: waits of minutes have tests of their own."""
     tokens = {f"token-of-{name}-000000000000000000": name for name in ("alice", "bob", "carol")}
     users = {"demo": DEMO_TOKEN} | {name: token for token, name in tokens.items()}
-    onlooker = Onlooker()
+    counters = MonotonicCounters()
     with (
         running(replace(PLENTY, chaos=3, seed=5, rate_window=3, users=tokens)) as simulator,
         Installation(
@@ -412,7 +412,7 @@ def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
             return {key: by for key, by in wrong.items() if not ("file_errors" in key and -spoilt <= by < 0)}
 
         def outcome(daemon: Daemon) -> str:
-            scrape = onlooker.see(daemon.scrape())
+            scrape = counters.see(daemon.scrape())
             behind = [user for user in users if off(scrape, user)]
             waiting = [
                 user
@@ -427,7 +427,7 @@ def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
 
         def told(daemon: Daemon) -> str:
             scrape = daemon.scrape()
-            return f"{ {user: off(scrape, user) for user in users} }\n{daemon.told()}"
+            return f"{ {user: off(scrape, user) for user in users} }\n{daemon.output()}"
 
         last = ""
         while len(asked(simulator)) < 80 or last != "exact":
@@ -435,7 +435,7 @@ def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
                 simulator.platform.submit(FAST, user)
                 simulator.platform.submit(STUCK, user)
             with place.running() as daemon:
-                last = eventually(partial(outcome, daemon), saying=partial(told, daemon))
+                last = eventually(partial(outcome, daemon), describe=partial(told, daemon))
 
     assert len({request.fault for request in asked(simulator)}) >= 8
 

@@ -17,7 +17,17 @@ from exporter.simulator.platform import RateHeaders, Request
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, SimulatorSettings, running
 from tests.background import BackgroundTask
-from tests.harness import Account, Daemon, Installation, Onlooker, Scrape, difference, eventually, fast, windows
+from tests.harness import (
+    Account,
+    Daemon,
+    Installation,
+    MonotonicCounters,
+    Scrape,
+    difference,
+    eventually,
+    fast,
+    windows,
+)
 
 SPEED = 4
 LIMIT, SHARE = 200, 50
@@ -155,13 +165,13 @@ def test_a_user_s_script_is_never_refused_and_every_finish_is_counted_once(tmp_p
 
 
 def test_killed_while_slices_are_read_it_counts_once_and_keeps_to_its_share(tmp_path: Path) -> None:
-    onlooker = Onlooker()
+    counters = MonotonicCounters()
     with ExitStack() as stack:
         simulators = {str(order): stack.enter_context(platform_with_short_pages(order)) for order in ORDERS}
         place = stack.enter_context(installation(tmp_path, simulators, full_listing_interval=5))
         with place.running() as daemon:
             listed(daemon, *ORDERS)
-            onlooker.see(daemon.scrape())
+            counters.see(daemon.scrape())
         with ExitStack() as work:
             for simulator in simulators.values():
                 work.enter_context(Submitting.to(simulator))
@@ -172,7 +182,7 @@ def test_killed_while_slices_are_read_it_counts_once_and_keeps_to_its_share(tmp_
                 daemon.kill()
 
         with place.running() as daemon:
-            onlooker.see(settled(daemon, simulators))
+            counters.see(settled(daemon, simulators))
 
     for simulator in simulators.values():
         assert_within_share(simulator)
@@ -200,7 +210,7 @@ def test_a_crash_loop_keeps_to_its_share(tmp_path: Path) -> None:
         for _ in range(10):
             daemon = place.start()
             before = len(simulator.platform.latest_requests())
-            assert daemon.await_event("daemon.started"), daemon.told()
+            assert daemon.await_event("daemon.started"), daemon.output()
             await_requests(simulator, before + 4, share=20)
             daemon.kill()
 

@@ -16,7 +16,7 @@ import pytest
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.harness import Account, Daemon, Installation, Onlooker, counted, difference, eventually
+from tests.harness import Account, Daemon, Installation, MonotonicCounters, counted, difference, eventually
 
 ENDS_WITHIN = 5.0
 """Seconds: the contract, whatever the platform or a client is doing."""
@@ -59,7 +59,7 @@ def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, num
             simulator.platform.queue(hanging[name], times=100)
         eventually(lambda: all(simulator.platform.waiting_faults() < 100 for simulator in simulators.values()))
         daemon.scrape_when(lambda now: now.value("sbg_maintenance", account="maintained"))
-        eventually(lambda: daemon.said("request.retried", account="retried"), saying=daemon.told)
+        eventually(lambda: daemon.said("request.retried", account="retried"), describe=daemon.output)
 
         asked = time.monotonic()
         code = daemon.stop(number)
@@ -69,7 +69,7 @@ def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, num
     assert took < ENDS_WITHIN + seconds_to_do_nothing()
     assert len(daemon.said("daemon.stopping")) == 1
     assert daemon.events[-1]["event"] == "daemon.stopped"
-    assert "Traceback" not in daemon.told()
+    assert "Traceback" not in daemon.output()
 
 
 def seconds_to_do_nothing() -> float:
@@ -91,13 +91,13 @@ def clients_that_hold_on(url: str) -> Iterator[socket.socket]:
 def test_what_was_counted_is_there_after_a_clean_end_and_a_new_start(
     simulator: RunningSimulator, place: Installation
 ) -> None:
-    onlooker = Onlooker()
+    counters = MonotonicCounters()
     with place.running() as daemon:
         simulator.platform.submit(FAST)
-        before = onlooker.see(daemon.await_exact("sim", simulator))
+        before = counters.see(daemon.await_exact("sim", simulator))
         assert daemon.stop() == 0
     with place.running() as daemon:
-        after = onlooker.see(daemon.scrape())
+        after = counters.see(daemon.scrape())
 
     assert counted(after, "sim") == counted(before, "sim")
     assert daemon.said("job.finished") == daemon.said("ledger.began") == []
@@ -108,8 +108,8 @@ def test_what_was_counted_is_there_after_a_clean_end_and_a_new_start(
 
 def complaint(daemon: Daemon) -> str:
     """The one line that a daemon left behind that did not start."""
-    assert len(daemon.lines) == 1, daemon.told()
-    assert daemon.output == ""
+    assert len(daemon.lines) == 1, daemon.output()
+    assert daemon.stdout == ""
     return daemon.lines[0]
 
 
@@ -150,8 +150,8 @@ def test_a_wrong_configuration_is_a_line_per_problem_and_exit_2(place: Installat
     daemon = place.start()
 
     assert daemon.end() == 2
-    assert daemon.output == ""
-    assert len(daemon.lines) == 2, daemon.told()
+    assert daemon.stdout == ""
+    assert len(daemon.lines) == 2, daemon.output()
     for line, word in zip(daemon.lines, ("allow_plain_http", "nowhere"), strict=True):
         assert line.startswith("sbg-exporter: ")
         assert word in line
@@ -164,7 +164,7 @@ def test_every_wrong_value_is_told_with_its_key(place: Installation) -> None:
     daemon = place.start(SBG_EXPORTER_POL_INTERVAL="3")
 
     assert daemon.end() == 2
-    assert len(daemon.lines) == len(wrong) + 1, daemon.told()
+    assert len(daemon.lines) == len(wrong) + 1, daemon.output()
     assert any("SBG_EXPORTER_POL_INTERVAL" in line for line in daemon.lines)
     for key in wrong:
         assert any(key in line and str(place.config) in line for line in daemon.lines)
@@ -232,16 +232,16 @@ def test_a_state_file_that_is_a_directory_is_one_line_and_exit_1(place: Installa
 
 def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installation) -> None:
     """A limit of 0 bytes on what the daemon may write to a file stands in for the disk: it can be lifted again."""
-    onlooker, failures = Onlooker(), "sbg_exporter_state_write_failures_total"
+    counters, failures = MonotonicCounters(), "sbg_exporter_state_write_failures_total"
     with place.running() as daemon:
         simulator.platform.submit(FAST)
-        before = onlooker.see(daemon.await_exact("sim", simulator))
+        before = counters.see(daemon.await_exact("sim", simulator))
         _, most = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, most))
         for _ in range(3):
             simulator.platform.submit(FAST)
         full = daemon.scrape_when(lambda now: (now.value(failures) or 0) >= 2)
-        onlooker.see(full)
+        counters.see(full)
 
         assert before.value(failures) == 0
         assert counted(full, "sim") == counted(before, "sim")
@@ -251,11 +251,11 @@ def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installa
         assert daemon.get("/-/healthy").status_code == 200
 
         resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (most, most))
-        onlooker.see(daemon.await_exact("sim", simulator))
+        counters.see(daemon.await_exact("sim", simulator))
         assert len(daemon.said("job.finished")) == 4
         daemon.kill()
     with place.running() as daemon:
-        assert difference(onlooker.see(daemon.scrape()), "sim", simulator) == {}
+        assert difference(counters.see(daemon.scrape()), "sim", simulator) == {}
 
 
 # --------------------------------------------------------------------------------------------------------- what it says

@@ -13,7 +13,7 @@ import pytest
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.harness import OPENMETRICS, Account, Bystander, Daemon, Installation, Scrape, eventually
+from tests.harness import OPENMETRICS, Account, Daemon, Installation, RecordingServer, Scrape, eventually
 
 TOKEN = "c0ffee00deadbeef5ec2e75ec2e75ec2"
 FRESH = "feedface0ddba115ec2e75ec2e75ec2e"
@@ -61,7 +61,7 @@ def state(place: Installation) -> bytes:
 def assert_nothing_leaks(place: Installation, daemon: Daemon, seen: str = "") -> None:
     kept = state(place) if place.state.exists() else b""
     for secret in SHOWN_AS:
-        assert secret not in daemon.told() + seen
+        assert secret not in daemon.output() + seen
         assert secret.encode() not in kept
 
 
@@ -108,7 +108,7 @@ def down(scrape: Scrape, account: str) -> bool:
 
 def test_a_redirect_takes_no_token_to_another_host(simulator: RunningSimulator, tmp_path: Path) -> None:
     with (
-        Bystander(200) as elsewhere,
+        RecordingServer(200) as elsewhere,
         Installation(tmp_path / "place", Account.at(simulator), **LOUD) as place,
         place.running() as daemon,
     ):
@@ -126,7 +126,7 @@ def test_a_platform_that_repeats_the_token_is_not_repeated(tmp_path: Path) -> No
         return f'{{"status": 400, "code": 90000, "message": "bad token {headers["x-sbg-auth-token"]} in header"}}'
 
     with (
-        Bystander(400, echo) as platform,
+        RecordingServer(400, echo) as platform,
         Installation(tmp_path / "place", Account("sim", f"{platform.origin}/v2", TOKEN), **LOUD) as place,
         place.running() as daemon,
     ):
@@ -140,7 +140,7 @@ def test_a_platform_that_repeats_the_token_is_not_repeated(tmp_path: Path) -> No
 
 
 def test_a_proxys_password_is_told_to_the_proxy_alone(tmp_path: Path) -> None:
-    with Bystander(407) as proxy:
+    with RecordingServer(407) as proxy:
         url = proxy.origin.replace("http://", f"http://proxy-user:{PASSWORD}@")
         account = Account(
             "sim", "http://platform.invalid/v2", TOKEN, {"proxy": url, "allow_plain_http": True, "division": "ours"}
@@ -200,7 +200,7 @@ def test_a_wrong_configuration_is_told_without_the_token_in_it(tmp_path: Path, e
         daemon = place.start()
 
         assert daemon.end() == 2
-        assert len(daemon.lines) >= len(entries), daemon.told()
+        assert len(daemon.lines) >= len(entries), daemon.output()
         assert all(line.startswith("sbg-exporter: ") for line in daemon.lines)
         assert_nothing_leaks(place, daemon)
 

@@ -21,7 +21,17 @@ import pytest
 
 from exporter.simulator.scripts import JobScript, Shown
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.harness import Account, Daemon, Installation, Labels, Onlooker, Scrape, counted, difference, eventually
+from tests.harness import (
+    Account,
+    Daemon,
+    Installation,
+    Labels,
+    MonotonicCounters,
+    Scrape,
+    counted,
+    difference,
+    eventually,
+)
 
 TOKENS = {"alice": "token-of-alice-0000000000000000", "bob": "token-of-bob-000000000000000000"}
 DONE = JobScript(total=3, failed=1, errors={"5001": 1}, queued=0, resolving=0, running=0)
@@ -63,14 +73,14 @@ def there(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]
 def done(place: Installation, *arguments: str, code: int = 0) -> Daemon:
     """A ``state`` command of *place*, ended."""
     command = place.start("state", *arguments, "--config", str(place.config))
-    assert command.end() == code, command.told()
-    assert "Traceback" not in command.told()
+    assert command.end() == code, command.output()
+    assert "Traceback" not in command.output()
     return command
 
 
 def shown(place: Installation) -> dict[str, dict[str, object]]:
     """What ``state show`` tells of each account."""
-    return {each["names"][0]: each for each in json.loads(done(place, "show", "--json").output)["accounts"]}
+    return {each["names"][0]: each for each in json.loads(done(place, "show", "--json").stdout)["accounts"]}
 
 
 def submit(simulator: RunningSimulator, *users: str) -> None:
@@ -98,10 +108,10 @@ def test_show_tells_of_a_daemon_that_runs_and_of_one_that_has_ended(
     with here.running() as daemon:
         submit(simulator, "alice")
         daemon.await_exact("alice", simulator, "alice")
-        while_it_runs = done(here, "show").output
+        while_it_runs = done(here, "show").stdout
         accounts = shown(here)
         assert daemon.stop() == 0
-    afterwards = done(here, "show").output
+    afterwards = done(here, "show").stdout
 
     assert f"\n  held by     process {daemon.pid} on {socket.gethostname()}\n" in while_it_runs
     assert "\n  held by     nobody\n" in afterwards
@@ -132,12 +142,12 @@ def test_what_a_daemon_counted_is_sound_while_it_runs_when_it_was_killed_and_whe
         submit(simulator, *TOKENS)
         for user in TOKENS:
             daemon.await_exact(user, simulator, user)
-        running_still = done(here, "check").output
+        running_still = done(here, "check").stdout
         daemon.kill()
-    killed = done(here, "check").output
+    killed = done(here, "check").stdout
     with here.running() as daemon:
         assert daemon.stop() == 0
-    ended = done(here, "check").output
+    ended = done(here, "check").stdout
 
     assert running_still == killed == ended == f"{here.state} is sound: 2 accounts, {2 * len(VARIED)} jobs marked.\n"
 
@@ -153,7 +163,7 @@ def test_what_is_wrong_is_a_line_each_and_exit_1(simulator: RunningSimulator, he
     told = done(here, "check", code=1)
 
     assert told.lines == []
-    assert [line.partition(" is ")[0] for line in told.output.splitlines()] == [
+    assert [line.partition(" is ")[0] for line in told.stdout.splitlines()] == [
         f"alice: sbg_files_failed_total ({operation})" for operation in ("copy", "delete", "import", "move")
     ]
 
@@ -177,14 +187,14 @@ def test_a_backup_of_a_daemon_that_is_counting_goes_on_to_the_truth_when_it_is_p
     for left in ("state.db-wal", "state.db-shm"):
         (here.folder / left).unlink(missing_ok=True)
     shutil.copy(backup, here.state)
-    onlooker = Onlooker()
-    onlooker.see(before)  # nothing falls below what was counted when the backup was taken
+    counters = MonotonicCounters()
+    counters.see(before)  # nothing falls below what was counted when the backup was taken
     with here.running() as daemon:
         for user in TOKENS:
             daemon.await_exact(user, simulator, user)
-        onlooker.see(daemon.await_polls("bob"))
+        counters.see(daemon.await_polls("bob"))
         submit(simulator, "alice")
-        onlooker.see(daemon.await_exact("alice", simulator, "alice"))
+        counters.see(daemon.await_exact("alice", simulator, "alice"))
         assert daemon.said("ledger.began") == []
     done(here, "check")
 
@@ -201,7 +211,7 @@ def test_a_backup_is_looked_at_like_a_state_file(simulator: RunningSimulator, he
 
         assert line == [f"sbg-exporter: {backup} is there already; --force overwrites it\n"]
         assert check.end() == 0
-        assert check.output.startswith(f"{backup} is sound: 2 accounts")
+        assert check.stdout.startswith(f"{backup} is sound: 2 accounts")
 
 
 def test_a_ledger_that_moves_takes_its_counters_and_the_times_of_their_creation_along(
@@ -243,7 +253,7 @@ def test_a_ledger_that_moved_while_jobs_went_on_counts_them_once(
         before = counted(daemon.await_exact("bob", simulator, "bob"), "bob")
         assert daemon.stop() == 0
 
-    exported = done(here, "export", "bob").output
+    exported = done(here, "export", "bob").stdout
     submit(simulator, "bob")
     imported = subprocess.run(
         [sys.executable, "-m", "exporter", "state", "import", "-", "--config", str(there.config)],
@@ -335,7 +345,7 @@ def test_a_signal_while_an_import_waits_for_its_input_changes_nothing(
         submit(simulator, "bob")
         daemon.await_exact("bob", simulator, "bob")
         daemon.stop()
-    exported = done(here, "export", "bob").output
+    exported = done(here, "export", "bob").stdout
     with subprocess.Popen(
         [sys.executable, "-m", "exporter", "state", "import", "-", "--config", str(there.config)],
         stdin=subprocess.PIPE,
