@@ -44,7 +44,7 @@ def failed() -> stat_panel.Panel:
         "Failed jobs",
         "Jobs with failed files that are unfinished, or finished within failed_job_window (default: a day). The number "
         "includes jobs beyond job_series, of all operations.",
-        alerts=("SbgCopyFailed", "SbgFilesFailed"),
+        alerts=("SbgJobFilesFailed", "SbgFilesFailed"),
     )
     return stat(info, now(FAILED_JOBS), steps=ALARM)
 
@@ -103,7 +103,7 @@ def failures() -> Row:
             "Failed jobs",
             "Jobs with failed files, latest detection first. The platform provides error codes when a job finishes. "
             "The table has the three most frequent. Jobs that failed before counting began have no detection time.",
-            alerts=("SbgCopyFailed",),
+            alerts=("SbgJobFilesFailed",),
             unit="string",
             empty="No failed jobs to show",
         ),

@@ -55,7 +55,7 @@ def _polling_mode() -> stat_panel.Panel:
         "none",
     )
     modes = {"0": ("full listing", ""), "1": ("incremental", "")}
-    return stat(info, now(each("sbg_exporter_watching")), value_mappings=modes)
+    return stat(info, now(each("sbg_exporter_incremental_polling")), value_mappings=modes)
 
 
 def _counting_since() -> stat_panel.Panel:

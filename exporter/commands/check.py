@@ -56,7 +56,7 @@ def _found(
     if status.username is not None:
         yield f"user        {status.username}"
     if status.last_error:
-        yield f"fault       {status.last_error}"
+        yield f"error       {status.last_error}"
         return
     if snapshot.listed is not None:
         yield f"jobs        {sum(totals.jobs for totals in snapshot.listed.values())} listed"

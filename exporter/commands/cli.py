@@ -78,7 +78,7 @@ example:
   sbg-exporter state show --json --state-file /var/lib/sbg-exporter/state.db
 """
 _STATE_CHECK_HELP: Final = """\
-Also while the daemon runs: the database's own check, the values in it, and whether the counters are what the marked
+Also while the daemon runs: the database's own check, the values in it, and whether the counters are what the tracked
 jobs make. A line for each problem.
 
 example:
@@ -101,7 +101,7 @@ examples:
 """
 _STATE_IMPORT_HELP: Final = """\
 FILE is what sbg-exporter state export wrote, - standard input. The daemon must be stopped. Counters, creation times,
-marks and the configured name come as they were; a file that is damaged changes nothing.
+job records and the configured name come as they were; a file that is damaged changes nothing.
 
 example:
   sbg-exporter state import cavatica.ledger --config /etc/sbg-exporter/config.toml

@@ -112,7 +112,7 @@ def show(options: StateFileOptions, *, as_json: bool) -> int:
     _say(str(options.file))
     _say(f"  size        {_bytes(size)}")
     _say(f"  layout      {layout}")
-    _say(f"  held by     {locked_by or 'nobody'}")
+    _say(f"  locked by   {locked_by or 'nobody'}")
     for each in ledgers:
         _say(", ".join(each.names) or "(bound to no name)")
         for line in _described(each, options):
@@ -129,7 +129,7 @@ def _described(ledger: LedgerSummary, options: StateFileOptions) -> Iterator[str
         yield f"division    {account.division}"
     yield f"since       {_when(account.counting_since)}"
     yield f"listed      {'never completely' if account.listed_on is None else _when(account.listed_on)}"
-    yield f"jobs        {ledger.tracked_jobs} marked, {ledger.unfinished} unfinished"
+    yield f"jobs        {ledger.tracked_jobs} tracked, {ledger.unfinished} unfinished"
     yield f"counted     {_counted(ledger)}"
 
 
@@ -198,7 +198,7 @@ def check(options: StateFileOptions) -> int:
 
 def _size_of(ledgers: Sequence[LedgerSummary]) -> str:
     accounts, jobs = len(ledgers), sum(each.tracked_jobs for each in ledgers)
-    return f"{accounts} account{'' if accounts == 1 else 's'}, {jobs} job{'' if jobs == 1 else 's'} marked"
+    return f"{accounts} account{'' if accounts == 1 else 's'}, {jobs} job{'' if jobs == 1 else 's'} tracked"
 
 
 def _problems(state: StateReader, options: StateFileOptions) -> Iterator[str]:
@@ -224,7 +224,7 @@ def audit(ledger: LedgerSummary, records: Iterable[JobRecord]) -> Iterator[str]:
         if not record.history:  # history was counted or not, as the setting said then
             least.update(counted)
     for word, ids in odd.items():
-        yield f"{len(ids)} of the marks {word}, such as that of job {ids[0]}"
+        yield f"{len(ids)} of the job records {word}, such as that of job {ids[0]}"
     yield from _miscounted(ledger, least, most)
     for key, histogram in sorted(ledger.histograms.items()):
         for line in _histogram_problems(key, histogram, ledger):
@@ -237,9 +237,9 @@ def _miscounted(ledger: LedgerSummary, least: Counter[Key], most: Counter[Key]) 
     for key in sorted({*ledger.counters, *least}):
         value = ledger.counters[key].value if key in ledger.counters else 0
         if value < least[key]:
-            yield f"{_series(key)} is {value}, but the marked jobs make {least[key]}"
+            yield f"{_series(key)} is {value}, but the tracked jobs make {least[key]}"
         elif all_there and value > most[key]:
-            yield f"{_series(key)} is {value}, but the marked jobs make no more than {most[key]}"
+            yield f"{_series(key)} is {value}, but the tracked jobs make no more than {most[key]}"
 
 
 def _counted_of(record: JobRecord) -> Iterator[tuple[Key, int]]:
@@ -436,9 +436,11 @@ def export_ledger(
             with _replacing(output, options, force=force) as beside, beside.open("w", encoding="utf-8") as file:
                 file.writelines(lines)
     if locked_by := lock_owner(options.file):
-        warn(f"the state file is held by {locked_by}: what is counted from now on is not in the exported ledger")
+        warn(f"the state file is locked by {locked_by}: what is counted from now on is not in the exported ledger")
     if output is not None:
-        _say(f"{output} is written: {_called(ledger, options)}, {ledger.tracked_jobs} jobs marked, {_counted(ledger)}.")
+        _say(
+            f"{output} is written: {_called(ledger, options)}, {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}."
+        )
     return 0
 
 
@@ -518,7 +520,7 @@ def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, war
         warn(f"the name {name} stays with another account of {options.file}")
     [ledger] = ledgers
     _say(
-        f"imported into {options.file}: {_called(ledger, options)}, {ledger.tracked_jobs} jobs marked,"
+        f"imported into {options.file}: {_called(ledger, options)}, {ledger.tracked_jobs} jobs tracked,"
         f" {_counted(ledger)}."
     )
     return 0
@@ -588,7 +590,7 @@ def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool
     """
     with options.read() as state:
         ledger = _ledger_of(words, state, options)
-    loss = f"{_called(ledger, options)}: {ledger.tracked_jobs} jobs marked, {_counted(ledger)}"
+    loss = f"{_called(ledger, options)}: {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}"
     if not sure:
         raise ConfigError(f"this would delete for good the ledger of {loss}; say --yes if that is wanted")
     with closing(Store(options.file)) as store:

@@ -315,7 +315,7 @@ class Changes:
 
     Attributes:
         listed: all sums over the listed jobs, as they are now.
-        new_records: how many of the marks are of jobs never seen before.
+        new_records: how many of the job records are of jobs never seen before.
         failed_since: failed jobs that ended and were detected before it need not be kept in memory, Unix seconds.
     """
 

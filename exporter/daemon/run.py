@@ -94,7 +94,7 @@ def start(
             unhealthy=unhealthy,
             unready=lambda: "" if components.registry.ready else "not every account has been tried yet",
             status_page=lambda: status_page(components.registry.snapshots, components.display, components.clock.time()),
-            crashed=lambda error: log.error("request.crashed", exc_info=error),
+            crashed=lambda error: log.error("http.handler_failed", exc_info=error),
         )
         stack.callback(_join, threads)
         stack.callback(stop.set)

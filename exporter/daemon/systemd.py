@@ -101,7 +101,7 @@ def _keep_informed(
     while not ended.wait(_STATUS_SECONDS if watchdog is None else min(_STATUS_SECONDS, watchdog / 2)):
         reason = unhealthy()
         if reason and not withheld and watchdog is not None:
-            log.error("watchdog.withheld", reason=reason, timeout=watchdog)
+            log.error("watchdog.ping_skipped", reason=reason, timeout=watchdog)
         withheld = bool(reason)
         channel.tell("" if reason or watchdog is None else "WATCHDOG=1", reason or status())
 
@@ -127,7 +127,7 @@ class _Channel:
             self._socket.sendto(message.encode("utf-8", "replace"), self._address)
         except OSError as error:
             if not self._cut:
-                self._log.warning("systemd.not_told", reason=error.strerror or str(error))
+                self._log.warning("systemd.notify_failed", reason=error.strerror or str(error))
             self._cut = True
         else:
             self._cut = False

@@ -31,10 +31,10 @@ class Type(StrEnum):
 class Section(StrEnum):
     """Where the README describes a family; the value is the heading."""
 
-    LISTED = "As last listed"
-    COUNTED = "Counted once and for ever"
-    ONE_BY_ONE = "One by one, bounded"
-    EXPORTER = "The account and the exporter"
+    LISTED = "Current state"
+    COUNTED = "Persistent counters and histograms"
+    ONE_BY_ONE = "Per-job series (limited by `job_series`)"
+    EXPORTER = "Exporter health"
 
 
 class Source(StrEnum):
@@ -329,7 +329,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         _oldest,
         hide_when_stale=True,
     ),
-    _counter(counting.JOBS_SUBMITTED, "Jobs first seen."),
+    _counter(counting.JOBS_SUBMITTED, "Jobs discovered, counted once when first seen, whatever their state."),
     _counter(
         counting.JOBS_FINISHED,
         "Jobs that finished (failed, partial, incomplete, succeeded), or were gone before they did (lost).",
@@ -496,8 +496,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda status: status.allowance_used,
     ),
     _poll_gauge(
-        "sbg_exporter_watching",
-        "Whether the account is watched (1) because it is too large to be listed at every poll (0).",
+        "sbg_exporter_incremental_polling",
+        "Whether the account is polled incrementally (1) because it is too large to list in full at every poll (0).",
         lambda status: status.incremental_polling,
     ),
     _poll_gauge(
@@ -556,7 +556,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Section.EXPORTER,
         "sbg_exporter_state_jobs",
         Type.GAUGE,
-        "Jobs marked in the state file.",
+        "Jobs tracked in the state file.",
         (),
         lambda stats: Sample((), stats.state_jobs),
     ),

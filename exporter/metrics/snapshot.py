@@ -97,7 +97,7 @@ class StoreStats:
 
     Attributes:
         state_write_failures: commits that failed since the start.
-        state_jobs: jobs marked in the state file.
+        state_jobs: jobs tracked in the state file.
         state_bytes: its size on disk.
     """
 

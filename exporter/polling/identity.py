@@ -162,7 +162,7 @@ class AccountIdentity:
             ledger = self._store.create(
                 name, endpoint, username, division, counting_since=since, local_time=now, rules=self._rules
             )
-            self._log.info("ledger.began", counting_since=since)
+            self._log.info("ledger.created", counting_since=since)
         self._identified = True
         self.unproven = False
         self._draw_on(username)

@@ -134,7 +134,7 @@ class Poller:
             try:
                 self._publish_saved_ledger()
             except Exception:  # noqa: BLE001  # the polls to come may fare better
-                self._log.exception("state.not_read")
+                self._log.exception("state.load_failed")
             # The second poll comes at the account's place, soon after the first or an interval later at most.
             due = self._clock.monotonic() + self._schedule.phase - self._interval
             self._clock.pause(self._schedule.first)
@@ -220,7 +220,7 @@ class Poller:
             result, failed_with = "error", self._redactor.redact(str(error))
         except Exception:  # noqa: BLE001  # whatever it is, the next poll comes as usual
             result, failed_with = "error", "unexpected error, see the log"
-            self._log.exception("poll.crashed")
+            self._log.exception("poll.unexpected_error")
         if failed_with or self._stats.requests_made > made:  # nothing asked, nothing learned: that was no poll
             self._stats.polled(result, failed_with, self._clock.time(), self._clock.monotonic() - began)
         self._stats.last_activity_at = self._clock.monotonic()
@@ -328,7 +328,7 @@ class Poller:
             with self._identities.writer_lock((account.endpoint, account.username, account.division), self.name):
                 self._store.commit(account.number, changes)
         except StateWriteError as error:
-            self._log.error("state.not_written", reason=str(error))
+            self._log.error("state.commit_failed", reason=str(error))
             return False
         for event in changes.events:
             self._stats.committed(event)

@@ -191,4 +191,4 @@ def _log_event(log: Log, event: LedgerEvent) -> None:
         case HistoryFound(jobs, counted):
             log.info("history.counted" if counted else "history.ignored", jobs=jobs)
         case HistogramReset(family):
-            log.warning("histogram.restarted", family=family, reason="its bounds in the configuration are new")
+            log.warning("histogram.reset", family=family, reason="its bounds in the configuration are new")

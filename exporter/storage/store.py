@@ -782,7 +782,7 @@ def _acquire_lock(path: Path) -> int:
         first = _lock_owner_written_in(descriptor)
         os.close(descriptor)
         raise StateError(
-            f"the state file {path} is held by {first}; one daemon at a time may hold it:"
+            f"the state file {path} is locked by {first}; one daemon at a time may hold it:"
             " stop that one, or give this one a state_file of its own"
         ) from error
     except OSError as error:

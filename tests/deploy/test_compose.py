@@ -36,7 +36,7 @@ FIRING: Final = {
     "alerts": [
         {
             "status": "firing",
-            "labels": {"alertname": "SbgCopyFailed", "severity": "critical", "account": "a", "job_id": "7"},
+            "labels": {"alertname": "SbgJobFilesFailed", "severity": "critical", "account": "a", "job_id": "7"},
             "annotations": {"summary": "3 of 9 files failed"},
         }
     ]
@@ -252,7 +252,7 @@ def test_the_inbox_writes_a_line_for_each_alert(inbox: tuple[str, Path]) -> None
     url, said = inbox
     answer = httpx.post(f"{url}/failures", json=FIRING, trust_env=False)
     assert answer.is_success
-    assert said.read_text() == "/failures firing SbgCopyFailed: 3 of 9 files failed (account=a job_id=7)\n"
+    assert said.read_text() == "/failures firing SbgJobFilesFailed: 3 of 9 files failed (account=a job_id=7)\n"
 
 
 # ------------------------------------------------------------------------------------------------------ all together
@@ -320,6 +320,6 @@ def test_a_failed_job_is_told_to_the_inbox_by_all_of_them_together(tmp_path: Pat
         )
         eventually(lambda: "control side" in simulator.told, describe=lambda: simulator.told)
         job = json.loads(containers.podman("exec", simulator.name, "python", "-c", post))["id"]
-        told = re.compile(rf"(?m)^/failures firing SbgCopyFailed: .*job_id={job}")
+        told = re.compile(rf"(?m)^/failures firing SbgJobFilesFailed: .*job_id={job}")
         eventually(lambda: told.search(inbox.told), within=240, every=1, describe=lambda: inbox.told)
         containers.compose(file, "down", "--volumes")

@@ -219,7 +219,7 @@ def test_notes_say_what_is_still_to_be_done() -> None:
     printed = helm("install", "copies", str(CHART), "--dry-run=client", "--values", str(EVERYTHING))
 
     notes = printed.partition("NOTES:\n")[2]
-    for told in ("platform-tokens, key cavatica", "cgc, key imaging.token", "service/team-a-copy-jobs 10037:9100"):
+    for told in ("platform-tokens, key cavatica", "cgc, key imaging.token", "service/team-a-bulk-jobs 10037:9100"):
         assert told in notes
     assert "{{" not in notes
 

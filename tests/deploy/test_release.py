@@ -66,7 +66,7 @@ def test_its_archive_holds_rules_and_dashboards(release: Path) -> None:
     with tarfile.open(release / f"sbg-exporter-{__version__}-monitoring.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
 
-    assert {"deploy/prometheus/sbg-exporter.rules.yml", "grafana/dashboards/copy-jobs.json"} <= names
+    assert {"deploy/prometheus/sbg-exporter.rules.yml", "grafana/dashboards/bulk-jobs.json"} <= names
 
 
 def test_the_source_distribution_holds_what_the_tests_need(release: Path) -> None:

@@ -367,7 +367,7 @@ def stuck(machine: Machine) -> None:
     machine.run("sleep 2")  # until it hangs in reading it
     machine.submit(failed=2)
 
-    eventually(lambda: "watchdog.withheld" in machine.journal(), within=120, every=LOOK, describe=machine.journal)
+    eventually(lambda: "watchdog.ping_skipped" in machine.journal(), within=120, every=LOOK, describe=machine.journal)
 
     assert machine.attempt("curl -fsS localhost:10037/-/healthy").returncode != 0
     assert "account cavatica has not moved for 6" in machine.unit()["StatusText"]
@@ -427,7 +427,7 @@ def moved(machine: Machine) -> None:
     machine.follow("import", "")
 
     machine.await_counted(jobs=7, failed=20)
-    assert machine.journal().count("ledger.began") == 1
+    assert machine.journal().count("ledger.created") == 1
     assert machine.run("stat -c '%a %U' /var/lib/private/sbg-exporter/state.db") == "600 sbg-exporter\n"
 
 

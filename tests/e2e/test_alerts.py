@@ -33,7 +33,7 @@ CODES: Final = ("5001", "5002", "5007", "10212", "10223")
 LONG: Final = 300.0
 LAST: Final = JobScript(total=5, failed=2, errors={"5001": 2}, queued=0.1, resolving=0.1, running=0.5)
 
-FIRED: Final = {"SbgCopyFailed"}
+FIRED: Final = {"SbgJobFilesFailed"}
 PENDING_MEANWHILE: Final = {"SbgExporterDown", "SbgNotPolling"}
 """It is down now and then, and has not polled yet when it starts: not for the minutes after which that is told."""
 
@@ -229,7 +229,7 @@ def test_nothing_is_told_of_history_of_running_jobs_of_succeeding_ones_or_of_the
         for alert in each.alerts
     )
 
-    assert messages == {("failures", "firing", "SbgCopyFailed", "busy"): FAILING}
+    assert messages == {("failures", "firing", "SbgJobFilesFailed", "busy"): FAILING}
 
 
 def test_no_other_alert_has_ever_been_active(told: Told) -> None:
@@ -242,7 +242,7 @@ def test_no_other_alert_has_ever_been_active(told: Told) -> None:
         by_state[each["metric"]["alertstate"]].add(each["metric"]["alertname"])
     assert by_state["firing"] == FIRED
     assert by_state["pending"] <= PENDING_MEANWHILE
-    fired = [each["metric"]["job_id"] for each in found if each["metric"]["alertname"] == "SbgCopyFailed"]
+    fired = [each["metric"]["job_id"] for each in found if each["metric"]["alertname"] == "SbgJobFilesFailed"]
     assert sorted(fired) == sorted(told.failing)
 
 
@@ -273,7 +273,7 @@ def test_every_message_names_the_job_and_leads_to_the_runbook(told: Told) -> Non
     for job, [alert] in told.messages().items():
         operation = told.failing[job].operation
         assert re.fullmatch(f"{operation} job {job} of busy has [0-9]+ failed files?", alert["annotations"]["summary"])
-        assert alert["annotations"]["runbook_url"].endswith("RUNBOOKS.md#sbgcopyfailed")
+        assert alert["annotations"]["runbook_url"].endswith("RUNBOOKS.md#sbgjobfilesfailed")
 
 
 # ------------------------------------------------------------------------------------------------------------ exemplars

@@ -33,7 +33,7 @@ def test_every_panel_is_drawn_also_without_data(tmp_path: Path) -> None:
 
     assert faults == []
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
-        "copy-jobs-no-data-1280-dark.png",
+        "bulk-jobs-no-data-1280-dark.png",
         "exporter-health-no-data-1280-dark.png",
         "one-account-no-data-1280-dark.png",
     ]

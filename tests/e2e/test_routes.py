@@ -14,7 +14,7 @@ from tests.tools import tool
 
 SEVERITIES: Final = {
     "SbgAccountUnreachable": "warning",
-    "SbgCopyFailed": "warning",
+    "SbgJobFilesFailed": "warning",
     "SbgExporterDown": "critical",
     "SbgFilesFailed": "warning",
     "SbgMaintenance": "info",
@@ -57,11 +57,11 @@ def test_what_explains_an_unreachable_account_silences_it_until_it_ends(
         alert(source, labels),
         alert("SbgAccountUnreachable", {"account": "x"}),
         alert("SbgAccountUnreachable", {"account": "y"}),
-        alert("SbgCopyFailed", {"account": "x", "operation": "copy", "job_id": "j"}),
+        alert("SbgJobFilesFailed", {"account": "x", "operation": "copy", "job_id": "j"}),
     )
 
     eventually(lambda: told.told(alertname=source), describe=lambda: told.notifications)
-    eventually(lambda: told.told(alertname="SbgCopyFailed"), describe=lambda: told.notifications)
+    eventually(lambda: told.told(alertname="SbgJobFilesFailed"), describe=lambda: told.notifications)
     if of_one_account:
         eventually(
             lambda: told.told(alertname="SbgAccountUnreachable", account="y"), describe=lambda: told.notifications
@@ -74,7 +74,7 @@ def test_what_explains_an_unreachable_account_silences_it_until_it_ends(
     unreachable = {("SbgAccountUnreachable", "x"), ("SbgAccountUnreachable", "y")}
     assert silenced == ({("SbgAccountUnreachable", "x")} if of_one_account else unreachable)
     assert told.told(alertname=source) == [(receiver, "firing")]
-    assert told.told(alertname="SbgCopyFailed") == [("failures", "firing")]
+    assert told.told(alertname="SbgJobFilesFailed") == [("failures", "firing")]
     assert told.told(alertname="SbgAccountUnreachable", account="x") == []
 
     alertmanager.post(alert(source, labels, ended=True))
@@ -88,12 +88,12 @@ def test_the_net_is_silent_where_an_alert_names_the_job(alerting: tuple[Alertman
     alertmanager, told = alerting
 
     alertmanager.post(
-        alert("SbgCopyFailed", {"account": "x", "operation": "copy", "job_id": "j"}),
+        alert("SbgJobFilesFailed", {"account": "x", "operation": "copy", "job_id": "j"}),
         alert("SbgFilesFailed", {"account": "x", "operation": "copy"}),
         alert("SbgFilesFailed", {"account": "x", "operation": "move"}),
     )
 
-    eventually(lambda: told.told(alertname="SbgCopyFailed"), describe=lambda: told.notifications)
+    eventually(lambda: told.told(alertname="SbgJobFilesFailed"), describe=lambda: told.notifications)
     eventually(lambda: told.told(alertname="SbgFilesFailed", operation="move"), describe=lambda: told.notifications)
     assert told.told(alertname="SbgFilesFailed") == [("failures", "firing")]
 
@@ -105,7 +105,7 @@ def test_the_net_is_silent_where_an_alert_names_the_job(alerting: tuple[Alertman
         ("on-call", "SbgTokenRefused"),
         ("team", "SbgAccountUnreachable"),
         ("log", "SbgMaintenance"),
-        ("failures", "SbgCopyFailed"),
+        ("failures", "SbgJobFilesFailed"),
     ],
 )
 def test_amtool_routes_what_is_told_here_as_alertmanager_does(receiver: str, name: str) -> None:

@@ -159,7 +159,7 @@ def test_a_user_s_script_is_never_refused_and_every_finish_is_counted_once(tmp_p
 
     for (order, simulator), user in zip(simulators.items(), users, strict=True):
         assert_within_share(simulator)
-        assert scrape.value("sbg_exporter_watching", account=order) == 1
+        assert scrape.value("sbg_exporter_incremental_polling", account=order) == 1
         assert scrape.value("sbg_exporter_allowance_requests", account=order) == SHARE
         assert scrape.total("sbg_jobs_finished_total", account=order) == user.submitted
 
@@ -304,13 +304,17 @@ def test_it_watches_above_six_pages_and_lists_again_at_four(tmp_path: Path) -> N
         for jobs, watching in ((55, 0), (61, 1), (45, 1), (40, 0), (60, 0)):
             resize(simulator, jobs)
             await_shown(daemon, jobs, watching)
-            assert daemon.await_polls("sim", 2).value("sbg_exporter_watching", account="sim") == watching, jobs
+            assert daemon.await_polls("sim", 2).value("sbg_exporter_incremental_polling", account="sim") == watching, (
+                jobs
+            )
 
 
 def await_shown(daemon: Daemon, jobs: int, watching: int) -> None:
     """Return once so many jobs are shown as listed, and whether they are watched."""
     daemon.scrape_when(
-        lambda now: now.total("sbg_jobs") == jobs and now.value("sbg_exporter_watching", account="sim") == watching
+        lambda now: (
+            now.total("sbg_jobs") == jobs and now.value("sbg_exporter_incremental_polling", account="sim") == watching
+        )
     )
 
 

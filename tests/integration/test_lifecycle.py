@@ -100,7 +100,7 @@ def test_what_was_counted_is_there_after_a_clean_end_and_a_new_start(
         after = counters.see(daemon.scrape())
 
     assert counted(after, "sim") == counted(before, "sim")
-    assert daemon.said("job.finished") == daemon.said("ledger.began") == []
+    assert daemon.said("job.finished") == daemon.said("ledger.created") == []
 
 
 # ----------------------------------------------------------------------------------------------------- refuses to start
@@ -130,7 +130,7 @@ def test_started_twice_it_says_who_holds_the_state_and_not_that_the_port_is_take
         second = place.start("run", "--config", str(place.config), "--listen", first.url.removeprefix("http://"))
 
         assert second.end() == 1
-        assert f"is held by process {first.pid}" in complaint(second)
+        assert f"is locked by process {first.pid}" in complaint(second)
 
 
 def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:

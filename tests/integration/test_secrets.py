@@ -169,7 +169,7 @@ def test_a_crash_of_a_poll_has_a_traceback_and_no_token(simulator: RunningSimula
         simulator.platform.submit(FAST)
         scrape = daemon.await_polls("sim", result="error")
 
-        assert "Traceback" in str(daemon.said("poll.crashed")[0]["exception"])
+        assert "Traceback" in str(daemon.said("poll.unexpected_error")[0]["exception"])
         assert scrape.value("sbg_up", account="sim") == 0
         assert daemon.get("/-/healthy").status_code == 200
         assert_nothing_leaks(place, daemon, pages(daemon))

@@ -113,8 +113,8 @@ def test_show_tells_of_a_daemon_that_runs_and_of_one_that_has_ended(
         assert daemon.stop() == 0
     afterwards = done(here, "show").stdout
 
-    assert f"\n  held by     process {daemon.pid} on {socket.gethostname()}\n" in while_it_runs
-    assert "\n  held by     nobody\n" in afterwards
+    assert f"\n  locked by   process {daemon.pid} on {socket.gethostname()}\n" in while_it_runs
+    assert "\n  locked by   nobody\n" in afterwards
     assert f"\n  endpoint    {simulator.url}\n  user        alice\n" in afterwards
     assert accounts.keys() == TOKENS.keys()
     assert accounts["alice"]["jobs_tracked"] == len(VARIED)
@@ -149,7 +149,7 @@ def test_what_a_daemon_counted_is_sound_while_it_runs_when_it_was_killed_and_whe
         assert daemon.stop() == 0
     ended = done(here, "check").stdout
 
-    assert running_still == killed == ended == f"{here.state} is sound: 2 accounts, {2 * len(VARIED)} jobs marked.\n"
+    assert running_still == killed == ended == f"{here.state} is sound: 2 accounts, {2 * len(VARIED)} jobs tracked.\n"
 
 
 def test_what_is_wrong_is_a_line_each_and_exit_1(simulator: RunningSimulator, here: Installation) -> None:
@@ -195,7 +195,7 @@ def test_a_backup_of_a_daemon_that_is_counting_goes_on_to_the_truth_when_it_is_p
         counters.see(daemon.await_polls("bob"))
         submit(simulator, "alice")
         counters.see(daemon.await_exact("alice", simulator, "alice"))
-        assert daemon.said("ledger.began") == []
+        assert daemon.said("ledger.created") == []
     done(here, "check")
 
 
@@ -242,7 +242,7 @@ def test_a_ledger_that_moves_takes_its_counters_and_the_times_of_their_creation_
     assert lasting(after, "bob") == lasting(before, "bob")
     assert any(name.endswith("_created") for name, _ in lasting(after, "bob"))
     assert difference(last, "bob", simulator, "bob") == {}
-    assert daemon.said("ledger.began") == []
+    assert daemon.said("ledger.created") == []
 
 
 def test_a_ledger_that_moved_while_jobs_went_on_counts_them_once(
@@ -304,11 +304,11 @@ def test_an_account_that_was_forgotten_is_counted_anew_and_the_others_go_on(
     without = done(here, "forget", "alice", code=2)
     done(here, "forget", "alice", "--yes")
 
-    assert "would delete for good the ledger of alice: 7 jobs marked" in without.lines[0]
+    assert "would delete for good the ledger of alice: 7 jobs tracked" in without.lines[0]
     with here.running() as daemon:
         anew = daemon.await_exact("alice", simulator, "alice")
         after = daemon.await_polls("bob")
-    assert [event["account"] for event in daemon.said("ledger.began")] == ["alice"]
+    assert [event["account"] for event in daemon.said("ledger.created")] == ["alice"]
     assert counted(anew, "alice") == {
         ("sbg_jobs_submitted_total", "move"): 1,
         ("sbg_files_total", "move"): 8,
@@ -329,9 +329,9 @@ def test_what_writes_is_refused_while_the_daemon_runs(
 
         [line] = done(here, *command, code=1).lines
 
-        assert f"is held by process {daemon.pid} on {socket.gethostname()}; one daemon at a time" in line
+        assert f"is locked by process {daemon.pid} on {socket.gethostname()}; one daemon at a time" in line
         assert "".join(export.lines) == (
-            f"sbg-exporter: warning: the state file is held by process {daemon.pid} on {socket.gethostname()}:"
+            f"sbg-exporter: warning: the state file is locked by process {daemon.pid} on {socket.gethostname()}:"
             " what is counted from now on is not in the exported ledger\n"
         )
         submit(simulator, "bob")

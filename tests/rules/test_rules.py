@@ -25,11 +25,11 @@ PENDING: Final = frozenset({"sbg_exporter_config_last_reload_successful"})
 
 
 ROUTES: Final = (
-    ("failures", {"alertname": "SbgCopyFailed", "severity": "warning", "account": "x", "job_id": "j"}),
+    ("failures", {"alertname": "SbgJobFilesFailed", "severity": "warning", "account": "x", "job_id": "j"}),
     ("failures", {"alertname": "SbgFilesFailed", "severity": "warning", "account": "x"}),
     ("failures", {"alertname": "SbgJobIncomplete", "severity": "warning", "account": "x"}),
     ("failures", {"alertname": "SbgJobLost", "severity": "warning", "account": "x"}),
-    ("imaging-failures", {"alertname": "SbgCopyFailed", "severity": "warning", "account": "cgc-imaging"}),
+    ("imaging-failures", {"alertname": "SbgJobFilesFailed", "severity": "warning", "account": "cgc-imaging"}),
     ("on-call", {"alertname": "SbgTokenRefused", "severity": "critical", "account": "cgc-imaging"}),
     ("on-call", {"alertname": "SbgExporterDown", "severity": "critical", "instance": "sbg-exporter"}),
     ("log", {"alertname": "SbgMaintenance", "severity": "info", "account": "x"}),
@@ -87,7 +87,7 @@ def test_an_exporter_that_is_down_silences_what_is_said_of_accounts_but_no_failu
 
     silenced = {alert.name for alert in ALERTS if re.fullmatch(pattern, alert.name)}
 
-    told = {"SbgCopyFailed", "SbgFilesFailed", "SbgJobIncomplete", "SbgJobLost", "SbgFailureRatioHigh"}
+    told = {"SbgJobFilesFailed", "SbgFilesFailed", "SbgJobIncomplete", "SbgJobLost", "SbgFailureRatioHigh"}
     of_an_exporter_that_is_up = {alert.name for alert in ALERTS if alert.labels["severity"] == "critical"}
     of_the_exporter = {alert.name for alert in ALERTS if alert.group == "sbg-exporter"}
     assert silenced == (

@@ -270,7 +270,7 @@ def test_the_state_is_looked_at_without_an_account_and_without_its_token(typed: 
     )
 
     for asked in (("--config", str(config)), ("--state-file", str(state))):
-        assert typed("state", "check", *asked) == Ended(0, f"{state} is sound: 0 accounts, 0 jobs marked.\n", "")
+        assert typed("state", "check", *asked) == Ended(0, f"{state} is sound: 0 accounts, 0 jobs tracked.\n", "")
 
 
 def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:
@@ -280,13 +280,13 @@ def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: P
     at = ("--state-file", str(state))
 
     assert json.loads(typed("state", "show", "--json", *at).out)["accounts"][0]["names"] == ["lab"]
-    assert typed("state", "backup", copy, *at).out.startswith(f"{copy} is written: 1 account, 0 jobs marked, ")
+    assert typed("state", "backup", copy, *at).out.startswith(f"{copy} is written: 1 account, 0 jobs tracked, ")
     assert typed("state", "backup", copy, *at).code == 1
     assert typed("state", "backup", copy, "--force", *at).code == 0
     assert typed("state", "export", "lab", *at).out.startswith('{"format": "sbg-exporter ledger"')
     assert typed("state", "export", "lab", "--output", moved, *at).out.startswith(f"{moved} is written: lab, 0 jobs")
     assert typed("state", "forget", "lab", *at).err.startswith("sbg-exporter: this would delete for good the ledger of")
-    assert typed("state", "forget", "lab", "--yes", *at).out.startswith("forgotten: lab: 0 jobs marked")
+    assert typed("state", "forget", "lab", "--yes", *at).out.startswith("forgotten: lab: 0 jobs tracked")
     assert typed("state", "forget", "lab", "--yes", *at) == Ended(
         1, "", f"sbg-exporter: no such account in {state}; there: none\n"
     )
@@ -300,7 +300,7 @@ def test_a_warning_of_an_export_goes_to_standard_error(typed: Typed, tmp_path: P
         code, out, err = typed("state", "export", "lab", "--state-file", str(tmp_path / "state.db"))
 
     assert code == 0
-    assert err.startswith("sbg-exporter: warning: the state file is held by process ")
+    assert err.startswith("sbg-exporter: warning: the state file is locked by process ")
     assert all(line.startswith(("{", "[")) for line in out.splitlines())
 
 

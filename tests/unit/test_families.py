@@ -78,7 +78,7 @@ CONTRACT = {
         sbg_exporter_rate_limit_reset_timestamp_seconds{account}
         sbg_exporter_allowance_requests{account}
         sbg_exporter_allowance_used_requests{account}
-        sbg_exporter_watching{account}
+        sbg_exporter_incremental_polling{account}
         sbg_exporter_poll_interval_seconds{account}
         sbg_exporter_full_listing_interval_seconds{account}
         sbg_exporter_detection_delay_seconds{account}

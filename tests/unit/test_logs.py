@@ -78,9 +78,9 @@ def test_logfmt_is_keys_and_values_on_one_line() -> None:
 def test_the_console_is_for_people() -> None:
     stream = io.StringIO()
 
-    log_to(stream, "console").error("state.not_written", reason="disk full")
+    log_to(stream, "console").error("state.commit_failed", reason="disk full")
 
-    assert "state.not_written" in stream.getvalue()
+    assert "state.commit_failed" in stream.getvalue()
     assert "reason='disk full'" in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
 
@@ -165,7 +165,7 @@ def test_no_secret_is_in_a_message_a_key_or_a_traceback(log_format: LogFormat) -
     try:
         int(TOKEN + "g")
     except ValueError:
-        log.exception("poll.crashed")
+        log.exception("poll.unexpected_error")
 
     assert TOKEN not in stream.getvalue()
     assert stream.getvalue().count(MASK) >= 7

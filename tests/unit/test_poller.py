@@ -749,7 +749,7 @@ def test_an_unexpected_error_ends_the_poll_with_a_traceback_in_the_log_and_the_n
     snapshot = bench.poll()
 
     assert snapshot.status.polls["error"] == 1
-    crashed = next(event for event in bench.events() if event["event"] == "poll.crashed")
+    crashed = next(event for event in bench.events() if event["event"] == "poll.unexpected_error")
     assert "ZeroDivisionError" in crashed["exception"]
     assert "t0k3n" not in bench.log.getvalue()
     bench.platform.instead = lambda _: None

@@ -75,7 +75,7 @@ def test_what_is_written_is_between_the_markers_and_stays_when_written_again() -
     once = written(readme)
 
     assert written(once) == once
-    assert once.startswith("above\n<!-- metrics -->\n\n**As last listed**\n\n| metric |")
+    assert once.startswith("above\n<!-- metrics -->\n\n**Current state**\n\n| metric |")
     assert once.endswith("<!-- /settings -->\nbelow\n")
     assert "old" not in once.splitlines()
     assert "| `sbg_up` | gauge | `account` | Whether the last poll of the account succeeded. |\n" in once

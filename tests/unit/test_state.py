@@ -113,7 +113,7 @@ def test_show_tells_of_the_file_and_of_each_account(
         f"{options.file}\n"
         f"  size        {size / 1024:.1f} KiB\n"
         "  layout      1\n"
-        "  held by     nobody\n"
+        "  locked by   nobody\n"
         "lab\n"
         "  endpoint    https://p/v2\n"
         "  user        u\n"
@@ -184,7 +184,7 @@ def test_show_tells_who_holds_the_file_and_what_was_just_committed(
         assert show(options, as_json=False) == 0
 
     out = capsys.readouterr().out
-    assert f"\n  held by     process {os.getpid()} on " in out
+    assert f"\n  locked by   process {os.getpid()} on " in out
     assert "\nnew\n" in out
     assert "\n  listed      never completely\n" in out
 
@@ -329,7 +329,7 @@ def test_a_value_that_cannot_be_read_is_one_line(options: StateFileOptions) -> N
 def test_a_sound_file_is_called_sound(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(options) == 0
 
-    assert capsys.readouterr().out == f"{options.file} is sound: 2 accounts, 4 jobs marked.\n"
+    assert capsys.readouterr().out == f"{options.file} is sound: 2 accounts, 4 jobs tracked.\n"
 
 
 def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
@@ -346,39 +346,39 @@ def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pyt
     [
         (
             "UPDATE counter SET value = 1 WHERE account = 1 AND family LIKE '%files_failed%' AND labels LIKE '%copy%'",
-            "lab: sbg_files_failed_total (copy) is 1, but the marked jobs make 2",
+            "lab: sbg_files_failed_total (copy) is 1, but the tracked jobs make 2",
         ),
         (
             "UPDATE counter SET value = 3 WHERE account = 1 AND family LIKE '%files_failed%' AND labels LIKE '%copy%'",
-            "lab: sbg_files_failed_total (copy) is 3, but the marked jobs make no more than 2",
+            "lab: sbg_files_failed_total (copy) is 3, but the tracked jobs make no more than 2",
         ),
         (
             "DELETE FROM counter WHERE family = 'sbg_file_errors_total' AND account = 1",
-            "lab: sbg_file_errors_total (copy, 5001) is 0, but the marked jobs make 2",
+            "lab: sbg_file_errors_total (copy, 5001) is 0, but the tracked jobs make 2",
         ),
         (
             "UPDATE counter SET value = 8 WHERE family = 'sbg_files_total' AND labels = '[\"move\"]' AND account = 1",
-            "lab: sbg_files_total (move) is 8, but the marked jobs make no more than 7",
+            "lab: sbg_files_total (move) is 8, but the tracked jobs make no more than 7",
         ),
         (
             "UPDATE job SET last_failed = 3 WHERE id = '1' AND account = 2",
-            "other: 1 of the marks have counted less than was last shown, such as that of job 1",
+            "other: 1 of the job records have counted less than was last shown, such as that of job 1",
         ),
         (
             "UPDATE job SET last_total = -1 WHERE id = '2'",
-            "lab: 1 of the marks have counts below 0, such as that of job 2",
+            "lab: 1 of the job records have counts below 0, such as that of job 2",
         ),
         (
             "UPDATE job SET outcome = 'gone' WHERE id = '3'",
-            "lab: 1 of the marks have an outcome that there is not, such as that of job 3",
+            "lab: 1 of the job records have an outcome that there is not, such as that of job 3",
         ),
         (
             "UPDATE job SET unlisted_at = 1 WHERE id = '3'",
-            "lab: 1 of the marks are unlisted since later than now, such as that of job 3",
+            "lab: 1 of the job records are unlisted since later than now, such as that of job 3",
         ),
         (
             "UPDATE job SET error_counts = 'all of them' WHERE id = '3'",
-            "lab: 1 of the marks have error codes that cannot be read, such as that of job 3",
+            "lab: 1 of the job records have error codes that cannot be read, such as that of job 3",
         ),
         (
             "UPDATE histogram SET counts = '[1, 0]' WHERE account = 2 AND labels = '[\"copy\", \"failed\"]'",
@@ -475,7 +475,7 @@ def test_a_backup_is_a_state_file_itself(
 
     assert backup(options, copy, force=False) == 0
 
-    assert capsys.readouterr().out == f"{copy} is written: 2 accounts, 4 jobs marked, {_kibi(copy)} KiB.\n"
+    assert capsys.readouterr().out == f"{copy} is written: 2 accounts, 4 jobs tracked, {_kibi(copy)} KiB.\n"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert beside(copy) == ["copy.db"]
     copied = StateFileOptions(copy, show_username=True, stop=options.stop)
@@ -638,7 +638,7 @@ def test_an_exported_ledger_comes_back_to_the_last_bit(
     assert ledgers(there) == {("lab",): ledgers(options)["lab",]}
     assert ledger(there) == ledger(options)
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"imported into {there.file}: lab, 3 jobs marked, 2 jobs submitted, 1 finished, 12 files, 5 completed,"
+        f"imported into {there.file}: lab, 3 jobs tracked, 2 jobs submitted, 1 finished, 12 files, 5 completed,"
         " 3 failed, 2 error records."
     )
 
@@ -675,7 +675,7 @@ def test_an_export_of_a_file_that_is_held_says_that_it_will_be_out_of_date(
         export_ledger(options, ["lab"], tmp_path / "out", force=False, warn=said.append)
 
     [line] = said
-    assert line.startswith(f"the state file is held by process {os.getpid()} on ")
+    assert line.startswith(f"the state file is locked by process {os.getpid()} on ")
 
 
 def test_an_export_overwrites_only_when_told_to(options: StateFileOptions, exported: Path) -> None:
@@ -765,7 +765,7 @@ def test_a_name_that_is_another_account_s_stays_with_that_one(there: StateFileOp
 
 
 def test_an_import_into_a_file_that_is_held_says_by_whom(options: StateFileOptions, exported: Path) -> None:
-    with closing(Store(options.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
+    with closing(Store(options.file)), pytest.raises(StateError, match=f"is locked by process {os.getpid()} on"):
         import_ledger(options, exported, replace=True, warn=print)
 
 
@@ -864,7 +864,7 @@ def test_what_is_forgotten_is_gone_and_the_others_stay(
 
     assert forget_ledger(options, ["lab"], sure=True) == 0
 
-    assert capsys.readouterr().out.startswith("forgotten: lab: 3 jobs marked, 2 jobs submitted, 1 finished, 12 files,")
+    assert capsys.readouterr().out.startswith("forgotten: lab: 3 jobs tracked, 2 jobs submitted, 1 finished, 12 files,")
     assert ledgers(options) == {("other",): other}
     assert check(options) == 0
 
@@ -872,14 +872,14 @@ def test_what_is_forgotten_is_gone_and_the_others_stay(
 def test_who_does_not_say_yes_is_told_what_would_be_lost(options: StateFileOptions) -> None:
     before = ledgers(options)
 
-    with pytest.raises(ConfigError, match=r"would delete for good the ledger of lab: 3 jobs marked, .*; say --yes"):
+    with pytest.raises(ConfigError, match=r"would delete for good the ledger of lab: 3 jobs tracked, .*; say --yes"):
         forget_ledger(options, ["lab"], sure=False)
 
     assert ledgers(options) == before
 
 
 def test_forgetting_in_a_file_that_is_held_says_by_whom(options: StateFileOptions) -> None:
-    with closing(Store(options.file)), pytest.raises(StateError, match=f"is held by process {os.getpid()} on"):
+    with closing(Store(options.file)), pytest.raises(StateError, match=f"is locked by process {os.getpid()} on"):
         forget_ledger(options, ["lab"], sure=True)
 
     assert ledgers(options).keys() == {("lab",), ("other",)}

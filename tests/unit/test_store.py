@@ -76,7 +76,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(state_file: Path) -> No
 def test_a_second_holder_is_told_who_the_first_is(store: Store, state_file: Path) -> None:
     begin(store)
 
-    with pytest.raises(StateError, match=rf"is held by process {os.getpid()} on \S+; one daemon at a time"):
+    with pytest.raises(StateError, match=rf"is locked by process {os.getpid()} on \S+; one daemon at a time"):
         Store(state_file)
 
 

@@ -177,7 +177,7 @@ def test_no_sign_of_life_is_given_while_the_daemon_is_not_healthy_and_the_log_sa
     assert [ill, *still_ill] == [{"STATUS": "account lab has not moved for 200 s"}] * 4
     assert well == {"WATCHDOG": "1", "STATUS": "well"}
     [told] = events(stream)
-    assert told["event"] == "watchdog.withheld"
+    assert told["event"] == "watchdog.ping_skipped"
     assert told["level"] == "error"
     assert told["reason"] == "account lab has not moved for 200 s"
 
@@ -213,7 +213,7 @@ def test_a_socket_that_is_not_there_is_one_line_in_the_log(tmp_path: Path) -> No
         assert ended.wait(PATIENCE)
 
     [told] = events(stream)
-    assert told["event"] == "systemd.not_told"
+    assert told["event"] == "systemd.notify_failed"
     assert told["level"] == "warning"
     assert told["reason"] == "No such file or directory"
 
@@ -224,7 +224,7 @@ def test_a_name_too_long_for_a_socket_is_no_more_than_that() -> None:
     with informed({"NOTIFY_SOCKET": f"/{'n' * 200}"}, stream=stream):
         pass
 
-    assert [told["event"] for told in events(stream)] == ["systemd.not_told"]
+    assert [told["event"] for told in events(stream)] == ["systemd.notify_failed"]
 
 
 def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
@@ -240,7 +240,7 @@ def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
     with informed(environ, stream=stream, unhealthy=unhealthy):
         assert full.wait(PATIENCE)
 
-    assert [told["event"] for told in events(stream)] == ["systemd.not_told"]
+    assert [told["event"] for told in events(stream)] == ["systemd.notify_failed"]
     assert events(stream)[0]["reason"] == "timed out"
 
 

@@ -12,7 +12,7 @@ def page() -> Page:
     down = jobs.accounts_down().data_links([_which_accounts()])
     alarms = tiles(jobs.failed(), jobs.last_failure(), down, jobs.unfinished(), jobs.oldest(), jobs.stuck())
     return Page(
-        "sbg-copy-jobs",
+        "sbg-bulk-jobs",
         "Bulk jobs",
         "Bulk copy, move and delete jobs on the Seven Bridges platforms: failures, progress and durations.",
         (accounts(several=True), operations()),
