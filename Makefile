@@ -64,7 +64,7 @@ test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without t
 	tar --create --exclude=node_modules --exclude=__pycache__ $(BESIDE) | tar --extract --directory build/wheel
 	$(BIN)/uv build -q --wheel --python $(BIN)/python --out-dir build/wheel/dist .
 	@$(MAKE) --no-print-directory -C build/wheel PRODUCT=dist/*.whl $(VENV)/test
-	cd build/wheel && $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
+	cd build/wheel && TEST_CACHE=$${TEST_CACHE:-$(CURDIR)/build/cache} $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
 
 lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
 	$(BIN)/ruff format --check .

@@ -75,4 +75,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("missing tools")
     for name, tests in sorted(lacking.items()):
         each = TOOLS[name]
-        terminalreporter.write_line(f"{name}: {each.purpose}; {tests} tests skipped. Install it: {each.advice}")
+        terminalreporter.write_line(f"{name}: {each.purpose}; {tests} tests skipped. Fix: {each.advice}")

@@ -1,8 +1,9 @@
 """The real programs that the tests run: what each is for, where it is found, how it is installed.
 
-``python -m tests.tools`` installs those that are missing, where it may (as root, with apt); ``--all`` also those that
-only ``make test-all`` needs. A test names what it runs with ``@pytest.mark.tools("promtool", ...)``: where a program
-is missing the test is skipped and named at the end of the run, or fails if ``CI=true`` (see ``conftest.py``).
+``python -m tests.tools`` installs those that are missing, where it may (as root, with apt), and fetches a few into the
+tests' cache; ``--all`` also gets those that only ``make test-all`` needs. A test names what it runs with
+``@pytest.mark.tools("promtool", ...)``: where a program is missing the test is skipped and named at the end of the run,
+or fails if ``CI=true`` (see ``conftest.py``).
 
 ``PROMETHEUS=``, ``PROMTOOL=``, ``ALERTMANAGER=``, ``AMTOOL=`` and ``CHROMIUM=`` name another program to use, a path or
 a name on ``PATH``.
@@ -12,12 +13,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_PLACES: Final = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
-"""The virtual environment, PATH, and where Debian keeps what only root runs."""
+from tests.deploy import fetched
+
+_PLACES: Final = ":".join(
+    [
+        *map(str, fetched.places()),
+        str(Path(sys.executable).parent),
+        os.environ.get("PATH", ""),
+        *("/usr/local/sbin", "/usr/sbin", "/sbin"),
+    ]
+)
+"""What has been fetched, the virtual environment, PATH, and where Debian keeps what only root runs."""
 
 
 class Tool(NamedTuple):
@@ -28,6 +39,8 @@ class Tool(NamedTuple):
         install: how to install it where that package cannot be had or does not exist.
         variable: the environment variable that names another one; empty where there is none.
         slow: whether only ``make test-all`` needs it.
+        fetch: fetches it into the tests' cache.
+        find: looks for what is no program; where it is, or None.
     """
 
     name: str
@@ -36,6 +49,8 @@ class Tool(NamedTuple):
     install: str = ""
     variable: str = ""
     slow: bool = False
+    fetch: Callable[[], None] | None = None
+    find: Callable[[], str | None] | None = None
 
     @property
     def advice(self) -> str:
@@ -45,10 +60,29 @@ class Tool(NamedTuple):
     @property
     def path(self) -> str | None:
         """Where it is; None where it is missing."""
+        if self.find is not None:
+            return self.find()
         return shutil.which(os.environ.get(self.variable) or self.name, path=_PLACES)
 
 
+@cache
+def _root() -> str | None:
+    """The root folder, where the tests may mount and unshare what they want."""
+    unshare = ["unshare", "--mount", "--pid", "--fork", "true"]
+    if os.geteuid() != 0 or shutil.which(unshare[0]) is None:
+        return None
+    return "/" if subprocess.run(unshare, check=False, capture_output=True).returncode == 0 else None
+
+
+def _memory_cgroup() -> str | None:
+    """A file in which the kernel keeps the most memory that a group of processes had."""
+    groups = Path("/sys/fs/cgroup")
+    names = ("memory/memory.max_usage_in_bytes", "memory.peak", "*/memory.peak")
+    return next((str(file) for name in names for file in groups.glob(name)), None)
+
+
 _DOWNLOADS: Final = "the download page of prometheus.io"
+_FETCHED: Final = "python -m tests.tools, which fetches it"
 
 TOOLS: Final = {
     tool.name: tool
@@ -64,6 +98,26 @@ TOOLS: Final = {
         Tool("systemd-analyze", "checks the systemd unit", "systemd"),
         Tool("npm", "checks and draws the dashboards with Grafana's own code", "npm", "Node.js 20 or newer"),
         Tool("node", "checks and draws the dashboards with Grafana's own code", "nodejs", "Node.js 20 or newer"),
+        Tool("helm", "renders the chart", install=f"{_FETCHED}, or put one on PATH", fetch=fetched.fetch_binaries),
+        Tool(
+            "kubectl", "renders the manifests", install=f"{_FETCHED}, or put one on PATH", fetch=fetched.fetch_binaries
+        ),
+        Tool("kubernetes-validate", "checks manifests", install=_FETCHED, fetch=fetched.fetch_checkers),
+        Tool("checkov", "finds what is unsafe in manifests", install=_FETCHED, fetch=fetched.fetch_checkers),
+        Tool(
+            "root",
+            "boots machines and runs containers",
+            install="sudo make test-all; in a container, in a privileged one",
+            slow=True,
+            find=_root,
+        ),
+        Tool(
+            "memory cgroup",
+            "limits a container's memory and reports its peak",
+            install="a kernel with the memory controller; for cgroup 2, Linux 5.19",
+            slow=True,
+            find=_memory_cgroup,
+        ),
         Tool("systemd-nspawn", "boots a machine with systemd", "systemd-container", slow=True),
         Tool("mmdebstrap", "makes that machine, and base images", "mmdebstrap debian-archive-keyring", slow=True),
         Tool("buildah", "builds the container image", "buildah", slow=True),
@@ -94,14 +148,24 @@ def missing(names: Iterable[str]) -> list[Tool]:
     return [TOOLS[name] for name in names if TOOLS[name].path is None]
 
 
+def developers(name: str) -> str:
+    """The path of a program of the developers' packages, which are in the virtual environment of the tests."""
+    return str(Path(sys.executable).with_name(name))
+
+
 def install(*, slow: bool) -> None:
-    """Install what is missing, as root with apt; elsewhere leave it: the tests say what they lack."""
+    """Fetch what is missing, and install it, as root with apt; what cannot be had is left: the tests name it."""
     wanted = missing(name for name, each in TOOLS.items() if slow or not each.slow)
+    for fetch in dict.fromkeys(each.fetch for each in wanted if each.fetch is not None):
+        _attempt(fetch)
     packages = sorted({package for each in wanted for package in each.package.split()})
-    if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return
-    sys.stdout.write(f"installing {' '.join(packages)}\n")
-    sys.stdout.flush()
+    if packages and os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        sys.stdout.write(f"installing {' '.join(packages)}\n")
+        sys.stdout.flush()
+        _attempt(lambda: _install_packages(packages))
+
+
+def _install_packages(packages: list[str]) -> None:
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=600", "-qq"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run([*apt, "update"], check=True)
@@ -111,6 +175,13 @@ def install(*, slow: bool) -> None:
         env=environment,
         stdout=subprocess.DEVNULL,
     )
+
+
+def _attempt(install: Callable[[], None]) -> None:
+    try:
+        install()
+    except subprocess.CalledProcessError as failed:
+        sys.stdout.write(f"{failed}\n")
 
 
 if __name__ == "__main__":

