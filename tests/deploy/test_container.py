@@ -20,7 +20,7 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import RunningSimulator, SimulatorSettings, running
 from tests.deploy.containers import DOCKERFILE, HARDENED, REPOSITORY, REVISION, Container, Engine, engine
 from tests.deploy.kubernetes_tools import kustomized, objects, only, pod_document, templated
-from tests.harness import Account, MonotonicCounters, difference, eventually
+from tests.harness import Account, MonotonicCounters, Scrape, difference, eventually
 
 USER: Final = 65532
 TOKENS: Final = "/run/secrets/sbg-exporter-tokens"
@@ -185,7 +185,8 @@ Start = Callable[..., Container]
 
 @pytest.fixture
 def simulator() -> Iterator[RunningSimulator]:
-    with running(SimulatorSettings(listen="127.0.0.1:0", rate=0)) as platform:
+    """A platform with so high a limit that no daemon waits for its allowance."""
+    with running(SimulatorSettings(listen="127.0.0.1:0", rate=0, rate_limit=100_000)) as platform:
         yield platform
 
 
@@ -267,24 +268,35 @@ def test_counters_go_on_in_the_next_container(
     account = Account.at(simulator)
     options = (*limited("256m"), *settings(tmp_path / "etc", account), "--volume", f"{containers.volume()}:{STATE}")
     counters = MonotonicCounters()
+    counted: list[float] = []
     for ends in ("TERM", "KILL", "TERM"):
-        simulator.platform.submit(JobScript(total=5, failed=1, running=60))
+        simulator.platform.submit(JobScript(total=5, failed=1, running=4, hangs_after=5))  # it stays unfinished
         daemon = containers.start(image, "run", "--config", SETTINGS, options=options)
-        await_exact(daemon, simulator, counters)
+        counted += [jobs_in(await_exact(daemon, simulator, counters))]
+        simulator.platform.submit(JobScript(total=9, failed=4, running=1))
+        counted += [jobs_in(await_exact(daemon, simulator, counters))]
         containers.podman("kill", f"--signal={ends}", daemon.name)
         containers.podman("wait", daemon.name)
-        simulator.platform.submit(JobScript(total=9, failed=4, running=1))
-    assert counters.scrapes > 3
+        simulator.platform.submit(JobScript(total=9, failed=4, running=1))  # the next container finds it
+    assert counted == [1, 2, 4, 5, 7, 8]
 
 
-def await_exact(daemon: Container, simulator: RunningSimulator, counters: MonotonicCounters) -> None:
-    """Return when the counters are the truth; fail if one ever falls."""
+def await_exact(daemon: Container, simulator: RunningSimulator, counters: MonotonicCounters) -> Scrape:
+    """A scrape in which the counters are the truth; fail if one ever falls."""
     answering = daemon.answering().await_ready()
+    wrong: list[object] = [None]
 
-    def exact() -> bool:
-        return not difference(counters.see(answering.scrape()), "sim", simulator)
+    def exact() -> Scrape | None:
+        scrape = counters.see(answering.scrape())
+        wrong[0] = difference(scrape, "sim", simulator)
+        return None if wrong[0] else scrape
 
-    eventually(exact, every=0.1, describe=lambda: daemon.told)
+    return eventually(exact, every=0.1, describe=lambda: f"off by {wrong[0]}\n{daemon.told}")
+
+
+def jobs_in(scrape: Scrape) -> float:
+    """How many jobs have been counted."""
+    return scrape.total("sbg_jobs_submitted_total", account="sim")
 
 
 @pytest.mark.slow
