@@ -1,18 +1,13 @@
 """Images and containers for the tests: buildah and podman with settings and a store of their own, and no registry.
 
-Everything lies in one folder, ``$SBG_EXPORTER_TEST_CONTAINERS`` or else ``.venv/containers``: the base system, which
-mmdebstrap makes of Debian's packages in half a minute and which is kept, and the images, containers and volumes.
-Containers share the network of the machine unless told otherwise, and all in them listens on loopback, on free ports.
+Everything lies in the tests' cache: the base system, which mmdebstrap makes of Debian's packages in half a minute, and
+the images, containers and volumes. All of it runs in a sandbox. Containers share the network of the machine unless told
+otherwise, and all in them listens on loopback, on free ports.
 """
 
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +19,20 @@ import httpx
 import pytest
 
 from exporter import __version__
+from tests.cache import CACHE, kept, locked, version
+from tests.deploy.sandbox import sandboxed
 from tests.harness import OPENMETRICS, Event, Scrape, eventually
+from tests.tools import developers, tool
 
 REPOSITORY: Final = Path(__file__).parents[2]
 REVISION: Final = "0123abc"
 """Of the sources, as the image is told."""
 DOCKERFILE: Final = REPOSITORY / "deploy" / "docker" / "Dockerfile"
-TOOLS: Final = ("mmdebstrap", "buildah", "podman", "runc", "catatonit", "netavark", "aardvark-dns", "iptables")
-"""Debian's packages of these names."""
+needs_containers: Final = pytest.mark.tools(
+    *("root", "mmdebstrap", "buildah", "podman", "runc", "catatonit", "iptables"),
+    *("/usr/lib/podman/netavark", "/usr/lib/podman/aardvark-dns"),
+)
+"""For each test that uses :func:`engine`."""
 
 HARDENED: Final = (
     *("--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
@@ -44,9 +45,9 @@ _LEFT_OUT: Final = ("doc", "man", "locale", "info")
 """Folders of /usr/share, as in Debian's own slim images."""
 _PIP_SETTINGS: Final = {"PIP_CERT": "cert", "PIP_INDEX_URL": "index-url", "PIP_EXTRA_INDEX_URL": "extra-index-url"}
 _CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
-_PLACES: Final = f"{os.environ['PATH']}:/usr/lib/podman:/usr/libexec/podman"
-_ENDS_WITHIN: Final = 5
-"""Seconds between SIGTERM and SIGKILL."""
+_ENDS_WITHIN: Final = 30
+"""Seconds between SIGTERM and SIGKILL, for a busy machine."""
+_READY: Final = "ready\n"
 
 _ENGINE_SETTINGS: Final = """\
 [containers]
@@ -56,6 +57,7 @@ netns = "host"
 
 [network]
 network_backend = "netavark"
+network_config_dir = {networks}
 
 [engine]
 cgroup_manager = "cgroupfs"
@@ -75,7 +77,7 @@ _STORE_SETTINGS: Final = """\
 [storage]
 driver = "overlay"
 graphroot = {graph}
-runroot = {run}
+runroot = "/run/sbg-exporter-test"
 """
 
 
@@ -90,10 +92,9 @@ class Container:
         """What podman knows of it, by a template of Go's."""
         return self.engine.podman("inspect", "--format", template, self.name).strip()
 
-    @property
-    def pid(self) -> int:
-        """Of its first process, as seen from outside."""
-        return int(self.inspect("{{.State.Pid}}"))
+    def process(self, file: str) -> str:
+        """What the kernel says of its first process, in a file of ``/proc/PID``."""
+        return self.engine.read(f"/proc/{self.inspect('{{.State.Pid}}')}/{file}")
 
     @property
     def told(self) -> str:
@@ -157,9 +158,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Engine:
-    """buildah and podman, and what was made with them."""
+    """buildah and podman in a sandbox, and what was made with them."""
 
     folder: Path
+    leader: int
+    """The sandbox's first process."""
 
     # ---- images ----
 
@@ -168,21 +171,21 @@ class Engine:
         """A Debian with Python and little else, which trusts whom this machine trusts when it installs packages."""
         settings = [f"{key} = {os.environ[name]}\n" for name, key in _PIP_SETTINGS.items() if name in os.environ]
         command = [
-            *("mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-minimal,python3-venv"),
+            *(tool("mmdebstrap"), "--quiet", "--variant=minbase", "--include=python3-minimal,python3-venv"),
             *(f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT),
             *("--customize-hook=mkdir -p $1/etc/ssl/certs", f"--customize-hook=upload {_CERTIFICATES} {_CERTIFICATES}"),
         ]
-        digest = hashlib.sha256(" ".join([*command, *settings]).encode()).hexdigest()[:12]
-        tag = f"localhost/sbg-exporter-base:{digest}"
+        wanted = version(*command, *settings)
+
+        def made(archive: Path) -> None:
+            fresh = archive.with_name("pip.conf")
+            fresh.write_text("[global]\n" + "".join(settings))
+            pip = f"--customize-hook=upload {fresh} /etc/pip.conf"
+            _run(sandboxed(*command, "--format=tar", pip, _SUITE, str(archive)), os.environ)
+
+        tag = f"localhost/sbg-exporter-base:{wanted}"
         if self._lacks(tag):
-            archive = self.folder / f"base-{digest}.tar"
-            if not archive.exists():
-                with tempfile.TemporaryDirectory(dir=self.folder) as fresh:
-                    (Path(fresh) / "pip.conf").write_text("[global]\n" + "".join(settings))
-                    pip = f"--customize-hook=upload {fresh}/pip.conf /etc/pip.conf"
-                    _run([*command, pip, _SUITE, f"{fresh}/base.tar"], os.environ)
-                    Path(fresh, "base.tar").rename(archive)
-            self.podman("import", "--quiet", str(archive), tag)
+            self.podman("import", "--quiet", str(kept("base", wanted, made)), tag)
         return tag
 
     def image(self, name: str, **arguments: str) -> str:
@@ -194,7 +197,7 @@ class Engine:
         """An image named *name*, as this machine's own; a step that has been built already is not built again."""
         tag = name if "/" in name else f"localhost/{name}:test"
         how = ("bud", "--isolation=chroot", "--network=host", "--format=docker", "--layers", "--pull-never")
-        self._do("buildah", *how, *options, "--tag", tag, "--file", str(dockerfile), str(context))
+        self._do(tool("buildah"), *how, *options, "--tag", tag, "--file", str(dockerfile), str(context))
         return tag
 
     def about(self, image: str) -> dict[str, Any]:
@@ -222,13 +225,17 @@ class Engine:
 
     def run(self, image: str, *arguments: str, options: Sequence[str] = HARDENED) -> Ended:
         """A command in a container that is gone when it is through."""
-        command = ["podman", "run", "--rm", *options, image, *arguments]
+        command = self._inside(tool("podman"), "run", "--rm", *options, image, *arguments)
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def podman(self, *arguments: str, both: bool = False, given: str | None = None) -> str:
         """What podman prints, on *both* outputs if need be; *given* is its standard input."""
-        return self._do("podman", *arguments, both=both, given=given)
+        return self._do(tool("podman"), *arguments, both=both, given=given)
+
+    def read(self, file: str) -> str:
+        """A file as it is in the sandbox."""
+        return self._do("cat", file)
 
     def as_kubectl(self, line: str, folder: Path) -> None:
         """Run a *line* of ``kubectl exec`` in *folder*, against the pods of the same names that were played here."""
@@ -238,13 +245,11 @@ class Engine:
             stand_in.write_text(_KUBECTL)
             stand_in.chmod(0o755)
         environment = {**self._environment, "PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
-        _run(["sh", "-c", f"cd {folder}; {line}"], environment)
+        _run(self._inside("sh", "-c", f"cd {folder}; {line}"), environment)
 
     def compose(self, file: Path, *arguments: str) -> str:
         """What podman-compose prints."""
-        program = shutil.which("podman-compose", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        assert program is not None, "podman-compose is missing: it is in the developers' packages"
-        return self._do(program, "--in-pod", "false", "--file", str(file), *arguments)
+        return self._do(developers("podman-compose"), "--in-pod", "false", "--file", str(file), *arguments)
 
     def sweep(self) -> None:
         """Remove all containers with their volumes and secrets, and images that are long out of use."""
@@ -253,25 +258,27 @@ class Engine:
         self.podman("volume", "prune", "--force")
         self.podman("network", "prune", "--force")
         self.podman("secret", "rm", "--all")
+        self._do(tool("buildah"), "rm", "--all")  # of builds that were interrupted
         self.podman("image", "prune", "--force", "--filter=until=168h")
 
     def _do(self, *command: str, both: bool = False, given: str | None = None) -> str:
-        return _run(command, self._environment, both=both, given=given)
+        return _run(self._inside(*command), self._environment, both=both, given=given)
+
+    def _inside(self, *command: str) -> list[str]:
+        return ["nsenter", "--target", str(self.leader), "--all", *command]
 
     @cached_property
     def _environment(self) -> Mapping[str, str]:
-        settings = {"containers.conf": _ENGINE_SETTINGS, "storage.conf": self._store()}
-        for name, text in settings.items():
-            (self.folder / name).write_text(text)
+        paths = {name: json.dumps(str(self.folder / name)) for name in ("graph", "networks")}
+        for name, text in {"containers.conf": _ENGINE_SETTINGS, "storage.conf": _STORE_SETTINGS}.items():
+            (self.folder / name).write_text(text.format(**paths))
+        (self.folder / "tmp").mkdir(exist_ok=True)
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("SBG_")},
+            "TMPDIR": str(self.folder / "tmp"),
             "CONTAINERS_CONF": str(self.folder / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(self.folder / "storage.conf"),
         }
-
-    def _store(self) -> str:
-        paths = {name: json.dumps(str(self.folder / name)) for name in ("graph", "run")}
-        return _STORE_SETTINGS.format(**paths)
 
 
 def _run(
@@ -283,18 +290,23 @@ def _run(
 
 
 @contextmanager
-def engine() -> Iterator[Engine]:
-    """The engine, for one process at a time."""
-    missing = [tool for tool in TOOLS if shutil.which(tool, path=_PLACES) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    folder = Path(os.environ.get("SBG_EXPORTER_TEST_CONTAINERS", Path(sys.prefix) / "containers")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        made = Engine(folder)
-        made.sweep()  # what an interrupted run left
-        try:
-            yield made
-        finally:
-            made.sweep()
+def engine(*, network: bool = True) -> Iterator[Engine]:
+    """The engine, for one process at a time; without the machine's *network* containers can have networks of their own.
+
+    Whatever ends the process ends the sandbox, and every container with it.
+    """
+    folder = CACHE / "containers"
+    with locked("containers"):
+        folder.mkdir(exist_ok=True)
+        told = f"printf '{_READY}'; exec {tool('catatonit')} -P"
+        with subprocess.Popen(sandboxed("sh", "-c", told, network=network), stdout=subprocess.PIPE, text=True) as held:
+            try:
+                assert held.stdout is not None
+                assert held.stdout.readline() == _READY
+                [leader] = Path(f"/proc/{held.pid}/task/{held.pid}/children").read_text().split()
+                made = Engine(folder, int(leader))
+                made.sweep()  # what an interrupted run left
+                yield made
+                made.sweep()
+            finally:
+                held.kill()

