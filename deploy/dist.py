@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import venv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -40,12 +39,11 @@ def wheel_and_sdist(folder: Path) -> Path:
 def bill_of_materials(folder: Path, wheel: Path) -> None:
     """Write the bill of materials of *wheel* and its pinned requirements in CycloneDX format."""
     with tempfile.TemporaryDirectory() as scratch:
-        venv.create(scratch, with_pip=True)
         python = Path(scratch) / "bin" / "python"
-        quiet = ("-m", "pip", "install", "-q", "--disable-pip-version-check")
-        _run(python, *quiet, "--require-hashes", "-r", REPOSITORY / "requirements.lock")
-        _run(python, *quiet, "--no-deps", wheel)
-        _run(python, "-m", "pip", "-q", "uninstall", "-y", "pip", "setuptools")
+        _run(_BIN / "uv", "venv", "-q", "--python", sys.executable, scratch)
+        install = (_BIN / "uv", "pip", "install", "-q", "--python", python)
+        _run(*install, "--require-hashes", "-r", REPOSITORY / "requirements.lock")
+        _run(*install, "--no-deps", wheel)
         output = folder / f"{NAME}.cdx.json"
         about = ("--output-reproducible", "--pyproject", REPOSITORY / "pyproject.toml")
         _run(_BIN / "cyclonedx-py", "environment", *about, "-o", output, python)
