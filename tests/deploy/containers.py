@@ -63,7 +63,9 @@ network_config_dir = {networks}
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
+tmp_dir = "/run/sbg-exporter-test/libpod"
 """
+"""In a sandbox that folder is new: so podman knows that no container runs any more, whatever its store says."""
 _KUBECTL: Final = """\
 #!/bin/sh
 # kubectl -n NAMESPACE exec [-i] POD -- COMMAND...
@@ -77,7 +79,7 @@ _STORE_SETTINGS: Final = """\
 [storage]
 driver = "overlay"
 graphroot = {graph}
-runroot = "/run/sbg-exporter-test"
+runroot = "/run/sbg-exporter-test/storage"
 """
 
 

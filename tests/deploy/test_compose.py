@@ -315,6 +315,15 @@ def playable(containers: Engine, folder: Path) -> Path:
     return file
 
 
+def fetched(container: Container, url: str, body: str = "") -> str | None:
+    """What a server in *container* answers to a request from there; None where it answers no or not at all."""
+    ask = f"import urllib.request as u; print(u.urlopen({url!r}, {body.encode() or None!r}).read().decode())"
+    try:
+        return container.engine.podman("exec", container.name, "python", "-c", ask)
+    except AssertionError:
+        return None
+
+
 @pytest.mark.slow
 @needs_containers
 @pytest.mark.tools("prometheus", "promtool", "prometheus-alertmanager")
@@ -323,13 +332,14 @@ def test_a_failed_job_is_told_to_the_inbox_by_all_of_them_together(tmp_path: Pat
         file = playable(containers, tmp_path)
     with engine(network=False) as containers:
         containers.compose(file, "up", "--detach", "--no-build")
-        inbox, simulator = (Container(containers, f"all-together_{name}_1") for name in ("inbox", "simulator"))
-        post = (
-            "import urllib.request as u;"
-            "print(u.urlopen('http://127.0.0.1:8089/simulator/jobs', b'{\"total\": 9, \"failed\": 4}').read().decode())"
+        inbox, simulator, exporter = (
+            Container(containers, f"all-together_{name}_1") for name in ("inbox", "simulator", "exporter")
         )
-        eventually(lambda: "control side" in simulator.told, describe=lambda: simulator.told)
-        job = json.loads(containers.podman("exec", simulator.name, "python", "-c", post))["id"]
+        ready, jobs = "http://127.0.0.1:10037/-/ready", "http://127.0.0.1:8089/simulator/jobs"
+        eventually(lambda: fetched(exporter, ready) is not None, within=240, every=1, describe=lambda: exporter.told)
+        posted = fetched(simulator, jobs, '{"total": 9, "failed": 4}')  # not earlier: it would count as history
+        assert posted is not None, simulator.told
+        job = json.loads(posted)["id"]
         told = re.compile(rf"(?m)^/failures firing SbgJobFilesFailed: .*job_id={job}")
         eventually(lambda: told.search(inbox.told), within=240, every=1, describe=lambda: inbox.told)
         containers.compose(file, "down", "--volumes")

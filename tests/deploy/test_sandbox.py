@@ -20,7 +20,8 @@ from tests.deploy.containers import engine
 
 with engine(network=False) as containers:
     containers.podman("network", "create", "left")
-    containers.start(containers.base, "sleep", sys.argv[1], options=("--network=left", "--no-healthcheck"))
+    options = ("--network=left", "--volume=left:/left", "--no-healthcheck")
+    containers.start(containers.base, "sleep", sys.argv[1], options=options)
     print("started", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -54,6 +55,7 @@ def test_a_killed_run_leaves_no_process_and_no_container() -> None:
     eventually(lambda: not processes(f"sleep {seconds}"))
     with engine(network=False) as containers:
         assert containers.podman("ps", "--all", "--quiet") == ""
+        assert containers.podman("volume", "ls", "--quiet") == ""
         assert containers.podman("network", "ls", "--format={{.Name}}") == "podman\n"
         assert containers.run(containers.base, "true", options=HARDENED).code == 0
 
