@@ -387,7 +387,7 @@ def stuck(machine: Machine) -> None:
         every=LOOK,
         describe=machine.journal,
     )
-    withheld = re.compile("watchdog.withheld.*account cavatica has not moved for")
+    withheld = re.compile("watchdog.ping_skipped.*account cavatica has not moved for")
     eventually(lambda: withheld.search(machine.journal()), every=LOOK, describe=machine.journal)
 
     machine.run(f"{fresh} {token}")

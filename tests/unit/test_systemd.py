@@ -20,7 +20,7 @@ from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.server import QUIET, running
 from tests.harness import Account, Installation
 from tests.snapshots import STATUS, UNTRIED, snapshot
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually
 
 EVERY_MILLISECOND = "2000"
 """WATCHDOG_USEC, of which half is the time between two signs of life."""
@@ -232,7 +232,7 @@ def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
     stream, full = io.StringIO(), threading.Event()
 
     def unhealthy() -> str:
-        if "not_told" in stream.getvalue():
+        if "systemd.notify_failed" in stream.getvalue():
             full.set()
         return ""
 
@@ -246,25 +246,16 @@ def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
 
 def test_once_it_can_be_told_again_a_later_failure_is_told_of_too(tmp_path: Path) -> None:
     stream, path = io.StringIO(), tmp_path / "notify"
-    looks = threading.Semaphore(0)
     environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": EVERY_MILLISECOND}
 
     def failures() -> int:
-        return stream.getvalue().count("not_told")
+        return stream.getvalue().count("systemd.notify_failed")
 
-    def after_a_look(condition: Callable[[], object]) -> None:
-        while not condition():
-            assert looks.acquire(timeout=PATIENCE)
-
-    def unhealthy() -> str:
-        looks.release()
-        return ""
-
-    with informed(environ, stream=stream, unhealthy=unhealthy):
-        after_a_look(lambda: failures() == 1)
+    with informed(environ, stream=stream):
+        eventually(lambda: failures() == 1)
         with closing(Ear(path)) as ear:
             assert ear.hear()["WATCHDOG"] == "1"
-        after_a_look(lambda: failures() == 2)
+        eventually(lambda: failures() == 2)
 
 
 # ---- the status line ----
