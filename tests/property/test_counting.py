@@ -113,10 +113,12 @@ class Counting(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
-            self.see_everything_twice()
-            self.check_truth()
-            self.store.close()
-            shutil.rmtree(self.folder)
+            try:
+                self.see_everything_twice()
+                self.check_truth()
+            finally:
+                self.store.close()
+                shutil.rmtree(self.folder)
 
     # ---- the platform lives ----
 
