@@ -20,9 +20,13 @@ STATUS = PollStatus(
     last_poll=START + 30.5,
     last_success=START + 30.5,
     last_full_listing=START + 30.25,
-    polls={"success": 2, "unreachable": 1},
+    counters={
+        "sbg_exporter_polls_total": {("success",): 2, ("unreachable",): 1},
+        "sbg_exporter_requests_total": {("user", "200"): 1, ("list", "timeout"): 1, ("list", "200"): 2},
+        "sbg_exporter_records_skipped_total": {("no_id",): 2},
+        "sbg_exporter_counts_lowered_total": {("failed",): 1},
+    },
     poll_duration=HistogramValue.empty((0.5, 5.0), START).observe(0.25, None).observe(7.0, None),
-    requests={("user", "200"): 1, ("list", "timeout"): 1, ("list", "200"): 2},
     request_duration={"list": HistogramValue.empty((0.1, 1.0), START).observe(0.05, None)},
     rate_limit=1000,
     rate_limit_remaining=991,
@@ -33,8 +37,6 @@ STATUS = PollStatus(
     interval=30.0,
     full_listing_interval=30.0,
     detection_delay=30.0,
-    skipped={"no_id": 2},
-    lowered={"failed": 1},
     last_error="",
 )
 """Polls that went well, but for one."""
@@ -51,16 +53,13 @@ UNTRIED = replace(
     last_poll=None,
     last_success=None,
     last_full_listing=None,
-    polls={},
+    counters={},
     poll_duration=HistogramValue.empty((0.5, 5.0), START),
-    requests={},
     request_duration={},
     rate_limit=None,
     rate_limit_remaining=None,
     rate_limit_reset=None,
     allowance_used=0,
-    skipped={},
-    lowered={},
 )
 """Before the first poll."""
 

@@ -255,19 +255,14 @@ def _poll_gauge(name: str, meaning: str, of: Callable[[PollStatus], float | None
     return Family(Section.EXPORTER, name, Type.GAUGE, meaning, _ACCOUNT, Source.STATUS, samples)
 
 
-def _labelled_counter(
-    name: str,
-    meaning: str,
-    labels: Labels,
-    of: Callable[[PollStatus], Mapping[Labels, int]],
-    always: Iterable[str] = (),
-) -> Family:
-    """Numbers counted since the process started, by label; those of *always* also at 0."""
-    zeros = {(value,): 0 for value in always}
+def _labelled_counter(name: str, meaning: str, *labels: str, always: Iterable[str] = ()) -> Family:
+    """What polling counted under this name since the process started; the values of *always* also at 0."""
+    zeros: dict[Labels, int] = {(value,): 0 for value in always}
 
     def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
         began = snapshot.status.poll_duration.created
-        for key, number in ({**zeros} | dict(sorted(of(snapshot.status).items()))).items():
+        counted = snapshot.status.counters.get(name, {})
+        for key, number in (zeros | dict(sorted(counted.items()))).items():
             yield Sample(key, CounterValue(number, began))
 
     return Family(Section.EXPORTER, name, Type.COUNTER, meaning, (*_ACCOUNT, *labels), Source.STATUS, samples)
@@ -282,10 +277,6 @@ def _duration_histogram(
         return (Sample(key, histogram) for key, histogram in of(snapshot.status).items())
 
     return Family(Section.EXPORTER, name, Type.HISTOGRAM, meaning, (*_ACCOUNT, *labels), Source.STATUS, samples)
-
-
-def _by_one(numbers: Mapping[str, int]) -> dict[Labels, int]:
-    return {(key,): number for key, number in numbers.items()}
 
 
 def _account_info(snapshot: AccountSnapshot, display: DisplayOptions, _now: float) -> Iterator[Sample]:
@@ -448,21 +439,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "When a complete listing of the account was last read.",
         lambda status: status.last_full_listing,
     ),
-    _labelled_counter(
-        "sbg_exporter_polls_total",
-        "Polls of the account by result.",
-        ("result",),
-        lambda status: _by_one(status.polls),
-        POLL_RESULTS,
-    ),
+    _labelled_counter("sbg_exporter_polls_total", "Polls of the account by result.", "result", always=POLL_RESULTS),
     _duration_histogram(
         "sbg_exporter_poll_duration_seconds", "How long polls took.", (), lambda status: {(): status.poll_duration}
     ),
     _labelled_counter(
         "sbg_exporter_requests_total",
         "API requests by endpoint (list, job, user) and HTTP status, or timeout, connect, other.",
-        ("endpoint", "status"),
-        lambda status: dict(status.requests.items()),
+        "endpoint",
+        "status",
     ),
     _duration_histogram(
         "sbg_exporter_request_duration_seconds",
@@ -518,16 +503,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _labelled_counter(
         "sbg_exporter_records_skipped_total",
         "Job records that could not be read, by reason; each time they were seen.",
-        ("reason",),
-        lambda status: _by_one(status.skipped),
-        SKIPPED,
+        "reason",
+        always=SKIPPED,
     ),
     _labelled_counter(
         "sbg_exporter_counts_lowered_total",
         "Times that the platform lowered a count (total, completed, failed) that was already counted.",
-        ("field",),
-        lambda status: _by_one(status.lowered),
-        _COUNTS,
+        "field",
+        always=_COUNTS,
     ),
     Family(
         Section.EXPORTER,

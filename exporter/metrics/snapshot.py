@@ -16,8 +16,7 @@ class PollStatus:
         auth_ok: whether the platform last accepted the token.
         maintenance: whether the platform last said that it is under maintenance.
         username: who the platform says the token belongs to.
-        polls: result to number.
-        requests: (endpoint, status) to number.
+        counters: what was counted since the process started: by family, by the values of its labels after ``account``.
         rate_limit, rate_limit_remaining: requests, as the platform last said.
         rate_limit_reset: when the platform's window ends, by its clock.
         allowance, allowance_used: requests of this window.
@@ -25,8 +24,6 @@ class PollStatus:
         interval: seconds between two polls, effective.
         full_listing_interval: seconds between two complete listings, effective; None before the first poll.
         detection_delay: for how long, at most, an unfinished job had gone without a look when the last poll looked.
-        skipped: reason to records that could not be read.
-        lowered: field to times the platform lowered what was counted.
         last_error: why the last poll did not succeed, for people; empty when it did.
     """
 
@@ -37,9 +34,8 @@ class PollStatus:
     last_poll: float | None
     last_success: float | None
     last_full_listing: float | None
-    polls: Mapping[str, int]
+    counters: Mapping[str, Mapping[tuple[str, ...], int]]
     poll_duration: HistogramValue
-    requests: Mapping[tuple[str, str], int]
     request_duration: Mapping[str, HistogramValue]
     rate_limit: int | None
     rate_limit_remaining: int | None
@@ -50,8 +46,6 @@ class PollStatus:
     interval: float
     full_listing_interval: float | None
     detection_delay: float | None
-    skipped: Mapping[str, int]
-    lowered: Mapping[str, int]
     last_error: str
 
 

@@ -41,20 +41,18 @@ class PollStats:
         self.last_full_listing: float | None = None
         self.last_error = ""
         self._server_ahead = 0.0
-        self._polls: dict[str, int] = {}
+        self._counters: dict[str, dict[tuple[str, ...], int]] = {}
         self._poll_duration = HistogramValue.empty(POLL_SECONDS, started)
-        self._requests: dict[tuple[str, str], int] = {}
+        self._requests_made = 0
         self._request_duration = {str(each): HistogramValue.empty(REQUEST_SECONDS, started) for each in Endpoint}
-        self._skipped: dict[str, int] = {}
-        self._lowered: dict[str, int] = {}
 
     def on_request_completed(self, event: RequestCompleted) -> None:
         """A request was made."""
         self.last_activity_at = self._clock.monotonic()
-        key = str(event.endpoint), event.status
-        self._requests[key] = self._requests.get(key, 0) + 1
-        histogram = self._request_duration[key[0]]
-        self._request_duration[key[0]] = histogram.observe(event.seconds, None)
+        self._requests_made += 1
+        self._count("sbg_exporter_requests_total", str(event.endpoint), event.status)
+        histogram = self._request_duration[str(event.endpoint)]
+        self._request_duration[str(event.endpoint)] = histogram.observe(event.seconds, None)
 
     def on_retry_scheduled(self, event: RetryScheduled) -> None:
         """A request failed in transit and is made again."""
@@ -74,7 +72,7 @@ class PollStats:
     @property
     def requests_made(self) -> int:
         """Requests made so far."""
-        return sum(self._requests.values())
+        return self._requests_made
 
     @property
     def server_time(self) -> float:
@@ -87,9 +85,10 @@ class PollStats:
             self._server_ahead = date - self._clock.time()
         for reason, records in skipped.items():
             # Once at warning: a record that cannot be read comes again with every listing for a month.
-            tell = self._log.debug if reason in self._skipped else self._log.warning
-            tell("records.skipped", reason=reason, records=records)
-            self._skipped[reason] = self._skipped.get(reason, 0) + records
+            known = (reason,) in self._counters.get("sbg_exporter_records_skipped_total", {})
+            log = self._log.debug if known else self._log.warning
+            log("records.skipped", reason=reason, records=records)
+            self._count("sbg_exporter_records_skipped_total", reason, number=records)
 
     def polled(self, result: str, error: str, now: float, seconds: float) -> None:
         """A poll ended at *now* after *seconds*; *error* is why it failed, empty when it did not."""
@@ -102,7 +101,7 @@ class PollStats:
         self.last_poll = now
         if self.up:
             self.last_success = now
-        self._polls[result] = self._polls.get(result, 0) + 1
+        self._count("sbg_exporter_polls_total", result)
         self._poll_duration = self._poll_duration.observe(seconds, None)
 
     def failed(self, error: PollError) -> None:
@@ -121,8 +120,13 @@ class PollStats:
     def committed(self, event: LedgerEvent) -> None:
         """A fact was committed."""
         if isinstance(event, CountDecreased):
-            self._lowered[event.field] = self._lowered.get(event.field, 0) + 1
+            self._count("sbg_exporter_counts_lowered_total", event.field)
         _log_event(self._log, event)
+
+    def _count(self, family: str, *labels: str, number: int = 1) -> None:
+        """Add *number* to a counter of the family, which :data:`exporter.metrics.families.FAMILIES` shows."""
+        values = self._counters.setdefault(family, {})
+        values[labels] = values.get(labels, 0) + number
 
     def status(
         self, allowance: Allowance, *, interval: float, full_interval: float, incremental: bool, delay: float | None
@@ -137,9 +141,8 @@ class PollStats:
             last_poll=self.last_poll,
             last_success=self.last_success,
             last_full_listing=self.last_full_listing,
-            polls=dict(self._polls),
+            counters={family: dict(values) for family, values in self._counters.items()},
             poll_duration=self._poll_duration,
-            requests=dict(self._requests),
             request_duration=dict(self._request_duration),
             rate_limit=rate_limit.limit,
             rate_limit_remaining=rate_limit.remaining,
@@ -150,8 +153,6 @@ class PollStats:
             interval=interval,
             full_listing_interval=full_interval if polled else None,
             detection_delay=delay if polled else None,
-            skipped=dict(self._skipped),
-            lowered=dict(self._lowered),
             last_error=self.last_error,
         )
 
