@@ -76,11 +76,11 @@ lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
 bench: $(VENV)/test ## measure, as ratios of two things run side by side
 	$(BIN)/python -m tests.bench $(ARGS)
 
-generated: $(VENV)/test ## write anew what is made from code: dashboards, manifests, chart, README's tables, golden texts
+generated: $(VENV)/test ## regenerate what is made from code: dashboards, manifests, chart, tables in documents, golden texts
 	$(BIN)/python -m grafana.build
 	$(BIN)/python -m deploy.kubernetes.generate
 	$(BIN)/python -m deploy.helm.generate
-	$(BIN)/python -m tests.readme_tables --write README.md
+	$(BIN)/python -m tests.doc_tables
 	$(BIN)/python -m tests.unit.test_exposition
 
 screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)

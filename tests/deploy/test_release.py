@@ -144,4 +144,4 @@ def test_guide_says_that_nothing_is_published_and_builds_it(guide: Path) -> None
     text = guide.read_text(encoding="utf-8")
 
     assert "published yet" in text
-    assert re.search(r"docker build -f deploy/docker/Dockerfile|up --build|pip install --no-deps \.", text)
+    assert re.search(r"docker build -f deploy/docker/Dockerfile|up --build|pip install --no-deps \.|make dist", text)
