@@ -17,8 +17,8 @@ from typing import Final, get_type_hints
 import msgspec
 import yaml
 
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
-from exporter.settings import Settings
+from exporter.config.settings import Settings
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
 from exporter.simulator import control, faults
 from exporter.simulator.platform import Behaviour
 from exporter.simulator.scripts import JobScript

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from exporter import __version__
-from exporter.accounts import AccountTable
-from exporter.metrics.catalogue import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
-from exporter.settings import Settings
+from exporter.config.accounts import AccountTable
+from exporter.config.settings import Settings
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from exporter.simulator import control
 from exporter.simulator.faults import FaultKind
 from tests.doc_tables import QUERIES, REPOSITORY, RULES, TABLES, filled, made, query
