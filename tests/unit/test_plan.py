@@ -503,7 +503,7 @@ def test_a_job_whose_endpoint_never_answers_does_not_starve_the_others() -> None
 def test_results_that_are_wanted_get_a_quarter_where_unfinished_jobs_exceed_the_budget() -> None:
     account, _ = with_running_apart(12)
     wanted = [job.id for job in account.jobs[10:16]]
-    account.live |= {job.id: record(job, asks_left=1, outcome="failed") for job in account.jobs[10:16]}
+    account.live |= {job.id: record(job, detail_requests_left=1, outcome="failed") for job in account.jobs[10:16]}
 
     asked = []
     for _ in range(3):

@@ -119,7 +119,7 @@ def test_show_tells_of_the_file_and_of_each_account(
         "  user        u\n"
         "  since       2026-09-21T14:13:20Z\n"
         "  listed      2026-09-21T14:13:25Z\n"
-        "  jobs        3 marked, 1 unfinished\n"
+        "  jobs        3 tracked, 1 unfinished\n"
         "  counted     2 jobs submitted, 1 finished, 12 files, 5 completed, 3 failed, 2 error records\n"
         "other\n"
         "  endpoint    https://p/v2\n"
@@ -127,7 +127,7 @@ def test_show_tells_of_the_file_and_of_each_account(
         "  division    d\n"
         "  since       2026-09-21T14:13:20Z\n"
         "  listed      2026-09-21T14:13:25Z\n"
-        "  jobs        1 marked, 0 unfinished\n"
+        "  jobs        1 tracked, 0 unfinished\n"
         "  counted     1 jobs submitted, 1 finished, 3 files, 1 completed, 2 failed, 2 error records\n"
     )
 
