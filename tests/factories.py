@@ -5,7 +5,8 @@ from typing import Final
 import msgspec
 
 from exporter.api.models import Job
-from exporter.counting.rules import ID_EPOCH, JobRecord
+from exporter.counting.submission import ID_EPOCH
+from exporter.counting.values import JobRecord
 from tests.clocks import START
 
 ENDPOINT: Final = "https://api.example.org/v2"

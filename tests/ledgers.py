@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from exporter.api.models import Job
-from exporter.counting import rules as counting
-from exporter.counting.rules import Account, Changes, JobRecord, Ledger, Observations, Rules, initial_changes, reconcile
+from exporter.counting import values as counting
+from exporter.counting.rules import initial_changes, reconcile
+from exporter.counting.values import Account, Changes, JobRecord, Ledger, Observations, Rules
 from exporter.storage.store import Store
 from tests.clocks import START
 from tests.factories import ENDPOINT

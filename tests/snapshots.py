@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from exporter.counting.rules import HistogramValue, JobTotals, Ledger
+from exporter.counting.values import HistogramValue, JobTotals, Ledger
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.families import Family
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, SnapshotRegistry, StoreStats

@@ -31,8 +31,8 @@ import msgspec
 
 from exporter import __version__
 from exporter.api.models import OUTCOMES
-from exporter.counting import rules as counting
-from exporter.counting.rules import FORGET_AFTER, HistogramValue, JobRecord, Key
+from exporter.counting import values as counting
+from exporter.counting.values import FORGET_AFTER, HistogramValue, JobRecord, Key
 from exporter.errors import ConfigError, OutputError, StateError
 from exporter.storage.store import (
     LEDGER,

@@ -26,7 +26,7 @@ from pydantic_settings import (
 )
 
 from exporter.config.accounts import AccountConfig, AccountTable, accounts_of
-from exporter.counting.rules import Rules
+from exporter.counting.values import Rules
 from exporter.errors import ConfigError, Problems
 
 PREFIX: Final = "SBG_EXPORTER_"

@@ -40,23 +40,42 @@ Times named *platform* are Unix seconds by the platform's clock (``Date``); they
 machine's clock, which is the one that Prometheus compares with; they are only shown.
 """
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, Literal
 
 import msgspec
 
 from exporter.api.models import FINAL_RANK, OPERATIONS, OTHER, OUTCOMES, STATES, Job, Outcome, State, rank
+from exporter.counting.values import (
+    FILE_ERRORS,
+    FILES,
+    FILES_COMPLETED,
+    FILES_FAILED,
+    FORGET_AFTER,
+    JOB_DURATION,
+    JOB_QUEUE_DURATION,
+    JOBS_FINISHED,
+    JOBS_SUBMITTED,
+    Account,
+    Changes,
+    CountDecreased,
+    CounterValue,
+    Exemplar,
+    FilesFailed,
+    HistogramReset,
+    HistogramValue,
+    HistoryFound,
+    JobFinished,
+    JobRecord,
+    JobTotals,
+    Key,
+    Ledger,
+    LedgerEvent,
+    Observations,
+    Rules,
+)
 
-DAY: Final = 86400.0
-FORGET_AFTER: Final = 45 * DAY
 LISTING_STEP: Final = 6 * 3600.0
-ID_EPOCH: Final = 1483228800
-"""2017-01-01T00:00:00Z: where the time in the platform's job ids starts."""
-_ID_TIME_SHIFT: Final = 20
-_ID_AHEAD: Final = 300.0
-_START_SLACK: Final = 2.0
 _KEPT_LABELS: Final = {"operation": 8, "state": 8, "code": 32}
 _LONGEST_EXEMPLAR_ID: Final = 64
 _MOST_DETAIL_REQUESTS: Final = 5
@@ -66,326 +85,6 @@ _DOCUMENTED: Final[Mapping[str, frozenset[str]]] = {
     "state": frozenset(STATES),
     "code": frozenset({"none"}),
 }
-
-JOBS_SUBMITTED: Final = "sbg_jobs_submitted_total"
-JOBS_FINISHED: Final = "sbg_jobs_finished_total"
-FILES: Final = "sbg_files_total"
-FILES_COMPLETED: Final = "sbg_files_completed_total"
-FILES_FAILED: Final = "sbg_files_failed_total"
-FILE_ERRORS: Final = "sbg_file_errors_total"
-JOB_DURATION: Final = "sbg_job_duration_seconds"
-JOB_QUEUE_DURATION: Final = "sbg_job_queue_duration_seconds"
-
-Key = tuple[str, tuple[str, ...]]
-"""A family's name and its label values after ``account``."""
-
-
-class Exemplar(NamedTuple):
-    """The job that last moved a counter or bucket: its id, by how much or with what value, and when (Unix seconds)."""
-
-    job_id: str
-    value: float
-    at: float
-
-
-class CounterValue(msgspec.Struct, frozen=True):
-    """One counter: its value, when it began (Unix seconds), and the last exemplar."""
-
-    value: int
-    created: float
-    exemplar: Exemplar | None = None
-
-
-class HistogramValue(msgspec.Struct, frozen=True):
-    """One histogram: observations per bucket, not cumulative, the last one above every bound."""
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum: float
-    created: float
-    exemplars: tuple[Exemplar | None, ...]
-
-    @classmethod
-    def empty(cls, bounds: tuple[float, ...], created: float) -> "HistogramValue":
-        """A histogram in which nothing was observed yet."""
-        return cls(bounds, (0,) * (len(bounds) + 1), 0.0, created, (None,) * (len(bounds) + 1))
-
-    def observe(self, value: float, exemplar: Exemplar | None) -> "HistogramValue":
-        """This histogram with one more observation."""
-        bucket = sum(1 for bound in self.bounds if value > bound)
-        counts = list(self.counts)
-        exemplars = list(self.exemplars)
-        counts[bucket] += 1
-        if exemplar is not None:
-            exemplars[bucket] = exemplar
-        return HistogramValue(self.bounds, tuple(counts), self.sum + value, self.created, tuple(exemplars))
-
-
-class JobRecord(msgspec.Struct, frozen=True, gc=False):
-    """What is known, and what was already counted, of one job.
-
-    Attributes:
-        id, operation, state: as labelled; the most advanced state seen.
-        total, completed, failed: files counted: the highest ever shown.
-        last_total, last_completed, last_failed: files as last shown.
-        first_seen: platform time of the first sight.
-        seen_submitted: its state at the first sight was SUBMITTED.
-        started_on, finished_on: platform times, None while unknown.
-        outcome: empty until it finished or was lost.
-        history: it finished before this ledger began.
-        detail_requests_left: how often its own endpoint may still be asked for what is wanted of it when it is
-            finished.
-        queue_counted, duration_counted, errors_counted: counted, or found not to be countable.
-        last_progress_at: when its counts or state last changed, by this machine's clock.
-        detected_at: when its first failed file was counted, by this machine's clock.
-        settling_since: platform time from which its unaccounted files have not changed.
-        missing_since: platform time from which the platform says it does not know the job.
-        unlisted_at: the account's listing clock when listings ceased to show it; None while listed.
-        error_counts: error records by code, as ``code:number`` words, for jobs with failed files.
-    """
-
-    id: str
-    operation: str
-    state: str
-    total: int
-    completed: int
-    failed: int
-    last_total: int
-    last_completed: int
-    last_failed: int
-    first_seen: float
-    seen_submitted: bool
-    started_on: float | None
-    finished_on: float | None
-    outcome: str
-    history: bool
-    detail_requests_left: int
-    queue_counted: bool
-    duration_counted: bool
-    errors_counted: bool
-    last_progress_at: float
-    detected_at: float | None
-    settling_since: float | None
-    missing_since: float | None
-    unlisted_at: float | None
-    error_counts: str
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether it still counts as unfinished: neither finished nor lost."""
-        return not self.outcome
-
-    @property
-    def needs_details(self) -> bool:
-        """Whether it is finished and is to be asked for by its own endpoint."""
-        return self.detail_requests_left > 0
-
-    @property
-    def ended_on(self) -> float:
-        """When it finished, or else last moved; infinite while it is unfinished. For choosing what to show."""
-        if self.unfinished:
-            return math.inf
-        return self.finished_on if self.finished_on is not None else self.last_progress_at
-
-    @property
-    def submitted_on(self) -> float | None:
-        """Platform time of the submission, rule 8; None where it cannot be known."""
-        encoded = time_in_id(self.id)
-        if (
-            encoded is not None
-            and self.first_seen - FORGET_AFTER < encoded <= self.first_seen + _ID_AHEAD
-            and (self.started_on is None or encoded <= self.started_on + _START_SLACK)
-        ):
-            return encoded
-        return self.first_seen if self.seen_submitted else None
-
-
-class JobTotals(NamedTuple):
-    """Jobs that the platform lists under one operation and state, and the sums of their counts."""
-
-    jobs: int = 0
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
-
-
-class Account(msgspec.Struct, frozen=True):
-    """Whose ledger it is, and the account's own state.
-
-    Attributes:
-        number: the store's key.
-        endpoint, username, division: the identity.
-        counting_since: platform time from which it counts.
-        ever_listed: whether there ever was a complete listing.
-        listing_clock: seconds of listing time so far, rule 7.
-        listed_on: platform time of the last complete listing; None before the first.
-        labels: kind to the undocumented label values that are kept, rule 10.
-        failure_counted_at: operation to when a failed file was last counted, by this machine's clock.
-    """
-
-    number: int
-    endpoint: str
-    username: str
-    division: str
-    counting_since: float
-    ever_listed: bool = False
-    listing_clock: float = 0.0
-    listed_on: float | None = None
-    labels: Mapping[str, tuple[str, ...]] = {}
-    failure_counted_at: Mapping[str, float] = {}
-
-
-class JobFinished(NamedTuple):
-    """A job's outcome was counted."""
-
-    record: JobRecord
-
-
-class FilesFailed(NamedTuple):
-    """The first failed file of a job that still runs was counted."""
-
-    record: JobRecord
-
-
-class CountDecreased(NamedTuple):
-    """The platform lowered a count that was already counted; *field* is ``total``, ``completed`` or ``failed``."""
-
-    job_id: str
-    field: str
-    counted: int
-    now: int
-
-
-class HistoryFound(NamedTuple):
-    """Jobs that finished before the ledger began were marked, and counted or not as the setting says."""
-
-    jobs: int
-    counted: bool
-
-
-class HistogramReset(NamedTuple):
-    """The bounds in the configuration are new: this family's histograms began again at 0."""
-
-    family: str
-
-
-LedgerEvent = JobFinished | FilesFailed | CountDecreased | HistoryFound | HistogramReset
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings that counting depends on; durations and bounds in seconds."""
-
-    settle_after: float = 60.0
-    lost_after: float = 300.0
-    history: Literal["ignore", "count"] = "ignore"
-    failed_job_window: float = DAY
-    duration_buckets: tuple[float, ...] = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400)
-    queue_buckets: tuple[float, ...] = (1, 5, 15, 30, 60, 300, 900, 3600, 14400, 86400)
-
-
-@dataclass(frozen=True, slots=True)
-class Observations:
-    """What one poll saw.
-
-    Attributes:
-        jobs: every sighting, from pages and from single-job answers; one job may be among them more than once.
-        listed: the ids that pages showed.
-        asked: the ids whose own endpoint answered with the job.
-        refused: the ids whose own endpoint gave an answer that tells nothing of the job.
-        unknown: the ids that the platform itself says it does not know, from a poll whose list answered.
-        no_longer_listed: marks that were listed before and that a complete listing no longer shows.
-        expirable: marks that may be forgotten if the listing clock says so.
-        complete: whether this poll completed a listing.
-    """
-
-    jobs: Collection[Job]
-    listed: Collection[str]
-    asked: Collection[str] = frozenset()
-    refused: Collection[str] = frozenset()
-    unknown: Collection[str] = frozenset()
-    no_longer_listed: Iterable[JobRecord] = ()
-    expirable: Iterable[JobRecord] = ()
-    complete: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What one fold changes: absolute new rows, so that writing them twice is writing them once.
-
-    Attributes:
-        listed: all sums over the listed jobs, as they are now.
-        new_records: how many of the job records are of jobs never seen before.
-        failed_since: failed jobs that ended and were detected before it need not be kept in memory, Unix seconds.
-    """
-
-    records: Mapping[str, JobRecord]
-    forgotten: Collection[str]
-    counters: Mapping[Key, CounterValue]
-    histograms: Mapping[Key, HistogramValue]
-    account: Account | None
-    listed: Mapping[tuple[str, str], JobTotals]
-    events: tuple[LedgerEvent, ...]
-    new_records: int
-    failed_since: float
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to commit."""
-        return bool(self.records or self.forgotten or self.counters or self.histograms or self.account)
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """One account's ledger as memory holds it: as committed, never changed in place.
-
-    Attributes:
-        live: marks that are unfinished or pending, by id.
-        failed: marks with failed files that are or may be shown one by one, by id.
-        listed: sums over the jobs that the platform lists, as last seen.
-    """
-
-    account: Account
-    counters: Mapping[Key, CounterValue]
-    histograms: Mapping[Key, HistogramValue]
-    live: Mapping[str, JobRecord]
-    failed: Mapping[str, JobRecord]
-    listed: Mapping[tuple[str, str], JobTotals]
-    tracked_jobs: int
-
-    def after(self, changes: Changes) -> "Ledger":
-        """The book once *changes* are committed; this very one when there are none."""
-        if not changes:
-            return self
-        live, failed = self.live, self.failed
-        if changes.records or changes.forgotten:
-            live = _kept(live, changes, lambda record: record.unfinished or record.needs_details)
-            failed = _kept(
-                failed,
-                changes,
-                lambda record: (
-                    record.failed > 0 and max(record.ended_on, record.detected_at or 0.0) >= changes.failed_since
-                ),
-            )
-        return Ledger(
-            changes.account or self.account,
-            {**self.counters, **changes.counters} if changes.counters else self.counters,
-            {**self.histograms, **changes.histograms} if changes.histograms else self.histograms,
-            live,
-            failed,
-            changes.listed,
-            self.tracked_jobs + changes.new_records - len(changes.forgotten),
-        )
-
-
-def _kept(
-    records: Mapping[str, JobRecord], changes: Changes, wanted: Callable[[JobRecord], bool]
-) -> Mapping[str, JobRecord]:
-    gone = set(changes.forgotten)
-    return {
-        job_id: record
-        for job_id, record in {**records, **changes.records}.items()
-        if job_id not in gone and wanted(record)
-    }
 
 
 def reconcile(
@@ -431,19 +130,9 @@ def reset_changed_histograms(ledger: Ledger, rules: Rules, local_time: float) ->
     """Histograms whose bounds are not those of *rules* begin again at 0, with a new creation time."""
     changing = _Reconciler(ledger, rules, local_time, ledger.account.counting_since)
     for (family, labels), histogram in ledger.histograms.items():
-        if histogram.bounds != _bounds(family, rules):
+        if histogram.bounds != rules.bounds(family):
             changing.reset_histogram(family, labels)
     return changing.changes()
-
-
-def time_in_id(job_id: str) -> float | None:
-    """The submission time that the platform's ids seem to carry, Unix seconds; None for an id that is no number."""
-    if not job_id.isascii() or not job_id.isdigit() or len(job_id) > _LONGEST_ID_WITH_TIME:
-        return None
-    return ID_EPOCH + (int(job_id) >> _ID_TIME_SHIFT) / 1000
-
-
-_LONGEST_ID_WITH_TIME: Final = 20
 
 
 def outcome_of(job: Job, before: JobRecord) -> Outcome:
@@ -457,10 +146,6 @@ def outcome_of(job: Job, before: JobRecord) -> Outcome:
     if total is not None and completed is not None and completed < total:
         return Outcome.INCOMPLETE
     return Outcome.SUCCEEDED
-
-
-def _bounds(family: str, rules: Rules) -> tuple[float, ...]:
-    return rules.queue_buckets if family == JOB_QUEUE_DURATION else rules.duration_buckets
 
 
 class _Reconciler:
@@ -561,7 +246,7 @@ class _Reconciler:
 
     def reset_histogram(self, family: str, labels: tuple[str, ...], *, told: bool = True) -> None:
         """The histogram begins at 0, now."""
-        self._histograms[family, labels] = HistogramValue.empty(_bounds(family, self._rules), self._local_time)
+        self._histograms[family, labels] = HistogramValue.empty(self._rules.bounds(family), self._local_time)
         if told and HistogramReset(family) not in self._events:
             self._events.append(HistogramReset(family))
 
@@ -846,7 +531,7 @@ class _Reconciler:
         key = family, labels
         was = self._histograms.get(key) or self._ledger.histograms.get(key)
         if was is None:
-            was = HistogramValue.empty(_bounds(family, self._rules), self._local_time)
+            was = HistogramValue.empty(self._rules.bounds(family), self._local_time)
         self._histograms[key] = was.observe(value, _exemplar(record, value, self._local_time))
 
     def _label(self, kind: Literal["operation", "state", "code"], value: str) -> str:

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.utils import floatToGoString
 
-from exporter.counting.rules import CounterValue, Exemplar, HistogramValue
+from exporter.counting.values import CounterValue, Exemplar, HistogramValue
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Sample, Source, Type, leaves_at
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 

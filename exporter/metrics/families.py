@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 from exporter import __version__
 from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
-from exporter.counting import rules as counting
-from exporter.counting.rules import CounterValue, HistogramValue, JobRecord, JobTotals
+from exporter.counting import values as counting
+from exporter.counting.values import CounterValue, HistogramValue, JobRecord, JobTotals
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, StoreStats
 
 Labels = tuple[str, ...]

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.counting.rules import HistogramValue, JobTotals, Ledger
+from exporter.counting.values import HistogramValue, JobTotals, Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from exporter.api.allowance import Priority
 from exporter.api.client import JobPage, Response
 from exporter.api.models import Job, Operation
 from exporter.clock import Clock
-from exporter.counting.rules import Changes, JobRecord, JobTotals, Ledger, Observations, Rules, reconcile
+from exporter.counting.rules import reconcile
+from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Observations, Rules
 from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unreachable
 from exporter.polling.plan import GetJob, JobResult, LedgerView, ListPage, PageResult, Phase, PollPlan, Request, Result
 from exporter.polling.stats import PollStats

@@ -9,7 +9,7 @@ from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
-from exporter.counting.rules import Ledger, Rules
+from exporter.counting.values import Ledger, Rules
 from exporter.errors import ConfigError, DuplicateAccount, WrongAccount
 from exporter.logs import Log
 from exporter.polling.stats import PollStats

@@ -45,7 +45,7 @@ from typing import Final, NamedTuple, TypeVar
 from exporter.api.allowance import Priority
 from exporter.api.client import PAGE_LIMIT, JobPage
 from exporter.api.models import FINAL_RANK, OPERATIONS, Operation
-from exporter.counting.rules import JobRecord
+from exporter.counting.values import JobRecord
 from exporter.polling.freshness import FreshnessTracker
 from exporter.polling.full_listing import FullListing
 from exporter.polling.head_scan import HeadScan

@@ -9,7 +9,8 @@ from exporter.api.allowance import WINDOW_SECONDS, AllowancePool
 from exporter.api.client import Client, ClientObserver
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
-from exporter.counting.rules import Changes, JobTotals, Ledger, Rules, reset_changed_histograms
+from exporter.counting.rules import reset_changed_histograms
+from exporter.counting.values import Changes, JobTotals, Ledger, Rules
 from exporter.errors import (
     AllowanceExhausted,
     ConfigError,

@@ -6,7 +6,7 @@ from typing import Final
 from exporter.api.allowance import Allowance
 from exporter.api.client import Endpoint, RequestCompleted, RetryScheduled
 from exporter.clock import Clock
-from exporter.counting.rules import (
+from exporter.counting.values import (
     CountDecreased,
     FilesFailed,
     HistogramReset,

@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, SavedAllowance
-from exporter.counting import rules as counting
-from exporter.counting.rules import (
+from exporter.counting import values as counting
+from exporter.counting.rules import initial_changes
+from exporter.counting.values import (
     Account,
     Changes,
     CounterValue,
@@ -284,7 +285,7 @@ class Store:
                 if not existing:
                     account = Account(number, endpoint, username, division, counting_since)
                     self._upsert_account(account)
-                    self._write(number, counting.initial_changes(account, rules, local_time))
+                    self._write(number, initial_changes(account, rules, local_time))
                 self._bind(name, number)
             return self._load(number, failed_since=local_time)
 

@@ -17,7 +17,7 @@ from itertools import chain, repeat
 from typing import Final
 
 from exporter import __version__
-from exporter.counting.rules import FILES, FILES_COMPLETED, FILES_FAILED, JobRecord, JobTotals
+from exporter.counting.values import FILES, FILES_COMPLETED, FILES_FAILED, JobRecord, JobTotals
 from exporter.metrics.families import error_codes, failed_jobs, owner
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus
 

@@ -9,7 +9,8 @@ import sevenbridges
 from sevenbridges.models.async_jobs import AsyncJob
 
 from exporter.api.decoding import parse_page
-from exporter.counting.rules import Account, Ledger, Observations, Rules, initial_changes, reconcile
+from exporter.counting.rules import initial_changes, reconcile
+from exporter.counting.values import Account, Ledger, Observations, Rules
 from tests.bench.report import row
 
 _SINCE = 1_550_000_000.0

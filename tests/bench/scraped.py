@@ -11,7 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from exporter.api.models import Job
-from exporter.counting.rules import Account, Ledger, Observations, Rules, initial_changes, reconcile
+from exporter.counting.rules import initial_changes, reconcile
+from exporter.counting.values import Account, Ledger, Observations, Rules
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.web.app import application, bound_sockets, serving

@@ -27,7 +27,7 @@ from exporter.api.client import Client, transport_to
 from exporter.api.deadline import Deadline
 from exporter.config.accounts import AccountConfig
 from exporter.config.tokens import FixedToken, secret_of
-from exporter.counting.rules import Rules
+from exporter.counting.values import Rules
 from exporter.errors import Stopping
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from exporter.api.models import Job
-from exporter.counting import rules as counting
-from exporter.counting.rules import Changes, JobTotals, Observations, Rules, reconcile
+from exporter.counting import values as counting
+from exporter.counting.rules import reconcile
+from exporter.counting.values import Changes, JobTotals, Observations, Rules
 from exporter.storage.store import Store
 from tests.clocks import START
 from tests.width import width
@@ -206,7 +207,7 @@ class Counting(RuleBasedStateMachine):
 
     @invariant()
     def nothing_falls(self) -> None:
-        if hasattr(self, "book"):
+        if hasattr(self, "ledger"):
             for key, count in self.ledger.counters.items():
                 assert count.value >= self.highest.get(key, 0)
                 self.highest[key] = count.value

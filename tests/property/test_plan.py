@@ -21,7 +21,7 @@ from exporter.api.allowance import Allowance, Priority
 from exporter.api.client import JobPage, Response
 from exporter.api.decoding import Page, RateLimit
 from exporter.api.models import Job, Operation
-from exporter.counting.rules import FILES_FAILED, Changes, JobRecord, Ledger, Rules
+from exporter.counting.values import FILES_FAILED, Changes, JobRecord, Ledger, Rules
 from exporter.errors import AllowanceExhausted, Unreachable
 from exporter.logs import logger
 from exporter.polling.cycle import PollCycle

@@ -16,7 +16,7 @@ import pytest
 from exporter import __version__
 from exporter.commands.cli import main, version_line
 from exporter.config.settings import Settings
-from exporter.counting.rules import Rules
+from exporter.counting.values import Rules
 from exporter.storage.store import Store
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"

@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from exporter.api.models import Job
-from exporter.counting.rules import (
+from exporter.counting.rules import reset_changed_histograms
+from exporter.counting.submission import ID_EPOCH, time_in_id
+from exporter.counting.values import (
     DAY,
     FILE_ERRORS,
     FILES,
     FILES_COMPLETED,
     FILES_FAILED,
-    ID_EPOCH,
     JOB_DURATION,
     JOB_QUEUE_DURATION,
     JOBS_FINISHED,
@@ -26,8 +27,6 @@ from exporter.counting.rules import (
     JobFinished,
     JobTotals,
     Rules,
-    reset_changed_histograms,
-    time_in_id,
 )
 from tests.clocks import START
 from tests.factories import job

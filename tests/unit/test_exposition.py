@@ -24,8 +24,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from exporter.api.models import Job
-from exporter.counting import rules as counting
-from exporter.counting.rules import CounterValue, HistogramValue, Ledger, Rules
+from exporter.counting import values as counting
+from exporter.counting.values import CounterValue, HistogramValue, Ledger, Rules
 from exporter.metrics.exposition import Exposition, Format, number
 from exporter.metrics.families import FAMILIES, Family, Sample, Section, Source, Type
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats

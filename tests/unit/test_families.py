@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from exporter.counting.rules import CounterValue, HistogramValue
+from exporter.counting.values import CounterValue, HistogramValue
 from exporter.metrics.families import (
     FAMILIES,
     POLL_RESULTS,

@@ -10,7 +10,7 @@ from exporter.api.allowance import Priority
 from exporter.api.client import JobPage
 from exporter.api.decoding import Page
 from exporter.api.models import FINAL_RANK, Job
-from exporter.counting.rules import JobRecord
+from exporter.counting.values import JobRecord
 from exporter.polling.ordering import Order
 from exporter.polling.plan import GetJob, JobResult, LedgerView, ListPage, PageResult, Phase, PollPlan, Request
 from tests.factories import record

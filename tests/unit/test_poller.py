@@ -16,8 +16,8 @@ from exporter.api.deadline import Deadline
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.config.tokens import TokenFile
-from exporter.counting import rules as counting
-from exporter.counting.rules import Rules
+from exporter.counting import values as counting
+from exporter.counting.values import Rules
 from exporter.errors import Stopping, WrongAccount
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.config.accounts import AccountConfig
 from exporter.config.settings import PREFIX, Configuration, Settings, listen_address, load, seconds
-from exporter.counting.rules import Rules
+from exporter.counting.values import Rules
 from exporter.errors import ConfigError
 from exporter.redaction import Secret
 

@@ -17,7 +17,8 @@ import pytest
 
 from exporter.api.models import Job
 from exporter.commands.state import StateFileOptions, backup, check, export_ledger, forget_ledger, import_ledger, show
-from exporter.counting.rules import Ledger, Observations, Rules, reconcile
+from exporter.counting.rules import reconcile
+from exporter.counting.values import Ledger, Observations, Rules
 from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
 from exporter.storage.store import LEDGER, Store, open_read_only
 from tests.clocks import START

@@ -13,8 +13,9 @@ import pytest
 
 from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, AllowancePool, SavedAllowance
 from exporter.api.models import Job
-from exporter.counting import rules as counting
-from exporter.counting.rules import Ledger, Observations, Rules, reconcile
+from exporter.counting import values as counting
+from exporter.counting.rules import reconcile, reset_changed_histograms
+from exporter.counting.values import Ledger, Observations, Rules
 from exporter.errors import StateError, StateWriteError
 from exporter.storage.store import SCHEMA_VERSION, Store
 from tests.clocks import START
@@ -43,7 +44,7 @@ RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
 
 def test_what_was_committed_is_what_comes_back(store: Store, state_file: Path) -> None:
     ledger = see(store, begin(store), FAILED, RUNNING)
-    store.commit(ledger.account.number, counting.reset_changed_histograms(ledger, RULES, NOW))
+    store.commit(ledger.account.number, reset_changed_histograms(ledger, RULES, NOW))
     size = store.bytes_total
     store.close()
 
