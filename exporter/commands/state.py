@@ -32,6 +32,7 @@ import msgspec
 from exporter import __version__
 from exporter.api.models import OUTCOMES
 from exporter.counting import values as counting
+from exporter.counting.labels import decode_error_counts, encode_error_counts
 from exporter.counting.values import FORGET_AFTER, HistogramValue, JobRecord, Key
 from exporter.errors import ConfigError, OutputError, StateError
 from exporter.storage.store import (
@@ -251,13 +252,8 @@ def _counted_of(record: JobRecord) -> Iterator[tuple[Key, int]]:
     yield (counting.FILES_FAILED, (operation,)), record.failed
     if record.outcome:
         yield (counting.JOBS_FINISHED, (operation, record.outcome)), 1
-    for code, records in _codes(record).items():
+    for code, records in decode_error_counts(record.error_counts).items():
         yield (counting.FILE_ERRORS, (operation, code)), records
-
-
-def _codes(record: JobRecord) -> Mapping[str, int]:
-    words = (word.rpartition(":") for word in record.error_counts.split())
-    return {code: int(records) for code, _, records in words if records.isdecimal()}
 
 
 def _record_errors(record: JobRecord, ledger: LedgerSummary) -> Iterator[str]:
@@ -273,7 +269,7 @@ def _record_errors(record: JobRecord, ledger: LedgerSummary) -> Iterator[str]:
         yield "have an outcome that there is not"
     if record.unlisted_at is not None and record.unlisted_at > ledger.account.listing_clock:
         yield "are unlisted since later than now"
-    if len(_codes(record)) < len(record.error_counts.split()):
+    if encode_error_counts(decode_error_counts(record.error_counts)) != record.error_counts:
         yield "have error codes that cannot be read"
 
 

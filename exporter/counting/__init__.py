@@ -1,1 +1,1 @@
-"""What counts. The ledger decides, the store keeps."""
+"""Counting: pure rules that decide what an observation adds. Nothing here reads a clock, a socket or a file."""

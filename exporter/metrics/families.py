@@ -14,6 +14,7 @@ from exporter import __version__
 from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
 from exporter.counting import values as counting
+from exporter.counting.labels import decode_error_counts
 from exporter.counting.values import CounterValue, HistogramValue, JobRecord, JobTotals
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, StoreStats
 
@@ -188,8 +189,7 @@ def leaves_at(record: JobRecord, display: DisplayOptions) -> float:
 
 def error_codes(record: JobRecord) -> list[tuple[str, int]]:
     """A failed job's error records by code, the most frequent first."""
-    pairs = (word.rpartition(":") for word in record.error_counts.split())
-    return sorted(((code, int(records)) for code, _, records in pairs), key=lambda pair: (-pair[1], pair[0]))
+    return sorted(decode_error_counts(record.error_counts).items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _unfinished(snapshot: AccountSnapshot) -> list[JobRecord]:
