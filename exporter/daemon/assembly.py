@@ -8,8 +8,9 @@ from functools import cache, partial
 from typing import Final
 
 from exporter.api.allowance import AllowanceKey, AllowancePool
-from exporter.api.client import Client, ClientObserver, tls_context, transport_to
+from exporter.api.client import Client, ClientObserver
 from exporter.api.deadline import Deadline
+from exporter.api.transport import tls_context, transport_to
 from exporter.clock import Clock, RealClock
 from exporter.commands._parallel import in_parallel
 from exporter.config.accounts import AccountConfig

@@ -23,8 +23,9 @@ from typing import NamedTuple
 import httpx
 
 from exporter.api.allowance import AllowanceKey, AllowancePool
-from exporter.api.client import Client, transport_to
+from exporter.api.client import Client
 from exporter.api.deadline import Deadline
+from exporter.api.transport import transport_to
 from exporter.config.accounts import AccountConfig
 from exporter.config.tokens import FixedToken, secret_of
 from exporter.counting.values import Rules

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from exporter.api import decoding
 from exporter.api.allowance import LONGEST_PAUSE, Allowance, Priority
+from exporter.api.bodies import LARGEST_ANSWER
 from exporter.api.client import (
     ATTEMPTS,
-    LARGEST_ANSWER,
     PAGE_LIMIT,
     Client,
     Endpoint,
@@ -31,11 +31,10 @@ from exporter.api.client import (
     Response,
     RetryScheduled,
     after_failure,
-    tls_context,
-    transport_to,
 )
 from exporter.api.deadline import Deadline
 from exporter.api.models import Job, Operation
+from exporter.api.transport import tls_context, transport_to
 from exporter.errors import (
     AllowanceExhausted,
     AnswerTooLarge,
@@ -308,7 +307,7 @@ def test_a_job_of_another_id_is_refused(bench: ClientFixture) -> None:
     error = failure(bench.answered(reply(body=other)), one_job)
 
     assert isinstance(error, JobRequestFailed)
-    assert str(error) == "asked for job 7, got job 8"
+    assert str(error) == "requested job 7, but the platform returned job 8"
 
 
 # ---- the rate limit ----
@@ -539,7 +538,7 @@ def test_nobody_listening_is_no_connection(bench: ClientFixture) -> None:
     error = failure(bench.client(f"http://127.0.0.1:{port}/v2"))
 
     assert isinstance(error, Unreachable)
-    assert str(error).startswith("no connection: ")
+    assert str(error).startswith("cannot connect to 127.0.0.1: ")
     assert bench.told.statuses == ["connect"] * ATTEMPTS
 
 
@@ -553,7 +552,7 @@ def test_an_answer_that_does_not_end_in_time_is_a_timeout(bench: ClientFixture, 
     error = failure(client)
 
     assert isinstance(error, Unreachable)
-    assert str(error) == "no whole answer within 0.25 s"
+    assert str(error) == "no complete response within 0.25 s"
     assert bench.told.statuses == ["timeout"] * ATTEMPTS
 
 
@@ -570,7 +569,7 @@ def test_what_is_no_http_is_a_broken_connection(bench: ClientFixture, answer: by
     error = failure(bench.answered(answer))
 
     assert isinstance(error, Unreachable)
-    assert str(error).startswith("the connection broke: ")
+    assert str(error).startswith("lost the connection to 127.0.0.1: ")
     assert bench.told.statuses == ["other"] * ATTEMPTS
 
 
@@ -603,7 +602,9 @@ def test_a_compressed_answer_that_is_cut_is_asked_again(bench: ClientFixture) ->
     )
 
     assert client.user().value == "rfranklin"
-    assert [event.reason for event in bench.told.retried] == ["the connection broke: compressed data ends early"] * 2
+    assert [event.reason for event in bench.told.retried] == [
+        "lost the connection to 127.0.0.1: compressed data ends early"
+    ] * 2
 
 
 def test_what_is_not_compressed_although_it_says_so_is_a_broken_connection(bench: ClientFixture) -> None:
@@ -640,7 +641,7 @@ def test_a_larger_answer_is_refused_and_not_asked_again(
     error = failure(bench.answered(answer), ask)
 
     assert type(error) is kind
-    assert str(error) == "an answer of more than 16777216 bytes"
+    assert str(error) == "the platform's response is larger than 16777216 bytes"
     assert bench.told.statuses == ["200"]
 
 
@@ -1133,7 +1134,7 @@ def test_an_encoding_that_was_not_asked_for_is_refused(bench: ClientFixture, enc
     error = failure(bench.answered(reply(body=USER, headers={"content-encoding": encoding})))
 
     assert isinstance(error, BadAnswer)
-    assert str(error) == f"an answer in an encoding that was not asked for: {encoding[:40]!r}"
+    assert str(error) == f"the platform's response has an unsupported encoding: {encoding[:40]!r}"
 
 
 @pytest.mark.parametrize(
@@ -1166,7 +1167,7 @@ def test_a_redirect_is_never_followed(bench: ClientFixture, ask: Ask, status: in
         error = failure(bench.client(server.url), ask)
 
     assert type(error) is BadAnswer
-    assert str(error) == f"the platform answered {status}, a redirect; redirects are not followed: check api_endpoint"
+    assert str(error) == f"the platform answered {status}, a redirect, which is not followed; check api_endpoint"
     assert len(server.heads) == 1
     assert elsewhere.requests == []
 
@@ -1371,7 +1372,7 @@ def test_a_proxy_that_refuses_is_no_connection_and_its_password_is_not_shown(ben
     error = failure(client)
 
     assert isinstance(error, Unreachable)
-    assert str(error) == "no connection: 407 Proxy Authentication Required"
+    assert str(error) == "cannot connect to platform.example: 407 Proxy Authentication Required"
     assert bench.told.statuses == ["connect"] * ATTEMPTS
     shown = "".join(traceback.format_exception(error)) + repr(client) + repr(bench.told)
     assert "s3cret" not in shown
