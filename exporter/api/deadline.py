@@ -1,7 +1,7 @@
-"""Connections that end when the request's time is over, whatever the other side does.
+"""Connections with one deadline per request, from the name lookup to the last byte.
 
-The timeouts of HTTP clients are per operation: a server that sends a byte now and then holds a request for ever. Here
-every operation gets what is left of one deadline, from the look-up of the name to the last byte.
+The timeouts of HTTP clients apply to single operations: a server that keeps sending single bytes can hold a request
+open without limit. Here each operation gets the time left until the request's deadline.
 """
 
 import queue
@@ -15,29 +15,29 @@ import httpcore
 
 from exporter.clock import Clock, RealClock
 
-LookUp = Callable[[str, int], list[str]]
-"""Host and port to addresses; raises OSError for a name that is unknown."""
+Lookup = Callable[[str, int], list[str]]
+"""Resolves host and port to addresses; raises OSError for an unknown name."""
 SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
 
 class Deadline:
-    """The end of the request under way; one thread sets it and asks in that same thread."""
+    """The deadline of the current request. Not thread-safe."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or RealClock(threading.Event())
         self._ends = 0.0
 
     def start(self, seconds: float) -> None:
-        """A request begins that may take *seconds* as a whole."""
+        """Begin a request that may take *seconds* in total."""
         self._ends = self._clock.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds for which the system may still block; zero or less when the time is over."""
+        """Return the seconds for which the system may still block; zero or less after the deadline."""
         return self._clock.real_seconds(self._ends - self._clock.monotonic())
 
 
-def look_up(host: str, port: int) -> list[str]:
-    """The addresses of *host* as the system knows them, which may take its time.
+def lookup(host: str, port: int) -> list[str]:
+    """Resolve *host* with the system's resolver, which may block.
 
     Raises:
         OSError: the name is unknown.
@@ -50,33 +50,33 @@ def look_up(host: str, port: int) -> list[str]:
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """TCP connections under a :class:`Deadline`."""
+    """Opens TCP connections that keep to a :class:`Deadline`."""
 
-    def __init__(self, deadline: Deadline, look_up: LookUp = look_up) -> None:
+    def __init__(self, deadline: Deadline, lookup: Lookup = lookup) -> None:
         self._deadline = deadline
-        self._names = _Names(look_up)
+        self._names = _Names(lookup)
         self._network = httpcore.SyncBackend()
 
     def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ARG002  # the deadline stands in for it
+        timeout: float | None = None,  # noqa: ARG002  # the deadline replaces it
         local_address: str | None = None,
         socket_options: SocketOptions | None = None,
     ) -> httpcore.NetworkStream:
-        """Look the name up and connect to the first of its addresses that answers.
+        """Resolve the name and connect to the first address that accepts.
 
         Raises:
             httpcore.ConnectError: the name is unknown, or no address accepts.
-            httpcore.ConnectTimeout: the time is over.
+            httpcore.ConnectTimeout: the deadline has passed.
         """
         addresses = self._names.resolved(host, port, self._deadline.left())
         failure: Exception = httpcore.ConnectError(f"no address for {host}")
         for position, address in enumerate(addresses):
             left = self._deadline.left()
             if left <= 0:
-                raise httpcore.ConnectTimeout("the request's time is over") from failure
+                raise httpcore.ConnectTimeout("the request's deadline has passed") from failure
             try:
                 stream = self._network.connect_tcp(
                     address, port, left / (len(addresses) - position), local_address, socket_options
@@ -89,7 +89,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    """A connection whose every operation ends at the deadline of the request under way."""
+    """A connection whose operations all end at the deadline of the current request."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
@@ -98,13 +98,13 @@ class _DeadlineStream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002  # see connect_tcp
         left = self._deadline.left()
         if left <= 0:
-            raise httpcore.ReadTimeout("the request's time is over")
+            raise httpcore.ReadTimeout("the request's deadline has passed")
         return self._stream.read(max_bytes, left)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002  # see connect_tcp
         left = self._deadline.left()
         if left <= 0:
-            raise httpcore.WriteTimeout("the request's time is over")
+            raise httpcore.WriteTimeout("the request's deadline has passed")
         self._stream.write(buffer, left)
 
     def close(self) -> None:
@@ -118,8 +118,8 @@ class _DeadlineStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         left = self._deadline.left()
         if left <= 0:
-            self.close()  # httpcore leaves that to the stream
-            raise httpcore.ConnectTimeout("the request's time is over")
+            self.close()  # httpcore expects the stream to close itself.
+            raise httpcore.ConnectTimeout("the request's deadline has passed")
         return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
 
     def get_extra_info(self, info: str) -> typing.Any:  # noqa: ANN401  # httpcore's signature
@@ -127,31 +127,32 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 
 class _Names:
-    """Look-ups of names. The system's cannot be given a time limit, so each runs beside and may be left behind.
+    """Name lookups with a time limit.
 
-    One that was left behind and still runs is waited for again, so that a resolver that hangs costs one thread.
+    The system's resolver has none, so each lookup runs in a thread and may outlive its request. A later request for the
+    same name waits for that thread again, so that a resolver that hangs costs only one thread.
     """
 
-    def __init__(self, look_up: LookUp) -> None:
-        self._look_up = look_up
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
         self._asked: tuple[str, int] | None = None
         self._answer: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
 
     def resolved(self, host: str, port: int, seconds: float) -> list[str]:
-        """The addresses of *host*.
+        """Resolve *host*.
 
         Raises:
             httpcore.ConnectError: the name is unknown.
-            httpcore.ConnectTimeout: no answer within *seconds*.
+            httpcore.ConnectTimeout: the resolver did not respond within *seconds*.
         """
         if self._asked != (host, port):
             answer: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
-            threading.Thread(target=self._ask, args=(host, port, answer), name="name-look-up", daemon=True).start()
+            threading.Thread(target=self._ask, args=(host, port, answer), name="name-lookup", daemon=True).start()
             self._asked, self._answer = (host, port), answer
         try:
             found = self._answer.get(timeout=max(0.0, seconds))
         except queue.Empty:
-            raise httpcore.ConnectTimeout(f"the look-up of {host} took too long") from None
+            raise httpcore.ConnectTimeout(f"the name lookup of {host} took too long") from None
         self._asked = None
         if isinstance(found, OSError):
             raise httpcore.ConnectError(f"{host}: {found.strerror or found}") from found
@@ -159,6 +160,6 @@ class _Names:
 
     def _ask(self, host: str, port: int, answer: "queue.SimpleQueue[list[str] | OSError]") -> None:
         try:
-            answer.put(self._look_up(host, port))
-        except Exception as error:  # noqa: BLE001  # somebody waits for an answer, whatever it is
+            answer.put(self._lookup(host, port))
+        except Exception as error:  # noqa: BLE001  # The waiting request must get a result in any case.
             answer.put(error if isinstance(error, OSError) else OSError(str(error)))

@@ -1,10 +1,10 @@
-"""Bytes and headers become our own values here, once. Nobody else sees JSON.
+"""Decode response bodies and headers into the exporter's own types. No other module parses JSON of the platform.
 
-A page is decoded whole; only when that fails is it decoded record by record, so that one record that cannot be
-read costs one record. ``result`` stays undecoded bytes until a job has failed files: a page may hold megabytes of it.
+A page is first decoded in one step. If that fails, it is decoded record by record, so that an unreadable record costs
+only itself. ``result`` stays undecoded unless a job has failed files, because a page may hold megabytes of it.
 
-Which fields come, and how, is in the platform's own pages "Get details of all async jobs" and "Get details of a copy
-job": the tables there call the counts strings, the examples show integers, and times and counts may be absent.
+The fields are documented in the platform's pages "Get details of all async jobs" and "Get details of a copy job". The
+tables there call the counts strings, while the examples show integers. Times and counts may be absent.
 """
 
 import re
@@ -25,33 +25,33 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _LONGEST_LABEL_TEXT: Final = 64
 _LONGEST_NAME: Final = 256
 _MOST_FILES: Final = 2**31
-"""More than this is a broken record; a sum over every job of a ledger must still fit the 64 bits of a database."""
+"""A record with more files is broken. The sum over all jobs of a ledger must fit into the database's 64 bits."""
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
-"""An escape in JSON; its group is half a character, which the other half does not follow."""
+"""A JSON escape. Its group matches a lone surrogate: half of a character without the other half."""
 _COUNT: Final = re.compile(r"\s*0*([0-9]{1,16})\s*")
 _MILLISECONDS_FROM: Final = 1e11
-"""An old sample of the platform's reset header is in milliseconds; in seconds this would be the year 5138."""
+"""Reset values from here on are milliseconds, as in old samples. As seconds this would be the year 5138."""
 
 NO_CODE: Final = "none"
-"""The code of an error record that gives none."""
+"""Code of an error record without a code."""
 
 
 SKIPPED: Final = ("bad_count", "bad_id", "no_id", "no_state", "not_a_job", "too_large")
-"""Why a record cannot be read."""
+"""Reasons why a record is skipped, as labels of metrics."""
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One answer of the list.
+    """One decoded page of the job list.
 
     Attributes:
-        jobs: its readable records, in the order of the list.
-        items: how many records it had, readable or not; offsets count these.
-        skipped: reason to number of records that could not be read.
-        last: the position of the last readable record, -1 when there is none.
+        jobs: the readable records, in the order of the list.
+        items: the number of records, readable or not; offsets count these.
+        skipped: the number of unreadable records by reason.
+        last: the position of the last readable record; -1 if there is none.
         has_next: whether the platform links a next page (the link itself is never followed).
-        whole: whether every record had all that is needed of one: id, type, state and the three counts.
+        whole: whether every record has an id, a type, a state and the three counts.
     """
 
     jobs: tuple[Job, ...]
@@ -63,12 +63,12 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """What the headers of one answer say of the rate limit.
+    """The rate limit as reported in the headers of one response. Absent or unreadable values are None.
 
     Attributes:
-        limit: requests allowed per window; None where absent.
-        remaining: requests left in this window; None where absent.
-        reset: when the window ends, Unix seconds by the platform's clock; None where absent or unreadable.
+        limit: requests allowed per window.
+        remaining: requests left in this window.
+        reset: the end of the window in Unix seconds of the platform's clock.
     """
 
     limit: int | None
@@ -77,11 +77,11 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class ApiError(msgspec.Struct, frozen=True):
-    """The body of an error answer.
+    """The body of an error response.
 
     Attributes:
-        code: the platform's own code; None where the body is not the platform's JSON.
-        message: the platform's words, shortened; empty where there are none.
+        code: the platform's error code; None if the body is not the platform's JSON.
+        message: the platform's message, shortened; empty if there is none.
     """
 
     code: int | None
@@ -121,15 +121,15 @@ _record = msgspec.json.Decoder(_Record)
 _user = msgspec.json.Decoder(_User)
 _anything = msgspec.json.Decoder()
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises; the last for brackets nested a thousand deep."""
+"""Errors of a decoder. RecursionError is raised for deeply nested brackets."""
 
 
-class _InvalidRecord(Exception):  # a reason that travels three lines, not an error anybody sees
-    """A record that cannot be read; the text is the reason's label."""
+class _InvalidRecord(Exception):  # never leaves this module
+    """A record that cannot be read; the message is one of SKIPPED."""
 
 
 def parse_page(body: bytes) -> Page:
-    """One page of the list.
+    """Decode one page of the job list.
 
     Raises:
         BadAnswer: the body is not a page of jobs.
@@ -160,12 +160,12 @@ def parse_page(body: bytes) -> Page:
 
 
 def too_large(records: int) -> Page:
-    """The page that stands for so many *records* in an answer too large to be read."""
+    """Return a page of *records* unreadable records, in place of a response that was too large."""
     return Page((), records, {"too_large": records}, -1, has_next=True)
 
 
 def parse_job(body: bytes) -> Job:
-    """The answer of a single-job endpoint.
+    """Decode the response of a single-job request.
 
     Raises:
         BadAnswer: the body is not a job.
@@ -177,7 +177,7 @@ def parse_job(body: bytes) -> Job:
 
 
 def parse_username(body: bytes) -> str:
-    """Who the token belongs to. Nothing else of the answer is kept: it is personal data.
+    """Decode the user name. The rest of the response is personal data and is dropped.
 
     Raises:
         BadAnswer: the body names no user.
@@ -185,14 +185,14 @@ def parse_username(body: bytes) -> str:
     try:
         username = _user.decode(body).username
     except _UNDECODABLE as error:
-        raise BadAnswer("not a user: no user name in the answer") from error
+        raise BadAnswer("not a user: the response has no user name") from error
     if not username or len(username) > _LONGEST_NAME or not username.isprintable():
-        raise BadAnswer("not a user: a user name that is empty, endless or unprintable")
+        raise BadAnswer(f"not a user: expected 1 to {_LONGEST_NAME} printable characters as the user name")
     return username
 
 
 def parse_error(body: bytes) -> ApiError:
-    """The body of an error answer, whatever it is: the platform's flat JSON, or a proxy's HTML."""
+    """Decode the body of an error response: the platform's flat JSON, or anything else, such as a proxy's HTML."""
     try:
         answer = _anything.decode(body)
     except _UNDECODABLE:
@@ -208,7 +208,7 @@ def parse_error(body: bytes) -> ApiError:
 
 
 def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit:
-    """What the headers say of the rate limit; *headers* is looked up in lower case."""
+    """Parse the rate limit. The names in *headers* are in lower case."""
     reset = _number(headers.get("x-ratelimit-reset"))
     if reset is not None and reset > _MILLISECONDS_FROM:
         reset /= 1000
@@ -221,18 +221,18 @@ def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit:
 
 
 def parse_date(headers: Mapping[str, str]) -> float | None:
-    """The platform's time of an answer (``Date``), Unix seconds; None where absent or unreadable."""
+    """Parse the platform's time of the response (``Date``) into Unix seconds; None if absent or unreadable."""
     return _http_date(headers.get("date", ""))
 
 
 def parse_total(headers: Mapping[str, str]) -> int | None:
-    """How many jobs the list says it has (``X-Total-Matching-Query``); None where absent or unreadable."""
+    """Parse the platform's count of the list's jobs (``X-Total-Matching-Query``); None if absent or unreadable."""
     total = _number(headers.get("x-total-matching-query"))
     return None if total is None or total < 0 else int(total)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of ``Retry-After``, given as a number or as a date; None where absent or unreadable."""
+    """Parse the seconds of ``Retry-After``, a number or a date; None if absent or unreadable."""
     text = headers.get("retry-after", "")
     seconds = _number(text)
     if seconds is None:
@@ -242,7 +242,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def parse_label(value: object) -> str:
-    """*value* as a label: lower case when it can be one, else ``other``."""
+    """Return *value* in lower case if it is usable as a label, else ``other``."""
     if type(value) is str:
         return _label(value) if len(value) <= _LONGEST_LABEL_TEXT else OTHER
     return _label(str(value)) if type(value) is int else OTHER
@@ -255,7 +255,7 @@ def _label(text: str) -> str:
 
 
 def _replace_lone_surrogates(body: bytes) -> bytes:
-    """*body* without half characters, which decoders refuse: a message cut short in a ``result`` may end in one."""
+    """Replace lone surrogates, which decoders refuse. A truncated message in a ``result`` may end in one."""
     return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
 
 
@@ -298,7 +298,7 @@ def _is_whole(record: _Record) -> bool:
 
 
 def _operation(record: _Record) -> str:
-    if record.type is None and isinstance(record.href, str):  # the last two segments of href are the type and the id
+    if record.type is None and isinstance(record.href, str):  # The last two segments of href are type and id.
         return parse_label(record.href.rstrip("/").rpartition("/")[0].rpartition("/")[2])
     return parse_label(record.type)
 
@@ -319,14 +319,14 @@ def _count(value: object) -> int | None:
 
 
 def parse_time(value: object) -> float | None:
-    """Unix seconds of the platform's ISO 8601 text, with or without fraction and zone (none: UTC); else None."""
+    """Parse an ISO 8601 time into Unix seconds (UTC if it names no zone); None if it is none."""
     return _seconds(value) if type(value) is str and len(value) <= _LONGEST_TIME else None
 
 
 _LONGEST_TIME: Final = 64
 
 
-@lru_cache(maxsize=4096)  # a list is read again and again, and its times are half of the cost of a page
+@lru_cache(maxsize=4096)  # The same times come with every poll, and parsing them is half of the cost of a page.
 def _seconds(text: str) -> float | None:
     try:
         time = datetime.fromisoformat(text.strip())
@@ -335,11 +335,11 @@ def _seconds(text: str) -> float | None:
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     seconds = time.timestamp()
-    return seconds if seconds > 0 else None  # some servers write "never" as the year 1
+    return seconds if seconds > 0 else None  # Some servers write "never" as the year 1.
 
 
 def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
-    """Error records by code; None where there is no list, or an empty one, so that the job is asked for on its own."""
+    """Count error records by code; None if the list is absent or empty, so that the job is requested individually."""
     if not bytes(result):
         return None
     try:
@@ -377,6 +377,6 @@ def _number(text: str | None) -> float | None:
 def _http_date(text: str) -> float | None:
     try:
         date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # the latter for years beyond counting
+    except (ValueError, OverflowError):  # OverflowError for years that datetime does not support.
         return None
     return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()

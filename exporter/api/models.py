@@ -1,7 +1,7 @@
-"""A job as one answer showed it: plain frozen values.
+"""A job as one API response reported it, and the values of its fields.
 
-``msgspec.Struct`` stands in for a dataclass because a page makes a hundred of them and a frozen
-dataclass costs six times as much to make.
+``Job`` is a ``msgspec.Struct``: each page creates a hundred of them, and a frozen dataclass takes six times as long to
+create.
 """
 
 from enum import StrEnum
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Operation(StrEnum):
-    """The operations whose single-job endpoint is documented. Others may be listed, under their own names."""
+    """The operations with a documented single-job endpoint. The list may name others."""
 
     COPY = "copy"
     MOVE = "move"
@@ -19,7 +19,7 @@ class Operation(StrEnum):
 
 
 class State(StrEnum):
-    """The documented states. There is none for failure: a job whose every file failed is FINISHED."""
+    """The documented states. None of them means failure: a job whose every file failed is FINISHED."""
 
     SUBMITTED = "submitted"
     RESOLVING = "resolving"
@@ -28,7 +28,7 @@ class State(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of a job, in the exporter's words."""
+    """The exporter's final verdict on a job."""
 
     SUCCEEDED = "succeeded"
     PARTIAL = "partial"
@@ -42,7 +42,7 @@ STATES: Final = tuple(State)
 OUTCOMES: Final = tuple(Outcome)
 
 OTHER: Final = "other"
-"""The label of a value that cannot be, or is no longer, shown as itself."""
+"""Label for values that are not usable as labels, or exceed the allowed number of labels."""
 
 FINAL_RANK: Final = 3
 _RANKS: Final = {State.SUBMITTED: 0, State.RESOLVING: 1, State.RUNNING: 2, State.FINISHED: FINAL_RANK}
@@ -50,30 +50,30 @@ _RUNNING_RANK: Final = 2
 
 
 def rank(state: str, finished_on: float | None) -> int:
-    """How far a job has come, 0 to 3, so that of two sightings the more advanced can be told.
+    """Return the job's progress through the states, 0 to 3, to compare two observations.
 
-    A state that the documentation does not name is final when it comes with ``finished_on``, else like RUNNING.
+    An undocumented state is final if the job has ``finished_on``, else it ranks like RUNNING.
     """
-    known = _RANKS.get(state)  # type: ignore[call-overload]  # a plain string finds its StrEnum key
+    known = _RANKS.get(state)  # type: ignore[call-overload]  # a plain string equals its StrEnum key
     if known is not None:
         return int(known)
     return FINAL_RANK if finished_on is not None else _RUNNING_RANK
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
-    """One job as one answer showed it.
+    """One observation of a job. Counts that the response did not report are None.
 
     Attributes:
-        id: the platform's id: digits, longer than a float can hold.
-        operation: ``copy``, ``move``, ``delete``, or any other type in lower case.
-        state: one of :class:`State`, or any other state in lower case.
-        total: files that the job comprises; None where the answer did not say.
-        completed: files done; None where the answer did not say.
-        failed: files that failed; None where the answer did not say.
-        started_on: Unix seconds; None before the start or where unreadable.
-        finished_on: Unix seconds; None before the end or where unreadable.
-        errors: error records in its result as (code, number) pairs, sorted by code. Read only from jobs with
-            failed files; None where the answer held no result.
+        id: the platform's id: digits, more than a float can represent.
+        operation: ``copy``, ``move``, ``delete``, or another type in lower case.
+        state: one of :class:`State`, or another state in lower case.
+        total: files in the job.
+        completed: files completed.
+        failed: files that failed.
+        started_on: Unix seconds; None before the start or if unreadable.
+        finished_on: Unix seconds; None before the end or if unreadable.
+        errors: the number of error records per code as pairs, sorted by code. Decoded only for jobs with failed files;
+            None if the response had no result.
     """
 
     id: str
@@ -88,10 +88,10 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def rank(self) -> int:
-        """How far it has come: see :func:`rank`."""
+        """See :func:`rank`."""
         return rank(self.state, self.finished_on)
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Rank and files dealt with: of two sightings the one with more of it is the more advanced."""
+        """Rank and number of processed files. The observation with the larger value is the more advanced."""
         return self.rank, (self.completed or 0) + (self.failed or 0)

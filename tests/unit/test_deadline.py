@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 import httpcore
 import pytest
 
-from exporter.api.deadline import Deadline, DeadlineBackend, LookUp, look_up
+from exporter.api.deadline import Deadline, DeadlineBackend, Lookup, lookup
 from tests.raw_server import Connection, Script, answering, reply, serving
 from tests.waiting import PATIENCE
 
@@ -20,15 +20,15 @@ LONG = PATIENCE
 
 
 @contextmanager
-def connected(deadline: Deadline, look_up: LookUp = look_up) -> Iterator[httpcore.ConnectionPool]:
-    with httpcore.ConnectionPool(network_backend=DeadlineBackend(deadline, look_up)) as pool:
+def connected(deadline: Deadline, lookup: Lookup = lookup) -> Iterator[httpcore.ConnectionPool]:
+    with httpcore.ConnectionPool(network_backend=DeadlineBackend(deadline, lookup)) as pool:
         yield pool
 
 
-def fetched(port: int, seconds: float = LONG, host: str = "127.0.0.1", look_up: LookUp = look_up) -> bytes:
+def fetched(port: int, seconds: float = LONG, host: str = "127.0.0.1", lookup: Lookup = lookup) -> bytes:
     deadline = Deadline()
     deadline.start(seconds)
-    with connected(deadline, look_up) as pool:
+    with connected(deadline, lookup) as pool:
         return pool.request("GET", f"http://{host}:{port}/").content
 
 
@@ -145,7 +145,7 @@ def test_after_the_time_is_over_a_connection_does_nothing_more(
 
 
 @pytest.mark.real_time
-def test_a_look_up_that_hangs_is_left_when_the_time_is_over_and_costs_one_thread_however_often_it_is_asked() -> None:
+def test_a_lookup_that_hangs_is_left_when_the_time_is_over_and_costs_one_thread_however_often_it_is_asked() -> None:
     def hangs(host: str, port: int) -> list[str]:
         asked.append((host, port))
         answered.wait(LONG)
@@ -158,7 +158,7 @@ def test_a_look_up_that_hangs_is_left_when_the_time_is_over_and_costs_one_thread
         url = f"http://platform.example:{server.port}/"
         for _ in range(3):
             deadline.start(0.02)
-            with pytest.raises(httpcore.ConnectTimeout, match=r"the look-up of platform\.example took too long"):
+            with pytest.raises(httpcore.ConnectTimeout, match=r"the name lookup of platform\.example took too long"):
                 pool.request("GET", url)
         answered.set()
         deadline.start(LONG)
@@ -168,7 +168,7 @@ def test_a_look_up_that_hangs_is_left_when_the_time_is_over_and_costs_one_thread
 
 
 @pytest.mark.real_time
-def test_another_name_is_not_held_up_by_one_whose_look_up_hangs() -> None:
+def test_another_name_is_not_held_up_by_one_whose_lookup_hangs() -> None:
     def hangs_for_one(host: str, _port: int) -> list[str]:
         if host == "one.example":
             answered.wait(LONG)
@@ -193,8 +193,8 @@ def test_each_new_connection_looks_the_name_up_again() -> None:
     addresses = [["127.0.0.2"], ["127.0.0.1"]]
     with serving(answering(reply(body=b"there"))) as server:
         with pytest.raises(httpcore.ConnectError):
-            fetched(server.port, host="platform.example", look_up=finds)
-        assert fetched(server.port, host="platform.example", look_up=finds) == b"there"
+            fetched(server.port, host="platform.example", lookup=finds)
+        assert fetched(server.port, host="platform.example", lookup=finds) == b"there"
 
 
 def test_an_unknown_name_is_a_connect_error_with_the_systems_words() -> None:
@@ -202,7 +202,7 @@ def test_an_unknown_name_is_a_connect_error_with_the_systems_words() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     with pytest.raises(httpcore.ConnectError, match=r"platform\.example: Name or service not known"):
-        fetched(80, host="platform.example", look_up=unknown)
+        fetched(80, host="platform.example", lookup=unknown)
 
 
 def test_a_name_that_cannot_be_one_is_a_connect_error() -> None:
@@ -211,7 +211,7 @@ def test_a_name_that_cannot_be_one_is_a_connect_error() -> None:
 
 
 def test_the_system_knows_localhost_once_per_address() -> None:
-    found = look_up("localhost", 80)
+    found = lookup("localhost", 80)
 
     assert set(found) & {"127.0.0.1", "::1"}
     assert len(found) == len(set(found))
@@ -222,13 +222,13 @@ def test_the_system_knows_localhost_once_per_address() -> None:
 
 def test_the_next_address_is_tried_when_one_refuses() -> None:
     with serving(answering(reply(body=b"there"))) as server:
-        assert fetched(server.port, host="a.example", look_up=lambda *_: ["127.0.0.2", "127.0.0.1"]) == b"there"
+        assert fetched(server.port, host="a.example", lookup=lambda *_: ["127.0.0.2", "127.0.0.1"]) == b"there"
 
 
 @pytest.mark.parametrize("addresses", [[], ["127.0.0.2", "127.0.0.3"]])
 def test_no_address_that_accepts_is_a_connect_error(addresses: list[str]) -> None:
     with serving(says_nothing) as server, pytest.raises(httpcore.ConnectError):
-        fetched(server.port, host="a.example", look_up=lambda *_: addresses)
+        fetched(server.port, host="a.example", lookup=lambda *_: addresses)
 
 
 def test_a_time_that_is_over_before_the_last_address_is_a_timeout() -> None:
@@ -236,6 +236,6 @@ def test_a_time_that_is_over_before_the_last_address_is_a_timeout() -> None:
 
     with (
         serving(says_nothing) as server,
-        pytest.raises(httpcore.ConnectTimeout, match="the request's time is over"),
+        pytest.raises(httpcore.ConnectTimeout, match="the request's deadline has passed"),
     ):
         backend.connect_tcp("a.example", server.port)

@@ -22,6 +22,7 @@ CLEAN: Final = (
     "README.md",
     "deploy/",
     "exporter/README.md",
+    "exporter/api/",
     "exporter/simulator/README.md",
     "grafana/",
     "tests/doc_tables.py",
