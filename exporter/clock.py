@@ -1,64 +1,66 @@
-"""Clocks, dice and waits as one argument, so that tests take no time and every wait ends at SIGTERM."""
+"""Time, random numbers and waits as one argument.
+
+Tests pass a clock that takes no time, and SIGTERM ends every wait. No other module imports ``time``.
+"""
 
 import random
 import threading
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from exporter.errors import Stopping
 
 
 class Clock(Protocol):
-    """What code that waits is given."""
+    """The clock that code is given if it waits or measures time."""
 
     def time(self) -> float:
-        """Unix seconds by this machine's clock, which may be wrong and may jump."""
+        """Return Unix seconds of this machine's clock, which may be wrong and may jump."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that only ever grow, for deadlines and durations."""
+        """Return seconds that never decrease, for deadlines and durations."""
         ...
 
     def roll(self) -> float:
-        """A random number in [0, 1)."""
+        """Return a random number in [0, 1)."""
         ...
 
     def pause(self, seconds: float) -> None:
-        """Wait.
+        """Wait for *seconds*.
 
         Raises:
-            Stopping: the process is ending; at once when it is already.
+            Stopping: the process is ending, or began to during the wait.
         """
         ...
 
     def real_seconds(self, seconds: float) -> float:
-        """How long the system may block (in a socket, say) for *seconds* of this clock to pass."""
+        """Return how long a system call, such as a socket read, may block while *seconds* of this clock pass."""
         ...
 
 
 class RealClock:
-    """The machine's clocks; *stop* set ends every pause."""
+    """The machine's clocks. Setting *stop* ends every pause."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
 
     def time(self) -> float:
-        """See :class:`Clock`."""
         return time.time()
 
     def monotonic(self) -> float:
-        """See :class:`Clock`."""
         return time.monotonic()
 
     def roll(self) -> float:
-        """See :class:`Clock`."""
-        return random.random()  # noqa: S311  # spreads load; nothing secret hangs on it
+        return random.random()  # noqa: S311  # It spreads load and protects no secret.
 
     def pause(self, seconds: float) -> None:
-        """See :class:`Clock`."""
         if self._stop.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX)):
             raise Stopping("stopping")
 
     def real_seconds(self, seconds: float) -> float:
-        """See :class:`Clock`."""
         return seconds
+
+
+SYSTEM_CLOCK: Final = RealClock(threading.Event())
+"""For code outside the polls, where no test needs another clock. Its pauses are not interrupted."""

@@ -1,26 +1,26 @@
-"""Errors, named for what is done about them.
+"""The exporter's errors, named for the reaction to them.
 
 * ExporterError
-  + ConfigError       the configuration is wrong: say each problem in a line, exit 2
-  + StateError        the state file cannot be used: say why and what to do, exit 1
-  + StateWriteError   a commit failed: show what was committed before, try again at the next poll
-  + ListenError       the metrics address cannot be had: exit 1
-  + OutputError       a file to write to cannot be had: exit 1
-  + PollError         this poll ends here, the next one comes; ``result`` is its label in metrics
-    - Unreachable     no answer, a cut or slow one, or a 5xx: retried within the poll first
-    - Unauthorized    401 or 403: ask only who we are until the token changes
-    - RateLimited     429: silent until the platform's window ends
-    - Maintenance     503 with code 0: ask again every minute
-    - BadAnswer       an answer that is not what the API documents
-      . BadRequest    400: a question that names fields is asked again without
-      . AnswerTooLarge  a page is asked again with half as many jobs
-      . JobRequestFailed  the same for one job: the others go on
-    - WrongAccount    the token belongs to somebody else: the counters stay as they were
-      . DuplicateAccount  an earlier entry watches the same account: that one shows the counters
-  + AllowanceExhausted  our share of the rate limit is used up: the poll ends with what it has
+  + ConfigError       invalid configuration: print one line per problem, exit with 2
+  + StateError        unusable state file: print the reason and what to do, exit with 1
+  + StateWriteError   a commit failed: keep showing the last commit, retry at the next poll
+  + ListenError       cannot listen on the metrics address: exit with 1
+  + OutputError       cannot write a file: exit with 1
+  + PollError         the poll ends, the next one follows; ``result`` is the label in metrics
+    - Unreachable     no response, a truncated or slow one, or a 5xx: retried within the poll first
+    - Unauthorized    401 or 403: request only the user until the token changes
+    - RateLimited     429: send nothing until the platform's window ends
+    - Maintenance     503 with code 0: retry every minute
+    - BadAnswer       a response that differs from the API's documentation
+      . BadRequest    400: a request with ``fields`` is repeated without it
+      . AnswerTooLarge  the page is requested again with half as many jobs
+      . JobRequestFailed  only this job's request failed: the poll continues with the others
+    - WrongAccount    the token belongs to another user: the counters stay unchanged
+      . DuplicateAccount  another account with the same identity comes first in the configuration
+  + AllowanceExhausted  the exporter's share of the rate limit is used up: the poll commits what it has
   + Stopping          the process is ending
 
-Whatever else is raised is a bug: a poll logs it with its traceback and the next poll comes as usual.
+Any other exception is a bug: the poll logs it with its traceback, and the next poll follows as usual.
 """
 
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ from contextlib import contextmanager
 from typing import ClassVar, Final
 
 _AFTER_REFUSAL: Final = 300.0
-"""Seconds: a token that does not serve is tried again now and then, in case the platform was wrong."""
+"""Seconds after which a refused token is tried again, in case the platform was wrong."""
 
 
 class ExporterError(Exception):
-    """All errors that this package raises on purpose; the text is one line for a person."""
+    """Base of all errors that this package raises on purpose. The text is one line for the operator."""
 
 
 class ConfigError(ExporterError):
-    """The configuration is wrong.
+    """The configuration is invalid.
 
     Attributes:
-        problems: a line per problem: where, what is wrong, what would be right.
+        problems: one line per problem: where it is, what is wrong, what to do.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -48,11 +48,11 @@ class ConfigError(ExporterError):
 
 
 class Problems(list[str]):
-    """The lines for the person who wrote the configuration: all of them, not just the first."""
+    """Collects all problems of a configuration, so that the operator sees more than the first."""
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """What is wrong inside becomes lines, and the next thing is looked at."""
+        """Collect the problems raised inside the block, then continue after it."""
         try:
             yield
         except ConfigError as error:
@@ -60,28 +60,28 @@ class Problems(list[str]):
 
 
 class StateError(ExporterError):
-    """The state file cannot be read, written or held."""
+    """The state file cannot be read, written or locked."""
 
 
 class StateWriteError(ExporterError):
-    """A commit failed and nothing of it was written; it is tried again at every poll."""
+    """A commit failed and wrote nothing. It is retried at each poll."""
 
 
 class ListenError(ExporterError):
-    """The metrics server cannot listen where it was told to."""
+    """The metrics server cannot listen on the configured address."""
 
 
 class OutputError(ExporterError):
-    """What a command was to write cannot be written."""
+    """A command cannot write its output."""
 
 
 class PollError(ExporterError):
-    """A poll that cannot go on.
+    """The poll cannot continue.
 
     Attributes:
-        result: its label in ``sbg_exporter_polls_total``.
-        retry_after: seconds until the next poll; None: at its usual time.
-        reidentify: whether the next poll first asks who the token belongs to.
+        result: the poll's label in ``sbg_exporter_polls_total``.
+        retry_after: seconds until the next poll; None for the usual interval.
+        reidentify: whether the next poll must first request the token's user.
     """
 
     result: ClassVar[str] = "error"
@@ -90,7 +90,7 @@ class PollError(ExporterError):
 
 
 class Unreachable(PollError):
-    """No usable answer: connect, timeout, cut connection or 5xx. Retried within the poll."""
+    """No usable response: connection failure, timeout, lost connection or 5xx. Retried within the poll."""
 
     result = "unreachable"
 
@@ -104,10 +104,10 @@ class Unauthorized(PollError):
 
 
 class RateLimited(PollError):
-    """The platform's window is used up (429).
+    """The platform's rate limit is exhausted (429).
 
     Attributes:
-        retry_after: seconds until the platform answers again, by its own clock.
+        retry_after: seconds until the platform accepts requests again, by its own clock.
     """
 
     result = "rate_limited"
@@ -118,52 +118,52 @@ class RateLimited(PollError):
 
 
 class Maintenance(PollError):
-    """The platform says that it is under maintenance (503 with code 0)."""
+    """The platform reports that it is under maintenance (503 with code 0)."""
 
     result = "maintenance"
     retry_after = 60.0
 
 
 class BadAnswer(PollError):
-    """An answer that is not what the API documents."""
+    """A response that differs from the API's documentation."""
 
     result = "bad_answer"
 
 
 class AnswerTooLarge(BadAnswer):
-    """An answer with more bytes than we read."""
+    """A response larger than the exporter accepts."""
 
 
 class BadRequest(BadAnswer):
-    """The platform does not take the question (400)."""
+    """The platform rejects the request as invalid (400)."""
 
 
 class JobRequestFailed(BadAnswer):
-    """A bad answer to the question about one job: it is asked again another time, the poll goes on."""
+    """A bad response for one job. Its request is repeated in a later poll; this poll continues."""
 
 
 class WrongAccount(PollError):
-    """The token's owner is not whom this account's ledger belongs to."""
+    """The token belongs to another user than this account's ledger."""
 
     retry_after = _AFTER_REFUSAL
     reidentify = True
 
 
 class DuplicateAccount(WrongAccount):
-    """An earlier entry of the configuration watches the same account."""
+    """An earlier account in the configuration has the same identity."""
 
 
 class AllowanceExhausted(ExporterError):
-    """Our share of the rate limit is used up: the poll ends with what it has.
+    """The exporter's share of the rate limit is used up: the poll commits what it has.
 
     Attributes:
-        wait: seconds until the next request may be made.
+        wait: seconds until the next request may be sent.
     """
 
     def __init__(self, wait: float) -> None:
-        super().__init__(f"the allowance is used up for another {wait:.0f} s")
+        super().__init__(f"the API allowance is used up for another {wait:.0f} s")
         self.wait = wait
 
 
 class Stopping(ExporterError):
-    """The process is ending: whoever waits or is about to ask gives up at once."""
+    """The process is ending: waits and requests are abandoned at once."""

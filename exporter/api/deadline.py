@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import httpcore
 
-from exporter.clock import Clock, RealClock
+from exporter.clock import SYSTEM_CLOCK, Clock
 
 Lookup = Callable[[str, int], list[str]]
 """Resolves host and port to addresses; raises OSError for an unknown name."""
@@ -24,7 +24,7 @@ class Deadline:
     """The deadline of the current request. Not thread-safe."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or RealClock(threading.Event())
+        self._clock = clock or SYSTEM_CLOCK
         self._ends = 0.0
 
     def start(self, seconds: float) -> None:
