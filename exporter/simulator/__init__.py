@@ -1,6 +1,6 @@
-"""A platform in a box: imitates the Seven Bridges API over HTTP, for the demo, for tests and for rehearsing alerts.
+"""A simulated Seven Bridges platform, served over HTTP: for the demo, for tests and for rehearsing alerts.
 
-It knows nothing of the exporter, so what the exporter makes of it proves something.  A rehearsal is a few lines::
+It imports nothing of the exporter, so that it can prove the exporter's counts. A rehearsal takes a few lines::
 
     with running(QUIET) as simulator:
         job_id = simulator.platform.submit(JobScript(operation="copy", total=500, failed=20, running=600))
@@ -9,12 +9,14 @@ It knows nothing of the exporter, so what the exporter makes of it proves someth
         assert simulator.platform.truth().files["copy"]["failed"] == 20
 
 ====================  ==============================================================
-``settings``          what it can be told before it starts
-``scripts``           what a job will do, thrown by seeded dice or written by hand
-``jobs``, ``users``   jobs, lists and rate limits as the platform keeps them
-``platform``          requests in, answers out; no socket
-``faults``            what goes wrong, queued or by chance
-``control``           the side entrance for rehearsals, ``/simulator``
+``settings``          options that are fixed at the start
+``scripts``           the course of a job, random from a seed or written by hand
+``jobs``, ``users``   jobs, lists and rate limits
+``platform``          requests to responses, without sockets
+``faults``            faults, injected or random
+``control``           control requests for rehearsals, ``/simulator``
+``answers``           requests and responses as values
+``clock``             simulated time
 ``server``            HTTP
 ====================  ==============================================================
 """

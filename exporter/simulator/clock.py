@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class SimulatedClock:
-    """Unix seconds that pass at a speed of their own and can be pushed forward, never back."""
+    """Unix seconds that pass at a given speed. The clock can be advanced, never set back."""
 
     def __init__(self, start: float, speed: float, real: Callable[[], float] = time.monotonic) -> None:
         self.speed = speed
@@ -14,15 +14,15 @@ class SimulatedClock:
         self._offset = start
 
     def now(self) -> float:
-        """The simulated time in Unix seconds."""
+        """Return the simulated time in Unix seconds."""
         return self._offset + (self._real() - self._started) * self.speed
 
     def advance(self, seconds: float) -> None:
-        """Let *seconds* of simulated time pass at once.
+        """Advance the clock by *seconds*.
 
         Raises:
             ValueError: *seconds* is negative.
         """
         if not seconds >= 0:
-            raise ValueError(f"the clock cannot go back by {-seconds} seconds")
+            raise ValueError(f"advance: expected 0 or more seconds, not {seconds}")
         self._offset += seconds

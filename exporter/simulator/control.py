@@ -1,25 +1,27 @@
-"""The control side under ``/simulator``: JSON in, JSON out, no token.
+"""Control requests under ``/simulator``, for rehearsals: JSON bodies and responses, no token.
 
-It is for rehearsals; the platform has no such thing.  ``user`` may be left out everywhere: then the first one is meant,
-or for the truth, everybody.
+The real platform has none of them. ``user`` is always optional. The default is the first user, or for the truth all
+users.
 
 ====== ========================= =====================================================================================
 method path                      body and meaning
 ====== ========================= =====================================================================================
-GET    /simulator                the simulated time, the users, how the platform behaves
-POST   /simulator/jobs           ``{"operation": "copy", "total": 10, "failed": 2, "running": 60}``: a job by script,
-                                 every part of ``JobScript``, and ``user``; answers its id
-POST   /simulator/jobs/ID        ``{"failed": 3}``: other values for parts of a job's script
-POST   /simulator/jobs/ID/finish the job is finished now
-DELETE /simulator/jobs/ID        the job vanishes
-POST   /simulator/faults         ``{"kind": "hang", "matching": "/async/files", "times": 3}``, parts of ``Fault``
-DELETE /simulator/faults         no queued fault happens any more
-POST   /simulator/token          ``{"token": "..."}``: the user's new token; the old one is refused
-POST   /simulator/clock          ``{"advance": 3600}``: simulated seconds that pass at once
-POST   /simulator/behaviour      ``{"order": "mixed", "most_per_page": 10}``: the parts of ``Behaviour``
-POST   /simulator/rate           ``{"remaining": 10}``: what another script leaves of the present window
-GET    /simulator/requests       the latest requests to the API
-GET    /simulator/truth          ``?user=&since=UNIX``: what a perfect observer would have counted
+GET    /simulator                Return the simulated time, the users and the platform's behaviour.
+POST   /simulator/jobs           ``{"operation": "copy", "total": 10, "failed": 2, "running": 60}``: Submit a job. The
+                                 body takes the fields of a job script and ``user``. Returns the job's id.
+POST   /simulator/jobs/ID        ``{"failed": 3}``: Change fields of a job's script.
+POST   /simulator/jobs/ID/finish Finish the job now.
+DELETE /simulator/jobs/ID        Remove the job: its path responds with 404 and the list omits it.
+POST   /simulator/faults         ``{"kind": "hang", "matching": "/async/files", "times": 3}``: Inject a fault into the
+                                 next matching requests. The body takes the fields of a fault.
+DELETE /simulator/faults         Cancel all faults that are still to come.
+POST   /simulator/token          ``{"token": "..."}``: Replace the user's token. The old one is refused.
+POST   /simulator/clock          ``{"advance": 3600}``: Advance the simulated clock by this many seconds.
+POST   /simulator/behaviour      ``{"order": "mixed", "most_per_page": 10}``: Change the platform's behaviour.
+POST   /simulator/rate           ``{"remaining": 10}``: Use up the rate limit's current window except for this
+                                 many requests.
+GET    /simulator/requests       Return the latest API requests.
+GET    /simulator/truth          ``?user=&since=UNIX``: Return the true counts.
 ====== ========================= =====================================================================================
 """
 
@@ -35,7 +37,7 @@ from exporter.simulator.scripts import JobScript
 
 
 class _Order(NamedTuple):
-    """What is asked for."""
+    """A parsed control request."""
 
     job_id: str
     user: str | None
@@ -44,19 +46,22 @@ class _Order(NamedTuple):
 
 
 class _Faults(msgspec.Struct):
-    """Which requests a fault befalls."""
+    """Which requests get the fault."""
 
     matching: str = ""
     times: int = 1
 
 
 def control(platform: Platform, call: Call) -> Answer:
-    """What a request to the control side does and answers."""
+    """Handle a control request."""
     segments = call.path.split("/")[2:]
     job_id = segments[1] if segments[0:1] == ["jobs"] and len(segments) > 1 else ""
     action = _ACTIONS.get((call.method, "/".join("ID" if segment == job_id else segment for segment in segments)))
     if action is None:
-        return json_answer({"error": f"nothing is done by {call.method} {call.path}"}, 404)
+        return json_answer(
+            {"error": f"no control request {call.method} {call.path}; see exporter/simulator/README.md"},
+            404,
+        )
     try:
         body = msgspec.json.decode(call.body, type=dict[str, object]) if call.body else {}
         user = msgspec.convert(body.pop("user", call.query.get("user")), str | None)
@@ -142,11 +147,11 @@ _Kind = TypeVar("_Kind")
 
 
 def _part(order: _Order, name: str, kind: type[_Kind]) -> _Kind:
-    """A part of the body that has to be there.
+    """Return a required field of the body.
 
     Raises:
-        ValueError: it is missing or of another kind.
+        ValueError: it is missing or has the wrong type.
     """
     if name not in order.body:
-        raise ValueError(f"the body has no {name!r}")
+        raise ValueError(f"the body must have a field {name!r}")
     return msgspec.convert(order.body[name], kind)

@@ -1,6 +1,7 @@
-"""Everything that can go wrong between a client and the platform.
+"""Faults between a client and the platform.
 
-Tests queue a fault for the next requests that match; chaos draws them by itself, this often in a thousand requests:
+Tests and control requests inject a fault into the next matching requests. Chaos injects them at random, this often per
+thousand requests:
 
 ====================  =======  =======  =======  ====================================================================
 fault                 level 1  level 2  level 3  what the client gets
@@ -8,18 +9,18 @@ fault                 level 1  level 2  level 3  what the client gets
 ``server_error``            8       15       40  500 with a JSON error
 ``unavailable``             4       10       30  503 with a JSON error that is not maintenance
 ``bad_gateway``             4       10       30  502 with HTML, as from a proxy
-``close``                   4       10       30  the connection closed without an answer
-``rate_limited``            0        8       30  429, although the limit is not used up
+``close``                   4       10       30  connection closed without a response
+``rate_limited``            0        8       30  429 although the rate limit is not used up
 ``maintenance``             0        5       20  503 with code 0
-``cut``                     0        8       30  the connection closed in the middle of the body
+``cut``                     0        8       30  connection closed in the middle of the body
 ``html``                    0        5       20  200 with HTML
-``broken_json``             0        5       20  200 with JSON that ends too early
-``malformed_record``        0        5       30  one job record that is wrong, in one of the ways of ``Malformed``
-``drip``                    0        3       15  a body that comes byte by byte
-``hang``                    0        2       15  nothing, for as long as the client waits
-``unauthorized``            0        0        5  401, although the token is right
+``broken_json``             0        5       20  200 with truncated JSON
+``malformed_record``        0        5       30  one malformed job record (see ``record``)
+``drip``                    0        3       15  body sent byte by byte
+``hang``                    0        2       15  no response for as long as the client waits
+``unauthorized``            0        0        5  401 although the token is valid
 ``redirect``                0        0       10  302 to another host
-``oversized``               0        0        5  17 MiB more than asked for
+``oversized``               0        0        5  body with 17 MiB of additional white space
 ====================  =======  =======  =======  ====================================================================
 """
 
@@ -35,7 +36,7 @@ from exporter.simulator.answers import Answer, Delivery, html_answer, problem
 
 
 class FaultKind(StrEnum):
-    """The faults there are; the table above says what each does."""
+    """The kind of fault, as in the table above."""
 
     SERVER_ERROR = "server_error"
     UNAVAILABLE = "unavailable"
@@ -55,7 +56,7 @@ class FaultKind(StrEnum):
 
 
 class Malformed(StrEnum):
-    """The ways in which a job record can be wrong, or right but unusual (``count_numeral``, ``time_null``)."""
+    """Ways in which a job record can be malformed, or unusual but valid (``count_numeral``, ``time_null``)."""
 
     ID_MISSING = "id_missing"
     ID_NUMBER = "id_number"
@@ -74,17 +75,17 @@ class Malformed(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A fault and its particulars."""
+    """A fault and its options."""
 
     kind: FaultKind
     pause: float = 0.5
     """``drip``: real seconds between two bytes."""
     size: int = 17 * 1024 * 1024
-    """``oversized``: bytes of white space added to the answer."""
+    """``oversized``: bytes of white space added to the response."""
     location: str = "http://elsewhere.invalid"
-    """``redirect``: the host that the client is sent to."""
+    """``redirect``: the host that the client is redirected to."""
     record: Malformed = Malformed.ID_MISSING
-    """``malformed_record``: what is wrong with the first job of the answer."""
+    """``malformed_record``: what is wrong with the first job of the response."""
 
 
 _PER_THOUSAND: dict[FaultKind, tuple[int, int, int, int]] = {
@@ -104,11 +105,11 @@ _PER_THOUSAND: dict[FaultKind, tuple[int, int, int, int]] = {
     FaultKind.REDIRECT: (0, 0, 0, 10),
     FaultKind.OVERSIZED: (0, 0, 0, 5),
 }
-"""How often chaos draws each fault, by level."""
+"""Frequency of each fault per thousand requests, by chaos level."""
 
 
 class Faults:
-    """The faults still to come."""
+    """The injected faults still to come, and the random ones."""
 
     def __init__(self, chaos: int, dice: Random) -> None:
         self._dice = dice
@@ -118,7 +119,7 @@ class Faults:
         self._queue: deque[tuple[re.Pattern[str], Fault]] = deque()
 
     def queue(self, fault: Fault, matching: str, times: int) -> None:
-        """Let *fault* befall the next *times* requests in whose target the pattern *matching* is found.
+        """Inject *fault* into the next *times* requests whose target contains the pattern *matching*.
 
         Raises:
             ValueError: *matching* is not a regular expression.
@@ -126,19 +127,19 @@ class Faults:
         try:
             pattern = re.compile(matching)
         except re.error as error:
-            raise ValueError(f"matching: {matching!r} is no regular expression: {error}") from error
+            raise ValueError(f"matching: {matching!r} is not a regular expression: {error}") from error
         self._queue.extend([(pattern, fault)] * times)
 
     def clear(self) -> None:
-        """Forget the queued faults."""
+        """Cancel the injected faults that are still to come."""
         self._queue.clear()
 
     def waiting(self) -> int:
-        """How many queued faults have not happened yet."""
+        """Return the number of injected faults that are still to come."""
         return len(self._queue)
 
     def draw(self, target: str) -> Fault | None:
-        """The fault that befalls a request for *target*: the first queued one that matches, else what chaos says."""
+        """Return the fault for a request to *target*: the first injected one that matches, else maybe a random one."""
         for entry in self._queue:
             pattern, fault = entry
             if pattern.search(target):
@@ -164,14 +165,14 @@ _INSTEAD = {
 
 
 def instead(fault: Fault, target: str) -> Answer | None:
-    """What is answered in place of the right answer, for the faults that keep the request from getting any further."""
+    """Return the response that replaces the correct one; None if *fault* only modifies it."""
     if fault.kind is FaultKind.REDIRECT:
         return Answer(302, b"", {"location": fault.location + target})
     return _INSTEAD.get(fault.kind)
 
 
 def spoil(fault: Fault, answer: Answer) -> Answer:
-    """The right answer with *fault* done to it."""
+    """Return the correct response, modified by *fault*."""
     match fault.kind:
         case FaultKind.CUT:
             return answer._replace(delivery=Delivery.CUT)
@@ -181,7 +182,7 @@ def spoil(fault: Fault, answer: Answer) -> Answer:
             return answer._replace(body=answer.body[: len(answer.body) // 2])
         case FaultKind.OVERSIZED:
             return answer._replace(body=answer.body + b" " * fault.size)
-        case FaultKind.MALFORMED_RECORD if answer.status == 200:  # noqa: PLR2004 - only a right answer has records
+        case FaultKind.MALFORMED_RECORD if answer.status == 200:  # noqa: PLR2004  # only a 200 has records
             return answer._replace(body=_with_malformed_record(answer.body, fault.record))
         case _:
             return answer

@@ -1,4 +1,4 @@
-"""Jobs as the platform shows them, and as a perfect observer would count them."""
+"""Jobs as the platform reports them, and their true counts."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import msgspec
 from exporter.simulator.scripts import NO_CODE, OPERATIONS, JobScript, Progress, Shown, progress
 
 RETENTION = 30 * 86400.0
-"""Seconds for which a finished job stays on the platform."""
+"""Seconds for which the platform keeps a finished job."""
 
 OUTCOMES = ("succeeded", "partial", "failed", "incomplete", "lost")
 
@@ -17,11 +17,11 @@ _ID_EPOCH_MS = int(datetime(2017, 1, 1, tzinfo=UTC).timestamp() * 1000)
 _ID_SHIFT = 20
 _ID_LOW_BITS = 0x11000
 _FILE_ID_STEP = 0x9E3779B97F4A7C15
-"""Odd and large, so that the ids of files look as unordered as real ones."""
+"""Odd and large, so that file ids appear as unordered as real ones."""
 
 
 class ErrorText(NamedTuple):
-    """How the platform words an error code."""
+    """HTTP status and message of an error code."""
 
     status: int
     message: str
@@ -34,13 +34,13 @@ ERROR_TEXTS = {
     "10212": ErrorText(404, "Requested resource not found."),
     "10223": ErrorText(409, "File already exists in the destination."),
 }
-"""The codes that the dice and the named file ids use; a scripted job may use any other."""
+"""The codes of random jobs and of the special file ids. A scripted job may use others."""
 
 _OTHER_ERROR = ErrorText(500, "Unexpected error.")
 
 
 class Settled(NamedTuple):
-    """What was there to count before a job was changed by hand; counting never goes back behind it."""
+    """True counts of a job before it was changed by hand. Later counts are never lower."""
 
     counts: Progress
     outcome: str | None
@@ -48,45 +48,49 @@ class Settled(NamedTuple):
 
 
 class Job(msgspec.Struct, gc=False):
-    """One job: its id, which holds its submission time, and its script.  The rest is worked out when asked for."""
+    """One job: its id, which encodes the submission time, and its script. All else is computed on request."""
 
     id: int
     script: JobScript
     removed: float | None = None
-    """When it vanished from the platform before its time, in Unix seconds."""
+    """Unix seconds of its removal by hand."""
     settled: Settled | None = None
 
     @property
     def submitted(self) -> float:
-        """Unix seconds of the submission."""
+        """Submission time in Unix seconds."""
         return ((self.id >> _ID_SHIFT) + _ID_EPOCH_MS) / 1000
 
     @property
     def finishes(self) -> float | None:
-        """Unix seconds of the finish, past or future; ``None`` for a job that hangs."""
+        """Finish time in Unix seconds, past or future; None for a job that hangs."""
         lasts = self.script.lasts
         return None if lasts is None else self.submitted + lasts
 
     def progress(self, now: float) -> Progress:
-        """How far it has come at *now*."""
+        """Return its progress at *now*."""
         return progress(self.script, now - self.submitted)
 
     def is_finished(self, now: float) -> bool:
-        """Whether it has come to its end at *now*."""
+        """Return whether it has finished at *now*."""
         finishes = self.finishes
         return finishes is not None and finishes <= now
 
 
 def id_at(unix_ms: int) -> int:
-    """The id of a job submitted at *unix_ms*: the time above, fixed bits below, as in genuine ids."""
+    """Return the id of a job submitted at *unix_ms*: as in genuine ids, the time in the high bits, fixed low bits."""
     return ((unix_ms - _ID_EPOCH_MS) << _ID_SHIFT) | _ID_LOW_BITS
 
 
 def record(job: Job, now: float, api: str, *, alone: bool, result: bool = True) -> dict[str, object]:
-    """The job's JSON object at *now*.
+    """Return the job's JSON object at *now*.
 
-    *api* is the URL that ends in /v2, *alone*: it was asked for by its own path, *result*: somebody will look at that,
-    which is most of the work.
+    Args:
+        job: the job.
+        now: simulated Unix seconds.
+        api: the URL that ends in /v2.
+        alone: whether the client requested this job by its own path.
+        result: whether the result is needed; building it takes most of the time.
     """
     script = job.script
     seen = job.progress(now)
@@ -112,7 +116,7 @@ def record(job: Job, now: float, api: str, *, alone: bool, result: bool = True) 
 
 
 def _result(job: Job, api: str) -> list[dict[str, object]]:
-    """A record for each completed file, and the error records, somewhere among them."""
+    """Return a record per completed file, with the error records somewhere among them."""
     second = f"{int(job.submitted):08x}"
     first = job.id * _FILE_ID_STEP
     files = [f"{second}{first + n * _FILE_ID_STEP & 0xFFFFFFFFFFFFFFFF:016x}" for n in range(job.script.completes)]
@@ -125,7 +129,7 @@ def _result(job: Job, api: str) -> list[dict[str, object]]:
 
 
 def error_record(code: str) -> dict[str, object]:
-    """The record of a file that failed with *code*."""
+    """Return the record of a file that failed with *code*."""
     text = ERROR_TEXTS.get(code, _OTHER_ERROR)
     error: dict[str, object] = {"status": text.status, "message": text.message}
     if code != NO_CODE:
@@ -134,15 +138,15 @@ def error_record(code: str) -> dict[str, object]:
 
 
 def timestamp(unix: float) -> str:
-    """ISO 8601 in whole seconds, as the platform writes it."""
+    """Format a time as the platform does: ISO 8601 in whole seconds."""
     return datetime.fromtimestamp(int(unix), UTC).isoformat().replace("+00:00", "Z")
 
 
-# ------------------------------------------------------------------------------------------------- a perfect observer
+# ------------------------------------------------------------------------------------------------------ the true counts
 
 
 class Truth(msgspec.Struct, frozen=True):
-    """What an observer who misses nothing would have counted, by operation in lower case."""
+    """The true counts, by operation in lower case."""
 
     jobs: dict[str, int]
     finished: dict[str, dict[str, int]]
@@ -154,14 +158,14 @@ class Truth(msgspec.Struct, frozen=True):
 
     @classmethod
     def nothing(cls) -> "Truth":
-        """Zeros for every documented operation."""
+        """Return zeros for each documented operation."""
         truth = cls({}, {}, {}, {})
         for operation in OPERATIONS:
             truth.know(operation)
         return truth
 
     def know(self, operation: str) -> None:
-        """Give *operation* its zeros, if it has no row yet."""
+        """Add zeros for *operation* if it is new."""
         if operation not in self.jobs:
             self.jobs[operation] = 0
             self.finished[operation] = dict.fromkeys(OUTCOMES, 0)
@@ -169,7 +173,7 @@ class Truth(msgspec.Struct, frozen=True):
             self.errors[operation] = {}
 
     def add(self, job: Job, now: float) -> None:
-        """Count *job* as it stands at *now*."""
+        """Add the counts of *job* at *now*."""
         operation = job.script.operation
         self.know(operation)
         self.jobs[operation] += 1
@@ -183,7 +187,7 @@ class Truth(msgspec.Struct, frozen=True):
 
 
 def ended(job: Job, now: float) -> float | None:
-    """When nothing more could be counted of *job*: the second of its finish, or of its loss."""
+    """Return the time after which the counts of *job* are final: its finish or its removal; None before."""
     if job.removed is not None:
         now = min(now, job.removed)
     if job.finishes is not None and job.finishes <= now:
@@ -192,7 +196,7 @@ def ended(job: Job, now: float) -> float | None:
 
 
 def settle(job: Job, now: float) -> Settled:
-    """What there was to count of *job* up to *now*."""
+    """Return the true counts of *job* up to *now*."""
     if job.removed is not None:
         now = min(now, job.removed)
     counts = job.progress(now)
@@ -211,12 +215,12 @@ def settle(job: Job, now: float) -> Settled:
 
 
 def _seen_to_finish(job: Job, now: float) -> bool:
-    """Whether it can be seen that it has: in an undocumented state only by its times."""
+    """Return whether clients can see that it has finished: in an undocumented state only by its times."""
     return job.is_finished(now) and (job.script.state is None or job.script.times is not Shown.NEVER)
 
 
 def outcome_of(counts: Progress) -> str:
-    """The outcome of a job that finished with *counts*."""
+    """Return the outcome of a job that finished with *counts*."""
     if counts.failed:
         return "partial" if counts.completed else "failed"
     return "incomplete" if counts.completed < counts.total else "succeeded"

@@ -1,11 +1,9 @@
-"""The simulated platform: requests in, answers out, and no socket anywhere.
+"""The simulated platform: requests to responses, without sockets.
 
-It imitates what is known of the real API (paths, errors, paging, rate limit, job life) and leaves a switch where it is
-not known: the order of the list, its longest page, ``X-Total-Matching-Query`` and ``fields`` on it, the limit's reset
-time.
+It imitates what is known of the real API: paths, errors, paging, rate limit and job states. What is unknown is an
+option of ``Behaviour``: the list's order, page size, ``X-Total-Matching-Query`` and ``fields``, the rate headers.
 
-Times are Unix seconds of the simulated clock, except where something is said to be in real seconds.  Every public
-method may be called from any thread.
+Times are Unix seconds of the simulated clock unless they are called real. Public methods may be called from any thread.
 """
 
 import threading
@@ -38,43 +36,43 @@ _FAR_AHEAD = 10 * 365 * 86400.0
 
 
 class RateHeaders(StrEnum):
-    """How the rate limit is reported in headers."""
+    """How response headers report the rate limit."""
 
     SECONDS = "seconds"
     MILLISECONDS = "milliseconds"
     ABSENT = "absent"
     PAST = "past"
-    """With a reset that was an hour ago."""
+    """The reset was an hour ago."""
     ABSURD = "absurd"
-    """With a reset in ten years."""
+    """The reset is in ten years."""
 
 
 class Fields(StrEnum):
-    """What the list makes of ``fields``."""
+    """How the list handles ``fields``."""
 
     HONOURED = "honoured"
     IGNORED = "ignored"
-    """Everything is sent all the same."""
+    """The response has all fields."""
     REFUSED = "refused"
-    """The answer is 400."""
+    """The response is 400."""
     IDS_ONLY = "ids_only"
-    """Whatever is asked for, only ids come."""
+    """The response has only the ids, regardless of the request."""
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the platform answers where the real one's way is not known; can be changed while it runs."""
+    """Options for what is unknown about the real platform. They can be changed at any time."""
 
     order: Order
     total_header: bool = True
-    """Whether the list says ``X-Total-Matching-Query``."""
+    """Whether the list sends ``X-Total-Matching-Query``."""
     fields: Fields = Fields.HONOURED
     most_per_page: Annotated[int, msgspec.Meta(ge=1, le=MOST_PER_PAGE)] = MOST_PER_PAGE
-    """The most jobs on a page of the list, however many were asked for."""
+    """Maximum number of jobs per page, even if the client requests more."""
     rate_headers: RateHeaders = RateHeaders.SECONDS
 
 
 class Request(NamedTuple):
-    """A request that was answered, or was meant to be."""
+    """A request to the API, with its response's status and fault."""
 
     at: float
     user: str | None
@@ -85,7 +83,7 @@ class Request(NamedTuple):
 
 
 class _Item(msgspec.Struct):
-    """One line of a submitted job."""
+    """One item of a submitted job."""
 
     file: str
     parent: str | None = None
@@ -105,7 +103,7 @@ _NO_SUCH_PATH = problem(404, 90003, "Not found.")
 
 
 class Platform:
-    """Users, their jobs, and the faults still to come."""
+    """The platform: users, their jobs, and faults."""
 
     def __init__(self, settings: SimulatorSettings, clock: SimulatedClock | None = None) -> None:
         start = time.time() if settings.start is None else settings.start
@@ -124,15 +122,15 @@ class Platform:
     # ---------------------------------------------------------------------------------------------- for rehearsals
 
     def now(self) -> float:
-        """The simulated time."""
+        """Return the simulated time."""
         return self.clock.now()
 
     def users(self) -> tuple[str, ...]:
-        """The names of the users; the first is meant wherever none is named."""
+        """Return the users' names. The first is the default where a method takes a user."""
         return tuple(self._users)
 
     def advance(self, seconds: float) -> float:
-        """Let *seconds* pass at once, and tell the new time.
+        """Advance the clock by *seconds* and return the new time.
 
         Raises:
             ValueError: *seconds* is negative.
@@ -142,18 +140,18 @@ class Platform:
             return self.clock.now()
 
     def submit(self, script: JobScript, user: str | None = None) -> str:
-        """Take on a job that will do what *script* says; its id."""
+        """Submit a job with this script. Return its id."""
         with self._lock:
             now, owner = self.clock.now(), self._user(user)
             owner.catch_up(now)
             return str(owner.submit(script, now).id)
 
     def change(self, job_id: str, **changes: object) -> None:
-        """Give these parts of a job's script other values, as if they had been so from the start.
+        """Change fields of a job's script, as if it had been submitted like this.
 
         Raises:
             LookupError: no such job.
-            ValueError: no such part, or not such a value.
+            ValueError: unknown field or invalid value.
         """
         with self._lock:
             owner, job = self._job(job_id)
@@ -161,7 +159,7 @@ class Platform:
             owner.change(job, script, self.clock.now())
 
     def finish(self, job_id: str) -> None:
-        """Let a job be finished now, also one that hangs.
+        """Finish a job now, even one that hangs.
 
         Raises:
             LookupError: no such job.
@@ -171,7 +169,7 @@ class Platform:
             owner.finish(job, self.clock.now())
 
     def remove(self, job_id: str) -> None:
-        """Let a job vanish: from now on it is not listed and its path answers 404.
+        """Remove a job: the list omits it and its path responds with 404.
 
         Raises:
             LookupError: no such job.
@@ -181,21 +179,21 @@ class Platform:
             owner.remove(job, self.clock.now())
 
     def listed(self, user: str | None = None) -> list[str]:
-        """The ids on a user's list, from its beginning."""
+        """Return the ids in a user's list, in its order."""
         with self._lock:
             owner = self._user(user)
             owner.catch_up(self.clock.now())
             return [str(job.id) for job in owner.page(0, owner.listed())]
 
     def unfinished(self, user: str | None = None) -> list[str]:
-        """The ids of a user's jobs that are on the platform and have not finished, oldest first."""
+        """Return the ids of a user's unfinished jobs, oldest first."""
         with self._lock:
             now, owner = self.clock.now(), self._user(user)
             owner.catch_up(now)
             return [str(job.id) for job in owner.jobs.values() if job.removed is None and not job.is_finished(now)]
 
     def script_of(self, job_id: str) -> JobScript:
-        """What a job does.
+        """Return a job's script.
 
         Raises:
             LookupError: no such job.
@@ -204,7 +202,7 @@ class Platform:
             return self._job(job_id)[1].script
 
     def queue(self, fault: Fault, matching: str = "", times: int = 1) -> None:
-        """Let *fault* befall the next *times* API requests in whose path and query the pattern *matching* is found.
+        """Inject *fault* into the next *times* API requests whose path and query contain the pattern *matching*.
 
         Raises:
             ValueError: *matching* is not a regular expression.
@@ -213,24 +211,24 @@ class Platform:
             self._faults.queue(fault, matching, times)
 
     def forget_faults(self) -> None:
-        """Let no queued fault happen any more."""
+        """Cancel the injected faults that are still to come."""
         with self._lock:
             self._faults.clear()
 
     def waiting_faults(self) -> int:
-        """How many queued faults have not happened yet."""
+        """Return the number of injected faults that are still to come."""
         return self._faults.waiting()
 
     def latest_requests(self) -> list[Request]:
-        """The latest requests to the API, oldest first."""
+        """Return the latest API requests, oldest first."""
         with self._lock:
             return list(self._requests)
 
     def behave(self, **changes: object) -> Behaviour:
-        """Change how the platform answers from now on.
+        """Change options of the platform's behaviour and return all of them.
 
         Raises:
-            ValueError: no such switch, or not such a value.
+            ValueError: unknown option or invalid value.
         """
         with self._lock:
             self.behaviour = msgspec.convert({**msgspec.to_builtins(self.behaviour), **changes}, Behaviour)
@@ -239,21 +237,18 @@ class Platform:
             return self.behaviour
 
     def rotate(self, token: str, user: str | None = None) -> None:
-        """Give a user a new token; the old one is refused from now on."""
+        """Replace a user's token. The old one is refused."""
         with self._lock:
             name = self._user(user).name
             self._tokens = {old: owner for old, owner in self._tokens.items() if owner != name} | {token: name}
 
     def use_up(self, remaining: int = 0, user: str | None = None) -> None:
-        """Leave *remaining* requests of the rate limit's present window, as another script of the user would."""
+        """Use up the current rate limit window except for *remaining* requests, as another script would."""
         with self._lock:
             self._user(user).window.leave(remaining, self.clock.now())
 
     def truth(self, user: str | None = None, since: float = 0.0) -> Truth:
-        """What a perfect observer would have counted of the jobs that had not ended before *since*.
-
-        Of one user's jobs, or of everybody's.
-        """
+        """Return the true counts of jobs that had not ended before *since*, for one user or for all."""
         with self._lock:
             now = self.clock.now()
             truth = Truth.nothing()
@@ -267,7 +262,7 @@ class Platform:
         if name is None:
             return next(iter(self._users.values()))
         if name not in self._users:
-            raise LookupError(f"no user {name!r}; there are {', '.join(self._users)}")
+            raise LookupError(f"no user {name!r}; expected one of {', '.join(self._users)}")
         return self._users[name]
 
     def _job(self, job_id: str) -> tuple[User, Job]:
@@ -282,7 +277,7 @@ class Platform:
     # ------------------------------------------------------------------------------------------------- for clients
 
     def answer(self, call: Call) -> Answer:
-        """What the API answers, rightly or with a fault."""
+        """Return the API's response, correct or with a fault."""
         with self._lock:
             now = self.clock.now()
             user = self._caller(call)
@@ -378,10 +373,10 @@ class Platform:
         return json_answer(page, headers={"x-total-matching-query": str(total)} if self.behaviour.total_header else {})
 
     def _fields(self, call: Call) -> str | None:
-        """What a request says in ``fields``.
+        """Return the value of ``fields`` in a request.
 
         Raises:
-            Refused: it says something, and that is switched off.
+            Refused: the request has ``fields`` and the behaviour is to refuse it.
         """
         fields = call.query.get("fields")
         if fields is not None and self.behaviour.fields is Fields.REFUSED:
@@ -407,7 +402,7 @@ class Platform:
         }
 
     def _reset(self, user: User, now: float) -> int:
-        """What the headers say of the end of the window."""
+        """Return the value of the reset header."""
         match self.behaviour.rate_headers:
             case RateHeaders.MILLISECONDS:
                 return int(user.window.reset(now) * 1000)
@@ -420,10 +415,10 @@ class Platform:
 
 
 def _number(query: Mapping[str, str], name: str, default: int, least: int, most: int | None) -> int:
-    """A number from the query.
+    """Return a number from the query.
 
     Raises:
-        Refused: it is no number or not between *least* and *most*.
+        Refused: it is not a number from *least* to *most*.
     """
     text = query.get(name)
     if text is None:
@@ -436,12 +431,12 @@ def _number(query: Mapping[str, str], name: str, default: int, least: int, most:
 
 
 def _whole(text: str) -> int | None:
-    """The whole number that *text* is, if it is one and may be an id or an offset."""
+    """Parse *text* as an id or an offset; None if it is not a number or too long."""
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 class _Choice:
-    """What ``fields`` asks for of a job: the fields named, or all but those marked with ``!``, or ``_all``."""
+    """The selection by ``fields``: the named fields, or all except those with ``!``, or ``_all``."""
 
     def __init__(self, fields: str | None) -> None:
         names = set() if fields is None or "_all" in fields.split(",") else set(fields.split(","))
@@ -452,17 +447,17 @@ class _Choice:
         return name not in self._excluded and (not self._included or name in self._included)
 
     def of(self, job: dict[str, object]) -> dict[str, object]:
-        """The parts of *job* that are asked for."""
+        """Return the selected fields of *job*."""
         if not (self._excluded or self._included):
             return job
         return {name: value for name, value in job.items() if name in self}
 
 
 def _submitted(body: bytes, operation: str) -> list[str]:
-    """The file ids of a submitted job.
+    """Return the file ids of a submitted job.
 
     Raises:
-        Refused: the body is not as documented.
+        Refused: the body differs from the API's documentation.
     """
     try:
         items = msgspec.json.decode(body, type=_Submission).items

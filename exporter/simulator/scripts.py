@@ -1,12 +1,12 @@
-"""What a job will do, decided when it is submitted.
+"""The course of a job, decided when it is submitted.
 
-A script says how long a job stays in each state and how it ends.  What the platform shows of the job at any later
-time is a pure function of the script and the job's age: nothing ticks, and asking twice gives the same answer.
+A script gives the duration of each state and the final counts. The job's data at any later time is a pure function of
+the script and the job's age. There is no ticking state, so identical requests get identical responses.
 
 1. SUBMITTED for ``queued`` seconds: no file is known yet.
-2. RESOLVING for ``resolving`` seconds: folders expand, ``total_files`` grows.
-3. RUNNING for ``running`` seconds: files complete and fail, a failure as the first of them.
-4. FINISHED, whatever became of the files; there is no state for failure.
+2. RESOLVING for ``resolving`` seconds: folders are expanded, ``total_files`` grows.
+3. RUNNING for ``running`` seconds: files complete or fail, with a failure first.
+4. FINISHED, with or without failed files: there is no state for failure.
 """
 
 import re
@@ -18,14 +18,14 @@ from typing import NamedTuple
 import msgspec
 
 OPERATIONS = ("copy", "move", "delete")
-"""The operations that have paths of their own; a script may name others, which then only the list shows."""
+"""The operations with a single-job endpoint. A script may name others, which appear in the list only."""
 
 NO_CODE = "none"
-"""Stands for the code of an error record that has none."""
+"""In scripts, the code of an error record without a code."""
 
 
 class State(StrEnum):
-    """The states that the platform documents, in the order in which a job passes them."""
+    """The documented states, in the order in which a job passes through them."""
 
     SUBMITTED = "SUBMITTED"
     RESOLVING = "RESOLVING"
@@ -34,37 +34,37 @@ class State(StrEnum):
 
 
 class Shown(StrEnum):
-    """Where a part of a finished job can be seen."""
+    """Where a field of a finished job is shown."""
 
     ALWAYS = "always"
     ALONE = "alone"
-    """Only when the job is asked for by its own path, not in the list."""
+    """Only in the response to a single-job request, not in the list."""
     NEVER = "never"
 
 
 class JobScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The whole life of a job.  A struct because it also comes as JSON, and because there may be 100,000 of them."""
+    """The course of one job. A struct because it is also sent as JSON, and because there may be 100,000 of them."""
 
     operation: str = "copy"
-    """In lower case."""
+    """The operation, in lower case."""
     total: int = 1
-    """Files that the job comprises once its folders are expanded."""
+    """Files in the job, after its folders are expanded."""
     completed: int | None = None
-    """Files completed in the end; ``None``: all that do not fail.  Fewer makes the job incomplete."""
+    """Files completed at the end. Default: all that do not fail. With fewer, the job is incomplete."""
     failed: int = 0
-    """Files failed in the end."""
+    """Files failed at the end."""
     errors: Mapping[str, int] | None = None
-    """Error records in the result, by code (``none``: without one).  ``None``: code 5001 for each failed file."""
+    """Error records in the result by code (``none``: without a code). Default: code 5001 for each failed file."""
     queued: float = 2.0
-    """Seconds in SUBMITTED."""
+    """Seconds in state SUBMITTED."""
     resolving: float = 1.0
-    """Seconds in RESOLVING."""
+    """Seconds in state RESOLVING."""
     running: float = 5.0
-    """Seconds in RUNNING."""
+    """Seconds in state RUNNING."""
     hangs_after: float | None = None
-    """Seconds after its submission from which nothing about the job changes any more."""
+    """Seconds after submission at which the job stops changing."""
     state: str | None = None
-    """An undocumented name for the state in which it ends or hangs."""
+    """An undocumented state in which the job ends or hangs."""
     times: Shown = Shown.ALWAYS
     """Where ``started_on`` and ``finished_on`` are shown."""
     result: Shown = Shown.ALWAYS
@@ -72,29 +72,29 @@ class JobScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         if self.errors and not all(code.isdecimal() or code == NO_CODE for code in self.errors):
-            raise ValueError(f"errors: a code is a number or {NO_CODE!r}, not {', '.join(self.errors)}")
+            raise ValueError(f"errors: expected codes that are numbers or {NO_CODE!r}, not {', '.join(self.errors)}")
 
     @property
     def completes(self) -> int:
-        """Files completed in the end."""
+        """Files completed at the end."""
         return self.total - self.failed if self.completed is None else self.completed
 
     @property
     def error_records(self) -> Mapping[str, int]:
-        """Error records in the result, by code."""
+        """Number of error records in the result by code."""
         if self.errors is not None:
             return self.errors
         return {"5001": self.failed} if self.failed else {}
 
     @property
     def lasts(self) -> float | None:
-        """Seconds from submission to finish; ``None`` for a job that hangs before."""
+        """Seconds from submission to finish; None for a job that hangs."""
         whole = self.queued + self.resolving + self.running
         return whole if self.hangs_after is None or self.hangs_after >= whole else None
 
 
 class Progress(NamedTuple):
-    """How far a job has come."""
+    """State and counts of a job at one time."""
 
     state: str
     total: int
@@ -103,7 +103,7 @@ class Progress(NamedTuple):
 
 
 def progress(script: JobScript, age: float) -> Progress:
-    """What the platform counts *age* seconds after the submission."""
+    """Return state and counts *age* seconds after submission."""
     hung = script.hangs_after is not None and age >= script.hangs_after
     lived = script.hangs_after if hung and script.hangs_after is not None else age
     seen = _documented_progress(script, lived)
@@ -127,7 +127,7 @@ def _documented_progress(script: JobScript, age: float) -> Progress:
 
 
 def finished_at_age(script: JobScript, age: float) -> JobScript:
-    """The same script, but finished *age* seconds after the submission, at the cost of its last states."""
+    """Return the script changed to finish *age* seconds after submission, by shortening its last states."""
     queued = min(script.queued, age)
     resolving = min(script.resolving, age - queued)
     return msgspec.structs.replace(
@@ -135,21 +135,21 @@ def finished_at_age(script: JobScript, age: float) -> JobScript:
     )
 
 
-# ---------------------------------------------------------------------------------------------------- thrown by dice
+# ---------------------------------------------------------------------------------------------------------- random jobs
 
 _ENDINGS = {"fine": 80, "partial": 9, "failed": 4, "empty": 3, "incomplete": 2, "hung": 2}
 _CODES = ("5001", "5002", "5007", "10212", "10223", NO_CODE)
 _CODE_WEIGHTS = (30, 30, 20, 10, 7, 3)
 _FOLDERS = 0.03
-"""Share of the jobs whose folders expand into hundreds or thousands of files."""
+"""Share of jobs whose folders expand into hundreds or thousands of files."""
 _UNRECORDED = 0.1
-"""Share of the failed jobs whose result has fewer error records than files failed."""
+"""Share of failed jobs with fewer error records than failed files."""
 _TWO_CODES = 0.3
-"""Share of the failed jobs with errors of more than one code."""
+"""Share of failed jobs with errors of two codes."""
 
 
 def roll(dice: Random, files: int | None = None, *, may_hang: bool = True) -> JobScript:
-    """A plausible job of a busy user; *files* fixes how many files it comprises."""
+    """Return a plausible random job of a busy user, with *files* files if given."""
     ending = dice.choices(tuple(_ENDINGS), tuple(_ENDINGS.values()))[0]
     total = _roll_size(dice) if files is None else files
     if ending == "empty" and files is None:
@@ -185,7 +185,7 @@ def _roll_size(dice: Random) -> int:
 
 
 def _roll_errors(dice: Random, failed: int) -> dict[str, int]:
-    """Records for *failed* files: mostly of one code, sometimes of two, now and then for fewer files than failed."""
+    """Return error records for *failed* files: usually of one code, sometimes of two or for fewer files."""
     records = dice.randint(0, failed) if dice.random() < _UNRECORDED else failed
     first, second = dice.choices(_CODES, _CODE_WEIGHTS, k=2)
     of_second = dice.randint(0, records) if dice.random() < _TWO_CODES else 0
@@ -194,17 +194,17 @@ def _roll_errors(dice: Random, failed: int) -> dict[str, int]:
     return {code: count for code, count in errors.items() if count}
 
 
-# ------------------------------------------------------------------------------------------------- asked for by a user
+# -------------------------------------------------------------------------------------------- jobs submitted by clients
 
 _NAMED_FATES = {"missing": "5002", "forbidden": "5001", "broken": "5007", "lost": "10212", "taken": "10223"}
-"""How a submitted file fails whose id begins with the word: rehearsing a failure needs no control request."""
+"""Error codes of submitted files by the beginning of their id, for rehearsals without control requests."""
 
 _FOLDER = re.compile(r"folder-(\d{1,5})")
-"""The id of a folder in a submitted job, with the number of files in it."""
+"""Id of a folder in a submitted job, with the number of its files."""
 
 
 def of_submitted(operation: str, files: Sequence[str], dice: Random) -> JobScript:
-    """The script of a job that was submitted with these file ids, as told by how the ids begin."""
+    """Return the script of a job submitted with these file ids; their beginnings select failures."""
     total, errors = 0, dict[str, int]()
     for name in files:
         folder = _FOLDER.match(name)

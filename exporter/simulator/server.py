@@ -1,7 +1,7 @@
-"""The HTTP side of the simulated platform.
+"""The HTTP server of the simulated platform.
 
-``running`` serves in a thread, for tests and the demo; ``serve`` does the same until a signal ends it.  Both leave
-within a second, whatever is still hanging or dripping.
+``running`` serves in a thread, for tests and the demo. ``serve`` serves until a signal arrives. Both stop within a
+second, even while faults keep clients waiting.
 """
 
 import asyncio
@@ -29,25 +29,25 @@ __all__ = ["DEMO_TOKEN", "QUIET", "Order", "RunningSimulator", "SimulatorSetting
 
 _WORTH_COMPRESSING = 1024
 _STARTS_WITHIN = 10.0
-"""Real seconds; it takes a few thousandths."""
+"""Real seconds. Usually it takes some milliseconds."""
 _LOOKS_AFTER = 0.2
-"""Real seconds between two looks whether a client that is kept waiting is still there."""
+"""Real seconds between two checks whether a waiting client is still connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningSimulator:
-    """A simulated platform that is being served."""
+    """A simulated platform that is running."""
 
     url: str
-    """Of the API: it ends in /v2."""
+    """URL of the API; ends in /v2."""
     control_url: str
-    """Of the control side: it ends in /simulator."""
+    """URL of the control requests; ends in /simulator."""
     platform: Platform
     settings: SimulatorSettings
 
 
 def serve(settings: SimulatorSettings) -> int:
-    """Serve in the foreground until SIGINT or SIGTERM; the exit code."""
+    """Serve in the foreground until SIGINT or SIGTERM. Return the exit code."""
     stopped = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -56,15 +56,19 @@ def serve(settings: SimulatorSettings) -> int:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with running(settings) as simulator:
-            token = settings.token if settings.token == DEMO_TOKEN else "the one you gave"
+            token = settings.token if settings.token == DEMO_TOKEN else "as given by --token"
             sys.stdout.write(f"simulated platform: {simulator.url}\n")
             sys.stdout.write(f"token:              {token}\n")
-            sys.stdout.write(f"control side:       {simulator.control_url}\n")
+            sys.stdout.write(f"control requests:   {simulator.control_url}\n")
             sys.stdout.flush()
             stopped.wait()
     except OSError as error:
-        reason, _, _ = (error.strerror or str(error)).partition(" (while attempting")  # the address is said already
-        sys.stderr.write(f"sbg-exporter: cannot listen on {settings.listen}: {reason}\n")
+        reason, _, _ = (error.strerror or str(error)).partition(
+            " (while attempting"
+        )  # The message names the address already.
+        sys.stderr.write(
+            f"sbg-exporter: cannot listen on {settings.listen}: {reason}; choose another address with --listen\n"
+        )
         return 1
     finally:
         for number, handler in before.items():
@@ -74,15 +78,15 @@ def serve(settings: SimulatorSettings) -> int:
 
 @contextmanager
 def running(settings: SimulatorSettings) -> Iterator[RunningSimulator]:
-    """Serve in a thread of its own while the context lasts.
+    """Serve in a thread until the context ends.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: cannot listen on the address.
     """
     host, port = parse_address(settings.listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=1024) as listener:
-        # Connections inherit it. Else head and body, two writes, wait for an acknowledgement: 40 ms an answer.
+        # Connections inherit it. Otherwise the body waits for the head's acknowledgement: 40 ms per response.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         platform = Platform(settings)
         server = _Server(platform)
@@ -99,12 +103,12 @@ def running(settings: SimulatorSettings) -> Iterator[RunningSimulator]:
 
 
 def _origin(host: str, port: int) -> str:
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared with, not bound to
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 class _Protocol(H11Protocol):
-    """Lets the application reach the connection itself, which some faults are done to."""
+    """Gives the application access to the connection, which some faults close."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
         super().connection_made(transport)
@@ -112,12 +116,12 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that is stopped by an event, takes no signals, and leaves no connection open."""
+    """A server that stops by an event, handles no signals, and closes all connections."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self.ready = threading.Event()
-        """Set once requests are answered."""
+        """Set once the server accepts requests."""
         super().__init__(
             uvicorn.Config(
                 self._application,
@@ -138,7 +142,7 @@ class _Server(uvicorn.Server):
         )
 
     def stop(self) -> None:
-        """End serving; callable from any thread."""
+        """Stop serving. May be called from any thread."""
         self._loop.call_soon_threadsafe(self._stopping.set)
 
     @contextmanager
@@ -189,7 +193,7 @@ class _Server(uvicorn.Server):
                 await send({"type": "http.response.body", "body": answer.body})
 
     async def _kept_waiting(self, transport: asyncio.Transport, seconds: float) -> bool:
-        """Let *seconds* pass; true if the client has left or it is time to stop: then the connection is gone."""
+        """Wait for *seconds*. Close the connection and return True if the client has left or the server stops."""
         while seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(seconds, _LOOKS_AFTER))
@@ -226,7 +230,7 @@ async def _send_head(answer: Answer, send: Send) -> None:
 
 
 async def _closed(transport: asyncio.Transport) -> None:
-    """Close the connection and wait until the server knows, which would else answer 500 for a silent application."""
+    """Close the connection and let the server notice. Otherwise it sends a 500 for an application without response."""
     transport.abort()
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -12,11 +12,11 @@ from exporter.simulator.scripts import JobScript, finished_at_age, of_submitted,
 from exporter.simulator.settings import Order, SimulatorSettings
 
 _RUNS_ON = 12 * 3600.0
-"""Seconds for which a job that runs at the start goes on at most."""
+"""Maximum seconds for which a job that is unfinished at the start continues."""
 
 
 class RateWindow:
-    """So many requests per window, which begins with the first request after the one before has ended."""
+    """A number of requests per window. A window begins with the first request after the last one ended."""
 
     def __init__(self, limit: int, seconds: float) -> None:
         self.limit = limit
@@ -25,7 +25,7 @@ class RateWindow:
         self._ends = -math.inf
 
     def take(self, now: float) -> bool:
-        """Count one request; false if there is none left."""
+        """Count one request; return False if none is left."""
         self._turn(now)
         if self.limit >= 0 and self._used >= self.limit:
             return False
@@ -33,18 +33,18 @@ class RateWindow:
         return True
 
     def leave(self, remaining: int, now: float) -> None:
-        """Use up all but *remaining* requests of the present window, as another script of the user would."""
+        """Use up the current window except for *remaining* requests, as another script of the user would."""
         self._turn(now)
         self._used = self.limit - remaining
 
     def remaining(self, now: float) -> int:
-        """Requests left in the present window; some hundred million when there is no limit."""
+        """Return the requests left in the current window; several hundred million if there is no limit."""
         if self.limit < 0:
             return 987_654_342
         return self.limit if now >= self._ends else self.limit - self._used
 
     def reset(self, now: float) -> float:
-        """When the present window ends, in Unix seconds."""
+        """Return the end of the current window in Unix seconds."""
         return self._ends if now < self._ends else now + self._seconds
 
     def _turn(self, now: float) -> None:
@@ -53,10 +53,10 @@ class RateWindow:
 
 
 class User:
-    """One user and every job that was ever submitted in that name.
+    """One user, with all jobs ever submitted by it.
 
-    *lane* and *lanes* keep the ids of several users apart: an id is a time in milliseconds, and each user takes only
-    those of its own lane.
+    An id is a time in milliseconds. To keep the ids of several users distinct, each user gets only the milliseconds
+    that are *lane* modulo *lanes*.
     """
 
     def __init__(self, name: str, settings: SimulatorSettings, start: float, *, lane: int, lanes: int) -> None:
@@ -68,7 +68,7 @@ class User:
         self._listed: list[int] = []
         self._expiries: list[tuple[float, int]] = []
         self._files = settings.files_per_job
-        # One die for each purpose, so that what is asked of the platform does not change what happens by itself.
+        # One random generator per purpose, so that requests do not influence which jobs appear.
         self._arrivals, self._submissions, self._shuffles = (
             Random(f"{settings.seed}/{name}/{purpose}") for purpose in ("arrivals", "submissions", "shuffles")
         )
@@ -77,7 +77,7 @@ class User:
         self._next_arrival = self._after(start)
 
     def _remember(self, settings: SimulatorSettings, start: float) -> None:
-        """Fill the month before *start* with jobs, evenly but for the dice, that have finished or still run."""
+        """Fill the month before *start* with finished and unfinished jobs, roughly evenly."""
         jobs = settings.jobs
         ends = _still_running(settings, Random(f"{settings.seed}/{self.name}/unfinished"))
         for n in range(jobs):
@@ -94,64 +94,64 @@ class User:
         return moment + self._arrivals.expovariate(self._per_second) if self._per_second else math.inf
 
     def catch_up(self, now: float) -> None:
-        """Let everything happen that should have by *now*: jobs that arrive, and finished ones that expire."""
+        """Apply all events up to *now*: new jobs arrive, finished jobs expire."""
         while self._next_arrival <= now:
             self.submit(roll(self._arrivals, self._files), self._next_arrival)
             self._next_arrival = self._after(self._next_arrival)
         while self._expiries and self._expiries[0][0] <= now:
             _, number = heapq.heappop(self._expiries)
             job = self.jobs[number]
-            # A job that was changed by hand has a second entry, and this one may be out of date.
+            # A job that was changed by hand has several entries, and this one may be outdated.
             if job.finishes is not None and job.finishes + RETENTION <= now:
                 self._unlist(number)
 
     def submit(self, script: JobScript, at: float) -> Job:
-        """Take on a job at *at* (Unix seconds), which is not before any earlier one."""
+        """Add a job submitted at *at* (Unix seconds), not before any earlier job."""
         job = self._take_on(script, at)
         bisect.insort(self._listed, job.id, key=self._rank)
         return job
 
     def submit_files(self, operation: str, files: Sequence[str], at: float) -> Job:
-        """Take on a job as a client submits it."""
+        """Add a job as a client submits it."""
         return self.submit(of_submitted(operation, files, self._submissions), at)
 
     def change(self, job: Job, script: JobScript, now: float) -> None:
-        """Give a job another script; what has been counted by *now* stays counted."""
+        """Replace a job's script. True counts up to *now* are kept."""
         job.settled = settle(job, now)
         self._replace(job, script)
 
     def finish(self, job: Job, now: float) -> None:
-        """Let a job be finished at *now*, whatever its script said."""
+        """Finish a job at *now*, regardless of its script."""
         if not job.is_finished(now):
             self._replace(job, finished_at_age(job.script, max(now - job.submitted, 0)))
 
     def remove(self, job: Job, now: float) -> None:
-        """Take a job off the platform before its time."""
+        """Remove a job from the platform."""
         job.removed = now
         self._unlist(job.id)
 
     def find(self, number: int) -> Job | None:
-        """The job of that id, if the platform still has it."""
+        """Return the job with this id, or None if it has expired, was removed or never existed."""
         job = self.jobs.get(number)
         return job if job is not None and self._position(number) is not None else None
 
     def reorder(self, order: Order) -> None:
-        """Show the list in another order from now on."""
+        """Change the order of the list."""
         self._order = order
         self._listed.sort(key=self._rank)
 
     def listed(self) -> int:
-        """How many jobs the list has."""
+        """Return the number of jobs in the list."""
         return len(self._listed)
 
     def page(self, offset: int, limit: int) -> list[Job]:
-        """Jobs *offset* to *offset* + *limit* of the list."""
+        """Return the jobs *offset* to *offset* + *limit* of the list."""
         size = len(self._listed)
         places = range(offset, min(offset + limit, size))
         if self._order is Order.NEWEST:
             return [self.jobs[self._listed[-1 - n]] for n in places]
         if self._order is Order.UNSTABLE and size:
-            # A shuffle that costs nothing: steps round the list of a length that shares no divisor with the list's own.
+            # A cheap shuffle: steps through the list modulo its size. The step and the size are coprime.
             stride = self._shuffles.randint(1, size)
             while math.gcd(stride, size) > 1:
                 stride -= 1
@@ -160,7 +160,7 @@ class User:
         return [self.jobs[self._listed[n]] for n in places]
 
     def submitted_since(self, since: float, now: float) -> list[Job]:
-        """Every job ever submitted that had not ended before *since*."""
+        """Return all jobs, including removed ones, that had not ended before *since*."""
         return [job for job in self.jobs.values() if (end := ended(job, now)) is None or end >= since]
 
     def _take_on(self, script: JobScript, at: float) -> Job:
@@ -191,17 +191,17 @@ class User:
         return position if found else None
 
     def _rank(self, number: int) -> int:
-        """What the list is sorted by; newest first is oldest first read from its end."""
+        """Return the sort key of the list. Newest first is oldest first, read backwards."""
         return hash_of(number) if self._order is Order.MIXED else number
 
 
 def _still_running(settings: SimulatorSettings, dice: Random) -> dict[int, float]:
-    """Which jobs of the past still run at the start, by their place in it, and for how many seconds more."""
+    """Return the positions of jobs unfinished at the start, with the seconds for which they continue."""
     among = settings.jobs if settings.unfinished_among is None else settings.unfinished_among
     places = [settings.jobs - 1 - n * among // settings.unfinished for n in range(settings.unfinished)]
     return {place: _RUNS_ON * dice.random() for place in places}
 
 
 def hash_of(number: int) -> int:
-    """An order that follows no rule, but is the same every time; the number itself keeps equal hashes apart."""
+    """Return a stable sort key without any rule. The number itself makes equal hashes distinct."""
     return zlib.crc32(b"%d" % number) << 64 | number

@@ -537,7 +537,7 @@ def test_the_clock_has_a_speed_and_can_be_pushed() -> None:
     assert clock.now() == START + 60
     clock.advance(3600)
     assert clock.now() == START + 3660
-    with pytest.raises(ValueError, match="cannot go back"):
+    with pytest.raises(ValueError, match="expected 0 or more seconds"):
         clock.advance(-1)
 
 
@@ -717,13 +717,13 @@ def test_addresses_are_taken_apart(listen: str, address: tuple[str, int]) -> Non
         ({"listen": "here:70000"}, "listen: 'here:70000' is not host:port"),
         ({"order": "random"}, "order: 'random' is none of newest, oldest, mixed, unstable"),
         ({"chaos": 4}, "chaos: 4 is not from 0 to 3"),
-        ({"jobs": -1}, "jobs: -1 is not a number from 0 up"),
+        ({"jobs": -1}, "jobs: -1 is not a number of at least 0"),
         ({"unfinished": -1}, "unfinished: -1 of the newest 200 of 200 jobs is impossible"),
         ({"unfinished": 4, "unfinished_among": 3}, "unfinished: 4 of the newest 3 of 200 jobs is impossible"),
         ({"unfinished_among": 201}, "unfinished: 0 of the newest 201 of 200 jobs is impossible"),
-        ({"speed": float("nan")}, "speed: nan is not a number from 0 up"),
-        ({"rate_window": 0}, "rate_window: 0 is not more than 0 seconds"),
-        ({"token": ""}, "token: it is empty"),
+        ({"speed": float("nan")}, "speed: nan is not a number of at least 0"),
+        ({"rate_window": 0}, "rate_window: 0 must be greater than 0"),
+        ({"token": ""}, "token: must not be empty"),
     ],
 )
 def test_impossible_settings_are_named(wrong: dict[str, object], said: str) -> None:
@@ -977,16 +977,16 @@ def test_the_control_side_changes_the_platform() -> None:
     ("request_line", "body", "status", "said"),
     [
         ("POST /jobs", {"totl": 3}, 400, "unknown field `totl`"),
-        ("POST /jobs", {"failed": 1, "errors": {"often": 1}}, 400, "a code is a number or 'none'"),
+        ("POST /jobs", {"failed": 1, "errors": {"often": 1}}, 400, "errors: expected codes that are numbers or 'none'"),
         ("POST /jobs", {"user": "nobody"}, 404, "no user 'nobody'"),
         ("POST /jobs/1/finish", {}, 404, "no job '1'"),
-        ("POST /clock", {}, 400, "the body has no 'advance'"),
-        ("POST /clock", {"advance": -1}, 400, "cannot go back"),
+        ("POST /clock", {}, 400, "the body must have a field 'advance'"),
+        ("POST /clock", {"advance": -1}, 400, "expected 0 or more seconds"),
         ("POST /faults", {"kind": "gremlins"}, 400, "Invalid enum value 'gremlins'"),
-        ("POST /faults", {"kind": "hang", "matching": "("}, 400, "no regular expression"),
+        ("POST /faults", {"kind": "hang", "matching": "("}, 400, "not a regular expression"),
         ("POST /behaviour", {"order": "random"}, 400, "Invalid enum value 'random'"),
         ("POST /behaviour", {"most_per_page": 0}, 400, "Expected `int` >= 1"),
-        ("GET /jobs", None, 404, "nothing is done by GET /simulator/jobs"),
+        ("GET /jobs", None, 404, "no control request GET /simulator/jobs"),
     ],
 )
 def test_the_control_side_says_what_is_wrong(
@@ -1039,7 +1039,10 @@ def test_an_address_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
 
         assert serve(replace(STILL, listen=taken)) == 1
 
-    assert capsys.readouterr().err == f"sbg-exporter: cannot listen on {taken}: Address already in use\n"
+    assert (
+        capsys.readouterr().err
+        == f"sbg-exporter: cannot listen on {taken}: Address already in use; choose another address with --listen\n"
+    )
 
 
 def test_serving_in_the_foreground_ends_well_on_a_signal() -> None:
