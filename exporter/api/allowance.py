@@ -19,10 +19,9 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final, NamedTuple
 
-from exporter.api.decoding import RateLimit
+from exporter.api.models import Priority, RateLimit
 
 DEFAULT_LIMIT: Final = 1000
 WINDOW_SECONDS: Final = 300.0
@@ -35,17 +34,6 @@ _FEWEST: Final = 1 / 20
 _MORE: Final = 1.25
 _BACKGROUND_SHARE: Final = 1 / 10
 """Part of the share that refreshes of unfinished jobs must leave, so that a full listing always ends."""
-
-
-class Priority(IntEnum):
-    """The purpose of a request; a lower value has precedence."""
-
-    DISCOVERY = 0
-    """The user, the head pages, the full listing of a small account."""
-    REFRESH = 1
-    """Unfinished jobs that are not on the head pages, and the error codes of failed ones."""
-    BACKGROUND = 2
-    """The full listing of a large account, a few pages per poll."""
 
 
 class AllowanceKey(NamedTuple):

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol
 from urllib.parse import quote
 
 import httpx
 
 from exporter import __version__
 from exporter.api import decoding
-from exporter.api.allowance import LONGEST_PAUSE, Allowance, Priority, seconds_until_reset
+from exporter.api.allowance import LONGEST_PAUSE, Allowance, seconds_until_reset
 from exporter.api.bodies import read_body
 from exporter.api.deadline import Deadline
-from exporter.api.models import Job, Operation
+from exporter.api.models import PAGE_LIMIT, ApiError, Job, JobPage, Operation, Priority, Response
 from exporter.api.result_filter import ResultFilter
 from exporter.clock import Clock
 from exporter.errors import (
@@ -37,8 +37,6 @@ from exporter.redaction import MASK
 
 ATTEMPTS: Final = 3
 """How often a request is sent within one poll if the connection or the platform fails."""
-PAGE_LIMIT: Final = 100
-"""Maximum number of jobs per page."""
 NO_SUCH_JOB: Final = 10211
 """The platform's error code for an unknown job id."""
 _UNDER_MAINTENANCE: Final = 0
@@ -57,8 +55,6 @@ _OK, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TIMED_OUT, _TOO_MANY,
 )
 _REDIRECTS: Final = range(300, 400)
 _SERVER_ERRORS: Final = range(500, 600)
-
-T = TypeVar("T")
 
 
 class Endpoint(StrEnum):
@@ -103,30 +99,6 @@ class ClientObserver(Protocol):
     def on_retry_scheduled(self, event: RetryScheduled) -> None:
         """Handle a retry, before the wait."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Response(Generic[T]):
-    """A value and the platform's time of the response (``Date`` in Unix seconds; None if absent)."""
-
-    value: T
-    date: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """One page of the job list.
-
-    Attributes:
-        date: the platform's time of the response in Unix seconds; None if absent.
-        total: the platform's count of all jobs in the list; None if absent.
-        limit: the number of jobs requested, reduced while responses are too large.
-    """
-
-    page: decoding.Page
-    date: float | None
-    total: int | None
-    limit: int = PAGE_LIMIT
 
 
 class Client:
@@ -359,7 +331,7 @@ class _TransportError(Unreachable):
         self.status = status
 
 
-def _failure(endpoint: Endpoint, code: int, api_error: decoding.ApiError) -> Exception:
+def _failure(endpoint: Endpoint, code: int, api_error: ApiError) -> Exception:
     """Return the error for a response other than 200."""
     details = f" {api_error.message!r}" if api_error.message else ""
     details += f" (code {api_error.code})" if api_error.code is not None else ""

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from exporter.api.models import OTHER, Job
+from exporter.api.models import OTHER, ApiError, Job, Page, RateLimit
 from exporter.errors import BadAnswer
 
 _LABEL: Final = re.compile(r"[a-z0-9_]{1,32}")
@@ -40,52 +40,6 @@ NO_CODE: Final = "none"
 
 SKIPPED: Final = ("bad_count", "bad_id", "no_id", "no_state", "not_a_job", "too_large")
 """Reasons why a record is skipped, as labels of metrics."""
-
-
-class Page(msgspec.Struct, frozen=True):
-    """One decoded page of the job list.
-
-    Attributes:
-        jobs: the readable records, in the order of the list.
-        items: the number of records, readable or not; offsets count these.
-        skipped: the number of unreadable records by reason.
-        last: the position of the last readable record; -1 if there is none.
-        has_next: whether the platform links a next page (the link itself is never followed).
-        whole: whether every record has an id, a type, a state and the three counts.
-    """
-
-    jobs: tuple[Job, ...]
-    items: int
-    skipped: Mapping[str, int]
-    last: int
-    has_next: bool
-    whole: bool = True
-
-
-class RateLimit(msgspec.Struct, frozen=True):
-    """The rate limit as reported in the headers of one response. Absent or unreadable values are None.
-
-    Attributes:
-        limit: requests allowed per window.
-        remaining: requests left in this window.
-        reset: the end of the window in Unix seconds of the platform's clock.
-    """
-
-    limit: int | None
-    remaining: int | None
-    reset: float | None
-
-
-class ApiError(msgspec.Struct, frozen=True):
-    """The body of an error response.
-
-    Attributes:
-        code: the platform's error code; None if the body is not the platform's JSON.
-        message: the platform's message, shortened; empty if there is none.
-    """
-
-    code: int | None
-    message: str
 
 
 class _Record(msgspec.Struct):

@@ -1,13 +1,17 @@
-"""A job as one API response reported it, and the values of its fields.
+"""The values of the API: jobs, pages of jobs, rate limits, and the priority of requests.
 
 ``Job`` is a ``msgspec.Struct``: each page creates a hundred of them, and a frozen dataclass takes six times as long to
 create.
 """
 
-from enum import StrEnum
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Final, Generic, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class Operation(StrEnum):
@@ -95,3 +99,88 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def progress(self) -> tuple[int, int]:
         """Rank and number of processed files. The observation with the larger value is the more advanced."""
         return self.rank, (self.completed or 0) + (self.failed or 0)
+
+
+PAGE_LIMIT: Final = 100
+"""Maximum number of jobs per page."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One decoded page of the job list.
+
+    Attributes:
+        jobs: the readable records, in the order of the list.
+        items: the number of records, readable or not; offsets count these.
+        skipped: the number of unreadable records by reason.
+        last: the position of the last readable record; -1 if there is none.
+        has_next: whether the platform links a next page (the link itself is never followed).
+        whole: whether every record has an id, a type, a state and the three counts.
+    """
+
+    jobs: tuple[Job, ...]
+    items: int
+    skipped: Mapping[str, int]
+    last: int
+    has_next: bool
+    whole: bool = True
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """The rate limit as reported in the headers of one response. Absent or unreadable values are None.
+
+    Attributes:
+        limit: requests allowed per window.
+        remaining: requests left in this window.
+        reset: the end of the window in Unix seconds of the platform's clock.
+    """
+
+    limit: int | None
+    remaining: int | None
+    reset: float | None
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """The body of an error response.
+
+    Attributes:
+        code: the platform's error code; None if the body is not the platform's JSON.
+        message: the platform's message, shortened; empty if there is none.
+    """
+
+    code: int | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response(Generic[T]):
+    """A value and the platform's time of the response (``Date`` in Unix seconds; None if absent)."""
+
+    value: T
+    date: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """One page of the job list.
+
+    Attributes:
+        date: the platform's time of the response in Unix seconds; None if absent.
+        total: the platform's count of all jobs in the list; None if absent.
+        limit: the number of jobs requested, reduced while responses are too large.
+    """
+
+    page: Page
+    date: float | None
+    total: int | None
+    limit: int = PAGE_LIMIT
+
+
+class Priority(IntEnum):
+    """The purpose of a request; a lower value has precedence."""
+
+    DISCOVERY = 0
+    """The user, the head pages, the full listing of a small account."""
+    REFRESH = 1
+    """Unfinished jobs that are not on the head pages, and the error codes of failed ones."""
+    BACKGROUND = 2
+    """The full listing of a large account, a few pages per poll."""

@@ -15,8 +15,7 @@ from typing import Final
 
 import msgspec
 
-from exporter.api.decoding import Page
-from exporter.api.models import FINAL_RANK, OPERATIONS, Job
+from exporter.api.models import FINAL_RANK, OPERATIONS, Job, Page
 
 _MAX_FAILURES: Final = 2
 

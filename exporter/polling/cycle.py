@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from exporter.api.allowance import Priority
-from exporter.api.client import JobPage, Response
-from exporter.api.models import Job, Operation
+from exporter.api.models import Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
 from exporter.counting.rules import reconcile
 from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Observations, Rules

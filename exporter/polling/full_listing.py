@@ -19,7 +19,7 @@ both met no job that earlier walks had not seen.
 from collections.abc import Collection
 from typing import Final
 
-from exporter.api.client import JobPage
+from exporter.api.models import JobPage
 
 MOST_PAGES: Final = 20_000
 """Pages of one walk: a list that goes on for longer has no end."""

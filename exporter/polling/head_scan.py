@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from exporter.api.client import JobPage
+from exporter.api.models import JobPage
 from exporter.polling.ordering import Order
 
 

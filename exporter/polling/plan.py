@@ -42,9 +42,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
-from exporter.api.allowance import Priority
-from exporter.api.client import PAGE_LIMIT, JobPage
-from exporter.api.models import FINAL_RANK, OPERATIONS, Operation
+from exporter.api.models import FINAL_RANK, OPERATIONS, PAGE_LIMIT, JobPage, Operation, Priority
 from exporter.counting.values import JobRecord
 from exporter.polling.freshness import FreshnessTracker
 from exporter.polling.full_listing import FullListing

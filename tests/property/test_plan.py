@@ -17,10 +17,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exporter.api.allowance import Allowance, Priority
-from exporter.api.client import JobPage, Response
-from exporter.api.decoding import Page, RateLimit
-from exporter.api.models import Job, Operation
+from exporter.api.allowance import Allowance
+from exporter.api.models import Job, JobPage, Operation, Page, Priority, RateLimit, Response
 from exporter.counting.values import FILES_FAILED, Changes, JobRecord, Ledger, Rules
 from exporter.errors import AllowanceExhausted, Unreachable
 from exporter.logs import logger

@@ -15,11 +15,10 @@ from exporter.api.allowance import (
     Allowance,
     AllowanceKey,
     AllowancePool,
-    Priority,
     SavedAllowance,
     seconds_until_reset,
 )
-from exporter.api.decoding import RateLimit
+from exporter.api.models import Priority, RateLimit
 
 DATE = 1_550_664_230.0
 NOTHING = RateLimit(None, None, None)

@@ -20,20 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api import decoding
-from exporter.api.allowance import LONGEST_PAUSE, Allowance, Priority
+from exporter.api.allowance import LONGEST_PAUSE, Allowance
 from exporter.api.bodies import LARGEST_ANSWER
-from exporter.api.client import (
-    ATTEMPTS,
-    PAGE_LIMIT,
-    Client,
-    Endpoint,
-    RequestCompleted,
-    Response,
-    RetryScheduled,
-    after_failure,
-)
+from exporter.api.client import ATTEMPTS, Client, Endpoint, RequestCompleted, RetryScheduled, after_failure
 from exporter.api.deadline import Deadline
-from exporter.api.models import Job, Operation
+from exporter.api.models import PAGE_LIMIT, Job, Operation, Priority, Response
 from exporter.api.transport import tls_context, transport_to
 from exporter.errors import (
     AllowanceExhausted,

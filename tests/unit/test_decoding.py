@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.api import decoding
-from exporter.api.decoding import ApiError, RateLimit
-from exporter.api.models import Job
+from exporter.api.models import ApiError, Job, Page, RateLimit
 from exporter.errors import BadAnswer
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "jobs_list.json"
@@ -34,11 +33,11 @@ def job(**fields: object) -> Job:
     return decoding.parse_job(json.dumps(record(**fields)).encode())
 
 
-def page(*items: object, **envelope: object) -> decoding.Page:
+def page(*items: object, **envelope: object) -> Page:
     return decoding.parse_page(json.dumps({"items": items, **envelope}).encode())
 
 
-def raw_page(*items: bytes) -> decoding.Page:
+def raw_page(*items: bytes) -> Page:
     return decoding.parse_page(b'{"items":[' + b",".join(items) + b"]}")
 
 
@@ -48,7 +47,7 @@ def raw_page(*items: bytes) -> decoding.Page:
 def test_the_platforms_own_sample_is_read() -> None:
     sample = decoding.parse_page(FIXTURE.read_bytes())
 
-    assert sample == decoding.Page(
+    assert sample == Page(
         jobs=(
             Job(ID, "copy", "finished", 1, 1, 0, STARTED, STARTED + 1),
             Job("70714896400060416", "copy", "finished", 3, 3, 0, 1550667780.0, 1550667780.0),
@@ -62,7 +61,7 @@ def test_the_platforms_own_sample_is_read() -> None:
 
 
 def test_an_empty_page_is_a_page() -> None:
-    assert page() == decoding.Page((), 0, {}, -1, has_next=False)
+    assert page() == Page((), 0, {}, -1, has_next=False)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_one_bad_record_costs_one_record_wherever_it_stands(bad: bytes, reason: 
 def test_a_page_of_bad_records_alone_has_no_last_readable_one() -> None:
     read = page(None, {}, record(total_files=-1), {})
 
-    assert read == decoding.Page((), 4, {"not_a_job": 1, "no_id": 2, "bad_count": 1}, -1, has_next=False, whole=False)
+    assert read == Page((), 4, {"not_a_job": 1, "no_id": 2, "bad_count": 1}, -1, has_next=False, whole=False)
 
 
 # ---- whether records are whole ----
@@ -188,7 +187,7 @@ def test_counts_in_numerals_and_of_nothing_are_counts() -> None:
 
 
 def test_a_record_too_large_to_be_read_is_one_that_is_skipped_with_more_to_come() -> None:
-    assert decoding.too_large(1) == decoding.Page((), 1, {"too_large": 1}, -1, has_next=True)
+    assert decoding.too_large(1) == Page((), 1, {"too_large": 1}, -1, has_next=True)
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD_RECORDS.values(), ids=BAD_RECORDS)

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.api.client import JobPage
-from exporter.api.decoding import Page, too_large
-from exporter.api.models import Job
+from exporter.api.decoding import too_large
+from exporter.api.models import Job, JobPage, Page
 from exporter.polling.full_listing import FullListing
 
 NOTHING: Callable[[list[str]], None] = lambda _: None  # noqa: E731  # a default among functions

@@ -4,9 +4,7 @@ from collections.abc import Collection, Iterable
 
 import pytest
 
-from exporter.api.client import JobPage
-from exporter.api.decoding import Page
-from exporter.api.models import Job
+from exporter.api.models import Job, JobPage, Page
 from exporter.polling.head_scan import HeadScan
 from exporter.polling.ordering import Order
 

@@ -6,10 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from exporter.api.allowance import Priority
-from exporter.api.client import JobPage
-from exporter.api.decoding import Page
-from exporter.api.models import FINAL_RANK, Job
+from exporter.api.models import FINAL_RANK, Job, JobPage, Page, Priority
 from exporter.counting.values import JobRecord
 from exporter.polling.ordering import Order
 from exporter.polling.plan import GetJob, JobResult, LedgerView, ListPage, PageResult, Phase, PollPlan, Request
