@@ -3,13 +3,14 @@
 import sys
 import tempfile
 import threading
-import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from exporter.clock import SYSTEM_CLOCK
 from exporter.config.accounts import AccountConfig
 from exporter.config.settings import Configuration, Settings, listen_address, rules_of
 from exporter.config.tokens import FixedToken
@@ -72,10 +73,13 @@ def demonstrate(
             _say(f"Metrics             {url}/metrics")
             _say(f"Simulated platform  {platform.url}")
             _say("Jobs are submitted, run, fail and get stuck; warnings below tell of failed ones. Ctrl-C ends it.")
-            ends = time.monotonic() + demonstration.seconds
-            while not stop.wait(min(_LINE_SECONDS, max(0.0, ends - time.monotonic()))) and time.monotonic() < ends:
+            ends = SYSTEM_CLOCK.monotonic() + demonstration.seconds
+            while (
+                not stop.wait(min(_LINE_SECONDS, max(0.0, ends - SYSTEM_CLOCK.monotonic())))
+                and SYSTEM_CLOCK.monotonic() < ends
+            ):
                 for snapshot in exporter.registry.snapshots:
-                    _say(f"{time.strftime('%H:%M:%S')} {line_of(snapshot, time.time())}")
+                    _say(f"{datetime.now().astimezone():%H:%M:%S} {line_of(snapshot, SYSTEM_CLOCK.time())}")
     _say("Ended; the demo's ledger is gone with it.")
     return 0
 

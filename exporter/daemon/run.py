@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Final
 
 from exporter import __version__
 from exporter.api.client import ATTEMPTS
-from exporter.clock import Clock
+from exporter.clock import SYSTEM_CLOCK, Clock
 from exporter.config.settings import Configuration
 from exporter.daemon import systemd
 from exporter.daemon.assembly import build
@@ -132,7 +131,7 @@ def _unhealthy(pollers: Iterable[Poller], clock: Clock, silent_for: float) -> st
 
 
 def _join(threads: list[threading.Thread]) -> None:
-    ends = time.monotonic() + _JOIN_SECONDS
+    ends = SYSTEM_CLOCK.monotonic() + _JOIN_SECONDS
     for thread in threads:
         if thread.is_alive():
-            thread.join(max(0.0, ends - time.monotonic()))
+            thread.join(max(0.0, ends - SYSTEM_CLOCK.monotonic()))

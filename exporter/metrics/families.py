@@ -4,7 +4,6 @@ The README's table, the exposition's HELP and TYPE lines and the tests all follo
 """
 
 import platform
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +12,7 @@ from typing import Final, NamedTuple
 from exporter import __version__
 from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
+from exporter.clock import SYSTEM_CLOCK
 from exporter.counting import values as counting
 from exporter.counting.labels import decode_error_counts
 from exporter.counting.values import CounterValue, HistogramValue, JobRecord, JobTotals
@@ -524,7 +524,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
 )
 
 
-_STARTED: Final = time.time()
+_STARTED: Final = SYSTEM_CLOCK.time()
 
 PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
     ProcessFamily(

@@ -12,7 +12,6 @@ import os
 import socket
 import sqlite3
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -22,6 +21,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, SavedAllowance
+from exporter.clock import SYSTEM_CLOCK
 from exporter.counting import values as counting
 from exporter.counting.rules import initial_changes
 from exporter.counting.values import (
@@ -777,7 +777,7 @@ def _acquire_lock(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(_LOOK_SECONDS)
+            SYSTEM_CLOCK.pause(_LOOK_SECONDS)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         first = _lock_owner_written_in(descriptor)

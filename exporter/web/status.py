@@ -5,11 +5,11 @@ the jobs, then the accounts, those with trouble before the others. However many 
 and say so. On a narrow screen each row of a table becomes a card.
 """
 
-import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from heapq import nlargest, nsmallest
 from html import escape
@@ -562,7 +562,7 @@ def _age(at: float, now: float) -> _Html:
 
 
 def _utc(at: float, between: str = " ", after: str = " UTC") -> str:
-    return time.strftime(f"%Y-%m-%d{between}%H:%M:%S{after}", time.gmtime(at))
+    return datetime.fromtimestamp(at, UTC).strftime(f"%Y-%m-%d{between}%H:%M:%S{after}")
 
 
 def _span(seconds: float) -> str:
