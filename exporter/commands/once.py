@@ -5,7 +5,6 @@ import os
 import sys
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from exporter.config.settings import Configuration
@@ -15,6 +14,7 @@ from exporter.logs import Log
 from exporter.metrics.exposition import Exposition, Format
 from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
+from exporter.storage.files import atomic_write
 
 
 def once(
@@ -48,26 +48,14 @@ def once(
 
 
 def write_textfile(exposition: Exposition, path: Path) -> None:
-    """Write what node_exporter's textfile collector takes: the text format without what a collector of its own gives.
-
-    It is written beside *path* and renamed, so that nobody reads half of it.
+    """Write the page for node_exporter's textfile collector: without the series that a collector of its own provides.
 
     Raises:
         OutputError: it cannot be written.
     """
     try:
-        descriptor, written = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(exposition.without_process_metrics(Format.TEXT))
-                os.fchmod(file.fileno(), 0o644)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(written).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(written).unlink()
-            raise
+        with atomic_write(path, mode=0o644) as temporary:
+            temporary.write_bytes(exposition.without_process_metrics(Format.TEXT))
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -1,1 +1,1 @@
-"""The state file."""
+"""The state file: a SQLite database with the ledgers of all accounts."""

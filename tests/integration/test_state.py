@@ -114,7 +114,7 @@ def test_show_tells_of_a_daemon_that_runs_and_of_one_that_has_ended(
     afterwards = done(here, "show").stdout
 
     assert f"\n  locked by   process {daemon.pid} on {socket.gethostname()}\n" in while_it_runs
-    assert "\n  locked by   nobody\n" in afterwards
+    assert "\n  locked by   -\n" in afterwards
     assert f"\n  endpoint    {simulator.url}\n  user        alice\n" in afterwards
     assert accounts.keys() == TOKENS.keys()
     assert accounts["alice"]["jobs_tracked"] == len(VARIED)
@@ -149,7 +149,7 @@ def test_what_a_daemon_counted_is_sound_while_it_runs_when_it_was_killed_and_whe
         assert daemon.stop() == 0
     ended = done(here, "check").stdout
 
-    assert running_still == killed == ended == f"{here.state} is sound: 2 accounts, {2 * len(VARIED)} jobs tracked.\n"
+    assert running_still == killed == ended == f"{here.state} is intact: 2 accounts, {2 * len(VARIED)} jobs tracked.\n"
 
 
 def test_what_is_wrong_is_a_line_each_and_exit_1(simulator: RunningSimulator, here: Installation) -> None:
@@ -209,9 +209,9 @@ def test_a_backup_is_looked_at_like_a_state_file(simulator: RunningSimulator, he
         line = done(here, "backup", str(backup), code=1).lines
         check = here.start("state", "check", "--state-file", str(backup))
 
-        assert line == [f"sbg-exporter: {backup} is there already; --force overwrites it\n"]
+        assert line == [f"sbg-exporter: {backup} already exists; --force overwrites it\n"]
         assert check.end() == 0
-        assert check.stdout.startswith(f"{backup} is sound: 2 accounts")
+        assert check.stdout.startswith(f"{backup} is intact: 2 accounts")
 
 
 def test_a_ledger_that_moves_takes_its_counters_and_the_times_of_their_creation_along(
@@ -329,7 +329,7 @@ def test_what_writes_is_refused_while_the_daemon_runs(
 
         [line] = done(here, *command, code=1).lines
 
-        assert f"is locked by process {daemon.pid} on {socket.gethostname()}; one daemon at a time" in line
+        assert f"is locked by process {daemon.pid} on {socket.gethostname()}; stop that daemon" in line
         assert "".join(export.lines) == (
             f"sbg-exporter: warning: the state file is locked by process {daemon.pid} on {socket.gethostname()}:"
             " what is counted from now on is not in the exported ledger\n"

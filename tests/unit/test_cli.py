@@ -270,7 +270,7 @@ def test_the_state_is_looked_at_without_an_account_and_without_its_token(typed: 
     )
 
     for asked in (("--config", str(config)), ("--state-file", str(state))):
-        assert typed("state", "check", *asked) == Ended(0, f"{state} is sound: 0 accounts, 0 jobs tracked.\n", "")
+        assert typed("state", "check", *asked) == Ended(0, f"{state} is intact: 0 accounts, 0 jobs tracked.\n", "")
 
 
 def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:
@@ -280,15 +280,15 @@ def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: P
     at = ("--state-file", str(state))
 
     assert json.loads(typed("state", "show", "--json", *at).out)["accounts"][0]["names"] == ["lab"]
-    assert typed("state", "backup", copy, *at).out.startswith(f"{copy} is written: 1 account, 0 jobs tracked, ")
+    assert typed("state", "backup", copy, *at).out.startswith(f"wrote {copy}: 1 account, 0 jobs tracked, ")
     assert typed("state", "backup", copy, *at).code == 1
     assert typed("state", "backup", copy, "--force", *at).code == 0
     assert typed("state", "export", "lab", *at).out.startswith('{"format": "sbg-exporter ledger"')
-    assert typed("state", "export", "lab", "--output", moved, *at).out.startswith(f"{moved} is written: lab, 0 jobs")
-    assert typed("state", "forget", "lab", *at).err.startswith("sbg-exporter: this would delete for good the ledger of")
-    assert typed("state", "forget", "lab", "--yes", *at).out.startswith("forgotten: lab: 0 jobs tracked")
+    assert typed("state", "export", "lab", "--output", moved, *at).out.startswith(f"wrote {moved}: lab, 0 jobs")
+    assert typed("state", "forget", "lab", *at).err.startswith("sbg-exporter: this permanently deletes the ledger of")
+    assert typed("state", "forget", "lab", "--yes", *at).out.startswith("deleted the ledger of lab: 0 jobs tracked")
     assert typed("state", "forget", "lab", "--yes", *at) == Ended(
-        1, "", f"sbg-exporter: no such account in {state}; there: none\n"
+        1, "", f"sbg-exporter: no such account in {state}; its accounts: none\n"
     )
     assert typed("state", "import", moved, "--replace", *at).out.startswith(f"imported into {state}: lab, 0 jobs")
 

@@ -20,7 +20,9 @@ from exporter.commands.state import StateFileOptions, backup, check, export_ledg
 from exporter.counting.rules import reconcile
 from exporter.counting.values import Ledger, Observations, Rules
 from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
-from exporter.storage.store import LEDGER, Store, open_read_only
+from exporter.storage.reader import open_read_only
+from exporter.storage.schema import LEDGER
+from exporter.storage.store import Store
 from tests.clocks import START
 from tests.ledgers import observe_in
 
@@ -114,7 +116,7 @@ def test_show_tells_of_the_file_and_of_each_account(
         f"{options.file}\n"
         f"  size        {size / 1024:.1f} KiB\n"
         "  layout      1\n"
-        "  locked by   nobody\n"
+        "  locked by   -\n"
         "lab\n"
         "  endpoint    https://p/v2\n"
         "  user        u\n"
@@ -234,7 +236,10 @@ def test_looking_needs_no_lock_file(options: StateFileOptions) -> None:
 def test_a_file_that_a_daemon_opens_while_it_is_read_may_be_read_wrongly(options: StateFileOptions) -> None:
     read = options.read()
     read.__enter__()
-    with closing(Store(options.file)), pytest.raises(StateError, match="was opened by a daemon while it was read; try"):
+    with (
+        closing(Store(options.file)),
+        pytest.raises(StateError, match=r"a daemon opened the state file .* while it was read; try"),
+    ):
         read.__exit__(None, None, None)
 
 
@@ -243,7 +248,7 @@ def test_what_is_asked_to_stop_stops_and_does_not_look_like_done(options: StateF
         see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(3000)))
     options.stop.set()
 
-    with pytest.raises(StateError, match="broken off by a signal"):
+    with pytest.raises(StateError, match="interrupted by a signal"):
         check(options)
 
 
@@ -304,7 +309,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_left_alone(
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "import"])
 def test_a_file_that_is_not_there_is_not_made(there: StateFileOptions, tmp_path: Path, command: str) -> None:
-    with pytest.raises(StateError, match=r"there is no state file .*; the daemon makes it"):
+    with pytest.raises(StateError, match=r"does not exist; start the daemon once to create it"):
         COMMANDS[command](there, tmp_path)
 
     assert not there.file.parent.exists()
@@ -320,7 +325,7 @@ def test_a_folder_is_no_state_file(options: StateFileOptions) -> None:
 def test_a_value_that_cannot_be_read_is_one_line(options: StateFileOptions) -> None:
     edit(options, "UPDATE histogram SET counts = 'x'")
 
-    with pytest.raises(StateError, match="holds a value that cannot be read"):
+    with pytest.raises(StateError, match="a value in the state file cannot be decoded"):
         show(options, as_json=False)
 
 
@@ -330,7 +335,7 @@ def test_a_value_that_cannot_be_read_is_one_line(options: StateFileOptions) -> N
 def test_a_sound_file_is_called_sound(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(options) == 0
 
-    assert capsys.readouterr().out == f"{options.file} is sound: 2 accounts, 4 jobs tracked.\n"
+    assert capsys.readouterr().out == f"{options.file} is intact: 2 accounts, 4 jobs tracked.\n"
 
 
 def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,7 +344,7 @@ def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pyt
 
         assert check(options) == 0
 
-    assert "is sound" in capsys.readouterr().out
+    assert "is intact" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -347,60 +352,60 @@ def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pyt
     [
         (
             "UPDATE counter SET value = 1 WHERE account = 1 AND family LIKE '%files_failed%' AND labels LIKE '%copy%'",
-            "lab: sbg_files_failed_total (copy) is 1, but the tracked jobs make 2",
+            "lab: sbg_files_failed_total (copy) is 1, but the job records add up to 2",
         ),
         (
             "UPDATE counter SET value = 3 WHERE account = 1 AND family LIKE '%files_failed%' AND labels LIKE '%copy%'",
-            "lab: sbg_files_failed_total (copy) is 3, but the tracked jobs make no more than 2",
+            "lab: sbg_files_failed_total (copy) is 3, but the job records add up to at most 2",
         ),
         (
             "DELETE FROM counter WHERE family = 'sbg_file_errors_total' AND account = 1",
-            "lab: sbg_file_errors_total (copy, 5001) is 0, but the tracked jobs make 2",
+            "lab: sbg_file_errors_total (copy, 5001) is 0, but the job records add up to 2",
         ),
         (
             "UPDATE counter SET value = 8 WHERE family = 'sbg_files_total' AND labels = '[\"move\"]' AND account = 1",
-            "lab: sbg_files_total (move) is 8, but the tracked jobs make no more than 7",
+            "lab: sbg_files_total (move) is 8, but the job records add up to at most 7",
         ),
         (
             "UPDATE job SET last_failed = 3 WHERE id = '1' AND account = 2",
-            "other: 1 of the job records have counted less than was last shown, such as that of job 1",
+            "other: 1 job record with fewer files counted than last observed, for example of job 1",
         ),
         (
             "UPDATE job SET last_total = -1 WHERE id = '2'",
-            "lab: 1 of the job records have counts below 0, such as that of job 2",
+            "lab: 1 job record with negative counts, for example of job 2",
         ),
         (
             "UPDATE job SET outcome = 'gone' WHERE id = '3'",
-            "lab: 1 of the job records have an outcome that there is not, such as that of job 3",
+            "lab: 1 job record with an unknown outcome, for example of job 3",
         ),
         (
             "UPDATE job SET unlisted_at = 1 WHERE id = '3'",
-            "lab: 1 of the job records are unlisted since later than now, such as that of job 3",
+            "lab: 1 job record with a listing time in the future, for example of job 3",
         ),
         (
             "UPDATE job SET error_counts = 'all of them' WHERE id = '3'",
-            "lab: 1 of the job records have error codes that cannot be read, such as that of job 3",
+            "lab: 1 job record with unreadable error counts, for example of job 3",
         ),
         (
             "UPDATE histogram SET counts = '[1, 0]' WHERE account = 2 AND labels = '[\"copy\", \"failed\"]'",
-            "other: sbg_job_duration_seconds (copy, failed) has not one bucket for each bound and one above them",
+            "other: sbg_job_duration_seconds (copy, failed) does not have one bucket per bound and one above them",
         ),
         (
             "UPDATE histogram SET bounds = json_set(bounds, '$[3]', 2) WHERE account = 2 AND labels LIKE '%y%failed%'",
-            "other: sbg_job_duration_seconds (copy, failed) has bounds that do not rise",
+            "other: sbg_job_duration_seconds (copy, failed) has bounds that do not increase",
         ),
         (
             'UPDATE histogram SET sum = 7 WHERE account = 2 AND labels = \'["copy", "partial"]\'',
-            "other: sbg_job_duration_seconds (copy, partial) has a sum of 7, which its buckets cannot make",
+            "other: sbg_job_duration_seconds (copy, partial) has a sum of 7, which contradicts its buckets",
         ),
         (
             "UPDATE histogram SET counts = json_set(counts, '$[0]', 1) WHERE account = 2 AND labels LIKE '%ve%failed%'",
-            "other: sbg_job_duration_seconds (move, failed) has 1 observations of 0 jobs",
+            "other: sbg_job_duration_seconds (move, failed) has 1 observations, but 0 jobs were counted",
         ),
-        ("UPDATE job SET total = 'many' WHERE id = '1'", "job.total: 2 values do not belong there"),
+        ("UPDATE job SET total = 'many' WHERE id = '1'", "job.total: 2 values have a wrong type"),
         ("UPDATE counter SET exemplar = '[1]' WHERE exemplar IS NOT NULL AND account = 2", "counter.exemplar: "),
-        ("UPDATE account SET labels = '[]' WHERE number = 1", "account.labels: 1 values do not belong there"),
-        ("UPDATE binding SET account = 9 WHERE name = 'lab'", "binding: 1 rows belong to an account that is not there"),
+        ("UPDATE account SET labels = '[]' WHERE number = 1", "account.labels: 1 values have a wrong type"),
+        ("UPDATE binding SET account = 9 WHERE name = 'lab'", "binding: 1 rows belong to a missing account"),
     ],
 )
 def test_what_does_not_go_together_is_a_line_each(
@@ -419,7 +424,7 @@ def test_counts_below_0_in_a_histogram_are_told(options: StateFileOptions, capsy
     edit(options, "UPDATE histogram SET counts = json_set(counts, '$[0]', -1) WHERE account = 1")
 
     assert check(options) == 1
-    assert "has counts below 0\n" in capsys.readouterr().out
+    assert "has negative counts\n" in capsys.readouterr().out
 
 
 def test_broken_pages_are_told(options: StateFileOptions) -> None:
@@ -476,7 +481,7 @@ def test_a_backup_is_a_state_file_itself(
 
     assert backup(options, copy, force=False) == 0
 
-    assert capsys.readouterr().out == f"{copy} is written: 2 accounts, 4 jobs tracked, {_kibi(copy)} KiB.\n"
+    assert capsys.readouterr().out == f"wrote {copy}: 2 accounts, 4 jobs tracked, {_kibi(copy)} KiB.\n"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert beside(copy) == ["copy.db"]
     copied = StateFileOptions(copy, show_username=True, stop=options.stop)
@@ -533,7 +538,7 @@ def test_a_backup_overwrites_only_when_told_to(options: StateFileOptions, tmp_pa
     copy = tmp_path / "copy.db"
     copy.write_text("precious")
 
-    with pytest.raises(OutputError, match="is there already; --force overwrites it"):
+    with pytest.raises(OutputError, match="already exists; --force overwrites it"):
         backup(options, copy, force=False)
     assert copy.read_text() == "precious"
 
@@ -553,7 +558,7 @@ def test_a_backup_never_overwrites_a_state_file_that_is_held(
 ) -> None:
     with (
         closing(Store(there.file)),
-        pytest.raises(OutputError, match="is a state file in use; write to another place"),
+        pytest.raises(OutputError, match="is a state file in use; choose a different path"),
     ):
         backup(options, there.file, force=True)
 
@@ -585,7 +590,7 @@ def test_a_backup_to_a_full_disk_leaves_the_older_one(options: StateFileOptions,
 def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(options: StateFileOptions, tmp_path: Path) -> None:
     edit(options, "UPDATE job SET total = 'many' WHERE id = '2'")
 
-    with pytest.raises(OutputError, match=r"was not written, because the copy is not sound: job.total: 1 values"):
+    with pytest.raises(OutputError, match=r"was not written, because the copy is damaged: job.total: 1 values"):
         backup(options, tmp_path / "copy.db", force=False)
 
     assert beside(options.file.parent) == ["here"]
@@ -605,14 +610,14 @@ def test_the_size_of_a_large_file_is_told_in_larger_units(
 def test_a_backup_that_is_broken_off_leaves_nothing(options: StateFileOptions, tmp_path: Path) -> None:
     options.stop.set()
 
-    with pytest.raises(StateError, match="broken off by a signal; nothing was written"):
+    with pytest.raises(StateError, match="interrupted by a signal; nothing was written"):
         backup(options, tmp_path / "copy.db", force=False)
 
     assert beside(options.file.parent) == ["here"]
 
 
 def test_copying_pages_looks_whether_it_is_to_stop(options: StateFileOptions, tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="broken off by a signal"), open_read_only(options.file, never) as state:
+    with pytest.raises(StateError, match="interrupted by a signal"), open_read_only(options.file, never) as state:
         state.copy_to(tmp_path / "copy.db", lambda: True)
 
 
@@ -680,7 +685,7 @@ def test_an_export_of_a_file_that_is_held_says_that_it_will_be_out_of_date(
 
 
 def test_an_export_overwrites_only_when_told_to(options: StateFileOptions, exported: Path) -> None:
-    with pytest.raises(OutputError, match="is there already; --force overwrites it"):
+    with pytest.raises(OutputError, match="already exists; --force overwrites it"):
         export_ledger(options, ["other"], exported, force=False, warn=print)
 
     export_ledger(options, ["other"], exported, force=True, warn=print)
@@ -698,9 +703,9 @@ def test_nothing_is_written_over_a_state_file_or_what_lies_beside_it(
             before = beside(file)
             target = Path(f"{file}{what}")
 
-            with pytest.raises(OutputError, match="is a state file in use; write to another place"):
+            with pytest.raises(OutputError, match="is a state file in use; choose a different path"):
                 backup(options, target, force=True)
-            with pytest.raises(OutputError, match="is a state file in use; write to another place"):
+            with pytest.raises(OutputError, match="is a state file in use; choose a different path"):
                 export_ledger(options, ["lab"], target, force=True, warn=print)
 
             assert beside(file) == before
@@ -727,7 +732,7 @@ def test_a_ledger_that_has_counted_is_replaced_only_when_told_to(
         see(store, "lab-2", msgspec.structs.replace(DONE, id="77"))
     before = ledgers(there)
 
-    with pytest.raises(StateError, match="of this account already, and it has counted; --replace puts the imported"):
+    with pytest.raises(StateError, match="already has a ledger of this account with counts; pass --replace"):
         import_ledger(there, exported, replace=False, warn=print)
     assert ledgers(there) == before
 
@@ -808,32 +813,32 @@ def other_header(**changes: object) -> Callable[[list[str]], str]:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda _: "", "it is not what sbg-exporter state export writes"),
-        (lambda _: "SQLite format 3\0", "it is not what sbg-exporter state export writes"),
-        (other_header(format="another"), "it is not what sbg-exporter state export writes"),
+        (lambda _: "", "it was not written by sbg-exporter state export"),
+        (lambda _: "SQLite format 3\0", "it was not written by sbg-exporter state export"),
+        (other_header(format="another"), "it was not written by sbg-exporter state export"),
         (other_header(version=2), "it was exported by a newer version of sbg-exporter"),
         (other_header(layout=2), "it was exported by a newer version of sbg-exporter"),
-        (other_header(columns={}), "it has other columns than this version knows"),
-        (lambda lines: "".join(lines[:-1]), "it is cut short"),
-        (lambda lines: "".join(lines)[:-9], "it is damaged: its lines are not those that were exported"),
-        (lambda lines: "".join(lines[:3] + lines[4:]), "it is damaged: its lines are not those that were exported"),
-        (lambda lines: "".join(lines).replace("5001", "5002"), "it is damaged: its lines are not"),
-        (lambda lines: "".join([lines[0], "[1\n", *lines[1:]]), "it is damaged: a line in it is no row of a ledger"),
-        (lambda lines: "".join([lines[0], '["job"]\n', *lines[1:]]), "it is damaged: a line in it is no row"),
-        (lambda lines: "".join([*lines, "more\n"]), "something follows its last line"),
-        (lambda lines: signed(lines[:1]), "no account is in it"),
-        (lambda lines: signed([*lines[:2], *lines[1:-1]]), "its rows are no ledger: UNIQUE constraint failed"),
+        (other_header(columns={}), "its columns differ from those of this version"),
+        (lambda lines: "".join(lines[:-1]), "it is truncated"),
+        (lambda lines: "".join(lines)[:-9], "it is damaged: its number of rows or its checksum is wrong"),
+        (lambda lines: "".join(lines[:3] + lines[4:]), "it is damaged: its number of rows or its checksum is wrong"),
+        (lambda lines: "".join(lines).replace("5001", "5002"), "it is damaged: its number of rows or its checksum"),
+        (lambda lines: "".join([lines[0], "[1\n", *lines[1:]]), "it is damaged: a line is not a row of a ledger"),
+        (lambda lines: "".join([lines[0], '["job"]\n', *lines[1:]]), "it is damaged: a line is not a row"),
+        (lambda lines: "".join([*lines, "more\n"]), "it continues after its last line"),
+        (lambda lines: signed(lines[:1]), "it contains no account"),
+        (lambda lines: signed([*lines[:2], *lines[1:-1]]), "its rows are not a ledger: UNIQUE constraint failed"),
         (
             lambda lines: signed([line.replace("1790000000.0", '"then"') for line in lines[:-1]]),
-            "it does not go together: account.counting_since: 1 values do not belong there",
+            "it is inconsistent: account.counting_since: 1 values have a wrong type",
         ),
         (
             lambda lines: signed([line.replace("1790000000.0", "[]") for line in lines[:-1]]),
-            "its rows are no ledger: ",
+            "its rows are not a ledger: ",
         ),
         (
             lambda lines: signed([line for line in lines[:-1] if not line.startswith('["counter"')]),
-            "it does not go together: lab: sbg_",
+            "it is inconsistent: lab: sbg_",
         ),
     ],
 )
@@ -865,7 +870,9 @@ def test_what_is_forgotten_is_gone_and_the_others_stay(
 
     assert forget_ledger(options, ["lab"], sure=True) == 0
 
-    assert capsys.readouterr().out.startswith("forgotten: lab: 3 jobs tracked, 2 jobs submitted, 1 finished, 12 files,")
+    assert capsys.readouterr().out.startswith(
+        "deleted the ledger of lab: 3 jobs tracked, 2 jobs submitted, 1 finished, 12 files,"
+    )
     assert ledgers(options) == {("other",): other}
     assert check(options) == 0
 
@@ -873,7 +880,9 @@ def test_what_is_forgotten_is_gone_and_the_others_stay(
 def test_who_does_not_say_yes_is_told_what_would_be_lost(options: StateFileOptions) -> None:
     before = ledgers(options)
 
-    with pytest.raises(ConfigError, match=r"would delete for good the ledger of lab: 3 jobs tracked, .*; say --yes"):
+    with pytest.raises(
+        ConfigError, match=r"this permanently deletes the ledger of lab: 3 jobs tracked, .*; pass --yes to confirm"
+    ):
         forget_ledger(options, ["lab"], sure=False)
 
     assert ledgers(options) == before
@@ -924,10 +933,10 @@ def test_an_account_is_known_by_its_name_or_by_who_it_is(
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["labb"], "no such account in {file}; there: lab; other; e; https://p/v2 w"),
-        ([ENDPOINT, "x"], "no such account in {file}; there: lab; other; e; https://p/v2 w"),
-        ([ENDPOINT, "v"], "that may be several accounts, say which: other; e"),
-        (["lab", "u"], "no such account in {file}; there: lab; other; e; https://p/v2 w"),
+        (["labb"], "no such account in {file}; its accounts: lab; other; e; https://p/v2 w"),
+        ([ENDPOINT, "x"], "no such account in {file}; its accounts: lab; other; e; https://p/v2 w"),
+        ([ENDPOINT, "v"], "several accounts match; use one of: other; e"),
+        (["lab", "u"], "no such account in {file}; its accounts: lab; other; e; https://p/v2 w"),
     ],
 )
 def test_an_account_that_is_not_clear_lists_those_that_it_may_be(
@@ -940,14 +949,14 @@ def test_an_account_that_is_not_clear_lists_those_that_it_may_be(
 
 
 def test_a_list_of_accounts_keeps_user_names_to_itself_where_that_is_the_setting(several: StateFileOptions) -> None:
-    with pytest.raises(StateError, match=r"there: lab; other; e; https://p/v2 \(user not shown\)$"):
+    with pytest.raises(StateError, match=r"its accounts: lab; other; e; https://p/v2 \(user not shown\)$"):
         forget_ledger(StateFileOptions(several.file, show_username=False, stop=several.stop), ["x"], sure=True)
 
 
 def test_a_state_file_without_accounts_has_none(there: StateFileOptions) -> None:
     Store(there.file).close()
 
-    with pytest.raises(StateError, match=r"; there: none$"):
+    with pytest.raises(StateError, match=r"; its accounts: none$"):
         forget_ledger(there, ["lab"], sure=True)
 
 

@@ -17,7 +17,8 @@ from exporter.counting import values as counting
 from exporter.counting.rules import reconcile, reset_changed_histograms
 from exporter.counting.values import Ledger, Observations, Rules
 from exporter.errors import StateError, StateWriteError
-from exporter.storage.store import SCHEMA_VERSION, Store
+from exporter.storage.schema import SCHEMA_VERSION
+from exporter.storage.store import Store
 from tests.clocks import START
 from tests.ledgers import observe_in
 
@@ -77,7 +78,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(state_file: Path) -> No
 def test_a_second_holder_is_told_who_the_first_is(store: Store, state_file: Path) -> None:
     begin(store)
 
-    with pytest.raises(StateError, match=rf"is locked by process {os.getpid()} on \S+; one daemon at a time"):
+    with pytest.raises(StateError, match=rf"is locked by process {os.getpid()} on \S+; stop that daemon"):
         Store(state_file)
 
 
@@ -211,7 +212,7 @@ def test_a_newer_file_is_refused_and_left_alone(state_file: Path) -> None:
     db.close()
     content = state_file.read_bytes()
 
-    with pytest.raises(StateError, match=r"newer version of sbg-exporter .* run that version again"):
+    with pytest.raises(StateError, match=r"newer version of sbg-exporter .* run that version"):
         Store(state_file)
 
     assert state_file.read_bytes() == content
@@ -225,7 +226,7 @@ def test_a_damaged_file_is_refused(state_file: Path) -> None:
     content[8192:40960] = b"\xff" * (40960 - 8192)
     state_file.write_bytes(content)
 
-    with pytest.raises(StateError, match="put a backup in its place"):
+    with pytest.raises(StateError, match="restore a backup"):
         Store(state_file)
 
 
@@ -235,7 +236,7 @@ def test_a_file_of_ours_without_its_tables_is_refused(state_file: Path) -> None:
         db.execute("DROP TABLE job")
     db.close()
 
-    with pytest.raises(StateError, match="no such table: job; put a backup in its place"):
+    with pytest.raises(StateError, match="no such table: job; restore a backup"):
         Store(state_file)
 
 
@@ -250,7 +251,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
 
-    with pytest.raises(StateError, match=r"cannot be made: .*; choose a writable place with state_file"):
+    with pytest.raises(StateError, match=r"cannot be created: .*; set state_file to a path in a writable folder"):
         Store(blocked / "state.db")
 
 

@@ -1,0 +1,171 @@
+"""Read a state file without locking it: consistent, and without a trace, whether or not a daemon is writing it."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from exporter.counting.values import Account, CounterValue, HistogramValue, JobRecord, Key
+from exporter.errors import StateError
+from exporter.storage.rows import read_account, read_counters, read_histograms, read_records, read_rows
+from exporter.storage.schema import (
+    BUSY_SECONDS,
+    JSON_COLUMNS,
+    LEDGER,
+    RESTORE_ADVICE,
+    Row,
+    check_header,
+    read_header,
+)
+
+_STEPS_BETWEEN_CHECKS: Final = 10_000
+"""Steps of SQLite's virtual machine, about a millisecond, between two checks whether to stop."""
+_PAGES_PER_STEP: Final = 1000
+_MAX_INTEGRITY_ERRORS: Final = 20
+_INTERRUPTED: Final = "interrupted by a signal; nothing was written"
+
+
+class LedgerSummary(NamedTuple):
+    """One account's ledger in a state file: its account, the names bound to it, and what it holds."""
+
+    account: Account
+    names: tuple[str, ...]
+    tracked_jobs: int
+    unfinished: int
+    counters: Mapping[Key, CounterValue]
+    histograms: Mapping[Key, HistogramValue]
+
+
+class StateReader:
+    """A state file as it was at one moment. For one thread."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @property
+    def layout(self) -> int:
+        """The version of its tables."""
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def ledgers(self) -> list[LedgerSummary]:
+        """All ledgers, in the order of their creation.
+
+        Raises:
+            StateError: one holds a value that cannot be decoded.
+        """
+        try:
+            return [
+                self._ledger(number) for (number,) in self._db.execute("SELECT number FROM account ORDER BY number")
+            ]
+        except (TypeError, ValueError) as error:
+            raise StateError(f"a value in the state file cannot be decoded: {error}; {RESTORE_ADVICE}") from error
+
+    def _ledger(self, number: int) -> LedgerSummary:
+        names = self._db.execute("SELECT name FROM binding WHERE account = ? ORDER BY name", (number,))
+        tracked_jobs, unfinished = self._db.execute(
+            "SELECT count(*), count(*) FILTER (WHERE outcome = '') FROM job WHERE account = ?", (number,)
+        ).fetchone()
+        return LedgerSummary(
+            read_account(self._db, number),
+            tuple(name for (name,) in names),
+            tracked_jobs,
+            unfinished,
+            read_counters(self._db, number),
+            read_histograms(self._db, number),
+        )
+
+    def records(self, number: int) -> Iterator[JobRecord]:
+        """All job records of an account."""
+        return read_records(self._db, number)
+
+    def rows(self, number: int) -> Iterator[tuple[str, Row]]:
+        """An account's whole ledger as tables and rows, the account's own row first, with the columns of ``LEDGER``."""
+        return read_rows(self._db, number)
+
+    def integrity_errors(self) -> Iterator[str]:
+        """One line per error that SQLite finds, and per column with values of a wrong type."""
+        for (found,) in self._db.execute(f"PRAGMA integrity_check({_MAX_INTEGRITY_ERRORS})"):
+            if found != "ok":
+                yield " ".join(found.split())
+        orphans = Counter(table for table, *_ in self._db.execute("PRAGMA foreign_key_check"))
+        for table, number in orphans.items():
+            yield f"{table}: {number} rows belong to a missing account"
+        for table, columns in LEDGER.items():
+            known = {name: (kind, bool(needed)) for _, name, kind, needed, *_ in self._columns(table)}
+            for column in columns:
+                wrong = self._mistyped(table, column, *known.get(column, ("", True)))
+                if wrong:
+                    yield f"{table}.{column}: {wrong} values have a wrong type"
+
+    def _columns(self, table: str) -> Iterable[tuple[int, str, str, int, object, int]]:
+        return self._db.execute(f"PRAGMA table_info({table})")
+
+    def _mistyped(self, table: str, column: str, kind: str, needed: bool) -> int:  # noqa: FBT001  # SQLite's own words
+        is_wrong = f"typeof({column}) <> '{kind.lower()}'" + ("" if needed else f" AND {column} IS NOT NULL")
+        wrong = self._db.execute(f"SELECT count(*) FROM {table} WHERE {is_wrong}").fetchone()[0]  # noqa: S608  # constants
+        json_type = JSON_COLUMNS.get((table, column))
+        if wrong or json_type is None:
+            return int(wrong)
+        texts = self._db.execute(f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL")  # noqa: S608  # constants
+        return sum(not _is_json_of(text, json_type) for (text,) in texts)
+
+    def copy_to(self, path: Path, cancelled: Callable[[], bool]) -> None:
+        """Copy the whole file to the empty or missing *path*, without any files next to it.
+
+        Raises:
+            StateError: *cancelled* returned true.
+            sqlite3.Error: it cannot be written.
+        """
+
+        def check(_status: int, _left: int, _total: int) -> None:
+            if cancelled():
+                raise StateError(_INTERRUPTED)
+
+        with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            self._db.backup(copy, pages=_PAGES_PER_STEP, progress=check)
+            copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _is_json_of(text: str, kind: object) -> bool:
+    try:
+        msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+@contextmanager
+def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateReader]:
+    """Open a state file to read it, also while a daemon has it locked. Nothing is written, not even next to it.
+
+    Raises:
+        StateError: it does not exist or cannot be used, or *cancelled* returned true.
+    """
+    try:
+        check_header(path, read_header(path))
+    except FileNotFoundError as error:
+        raise StateError(
+            f"state file {path} does not exist; start the daemon once to create it, or set a different state_file"
+        ) from error
+    except OSError as error:
+        raise StateError(f"state file {path} cannot be read: {error.strerror}") from error
+    # Without a write-ahead log no process has the file open, and SQLite would create a log and leave it behind.
+    log = Path(f"{path}-wal")
+    has_log = log.exists()
+    address = f"{path.absolute().as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_SECONDS)) as db:
+            db.set_progress_handler(cancelled, _STEPS_BETWEEN_CHECKS)
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM account").fetchone()  # BEGIN alone does not fix the moment that is read
+            yield StateReader(db)
+    except sqlite3.Error as error:
+        if cancelled():
+            raise StateError(_INTERRUPTED) from error
+        raise StateError(f"state file {path} cannot be used: {error}; {RESTORE_ADVICE}") from error
+    if not has_log and log.exists():
+        raise StateError(f"a daemon opened the state file {path} while it was read; try again")

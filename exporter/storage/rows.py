@@ -1,0 +1,175 @@
+"""From rows of the state file to values, and back."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from exporter.counting.values import (
+    Account,
+    Changes,
+    CounterValue,
+    Exemplar,
+    HistogramValue,
+    JobRecord,
+    JobTotals,
+    Key,
+)
+from exporter.storage.schema import JOB_COLUMNS, LEDGER, Row, number_column
+
+_JOB_COLUMN_NAMES: Final = ", ".join(JOB_COLUMNS)
+_UPSERT_JOB: Final = f"INSERT OR REPLACE INTO job (account, {_JOB_COLUMN_NAMES}) VALUES (?{', ?' * len(JOB_COLUMNS)})"  # noqa: S608  # constants
+
+
+# ---- reading ----
+
+
+def read_account(db: sqlite3.Connection, number: int) -> Account:
+    """The account with this *number*."""
+    row = db.execute(
+        "SELECT endpoint, username, division, counting_since, ever_listed, listing_clock, listed_on, labels,"
+        " failure_counted_at FROM account WHERE number = ?",
+        (number,),
+    ).fetchone()
+    endpoint, username, division, counting_since, ever_listed, listing_clock, listed_on, labels, failure_counted_at = (
+        row
+    )
+    return Account(
+        number,
+        endpoint,
+        username,
+        division,
+        counting_since,
+        ever_listed=bool(ever_listed),
+        listing_clock=listing_clock,
+        listed_on=listed_on,
+        labels={kind: tuple(values) for kind, values in json.loads(labels).items()},
+        failure_counted_at=json.loads(failure_counted_at),
+    )
+
+
+def read_counters(db: sqlite3.Connection, number: int) -> dict[Key, CounterValue]:
+    """All counters of an account."""
+    return {
+        (family, tuple(json.loads(labels))): CounterValue(
+            value, created, Exemplar(*json.loads(exemplar)) if exemplar else None
+        )
+        for family, labels, value, created, exemplar in db.execute(
+            "SELECT family, labels, value, created, exemplar FROM counter WHERE account = ?", (number,)
+        )
+    }
+
+
+def read_histograms(db: sqlite3.Connection, number: int) -> dict[Key, HistogramValue]:
+    """All histograms of an account."""
+    return {
+        (family, tuple(json.loads(labels))): HistogramValue(
+            tuple(json.loads(bounds)),
+            tuple(json.loads(counts)),
+            total,
+            created,
+            tuple(Exemplar(*each) if each else None for each in json.loads(exemplars)),
+        )
+        for family, labels, bounds, counts, total, created, exemplars in db.execute(
+            "SELECT family, labels, bounds, counts, sum, created, exemplars FROM histogram WHERE account = ?", (number,)
+        )
+    }
+
+
+def read_totals(db: sqlite3.Connection, number: int) -> dict[tuple[str, str], JobTotals]:
+    """Totals over the listed jobs of an account, by operation and state."""
+    return {
+        (operation, state): JobTotals(*totals)
+        for operation, state, *totals in db.execute(
+            "SELECT operation, state, count(*), sum(last_total), sum(last_completed), sum(last_failed) FROM job"
+            " WHERE account = ? AND unlisted_at IS NULL GROUP BY operation, state",
+            (number,),
+        )
+    }
+
+
+def read_records(db: sqlite3.Connection, number: int, condition: str = "1", *values: object) -> Iterator[JobRecord]:
+    """The job records of an account that meet an SQL *condition* with these *values*."""
+    for row in db.execute(
+        f"SELECT {_JOB_COLUMN_NAMES} FROM job WHERE account = ? AND ({condition})",  # noqa: S608  # constants of this package
+        (number, *values),
+    ):
+        yield JobRecord(*row)  # SQLite's 0 and 1 serve as booleans
+
+
+def read_rows(db: sqlite3.Connection, number: int) -> Iterator[tuple[str, Row]]:
+    """An account's whole ledger as tables and rows, the account's own row first, with the columns of ``LEDGER``."""
+    for table, columns in LEDGER.items():
+        key = number_column(table)
+        query = f"SELECT {', '.join(columns)} FROM {table} WHERE {key} = ? ORDER BY {columns[0]}"  # noqa: S608  # constants
+        for row in db.execute(query, (number,)):
+            yield table, row
+
+
+# ---- writing ----
+
+
+def write_changes(db: sqlite3.Connection, number: int, changes: Changes) -> None:
+    """Write what a reconciliation changed."""
+    db.executemany(_UPSERT_JOB, ((number, *msgspec.structs.astuple(record)) for record in changes.records.values()))
+    db.executemany("DELETE FROM job WHERE account = ? AND id = ?", ((number, job_id) for job_id in changes.forgotten))
+    db.executemany(
+        "INSERT OR REPLACE INTO counter (account, family, labels, value, created, exemplar) VALUES (?, ?, ?, ?, ?, ?)",
+        _counter_rows(number, changes.counters),
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO histogram (account, family, labels, bounds, counts, sum, created, exemplars)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        _histogram_rows(number, changes.histograms),
+    )
+    if changes.account is not None:
+        upsert_account(db, changes.account)
+
+
+def upsert_account(db: sqlite3.Connection, account: Account) -> None:
+    """Insert an account, or update everything but its identity."""
+    *columns, labels, failure_counted_at = msgspec.structs.astuple(account)
+    db.execute(
+        "INSERT INTO account (number, endpoint, username, division, counting_since, ever_listed, listing_clock,"
+        " listed_on, labels, failure_counted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (number) DO UPDATE SET ever_listed = excluded.ever_listed,"
+        " listing_clock = excluded.listing_clock, listed_on = excluded.listed_on, labels = excluded.labels,"
+        " failure_counted_at = excluded.failure_counted_at",
+        (*columns, json.dumps(labels), json.dumps(failure_counted_at)),
+    )
+
+
+def insert_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, Row]]) -> None:
+    """Insert a ledger's *rows*, as :func:`read_rows` yields them, for the account with this *number*."""
+    for table, row in rows:
+        columns = ", ".join((number_column(table), *LEDGER[table]))
+        places = ", ".join("?" * (len(LEDGER[table]) + 1))
+        db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", (number, *row))  # noqa: S608  # constants
+
+
+def delete_ledger(db: sqlite3.Connection, number: int) -> None:
+    """Delete every row of an account's ledger."""
+    for table in reversed(tuple(LEDGER)):
+        db.execute(f"DELETE FROM {table} WHERE {number_column(table)} = ?", (number,))  # noqa: S608  # constants
+
+
+def _counter_rows(number: int, counters: Mapping[Key, CounterValue]) -> Iterator[Row]:
+    for (family, labels), counter in counters.items():
+        exemplar = json.dumps(counter.exemplar) if counter.exemplar else None
+        yield number, family, json.dumps(labels), counter.value, counter.created, exemplar
+
+
+def _histogram_rows(number: int, histograms: Mapping[Key, HistogramValue]) -> Iterator[Row]:
+    for (family, labels), histogram in histograms.items():
+        yield (
+            number,
+            family,
+            json.dumps(labels),
+            json.dumps(histogram.bounds),
+            json.dumps(histogram.counts),
+            histogram.sum,
+            histogram.created,
+            json.dumps(histogram.exemplars),
+        )
