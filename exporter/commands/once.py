@@ -1,4 +1,4 @@
-"""``once``: one complete listing of every account, then the exposition. The same state file, the same counters."""
+"""``once``: list every account in full once, then write the metrics. It uses the same state file and counters."""
 
 import errno
 import os
@@ -20,19 +20,18 @@ from exporter.storage.files import atomic_write
 def once(
     configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log, redactor: Redactor
 ) -> int:
-    """List everything once and write the exposition, to standard output or to *textfile*.
+    """List every account once and write the metrics to standard output or to *textfile*.
 
     Returns:
-        0 when every account was listed completely and what was counted is on disk, else 1; what is known is written out
-        in any case.
+        0 if every account was listed completely and all counts are on disk, else 1. The metrics are written either way.
 
     Raises:
         StateError: the state file cannot be used.
         OutputError: *textfile* cannot be written.
-        Stopping: *stop* was set before all accounts were listed.
+        Stopping: *stop* was set before every account was listed.
     """
     if textfile is not None:
-        _check_writable(textfile)  # before anything is asked: to find it out afterwards would be a pity
+        _check_writable(textfile)  # before any request, so that a wrong path costs none
     with assembly.build(configuration, stop, log, redactor) as components:
         components.poll_each(Poller.poll_until_listed, stop)
         if textfile is None:

@@ -7,7 +7,6 @@
 import errno
 import json
 import os
-import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,10 +226,7 @@ def backup(options: StateFileOptions, target: Path, *, force: bool) -> int:
     """
     with _replacing(target, options, force=force) as temporary:
         with options.read() as state:
-            try:
-                state.copy_to(temporary, options.stop.is_set)
-            except sqlite3.Error as error:
-                raise OutputError(f"{target} cannot be written: {error}; nothing was changed") from error
+            state.copy_to(temporary, options.stop.is_set)
             ledgers = state.ledgers()
         with open_read_only(temporary, options.stop.is_set) as copy:
             problem = next(copy.integrity_errors(), None) or (

@@ -118,16 +118,19 @@ class StateReader:
 
         Raises:
             StateError: *cancelled* returned true.
-            sqlite3.Error: it cannot be written.
+            OSError: it cannot be written.
         """
 
         def check(_status: int, _left: int, _total: int) -> None:
             if cancelled():
                 raise StateError(_INTERRUPTED)
 
-        with closing(sqlite3.connect(path, isolation_level=None)) as copy:
-            self._db.backup(copy, pages=_PAGES_PER_STEP, progress=check)
-            copy.execute("PRAGMA journal_mode = DELETE")
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                self._db.backup(copy, pages=_PAGES_PER_STEP, progress=check)
+                copy.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error as error:
+            raise OSError(f"{error}; nothing was changed") from error
 
 
 def _is_json_of(text: str, kind: object) -> bool:

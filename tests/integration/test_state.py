@@ -283,7 +283,7 @@ def test_a_ledger_is_not_imported_beside_one_that_has_counted(
 
     [line] = done(there, "import", str(moved), code=1).lines
 
-    assert line.endswith("already, and it has counted; --replace puts the imported one in its place\n")
+    assert line.endswith("with counts; pass --replace to replace it with the imported one\n")
     assert shown(there) == before
     done(there, "import", str(moved), "--replace")
     with there.running() as daemon:
@@ -304,7 +304,7 @@ def test_an_account_that_was_forgotten_is_counted_anew_and_the_others_go_on(
     without = done(here, "forget", "alice", code=2)
     done(here, "forget", "alice", "--yes")
 
-    assert "would delete for good the ledger of alice: 7 jobs tracked" in without.lines[0]
+    assert "this permanently deletes the ledger of alice: 7 jobs tracked" in without.lines[0]
     with here.running() as daemon:
         anew = daemon.await_exact("alice", simulator, "alice")
         after = daemon.await_polls("bob")
@@ -332,7 +332,7 @@ def test_what_writes_is_refused_while_the_daemon_runs(
         assert f"is locked by process {daemon.pid} on {socket.gethostname()}; stop that daemon" in line
         assert "".join(export.lines) == (
             f"sbg-exporter: warning: the state file is locked by process {daemon.pid} on {socket.gethostname()}:"
-            " what is counted from now on is not in the exported ledger\n"
+            " what that daemon counts from now on is not in the export\n"
         )
         submit(simulator, "bob")
         daemon.await_exact("bob", simulator, "bob")
