@@ -1,4 +1,4 @@
-"""One account's ledger for tests: what is observed is counted by the real rules and kept, in memory or in a store."""
+"""One account's ledger for tests: the real rules count observations, in memory or in a store."""
 
 from collections.abc import Collection, Mapping
 from typing import Final
@@ -16,12 +16,12 @@ FEW_BUCKETS: Final = Rules(duration_buckets=(60, 3600), queue_buckets=(1.5, 60))
 
 
 class LedgerFixture:
-    """A ledger in memory, which began at START.
+    """A ledger in memory, created at START.
 
     Attributes:
-        ledger: what is shown of it.
+        ledger: as committed.
         records: the records of all jobs, by their ids.
-        facts: what the last observation told.
+        events: what the last observation caused.
         now: the time of the last observation.
     """
 
@@ -33,12 +33,12 @@ class LedgerFixture:
         now: float = START,
         complete: bool = False,
     ) -> None:
-        """*complete*: as after its first complete listing, when there is no history any more."""
+        """*complete*: as after its first full listing, so that new jobs are not history."""
         self.rules = rules
         account = Account(1, ENDPOINT, username, "", START, ever_listed=complete, listed_on=START if complete else None)
         self.ledger = Ledger(account, {}, {}, {}, {}, {}, 0).after(initial_changes(account, self.rules, now))
         self.records: dict[str, JobRecord] = {}
-        self.facts: list[object] = []
+        self.events: list[object] = []
         self.now = now
 
     def observe(
@@ -52,17 +52,17 @@ class LedgerFixture:
         listed: bool = True,
         complete: bool = False,
     ) -> Changes:
-        """Count *jobs*, which answers showed at the time *at*, or so long *after* the last ones; what that changed.
+        """Count *jobs*, observed at the time *at* or *after* the last ones; the changes.
 
         Args:
-            jobs: in the order in which they came.
+            jobs: in the order of their responses.
             at: Unix seconds.
             after: seconds.
             asked: jobs whose own endpoint answered.
-            refused: jobs whose own endpoint did not answer anything that could be read.
-            unknown: jobs that the platform does not know.
-            listed: whether the list showed them, not their own endpoints.
-            complete: whether they are all that the account lists.
+            refused: jobs whose own endpoint gave a response that says nothing about the job.
+            unknown: jobs that the platform answers it does not know.
+            listed: whether they were observed on pages, not by single-job requests.
+            complete: whether this completes a full listing.
         """
         self.now = self.now + after if at is None else at
         shown = {job.id for job in jobs} if listed else set()
@@ -81,28 +81,28 @@ class LedgerFixture:
         return changes
 
     def observe_listing(self, *jobs: Job, at: float | None = None, after: float = 0.0) -> Ledger:
-        """Count a complete listing; the book after it."""
+        """Count a full listing; the ledger after it."""
         self.observe(*jobs, at=at, after=after, complete=True)
         return self.ledger
 
     def changes(self, observations: Observations) -> Changes:
-        """What *observations* at this time would change."""
+        """The changes of *observations* at this time."""
         return reconcile(self.ledger, self.records, observations, self.rules, local_time=self.now, server_time=self.now)
 
     def commit(self, changes: Changes) -> None:
-        """Keep *changes*."""
+        """Commit *changes*."""
         self.ledger = self.ledger.after(changes)
         self.records.update(changes.records)
         for job_id in changes.forgotten:
             del self.records[job_id]
-        self.facts = list(changes.events)
+        self.events = list(changes.events)
 
     def unlisted(self, listed: Collection[str]) -> list[JobRecord]:
         """The jobs that were listed before and are not among these."""
         return [each for each in self.records.values() if each.unlisted_at is None and each.id not in listed]
 
     def expired(self, listing_clock: float) -> list[JobRecord]:
-        """The jobs that may be forgotten at that time of the listing clock."""
+        """The jobs that may expire at that time of the listing clock."""
         before = listing_clock - counting.FORGET_AFTER
         return [each for each in self.records.values() if each.unlisted_at is not None and each.unlisted_at <= before]
 
@@ -120,13 +120,13 @@ class LedgerFixture:
 
 
 def ledger_of(*jobs: Job, at: float = START) -> Ledger:
-    """The book of an account whose first listing, *at* that time, showed *jobs*; of a new one if there are none."""
+    """The ledger of an account after its first full listing of *jobs*; of a new account if there are none."""
     counted = LedgerFixture()
     return counted.observe_listing(*jobs, at=at) if jobs else counted.ledger
 
 
 def observe_in(store: Store, ledger: Ledger, *jobs: Job, rules: Rules, now: float) -> Ledger:
-    """Count a complete listing of *jobs* and commit it; the book after it."""
+    """Count a full listing of *jobs* and commit it; the ledger after it."""
     number, listed = ledger.account.number, {job.id for job in jobs}
     observations = Observations(jobs, listed, no_longer_listed=store.no_longer_listed(number, listed), complete=True)
     changes = reconcile(ledger, store.records(number, listed), observations, rules, local_time=now, server_time=now)

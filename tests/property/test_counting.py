@@ -1,7 +1,7 @@
-"""Random lives of jobs, seen through partial, repeated, reordered and stale listings, with crashes between any two.
+"""Random jobs, observed in partial, repeated, reordered and stale listings, with crashes in between.
 
-Whatever the order, the counters end at the truth, never fall on the way, and counting again adds nothing. The store is
-a real file, opened anew after each crash.
+In any order, the counters end at the truth and never decrease, and counting again adds nothing. The store is a real
+file, opened again after each crash.
 """
 
 import itertools
@@ -35,7 +35,7 @@ _serial = itertools.count(1)
 
 @dataclass
 class Script:
-    """What a job will do, and how far it has come: the truth."""
+    """What a job will do, and its progress: the truth."""
 
     job_id: str
     operation: str
@@ -55,7 +55,7 @@ class Script:
         return 3 + self.total
 
     def job(self) -> Job:
-        """The job as the platform shows it now."""
+        """The job as the platform reports it now."""
         done = min(max(0, self.stage - 2), self.total - self.unaccounted)
         failed = min(self.failed, done)
         finished = self.stage >= self.stages - 1
@@ -96,7 +96,7 @@ def scripts(draw: st.DrawFn) -> Script:
 
 
 class Counting(RuleBasedStateMachine):
-    """The exporter's half (book and store) beside the platform's half (scripts)."""
+    """The exporter (ledger and store) and the platform (scripts)."""
 
     @initialize(history=st.lists(scripts(), max_size=4))
     def begin(self, history: list[Script]) -> None:
@@ -121,7 +121,7 @@ class Counting(RuleBasedStateMachine):
                 self.store.close()
                 shutil.rmtree(self.folder)
 
-    # ---- the platform lives ----
+    # ---- the platform ----
 
     @rule(script=scripts())
     def submit(self, script: Script) -> None:
@@ -138,11 +138,11 @@ class Counting(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.now += seconds
 
-    # ---- the exporter looks ----
+    # ---- the exporter ----
 
     @rule(data=st.data(), crash=st.sampled_from(["no", "no", "before commit", "after commit"]))
     def see_some(self, data: st.DataObject, crash: str) -> None:
-        """A partial listing, in any order, some of it twice, some of it from a server that lags behind."""
+        """A partial listing in any order, with repeated and outdated observations."""
         if not self.jobs:
             return
         seen = data.draw(st.lists(st.sampled_from(self.jobs), min_size=1, max_size=2 * len(self.jobs)))
@@ -153,7 +153,7 @@ class Counting(RuleBasedStateMachine):
 
     @rule(crash=st.sampled_from(["no", "no", "before commit", "after commit"]))
     def see_all(self, crash: str) -> None:
-        """A complete listing."""
+        """A full listing."""
         jobs = [script.job() for script in self.jobs]
         self.commit(jobs, complete=True, crash=crash)
         if crash == "no":
@@ -161,20 +161,20 @@ class Counting(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def ask_one(self, data: st.DataObject) -> None:
-        """A job is asked for by its own endpoint."""
+        """A single-job request."""
         if self.jobs:
             job = data.draw(st.sampled_from(self.jobs)).job()
             self.commit([job], complete=False, crash="no", asked={job.id})
 
     def commit(self, jobs: list[Job], *, complete: bool, crash: str, asked: set[str] | None = None) -> None:
-        changes = self.fold(jobs, complete=complete, asked=asked or set())
+        changes = self.reconcile(jobs, complete=complete, asked=asked or set())
         if crash != "before commit":
             self.store.commit(self.ledger.account.number, changes)
             self.ledger = self.ledger.after(changes)
-            again = self.fold(jobs, complete=complete, asked=asked or set())
+            again = self.reconcile(jobs, complete=complete, asked=asked or set())
             assert not again.counters
             assert not again.histograms
-            # A job that answers showed in two ways in one poll is written again, but as it is.
+            # A job with two different observations in one poll is written again, unchanged.
             assert again.records == self.store.records(self.ledger.account.number, again.records.keys())
         if crash != "no":
             self.store.close()
@@ -188,7 +188,7 @@ class Counting(RuleBasedStateMachine):
                 assert ledger.live == self.ledger.live
             self.ledger = ledger
 
-    def fold(self, jobs: list[Job], *, complete: bool, asked: set[str]) -> Changes:
+    def reconcile(self, jobs: list[Job], *, complete: bool, asked: set[str]) -> Changes:
         number = self.ledger.account.number
         ids = {job.id for job in jobs}
         observations = Observations(
@@ -206,7 +206,7 @@ class Counting(RuleBasedStateMachine):
     # ---- the truth ----
 
     @invariant()
-    def nothing_falls(self) -> None:
+    def nothing_decreases(self) -> None:
         if hasattr(self, "ledger"):
             for key, count in self.ledger.counters.items():
                 assert count.value >= self.highest.get(key, 0)
@@ -248,12 +248,12 @@ class Counting(RuleBasedStateMachine):
 
 
 def without_counts(job: Job) -> Job:
-    """The same sighting from an answer that leaves the counts out."""
+    """The same observation in a response without counts."""
     return msgspec.structs.replace(job, total=None, completed=None, failed=None)
 
 
 def totals(jobs: list[Job]) -> dict[tuple[str, str], JobTotals]:
-    """What a listing of *jobs* adds up to, computed the plain way."""
+    """The totals of a listing of *jobs*, computed naively."""
     added: dict[tuple[str, str], JobTotals] = {}
     for job in jobs:
         key = (job.operation, job.state)

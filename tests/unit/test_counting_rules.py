@@ -1,4 +1,4 @@
-"""The rules of counting, one claim at a time."""
+"""The counting rules, one test per claim."""
 
 from dataclasses import replace
 
@@ -38,12 +38,12 @@ HOUR = 3600.0
 
 
 def listed_ledger() -> LedgerFixture:
-    """A ledger after its first complete listing: what is new then is no history."""
+    """A ledger after its first full listing: jobs that are new then are not history."""
     return LedgerFixture(Rules(), now=NOW, complete=True)
 
 
 def new_ledger(rules: Rules | None = None) -> LedgerFixture:
-    """A ledger before its first complete listing."""
+    """A ledger before its first full listing."""
     return LedgerFixture(rules or Rules(), now=NOW)
 
 
@@ -53,10 +53,10 @@ def ended(completed: int, failed: int = 0, total: int | None = None, **more: obj
     return msgspec.structs.replace(done, **{"started_on": NOW + 1, "finished_on": NOW + 8, **more})
 
 
-# ---- birth ----
+# ---- new ledgers ----
 
 
-def test_a_ledger_begins_with_every_counter_of_the_documented_operations_at_zero() -> None:
+def test_new_ledger_has_every_documented_series_at_0() -> None:
     ledger = listed_ledger()
 
     assert {key: count.value for key, count in ledger.ledger.counters.items()} == {
@@ -74,7 +74,7 @@ def test_a_ledger_begins_with_every_counter_of_the_documented_operations_at_zero
     assert {histogram.created for histogram in ledger.ledger.histograms.values()} == {NOW}
 
 
-def test_an_undocumented_operation_gets_its_zeros_with_its_first_job() -> None:
+def test_undocumented_operation_gets_its_series_with_its_first_job() -> None:
     ledger = listed_ledger()
 
     ledger.observe(job(operation="import"))
@@ -83,10 +83,10 @@ def test_an_undocumented_operation_gets_its_zeros_with_its_first_job() -> None:
     assert ledger.counted(JOBS_SUBMITTED, "import") == 1
 
 
-# ---- rule 1: marks ----
+# ---- rule 1: records ----
 
 
-def test_progress_is_counted_as_it_comes() -> None:
+def test_progress_is_counted_incrementally() -> None:
     ledger = listed_ledger()
 
     ledger.observe(job(total=10, completed=2, failed=1))
@@ -97,7 +97,7 @@ def test_progress_is_counted_as_it_comes() -> None:
     assert ledger.counted(FILES_FAILED, "copy") == 1
 
 
-def test_the_same_sighting_again_changes_nothing() -> None:
+def test_repeated_observation_changes_nothing() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=2))
 
@@ -107,7 +107,7 @@ def test_the_same_sighting_again_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("field", "family"), [("total", FILES), ("completed", FILES_COMPLETED), ("failed", FILES_FAILED)]
 )
-def test_a_lowered_count_stays_counted_and_is_reported_once(field: str, family: str) -> None:
+def test_decreased_count_stays_counted_and_is_reported_once(field: str, family: str) -> None:
     def shown(count: int) -> Job:
         return msgspec.structs.replace(job(), **{field: count})
 
@@ -115,33 +115,33 @@ def test_a_lowered_count_stays_counted_and_is_reported_once(field: str, family: 
     ledger.observe(shown(17))
 
     ledger.observe(shown(14))
-    assert ledger.facts == [CountDecreased("42", field, 17, 14)]
+    assert ledger.events == [CountDecreased("42", field, 17, 14)]
     assert not ledger.observe(shown(14))
     ledger.observe(shown(18))
 
     assert ledger.counted(family, "copy") == 18
-    assert ledger.facts == []
+    assert ledger.events == []
 
 
-def test_an_older_sighting_neither_lowers_nor_turns_back_anything() -> None:
+def test_older_observation_changes_nothing() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(9, 1), complete=True)
 
     changes = ledger.observe(job("running", 10, 3, 0))
 
     assert not changes
-    assert ledger.facts == []
+    assert ledger.events == []
     assert ledger.ledger.listed == {("copy", "finished"): JobTotals(1, 10, 9, 1)}
 
 
-def test_counts_that_an_answer_leaves_out_stay_as_they_were() -> None:
+def test_missing_counts_keep_their_last_values() -> None:
     ledger = listed_ledger()
     ledger.observe(job(total=10, completed=3, failed=1))
 
     assert not ledger.observe(job(total=None, completed=None, failed=None))
 
 
-def test_sightings_of_one_job_in_one_poll_count_as_in_two() -> None:
+def test_two_observations_in_one_poll_count_as_in_two_polls() -> None:
     running, finished = job(total=10, completed=5, failed=3), job("finished", None, None, None, finished=NOW + 9)
     one, two, reverse = listed_ledger(), listed_ledger(), listed_ledger()
 
@@ -156,19 +156,19 @@ def test_sightings_of_one_job_in_one_poll_count_as_in_two() -> None:
     assert one.records == two.records == reverse.records
 
 
-def test_what_is_told_of_a_finish_is_all_that_the_poll_came_to_know() -> None:
+def test_finish_event_has_everything_the_poll_observed() -> None:
     ledger = listed_ledger()
 
     ledger.observe(ended(1, 2), ended(1, 2, errors=(("5001", 2),)), asked=["42"])
 
-    assert ledger.facts == [JobFinished(ledger.records["42"])]
+    assert ledger.events == [JobFinished(ledger.records["42"])]
     assert ledger.records["42"].error_counts == "5001:2"
 
 
 # ---- rule 2: history ----
 
 
-def test_a_job_that_finished_before_counting_began_is_history() -> None:
+def test_job_finished_before_the_ledger_was_created_is_history() -> None:
     ledger = new_ledger()
 
     ledger.observe(ended(0, 5, finished_on=SINCE - 1))
@@ -177,11 +177,11 @@ def test_a_job_that_finished_before_counting_began_is_history() -> None:
     assert ledger.counted(FILES_FAILED, "copy") == 0
     assert ledger.outcomes() == {}
     assert ledger.records["42"].detected_at is None
-    assert ledger.facts == [HistoryFound(1, counted=False)]
+    assert ledger.events == [HistoryFound(1, counted=False)]
     assert ledger.ledger.listed == {("copy", "finished"): JobTotals(1, 5, 0, 5)}
 
 
-def test_a_job_that_finished_in_the_second_in_which_counting_began_is_counted() -> None:
+def test_job_finished_in_the_second_of_creation_is_counted() -> None:
     ledger = new_ledger()
 
     ledger.observe(ended(5, finished_on=SINCE))
@@ -189,7 +189,7 @@ def test_a_job_that_finished_in_the_second_in_which_counting_began_is_counted() 
     assert ledger.outcomes() == {"succeeded": 1}
 
 
-def test_a_finished_job_without_time_is_history_only_at_the_first_complete_listing() -> None:
+def test_finished_job_without_times_is_history_only_in_the_first_listing() -> None:
     ledger = new_ledger()
 
     ledger.observe(job("finished", 3, 3, job_id="old"), complete=True)
@@ -200,7 +200,7 @@ def test_a_finished_job_without_time_is_history_only_at_the_first_complete_listi
     assert not ledger.records["new"].history
 
 
-def test_an_unfinished_job_counts_in_full_at_first_sight() -> None:
+def test_unfinished_job_counts_in_full_when_first_observed() -> None:
     ledger = new_ledger()
 
     ledger.observe(job(completed=4, failed=2))
@@ -210,7 +210,7 @@ def test_an_unfinished_job_counts_in_full_at_first_sight() -> None:
 
 
 @pytest.mark.parametrize("before", [1, None])
-def test_history_that_changes_after_all_is_still_history(before: int | None) -> None:
+def test_changed_history_stays_history(before: int | None) -> None:
     ledger = new_ledger()
     ledger.observe(msgspec.structs.replace(ended(3, 1, finished_on=SINCE - 9), failed=before))
 
@@ -223,7 +223,7 @@ def test_history_that_changes_after_all_is_still_history(before: int | None) -> 
     assert ledger.records["42"].failed == 2
 
 
-def test_failed_history_that_is_shown_is_asked_for_its_errors_once_and_they_are_not_counted() -> None:
+def test_shown_history_needs_details_but_errors_are_not_counted() -> None:
     ledger = new_ledger()
     recent = ended(3, 2, finished_on=SINCE - 9)
     old = msgspec.structs.replace(ended(3, 2, finished_on=SINCE - 2 * DAY), id="43")
@@ -237,11 +237,11 @@ def test_failed_history_that_is_shown_is_asked_for_its_errors_once_and_they_are_
     assert not any(family == FILE_ERRORS for family, _ in ledger.ledger.counters)
 
 
-def test_history_is_counted_when_asked_for_but_detects_no_failure() -> None:
+def test_history_count_counts_history_but_detects_no_failure() -> None:
     ledger = new_ledger(Rules(history="count"))
 
     ledger.observe(ended(3, 2, finished_on=SINCE - 9, started_on=SINCE - 19, errors=(("5001", 2),)))
-    assert HistoryFound(1, counted=True) in ledger.facts
+    assert HistoryFound(1, counted=True) in ledger.events
     ledger.observe(ended(3, 3, finished_on=SINCE - 9, started_on=SINCE - 19))
 
     assert ledger.outcomes() == {"partial": 1}
@@ -268,7 +268,7 @@ def test_history_is_counted_when_asked_for_but_detects_no_failure() -> None:
         (2, 0, None, "succeeded"),
     ],
 )
-def test_the_outcome_follows_from_the_counts(
+def test_outcome_follows_from_the_counts(
     completed: int | None, failed: int | None, total: int | None, outcome: str
 ) -> None:
     ledger = listed_ledger()
@@ -278,7 +278,7 @@ def test_the_outcome_follows_from_the_counts(
     assert ledger.outcomes() == {outcome: 1}
 
 
-def test_counts_that_the_last_answer_leaves_out_are_those_of_the_answer_before() -> None:
+def test_outcome_uses_earlier_counts_if_the_last_response_lacks_them() -> None:
     ledger = listed_ledger()
     ledger.observe(job(total=9, completed=4, failed=2))
 
@@ -287,7 +287,7 @@ def test_counts_that_the_last_answer_leaves_out_are_those_of_the_answer_before()
     assert ledger.outcomes() == {"partial": 1}
 
 
-def test_a_job_finishes_once_and_later_changes_count_files_only() -> None:
+def test_job_finishes_once_and_later_changes_count_files_only() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(9, 1, errors=(("5001", 1),)))
 
@@ -300,7 +300,7 @@ def test_a_job_finishes_once_and_later_changes_count_files_only() -> None:
     assert sum(ledger.ledger.histograms[JOB_DURATION, ("copy", "partial")].counts) == 1
 
 
-def test_an_undocumented_state_with_an_end_is_an_end_and_without_one_is_not() -> None:
+def test_undocumented_state_is_final_only_with_finished_on() -> None:
     ledger = listed_ledger()
 
     ledger.observe(job("archived", 1, 1, job_id="a", started=NOW, finished=NOW + 1), job("paused", 1, 1, job_id="b"))
@@ -309,30 +309,30 @@ def test_an_undocumented_state_with_an_end_is_an_end_and_without_one_is_not() ->
     assert ledger.records["b"].unfinished
 
 
-def test_the_fact_of_a_finish_is_told_once_with_the_mark() -> None:
+def test_finish_event_is_emitted_once_with_the_record() -> None:
     ledger = listed_ledger()
 
     ledger.observe(ended(1, 1, errors=(("5001", 1),)))
 
-    assert ledger.facts == [JobFinished(ledger.records["42"])]
+    assert ledger.events == [JobFinished(ledger.records["42"])]
     assert ledger.records["42"].error_counts == "5001:1"
 
 
-def test_the_first_failed_file_of_a_running_job_is_told_at_once() -> None:
+def test_first_failed_file_of_a_running_job_emits_an_event() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=1))
 
     ledger.observe(job(completed=1, failed=1))
-    assert ledger.facts == [FilesFailed(ledger.records["42"])]
+    assert ledger.events == [FilesFailed(ledger.records["42"])]
     ledger.observe(job(completed=1, failed=2))
 
-    assert ledger.facts == []
+    assert ledger.events == []
 
 
 # ---- rule 5: incomplete ----
 
 
-def test_files_unaccounted_for_are_believed_only_after_a_while() -> None:
+def test_incomplete_is_final_only_after_settle_after() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(3, total=5))
     assert ledger.outcomes() == {}
@@ -346,7 +346,7 @@ def test_files_unaccounted_for_are_believed_only_after_a_while() -> None:
     assert ledger.outcomes() == {"incomplete": 1}
 
 
-def test_counts_that_still_move_begin_the_wait_anew() -> None:
+def test_changed_counts_restart_settling() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(3, total=5))
     ledger.observe(ended(4, total=5), after=59)
@@ -361,7 +361,7 @@ def test_counts_that_still_move_begin_the_wait_anew() -> None:
 # ---- rule 6: lost ----
 
 
-def test_a_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
+def test_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=3))
 
@@ -371,10 +371,10 @@ def test_a_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
     ledger.observe(unknown=["42"], after=1)
 
     assert ledger.outcomes() == {"lost": 1}
-    assert ledger.facts == [JobFinished(ledger.records["42"])]
+    assert ledger.events == [JobFinished(ledger.records["42"])]
 
 
-def test_a_job_seen_in_between_is_not_lost() -> None:
+def test_job_observed_in_between_is_not_lost() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=3))
     ledger.observe(unknown=["42"])
@@ -385,7 +385,7 @@ def test_a_job_seen_in_between_is_not_lost() -> None:
     assert ledger.outcomes() == {}
 
 
-def test_a_lost_job_that_comes_back_counts_its_files_and_no_second_outcome() -> None:
+def test_returning_lost_job_counts_files_but_no_second_outcome() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=3))
     ledger.observe(unknown=["42"])
@@ -398,7 +398,7 @@ def test_a_lost_job_that_comes_back_counts_its_files_and_no_second_outcome() -> 
     assert sum(sum(h.counts) for (f, _), h in ledger.ledger.histograms.items() if f == JOB_DURATION) == 0
 
 
-def test_an_undocumented_operation_is_lost_after_45_days_of_listing_time() -> None:
+def test_undocumented_operation_is_lost_after_45_days_of_listing_time() -> None:
     ledger = listed_ledger()
     ledger.observe(job(operation="import"), complete=True)
     ledger.observe(complete=True)
@@ -412,7 +412,7 @@ def test_an_undocumented_operation_is_lost_after_45_days_of_listing_time() -> No
     assert "42" in ledger.records
 
 
-def test_a_job_that_was_seen_to_finish_is_not_lost_but_incomplete() -> None:
+def test_missing_job_that_was_finished_is_incomplete_not_lost() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(3, total=5))
 
@@ -424,7 +424,7 @@ def test_a_job_that_was_seen_to_finish_is_not_lost_but_incomplete() -> None:
 
 
 @pytest.mark.parametrize("ahead", [30 * DAY])
-def test_one_answer_from_the_platform_s_future_delays_nothing_for_long(ahead: float) -> None:
+def test_one_server_time_in_the_future_delays_nothing_for_long(ahead: float) -> None:
     ledger = listed_ledger()
     ledger.observe(job(job_id="gone"))
     ledger.observe(ended(3, total=5), unknown=["gone"], after=ahead, complete=True)
@@ -439,10 +439,10 @@ def test_one_answer_from_the_platform_s_future_delays_nothing_for_long(ahead: fl
     assert ledger.ledger.account.listing_clock == clock + 2 * HOUR
 
 
-# ---- rule 7: forgetting ----
+# ---- rule 7: expiry ----
 
 
-def test_a_finished_mark_is_forgotten_after_45_days_of_listing_time_and_not_before() -> None:
+def test_finished_record_expires_after_45_days_of_listing_time() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
@@ -457,7 +457,7 @@ def test_a_finished_mark_is_forgotten_after_45_days_of_listing_time_and_not_befo
     assert ledger.ledger.tracked_jobs == 0
 
 
-def test_a_listing_that_only_forgets_is_written_too() -> None:
+def test_listing_that_only_expires_records_is_committed() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
@@ -470,7 +470,7 @@ def test_a_listing_that_only_forgets_is_written_too() -> None:
     assert ledger.ledger.account.listing_clock == 510
 
 
-def test_time_in_which_nobody_looked_ages_nothing() -> None:
+def test_downtime_expires_nothing() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
@@ -481,7 +481,7 @@ def test_time_in_which_nobody_looked_ages_nothing() -> None:
     assert ledger.ledger.account.listing_clock == clock + 6 * HOUR
 
 
-def test_a_job_listed_again_is_listed_again() -> None:
+def test_relisted_job_is_listed_again() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
     ledger.observe(complete=True)
@@ -494,7 +494,7 @@ def test_a_job_listed_again_is_listed_again() -> None:
     assert ledger.outcomes() == {"succeeded": 1}
 
 
-def test_an_idle_listing_writes_nothing_until_an_hour_of_listing_time_has_gathered() -> None:
+def test_idle_listing_writes_the_listing_clock_once_per_hour() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1), complete=True)
 
@@ -507,7 +507,7 @@ def test_an_idle_listing_writes_nothing_until_an_hour_of_listing_time_has_gather
 # ---- rule 8: submission ----
 
 
-def test_the_time_in_a_genuine_id_is_its_submission() -> None:
+def test_time_in_a_real_id_is_the_submission_time() -> None:
     assert time_in_id("70711174378885120") == 1550664230.888  # 2019-02-20T12:03:50.888Z; started_on says 12:03:50
     assert time_in_id("abc") is None
     assert time_in_id("9" * 40) is None
@@ -517,7 +517,7 @@ def id_at(time: float) -> str:
     return str((int((time - ID_EPOCH) * 1000) << 20) + 0x11000)
 
 
-def test_the_queue_is_from_the_id_s_time_to_the_start() -> None:
+def test_queue_duration_is_from_the_id_time_to_the_start() -> None:
     ledger = listed_ledger()
 
     ledger.observe(job(job_id=id_at(NOW - 40), started=NOW - 10))
@@ -527,7 +527,7 @@ def test_the_queue_is_from_the_id_s_time_to_the_start() -> None:
     assert sum(histogram.counts) == 1
 
 
-def test_an_id_s_time_may_be_two_seconds_after_the_start_and_then_waits_zero() -> None:
+def test_id_time_up_to_2_s_after_the_start_is_a_queue_of_0() -> None:
     ledger = listed_ledger()
 
     ledger.observe(job(job_id=id_at(NOW), started=NOW - 2))
@@ -538,7 +538,7 @@ def test_an_id_s_time_may_be_two_seconds_after_the_start_and_then_waits_zero() -
 
 
 @pytest.mark.parametrize("encoded", [NOW - 46 * DAY, NOW + 400, NOW - 5])
-def test_an_id_s_time_that_cannot_be_gives_way_to_the_first_sight_of_a_submitted_job(encoded: float) -> None:
+def test_implausible_id_time_gives_way_to_the_first_observation(encoded: float) -> None:
     ledger = listed_ledger()
     ledger.observe(job("submitted", job_id=id_at(encoded)))
 
@@ -549,7 +549,7 @@ def test_an_id_s_time_that_cannot_be_gives_way_to_the_first_sight_of_a_submitted
     assert histogram.sum == (20 if encoded != NOW - 5 else 0)
 
 
-def test_without_any_submission_time_there_is_no_queue_observation() -> None:
+def test_no_submission_time_means_no_queue_observation() -> None:
     ledger = listed_ledger()
     ledger.observe(job("running", job_id="abc"))
 
@@ -558,10 +558,10 @@ def test_without_any_submission_time_there_is_no_queue_observation() -> None:
     assert sum(ledger.ledger.histograms[JOB_QUEUE_DURATION, ("copy",)].counts) == 0
 
 
-# ---- rule 9: pending ----
+# ---- rule 9: details ----
 
 
-def test_a_finish_without_times_is_pending_until_its_own_endpoint_was_asked() -> None:
+def test_finish_without_times_needs_details() -> None:
     ledger = listed_ledger()
     ledger.observe(job("finished", 2, 2))
     assert "42" in ledger.ledger.live
@@ -573,7 +573,7 @@ def test_a_finish_without_times_is_pending_until_its_own_endpoint_was_asked() ->
     assert ledger.ledger.histograms[JOB_DURATION, ("copy", "succeeded")].sum == 7
 
 
-def test_a_failure_without_result_is_pending_and_its_errors_follow() -> None:
+def test_failure_without_result_needs_details_and_counts_errors_later() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1, 2))
     assert ledger.records["42"].needs_details
@@ -586,7 +586,7 @@ def test_a_failure_without_result_is_pending_and_its_errors_follow() -> None:
 
 
 @pytest.mark.parametrize("answer", ["the same", "unknown", "unknown in the poll that lists it"])
-def test_it_is_asked_for_once(answer: str) -> None:
+def test_details_are_requested_once(answer: str) -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1, 2))
 
@@ -601,7 +601,7 @@ def test_it_is_asked_for_once(answer: str) -> None:
     assert "42" not in ledger.ledger.live
 
 
-def test_it_is_asked_for_again_while_what_comes_is_no_answer_but_not_for_ever() -> None:
+def test_refused_details_are_requested_five_times_at_most() -> None:
     patient, endless = listed_ledger(), listed_ledger()
     for ledger in (patient, endless):
         ledger.observe(ended(1, 2))
@@ -618,7 +618,7 @@ def test_it_is_asked_for_again_while_what_comes_is_no_answer_but_not_for_ever() 
     assert "42" not in endless.ledger.live
 
 
-def test_an_undocumented_operation_cannot_be_asked_for() -> None:
+def test_undocumented_operation_never_needs_details() -> None:
     ledger = listed_ledger()
 
     ledger.observe(job("finished", 2, 2, operation="import"))
@@ -626,7 +626,7 @@ def test_an_undocumented_operation_cannot_be_asked_for() -> None:
     assert not ledger.records["42"].needs_details
 
 
-def test_times_that_run_backwards_are_no_duration() -> None:
+def test_finish_before_start_is_not_a_duration() -> None:
     ledger = listed_ledger()
 
     ledger.observe(ended(1, started_on=NOW + 9, finished_on=NOW + 3))
@@ -635,7 +635,7 @@ def test_times_that_run_backwards_are_no_duration() -> None:
     assert not ledger.records["42"].needs_details
 
 
-def test_a_duration_of_nothing_is_a_duration() -> None:
+def test_duration_of_0_is_observed() -> None:
     ledger = listed_ledger()
 
     ledger.observe(ended(1, started_on=NOW, finished_on=NOW))
@@ -646,7 +646,7 @@ def test_a_duration_of_nothing_is_a_duration() -> None:
 # ---- rule 10: labels ----
 
 
-def test_the_first_eight_undocumented_operations_keep_their_names_and_the_rest_are_other() -> None:
+def test_only_the_first_8_undocumented_operations_are_kept() -> None:
     ledger = listed_ledger()
 
     ledger.observe(*(job(job_id=str(n), operation=f"op_{n}") for n in range(10)))
@@ -658,7 +658,7 @@ def test_the_first_eight_undocumented_operations_keep_their_names_and_the_rest_a
     assert len(ledger.ledger.account.labels["operation"]) == 8
 
 
-def test_the_first_thirty_two_codes_keep_their_names() -> None:
+def test_only_the_first_32_error_codes_are_kept() -> None:
     ledger = listed_ledger()
     codes = tuple((str(5000 + n), 1) for n in range(40))
 
@@ -669,7 +669,7 @@ def test_the_first_thirty_two_codes_keep_their_names() -> None:
     assert ledger.counted(FILE_ERRORS, "copy", "other") == 8
 
 
-def test_the_codes_of_history_are_bounded_too() -> None:
+def test_error_codes_of_history_are_limited_too() -> None:
     ledger = new_ledger()
 
     ledger.observe(ended(0, 40, finished_on=SINCE - 1, errors=tuple((str(5000 + n), 1) for n in range(40))))
@@ -681,7 +681,7 @@ def test_the_codes_of_history_are_bounded_too() -> None:
 # ---- exemplars and histograms ----
 
 
-def test_exemplars_name_the_job_with_the_time_of_the_commit() -> None:
+def test_exemplars_have_the_job_id_and_the_local_time() -> None:
     ledger = listed_ledger()
 
     ledger.observe(ended(1, 2, errors=(("5001", 2),)))
@@ -696,7 +696,7 @@ def test_exemplars_name_the_job_with_the_time_of_the_commit() -> None:
 
 
 @pytest.mark.parametrize(("length", "shown"), [(64, True), (65, False)])
-def test_an_id_too_long_for_an_exemplar_has_none(length: int, shown: bool) -> None:  # noqa: FBT001  # a table's column
+def test_id_too_long_for_an_exemplar_has_none(length: int, shown: bool) -> None:  # noqa: FBT001  # a table's column
     ledger = listed_ledger()
 
     ledger.observe(msgspec.structs.replace(ended(0, 1), id="9" * length))
@@ -705,11 +705,11 @@ def test_an_id_too_long_for_an_exemplar_has_none(length: int, shown: bool) -> No
 
 
 @pytest.mark.parametrize(("value", "bucket"), [(0, 0), (1, 0), (1.001, 1), (5, 1), (6, 2)])
-def test_a_bound_belongs_to_its_bucket(value: float, bucket: int) -> None:
+def test_bound_belongs_to_its_bucket(value: float, bucket: int) -> None:
     assert HistogramValue.empty((1, 5), NOW).observe(value, None).counts[bucket] == 1
 
 
-def test_new_bounds_begin_the_histograms_again_and_leave_the_rest() -> None:
+def test_changed_bounds_reset_their_histograms_only() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1))
 
@@ -725,7 +725,7 @@ def test_new_bounds_begin_the_histograms_again_and_leave_the_rest() -> None:
 # ---- memory ----
 
 
-def test_memory_holds_unfinished_pending_and_recently_failed_jobs_only() -> None:
+def test_memory_holds_only_unfinished_and_recently_failed_jobs() -> None:
     ledger = listed_ledger()
 
     ledger.observe(
@@ -733,15 +733,15 @@ def test_memory_holds_unfinished_pending_and_recently_failed_jobs_only() -> None
         msgspec.structs.replace(ended(1), id="fine"),
         msgspec.structs.replace(ended(0, 1, errors=(("1", 1),)), id="failed"),
         msgspec.structs.replace(ended(0, 1, errors=(("1", 1),)), id="failed long ago", finished_on=NOW - 2 * DAY),
-        job("finished", 1, 1, job_id="pending"),
+        job("finished", 1, 1, job_id="needs details"),
     )
 
-    assert set(ledger.ledger.live) == {"running", "pending"}
+    assert set(ledger.ledger.live) == {"running", "needs details"}
     assert set(ledger.ledger.failed) == {"failed"}
     assert ledger.ledger.tracked_jobs == 5
 
 
-def test_when_a_failed_file_was_last_counted_is_remembered_by_operation() -> None:
+def test_time_of_the_last_failed_file_is_stored_per_operation() -> None:
     ledger = listed_ledger()
     ledger.observe(job(failed=1))
 

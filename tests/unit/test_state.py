@@ -1,4 +1,4 @@
-"""The ``state`` commands: what they say, what they write, and what they leave as it was."""
+"""The ``state`` commands: what they print, what they write, and what they leave unchanged."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def never() -> bool:
 
 
 def see(store: Store, name: str, *jobs: Job, username: str = "u", division: str = "") -> Ledger:
-    """An account's ledger after a complete listing of *jobs*."""
+    """An account's ledger after a full listing of *jobs*."""
     ledger = store.load(name, ENDPOINT, username, division, failed_since=0) or store.create(
         name, ENDPOINT, username, division, counting_since=SINCE, local_time=NOW, rules=RULES
     )
@@ -59,7 +59,7 @@ def options(tmp_path: Path) -> StateFileOptions:
 
 @pytest.fixture
 def there(tmp_path: Path) -> StateFileOptions:
-    """Another state file, which is not there yet."""
+    """A state file that does not exist yet."""
     return StateFileOptions(tmp_path / "there" / "state.db", show_username=True, stop=threading.Event())
 
 
@@ -93,7 +93,7 @@ def beside(path: Path) -> list[str]:
 
 @contextmanager
 def full_disk(at: int = 20_000) -> Iterator[None]:
-    """No file may grow beyond so many bytes: as near as a test comes to a full disk."""
+    """Limit every file to *at* bytes, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (at, before[1]))
     try:
@@ -105,9 +105,7 @@ def full_disk(at: int = 20_000) -> Iterator[None]:
 # ---- show ----
 
 
-def test_show_tells_of_the_file_and_of_each_account(
-    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_prints_the_file_and_each_account(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     size = options.file.stat().st_size
 
     assert show(options, as_json=False) == 0
@@ -135,7 +133,7 @@ def test_show_tells_of_the_file_and_of_each_account(
     )
 
 
-def test_show_tells_programs_the_same(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_same_as_json(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     assert show(options, as_json=True) == 0
 
     told = json.loads(capsys.readouterr().out)
@@ -167,7 +165,7 @@ def test_show_tells_programs_the_same(options: StateFileOptions, capsys: pytest.
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_show_keeps_user_names_to_itself_where_that_is_the_setting(
+def test_show_hides_user_names_if_configured(
     options: StateFileOptions, capsys: pytest.CaptureFixture[str], *, as_json: bool
 ) -> None:
     with closing(Store(options.file)) as store:
@@ -178,7 +176,7 @@ def test_show_keeps_user_names_to_itself_where_that_is_the_setting(
     assert "a-secret-name" not in capsys.readouterr().out
 
 
-def test_show_tells_who_holds_the_file_and_what_was_just_committed(
+def test_show_prints_the_lock_owner_and_the_last_commit(
     options: StateFileOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with closing(Store(options.file)) as store:
@@ -192,9 +190,7 @@ def test_show_tells_who_holds_the_file_and_what_was_just_committed(
     assert "\n  listed      never completely\n" in out
 
 
-def test_show_tells_of_an_account_whose_name_is_another_s_now(
-    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_prints_an_account_without_a_name(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(Store(options.file)) as store:
         store.load("lab", ENDPOINT, "v", "d", failed_since=0)
 
@@ -203,7 +199,7 @@ def test_show_tells_of_an_account_whose_name_is_another_s_now(
     assert "\n(bound to no name)\n" in capsys.readouterr().out
 
 
-def test_what_is_read_is_as_it_was_when_reading_began(options: StateFileOptions, tmp_path: Path) -> None:
+def test_reading_sees_the_file_as_of_its_start(options: StateFileOptions, tmp_path: Path) -> None:
     with closing(Store(options.file)) as store:
         with options.read() as state:
             see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
@@ -216,7 +212,7 @@ def test_what_is_read_is_as_it_was_when_reading_began(options: StateFileOptions,
     assert read == copied == [3, 1]
 
 
-def test_looking_leaves_no_trace(options: StateFileOptions) -> None:
+def test_reading_leaves_no_trace(options: StateFileOptions) -> None:
     content, there = options.file.read_bytes(), beside(options.file)
 
     show(options, as_json=False)
@@ -226,14 +222,14 @@ def test_looking_leaves_no_trace(options: StateFileOptions) -> None:
     assert beside(options.file) == there
 
 
-def test_looking_needs_no_lock_file(options: StateFileOptions) -> None:
+def test_reading_needs_no_lock_file(options: StateFileOptions) -> None:
     Path(f"{options.file}.lock").unlink()
 
     assert show(options, as_json=False) == 0
     assert beside(options.file) == ["state.db"]
 
 
-def test_a_file_that_a_daemon_opens_while_it_is_read_may_be_read_wrongly(options: StateFileOptions) -> None:
+def test_reading_fails_if_a_daemon_opens_the_file_meanwhile(options: StateFileOptions) -> None:
     read = options.read()
     read.__enter__()
     with (
@@ -243,7 +239,7 @@ def test_a_file_that_a_daemon_opens_while_it_is_read_may_be_read_wrongly(options
         read.__exit__(None, None, None)
 
 
-def test_what_is_asked_to_stop_stops_and_does_not_look_like_done(options: StateFileOptions) -> None:
+def test_interrupted_reading_is_an_error(options: StateFileOptions) -> None:
     with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(3000)))
     options.stop.set()
@@ -293,13 +289,13 @@ COMMANDS: dict[str, Callable[[StateFileOptions, Path], int]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("spoil", [text, foreign, newer, damaged])
-def test_a_file_that_cannot_be_used_is_refused_and_left_alone(
+def test_unusable_file_is_refused_and_unchanged(
     options: StateFileOptions, exported: Path, command: str, spoil: Callable[[Path], None]
 ) -> None:
     spoil(options.file)
     content = options.file.read_bytes()
 
-    with pytest.raises(ExporterError, match=r"state\.db|not sound"):
+    with pytest.raises(ExporterError, match=r"state\.db|damaged"):
         COMMANDS[command](options, exported.parent)
 
     assert options.file.read_bytes() == content
@@ -308,21 +304,21 @@ def test_a_file_that_cannot_be_used_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "import"])
-def test_a_file_that_is_not_there_is_not_made(there: StateFileOptions, tmp_path: Path, command: str) -> None:
+def test_missing_file_is_not_created(there: StateFileOptions, tmp_path: Path, command: str) -> None:
     with pytest.raises(StateError, match=r"does not exist; start the daemon once to create it"):
         COMMANDS[command](there, tmp_path)
 
     assert not there.file.parent.exists()
 
 
-def test_a_folder_is_no_state_file(options: StateFileOptions) -> None:
+def test_folder_is_not_a_state_file(options: StateFileOptions) -> None:
     folder(options.file)
 
     with pytest.raises(StateError, match="cannot be read: Is a directory"):
         show(options, as_json=False)
 
 
-def test_a_value_that_cannot_be_read_is_one_line(options: StateFileOptions) -> None:
+def test_undecodable_value_is_reported_in_one_line(options: StateFileOptions) -> None:
     edit(options, "UPDATE histogram SET counts = 'x'")
 
     with pytest.raises(StateError, match="a value in the state file cannot be decoded"):
@@ -332,13 +328,13 @@ def test_a_value_that_cannot_be_read_is_one_line(options: StateFileOptions) -> N
 # ---- check ----
 
 
-def test_a_sound_file_is_called_sound(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_passes_an_intact_file(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(options) == 0
 
     assert capsys.readouterr().out == f"{options.file} is intact: 2 accounts, 4 jobs tracked.\n"
 
 
-def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_passes_a_locked_file(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(Store(options.file)) as store:
         see(store, "lab", DONE, OLD, msgspec.structs.replace(RUNNING, failed=5))
 
@@ -408,7 +404,7 @@ def test_a_file_is_sound_while_it_is_held(options: StateFileOptions, capsys: pyt
         ("UPDATE binding SET account = 9 WHERE name = 'lab'", "binding: 1 rows belong to a missing account"),
     ],
 )
-def test_what_does_not_go_together_is_a_line_each(
+def test_check_prints_one_line_per_inconsistency(
     options: StateFileOptions, capsys: pytest.CaptureFixture[str], statement: str, complaint: str
 ) -> None:
     edit(options, statement)
@@ -420,14 +416,14 @@ def test_what_does_not_go_together_is_a_line_each(
     assert any(line.startswith(complaint) for line in lines), lines
 
 
-def test_counts_below_0_in_a_histogram_are_told(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_negative_histogram_counts(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     edit(options, "UPDATE histogram SET counts = json_set(counts, '$[0]', -1) WHERE account = 1")
 
     assert check(options) == 1
     assert "has negative counts\n" in capsys.readouterr().out
 
 
-def test_broken_pages_are_told(options: StateFileOptions) -> None:
+def test_check_reports_damaged_pages(options: StateFileOptions) -> None:
     with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(500)))
     content = bytearray(options.file.read_bytes())
@@ -442,7 +438,7 @@ def test_broken_pages_are_told(options: StateFileOptions) -> None:
     assert code == 1
 
 
-def test_what_sqlite_finds_is_told(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_what_sqlite_finds(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(options.file, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema = ON")
         db.execute("UPDATE sqlite_master SET sql = replace(sql, '> 0', '>= 0') WHERE name = 'job_failed'")
@@ -452,7 +448,7 @@ def test_what_sqlite_finds_is_told(options: StateFileOptions, capsys: pytest.Cap
     assert capsys.readouterr().out.splitlines()[0] == "row 3 missing from index job_failed"
 
 
-def test_once_marks_may_be_forgotten_counters_may_be_above_them(options: StateFileOptions) -> None:
+def test_counters_may_exceed_records_once_records_can_expire(options: StateFileOptions) -> None:
     edit(options, "DELETE FROM job WHERE id = '1'")
     assert check(options) == 1
 
@@ -460,7 +456,7 @@ def test_once_marks_may_be_forgotten_counters_may_be_above_them(options: StateFi
     assert check(options) == 0
 
 
-def test_history_that_was_counted_is_sound_too(there: StateFileOptions) -> None:
+def test_check_passes_counted_existing_jobs(there: StateFileOptions) -> None:
     with closing(Store(there.file)) as store:
         begun = store.create("lab", ENDPOINT, "u", "", counting_since=SINCE, local_time=NOW, rules=RULES)
         counting = Rules(history="count")
@@ -473,9 +469,7 @@ def test_history_that_was_counted_is_sound_too(there: StateFileOptions) -> None:
 # ---- backup ----
 
 
-def test_a_backup_is_a_state_file_itself(
-    options: StateFileOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_backup_is_a_state_file(options: StateFileOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copies" / "copy.db"
     copy.parent.mkdir()
 
@@ -493,7 +487,7 @@ def _kibi(file: Path) -> str:
     return f"{file.stat().st_size / 1024:.1f}"
 
 
-def test_whoever_looks_into_a_backup_leaves_nothing_beside_it(options: StateFileOptions, tmp_path: Path) -> None:
+def test_reading_a_backup_leaves_no_files_next_to_it(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copies" / "copy.db"
     copy.parent.mkdir()
     backup(options, copy, force=False)
@@ -504,7 +498,7 @@ def test_whoever_looks_into_a_backup_leaves_nothing_beside_it(options: StateFile
     assert beside(copy) == ["copy.db"]
 
 
-def test_a_backup_may_be_taken_while_the_file_is_held_and_written(options: StateFileOptions, tmp_path: Path) -> None:
+def test_backup_is_consistent_while_the_daemon_writes(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     with closing(Store(options.file)) as store:
         see(store, "lab", DONE, RUNNING, OLD, msgspec.structs.replace(DONE, id="9"))
@@ -517,9 +511,7 @@ def test_a_backup_may_be_taken_while_the_file_is_held_and_written(options: State
         assert [each.tracked_jobs for each in state.ledgers()] == [4, 1]
 
 
-def test_a_backup_of_a_file_whose_daemon_was_killed_has_what_was_committed(
-    options: StateFileOptions, tmp_path: Path
-) -> None:
+def test_backup_after_a_kill_has_what_was_committed(options: StateFileOptions, tmp_path: Path) -> None:
     crashed = tmp_path / "crashed"
     crashed.mkdir()
     with closing(Store(options.file)) as store:
@@ -534,7 +526,7 @@ def test_a_backup_of_a_file_whose_daemon_was_killed_has_what_was_committed(
         assert [each.tracked_jobs for each in state.ledgers()] == [4, 1]
 
 
-def test_a_backup_overwrites_only_when_told_to(options: StateFileOptions, tmp_path: Path) -> None:
+def test_backup_overwrites_only_with_force(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     copy.write_text("precious")
 
@@ -546,16 +538,14 @@ def test_a_backup_overwrites_only_when_told_to(options: StateFileOptions, tmp_pa
     assert check(StateFileOptions(copy, show_username=True, stop=options.stop)) == 0
 
 
-def test_a_backup_never_overwrites_the_state_file(options: StateFileOptions) -> None:
+def test_backup_never_overwrites_the_state_file(options: StateFileOptions) -> None:
     with pytest.raises(OutputError, match="is a state file in use"):
         backup(options, options.file.parent / ".." / "here" / "state.db", force=True)
 
     assert check(options) == 0
 
 
-def test_a_backup_never_overwrites_a_state_file_that_is_held(
-    options: StateFileOptions, there: StateFileOptions
-) -> None:
+def test_backup_never_overwrites_a_locked_state_file(options: StateFileOptions, there: StateFileOptions) -> None:
     with (
         closing(Store(there.file)),
         pytest.raises(OutputError, match="is a state file in use; choose a different path"),
@@ -567,14 +557,14 @@ def test_a_backup_never_overwrites_a_state_file_that_is_held(
     ("target", "reason"),
     [("", "Is a directory"), ("no/copy.db", "No such file or directory")],
 )
-def test_a_backup_that_has_no_place_is_one_line(
+def test_backup_to_an_unwritable_path_is_one_line(
     options: StateFileOptions, tmp_path: Path, target: str, reason: str
 ) -> None:
     with pytest.raises(OutputError, match=f"cannot be written: {reason}"):
         backup(options, tmp_path / target, force=True)
 
 
-def test_a_backup_to_a_full_disk_leaves_the_older_one(options: StateFileOptions, tmp_path: Path) -> None:
+def test_backup_to_a_full_disk_keeps_the_older_one(options: StateFileOptions, tmp_path: Path) -> None:
     copy = tmp_path / "copies" / "copy.db"
     copy.parent.mkdir()
     backup(options, copy, force=False)
@@ -587,7 +577,7 @@ def test_a_backup_to_a_full_disk_leaves_the_older_one(options: StateFileOptions,
     assert beside(copy) == ["copy.db"]
 
 
-def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(options: StateFileOptions, tmp_path: Path) -> None:
+def test_backup_of_a_damaged_file_is_refused(options: StateFileOptions, tmp_path: Path) -> None:
     edit(options, "UPDATE job SET total = 'many' WHERE id = '2'")
 
     with pytest.raises(OutputError, match=r"was not written, because the copy is damaged: job.total: 1 values"):
@@ -596,9 +586,7 @@ def test_a_file_that_is_not_sound_is_not_taken_for_a_backup(options: StateFileOp
     assert beside(options.file.parent) == ["here"]
 
 
-def test_the_size_of_a_large_file_is_told_in_larger_units(
-    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_size_of_a_large_file_is_printed_in_mib(options: StateFileOptions, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=f"{n:01000}") for n in range(150)))
 
@@ -607,7 +595,7 @@ def test_the_size_of_a_large_file_is_told_in_larger_units(
     assert re.search(r"^  size        1\.\d MiB$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_a_backup_that_is_broken_off_leaves_nothing(options: StateFileOptions, tmp_path: Path) -> None:
+def test_interrupted_backup_leaves_nothing(options: StateFileOptions, tmp_path: Path) -> None:
     options.stop.set()
 
     with pytest.raises(StateError, match="interrupted by a signal; nothing was written"):
@@ -616,7 +604,7 @@ def test_a_backup_that_is_broken_off_leaves_nothing(options: StateFileOptions, t
     assert beside(options.file.parent) == ["here"]
 
 
-def test_copying_pages_looks_whether_it_is_to_stop(options: StateFileOptions, tmp_path: Path) -> None:
+def test_copying_pages_can_be_interrupted(options: StateFileOptions, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="interrupted by a signal"), open_read_only(options.file, never) as state:
         state.copy_to(tmp_path / "copy.db", lambda: True)
 
@@ -624,7 +612,7 @@ def test_copying_pages_looks_whether_it_is_to_stop(options: StateFileOptions, tm
 # ---- export and import ----
 
 
-def test_an_exported_ledger_says_what_it_is_and_has_a_checksum(exported: Path) -> None:
+def test_export_has_a_header_and_a_checksum(exported: Path) -> None:
     first, *rows, last = exported.read_text().splitlines(keepends=True)
 
     assert stat.S_IMODE(exported.stat().st_mode) == 0o600
@@ -636,7 +624,7 @@ def test_an_exported_ledger_says_what_it_is_and_has_a_checksum(exported: Path) -
     assert json.loads(last)["sha256"] == hashlib.sha256("".join((first, *rows)).encode()).hexdigest()
 
 
-def test_an_exported_ledger_comes_back_to_the_last_bit(
+def test_exported_ledger_is_imported_exactly(
     options: StateFileOptions, there: StateFileOptions, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert import_ledger(there, exported, replace=False, warn=print) == 0
@@ -649,7 +637,7 @@ def test_an_exported_ledger_comes_back_to_the_last_bit(
     )
 
 
-def test_an_imported_ledger_goes_on_counting_where_it_was(there: StateFileOptions, exported: Path) -> None:
+def test_imported_ledger_continues_counting(there: StateFileOptions, exported: Path) -> None:
     import_ledger(there, exported, replace=False, warn=print)
 
     with closing(Store(there.file)) as store:
@@ -661,7 +649,7 @@ def test_an_imported_ledger_goes_on_counting_where_it_was(there: StateFileOption
     assert after.counters["sbg_files_completed_total", ("move",)].value == 0
 
 
-def test_an_export_goes_to_standard_output_where_no_file_is_named(
+def test_export_without_a_file_goes_to_standard_output(
     options: StateFileOptions, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -672,9 +660,7 @@ def test_an_export_goes_to_standard_output_where_no_file_is_named(
     assert lines[1:-1] == before[1:-1]
 
 
-def test_an_export_of_a_file_that_is_held_says_that_it_will_be_out_of_date(
-    options: StateFileOptions, tmp_path: Path
-) -> None:
+def test_export_of_a_locked_file_warns_that_it_becomes_outdated(options: StateFileOptions, tmp_path: Path) -> None:
     said: list[str] = []
 
     with closing(Store(options.file)):
@@ -684,7 +670,7 @@ def test_an_export_of_a_file_that_is_held_says_that_it_will_be_out_of_date(
     assert line.startswith(f"the state file is locked by process {os.getpid()} on ")
 
 
-def test_an_export_overwrites_only_when_told_to(options: StateFileOptions, exported: Path) -> None:
+def test_export_overwrites_only_with_force(options: StateFileOptions, exported: Path) -> None:
     with pytest.raises(OutputError, match="already exists; --force overwrites it"):
         export_ledger(options, ["other"], exported, force=False, warn=print)
 
@@ -693,10 +679,10 @@ def test_an_export_overwrites_only_when_told_to(options: StateFileOptions, expor
 
 
 @pytest.mark.parametrize("what", ["", "-wal", "-shm", ".lock"])
-def test_nothing_is_written_over_a_state_file_or_what_lies_beside_it(
+def test_output_never_overwrites_a_state_file_or_its_companions(
     options: StateFileOptions, there: StateFileOptions, what: str
 ) -> None:
-    """A daemon whose log is taken away loses what it counts; one whose lock is, gets a second one beside it."""
+    """Without its log, a daemon loses counts; without its lock, a second daemon could start."""
     for file in (options.file, there.file):
         file.parent.mkdir(exist_ok=True)
         with closing(Store(file)) as store:
@@ -713,19 +699,19 @@ def test_nothing_is_written_over_a_state_file_or_what_lies_beside_it(
         assert check(StateFileOptions(file, show_username=True, stop=options.stop)) == 0
 
 
-def test_an_export_never_overwrites_the_state_file(options: StateFileOptions) -> None:
+def test_export_never_overwrites_the_state_file(options: StateFileOptions) -> None:
     with pytest.raises(OutputError, match="is a state file in use"):
         export_ledger(options, ["lab"], options.file, force=True, warn=print)
 
 
-def test_an_export_to_a_full_disk_leaves_nothing(options: StateFileOptions, tmp_path: Path) -> None:
+def test_export_to_a_full_disk_leaves_nothing(options: StateFileOptions, tmp_path: Path) -> None:
     with full_disk(at=1000), pytest.raises(OutputError, match="cannot be written: File too large"):
         export_ledger(options, ["lab"], tmp_path / "out", force=False, warn=print)
 
     assert beside(options.file.parent) == ["here"]
 
 
-def test_a_ledger_that_has_counted_is_replaced_only_when_told_to(
+def test_ledger_with_counts_is_replaced_only_on_request(
     options: StateFileOptions, there: StateFileOptions, exported: Path
 ) -> None:
     with closing(Store(there.file)) as store:
@@ -740,9 +726,7 @@ def test_a_ledger_that_has_counted_is_replaced_only_when_told_to(
     assert ledgers(there) == {("lab",): ledgers(options)["lab",]}
 
 
-def test_a_ledger_that_has_counted_nothing_makes_way(
-    options: StateFileOptions, there: StateFileOptions, exported: Path
-) -> None:
+def test_ledger_without_counts_is_replaced(options: StateFileOptions, there: StateFileOptions, exported: Path) -> None:
     with closing(Store(there.file)) as store:
         see(store, "lab", OLD)
 
@@ -751,7 +735,7 @@ def test_a_ledger_that_has_counted_nothing_makes_way(
     assert ledgers(there) == {("lab",): ledgers(options)["lab",]}
 
 
-def test_an_import_leaves_the_other_accounts_as_they_were(options: StateFileOptions, exported: Path) -> None:
+def test_import_leaves_other_accounts_unchanged(options: StateFileOptions, exported: Path) -> None:
     before = ledgers(options)
 
     import_ledger(options, exported, replace=True, warn=print)
@@ -759,9 +743,9 @@ def test_an_import_leaves_the_other_accounts_as_they_were(options: StateFileOpti
     assert ledgers(options) == before
 
 
-def test_a_name_that_is_another_account_s_stays_with_that_one(there: StateFileOptions, exported: Path) -> None:
+def test_import_does_not_take_another_account_s_name(there: StateFileOptions, exported: Path) -> None:
     with closing(Store(there.file)) as store:
-        see(store, "lab", DONE, username="somebody else")
+        see(store, "lab", DONE, username="another user")
     said: list[str] = []
 
     import_ledger(there, exported, replace=False, warn=said.append)
@@ -770,12 +754,12 @@ def test_a_name_that_is_another_account_s_stays_with_that_one(there: StateFileOp
     assert ledgers(there).keys() == {("lab",), ()}
 
 
-def test_an_import_into_a_file_that_is_held_says_by_whom(options: StateFileOptions, exported: Path) -> None:
+def test_import_into_a_locked_file_names_the_lock_owner(options: StateFileOptions, exported: Path) -> None:
     with closing(Store(options.file)), pytest.raises(StateError, match=f"is locked by process {os.getpid()} on"):
         import_ledger(options, exported, replace=True, warn=print)
 
 
-def test_an_import_to_a_full_disk_changes_nothing(
+def test_import_to_a_full_disk_changes_nothing(
     there: StateFileOptions, options: StateFileOptions, tmp_path: Path
 ) -> None:
     with closing(Store(options.file)) as store:
@@ -797,7 +781,7 @@ def lines_of(file: Path) -> list[str]:
 
 
 def signed(lines: list[str]) -> str:
-    """*lines* as an export would end them: with the right last line."""
+    """*lines* with the last line that an export of them has."""
     rows: dict[str, int] = {}
     for line in lines[1:]:
         table = json.loads(line)[0]
@@ -842,7 +826,7 @@ def other_header(**changes: object) -> Callable[[list[str]], str]:
         ),
     ],
 )
-def test_what_is_not_as_it_was_exported_changes_nothing(
+def test_changed_export_is_refused_and_changes_nothing(
     there: StateFileOptions, exported: Path, spoil: Callable[[list[str]], str], reason: str
 ) -> None:
     exported.write_text(spoil(lines_of(exported)))
@@ -855,7 +839,7 @@ def test_what_is_not_as_it_was_exported_changes_nothing(
     assert not there.file.exists()
 
 
-def test_an_import_of_nothing_that_can_be_read_is_one_line(there: StateFileOptions, tmp_path: Path) -> None:
+def test_import_of_an_unreadable_file_is_one_line(there: StateFileOptions, tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot be read: No such file or directory"):
         import_ledger(there, tmp_path / "nowhere", replace=False, warn=print)
 
@@ -863,7 +847,7 @@ def test_an_import_of_nothing_that_can_be_read_is_one_line(there: StateFileOptio
 # ---- forget ----
 
 
-def test_what_is_forgotten_is_gone_and_the_others_stay(
+def test_forget_deletes_one_ledger_and_keeps_the_others(
     options: StateFileOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = ledgers(options)["other",]
@@ -877,7 +861,7 @@ def test_what_is_forgotten_is_gone_and_the_others_stay(
     assert check(options) == 0
 
 
-def test_who_does_not_say_yes_is_told_what_would_be_lost(options: StateFileOptions) -> None:
+def test_forget_without_yes_reports_what_would_be_lost(options: StateFileOptions) -> None:
     before = ledgers(options)
 
     with pytest.raises(
@@ -888,14 +872,14 @@ def test_who_does_not_say_yes_is_told_what_would_be_lost(options: StateFileOptio
     assert ledgers(options) == before
 
 
-def test_forgetting_in_a_file_that_is_held_says_by_whom(options: StateFileOptions) -> None:
+def test_forget_in_a_locked_file_names_the_lock_owner(options: StateFileOptions) -> None:
     with closing(Store(options.file)), pytest.raises(StateError, match=f"is locked by process {os.getpid()} on"):
         forget_ledger(options, ["lab"], sure=True)
 
     assert ledgers(options).keys() == {("lab",), ("other",)}
 
 
-def test_an_account_that_was_forgotten_begins_anew(options: StateFileOptions) -> None:
+def test_forgotten_account_starts_from_0(options: StateFileOptions) -> None:
     forget_ledger(options, ["lab"], sure=True)
 
     with closing(Store(options.file)) as store:
@@ -910,7 +894,7 @@ def test_an_account_that_was_forgotten_begins_anew(options: StateFileOptions) ->
 
 @pytest.fixture
 def several(options: StateFileOptions) -> StateFileOptions:
-    """Beside the two, a division of the user ``v``, and an account that is bound to no name."""
+    """Besides the two accounts, one in a division of the user ``v``, and one that is bound to no name."""
     with closing(Store(options.file)) as store:
         see(store, "e", username="v", division="e")
         see(store, "nameless", username="w")
@@ -922,7 +906,7 @@ def several(options: StateFileOptions) -> StateFileOptions:
     ("words", "division"),
     [(["other"], "d"), ([ENDPOINT, "v", "d"], "d"), ([f"{ENDPOINT}/", "v", "e"], "e"), ([ENDPOINT, "u"], "")],
 )
-def test_an_account_is_known_by_its_name_or_by_who_it_is(
+def test_account_is_selected_by_name_or_identity(
     several: StateFileOptions, tmp_path: Path, words: list[str], division: str
 ) -> None:
     export_ledger(several, words, tmp_path / "out", force=False, warn=print)
@@ -939,29 +923,27 @@ def test_an_account_is_known_by_its_name_or_by_who_it_is(
         (["lab", "u"], "no such account in {file}; its accounts: lab; other; e; https://p/v2 w"),
     ],
 )
-def test_an_account_that_is_not_clear_lists_those_that_it_may_be(
-    several: StateFileOptions, words: list[str], answer: str
-) -> None:
+def test_ambiguous_account_lists_the_candidates(several: StateFileOptions, words: list[str], answer: str) -> None:
     with pytest.raises(StateError) as raised:
         forget_ledger(several, words, sure=True)
 
     assert str(raised.value) == answer.format(file=several.file)
 
 
-def test_a_list_of_accounts_keeps_user_names_to_itself_where_that_is_the_setting(several: StateFileOptions) -> None:
+def test_account_candidates_hide_user_names_if_configured(several: StateFileOptions) -> None:
     with pytest.raises(StateError, match=r"its accounts: lab; other; e; https://p/v2 \(user not shown\)$"):
         forget_ledger(StateFileOptions(several.file, show_username=False, stop=several.stop), ["x"], sure=True)
 
 
-def test_a_state_file_without_accounts_has_none(there: StateFileOptions) -> None:
+def test_state_file_without_accounts_lists_none(there: StateFileOptions) -> None:
     Store(there.file).close()
 
     with pytest.raises(StateError, match=r"; its accounts: none$"):
         forget_ledger(there, ["lab"], sure=True)
 
 
-def test_the_rows_of_a_ledger_are_all_that_the_store_has_of_it(options: StateFileOptions) -> None:
-    """A table or column that is added to the layout and not to what is exported would be lost in a move."""
+def test_rows_of_a_ledger_cover_all_tables(options: StateFileOptions) -> None:
+    """A table or column that is missing from the export would be lost when an account moves."""
     with closing(sqlite3.connect(options.file)) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         columns = {table: [row[1] for row in db.execute(f"PRAGMA table_info({table})")] for table in tables}

@@ -1,4 +1,4 @@
-"""The state file: what it keeps, whom it lets in, and what it refuses without touching it."""
+"""The state file: what it stores, its lock, and which files it refuses and leaves unchanged."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ def begin(store: Store, name: str = "a", username: str = "u", division: str = ""
 
 
 def see(store: Store, ledger: Ledger, *jobs: Job) -> Ledger:
-    """One poll that lists *jobs* completely, committed."""
+    """Commit one full listing of *jobs*."""
     return observe_in(store, ledger, *jobs, rules=RULES, now=NOW)
 
 
@@ -43,7 +43,7 @@ FAILED = Job("1", "copy", "finished", 3, 1, 2, NOW, NOW + 2, (("5001", 2),))
 RUNNING = Job("2", "import", "paused", 9, 4, 1, NOW)
 
 
-def test_what_was_committed_is_what_comes_back(store: Store, state_file: Path) -> None:
+def test_committed_values_are_loaded_unchanged(store: Store, state_file: Path) -> None:
     ledger = see(store, begin(store), FAILED, RUNNING)
     store.commit(ledger.account.number, reset_changed_histograms(ledger, RULES, NOW))
     size = store.bytes_total
@@ -59,14 +59,14 @@ def test_what_was_committed_is_what_comes_back(store: Store, state_file: Path) -
         store.__init__(state_file)  # type: ignore[misc]  # for the fixture to close
 
 
-def test_the_file_is_for_its_owner_alone(store: Store, state_file: Path) -> None:
+def test_state_file_has_mode_0600(store: Store, state_file: Path) -> None:
     begin(store)
 
     assert {stat.S_IMODE(each.stat().st_mode) for each in state_file.parent.iterdir()} == {0o600}
     assert stat.S_IMODE(state_file.parent.stat().st_mode) == 0o700
 
 
-def test_a_file_that_others_could_read_is_closed_to_them(state_file: Path) -> None:
+def test_permissions_of_an_existing_file_are_tightened(state_file: Path) -> None:
     Store(state_file).close()
     state_file.chmod(0o644)
 
@@ -75,21 +75,21 @@ def test_a_file_that_others_could_read_is_closed_to_them(state_file: Path) -> No
     assert stat.S_IMODE(state_file.stat().st_mode) == 0o600
 
 
-def test_a_second_holder_is_told_who_the_first_is(store: Store, state_file: Path) -> None:
+def test_second_process_is_refused_and_names_the_lock_owner(store: Store, state_file: Path) -> None:
     begin(store)
 
     with pytest.raises(StateError, match=rf"is locked by process {os.getpid()} on \S+; stop that daemon"):
         Store(state_file)
 
 
-def test_the_file_is_free_again_when_its_holder_is_gone(state_file: Path) -> None:
-    holder = multiprocessing.get_context("spawn").Process(target=_hold_and_die, args=(state_file,))
-    holder.start()
-    holder.join()
+def test_lock_is_released_when_its_owner_dies(state_file: Path) -> None:
+    owner = multiprocessing.get_context("spawn").Process(target=_hold_and_die, args=(state_file,))
+    owner.start()
+    owner.join()
 
     Store(state_file).close()
 
-    assert holder.exitcode == 9
+    assert owner.exitcode == 9
 
 
 def _hold_and_die(state_file: Path) -> None:
@@ -97,20 +97,20 @@ def _hold_and_die(state_file: Path) -> None:
     os._exit(9)
 
 
-def test_a_ledger_belongs_to_endpoint_user_and_division_not_to_a_name(store: Store) -> None:
+def test_ledger_belongs_to_an_identity_not_to_a_name(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
     begin(store, "b", division="d")
 
     renamed = store.load("new name", ENDPOINT, "u", "", failed_since=0)
 
     assert renamed == ledger
-    assert store.load("c", ENDPOINT, "somebody else", "", failed_since=0) is None
+    assert store.load("c", ENDPOINT, "another user", "", failed_since=0) is None
     assert store.load_by_name("new name", ENDPOINT, "", failed_since=0) == ledger
     assert store.load_by_name("new name", ENDPOINT, "d", failed_since=0) is None
     assert store.load_by_name("never bound", ENDPOINT, "", failed_since=0) is None
 
 
-def test_accounts_do_not_see_each_other_s_marks(store: Store) -> None:
+def test_accounts_do_not_share_job_records(store: Store) -> None:
     first = see(store, begin(store), FAILED)
     second = begin(store, "b", username="v")
 
@@ -119,7 +119,7 @@ def test_accounts_do_not_see_each_other_s_marks(store: Store) -> None:
     assert store.no_longer_listed(second.account.number, []) == []
 
 
-def test_marks_are_found_in_any_number(store: Store) -> None:
+def test_records_are_found_for_any_number_of_ids(store: Store) -> None:
     jobs = [msgspec.structs.replace(RUNNING, id=str(n)) for n in range(2500)]
     ledger = see(store, begin(store), *jobs)
 
@@ -129,7 +129,7 @@ def test_marks_are_found_in_any_number(store: Store) -> None:
     assert store.tracked_jobs == ledger.tracked_jobs == 2500
 
 
-def test_marks_long_unlisted_are_offered_to_be_forgotten(store: Store) -> None:
+def test_records_unlisted_for_45_days_are_expirable(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
     ledger = see(store, ledger)
 
@@ -137,7 +137,7 @@ def test_marks_long_unlisted_are_offered_to_be_forgotten(store: Store) -> None:
     assert [record.id for record in store.expirable(ledger.account.number, counting.FORGET_AFTER)] == ["1"]
 
 
-def test_what_is_forgotten_is_gone(store: Store) -> None:
+def test_forgotten_records_are_deleted(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
     nothing = reconcile(ledger, {}, Observations((), ()), RULES, local_time=NOW, server_time=NOW)
 
@@ -147,7 +147,7 @@ def test_what_is_forgotten_is_gone(store: Store) -> None:
     assert store.tracked_jobs == 0
 
 
-def test_failed_jobs_that_ended_too_early_stay_on_disk(store: Store) -> None:
+def test_failed_jobs_outside_the_window_are_not_loaded(store: Store) -> None:
     see(store, begin(store), FAILED)
 
     later = store.load_by_name("a", ENDPOINT, "", failed_since=NOW + 2.5)
@@ -156,7 +156,7 @@ def test_failed_jobs_that_ended_too_early_stay_on_disk(store: Store) -> None:
     assert later.failed == {}
 
 
-def test_a_commit_that_fails_writes_nothing_and_can_be_tried_again(store: Store) -> None:
+def test_failed_commit_writes_nothing_and_can_be_retried(store: Store) -> None:
     ledger = begin(store)
     jobs = {str(n): msgspec.structs.replace(FAILED, id=str(n)) for n in range(3000)}
     changes = reconcile(ledger, {}, Observations(jobs.values(), jobs.keys()), RULES, local_time=NOW, server_time=NOW)
@@ -175,7 +175,7 @@ def test_a_commit_that_fails_writes_nothing_and_can_be_tried_again(store: Store)
     assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger.after(changes)
 
 
-def test_an_interrupted_beginning_is_begun_again(state_file: Path) -> None:
+def test_interrupted_creation_of_the_tables_is_repeated(state_file: Path) -> None:
     state_file.parent.mkdir()
     state_file.touch()
 
@@ -192,7 +192,7 @@ def test_an_interrupted_beginning_is_begun_again(state_file: Path) -> None:
         (b"SQLite format 3\0" + bytes(84), "is a database of another program"),
     ],
 )
-def test_what_is_not_ours_is_refused_and_left_alone(state_file: Path, content: bytes, complaint: str) -> None:
+def test_file_of_another_program_is_refused_and_unchanged(state_file: Path, content: bytes, complaint: str) -> None:
     state_file.parent.mkdir()
     state_file.write_bytes(content)
     state_file.chmod(0o644)
@@ -205,7 +205,7 @@ def test_what_is_not_ours_is_refused_and_left_alone(state_file: Path, content: b
     assert sorted(each.name for each in state_file.parent.iterdir()) == ["state.db", "state.db.lock"]
 
 
-def test_a_newer_file_is_refused_and_left_alone(state_file: Path) -> None:
+def test_newer_state_file_is_refused_and_unchanged(state_file: Path) -> None:
     Store(state_file).close()
     with sqlite3.connect(state_file) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
@@ -218,7 +218,7 @@ def test_a_newer_file_is_refused_and_left_alone(state_file: Path) -> None:
     assert state_file.read_bytes() == content
 
 
-def test_a_damaged_file_is_refused(state_file: Path) -> None:
+def test_damaged_state_file_is_refused(state_file: Path) -> None:
     store = Store(state_file)
     see(store, begin(store), *(msgspec.structs.replace(FAILED, id=str(n)) for n in range(500)))
     store.close()
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused(state_file: Path) -> None:
         Store(state_file)
 
 
-def test_a_file_of_ours_without_its_tables_is_refused(state_file: Path) -> None:
+def test_state_file_without_tables_is_refused(state_file: Path) -> None:
     Store(state_file).close()
     with sqlite3.connect(state_file) as db:
         db.execute("DROP TABLE job")
@@ -240,14 +240,14 @@ def test_a_file_of_ours_without_its_tables_is_refused(state_file: Path) -> None:
         Store(state_file)
 
 
-def test_two_entries_that_begin_one_ledger_at_once_share_it(store: Store) -> None:
+def test_two_accounts_of_one_identity_share_a_ledger(store: Store) -> None:
     first, second = begin(store, "a"), begin(store, "b")
 
     assert first == second
     assert store.write_failures == 0
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_unwritable_path_is_refused(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
 
@@ -255,12 +255,12 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Store(blocked / "state.db")
 
 
-def test_a_folder_is_no_state_file(tmp_path: Path) -> None:
+def test_folder_is_not_a_state_file(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot be opened: Is a directory"):
         Store(tmp_path)
 
 
-def test_a_backup_may_be_taken_while_it_is_held(store: Store, state_file: Path, tmp_path: Path) -> None:
+def test_backup_works_while_the_file_is_locked(store: Store, state_file: Path, tmp_path: Path) -> None:
     see(store, begin(store), FAILED)
     backup = sqlite3.connect(tmp_path / "backup.db")
     source = sqlite3.connect(f"file:{state_file}?mode=ro", uri=True)
@@ -275,23 +275,23 @@ def test_a_backup_may_be_taken_while_it_is_held(store: Store, state_file: Path, 
 # ---- allowances ----
 
 
-def test_what_is_kept_of_an_allowance_is_what_comes_back(store: Store) -> None:
+def test_saved_allowance_is_loaded_unchanged(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW) == KEPT
 
 
-def test_of_an_allowance_that_was_never_kept_there_is_nothing(store: Store) -> None:
+def test_allowance_that_was_never_saved_is_none(store: Store) -> None:
     assert store.allowance(LAB, NOW) is None
 
 
-def test_its_times_go_on_while_nobody_looks(store: Store) -> None:
+def test_allowance_times_advance_during_downtime(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
     assert store.allowance(LAB, NOW + 50) == SavedAllowance(400, 30, 20, 10.0, -10.0)
 
 
-def test_the_newest_of_it_is_what_counts(store: Store) -> None:
+def test_last_saved_allowance_replaces_earlier_ones(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
     store.save_allowance(LAB, SavedAllowance(None, 1, 0, 300.0, 0.0), NOW)
@@ -304,7 +304,7 @@ def test_the_newest_of_it_is_what_counts(store: Store) -> None:
     [AllowanceKey("https://q/v2", "lab"), AllowanceKey(ENDPOINT, "other"), AllowanceKey(ENDPOINT, "lab", "a")],
     ids=str,
 )
-def test_every_holder_has_its_own_allowance(store: Store, other: AllowanceKey) -> None:
+def test_every_key_has_its_own_allowance(store: Store, other: AllowanceKey) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
     store.save_allowance(other, SavedAllowance(1, 1, 1, 1.0, 1.0), NOW)
@@ -313,7 +313,7 @@ def test_every_holder_has_its_own_allowance(store: Store, other: AllowanceKey) -
     assert store.allowance(other, NOW) == SavedAllowance(1, 1, 1, 1.0, 1.0)
 
 
-def test_no_clock_that_was_set_back_makes_a_silence_endless(store: Store) -> None:
+def test_clock_set_back_does_not_prolong_a_pause_without_limit(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
     saved = store.allowance(LAB, NOW - 1e6)
@@ -322,7 +322,7 @@ def test_no_clock_that_was_set_back_makes_a_silence_endless(store: Store) -> Non
     assert saved.pause_left == LONGEST_PAUSE
 
 
-def test_an_allowance_outlives_the_process(state_file: Path) -> None:
+def test_allowance_survives_a_restart(state_file: Path) -> None:
     first = Store(state_file)
     first.save_allowance(LAB, KEPT, NOW)
     first.close()
@@ -333,7 +333,7 @@ def test_an_allowance_outlives_the_process(state_file: Path) -> None:
     second.close()
 
 
-def test_an_allowance_outlives_a_process_that_is_killed(state_file: Path) -> None:
+def test_allowance_survives_a_kill(state_file: Path) -> None:
     killed = multiprocessing.get_context("spawn").Process(target=_keep_and_die, args=(state_file,))
     killed.start()
     killed.join()
@@ -350,17 +350,15 @@ def _keep_and_die(state_file: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong_by", [-3600.0, 0.0, 3600.0])
-def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(
-    state_file: Path, wrong_by: float
-) -> None:
+def test_repeated_restarts_do_not_exceed_one_share(state_file: Path, wrong_by: float) -> None:
     made = 0
     for restart in range(12):
         now = NOW + wrong_by + 20 * restart
         store = Store(state_file)
         allowances = AllowancePool(
             0.01,
-            saved=lambda holder, store=store, now=now: store.allowance(holder, now),  # type: ignore[misc]  # bound early
-            save=lambda holder, kept, store=store, now=now: store.save_allowance(holder, kept, now),  # type: ignore[misc]  # likewise
+            saved=lambda key, store=store, now=now: store.allowance(key, now),  # type: ignore[misc]  # bound early
+            save=lambda key, saved, store=store, now=now: store.save_allowance(key, saved, now),  # type: ignore[misc]  # bound early
         )
         made += sum(allowances.of(LAB, 5.0).take(5.0) == 0 for _ in range(3))
         store.close()
@@ -368,7 +366,7 @@ def test_requests_made_again_and_again_after_a_restart_are_those_of_one_share(
     assert made == 10
 
 
-def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger(state_file: Path) -> None:
+def test_file_without_allowance_table_gets_one_and_keeps_its_ledger(state_file: Path) -> None:
     older = Store(state_file)
     ledger = see(older, begin(older), FAILED, RUNNING)
     older.close()
@@ -385,11 +383,11 @@ def test_a_file_from_before_there_were_allowances_gets_them_and_keeps_its_ledger
 
 
 def full(store: Store, *, is_full: bool) -> None:
-    """The nearest thing to a disk that is full, or has room again."""
+    """Make every write fail, as on a full disk, or work again."""
     store._db.execute(f"PRAGMA query_only = {'ON' if is_full else 'OFF'}")  # noqa: SLF001
 
 
-def test_an_allowance_that_cannot_be_kept_stops_nobody_and_is_counted(store: Store) -> None:
+def test_failure_to_save_an_allowance_is_only_counted(store: Store) -> None:
     full(store, is_full=True)
 
     store.save_allowance(LAB, KEPT, NOW)
@@ -398,7 +396,7 @@ def test_an_allowance_that_cannot_be_kept_stops_nobody_and_is_counted(store: Sto
     assert store.allowance(LAB, NOW) is None
 
 
-def test_a_full_disk_leaves_what_was_kept_of_an_allowance_before(store: Store) -> None:
+def test_full_disk_keeps_the_allowance_saved_before(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
     full(store, is_full=True)
 
@@ -407,7 +405,7 @@ def test_a_full_disk_leaves_what_was_kept_of_an_allowance_before(store: Store) -
     assert store.allowance(LAB, NOW) == KEPT
 
 
-def test_an_allowance_that_cannot_be_kept_loses_nothing_of_the_ledger(store: Store) -> None:
+def test_failure_to_save_an_allowance_leaves_the_ledger_unchanged(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
     full(store, is_full=True)
     store.save_allowance(LAB, KEPT, NOW)
@@ -417,7 +415,7 @@ def test_an_allowance_that_cannot_be_kept_loses_nothing_of_the_ledger(store: Sto
     assert see(store, ledger, FAILED, RUNNING) == store.load_by_name("a", ENDPOINT, "", failed_since=0)
 
 
-def test_when_there_is_room_again_an_allowance_is_kept_again(store: Store) -> None:
+def test_allowance_is_saved_again_once_there_is_space(store: Store) -> None:
     full(store, is_full=True)
     store.save_allowance(LAB, KEPT, NOW)
     full(store, is_full=False)
@@ -428,7 +426,7 @@ def test_when_there_is_room_again_an_allowance_is_kept_again(store: Store) -> No
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_the_disk_is_waited_for_again_after_an_allowance_was_kept(store: Store, is_full: bool) -> None:  # noqa: FBT001  # a table's column
+def test_commits_wait_for_the_disk_after_an_allowance_was_saved(store: Store, is_full: bool) -> None:  # noqa: FBT001  # a table's column
     full(store, is_full=is_full)
 
     store.save_allowance(LAB, KEPT, NOW)
@@ -436,7 +434,7 @@ def test_the_disk_is_waited_for_again_after_an_allowance_was_kept(store: Store, 
     assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)  # noqa: SLF001  # FULL
 
 
-def test_a_ledger_that_is_forgotten_leaves_the_allowance(store: Store) -> None:
+def test_forgetting_a_ledger_keeps_the_allowance(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
     store.save_allowance(LAB, KEPT, NOW)
 
@@ -445,7 +443,7 @@ def test_a_ledger_that_is_forgotten_leaves_the_allowance(store: Store) -> None:
     assert store.allowance(LAB, NOW) == KEPT
 
 
-def test_to_keep_an_allowance_changes_no_ledger(store: Store) -> None:
+def test_saving_an_allowance_changes_no_ledger(store: Store) -> None:
     ledger = see(store, begin(store), FAILED)
 
     store.save_allowance(LAB, KEPT, NOW)
