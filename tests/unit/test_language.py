@@ -37,6 +37,7 @@ CLEAN: Final = (
     "tests/property/test_counting.py",
     "tests/unit/test_counting_rules.py",
     "tests/unit/test_documents.py",
+    "tests/unit/test_files.py",
     "tests/unit/test_state.py",
     "tests/unit/test_store.py",
 )
