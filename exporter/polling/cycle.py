@@ -14,7 +14,19 @@ from exporter.clock import Clock
 from exporter.counting.rules import reconcile
 from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Observations, Rules
 from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unreachable
-from exporter.polling.plan import GetJob, JobResult, LedgerView, ListPage, PageResult, Phase, PollPlan, Request, Result
+from exporter.polling.plan import PollPlan
+from exporter.polling.requests import (
+    Exhausted,
+    GetJob,
+    JobResult,
+    LedgerView,
+    ListPage,
+    PageResult,
+    Phase,
+    Request,
+    Result,
+    Tick,
+)
 from exporter.polling.stats import PollStats
 
 Stopped = PollError | AllowanceExhausted | None
@@ -139,19 +151,18 @@ class PollCycle:
         Raises:
             Exception: what nobody expects; the plan then does not build on what was not counted.
         """
-        began, seen = self._clock.monotonic(), ObservationBuffer()
-        with self._forgotten_if_not_counted(began):
-            stopped = self._run_phase(self._plan.discover(began, self.view(ledger)), ledger, seen)
+        tick, seen = Tick(self._clock.monotonic(), self.view(ledger), budget), ObservationBuffer()
+        with self._forgotten_if_not_counted(tick.now):
+            stopped = self._run_phase(self._plan.discover(tick), ledger, seen)
             changes = self._reconcile(ledger, seen)
             looked = stopped is None
             if isinstance(stopped, AllowanceExhausted):
                 self._plan.cut_short()
             if looked:
-                stopped = self._run_phase(
-                    self._plan.refresh(began, self.view(ledger.after(changes)), budget), ledger, seen
-                )
+                tick = replace(tick, ledger=self.view(ledger.after(changes)))
+                stopped = self._run_phase(self._plan.refresh(tick), ledger, seen)
                 changes = self._reconcile(ledger, seen)
-            return self._finish(ledger, changes, began, stopped=stopped, looked=looked, saw_jobs=bool(seen.jobs))
+            return self._finish(ledger, changes, tick.now, stopped=stopped, looked=looked, saw_jobs=bool(seen.jobs))
 
     def continue_listing(self, ledger: Ledger) -> CycleResult:
         """The third phase: the next slices of a large account's full listing.
@@ -159,11 +170,11 @@ class PollCycle:
         Raises:
             Exception: see :meth:`run`.
         """
-        began, seen = self._clock.monotonic(), ObservationBuffer()
-        with self._forgotten_if_not_counted(began):
-            stopped = self._run_phase(self._plan.continue_listing(began, self.view(ledger)), ledger, seen)
+        tick, seen = Tick(self._clock.monotonic(), self.view(ledger)), ObservationBuffer()
+        with self._forgotten_if_not_counted(tick.now):
+            stopped = self._run_phase(self._plan.continue_listing(tick), ledger, seen)
             changes = self._reconcile(ledger, seen)
-            return self._finish(ledger, changes, began, stopped=stopped, looked=True, saw_jobs=bool(seen.jobs))
+            return self._finish(ledger, changes, tick.now, stopped=stopped, looked=True, saw_jobs=bool(seen.jobs))
 
     def view(self, ledger: Ledger) -> LedgerView:
         """What the plan needs to know of *ledger*."""
@@ -176,11 +187,11 @@ class PollCycle:
         )
 
     def _finish(
-        self, ledger: Ledger, changes: Changes, began: float, *, stopped: Stopped, looked: bool, saw_jobs: bool
+        self, ledger: Ledger, changes: Changes, now: float, *, stopped: Stopped, looked: bool, saw_jobs: bool
     ) -> CycleResult:
         complete, after = self._plan.listing is not None, ledger.after(changes)
         written = self._commit(ledger, changes)
-        self._plan.settle(began, written=written, failed=isinstance(stopped, PollError))
+        self._plan.settle(now, written=written, failed=isinstance(stopped, PollError))
         return CycleResult(
             after if written else replace(ledger, live=after.live),
             changes.listed,
@@ -222,7 +233,7 @@ class PollCycle:
         except AllowanceExhausted:
             if isinstance(request, ListPage) and request.priority is Priority.DISCOVERY:
                 raise
-            return None
+            return Exhausted()
 
     def _page(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer) -> PageResult:
         response = self._source.page(*request)

@@ -4,59 +4,64 @@ from collections.abc import Collection, Iterable
 
 
 class FreshnessTracker:
-    """When each unfinished job was last looked at, and when the place where new ones come in. Monotonic seconds."""
+    """When each unfinished job and the head of the list were last checked, in monotonic seconds."""
 
     def __init__(self, now: float) -> None:
         self._began = now
-        self._at: dict[str, float] = {}
-        self._seen: set[str] = set()
-        self._tried: dict[str, float] = {}
-        self._gap = 0.0
-        self._open_since = self._listed_since = now
+        self._checked_at: dict[str, float] = {}
+        self._checked: set[str] = set()
+        self._tried_at: dict[str, float] = {}
+        self._longest_gap = 0.0
+        self._head_checked_at = self._listing_began = now
 
     def begin(self, live: Collection[str]) -> None:
-        """A poll begins; only *live* jobs are of interest."""
-        self._gap = 0.0
-        self._seen = set()
-        self._tried = {job_id: at for job_id, at in self._tried.items() if job_id in self._at}
-        self._at = {job_id: self._at.get(job_id, self._began) for job_id in live}
+        """Begin a poll; from now on only the *live* jobs matter."""
+        self._longest_gap = 0.0
+        self._checked = set()
+        self._tried_at = {job_id: at for job_id, at in self._tried_at.items() if job_id in self._checked_at}
+        self._checked_at = {job_id: self._checked_at.get(job_id, self._began) for job_id in live}
 
-    def saw(self, job_id: str, now: float) -> None:
-        """A job was looked at."""
-        self._gap = max(self._gap, now - self._at.get(job_id, now))
-        self._at[job_id] = now
-        self._seen.add(job_id)
+    def mark_checked(self, job_id: str, now: float) -> None:
+        """Record that a response showed the job."""
+        self._longest_gap = max(self._longest_gap, now - self._checked_at.get(job_id, now))
+        self._checked_at[job_id] = now
+        self._checked.add(job_id)
 
-    def seen(self, job_id: str) -> bool:
-        """Whether this poll looked at it."""
-        return job_id in self._seen
+    def checked(self, job_id: str) -> bool:
+        """Whether this poll checked the job."""
+        return job_id in self._checked
 
-    def at(self, job_id: str) -> float:
-        """When it was last looked at, or when looking began."""
-        return self._at.get(job_id, self._began)
+    def checked_at(self, job_id: str) -> float:
+        """When the job was last checked; when tracking began, if it never was."""
+        return self._checked_at.get(job_id, self._began)
 
-    def tried(self, job_id: str, now: float) -> None:
-        """A job is asked for, whether or not an answer comes."""
-        self._tried[job_id] = now
+    def mark_tried(self, job_id: str, now: float) -> None:
+        """Record that the job is requested, whether or not the platform responds."""
+        self._tried_at[job_id] = now
 
     def last_tried(self, job_id: str) -> float:
-        """When it was last looked at or asked for: one whose endpoint never answers shall not keep others waiting."""
-        return max(self.at(job_id), self._tried.get(job_id, self._began))
+        """When the job was last checked or requested.
 
-    def closed(self, now: float, since: float) -> None:
-        """No new job that came before *since* went unseen."""
-        self._gap = max(self._gap, now - self._open_since)
-        self._open_since = since
+        A job whose endpoint never responds must not keep the others waiting: after a request it goes to the end.
+        """
+        return max(self.checked_at(job_id), self._tried_at.get(job_id, self._began))
 
-    def listed(self, now: float, began: float, since: float) -> None:
-        """A complete listing that *began* then showed them all, wherever they came in."""
-        self.closed(now, since)
-        self._listed_since = began
+    def mark_head_checked(self, now: float, since: float) -> None:
+        """Record that every job that had appeared before *since* has been seen."""
+        self._longest_gap = max(self._longest_gap, now - self._head_checked_at)
+        self._head_checked_at = since
 
-    def reopen(self) -> None:
-        """It turned out that one did: since the last complete listing, as far as is known."""
-        self._open_since = self._listed_since
+    def mark_listed(self, now: float, began: float, since: float) -> None:
+        """Record a complete listing that began at *began*: it saw the jobs wherever they appeared."""
+        self.mark_head_checked(now, since)
+        self._listing_began = began
+
+    def distrust_head(self) -> None:
+        """Record that jobs may have been missed at the head: since the last complete listing, as far as is known."""
+        self._head_checked_at = self._listing_began
 
     def delay(self, now: float, unfinished: Iterable[str]) -> float:
-        """For how long, at most, anything went without a look until this poll; seconds."""
-        return max(self._gap, now - self._open_since, *(now - self.at(job_id) for job_id in unfinished))
+        """The longest time, in seconds, for which the head or any of these jobs was not checked until this poll."""
+        return max(
+            self._longest_gap, now - self._head_checked_at, *(now - self.checked_at(job_id) for job_id in unfinished)
+        )

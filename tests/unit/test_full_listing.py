@@ -33,7 +33,7 @@ def full_listing_along(
     """A whole walk; *between* changes the list between two pages."""
     full_listing = full_listing or FullListing()
     while full_listing.offset is not None:
-        full_listing.take(response(ids, full_listing.offset, total=total))
+        full_listing.add_page(response(ids, full_listing.offset, total=total))
         between(ids)
     return full_listing
 
@@ -56,7 +56,7 @@ def test_pages_overlap_by_one_job() -> None:
     full_listing = FullListing()
     while full_listing.offset is not None:
         offsets.append(full_listing.offset)
-        full_listing.take(response(names(250), full_listing.offset))
+        full_listing.add_page(response(names(250), full_listing.offset))
 
     assert offsets == [0, 99, 198]
 
@@ -64,7 +64,7 @@ def test_pages_overlap_by_one_job() -> None:
 def test_a_small_list_costs_one_request() -> None:
     full_listing = FullListing()
 
-    full_listing.take(response(names(99), 0, 100))
+    full_listing.add_page(response(names(99), 0, 100))
 
     assert full_listing.complete
 
@@ -94,17 +94,17 @@ def test_jobs_that_come_while_it_is_read_lose_none() -> None:
 
 def test_a_step_back_is_by_as_much_as_the_page_was_asked_for() -> None:
     full_listing = FullListing()
-    full_listing.take(response(names(60), 0, 25))
-    full_listing.take(response(names(60)[20:], 24, 12))
+    full_listing.add_page(response(names(60), 0, 25))
+    full_listing.add_page(response(names(60)[20:], 24, 12))
 
     assert full_listing.offset == 24 - 12 + 1
 
 
 def test_it_does_not_step_back_beyond_the_beginning() -> None:
     full_listing = FullListing()
-    full_listing.take(response(names(60), 0, 10))
+    full_listing.add_page(response(names(60), 0, 10))
 
-    full_listing.take(response(names(60)[30:], 9, 50))
+    full_listing.add_page(response(names(60)[30:], 9, 50))
 
     assert full_listing.offset == 0
 
@@ -115,7 +115,7 @@ def test_pages_that_show_only_jobs_met_already_are_gone_past() -> None:
         if full_listing.pages == 10:
             ids[:0] = [f"new{number}" for number in range(250)]
         offsets.append(full_listing.offset)
-        full_listing.take(response(ids, full_listing.offset))
+        full_listing.add_page(response(ids, full_listing.offset))
 
     assert offsets == list(range(0, 1750, 99))
     assert full_listing.complete
@@ -124,14 +124,14 @@ def test_pages_that_show_only_jobs_met_already_are_gone_past() -> None:
 
 def test_jobs_shown_beside_the_walk_are_as_good_as_met() -> None:
     ids, full_listing = names(300), FullListing()
-    full_listing.take(response(ids, 0))
-    full_listing.take(response(ids, 99))
+    full_listing.add_page(response(ids, 0))
+    full_listing.add_page(response(ids, 99))
     new = [f"new{number}" for number in range(150)]
     ids[:0] = new
 
     full_listing.add_seen_elsewhere(new)
     while full_listing.offset is not None:
-        full_listing.take(response(ids, full_listing.offset))
+        full_listing.add_page(response(ids, full_listing.offset))
 
     assert full_listing.complete
     assert set(full_listing.listing) == set(ids)
@@ -140,11 +140,11 @@ def test_jobs_shown_beside_the_walk_are_as_good_as_met() -> None:
 def test_a_seam_that_is_nowhere_any_more_leaves_the_walk_incomplete() -> None:
     ids, full_listing = names(600), FullListing()
     for _ in range(3):
-        full_listing.take(response(ids, full_listing.offset or 0))
+        full_listing.add_page(response(ids, full_listing.offset or 0))
 
     del ids[297]
     while full_listing.offset is not None:
-        full_listing.take(response(ids, full_listing.offset))
+        full_listing.add_page(response(ids, full_listing.offset))
 
     assert not full_listing.complete
     assert set(ids) <= full_listing.ids
@@ -152,9 +152,9 @@ def test_a_seam_that_is_nowhere_any_more_leaves_the_walk_incomplete() -> None:
 
 def test_an_end_that_comes_before_the_seam_did_leaves_the_walk_incomplete() -> None:
     full_listing = FullListing()
-    full_listing.take(response(names(100), 0))
+    full_listing.add_page(response(names(100), 0))
 
-    full_listing.take(response(names(60), 20))
+    full_listing.add_page(response(names(60), 20))
 
     assert full_listing.ended
     assert not full_listing.complete
@@ -166,7 +166,7 @@ def test_steps_back_are_bounded() -> None:
     while full_listing.offset is not None and len(offsets) < 100:
         offsets.append(full_listing.offset)
         ids = [f"{len(offsets)}-{number}" for number in range(5000)]
-        full_listing.take(response(ids, full_listing.offset))
+        full_listing.add_page(response(ids, full_listing.offset))
 
     back = [later < earlier for earlier, later in pairwise(offsets)]
     assert True in back
@@ -176,11 +176,11 @@ def test_steps_back_are_bounded() -> None:
 
 def test_jobs_shown_beside_a_walk_are_listed() -> None:
     full_listing = FullListing()
-    full_listing.take(response(names(150), 0))
+    full_listing.add_page(response(names(150), 0))
 
     full_listing.add_seen_elsewhere(["beside"])
     while full_listing.offset is not None:
-        full_listing.take(response(names(150), full_listing.offset))
+        full_listing.add_page(response(names(150), full_listing.offset))
 
     assert full_listing.complete
     assert set(full_listing.listing) == {*names(150), "beside"}
@@ -198,11 +198,11 @@ def test_jobs_shown_before_a_walk_began_are_none_of_its() -> None:
 
 def test_jobs_shown_beside_a_walk_count_towards_the_total() -> None:
     full_listing = FullListing()
-    full_listing.take(JobPage(response(names(150), 0).page, None, 151))
+    full_listing.add_page(JobPage(response(names(150), 0).page, None, 151))
 
     full_listing.add_seen_elsewhere(["beside"])
     while full_listing.offset is not None:
-        full_listing.take(JobPage(response(names(150), full_listing.offset).page, None, 151))
+        full_listing.add_page(JobPage(response(names(150), full_listing.offset).page, None, 151))
 
     assert full_listing.complete
 
@@ -211,8 +211,8 @@ def test_records_that_cannot_be_read_are_counted_as_the_walk_meets_them() -> Non
     full_listing = FullListing()
     jobs = tuple(Job(job_id, "copy", "running") for job_id in names(97))
 
-    full_listing.take(JobPage(Page(jobs, 100, {"no_id": 2, "bad_count": 1}, 99, has_next=True), None, None))
-    full_listing.take(JobPage(Page(jobs[-1:], 2, {"no_id": 1}, 0, has_next=False), None, None))
+    full_listing.add_page(JobPage(Page(jobs, 100, {"no_id": 2, "bad_count": 1}, 99, has_next=True), None, None))
+    full_listing.add_page(JobPage(Page(jobs[-1:], 2, {"no_id": 1}, 0, has_next=False), None, None))
 
     assert full_listing.unreadable == 4
     assert full_listing.pages == 2
@@ -222,7 +222,7 @@ def test_pages_overlap_by_the_last_job_that_could_be_read() -> None:
     full_listing = FullListing()
     jobs = tuple(Job(job_id, "copy", "running") for job_id in names(40))
 
-    full_listing.take(JobPage(Page(jobs, 100, {"no_id": 60}, 39, has_next=True), None, None))
+    full_listing.add_page(JobPage(Page(jobs, 100, {"no_id": 60}, 39, has_next=True), None, None))
 
     assert full_listing.offset == 39
 
@@ -230,7 +230,7 @@ def test_pages_overlap_by_the_last_job_that_could_be_read() -> None:
 def test_a_page_without_a_job_that_could_be_read_is_gone_past() -> None:
     full_listing = FullListing()
 
-    full_listing.take(JobPage(Page((), 100, {"no_id": 100}, -1, has_next=True), None, None))
+    full_listing.add_page(JobPage(Page((), 100, {"no_id": 100}, -1, has_next=True), None, None))
 
     assert full_listing.offset == 100
 
@@ -238,7 +238,7 @@ def test_a_page_without_a_job_that_could_be_read_is_gone_past() -> None:
 def test_a_record_too_large_to_be_read_is_gone_past() -> None:
     full_listing = FullListing()
 
-    full_listing.take(JobPage(too_large(1), None, None, 1))
+    full_listing.add_page(JobPage(too_large(1), None, None, 1))
 
     assert full_listing.offset == 1
     assert full_listing.unreadable == 1
@@ -249,7 +249,7 @@ def test_a_record_too_large_to_be_read_is_gone_past() -> None:
 def test_pages_that_were_asked_for_with_fewer_jobs_are_no_end(limit: int) -> None:
     full_listing = FullListing()
     while full_listing.offset is not None:
-        full_listing.take(response(names(60), full_listing.offset, limit, total=False))
+        full_listing.add_page(response(names(60), full_listing.offset, limit, total=False))
 
     assert full_listing.complete
     assert full_listing.ids == set(names(60))
@@ -259,7 +259,7 @@ def test_pages_may_grow_and_shrink_along_the_way() -> None:
     full_listing = FullListing()
     dice = random.Random(5)  # noqa: S311  # a repeatable choice
     while full_listing.offset is not None:
-        full_listing.take(response(names(400), full_listing.offset, dice.randint(2, 100)))
+        full_listing.add_page(response(names(400), full_listing.offset, dice.randint(2, 100)))
 
     assert full_listing.complete
     assert full_listing.ids == set(names(400))
@@ -269,9 +269,9 @@ def test_a_total_larger_than_what_was_seen_leaves_the_walk_incomplete() -> None:
     full_listing = FullListing()
     first = response(names(50), 0, 100)
 
-    full_listing.take(JobPage(first.page, None, 80))
+    full_listing.add_page(JobPage(first.page, None, 80))
     while full_listing.offset is not None:
-        full_listing.take(JobPage(response(names(50), full_listing.offset).page, None, 80))
+        full_listing.add_page(JobPage(response(names(50), full_listing.offset).page, None, 80))
 
     assert full_listing.ended
     assert not full_listing.complete
@@ -282,7 +282,7 @@ def test_a_total_that_is_always_larger_is_believed_less_than_the_seams_also_whil
     for _ in range(4):
         ids.insert(0, f"new{len(ids)}")
         while full_listing.offset is not None:
-            full_listing.take(JobPage(response(ids, full_listing.offset).page, None, len(ids) + 1))
+            full_listing.add_page(JobPage(response(ids, full_listing.offset).page, None, len(ids) + 1))
         completed.append(full_listing.complete)
         full_listing = full_listing.after()
 
@@ -292,7 +292,7 @@ def test_a_total_that_is_always_larger_is_believed_less_than_the_seams_also_whil
 def test_a_platform_that_does_not_heed_the_offset_is_given_up_soon() -> None:
     full_listing, pages = FullListing(), 0
     while full_listing.offset is not None:
-        full_listing.take(response(names(250), 0, 100))
+        full_listing.add_page(response(names(250), 0, 100))
         pages += 1
 
     assert pages < 20
@@ -303,7 +303,7 @@ def test_records_that_cannot_be_read_count_towards_the_total() -> None:
     full_listing = FullListing()
     jobs = tuple(Job(job_id, "copy", "running") for job_id in names(9))
 
-    full_listing.take(JobPage(Page(jobs, 10, {"no_id": 1}, 8, has_next=False), None, 10))
+    full_listing.add_page(JobPage(Page(jobs, 10, {"no_id": 1}, 8, has_next=False), None, 10))
 
     assert full_listing.complete
 
@@ -345,7 +345,7 @@ def test_ids_long_gone_are_not_dragged_along_for_ever() -> None:
 def test_a_next_link_is_read_on_for_although_the_page_is_short() -> None:
     full_listing = FullListing()
 
-    full_listing.take(response(names(60), 0, 25, total=False, links=True))
+    full_listing.add_page(response(names(60), 0, 25, total=False, links=True))
 
     assert full_listing.offset is not None
     assert full_listing.offset == 24
@@ -357,7 +357,7 @@ def test_a_list_without_end_is_given_up() -> None:
     while full_listing.offset is not None:
         steps += 1
         jobs = (Job(f"a{steps}", "copy", "running"), Job(f"b{steps}", "copy", "running"))
-        full_listing.take(JobPage(Page(jobs, 2, {}, 1, has_next=True), None, None))
+        full_listing.add_page(JobPage(Page(jobs, 2, {}, 1, has_next=True), None, None))
 
     assert not full_listing.complete
 
@@ -365,7 +365,7 @@ def test_a_list_without_end_is_given_up() -> None:
 def test_a_walk_that_has_ended_takes_nothing_more() -> None:
     full_listing = full_listing_along(names(3))
 
-    full_listing.take(response(names(9), 0, 100))
+    full_listing.add_page(response(names(9), 0, 100))
 
     assert full_listing.ids == set(names(3))
 
@@ -415,7 +415,7 @@ def test_a_page_that_shows_only_jobs_not_met_yet_is_stepped_back_from_until_one_
         if full_listing.pages == 4:
             del ids[:350]
         offsets.append(full_listing.offset)
-        full_listing.take(response(ids, full_listing.offset))
+        full_listing.add_page(response(ids, full_listing.offset))
 
     assert offsets[:9] == [0, 99, 198, 297, 396, 297, 198, 99, 0]
     assert full_listing.complete
@@ -425,7 +425,7 @@ def test_walks_that_were_given_up_never_are_complete() -> None:
     full_listing, completed = FullListing(), []
     for _ in range(4):
         while full_listing.offset is not None:
-            full_listing.take(response(names(250), 0))
+            full_listing.add_page(response(names(250), 0))
         completed.append(full_listing.complete)
         full_listing = full_listing.after()
 
@@ -435,6 +435,6 @@ def test_walks_that_were_given_up_never_are_complete() -> None:
 def test_pages_of_one_job_are_read_along() -> None:
     full_listing, limits = FullListing(), iter([100, *[1] * 40])
     while full_listing.offset is not None:
-        full_listing.take(response(names(250), full_listing.offset, next(limits, 100)))
+        full_listing.add_page(response(names(250), full_listing.offset, next(limits, 100)))
 
     assert full_listing.ids == set(names(250))

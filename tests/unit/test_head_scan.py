@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 import pytest
 
 from exporter.api.models import Job, JobPage, Page
-from exporter.polling.head_scan import HeadScan
+from exporter.polling.discovery import HeadScan, head_scan
 from exporter.polling.ordering import Order
 
 
@@ -20,13 +20,13 @@ def look(
     oldest_first = jobs(range(listed))
     shown = oldest_first if order is Order.OLDEST else oldest_first[::-1]
     before: Collection[str] = {job.id for job in oldest_first[:known]}
-    scan, asked = HeadScan(order, thought, 100, room), list[int]()
+    scan, asked = head_scan(order, thought, 100, room), list[int]()
     while scan.offset is not None:
         assert len(asked) < 50
         asked.append(scan.offset)
         part = tuple(shown[scan.offset : scan.offset + 100])
         page = Page(part, len(part), {}, len(part) - 1, has_next=False)
-        scan.take(JobPage(page, None, listed if told else None), before)
+        scan.add_page(JobPage(page, None, listed if told else None), before)
     return scan, asked
 
 
@@ -116,7 +116,7 @@ def test_a_list_of_new_jobs_alone_is_read_whole(order: Order) -> None:
 
 def test_a_page_after_the_look_has_ended_changes_nothing() -> None:
     scan, _ = look(Order.NEWEST, 2000, thought=2000, known=2000)
-    scan.take(JobPage(Page((), 0, {}, -1, has_next=False), None, 7), set())
+    scan.add_page(JobPage(Page((), 0, {}, -1, has_next=False), None, 7), set())
 
     assert scan.offset is None
     assert scan.size == 2000

@@ -26,7 +26,7 @@ def jobs(ids: Iterable[int | str]) -> list[Job]:
 def test_neighbours_show_the_order(ids: Iterable[int | str], order: Order) -> None:
     order_detector = OrderDetector()
 
-    order_detector.take(jobs(ids))
+    order_detector.add_page(jobs(ids))
 
     assert order_detector.order is order
 
@@ -34,7 +34,7 @@ def test_neighbours_show_the_order(ids: Iterable[int | str], order: Order) -> No
 def test_a_start_and_an_id_are_no_neighbours() -> None:
     order_detector = OrderDetector()
 
-    order_detector.take(
+    order_detector.add_page(
         Job(str(each) if each % 2 else "a", "copy", "running", started_on=float(each)) for each in range(50)
     )
 
@@ -44,7 +44,7 @@ def test_a_start_and_an_id_are_no_neighbours() -> None:
 def test_ids_are_compared_as_numbers() -> None:
     order_detector = OrderDetector()
 
-    order_detector.take(jobs([9, 10, 99, 100, 999, 1000, 9999, 10_000, 99_999, 100_000, 999_999]))
+    order_detector.add_page(jobs([9, 10, 99, 100, 999, 1000, 9999, 10_000, 99_999, 100_000, 999_999]))
 
     assert order_detector.order is Order.OLDEST
 
@@ -52,9 +52,9 @@ def test_ids_are_compared_as_numbers() -> None:
 def test_a_job_lies_deeper_by_each_new_one() -> None:
     positions = JobPositions()
     positions.put("1", 120)
-    positions.came(30)
+    positions.add_arrivals(30)
     positions.put("2", 10)
-    positions.came(5)
+    positions.add_arrivals(5)
 
     assert (positions.of("1"), positions.of("2"), positions.of("3")) == (155, 15, None)
 
@@ -73,7 +73,7 @@ def test_depths_of_jobs_that_are_of_no_interest_are_forgotten() -> None:
 def test_room_follows_the_last_look_within_bounds() -> None:
     positions, rooms = JobPositions(), list[int]()
     for came in (0, 10, 1000, 0):
-        positions.came(came)
+        positions.add_arrivals(came)
         rooms.append(positions.room)
 
     assert rooms == [5, 25, 50, 5]

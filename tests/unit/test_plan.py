@@ -9,7 +9,18 @@ import pytest
 from exporter.api.models import FINAL_RANK, Job, JobPage, Page, Priority
 from exporter.counting.values import JobRecord
 from exporter.polling.ordering import Order
-from exporter.polling.plan import GetJob, JobResult, LedgerView, ListPage, PageResult, Phase, PollPlan, Request
+from exporter.polling.plan import PollPlan
+from exporter.polling.requests import (
+    Exhausted,
+    GetJob,
+    JobResult,
+    LedgerView,
+    ListPage,
+    PageResult,
+    Phase,
+    Request,
+    Tick,
+)
 from tests.factories import record
 
 HOUR = 3600.0
@@ -73,8 +84,8 @@ class Account:
         seen: dict[str, Job] = {}
         failed = False
         try:
-            self._drive(self.plan.discover(self.now, self._ledger({})), seen)
-            self._drive(self.plan.refresh(self.now, self._ledger(seen), budget), seen)
+            self._drive(self.plan.discover(Tick(self.now, self._ledger({}))), seen)
+            self._drive(self.plan.refresh(Tick(self.now, self._ledger(seen), budget)), seen)
         except TornError:
             failed = True
         self._keep(seen, failed=failed)
@@ -82,7 +93,7 @@ class Account:
             if failed or not self.plan.incremental:
                 break
             seen = {}
-            self._drive(self.plan.continue_listing(self.now, self._ledger({})), seen)
+            self._drive(self.plan.continue_listing(Tick(self.now, self._ledger({}))), seen)
             self._keep(seen, failed=False)
             if not self.plan.goes_on:
                 break
@@ -135,7 +146,7 @@ class Account:
                 if self.fails(request):
                     phase.close()
                     raise TornError
-                request = phase.send(None if self.refuses(request) else self._result(request, seen))
+                request = phase.send(Exhausted() if self.refuses(request) else self._result(request, seen))
         except StopIteration:
             return
 
