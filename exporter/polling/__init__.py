@@ -1,1 +1,1 @@
-"""Asks the platform, has it counted, and publishes what was committed."""
+"""Polls the platform, reconciles the responses with the ledger, and publishes what was committed."""

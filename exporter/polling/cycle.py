@@ -1,7 +1,7 @@
 """One cycle of one account: fetch, reconcile, commit. No schedule, no thread, no metrics.
 
-A cycle that fails part of the way still counts what it saw, since counting is idempotent and a partial listing is as
-true as a complete one. Only a complete listing says which jobs the platform no longer lists.
+A cycle that fails halfway still counts what it observed: counting is idempotent, and the observations of a partial
+listing are as valid as those of a complete one. Only a complete listing shows which jobs the platform no longer lists.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -30,72 +30,72 @@ from exporter.polling.requests import (
 from exporter.polling.stats import PollStats
 
 Stopped = PollError | AllowanceExhausted | None
-"""What ended a phase before it was done, if anything did."""
+"""The error that ended a phase early; None if the phase ran to its end."""
 
 
 class Source(Protocol):
-    """The platform's API, as a cycle uses it."""
+    """The part of the API client that a cycle uses."""
 
     def page(self, offset: int, priority: Priority) -> JobPage:
-        """The page of the job list that begins at *offset*."""
+        """Return the page of the job list that begins at *offset*."""
         ...
 
     def job(self, operation: Operation, job_id: str) -> Response[Job | None]:
-        """One job by its own endpoint; no value if the platform says that it does not know it."""
+        """Return one job from its own endpoint; without a value if the platform does not know the job."""
         ...
 
 
 class Records(Protocol):
-    """The stored records of one account's jobs; *number* is the account's."""
+    """The stored job records; *number* is the account's number in the state file."""
 
     def records(self, number: int, ids: Collection[str]) -> Mapping[str, JobRecord]:
-        """The records of those of *ids* that have one."""
+        """Return the records of those of *ids* that have one."""
         ...
 
     def no_longer_listed(self, number: int, listed: Collection[str]) -> Iterable[JobRecord]:
-        """Records of jobs that were listed and are not among *listed*."""
+        """Return the records of jobs that were listed before and are not among *listed*."""
         ...
 
     def expirable(self, number: int, listing_clock: float) -> Iterable[JobRecord]:
-        """Records that may be deleted at that time of the account's listing clock."""
+        """Return the records that expire at this time of the account's listing clock."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CycleResult:
-    """What a cycle changed.
+    """Result of one cycle.
 
     Attributes:
-        ledger: the ledger after it: as committed, but for the jobs to ask about next.
-        listed: totals over the listed jobs, as this cycle saw them.
-        complete: whether it completed a full listing.
-        written: whether its changes are committed; where not, the next cycle finds them again.
-        looked: whether the first phase, which shows new jobs, came to its end.
-        stopped: what ended it early.
-        saw_jobs: whether it saw any job.
+        ledger: the ledger after the cycle, as committed. Its unfinished jobs are current even if the commit failed.
+        listed: totals over the listed jobs, as observed.
+        complete: whether the cycle completed a full listing.
+        written: whether the changes are committed; if not, the next cycle finds them again.
+        discovered: whether the first phase, which finds new jobs, ran to its end.
+        stopped: the error that ended the cycle early.
+        saw_jobs: whether it observed any job.
     """
 
     ledger: Ledger
     listed: Mapping[tuple[str, str], JobTotals]
     complete: bool
     written: bool
-    looked: bool
+    discovered: bool
     stopped: Stopped
     saw_jobs: bool
 
     @property
     def may_continue(self) -> bool:
-        """Whether the full listing of a large account may go on after this cycle.
+        """Whether the full listing of a large account may continue after this cycle.
 
-        One job that cannot be asked for does not hold it up; a platform that wants no more requests does.
+        A single job that cannot be requested does not delay it. A platform that refuses more requests does.
         """
-        undisturbed = self.stopped is None or (self.looked and isinstance(self.stopped, Unreachable | BadAnswer))
+        undisturbed = self.stopped is None or (self.discovered and isinstance(self.stopped, Unreachable | BadAnswer))
         return self.written and undisturbed
 
 
 @dataclass(slots=True)
 class ObservationBuffer:
-    """What one phase after another has seen: :class:`Observations` in the making, with the records that were loaded."""
+    """Collects the observations of a cycle's phases, and the job records loaded for them."""
 
     jobs: list[Job] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
@@ -108,12 +108,12 @@ class ObservationBuffer:
 
     @property
     def ids(self) -> set[str]:
-        """Every job that anything was learned of."""
+        """Every job with an observation."""
         return self.listed | self.asked | self.refused | self.unknown
 
 
 class PollCycle:
-    """Fetches what a plan asks for, reconciles it with the ledger, and has the changes committed."""
+    """Makes the plan's requests, reconciles the observations with the ledger, and commits the changes."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class PollCycle:
         """A cycle.
 
         Args:
-            plan: what to ask next.
-            source: where to ask.
-            records: the job records that are stored.
+            plan: chooses the requests.
+            source: the API client.
+            records: the stored job records.
             rules: the settings that counting depends on.
-            stats: hears what was answered, and knows the platform's time.
-            clock: this machine's.
-            commit: writes changes of a ledger; false if that failed.
+            stats: records the responses, and estimates the platform's time from them.
+            clock: this machine's clock.
+            commit: writes the changes of a ledger, and returns whether that succeeded.
         """
         self._plan = plan
         self._source = source
@@ -146,26 +146,28 @@ class PollCycle:
         self._commit = commit
 
     def run(self, ledger: Ledger, budget: int) -> CycleResult:
-        """The first two phases of a poll: discover new jobs, then refresh unfinished ones by at most *budget* requests.
+        """Run the first two phases: discover new jobs, then refresh unfinished ones by at most *budget* requests.
 
         Raises:
-            Exception: what nobody expects; the plan then does not build on what was not counted.
+            Exception: an unexpected error; the plan has forgotten what was not counted.
         """
         tick, seen = Tick(self._clock.monotonic(), self.view(ledger), budget), ObservationBuffer()
         with self._forgotten_if_not_counted(tick.now):
             stopped = self._run_phase(self._plan.discover(tick), ledger, seen)
             changes = self._reconcile(ledger, seen)
-            looked = stopped is None
+            discovered = stopped is None
             if isinstance(stopped, AllowanceExhausted):
                 self._plan.cut_short()
-            if looked:
+            if discovered:
                 tick = replace(tick, ledger=self.view(ledger.after(changes)))
                 stopped = self._run_phase(self._plan.refresh(tick), ledger, seen)
                 changes = self._reconcile(ledger, seen)
-            return self._finish(ledger, changes, tick.now, stopped=stopped, looked=looked, saw_jobs=bool(seen.jobs))
+            return self._finish(
+                ledger, changes, tick.now, stopped=stopped, discovered=discovered, saw_jobs=bool(seen.jobs)
+            )
 
     def continue_listing(self, ledger: Ledger) -> CycleResult:
-        """The third phase: the next slices of a large account's full listing.
+        """Run the third phase: read the next pages of a large account's full listing.
 
         Raises:
             Exception: see :meth:`run`.
@@ -174,10 +176,10 @@ class PollCycle:
         with self._forgotten_if_not_counted(tick.now):
             stopped = self._run_phase(self._plan.continue_listing(tick), ledger, seen)
             changes = self._reconcile(ledger, seen)
-            return self._finish(ledger, changes, tick.now, stopped=stopped, looked=True, saw_jobs=bool(seen.jobs))
+            return self._finish(ledger, changes, tick.now, stopped=stopped, discovered=True, saw_jobs=bool(seen.jobs))
 
     def view(self, ledger: Ledger) -> LedgerView:
-        """What the plan needs to know of *ledger*."""
+        """Return what the plan needs to know of *ledger*."""
         listed_on = ledger.account.listed_on
         return LedgerView(
             ledger.live,
@@ -187,7 +189,7 @@ class PollCycle:
         )
 
     def _finish(
-        self, ledger: Ledger, changes: Changes, now: float, *, stopped: Stopped, looked: bool, saw_jobs: bool
+        self, ledger: Ledger, changes: Changes, now: float, *, stopped: Stopped, discovered: bool, saw_jobs: bool
     ) -> CycleResult:
         complete, after = self._plan.listing is not None, ledger.after(changes)
         written = self._commit(ledger, changes)
@@ -197,14 +199,14 @@ class PollCycle:
             changes.listed,
             complete=complete,
             written=written,
-            looked=looked,
+            discovered=discovered,
             stopped=stopped,
             saw_jobs=saw_jobs,
         )
 
     @contextmanager
     def _forgotten_if_not_counted(self, now: float) -> Iterator[None]:
-        """Whatever ends the block early, the plan does not go on from what was not counted."""
+        """If an error leaves the block, make the plan forget what was not counted."""
         try:
             yield
         except BaseException:
@@ -214,7 +216,7 @@ class PollCycle:
     # ---- fetch ----
 
     def _run_phase(self, phase: Phase, ledger: Ledger, seen: ObservationBuffer) -> Stopped:
-        """Ask what *phase* wants to know, into *seen*; what stopped it, if anything did."""
+        """Make the requests of *phase*, collect the observations in *seen*, and return the error that ended it."""
         try:
             request = next(phase)
             while True:
@@ -248,7 +250,6 @@ class PollCycle:
         return PageResult(response, known)
 
     def _job(self, request: GetJob, seen: ObservationBuffer) -> JobResult:
-        """One job that only its own endpoint can tell about."""
         try:
             job = self._source.job(*request).value
         except JobRequestFailed as error:
@@ -256,7 +257,8 @@ class PollCycle:
             seen.refused.add(request.job_id)
             return JobResult(conclusive=False)
         except Unreachable:
-            seen.refused.add(request.job_id)  # so that one job whose endpoint always fails does not fail every poll
+            # Count the attempt, so that a job whose endpoint always fails does not fail every poll.
+            seen.refused.add(request.job_id)
             raise
         if job is None:
             seen.unknown.add(request.job_id)
@@ -268,12 +270,12 @@ class PollCycle:
     # ---- reconcile ----
 
     def _look_up(self, ids: set[str], ledger: Ledger, seen: ObservationBuffer) -> None:
-        """The committed marks of *ids*, into *seen*."""
+        """Load the committed job records of *ids* into *seen*."""
         seen.records.update(self._records.records(ledger.account.number, ids - seen.looked_up))
         seen.looked_up |= ids
 
     def _reconcile(self, ledger: Ledger, seen: ObservationBuffer) -> Changes:
-        """What *seen* changes."""
+        """Return the changes that the observations in *seen* make."""
         number, listing = ledger.account.number, self._plan.listing
         self._look_up(seen.ids, ledger, seen)
         return reconcile(

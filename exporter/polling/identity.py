@@ -1,4 +1,4 @@
-"""Whose token an account has, and which of two entries with the same identity is polled: the first."""
+"""Which user a token belongs to. Of two accounts with the same identity, only the first configured one is polled."""
 
 import math
 import threading
@@ -21,46 +21,48 @@ Identity = tuple[str, str, str]
 
 
 class IdentityRegistry:
-    """Safe to share between threads."""
+    """Which account polls which identity, so that each ledger has one writer. Safe to share between threads."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """No claims yet; *names* are the entries in the order of the configuration."""
+        """A registry without claims; *names* are the accounts in the order of the configuration."""
         self._lock = threading.Lock()
         self._order = {name: position for position, name in enumerate(names)}
         self._owners: dict[Identity, str] = {}
 
     def claim(self, identity: Identity, name: str) -> None:
-        """Claim *identity* for the entry *name*, from a later entry too, whatever the order in which they got answers.
+        """Claim *identity* for the account *name*. An earlier account takes it from a later one that was faster.
 
         Raises:
-            DuplicateAccount: an earlier entry has it.
+            DuplicateAccount: an earlier account has it.
         """
         with self._lock:
             owner = self._owners.get(identity, name)
             if self._order[owner] < self._order[name]:
-                raise DuplicateAccount(_told(owner, name))
+                raise DuplicateAccount(_duplicate(owner, name))
             self._owners[identity] = name
 
     @contextmanager
     def writer_lock(self, identity: Identity, name: str) -> Iterator[None]:
-        """Nobody else claims *identity* while the block runs: a ledger has one writer.
+        """Keep other accounts from claiming *identity* while the block runs.
 
         Raises:
-            DuplicateAccount: an earlier entry has claimed it meanwhile.
+            DuplicateAccount: an earlier account has claimed it meanwhile.
         """
         with self._lock:
             owner = self._owners.get(identity, name)
             if owner != name:
-                raise DuplicateAccount(_told(owner, name))
+                raise DuplicateAccount(_duplicate(owner, name))
             yield
 
 
-def _told(owner: str, name: str) -> str:
-    return f"accounts {owner} and {name} are one and the same user: {owner} is watched, {name} is not"
+def _duplicate(owner: str, name: str) -> str:
+    return f"accounts {owner} and {name} are the same user: {owner} is polled, {name} is not; remove one of them"
 
 
 class AccountIdentity:
-    """Whose token one account has: asked at the start and whenever its text changes; with it come ledger and allowance.
+    """Identifies one account's user, and loads the ledger and the allowance that belong to it.
+
+    It asks the platform at the start, and again whenever the token changes.
 
     For one thread.
     """
@@ -92,44 +94,44 @@ class AccountIdentity:
         self._secret: Secret | None = None
         self._identified = False
         self.unproven = False
-        """Whether the platform refused the token, or it belongs to another user: until it changes nothing is polled."""
+        """Whether the platform rejected the token, or its user is the wrong one: the next poll checks it first."""
 
     def ask_again(self) -> None:
-        """Before the next poll, ask who the token belongs to."""
+        """Ask the platform before the next poll which user the token belongs to."""
         self._identified = False
         self.unproven = True
 
     def token_changed(self) -> bool:
-        """Whether the token's text is another than the one in use; not while it cannot be read."""
+        """Whether the token differs from the one in use; false while it cannot be read."""
         try:
             return self._account.token.read() != self._secret
         except ConfigError:
             return False
 
     def claim(self, username: str) -> None:
-        """Make sure that no earlier entry polls the account of *username*.
+        """Make sure that no earlier account polls *username*.
 
         Raises:
-            DuplicateAccount: one does.
+            DuplicateAccount: an earlier account does.
         """
         self._identities.claim((self._account.endpoint, username, self._account.division), self._account.name)
 
     def saved_ledger(self) -> Ledger | None:
-        """The ledger that the account's name was last bound to: its counters are shown until the platform answers."""
+        """Load the ledger that the account last used: its counters are published until the platform responds."""
         since = self._clock.time() - self._rules.failed_job_window
         ledger = self._store.load_by_name(self._account.name, self._account.endpoint, self._account.division, since)
         if ledger is not None:
-            self._draw_on(ledger.account.username)
+            self._use_allowance_of(ledger.account.username)
         return ledger
 
-    def ledger(self, shown: Ledger | None) -> Ledger:
-        """The ledger of the token's owner; *shown* is the one in use so far.
+    def ledger(self, current: Ledger | None) -> Ledger:
+        """Return the ledger of the token's user; *current* is the one in use so far.
 
         Raises:
-            WrongAccount: the token belongs to another user than *shown*, or an earlier entry polls its owner.
-            PollError: the platform did not say whose it is.
+            WrongAccount: the token belongs to another user than *current*, or an earlier account polls its user.
+            PollError: the platform did not report the user.
             ConfigError: the token cannot be read.
-            StateWriteError: a new ledger could not be written.
+            StateWriteError: the new ledger could not be written.
         """
         secret = self._account.token.read()
         if secret != self._secret:
@@ -137,25 +139,25 @@ class AccountIdentity:
             self._client.use_token(secret.reveal())
             self._redactor.add(secret)
             self._secret = secret
-        if shown is None or not self._identified:
-            return self._identify(shown)
-        self.claim(shown.account.username)
-        return shown
+        if current is None or not self._identified:
+            return self._identify(current)
+        self.claim(current.account.username)
+        return current
 
-    def _identify(self, shown: Ledger | None) -> Ledger:
+    def _identify(self, current: Ledger | None) -> Ledger:
         response = self._client.user()
         self._stats.answered()
         name, endpoint, division = self._account.name, self._account.endpoint, self._account.division
         username = response.value
-        if shown is not None and shown.account.username != username:
+        if current is not None and current.account.username != username:
             raise WrongAccount(
-                f"the token belongs to {username}, the counters of account {name} to {shown.account.username};"
-                " give the account another name to count for both, or bring back the token of the first"
+                f"the token belongs to {username}, but the ledger of account {name} to {current.account.username};"
+                f" restore the token of {current.account.username}, or rename the account to count {username} as well"
             )
         self._stats.username = username
         self.claim(username)
         now = self._clock.time()
-        # Read anew even if it is shown already: another entry may have written to it before this one claimed it.
+        # Load it again even if it is published already: another account may have written to it before this claim.
         ledger = self._store.load(name, endpoint, username, division, now - self._rules.failed_job_window)
         if ledger is None:
             since = math.floor(response.date if response.date is not None else now)
@@ -165,11 +167,11 @@ class AccountIdentity:
             self._log.info("ledger.created", counting_since=since)
         self._identified = True
         self.unproven = False
-        self._draw_on(username)
+        self._use_allowance_of(username)
         return ledger
 
-    def _draw_on(self, username: str) -> None:
-        """Take requests from the allowance of this user, those too that it took to find out who it is."""
+    def _use_allowance_of(self, username: str) -> None:
+        """Use this user's allowance; move the requests made so far to it."""
         now, before = self._clock.monotonic(), self._client.allowance
         allowance = self._allowances.of(AllowanceKey(self._account.endpoint, username), now)
         allowance.add_account(self._account.name)

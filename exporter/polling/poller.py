@@ -1,4 +1,4 @@
-"""One account: when to poll, what a failed poll means, and what is shown of it. :mod:`.cycle` does the polling."""
+"""One account: its poll schedule, the handling of failed polls, and its snapshots. :mod:`.cycle` makes the requests."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -29,24 +29,25 @@ from exporter.polling.stats import PollStats
 from exporter.redaction import Redactor
 from exporter.storage.store import Store
 
-_TOKEN_LOOK: Final = 5.0
-"""Seconds between two looks at a token file while the platform refuses what it holds."""
-_ROOM_LISTED: Final = 1.25
-"""Requests for each that a look needs: some are for jobs that it does not show, or for their results."""
-_ROOM_INCREMENTAL: Final = 2.0
-"""The same where unfinished jobs and the full listing come on top."""
-_BELIEVED_LISTINGS: Final = 2
-"""Intervals after which an earlier process' listing is too old for gauges to go on from."""
+_TOKEN_CHECK_INTERVAL: Final = 5.0
+"""Seconds between checks of a token file while the platform rejects its token."""
+_REQUESTS_PER_PAGE_SMALL: Final = 1.25
+"""Requests to allow for each request of discovery: the rest is for jobs that it does not show and for details."""
+_REQUESTS_PER_PAGE_LARGE: Final = 2.0
+"""The same for large accounts, which also refresh unfinished jobs and list in full in the background."""
+_USABLE_INTERVALS: Final = 2
+"""Full listing intervals after which an earlier process' listing is too old to compute gauges from."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollSchedule:
-    """When to poll and for how long to believe it; seconds.
+    """When to poll, and how long the results are valid; seconds.
 
     Attributes:
         full_listing_interval: how old a complete listing of a large account may become.
-        first: before the first poll, so that accounts do not all begin in the same instant.
-        phase: this account's place in the interval from then on.
+        stale_after: age at which gauges are hidden.
+        first: delay before the first poll, so that accounts do not all begin at once.
+        phase: offset of this account's later polls within the poll interval.
     """
 
     poll_interval: float
@@ -58,7 +59,7 @@ class PollSchedule:
 
 @dataclass(frozen=True, slots=True)
 class UsageEstimate:
-    """What watching an account will cost, as far as its last poll tells.
+    """Expected API usage of an account, judged by its last poll.
 
     Attributes:
         jobs: jobs on its list.
@@ -70,7 +71,7 @@ class UsageEstimate:
 
 
 class Poller:
-    """One account's thread of work. All of its state is its own; what others may see it publishes."""
+    """Polls one account in its own thread. It shares no state; other threads see the snapshots that it publishes."""
 
     def __init__(
         self,
@@ -119,31 +120,31 @@ class Poller:
 
     @property
     def last_activity_at(self) -> float:
-        """When this poller last asked anything, or is to wake from its rest, by the monotonic clock."""
+        """When this poller last made a request, or is to wake up; monotonic seconds. For the health check."""
         return self._stats.last_activity_at
 
     @property
     def usage_estimate(self) -> UsageEstimate:
-        """What is to be expected of this account."""
+        """Expected API usage of this account."""
         polls = self._plan.requests_per_poll / self._interval
-        slices = self._plan.pages / self._full_interval if self._plan.incremental else 0.0
-        return UsageEstimate(self._plan.size, math.ceil(WINDOW_SECONDS * (polls + slices)))
+        background = self._plan.pages / self._full_interval if self._plan.incremental else 0.0
+        return UsageEstimate(self._plan.size, math.ceil(WINDOW_SECONDS * (polls + background)))
 
     def run(self) -> None:
         """Poll until the process ends."""
         try:
             try:
                 self._publish_saved_ledger()
-            except Exception:  # noqa: BLE001  # the polls to come may fare better
+            except Exception:  # noqa: BLE001  # the first poll tries again
                 self._log.exception("state.load_failed")
-            # The second poll comes at the account's place, soon after the first or an interval later at most.
+            # The second poll follows at the account's own offset, within one interval of the first.
             due = self._clock.monotonic() + self._schedule.phase - self._interval
             self._clock.pause(self._schedule.first)
             while True:
                 wait = self.poll()
                 now = self._clock.monotonic()
                 due += self._interval
-                if due <= now:  # overran: the polls that were missed are skipped, not made up for
+                if due <= now:  # overran: skip the missed polls
                     due += (math.floor((now - due) / self._interval) + 1) * self._interval
                 if wait is not None:
                     due = now + wait
@@ -154,7 +155,7 @@ class Poller:
             self._client.close()
 
     def poll_once(self) -> None:
-        """One poll, without what was counted before and without a large account's full listing, and no more.
+        """Poll once, without the saved ledger and without a large account's full listing, and close the client.
 
         Raises:
             Stopping: the process is ending.
@@ -166,7 +167,7 @@ class Poller:
             self._client.close()
 
     def confirm(self) -> None:
-        """Once all accounts were polled: fail if an earlier entry turned out to watch the same one."""
+        """After all accounts were polled, fail if an earlier account polls the same identity."""
         if self._ledger is not None and not self._stats.last_error:
             try:
                 self._identity.claim(self._ledger.account.username)
@@ -176,12 +177,12 @@ class Poller:
                 self._publish_snapshot()
 
     def poll_until_listed(self) -> None:
-        """Poll until a listing is complete, a poll fails, or what it saw cannot be written.
+        """Poll until a full listing is complete, a poll fails, or a commit fails.
 
         Raises:
             Stopping: the process is ending.
         """
-        self._begin_plan(watches=False)
+        self._begin_plan(incremental=False)
         try:
             self._publish_saved_ledger()
             while True:
@@ -193,10 +194,10 @@ class Poller:
             self._client.close()
 
     def poll(self) -> float | None:
-        """One poll.
+        """Poll once.
 
         Returns:
-            Seconds until the next one; None: at its usual time.
+            Seconds until the next poll; None for its usual time.
 
         Raises:
             Stopping: the process is ending.
@@ -204,35 +205,35 @@ class Poller:
         began = self._stats.last_activity_at = self._clock.monotonic()
         made = self._stats.requests_made
         wait: float | None = None
-        result, failed_with = "success", ""
+        result, error_text = "success", ""
         try:
             wait = self._run_cycle()
         except Stopping:
             raise
         except AllowanceExhausted as spent:
             if self._stats.requests_made == made:
-                return spent.wait  # nothing was asked: this was no poll
+                return spent.wait  # no request was made: do not count this as a poll
             wait = spent.wait
         except PollError as error:
-            # What the platform says may repeat what it was sent; the status page shows it.
-            result, failed_with = error.result, self._redactor.redact(str(error))
+            # The status page shows this text, and a platform's error message may contain the token.
+            result, error_text = error.result, self._redactor.redact(str(error))
             wait = self._handle_failure(error)
         except (ConfigError, StateWriteError) as error:
-            result, failed_with = "error", self._redactor.redact(str(error))
-        except Exception:  # noqa: BLE001  # whatever it is, the next poll comes as usual
-            result, failed_with = "error", "unexpected error, see the log"
+            result, error_text = "error", self._redactor.redact(str(error))
+        except Exception:  # noqa: BLE001  # an unexpected error must not end the thread
+            result, error_text = "error", "unexpected error, see the log"
             self._log.exception("poll.unexpected_error")
-        if failed_with or self._stats.requests_made > made:  # nothing asked, nothing learned: that was no poll
-            self._stats.polled(result, failed_with, self._clock.time(), self._clock.monotonic() - began)
+        if error_text or self._stats.requests_made > made:  # without a request it was no poll
+            self._stats.polled(result, error_text, self._clock.time(), self._clock.monotonic() - began)
         self._stats.last_activity_at = self._clock.monotonic()
         self._publish_snapshot()
         return wait
 
     def _handle_failure(self, error: PollError) -> float | None:
-        """Update state after a failed poll and return the delay before the next one, None for the usual one."""
+        """Update state after a failed poll and return the delay before the next one; None for the usual delay."""
         self._stats.failed(error)
         if isinstance(error, DuplicateAccount):
-            self._ledger = self._listed = None  # that entry shows them
+            self._ledger = self._listed = None  # the earlier account publishes them
         if error.reidentify:
             self._identity.ask_again()
         if isinstance(error, RateLimited):
@@ -240,21 +241,21 @@ class Poller:
         return error.retry_after
 
     def _sleep_until(self, due: float) -> float:
-        """Wait until *due*; a poller that waits for a new token looks for it meanwhile. When it ended, monotonic."""
+        """Sleep until *due*, or until a rejected token has been replaced; return when that was."""
         self._stats.last_activity_at = due
         while (left := due - self._clock.monotonic()) > 0:
             if self._identity.unproven and self._identity.token_changed():
                 return self._clock.monotonic()
-            self._clock.pause(min(left, _TOKEN_LOOK) if self._identity.unproven else left)
+            self._clock.pause(min(left, _TOKEN_CHECK_INTERVAL) if self._identity.unproven else left)
         return due
 
     # ---- fetch, reconcile, commit ----
 
     def _run_cycle(self) -> float | None:
-        """One poll's work; the wait until the rest of a long listing is read, None when there is no rest.
+        """Run one poll's cycle; return the delay before the next one, 0 if a small account's list goes on.
 
         Raises:
-            AllowanceExhausted: the allowance ended this poll before it saw a job.
+            AllowanceExhausted: the allowance ended the poll before it observed a job.
         """
         self._ledger = self._identity.ledger(self._ledger)
         ledger = self._reset_changed_histograms(self._ledger)
@@ -262,7 +263,7 @@ class Poller:
         result = self._cycle.run(
             ledger, self._client.allowance.budget(began, self._interval, self._plan.pages_per_discovery)
         )
-        self._take_over(ledger, result)
+        self._apply(ledger, result)
         failure = result.stopped
         if isinstance(failure, AllowanceExhausted) and result.saw_jobs:
             return failure.wait
@@ -273,33 +274,33 @@ class Poller:
         return 0.0 if result.written and self._plan.half_read else None
 
     def _continue_listing(self, began: float) -> None:
-        """Slices of a large account's listing, counted turn by turn, until the next poll is due."""
-        going_on = True
-        while going_on and self._ledger is not None:
-            self._publish_snapshot()  # what watching saw shall not wait for this
+        """Read a large account's full listing, commit after each phase, and stop when the next poll is due."""
+        continues = True
+        while continues and self._ledger is not None:
+            self._publish_snapshot()  # what the first phases found does not wait for this
             ledger = self._ledger
             result = self._cycle.continue_listing(ledger)
-            self._take_over(ledger, result)
+            self._apply(ledger, result)
             if result.stopped is not None:
                 raise result.stopped
-            going_on = result.written and self._plan.goes_on and self._clock.monotonic() - began < self._interval
+            continues = result.written and self._plan.goes_on and self._clock.monotonic() - began < self._interval
 
-    def _take_over(self, ledger: Ledger, result: CycleResult) -> None:
-        """Show what a cycle that began with *ledger* changed. Counters shown are committed ones; gauges always move."""
+    def _apply(self, ledger: Ledger, result: CycleResult) -> None:
+        """Take over what a cycle that began with *ledger* found: committed counters, and gauges in any case."""
         if result.complete:
             self._listed = result.listed
             self._stats.last_full_listing = self._clock.time()
-        elif self._plan.incremental and (self._listed is not None or self._goes_on_from(ledger)):
+        elif self._plan.incremental and (self._listed is not None or self._can_resume_from(ledger)):
             self._listed = result.listed
         self._ledger = result.ledger
 
-    def _goes_on_from(self, ledger: Ledger) -> bool:
-        """Whether the listing of an earlier process is young enough to be kept up to date by watching."""
+    def _can_resume_from(self, ledger: Ledger) -> bool:
+        """Whether an earlier process' listing is recent enough for incremental polling to keep its gauges current."""
         age = self._cycle.view(ledger).listing_age
-        return ledger.account.ever_listed and age is not None and age <= _BELIEVED_LISTINGS * self._full_interval
+        return ledger.account.ever_listed and age is not None and age <= _USABLE_INTERVALS * self._full_interval
 
-    def _begin_plan(self, *, watches: bool = True) -> None:
-        self._plan = PollPlan(self._schedule.full_listing_interval, self._clock.monotonic(), incremental=watches)
+    def _begin_plan(self, *, incremental: bool = True) -> None:
+        self._plan = PollPlan(self._schedule.full_listing_interval, self._clock.monotonic(), incremental=incremental)
         self._cycle = PollCycle(
             self._plan,
             self._client,
@@ -307,21 +308,21 @@ class Poller:
             rules=self._rules,
             stats=self._stats,
             clock=self._clock,
-            commit=self._written,
+            commit=self._commit,
         )
 
     def _publish_saved_ledger(self) -> None:
-        """Until the platform answers, the counters are those of the ledger that the name was last bound to."""
+        """Publish the counters of the ledger that the account last used, until the platform responds."""
         self._ledger = self._identity.saved_ledger() or self._ledger
         self._publish_snapshot()
 
     def _reset_changed_histograms(self, ledger: Ledger) -> Ledger:
-        """The book with the histograms' bounds that are configured now."""
+        """Return the ledger with the histogram bounds of the current configuration."""
         changes = reset_changed_histograms(ledger, self._rules, self._clock.time())
-        return ledger.after(changes) if self._written(ledger, changes) else ledger
+        return ledger.after(changes) if self._commit(ledger, changes) else ledger
 
-    def _written(self, ledger: Ledger, changes: Changes) -> bool:
-        """Whether *changes* are on disk; where not, they come out of the next poll again."""
+    def _commit(self, ledger: Ledger, changes: Changes) -> bool:
+        """Commit *changes* and return whether that succeeded; if not, the next poll finds them again."""
         if not changes:
             return True
         account = ledger.account
@@ -339,19 +340,20 @@ class Poller:
 
     @property
     def _full_interval(self) -> float:
-        """How old a complete listing may become; effective, in seconds."""
+        """The effective full listing interval, in seconds."""
         if not self._plan.incremental:
             return self._interval
-        soonest = self._client.allowance.min_interval(2 * self._plan.pages)  # half of the allowance is for it
+        # Use at most half of the allowance for full listings.
+        soonest = self._client.allowance.min_interval(2 * self._plan.pages)
         return max(self._schedule.full_listing_interval, soonest) if self._plan.head_known else soonest
 
     def _publish_snapshot(self) -> None:
         stats = self._stats
-        room = _ROOM_INCREMENTAL if self._plan.incremental else _ROOM_LISTED
+        room = _REQUESTS_PER_PAGE_LARGE if self._plan.incremental else _REQUESTS_PER_PAGE_SMALL
         self._interval = max(
             self._schedule.poll_interval, self._client.allowance.min_interval(room * self._plan.pages_per_discovery)
         )
-        believed_for = max(self._schedule.stale_after, 2 * self._interval)
+        valid_for = max(self._schedule.stale_after, 2 * self._interval)
         self._publish(
             AccountSnapshot(
                 self._account.name,
@@ -367,6 +369,6 @@ class Poller:
                     if self._ledger is None
                     else self._plan.delay(self._clock.monotonic(), self._ledger.live),
                 ),
-                (stats.last_success or -math.inf) + believed_for,
+                (stats.last_success or -math.inf) + valid_for,
             )
         )

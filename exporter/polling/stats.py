@@ -1,4 +1,4 @@
-"""What asking one account was like: kept for metrics, and told in logs."""
+"""Statistics about polling one account, for metrics, and log events about its polls and its jobs."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -24,14 +24,14 @@ REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 
 class PollStats:
-    """What asking was like: the listener of the client, and the source of :class:`PollStatus`."""
+    """Observes the API client and the polls, and produces the account's :class:`PollStatus`."""
 
     def __init__(self, clock: Clock, log: Log) -> None:
         self._clock = clock
         self._log = log
         started = clock.time()
         self.last_activity_at = clock.monotonic()
-        """When anything was last asked, or the poller is to wake from its rest, monotonic: health rests on it."""
+        """When a request was last made, or the poller is to wake up; monotonic seconds. For the health check."""
         self.up: bool | None = None
         self.auth_ok: bool | None = None
         self.maintenance: bool | None = None
@@ -47,7 +47,7 @@ class PollStats:
         self._request_duration = {str(each): HistogramValue.empty(REQUEST_SECONDS, started) for each in Endpoint}
 
     def on_request_completed(self, event: RequestCompleted) -> None:
-        """A request was made."""
+        """Count a request."""
         self.last_activity_at = self._clock.monotonic()
         self._requests_made += 1
         self._count("sbg_exporter_requests_total", str(event.endpoint), event.status)
@@ -55,7 +55,7 @@ class PollStats:
         self._request_duration[str(event.endpoint)] = histogram.observe(event.seconds, None)
 
     def on_retry_scheduled(self, event: RetryScheduled) -> None:
-        """A request failed in transit and is made again."""
+        """Log that a request failed in transit and is retried."""
         self._log.warning(
             "request.retried",
             endpoint=str(event.endpoint),
@@ -65,7 +65,7 @@ class PollStats:
         )
 
     def answered(self) -> None:
-        """The platform answered with what was asked for."""
+        """Record that the platform responded with the requested data."""
         self.auth_ok = True
         self.maintenance = False
 
@@ -76,22 +76,22 @@ class PollStats:
 
     @property
     def server_time(self) -> float:
-        """Unix seconds by the platform's clock, as far as it last told; else by this machine's."""
+        """The platform's time in Unix seconds, judged by its last response; this machine's before the first."""
         return self._clock.time() + self._server_ahead
 
     def page_read(self, date: float | None, skipped: Mapping[str, int]) -> None:
-        """A page came, at the platform's time *date*, with records *skipped* by reason."""
+        """Record a list page that the platform sent at *date*, with its *skipped* records by reason."""
         if date is not None:
             self._server_ahead = date - self._clock.time()
         for reason, records in skipped.items():
-            # Once at warning: a record that cannot be read comes again with every listing for a month.
+            # Warn once per reason: an unreadable record appears in every listing for a month.
             known = (reason,) in self._counters.get("sbg_exporter_records_skipped_total", {})
             log = self._log.debug if known else self._log.warning
             log("records.skipped", reason=reason, records=records)
             self._count("sbg_exporter_records_skipped_total", reason, number=records)
 
     def polled(self, result: str, error: str, now: float, seconds: float) -> None:
-        """A poll ended at *now* after *seconds*; *error* is why it failed, empty when it did not."""
+        """Record a poll that ended at *now* after *seconds*; *error* is empty if it succeeded."""
         if error and error != self.last_error:
             self._log.warning("poll.failed", result=result, reason=error)
         elif self.last_error and not error:
@@ -105,20 +105,20 @@ class PollStats:
         self._poll_duration = self._poll_duration.observe(seconds, None)
 
     def failed(self, error: PollError) -> None:
-        """A poll failed in a way that says something about the platform."""
+        """Record a failure that shows the state of the platform or of the token."""
         if isinstance(error, Maintenance):
             self.maintenance = True
         elif self.maintenance and not isinstance(error, Unreachable):
-            self.maintenance = False  # it answers again, if not well
+            self.maintenance = False  # it responds again, even if with an error
         if isinstance(error, Unauthorized):
             self.auth_ok = False
 
     def job_refused(self, job_id: str, reason: str) -> None:
-        """One job's own endpoint gave an answer that tells nothing of the job."""
+        """Log that a job's own endpoint gave a response that says nothing about the job."""
         self._log.warning("job.refused", job_id=job_id, reason=reason)
 
     def committed(self, event: LedgerEvent) -> None:
-        """A fact was committed."""
+        """Count and log an event after its commit."""
         if isinstance(event, CountDecreased):
             self._count("sbg_exporter_counts_lowered_total", event.field)
         _log_event(self._log, event)
@@ -131,7 +131,7 @@ class PollStats:
     def status(
         self, allowance: Allowance, *, interval: float, full_interval: float, incremental: bool, delay: float | None
     ) -> PollStatus:
-        """All of it as it is now, frozen."""
+        """Return the current statistics."""
         rate_limit, polled = allowance.known, self.last_poll is not None
         return PollStatus(
             up=self.up,
@@ -158,16 +158,16 @@ class PollStats:
 
 
 def _log_event(log: Log, event: LedgerEvent) -> None:
-    """Tell of *event*: at warning where files failed or are missing."""
+    """Log *event*; at level warning if files failed or are missing."""
     match event:
         case JobFinished(record):
             duration = None
             if record.started_on is not None and record.finished_on is not None:
                 duration = round(record.finished_on - record.started_on, 3)
-            tell = log.warning if record.last_failed or record.outcome in {"incomplete", "lost"} else log.info
+            write = log.warning if record.last_failed or record.outcome in {"incomplete", "lost"} else log.info
             if record.history:
-                tell = log.debug  # thousands of them, and months old
-            tell(
+                write = log.debug  # there may be thousands, up to months old
+            write(
                 "job.finished",
                 job_id=record.id,
                 operation=record.operation,
@@ -192,4 +192,4 @@ def _log_event(log: Log, event: LedgerEvent) -> None:
         case HistoryFound(jobs, counted):
             log.info("history.counted" if counted else "history.ignored", jobs=jobs)
         case HistogramReset(family):
-            log.warning("histogram.reset", family=family, reason="its bounds in the configuration are new")
+            log.warning("histogram.reset", family=family, reason="its bounds in the configuration have changed")

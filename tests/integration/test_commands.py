@@ -62,7 +62,7 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             assert check.end() == 1
             assert re.findall(r"^(\w+)$", check.stdout, re.MULTILINE) == ["good", "twin", "refused"]
             assert re.findall(r"error +(.*)", check.stdout) == [
-                "accounts good and twin are one and the same user: good is watched, twin is not",
+                "accounts good and twin are the same user: good is polled, twin is not; remove one of them",
                 "the platform refused the token: 401 'Unauthorized.' (code 90001)",
             ]
 

@@ -28,6 +28,7 @@ CLEAN: Final = (
     "exporter/commands/state.py",
     "exporter/counting/",
     "exporter/errors.py",
+    "exporter/polling/",
     "exporter/simulator/",
     "exporter/storage/",
     "grafana/",

@@ -587,7 +587,9 @@ def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_we
     snapshot = bench.poll()
 
     assert polls(snapshot)["error"] == 1
-    assert "the token belongs to somebody, the counters of account cavatica to rfranklin" in snapshot.status.last_error
+    assert (
+        "the token belongs to somebody, but the ledger of account cavatica to rfranklin" in snapshot.status.last_error
+    )
     assert snapshot.ledger is good.ledger
     assert "/async/files" not in bench.platform.asked[2:]
 
@@ -626,7 +628,7 @@ def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: PollerFixtu
     assert snapshot.ledger is None
     assert (
         snapshot.status.last_error
-        == "accounts cavatica and again are one and the same user: cavatica is watched, again is not"
+        == "accounts cavatica and again are the same user: cavatica is polled, again is not; remove one of them"
     )
 
 
