@@ -3,7 +3,7 @@
 from exporter.polling.freshness import FreshnessTracker
 
 
-def test_a_look_tells_for_how_long_there_was_none_in_the_poll_that_made_it() -> None:
+def test_delay_includes_the_gap_that_a_check_in_this_poll_ended() -> None:
     freshness = FreshnessTracker(0)
     freshness.begin(["1"])
     freshness.mark_checked("1", 10)
@@ -11,14 +11,14 @@ def test_a_look_tells_for_how_long_there_was_none_in_the_poll_that_made_it() -> 
     freshness.mark_checked("1", 100)
     freshness.mark_head_checked(100, since=100)
 
-    assert freshness.delay(100, ["1"]) == 100  # the place where jobs come in was not looked at before
+    assert freshness.delay(100, ["1"]) == 100  # the head was not checked before
     freshness.begin(["1"])
     freshness.mark_checked("1", 130)
     freshness.mark_head_checked(130, since=130)
     assert freshness.delay(130, ["1"]) == 30
 
 
-def test_a_job_that_is_not_looked_at_waits_for_longer_with_each_poll() -> None:
+def test_delay_of_an_unchecked_job_grows_with_each_poll() -> None:
     freshness = FreshnessTracker(0)
     freshness.begin(["1"])
     freshness.mark_head_checked(30, since=30)
@@ -29,7 +29,7 @@ def test_a_job_that_is_not_looked_at_waits_for_longer_with_each_poll() -> None:
     assert not freshness.checked("1")
 
 
-def test_a_job_that_was_asked_for_in_vain_is_tried_but_not_seen() -> None:
+def test_job_requested_without_a_response_is_tried_but_not_checked() -> None:
     freshness = FreshnessTracker(0)
     freshness.begin(["1"])
     freshness.mark_tried("1", 30)
@@ -39,7 +39,7 @@ def test_a_job_that_was_asked_for_in_vain_is_tried_but_not_seen() -> None:
     assert not freshness.checked("1")
 
 
-def test_reopened_the_wait_goes_back_to_when_the_last_listing_began() -> None:
+def test_distrusted_head_counts_as_unchecked_since_the_last_listing_began() -> None:
     freshness = FreshnessTracker(0)
     freshness.begin([])
     freshness.mark_listed(100, began=40, since=100)

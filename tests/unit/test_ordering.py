@@ -1,11 +1,11 @@
-"""The order of the list, and the positions of jobs on it."""
+"""The order of the list, its size, and the positions of jobs on it."""
 
 from collections.abc import Iterable
 
 import pytest
 
 from exporter.api.models import Job
-from exporter.polling.ordering import JobPositions, Order, OrderDetector
+from exporter.polling.ordering import JobPositions, ListShape, Order, OrderDetector, OrderTrust
 
 
 def jobs(ids: Iterable[int | str]) -> list[Job]:
@@ -23,7 +23,7 @@ def jobs(ids: Iterable[int | str]) -> list[Job]:
         ([*range(20), 5], Order.OLDEST),
     ],
 )
-def test_neighbours_show_the_order(ids: Iterable[int | str], order: Order) -> None:
+def test_detector_infers_the_order_from_neighbouring_jobs(ids: Iterable[int | str], order: Order) -> None:
     order_detector = OrderDetector()
 
     order_detector.add_page(jobs(ids))
@@ -31,7 +31,7 @@ def test_neighbours_show_the_order(ids: Iterable[int | str], order: Order) -> No
     assert order_detector.order is order
 
 
-def test_a_start_and_an_id_are_no_neighbours() -> None:
+def test_detector_does_not_compare_a_start_time_with_an_id() -> None:
     order_detector = OrderDetector()
 
     order_detector.add_page(
@@ -41,7 +41,7 @@ def test_a_start_and_an_id_are_no_neighbours() -> None:
     assert order_detector.order is Order.UNKNOWN
 
 
-def test_ids_are_compared_as_numbers() -> None:
+def test_detector_compares_ids_as_numbers() -> None:
     order_detector = OrderDetector()
 
     order_detector.add_page(jobs([9, 10, 99, 100, 999, 1000, 9999, 10_000, 99_999, 100_000, 999_999]))
@@ -49,7 +49,7 @@ def test_ids_are_compared_as_numbers() -> None:
     assert order_detector.order is Order.OLDEST
 
 
-def test_a_job_lies_deeper_by_each_new_one() -> None:
+def test_position_moves_inwards_by_each_new_job() -> None:
     positions = JobPositions()
     positions.put("1", 120)
     positions.add_arrivals(30)
@@ -59,21 +59,135 @@ def test_a_job_lies_deeper_by_each_new_one() -> None:
     assert (positions.of("1"), positions.of("2"), positions.of("3")) == (155, 15, None)
 
 
-def test_depths_of_jobs_that_are_of_no_interest_are_forgotten() -> None:
+def test_positions_of_other_jobs_are_forgotten() -> None:
     positions = JobPositions()
     for job_id in "123":
         positions.put(job_id, 1)
     positions.keep({"1", "2"})
     positions.drop("2")
-    positions.drop("never put")
+    positions.drop("unknown")
 
     assert [positions.of(job_id) for job_id in "123"] == [1, None, None]
 
 
-def test_room_follows_the_last_look_within_bounds() -> None:
+def test_room_follows_the_last_arrivals_within_bounds() -> None:
     positions, rooms = JobPositions(), list[int]()
-    for came in (0, 10, 1000, 0):
-        positions.add_arrivals(came)
+    for arrivals in (0, 10, 1000, 0):
+        positions.add_arrivals(arrivals)
         rooms.append(positions.room)
 
     assert rooms == [5, 25, 50, 5]
+
+
+def test_cleared_positions_start_without_arrivals() -> None:
+    positions = JobPositions()
+    positions.add_arrivals(40)
+    positions.put("1", 7)
+
+    positions.clear()
+
+    assert positions.of("1") is None
+    assert positions.room == JobPositions().room
+
+
+# ---- which order to act on ----
+
+
+@pytest.mark.parametrize(
+    ("shown", "pages", "order"),
+    [
+        (Order.OLDEST, 1, Order.OLDEST),
+        (Order.NONE, 1, Order.NONE),
+        (Order.UNKNOWN, 2, Order.UNKNOWN),
+        (Order.UNKNOWN, 3, Order.NONE),
+    ],
+)
+def test_order_that_three_pages_do_not_show_is_none(shown: Order, pages: int, order: Order) -> None:
+    trust = OrderTrust()
+
+    trust.learn(shown, pages)
+
+    assert trust.order is order
+    assert trust.known == (order is Order.OLDEST)
+
+
+def test_each_refutation_requires_twice_as_many_listings_up_to_eight() -> None:
+    trust, required = OrderTrust(), list[int]()
+    for _ in range(5):
+        trust.refute()
+        listings = 0
+        while not trust.known:
+            trust.confirm(Order.NEWEST)
+            listings += 1
+        required.append(listings)
+
+    assert required == [1, 2, 4, 8, 8]
+
+
+@pytest.mark.parametrize("shown", [Order.NONE, Order.UNKNOWN])
+def test_listing_without_an_order_confirms_none(shown: Order) -> None:
+    trust = OrderTrust()
+    trust.refute()
+
+    trust.confirm(shown)
+
+    assert trust.order is Order.NONE
+
+
+@pytest.mark.parametrize(
+    ("shown", "contradicted"),
+    [(Order.NEWEST, False), (Order.UNKNOWN, False), (Order.OLDEST, True), (Order.NONE, True)],
+)
+def test_order_is_contradicted_by_a_different_one(shown: Order, contradicted: bool) -> None:  # noqa: FBT001  # a table's column
+    trust = OrderTrust()
+    trust.adopt(Order.NEWEST)
+
+    assert trust.contradicted_by(shown) is contradicted
+
+
+# ---- size and offsets ----
+
+
+def list_shape(order: Order, size: int, *, incremental: bool = True) -> ListShape:
+    trust = OrderTrust()
+    trust.adopt(order)
+    shape = ListShape(trust, incremental=incremental)
+    shape.size = size
+    return shape
+
+
+def test_account_is_large_beyond_six_pages_and_small_again_at_four() -> None:
+    shape, large = list_shape(Order.NEWEST, 0), list[bool]()
+    for shape.size in (600, 601, 401, 400, 600):
+        shape.classify()
+        large.append(shape.large)
+
+    assert large == [False, True, True, False, False]
+
+
+def test_account_that_is_always_listed_in_full_is_never_large() -> None:
+    shape = list_shape(Order.NEWEST, 100_000, incremental=False)
+
+    shape.classify()
+
+    assert not shape.large
+
+
+@pytest.mark.parametrize(("size", "pages"), [(0, 1), (1, 1), (100, 1), (101, 2), (199, 2), (200, 3), (1000, 11)])
+def test_full_listing_overlaps_its_pages_by_one_job(size: int, pages: int) -> None:
+    assert list_shape(Order.NEWEST, size).pages == pages
+
+
+@pytest.mark.parametrize(("order", "offset"), [(Order.NEWEST, 120), (Order.OLDEST, 780)])
+def test_page_at_a_depth_shows_the_job_at_that_depth(order: Order, offset: int) -> None:
+    shape = list_shape(order, 1000)
+
+    assert shape.offset(120) == offset
+    assert 120 in {shape.depth(position) for position in range(offset, offset + 100)}
+
+
+def test_depth_and_offset_stay_on_a_list_that_shrank() -> None:
+    shape = list_shape(Order.OLDEST, 50)
+
+    assert shape.depth(70) == 0
+    assert shape.offset(20) == 0
