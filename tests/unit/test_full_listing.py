@@ -1,4 +1,4 @@
-"""Walking along a list that moves."""
+"""Full listings of a list that moves while it is read, and their schedule."""
 
 import random
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from exporter.api.decoding import too_large
 from exporter.api.models import Job, JobPage, Page
-from exporter.polling.full_listing import FullListing
+from exporter.polling.full_listing import FullListing, ListingSchedule
 
 NOTHING: Callable[[list[str]], None] = lambda _: None  # noqa: E731  # a default among functions
 
 
 def response(ids: list[str], offset: int, limit: int = 100, *, total: bool = True, links: bool = False) -> JobPage:
-    """What the platform would answer of *ids*."""
+    """Build the page of *ids* that the platform would return."""
     part = ids[offset : offset + limit]
     jobs = tuple(Job(job_id, "copy", "running") for job_id in part)
     page = Page(jobs, len(part), {}, len(part) - 1, has_next=links and offset + limit < len(ids))
@@ -30,7 +30,7 @@ def full_listing_along(
     between: Callable[[list[str]], None] = NOTHING,
     total: bool = True,
 ) -> FullListing:
-    """A whole walk; *between* changes the list between two pages."""
+    """Read a whole listing; *between* changes the list between two pages."""
     full_listing = full_listing or FullListing()
     while full_listing.offset is not None:
         full_listing.add_page(response(ids, full_listing.offset, total=total))
@@ -44,7 +44,7 @@ def names(number: int) -> list[str]:
 
 @pytest.mark.parametrize("total", [True, False])
 @pytest.mark.parametrize("number", [0, 1, 2, 99, 100, 101, 198, 199, 200, 201, 1000])
-def test_a_list_at_rest_is_read_whole_in_one_walk(number: int, total: bool) -> None:  # noqa: FBT001  # a table's column
+def test_listing_of_a_list_at_rest_is_complete(number: int, total: bool) -> None:  # noqa: FBT001  # a table's column
     full_listing = full_listing_along(names(number), total=total)
 
     assert full_listing.complete
@@ -61,7 +61,7 @@ def test_pages_overlap_by_one_job() -> None:
     assert offsets == [0, 99, 198]
 
 
-def test_a_small_list_costs_one_request() -> None:
+def test_listing_of_a_small_list_takes_one_request() -> None:
     full_listing = FullListing()
 
     full_listing.add_page(response(names(99), 0, 100))
@@ -69,7 +69,7 @@ def test_a_small_list_costs_one_request() -> None:
     assert full_listing.complete
 
 
-def test_jobs_that_leave_while_it_is_read_are_stepped_back_for() -> None:
+def test_listing_rewinds_when_jobs_leave_the_list() -> None:
     ids = names(300)
 
     def leave(ids: list[str]) -> None:
@@ -82,7 +82,7 @@ def test_jobs_that_leave_while_it_is_read_are_stepped_back_for() -> None:
     assert set(names(300)[40:]) <= full_listing.ids
 
 
-def test_jobs_that_come_while_it_is_read_lose_none() -> None:
+def test_listing_misses_no_job_when_jobs_are_added() -> None:
     ids = names(300)
     full_listing = full_listing_along(
         ids, between=lambda ids: ids.insert(0, f"new{len(ids)}") if len(ids) < 320 else None
@@ -92,7 +92,7 @@ def test_jobs_that_come_while_it_is_read_lose_none() -> None:
     assert set(names(300)) <= full_listing.ids
 
 
-def test_a_step_back_is_by_as_much_as_the_page_was_asked_for() -> None:
+def test_rewind_is_as_long_as_the_requested_page() -> None:
     full_listing = FullListing()
     full_listing.add_page(response(names(60), 0, 25))
     full_listing.add_page(response(names(60)[20:], 24, 12))
@@ -100,7 +100,7 @@ def test_a_step_back_is_by_as_much_as_the_page_was_asked_for() -> None:
     assert full_listing.offset == 24 - 12 + 1
 
 
-def test_it_does_not_step_back_beyond_the_beginning() -> None:
+def test_rewind_ends_at_the_beginning_of_the_list() -> None:
     full_listing = FullListing()
     full_listing.add_page(response(names(60), 0, 10))
 
@@ -109,7 +109,7 @@ def test_it_does_not_step_back_beyond_the_beginning() -> None:
     assert full_listing.offset == 0
 
 
-def test_pages_that_show_only_jobs_met_already_are_gone_past() -> None:
+def test_listing_passes_pages_with_only_jobs_already_met() -> None:
     ids, full_listing, offsets = names(1500), FullListing(), []
     while full_listing.offset is not None:
         if full_listing.pages == 10:
@@ -122,7 +122,7 @@ def test_pages_that_show_only_jobs_met_already_are_gone_past() -> None:
     assert full_listing.ids == set(names(1500))
 
 
-def test_jobs_shown_beside_the_walk_are_as_good_as_met() -> None:
+def test_jobs_seen_elsewhere_do_not_break_an_overlap() -> None:
     ids, full_listing = names(300), FullListing()
     full_listing.add_page(response(ids, 0))
     full_listing.add_page(response(ids, 99))
@@ -137,7 +137,7 @@ def test_jobs_shown_beside_the_walk_are_as_good_as_met() -> None:
     assert set(full_listing.listing) == set(ids)
 
 
-def test_a_seam_that_is_nowhere_any_more_leaves_the_walk_incomplete() -> None:
+def test_listing_with_a_lost_overlap_is_incomplete() -> None:
     ids, full_listing = names(600), FullListing()
     for _ in range(3):
         full_listing.add_page(response(ids, full_listing.offset or 0))
@@ -150,7 +150,7 @@ def test_a_seam_that_is_nowhere_any_more_leaves_the_walk_incomplete() -> None:
     assert set(ids) <= full_listing.ids
 
 
-def test_an_end_that_comes_before_the_seam_did_leaves_the_walk_incomplete() -> None:
+def test_listing_that_ends_before_its_overlap_is_incomplete() -> None:
     full_listing = FullListing()
     full_listing.add_page(response(names(100), 0))
 
@@ -160,7 +160,7 @@ def test_an_end_that_comes_before_the_seam_did_leaves_the_walk_incomplete() -> N
     assert not full_listing.complete
 
 
-def test_steps_back_are_bounded() -> None:
+def test_rewinds_are_bounded() -> None:
     full_listing = FullListing()
     offsets: list[int] = []
     while full_listing.offset is not None and len(offsets) < 100:
@@ -174,20 +174,20 @@ def test_steps_back_are_bounded() -> None:
     assert not full_listing.complete
 
 
-def test_jobs_shown_beside_a_walk_are_listed() -> None:
+def test_jobs_seen_elsewhere_are_listed() -> None:
     full_listing = FullListing()
     full_listing.add_page(response(names(150), 0))
 
-    full_listing.add_seen_elsewhere(["beside"])
+    full_listing.add_seen_elsewhere(["elsewhere"])
     while full_listing.offset is not None:
         full_listing.add_page(response(names(150), full_listing.offset))
 
     assert full_listing.complete
-    assert set(full_listing.listing) == {*names(150), "beside"}
+    assert set(full_listing.listing) == {*names(150), "elsewhere"}
     assert full_listing.ids == set(names(150))
 
 
-def test_jobs_shown_before_a_walk_began_are_none_of_its() -> None:
+def test_jobs_seen_before_a_listing_began_are_not_listed() -> None:
     full_listing = FullListing()
 
     full_listing.add_seen_elsewhere(["before"])
@@ -196,18 +196,18 @@ def test_jobs_shown_before_a_walk_began_are_none_of_its() -> None:
     assert set(full_listing.listing) == set(names(150))
 
 
-def test_jobs_shown_beside_a_walk_count_towards_the_total() -> None:
+def test_jobs_seen_elsewhere_count_towards_the_total() -> None:
     full_listing = FullListing()
     full_listing.add_page(JobPage(response(names(150), 0).page, None, 151))
 
-    full_listing.add_seen_elsewhere(["beside"])
+    full_listing.add_seen_elsewhere(["elsewhere"])
     while full_listing.offset is not None:
         full_listing.add_page(JobPage(response(names(150), full_listing.offset).page, None, 151))
 
     assert full_listing.complete
 
 
-def test_records_that_cannot_be_read_are_counted_as_the_walk_meets_them() -> None:
+def test_listing_counts_unreadable_records() -> None:
     full_listing = FullListing()
     jobs = tuple(Job(job_id, "copy", "running") for job_id in names(97))
 
@@ -218,7 +218,7 @@ def test_records_that_cannot_be_read_are_counted_as_the_walk_meets_them() -> Non
     assert full_listing.pages == 2
 
 
-def test_pages_overlap_by_the_last_job_that_could_be_read() -> None:
+def test_pages_overlap_by_the_last_readable_job() -> None:
     full_listing = FullListing()
     jobs = tuple(Job(job_id, "copy", "running") for job_id in names(40))
 
@@ -227,7 +227,7 @@ def test_pages_overlap_by_the_last_job_that_could_be_read() -> None:
     assert full_listing.offset == 39
 
 
-def test_a_page_without_a_job_that_could_be_read_is_gone_past() -> None:
+def test_listing_passes_a_page_without_a_readable_job() -> None:
     full_listing = FullListing()
 
     full_listing.add_page(JobPage(Page((), 100, {"no_id": 100}, -1, has_next=True), None, None))
@@ -235,7 +235,7 @@ def test_a_page_without_a_job_that_could_be_read_is_gone_past() -> None:
     assert full_listing.offset == 100
 
 
-def test_a_record_too_large_to_be_read_is_gone_past() -> None:
+def test_listing_passes_a_record_too_large_to_be_read() -> None:
     full_listing = FullListing()
 
     full_listing.add_page(JobPage(too_large(1), None, None, 1))
@@ -246,7 +246,7 @@ def test_a_record_too_large_to_be_read_is_gone_past() -> None:
 
 
 @pytest.mark.parametrize("limit", [2, 3, 12, 50])
-def test_pages_that_were_asked_for_with_fewer_jobs_are_no_end(limit: int) -> None:
+def test_page_as_long_as_requested_is_not_the_end(limit: int) -> None:
     full_listing = FullListing()
     while full_listing.offset is not None:
         full_listing.add_page(response(names(60), full_listing.offset, limit, total=False))
@@ -255,7 +255,7 @@ def test_pages_that_were_asked_for_with_fewer_jobs_are_no_end(limit: int) -> Non
     assert full_listing.ids == set(names(60))
 
 
-def test_pages_may_grow_and_shrink_along_the_way() -> None:
+def test_page_size_may_change_during_a_listing() -> None:
     full_listing = FullListing()
     dice = random.Random(5)  # noqa: S311  # a repeatable choice
     while full_listing.offset is not None:
@@ -265,7 +265,7 @@ def test_pages_may_grow_and_shrink_along_the_way() -> None:
     assert full_listing.ids == set(names(400))
 
 
-def test_a_total_larger_than_what_was_seen_leaves_the_walk_incomplete() -> None:
+def test_listing_of_fewer_jobs_than_the_total_is_incomplete() -> None:
     full_listing = FullListing()
     first = response(names(50), 0, 100)
 
@@ -277,7 +277,7 @@ def test_a_total_larger_than_what_was_seen_leaves_the_walk_incomplete() -> None:
     assert not full_listing.complete
 
 
-def test_a_total_that_is_always_larger_is_believed_less_than_the_seams_also_while_jobs_come() -> None:
+def test_second_listing_trusts_its_overlaps_more_than_the_total() -> None:
     full_listing, completed, ids = FullListing(), [], names(50)
     for _ in range(4):
         ids.insert(0, f"new{len(ids)}")
@@ -289,7 +289,7 @@ def test_a_total_that_is_always_larger_is_believed_less_than_the_seams_also_whil
     assert completed == [False, True, True, True]
 
 
-def test_a_platform_that_does_not_heed_the_offset_is_given_up_soon() -> None:
+def test_listing_gives_up_if_the_platform_ignores_the_offset() -> None:
     full_listing, pages = FullListing(), 0
     while full_listing.offset is not None:
         full_listing.add_page(response(names(250), 0, 100))
@@ -299,7 +299,7 @@ def test_a_platform_that_does_not_heed_the_offset_is_given_up_soon() -> None:
     assert not full_listing.complete
 
 
-def test_records_that_cannot_be_read_count_towards_the_total() -> None:
+def test_unreadable_records_count_towards_the_total() -> None:
     full_listing = FullListing()
     jobs = tuple(Job(job_id, "copy", "running") for job_id in names(9))
 
@@ -308,22 +308,22 @@ def test_records_that_cannot_be_read_count_towards_the_total() -> None:
     assert full_listing.complete
 
 
-def test_without_a_stable_order_two_walks_that_find_nothing_new_are_complete() -> None:
+def test_unordered_listing_is_complete_after_two_that_find_nothing_new() -> None:
     ids = names(250)
     dice = random.Random(5)  # noqa: S311  # a repeatable shuffle
-    full_listing, walks = FullListing(), 0
+    full_listing, listings = FullListing(), 0
     while True:
         full_listing_along(ids, full_listing, between=dice.shuffle)
-        walks += 1
+        listings += 1
         if full_listing.complete:
             break
         full_listing = full_listing.after()
 
-    assert walks > 2
+    assert listings > 2
     assert set(full_listing.listing) == set(ids)
 
 
-def test_an_order_that_becomes_stable_again_is_trusted_again() -> None:
+def test_listing_of_a_list_that_became_stable_is_complete() -> None:
     ids = names(250)
     dice = random.Random(5)  # noqa: S311  # a repeatable shuffle
     full_listing = full_listing_along(ids, between=dice.shuffle)
@@ -332,7 +332,7 @@ def test_an_order_that_becomes_stable_again_is_trusted_again() -> None:
     assert full_listing_along(sorted(ids), full_listing.after()).complete
 
 
-def test_ids_long_gone_are_not_dragged_along_for_ever() -> None:
+def test_ids_no_longer_listed_are_forgotten_in_the_end() -> None:
     full_listing = FullListing()
     for round_number in range(40):
         ids = [f"{round_number}-{n}" for n in range(150)]
@@ -342,7 +342,7 @@ def test_ids_long_gone_are_not_dragged_along_for_ever() -> None:
     assert len(set(full_listing.listing)) < 2000
 
 
-def test_a_next_link_is_read_on_for_although_the_page_is_short() -> None:
+def test_short_page_with_a_next_link_is_not_the_end() -> None:
     full_listing = FullListing()
 
     full_listing.add_page(response(names(60), 0, 25, total=False, links=True))
@@ -351,7 +351,7 @@ def test_a_next_link_is_read_on_for_although_the_page_is_short() -> None:
     assert full_listing.offset == 24
 
 
-def test_a_list_without_end_is_given_up() -> None:
+def test_listing_gives_up_a_list_without_end() -> None:
     full_listing = FullListing()
     steps = 0
     while full_listing.offset is not None:
@@ -362,7 +362,7 @@ def test_a_list_without_end_is_given_up() -> None:
     assert not full_listing.complete
 
 
-def test_a_walk_that_has_ended_takes_nothing_more() -> None:
+def test_page_after_the_end_of_a_listing_changes_nothing() -> None:
     full_listing = full_listing_along(names(3))
 
     full_listing.add_page(response(names(9), 0, 100))
@@ -378,7 +378,7 @@ def test_a_walk_that_has_ended_takes_nothing_more() -> None:
     seed=st.integers(0, 999),
     total=st.booleans(),
 )
-def test_whatever_comes_and_goes_a_complete_walk_missed_no_job_that_was_there_all_the_while(
+def test_complete_listing_missed_no_job_that_was_listed_throughout(
     start: int,
     moves: list[tuple[str, int]],
     seed: int,
@@ -409,7 +409,7 @@ def test_whatever_comes_and_goes_a_complete_walk_missed_no_job_that_was_there_al
         assert there <= full_listing.ids
 
 
-def test_a_page_that_shows_only_jobs_not_met_yet_is_stepped_back_from_until_one_is_known() -> None:
+def test_listing_rewinds_until_a_page_shows_a_job_already_met() -> None:
     ids, full_listing, offsets = names(800), FullListing(), []
     while full_listing.offset is not None:
         if full_listing.pages == 4:
@@ -421,7 +421,7 @@ def test_a_page_that_shows_only_jobs_not_met_yet_is_stepped_back_from_until_one_
     assert full_listing.complete
 
 
-def test_walks_that_were_given_up_never_are_complete() -> None:
+def test_listing_that_was_given_up_is_never_complete() -> None:
     full_listing, completed = FullListing(), []
     for _ in range(4):
         while full_listing.offset is not None:
@@ -432,9 +432,80 @@ def test_walks_that_were_given_up_never_are_complete() -> None:
     assert completed == [False] * 4
 
 
-def test_pages_of_one_job_are_read_along() -> None:
+def test_listing_reads_pages_of_one_job() -> None:
     full_listing, limits = FullListing(), iter([100, *[1] * 40])
     while full_listing.offset is not None:
         full_listing.add_page(response(names(250), full_listing.offset, next(limits, 100)))
 
     assert full_listing.ids == set(names(250))
+
+
+# ---- the schedule ----
+
+HOUR = 3600.0
+
+
+def test_first_listing_reads_as_many_pages_as_a_phase_may() -> None:
+    schedule = ListingSchedule(6 * HOUR, 0)
+
+    assert schedule.first
+    assert schedule.pages(0, 1000, hurried=False) == 10
+
+
+def test_hurried_listing_reads_as_many_pages_as_a_phase_may() -> None:
+    schedule = ListingSchedule(6 * HOUR, 0)
+    schedule.completed(0)
+
+    assert schedule.pages(30, 2, hurried=True) == 10
+    assert not schedule.page_due
+
+
+def test_listing_is_spread_over_its_interval() -> None:
+    schedule, left, now = ListingSchedule(6 * HOUR, 0), 200.0, 0.0
+    schedule.completed(now)
+    pages = []
+    while left > 0:
+        now += 60
+        pages.append(schedule.pages(now, left, hurried=False))
+        left -= pages[-1]
+
+    assert max(pages) <= 1 + 200 // (6 * 60)
+    assert 5 * HOUR < now <= 6 * HOUR
+
+
+def test_listing_of_an_earlier_process_is_due_when_it_would_have_been() -> None:
+    schedule = ListingSchedule(6 * HOUR, 0)
+    schedule.resume(0, age=5 * HOUR)
+
+    assert not schedule.first
+    assert schedule.pages(HOUR / 3, 4, hurried=False) == 2  # of an hour, a third has passed and two are left
+
+
+def test_overdue_listing_of_an_earlier_process_is_read_at_once() -> None:
+    schedule = ListingSchedule(6 * HOUR, 0)
+    schedule.resume(0, age=9 * HOUR)
+
+    assert schedule.pages(30, 200, hurried=False) == 10
+    assert schedule.page_due
+
+
+def test_completed_listing_is_no_longer_expedited() -> None:
+    schedule = ListingSchedule(6 * HOUR, 0)
+    schedule.expedited = True
+
+    schedule.completed(10)
+
+    assert not schedule.expedited
+
+
+def test_pages_left_follow_from_the_pages_read_so_far() -> None:
+    full_listing = FullListing()
+    assert full_listing.pages_left(1000, 100) == pytest.approx(1000 / 99)
+
+    ids = names(1000)
+    for _ in range(5):
+        full_listing.add_page(response(ids, full_listing.offset or 0))
+        ids.insert(0, f"new{len(ids)}")
+
+    assert full_listing.offset is not None
+    assert full_listing.pages_left(1000, 100) == pytest.approx((1000 - full_listing.offset) / (full_listing.offset / 5))
