@@ -1,8 +1,8 @@
-"""The plan against lists that move between any two requests, in every order, told or not told how many jobs there are.
+"""Poll cycles against lists that change between any two requests, in every order, with and without a total.
 
-The ledger is the real one, in memory; the platform is a list. Answers may fail, commits too, the process may be started
-again, and others may use up the rate limit. Whatever happens, each finish is counted once, within a bounded number of
-polls once the platform is at rest, and no window sees more requests than its share.
+The ledger is the real one, in memory; the platform is a list. Responses and commits may fail, the process may restart,
+and other programs may use up the rate limit. In all cases each finish is counted once, within a bounded number of polls
+once the platform is at rest, and no rate limit window sees more requests than the exporter's share.
 """
 
 import io
@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 
 class NoAnswerError(Unreachable):
-    """The platform was not reached, or answered nothing that can be read but its limit."""
+    """The platform was not reached, or its response was unreadable apart from the rate limit."""
 
-    def __init__(self, quota: RateLimit | None) -> None:
+    def __init__(self, rate_limit: RateLimit | None) -> None:
         super().__init__("no answer")
-        self.rate_limit = quota
+        self.rate_limit = rate_limit
 
 
 @dataclass
@@ -83,16 +83,16 @@ class World:
 
     order: str
     per_page: int
-    told: bool
+    reports_total: bool
     dice: random.Random
     busy: float
     limit: int = 400
     linked: bool = True
     """Whether a page that is not the last one links to the next."""
     failing: float = 0.0
-    """How often an answer fails."""
+    """How often a response fails."""
     greedy: float = 0.0
-    """How often, between two requests, the user's own scripts take a part of the limit."""
+    """How often, between two requests, the user's own scripts use a part of the rate limit."""
     now: float = 0.0
     lives: list[ModelJob] = field(default_factory=list)
     serial: int = 1 << 40
@@ -108,7 +108,7 @@ class World:
         self.revive(self.dice.sample(self.lives, min(running, jobs)))
 
     def revive(self, lives: list[ModelJob]) -> None:
-        """Let these jobs run when the counting begins."""
+        """Let these jobs run when counting begins."""
         for life in lives:
             life.done, life.history = 0, False
 
@@ -126,12 +126,12 @@ class World:
             return sorted(self.lives, key=lambda life: (life.number * 2654435761) % 1000003)
         if self.order == "unstable":
             return self.dice.sample(self.lives, len(self.lives))
-        if self.order == "finished last":  # a rule, but not one that shows where new jobs come in
+        if self.order == "finished last":  # sorted, but not by submission time
             return sorted(self.lives, key=lambda life: (life.finished, life.number))
         return self.lives
 
     def live(self) -> None:
-        """Something may happen."""
+        """Let jobs appear, make progress or leave the list, at random."""
         while self.dice.random() < self.busy:
             what = self.dice.random()
             if what < 0.3:
@@ -141,7 +141,7 @@ class World:
                 if running:
                     self.dice.choice(running).done += 1
             elif len(self.lives) > 1 and self.lives[0].history:
-                self.lives.pop(0)  # of a month before
+                self.lives.pop(0)  # the oldest job expires
 
     def asked(self) -> RateLimit:
         if self.now >= self.window_ends:
@@ -167,7 +167,7 @@ class World:
         part = [life.job() for life in listed[offset : offset + self.per_page]]
         more = self.linked and offset + self.per_page < len(listed)
         page = Page(tuple(part), len(part), {}, len(part) - 1, has_next=more)
-        return JobPage(page, START + self.now, len(listed) if self.told else None, self.per_page), rate_limit
+        return JobPage(page, START + self.now, len(listed) if self.reports_total else None, self.per_page), rate_limit
 
     def job(self, job_id: str) -> tuple[Job | None, RateLimit]:
         self.live()
@@ -176,9 +176,9 @@ class World:
 
 
 class PollLoop:
-    """An account that is polled by the product's own cycle; only the schedule and the wires are missing.
+    """An account that is polled by the product's own cycle, without schedule and network.
 
-    *full* is the interval of full listings, *unwritten* how often a commit fails.
+    *full* is the full listing interval, *unwritten* how often a commit fails.
     """
 
     def __init__(self, world: World, *, full: float = FULL, unwritten: float = 0.0) -> None:
@@ -273,7 +273,7 @@ class WorldClock:
         return 0.5
 
     def pause(self, seconds: float) -> None:
-        raise AssertionError(f"a cycle waits for nothing, but for {seconds} s")
+        raise AssertionError(f"a cycle must not wait, but waits for {seconds} s")
 
 
 def dice(seed: int) -> random.Random:
@@ -293,7 +293,7 @@ def right(world: World, poller: PollLoop) -> bool:
 def at_rest(world: World, poller: PollLoop) -> bool:
     """Whether everything is counted and listed."""
     listed = {record.id for record in poller.ledger.records.values() if record.unlisted_at is None}
-    # Without a stable order two walks that met nothing new are all that completeness can mean.
+    # Without a stable order a listing is complete after two that met nothing new: it may have missed a job.
     return right(world, poller) and (
         world.order == "unstable"
         or (poller.its_ledger.account.ever_listed and listed == {str(life.number) for life in world.lives})
@@ -311,25 +311,24 @@ THOROUGH = settings(
 
 
 def polls_to_rest(world: World) -> int:
-    """How many polls it may take until everything is counted and listed, once the platform is at rest.
+    """Upper bound of polls until everything is counted and listed, once the platform is at rest.
 
-    What is unknown by then is met by the next listing, which begins when the one that is under way has ended. A walk
-    that has met fewer jobs than it was told of, or missed a seam while the list moved, is made again, in the worst case
-    twice; so four walks, one of them without a rule that shows what is missing. Each takes as long as its pages, of
-    which a tenth of the share at least is for slices in each window, or its whole interval. Then there are unfinished
-    jobs, one a poll at least, to be asked for.
+    The next full listing finds what is unknown by then; it begins when the current one has ended. A listing that met
+    fewer jobs than the total, or lost an overlap while the list moved, is repeated, in the worst case twice. That makes
+    four listings. Each takes its whole interval or the time for its pages: at least a tenth of the share of each window
+    is for them. Then each poll refreshes one unfinished job at least.
     """
     pages = math.ceil(max(1, len(world.lives)) / (world.per_page - 1)) + 1
     polls_per_window = WINDOW / INTERVAL
-    slices = world.limit // 4 // 10
-    walk = max(FULL / INTERVAL, polls_per_window * math.ceil(pages / slices))
-    return math.ceil(polls_per_window + 4 * walk + sum(not life.history for life in world.lives))
+    background = world.limit // 4 // 10
+    listing = max(FULL / INTERVAL, polls_per_window * math.ceil(pages / background))
+    return math.ceil(polls_per_window + 4 * listing + sum(not life.history for life in world.lives))
 
 
 @THOROUGH
 @given(
     order=st.sampled_from(ORDERS),
-    told=st.booleans(),
+    reports_total=st.booleans(),
     linked=st.booleans(),
     per_page=st.integers(3, 20),
     jobs=st.integers(0, 260),
@@ -341,9 +340,9 @@ def polls_to_rest(world: World) -> int:
     greedy=st.sampled_from([0.0, 0.0, 0.1]),
     seed=st.integers(0, 2**32),
 )
-def test_every_finish_is_counted_once_in_every_order_whatever_fails(  # noqa: PLR0917  # what hypothesis draws
+def test_every_finish_is_counted_once_in_every_order_despite_failures(  # noqa: PLR0917  # what hypothesis draws
     order: str,
-    told: bool,  # noqa: FBT001  # drawn
+    reports_total: bool,  # noqa: FBT001  # drawn
     linked: bool,  # noqa: FBT001  # drawn
     per_page: int,
     jobs: int,
@@ -355,7 +354,7 @@ def test_every_finish_is_counted_once_in_every_order_whatever_fails(  # noqa: PL
     greedy: float,
     seed: int,
 ) -> None:
-    world = World(order, per_page, told, dice(seed), busy, linked=linked, failing=failing, greedy=greedy)
+    world = World(order, per_page, reports_total, dice(seed), busy, linked=linked, failing=failing, greedy=greedy)
     world.begin(jobs, running)
     poller = PollLoop(world, unwritten=unwritten)
     for _ in range(40):
@@ -380,23 +379,23 @@ def test_every_finish_is_counted_once_in_every_order_whatever_fails(  # noqa: PL
 @THOROUGH
 @given(
     order=st.sampled_from(["newest", "oldest"]),
-    told=st.booleans(),
+    reports_total=st.booleans(),
     linked=st.booleans(),
     per_page=st.integers(5, 20),
     running=st.integers(1, 12),
     burst=st.sampled_from([0, 1, 3, 30]),
     seed=st.integers(0, 2**32),
 )
-def test_a_finish_of_a_known_job_of_a_watched_account_is_counted_within_two_polls(  # noqa: PLR0917  # what hypothesis draws
+def test_incremental_polling_counts_a_known_job_s_finish_within_two_polls(  # noqa: PLR0917  # what hypothesis draws
     order: str,
-    told: bool,  # noqa: FBT001  # drawn
+    reports_total: bool,  # noqa: FBT001  # drawn
     linked: bool,  # noqa: FBT001  # drawn
     per_page: int,
     running: int,
     burst: int,
     seed: int,
 ) -> None:
-    world = World(order, per_page, told, dice(seed), 0.0, limit=40_000, linked=linked)
+    world = World(order, per_page, reports_total, dice(seed), 0.0, limit=40_000, linked=linked)
     world.begin(200, running)
     poller = PollLoop(world)
     for _ in range(5):
@@ -420,10 +419,10 @@ def test_a_finish_of_a_known_job_of_a_watched_account_is_counted_within_two_poll
     assert right(world, poller)
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("reports_total", [True, False])
 @pytest.mark.parametrize("order", ["newest", "oldest"])
-def test_a_watched_account_costs_little_and_shows_each_failure_at_the_next_poll(order: str, told: bool) -> None:  # noqa: FBT001  # a table's column
-    world = World(order, 100, told, dice(7), 0.0, limit=1000)
+def test_incremental_polling_costs_little_and_counts_each_failure_at_once(order: str, reports_total: bool) -> None:  # noqa: FBT001  # a table's column
+    world = World(order, 100, reports_total, dice(7), 0.0, limit=1000)
     world.begin(5000, 0)
     world.revive(world.dice.sample(world.lives[-300:], 20))
     poller = PollLoop(world)

@@ -1,4 +1,4 @@
-"""What to ask next: one account's plan, asked by hand."""
+"""The plan of one account's polls, against a list and a small ledger in memory."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import pytest
 from exporter.api.models import FINAL_RANK, Job, JobPage, Page, Priority
 from exporter.counting.values import JobRecord
 from exporter.polling.ordering import Order
-from exporter.polling.plan import PollPlan
+from exporter.polling.plan import Mode, PollPlan
 from exporter.polling.requests import (
     Exhausted,
     GetJob,
@@ -28,22 +28,22 @@ FULL = 6 * HOUR
 POLL = 30.0
 
 
-class TornError(Exception):
-    """An answer that failed."""
+class FailedResponseError(Exception):
+    """The platform's response was an error."""
 
 
 @dataclass
 class Account:
-    """A list, a ledger that keeps what it is shown, and the plan between them."""
+    """A job list, a ledger that stores every observation, and the plan between them."""
 
     newest_first: bool = True
-    told: bool = False
+    reports_total: bool = False
     inflated: int = 0
-    """By how much the platform's total is more than it lists."""
+    """By how much the platform's total exceeds the listed jobs."""
     arranged: Callable[[list[Job]], list[Job]] | None = None
-    """How the list is ordered, where there is another rule."""
-    turns: int = 30
-    """Most turns of slices in a poll: as long as the poll interval lets it."""
+    """Sorts the list in another order."""
+    listing_phases: int = 30
+    """Most phases of the full listing in a poll: as many as the poll interval has room for."""
     written: bool = True
     per_page: int = 100
     now: float = 0.0
@@ -56,14 +56,14 @@ class Account:
     live: dict[str, JobRecord] = field(default_factory=dict)
     complete: bool = False
     listed_at: float | None = None
-    asked: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     refuses: Callable[[Request], bool] = lambda _: False
     fails: Callable[[Request], bool] = lambda _: False
 
     def __post_init__(self) -> None:
         self.restart()
 
-    def is_watched(self) -> bool:
+    def is_incremental(self) -> bool:
         return self.plan.head_known
 
     def restart(self) -> None:
@@ -78,18 +78,18 @@ class Account:
         return new
 
     def poll(self, budget: int = 10) -> None:
-        """One poll, with slices, half a minute after the one before."""
+        """Poll once, half a minute after the poll before."""
         self.now += POLL
-        self.asked = []
+        self.requests = []
         seen: dict[str, Job] = {}
         failed = False
         try:
             self._drive(self.plan.discover(Tick(self.now, self._ledger({}))), seen)
             self._drive(self.plan.refresh(Tick(self.now, self._ledger(seen), budget)), seen)
-        except TornError:
+        except FailedResponseError:
             failed = True
         self._keep(seen, failed=failed)
-        for _ in range(self.turns):
+        for _ in range(self.listing_phases):
             if failed or not self.plan.incremental:
                 break
             seen = {}
@@ -103,14 +103,14 @@ class Account:
         return self.plan.delay(self.now, self.live)
 
     def pages(self, priority: Priority) -> list[int]:
-        """Offsets that the last poll asked for."""
-        pages = [request for request in self.asked if isinstance(request, ListPage)]
+        """Offsets of the list pages that the last poll requested."""
+        pages = [request for request in self.requests if isinstance(request, ListPage)]
         return [request.offset for request in pages if request.priority is priority]
 
     @property
-    def singly(self) -> list[str]:
-        """Jobs whose own endpoint the last poll asked."""
-        return [request.job_id for request in self.asked if isinstance(request, GetJob)]
+    def single_jobs(self) -> list[str]:
+        """Jobs that the last poll requested by their own endpoints."""
+        return [request.job_id for request in self.requests if isinstance(request, GetJob)]
 
     def _ledger(self, seen: Mapping[str, Job]) -> LedgerView:
         age = None if self.listed_at is None else self.now - self.listed_at
@@ -142,10 +142,10 @@ class Account:
         try:
             request = next(phase)
             while True:
-                self.asked.append(request)
+                self.requests.append(request)
                 if self.fails(request):
                     phase.close()
-                    raise TornError
+                    raise FailedResponseError
                 request = phase.send(Exhausted() if self.refuses(request) else self._result(request, seen))
         except StopIteration:
             return
@@ -163,16 +163,16 @@ class Account:
         known = {job.id for job in part if job.id in self.known or job.id in seen}
         seen.update((job.id, job) for job in part)
         page = Page(tuple(part), len(part), {}, len(part) - 1, has_next=False)
-        total = len(listed) + self.inflated if self.told else None
+        total = len(listed) + self.inflated if self.reports_total else None
         return PageResult(JobPage(page, None, total, self.per_page), known)
 
 
-def watched(
-    *, newest_first: bool = True, told: bool = False, jobs: int = 2000, account: Account | None = None
+def polled_incrementally(
+    *, newest_first: bool = True, reports_total: bool = False, jobs: int = 2000, account: Account | None = None
 ) -> Account:
     """A large account whose order is known and whose first listing is complete."""
     if account is None:
-        account = Account(newest_first=newest_first, told=told)
+        account = Account(newest_first=newest_first, reports_total=reports_total)
         account.add(jobs)
     while not account.complete:
         account.poll()
@@ -185,8 +185,8 @@ BOTH_ORDERS = pytest.mark.parametrize("newest_first", [True, False])
 
 
 @BOTH_ORDERS
-def test_a_burst_while_the_process_was_away_is_read_whole_at_its_first_poll(newest_first: bool) -> None:  # noqa: FBT001  # a table's column
-    account = watched(newest_first=newest_first)
+def test_first_poll_discovers_a_burst_of_the_time_before_the_restart(newest_first: bool) -> None:  # noqa: FBT001  # a table's column
+    account = polled_incrementally(newest_first=newest_first)
     burst = {job.id for job in account.add(350)}
     account.restart()
 
@@ -197,10 +197,10 @@ def test_a_burst_while_the_process_was_away_is_read_whole_at_its_first_poll(newe
 
 
 @BOTH_ORDERS
-def test_a_burst_of_which_a_page_failed_is_read_on_at_the_next_poll(newest_first: bool) -> None:  # noqa: FBT001  # a table's column
-    account = watched(newest_first=newest_first)
+def test_next_poll_discovers_the_rest_of_a_burst_after_a_failed_page(newest_first: bool) -> None:  # noqa: FBT001  # a table's column
+    account = polled_incrementally(newest_first=newest_first)
     burst = {job.id for job in account.add(350)}
-    account.fails = lambda _: len(account.asked) == 2
+    account.fails = lambda _: len(account.requests) == 2
     account.poll()
     account.fails = lambda _: False
 
@@ -211,12 +211,12 @@ def test_a_burst_of_which_a_page_failed_is_read_on_at_the_next_poll(newest_first
 
 
 @BOTH_ORDERS
-def test_jobs_met_by_a_look_that_was_torn_were_looked_at_by_it(newest_first: bool) -> None:  # noqa: FBT001  # a table's column
-    account = watched(newest_first=newest_first)
+def test_jobs_seen_before_a_failed_page_count_as_checked(newest_first: bool) -> None:  # noqa: FBT001  # a table's column
+    account = polled_incrementally(newest_first=newest_first)
     for _ in range(100):
         account.poll()
     account.add(350, "running")
-    account.fails = lambda _: len(account.asked) == 3
+    account.fails = lambda _: len(account.requests) == 3
 
     account.poll()
 
@@ -225,7 +225,7 @@ def test_jobs_met_by_a_look_that_was_torn_were_looked_at_by_it(newest_first: boo
 
 
 @pytest.mark.parametrize("jobs", [20, 2000])
-def test_a_job_that_settles_when_it_is_first_seen_was_looked_at_then(jobs: int) -> None:
+def test_job_that_settles_when_first_seen_counts_as_checked(jobs: int) -> None:
     account = Account()
     account.add(jobs)
     for _ in range(200):
@@ -240,12 +240,12 @@ def test_a_job_that_settles_when_it_is_first_seen_was_looked_at_then(jobs: int) 
 
 
 def shuffled(jobs: list[Job]) -> list[Job]:
-    """An order without a rule, but always the same."""
+    """Return the jobs in an order without a rule, but always the same."""
     return sorted(jobs, key=lambda job: int(job.id) * 2_654_435_761 % 1_000_003)
 
 
 def with_running_apart(jobs: int, apart: int = 110) -> tuple[Account, list[str]]:
-    """A watched account with unfinished jobs of which each needs a request of its own."""
+    """An account polled incrementally, with unfinished jobs that need a request each."""
     account = Account()
     running = []
     account.add(400)
@@ -253,13 +253,13 @@ def with_running_apart(jobs: int, apart: int = 110) -> tuple[Account, list[str]]
         running += [job.id for job in account.add(1, "running")]
         account.add(apart)
     account.add(400)
-    return watched(account=account), running
+    return polled_incrementally(account=account), running
 
 
 # ---- small and large ----
 
 
-def test_an_account_of_six_pages_is_listed_whole_at_every_poll() -> None:
+def test_account_of_six_pages_is_listed_in_full_at_every_poll() -> None:
     account = Account()
     account.add(600)
     account.poll()
@@ -271,36 +271,55 @@ def test_an_account_of_six_pages_is_listed_whole_at_every_poll() -> None:
     assert account.listings == 2
 
 
-def test_an_account_of_more_than_six_pages_is_watched() -> None:
-    account = watched(jobs=601)
+def test_account_of_more_than_six_pages_is_polled_incrementally() -> None:
+    account = polled_incrementally(jobs=601)
 
     assert account.plan.incremental
     assert account.pages(Priority.DISCOVERY) == [0]
 
 
-@pytest.mark.parametrize(("jobs", "watching"), [(401, True), (400, False)])
-def test_a_watched_account_is_small_again_at_four_pages(jobs: int, watching: bool) -> None:  # noqa: FBT001  # a table's column
-    account = watched(told=True, jobs=700)
+@pytest.mark.parametrize(("jobs", "incremental"), [(401, True), (400, False)])
+def test_account_that_shrank_to_four_pages_is_listed_in_full_again(jobs: int, incremental: bool) -> None:  # noqa: FBT001  # a table's column
+    account = polled_incrementally(reports_total=True, jobs=700)
     del account.jobs[: 700 - jobs]
 
     for _ in range(3):
         account.poll()
 
-    assert account.plan.incremental is watching
+    assert account.plan.incremental is incremental
+
+
+def test_mode_follows_from_size_and_order() -> None:
+    small, large, unordered = Account(), Account(), Account(arranged=shuffled)
+    small.add(600)
+    large.add(2000)
+    unordered.add(2000)
+    for account in (small, large, unordered):
+        account.poll()
+
+    assert [account.plan.mode for account in (small, large, unordered)] == [Mode.FULL, Mode.INCREMENTAL, Mode.UNORDERED]
+
+
+def test_mode_of_a_large_account_is_learning_until_its_order_is_known() -> None:
+    account = polled_incrementally()
+    account.restart()
+    next(account.plan.discover(Tick(account.now, LedgerView({}, 2000, ever_listed=True, listing_age=60.0))))
+
+    assert account.plan.mode is Mode.LEARNING
 
 
 # ---- the order ----
 
 
-def test_ids_that_are_no_numbers_are_ordered_by_the_start_of_their_jobs() -> None:
+def test_order_of_ids_that_are_no_numbers_comes_from_the_start_times() -> None:
     account = Account()
     account.jobs = [Job(f"job-{number}", "copy", "finished", started_on=float(number)) for number in range(2000)]
 
-    assert watched(account=account).plan.order is Order.NEWEST
+    assert polled_incrementally(account=account).plan.order is Order.NEWEST
 
 
-def test_ids_that_are_no_numbers_and_never_started_show_no_order() -> None:
-    account = Account(turns=1)
+def test_ids_that_are_no_numbers_show_no_order_without_start_times() -> None:
+    account = Account(listing_phases=1)
     account.jobs = [Job(f"job-{number}", "copy", "submitted") for number in range(2000)]
 
     account.poll()
@@ -308,8 +327,8 @@ def test_ids_that_are_no_numbers_and_never_started_show_no_order() -> None:
     assert account.plan.order is Order.NONE
 
 
-def test_a_large_account_without_an_order_is_listed_again_and_again() -> None:
-    account = Account(arranged=shuffled, turns=1)
+def test_large_account_without_an_order_is_always_listed_in_full() -> None:
+    account = Account(arranged=shuffled, listing_phases=1)
     account.add(2000)
 
     for _ in range(10):
@@ -320,8 +339,8 @@ def test_a_large_account_without_an_order_is_listed_again_and_again() -> None:
     assert account.listings >= 3
 
 
-def test_watched_pages_are_read_on_to_a_job_known_before() -> None:
-    account = watched()
+def test_head_scan_reads_on_to_a_job_known_before() -> None:
+    account = polled_incrementally()
     account.add(350)
 
     account.poll()
@@ -329,8 +348,8 @@ def test_watched_pages_are_read_on_to_a_job_known_before() -> None:
     assert account.pages(Priority.DISCOVERY) == [0, 99, 198, 297]
 
 
-def test_a_burst_at_the_end_of_the_list_is_read_from_before_it() -> None:
-    account = watched(newest_first=False)
+def test_head_scan_at_the_end_of_the_list_reads_a_burst_within_six_pages() -> None:
+    account = polled_incrementally(newest_first=False)
     burst = {job.id for job in account.add(350)}
 
     account.poll()
@@ -342,8 +361,8 @@ def test_a_burst_at_the_end_of_the_list_is_read_from_before_it() -> None:
 # ---- the total ----
 
 
-def test_a_total_that_is_too_much_must_say_so_twice() -> None:
-    account = watched(told=True)
+def test_total_brings_the_full_listing_forward_when_too_high_twice() -> None:
+    account = polled_incrementally(reports_total=True)
     elsewhere = account.add(1, at=1000)[0].id
     account.poll()
     assert elsewhere not in account.known
@@ -353,8 +372,8 @@ def test_a_total_that_is_too_much_must_say_so_twice() -> None:
     assert elsewhere in account.known
 
 
-def test_jobs_that_expire_bring_no_listing_forward() -> None:
-    account = watched(told=True)
+def test_jobs_that_leave_the_list_bring_no_full_listing_forward() -> None:
+    account = polled_incrementally(reports_total=True)
     del account.jobs[:50]
 
     for _ in range(3):
@@ -362,8 +381,8 @@ def test_jobs_that_expire_bring_no_listing_forward() -> None:
         assert not account.pages(Priority.BACKGROUND)
 
 
-def test_a_total_of_more_than_is_listed_is_believed_once_that_was_looked_for() -> None:
-    account = watched(told=True)
+def test_total_above_the_listed_jobs_is_believed_after_a_full_listing() -> None:
+    account = polled_incrementally(reports_total=True)
     account.inflated = 3
     account.poll()
     account.poll()
@@ -374,102 +393,102 @@ def test_a_total_of_more_than_is_listed_is_believed_once_that_was_looked_for() -
         assert len(account.pages(Priority.BACKGROUND)) <= 1
 
 
-# ---- an order that does not hold ----
+# ---- a refuted order ----
 
 
-def walk_into_a_job_elsewhere(account: Account) -> int:
-    """How many listings it takes to believe the order again once a slice has shown an unknown job deep in the list."""
+def listings_after_a_refutation(account: Account) -> int:
+    """How many full listings it takes to trust the order again after an unknown job deep in the list."""
     account.add(1, at=1000)
-    while account.is_watched():
+    while account.is_incremental():
         account.poll()
     before = account.listings
-    while not account.is_watched():
+    while not account.is_incremental():
         account.poll()
     return account.listings - before
 
 
-def test_each_time_the_order_is_given_up_it_takes_twice_as_many_listings_to_believe_it() -> None:
-    account = watched()
-    account.turns = 1
+def test_each_refutation_of_the_order_requires_twice_as_many_listings() -> None:
+    account = polled_incrementally()
+    account.listing_phases = 1
 
-    assert [walk_into_a_job_elsewhere(account) for _ in range(3)] == [1, 2, 4]
+    assert [listings_after_a_refutation(account) for _ in range(3)] == [1, 2, 4]
 
 
 # ---- unfinished jobs ----
 
 
-def test_unfinished_jobs_less_than_a_page_apart_are_looked_at_by_one_page() -> None:
+def test_unfinished_jobs_less_than_a_page_apart_are_refreshed_by_one_page() -> None:
     account = Account()
     account.add(1000)
     account.add(5, "running")
     account.add(1000)
-    watched(account=account)
+    polled_incrementally(account=account)
 
     account.poll()
 
     assert len(account.pages(Priority.REFRESH)) == 1
-    assert not account.singly
+    assert not account.single_jobs
     assert account.delay <= POLL
 
 
-def test_an_unfinished_job_on_its_own_is_asked_for_by_its_endpoint() -> None:
+def test_unfinished_job_on_its_own_is_refreshed_by_its_endpoint() -> None:
     account, running = with_running_apart(1, apart=600)
 
     account.poll()
 
-    assert account.singly == running
+    assert account.single_jobs == running
     assert not account.pages(Priority.REFRESH)
 
 
-def test_a_job_of_an_operation_without_an_endpoint_is_looked_at_by_a_page() -> None:
+def test_job_of_an_operation_without_an_endpoint_is_refreshed_by_a_page() -> None:
     account = Account()
     account.add(1000)
     account.add(1, "running", operation="archive")
     account.add(1000)
-    watched(account=account)
+    polled_incrementally(account=account)
 
     account.poll()
 
     assert len(account.pages(Priority.REFRESH)) == 1
-    assert not account.singly
+    assert not account.single_jobs
     assert account.delay <= POLL
 
 
-def test_jobs_that_a_page_should_have_shown_are_asked_for_one_by_one_in_the_same_poll() -> None:
+def test_jobs_missing_from_their_page_are_requested_in_the_same_poll() -> None:
     account = Account()
     account.add(1000)
     running = [job.id for job in account.add(3, "running")]
     account.add(1000)
-    watched(account=account)
+    polled_incrementally(account=account)
     account.unlisted = set(running[:2])
 
     account.poll()
 
     assert len(account.pages(Priority.REFRESH)) == 1
-    assert sorted(account.singly) == running[:2]
+    assert sorted(account.single_jobs) == running[:2]
 
 
-def test_a_restart_probes_the_next_page_for_jobs_whose_place_it_does_not_know() -> None:
+def test_restart_probes_the_next_page_for_jobs_of_unknown_position() -> None:
     account = Account()
     account.add(2000)
     account.add(5, "running")
     account.add(120)
-    watched(account=account)
+    polled_incrementally(account=account)
     account.restart()
-    account.poll()  # learns the order; the list is not read further than that
+    account.poll()  # detects the order, and reads no further
 
     account.poll()
 
-    assert not account.singly
+    assert not account.single_jobs
     assert account.delay <= POLL
 
 
-def test_a_state_file_that_could_not_be_written_for_long_leaves_jobs_looked_at_by_their_pages() -> None:
+def test_jobs_are_still_refreshed_by_a_page_after_many_failed_commits() -> None:
     account = Account()
     account.add(2000)
     account.add(5, "running")
     account.add(120)
-    watched(account=account)
+    polled_incrementally(account=account)
     account.written = False
     for _ in range(20):
         account.poll()
@@ -477,38 +496,38 @@ def test_a_state_file_that_could_not_be_written_for_long_leaves_jobs_looked_at_b
 
     account.poll()
 
-    assert not account.singly
+    assert not account.single_jobs
     assert account.delay <= POLL
 
 
 # ---- the budget ----
 
 
-def test_jobs_that_exceed_the_budget_take_turns() -> None:
+def test_jobs_beyond_the_budget_take_turns() -> None:
     account, running = with_running_apart(20)
     asked: list[str] = []
 
     for _ in range(4):
         account.poll(budget=5)
-        assert len(account.singly) == 5
-        asked += account.singly
+        assert len(account.single_jobs) == 5
+        asked += account.single_jobs
 
     assert sorted(asked) == running
 
 
-def test_a_job_whose_endpoint_never_answers_does_not_starve_the_others() -> None:
+def test_job_whose_endpoint_never_responds_does_not_starve_the_others() -> None:
     account, running = with_running_apart(6)
     account.fails = lambda request: isinstance(request, GetJob) and request.job_id == running[0]
     asked: set[str] = set()
 
     for _ in range(6):
         account.poll(budget=2)
-        asked.update(account.singly)
+        asked.update(account.single_jobs)
 
     assert asked == set(running)
 
 
-def test_results_that_are_wanted_get_a_quarter_where_unfinished_jobs_exceed_the_budget() -> None:
+def test_details_get_a_quarter_of_a_budget_that_unfinished_jobs_exceed() -> None:
     account, _ = with_running_apart(12)
     wanted = [job.id for job in account.jobs[10:16]]
     account.live |= {job.id: record(job, detail_requests_left=1, outcome="failed") for job in account.jobs[10:16]}
@@ -516,22 +535,22 @@ def test_results_that_are_wanted_get_a_quarter_where_unfinished_jobs_exceed_the_
     asked = []
     for _ in range(3):
         account.poll(budget=8)
-        assert len(account.singly) == 8
-        asked.append(sum(job_id in wanted for job_id in account.singly))
+        assert len(account.single_jobs) == 8
+        asked.append(sum(job_id in wanted for job_id in account.single_jobs))
 
-    assert asked == [3, 2, 1]  # a quarter of eight, and one saved up while nothing was wanted
+    assert asked == [3, 2, 1]  # a quarter of eight, and one more from earlier polls' credit
 
 
-def test_a_refusal_ends_the_turn() -> None:
+def test_exhausted_allowance_ends_the_refresh() -> None:
     account, _ = with_running_apart(5)
     account.refuses = lambda request: isinstance(request, GetJob)
 
     account.poll()
 
-    assert len(account.singly) == 1
+    assert len(account.single_jobs) == 1
 
 
-def test_a_refused_slice_ends_the_poll() -> None:
+def test_exhausted_allowance_ends_the_full_listing_of_this_poll() -> None:
     account = Account()
     account.add(2000)
     account.refuses = lambda request: isinstance(request, ListPage) and request.priority is Priority.BACKGROUND
@@ -543,11 +562,11 @@ def test_a_refused_slice_ends_the_poll() -> None:
     assert not account.plan.goes_on
 
 
-# ---- slices ----
+# ---- the full listing ----
 
 
-def test_a_turn_of_a_hurried_listing_reads_ten_slices() -> None:
-    account = Account(turns=1)
+def test_hurried_listing_reads_ten_pages_per_phase() -> None:
+    account = Account(listing_phases=1)
     account.add(5000)
 
     account.poll()
@@ -555,24 +574,24 @@ def test_a_turn_of_a_hurried_listing_reads_ten_slices() -> None:
     assert len(account.pages(Priority.BACKGROUND)) == 10
 
 
-def test_slices_are_spread_evenly_over_the_interval_and_end_within_it() -> None:
-    account = watched(jobs=10_000)
+def test_full_listing_is_spread_evenly_over_its_interval() -> None:
+    account = polled_incrementally(jobs=10_000)
     listings, polls = account.listings, int(FULL / POLL)
-    slices = []
+    pages = []
 
     for _ in range(polls):
         account.poll()
-        slices.append(len(account.pages(Priority.BACKGROUND)))
+        pages.append(len(account.pages(Priority.BACKGROUND)))
 
-    assert max(slices) <= 1
-    assert 45 <= sum(slices[: polls // 2]) <= 60
+    assert max(pages) <= 1
+    assert 45 <= sum(pages[: polls // 2]) <= 60
     assert account.listings == listings + 1
 
 
-# ---- how late anything was looked at ----
+# ---- the detection delay ----
 
 
-def test_in_a_small_account_nothing_waits_for_longer_than_a_poll() -> None:
+def test_delay_of_a_small_account_is_at_most_a_poll_interval() -> None:
     account = Account()
     account.add(20, "running")
     for _ in range(5):
@@ -581,7 +600,7 @@ def test_in_a_small_account_nothing_waits_for_longer_than_a_poll() -> None:
     assert account.delay <= POLL
 
 
-def test_an_unfinished_job_that_the_budget_left_out_is_told_of() -> None:
+def test_delay_shows_an_unfinished_job_that_the_budget_left_out() -> None:
     account, _ = with_running_apart(3)
     account.poll(budget=3)
     for _ in range(4):
@@ -590,8 +609,8 @@ def test_an_unfinished_job_that_the_budget_left_out_is_told_of() -> None:
     assert account.delay == 4 * POLL
 
 
-def test_without_an_order_jobs_that_nobody_knows_of_wait_since_the_last_listing_began() -> None:
-    account = Account(arranged=shuffled, turns=1)
+def test_delay_without_an_order_counts_since_the_last_listing_began() -> None:
+    account = Account(arranged=shuffled, listing_phases=1)
     account.add(5000)
     while not account.complete:
         account.poll()
@@ -601,8 +620,8 @@ def test_without_an_order_jobs_that_nobody_knows_of_wait_since_the_last_listing_
     assert account.delay >= 2 * POLL
 
 
-def test_a_job_that_came_in_elsewhere_may_have_waited_since_the_last_listing() -> None:
-    account = watched(told=True)
+def test_delay_counts_since_the_last_listing_after_a_missed_job() -> None:
+    account = polled_incrementally(reports_total=True)
     listed_at = account.listed_at
     assert listed_at is not None
     for _ in range(20):
@@ -616,11 +635,11 @@ def test_a_job_that_came_in_elsewhere_may_have_waited_since_the_last_listing() -
     assert account.delay >= account.now - listed_at - POLL
 
 
-# ---- what was not written ----
+# ---- failed commits ----
 
 
-def test_a_listing_whose_slices_were_not_written_begins_anew() -> None:
-    account = Account(turns=1)
+def test_full_listing_begins_again_after_a_failed_commit() -> None:
+    account = Account(listing_phases=1)
     account.add(5000)
     account.poll()
     account.written = False
@@ -632,8 +651,8 @@ def test_a_listing_whose_slices_were_not_written_begins_anew() -> None:
     assert account.pages(Priority.BACKGROUND)[0] == 0
 
 
-def test_an_unfinished_job_whose_sighting_was_not_written_is_looked_at_again() -> None:
-    account = watched()
+def test_unfinished_job_is_observed_again_after_a_failed_commit() -> None:
+    account = polled_incrementally()
     burst = {job.id for job in account.add(150, "running")}
     account.written = False
     account.poll()
