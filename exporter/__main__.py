@@ -3,14 +3,14 @@
 import signal
 import sys
 
-# Ctrl-C while everything is still being loaded ends the process without a word, not with a traceback of the loading.
+# Ctrl-C while modules are being imported ends the process silently, without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from exporter.commands.cli import main as command_line  # noqa: E402  # see above
+from exporter.commands import main as command_line  # noqa: E402  # the signal comes first
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     sys.exit(command_line())
 
 

@@ -23,8 +23,9 @@
 Any other exception is a bug: the poll logs it with its traceback, and the next poll follows as usual.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import ClassVar, Final
 
 _AFTER_REFUSAL: Final = 300.0
@@ -57,6 +58,12 @@ class Problems(list[str]):
             yield
         except ConfigError as error:
             self.extend(error.problems)
+
+
+def suggestion(word: str, known: Iterable[str], otherwise: str, *, prefix: str = "") -> str:
+    """A question whether one of *known*, shown with its *prefix*, was meant by *word*; else *otherwise*."""
+    close = get_close_matches(word, known, n=1, cutoff=0.75)
+    return f"did you mean {prefix}{close[0]}?" if close else otherwise
 
 
 class StateError(ExporterError):

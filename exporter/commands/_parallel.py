@@ -1,32 +1,45 @@
-"""One piece of work per account, all at once, for commands that end: no account waits for another, Ctrl-C for none."""
+"""One poll per account, all at the same time, for commands that end: Ctrl-C waits for none of them."""
 
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+from exporter.daemon.assembly import Components
 from exporter.errors import Stopping
+from exporter.polling.poller import Poller
 
-_LOOK: Final = 0.2
-"""Seconds between two looks whether the process is to end."""
+_CHECK_SECONDS: Final = 0.2
+"""Time between two checks whether the process is to end."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_parallel(work: Callable[[T], R], items: Sequence[T], stop: threading.Event) -> list[R]:
-    """What *work* gives for each of *items*, in their order.
+def poll_each(components: Components, poll: Callable[[Poller], None], stop: threading.Event) -> None:
+    """Poll every account once, all at the same time.
 
     Raises:
-        Stopping: *stop* was set before all were done; what still runs is left behind.
-        Exception: whatever *work* raised first.
+        Stopping: *stop* was set before all were done.
+    """
+    in_parallel(poll, components.pollers, stop)
+    for poller in components.pollers:
+        poller.confirm()
+
+
+def in_parallel(work: Callable[[T], R], items: Sequence[T], stop: threading.Event) -> list[R]:
+    """Results of *work* for each of *items*, in their order.
+
+    Raises:
+        Stopping: *stop* was set before all were done; threads that still run are left behind.
+        Exception: the first one that *work* raised.
     """
     done: queue.SimpleQueue[tuple[int, R | None, BaseException | None]] = queue.SimpleQueue()
 
     def run(position: int, item: T) -> None:
         try:
             done.put((position, work(item), None))
-        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001  # raised again in the waiting thread
             done.put((position, None, error))
 
     for position, item in enumerate(items):
@@ -36,7 +49,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], stop: threading.Even
         if stop.is_set():
             raise Stopping("ended before it was done")
         try:
-            position, result, error = done.get(timeout=_LOOK)
+            position, result, error = done.get(timeout=_CHECK_SECONDS)
         except queue.Empty:
             continue
         if error is not None:

@@ -1,6 +1,6 @@
-"""``check``: is the configuration right, does every account answer, and what will watching it cost.
+"""``check``: is the configuration valid, does every account respond, and how many requests will polling take.
 
-Each account is polled once for real, into a ledger that is thrown away: what that finds is what the daemon will find.
+Each account is polled once for real, into a temporary ledger. So the daemon will see what this poll sees.
 """
 
 import sys
@@ -10,34 +10,60 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
+
+from exporter.commands._click import Command
+from exporter.commands._parallel import poll_each
+from exporter.commands._settings import load_configuration, settings_options, stop_on_signals
 from exporter.config.settings import Configuration
 from exporter.daemon import assembly
-from exporter.logs import Log
+from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.poller import Poller, UsageEstimate
 from exporter.redaction import Redactor
 
 
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  sbg-exporter check --config /etc/sbg-exporter/config.toml
+  sbg-exporter check --offline --config /etc/sbg-exporter/config.toml""",
+)
+@click.option("--offline", is_flag=True, help="validate the configuration only, without contacting the API")
+@settings_options()
+@click.pass_obj
+def command(errors: NonBlockingStream, /, *, offline: bool, **flags: object) -> int:
+    """Validate the configuration and poll every account once.
+
+    Takes the options, variables and file of `run`. For each account it prints the user, the jobs listed, the rate
+    limit, and the requests and series to expect. Nothing is counted. Exits 1 if an account cannot be polled.
+    """
+    configuration, redactor = load_configuration(flags), Redactor()
+    log = logger("auto", "error", errors, redactor)
+    return check(configuration, stop_on_signals(), log, redactor, offline=offline)
+
+
 def check(configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, offline: bool) -> int:
-    """Print what was found, account by account; *offline* asks nobody.
+    """Print the findings for each account; *offline* sends no request.
 
     Returns:
-        0 when all is well, 1 when an account cannot be watched.
+        0 when every account can be polled, else 1.
 
     Raises:
-        Stopping: *stop* was set before all accounts had answered.
+        Stopping: *stop* was set before all accounts had responded.
     """
     for warning in configuration.warnings:
         _say(f"warning: {warning}")
     if offline:
         number = len(configuration.accounts)
-        _say(f"The configuration is right: {number} account{'' if number == 1 else 's'}. Nobody was asked.")
+        _say(f"Configuration OK: {number} account{'' if number == 1 else 's'} (API not contacted).")
         return 0
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
         with assembly.build(throwaway, stop, log, redactor) as components:
-            components.poll_each(Poller.poll_once, stop)
+            poll_each(components, Poller.poll_once, stop)
             snapshots, display, now = components.registry.snapshots, components.display, components.clock.time
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
     for snapshot in snapshots:
@@ -50,7 +76,6 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, redacto
 def _found(
     snapshot: AccountSnapshot, display: DisplayOptions, estimate: UsageEstimate, now: Callable[[], float]
 ) -> Iterator[str]:
-    """Lines about one account."""
     status = snapshot.status
     yield f"endpoint    {snapshot.endpoint}"
     if status.username is not None:
@@ -61,20 +86,20 @@ def _found(
     if snapshot.listed is not None:
         yield f"jobs        {sum(totals.jobs for totals in snapshot.listed.values())} listed"
     elif status.incremental_polling:
-        yield f"jobs        {estimate.jobs} or more listed: too many to list at every poll, so it will be watched"
+        yield f"jobs        {estimate.jobs} or more listed: too many to list at every poll; polled incrementally"
     else:
-        yield f"jobs        {estimate.jobs} or more listed; the allowance did not suffice for all of them"
+        yield f"jobs        {estimate.jobs} or more listed; the allowance was too small for all of them"
     if status.rate_limit is not None and status.rate_limit_remaining is not None:
         yield f"rate limit  {status.rate_limit_remaining} of {status.rate_limit} requests left in this window"
     else:
-        yield "rate limit  not told by the platform"
+        yield "rate limit  not reported by the platform"
     expected = min(estimate.requests, status.allowance)
     yield f"requests    {expected} per 5 minutes expected, {status.allowance} allowed"
     yield f"series      {_series(snapshot, display, now)} expected"
 
 
 def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[], float]) -> int:
-    """How many series the account has now."""
+    """How many series a scrape would get for the account now."""
     registry = SnapshotRegistry((snapshot.account,))
     registry.put(snapshot)
     page = Exposition(registry, lambda: StoreStats(0, 0, 0), display, now)

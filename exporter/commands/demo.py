@@ -1,5 +1,6 @@
-"""The demo: a simulated platform and the daemon in one process, and a line every few seconds of what happens."""
+"""``demo``: a simulated platform and the daemon in one process, and a line every few seconds about the jobs."""
 
+import math
 import sys
 import tempfile
 import threading
@@ -8,14 +9,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import click
 import msgspec
 
 from exporter.clock import SYSTEM_CLOCK
+from exporter.commands._click import Command
+from exporter.commands._settings import stop_on_signals
+from exporter.commands.simulate import simulator_options, simulator_settings
 from exporter.config.accounts import AccountConfig
-from exporter.config.settings import Configuration, Settings, listen_address, rules_of
+from exporter.config.settings import Configuration, Settings, listen_address, rules_of, seconds
 from exporter.config.tokens import FixedToken
 from exporter.daemon import run
-from exporter.logs import Log
+from exporter.errors import ConfigError, Problems
+from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.families import unfinished_jobs
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.redaction import Redactor, Secret
@@ -30,6 +36,8 @@ _POLL_SECONDS: Final = 2.0
 _REQUEST_SECONDS: Final = 5.0
 _LINE_SECONDS: Final = 5.0
 _STUCK_SECONDS: Final = 20.0
+_LISTEN: Final = "127.0.0.1:10037"
+_SIMULATOR_DEFAULTS: Final = {"jobs": "40", "rate": "20"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +48,49 @@ class Demonstration:
     seconds: float
 
 
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  sbg-exporter demo
+  sbg-exporter demo --listen 127.0.0.1:10037 --seed 7 --chaos 2""",
+)
+@click.option("--listen", metavar="ADDRESS", help=f"address of the metrics server (default: {_LISTEN})")
+@click.option("--seconds", "duration", metavar="N", help="end after N seconds (default: run until Ctrl-C)")
+@simulator_options("seed", "speed", "jobs", "rate", "order", "chaos", **_SIMULATOR_DEFAULTS)
+@click.pass_obj
+def command(errors: NonBlockingStream, /, *, listen: str | None, duration: str | None, **flags: object) -> int:
+    """Run the exporter on a simulated platform; needs no account.
+
+    Jobs are submitted, run, fail and get stuck. The demo prints the URLs of its pages and a summary every 5 seconds.
+    """
+    problems = Problems()
+    demonstration = Demonstration(listen or _LISTEN, math.inf)
+    with problems.collected():
+        listen_address(demonstration.listen)
+    try:
+        if duration is not None:
+            demonstration = Demonstration(demonstration.listen, seconds(duration))
+    except ValueError as error:
+        problems.append(f"--seconds: {error}")
+    with problems.collected():
+        given = {name: value for name, value in flags.items() if value is not None}
+        settings = simulator_settings({**_SIMULATOR_DEFAULTS, "listen": "127.0.0.1:0", **given})
+    if problems:
+        raise ConfigError(*problems)
+    redactor = Redactor()
+    log = logger("console", "warning", errors, redactor)
+    return demonstrate(demonstration, settings, stop_on_signals(), log, redactor)
+
+
 def demonstrate(
     demonstration: Demonstration, simulator: SimulatorSettings, stop: threading.Event, log: Log, redactor: Redactor
 ) -> int:
     """Simulate and run until *stop* is set; the exit code.
 
     Raises:
-        ConfigError: the address is wrong.
-        ListenError: the address cannot be had.
+        ConfigError: the address is invalid.
+        ListenError: the address is not available.
     """
     host, port = listen_address(demonstration.listen)
     settings = Settings.model_validate(
@@ -72,7 +115,9 @@ def demonstrate(
             _say(f"Status page         {url}/")
             _say(f"Metrics             {url}/metrics")
             _say(f"Simulated platform  {platform.url}")
-            _say("Jobs are submitted, run, fail and get stuck; warnings below tell of failed ones. Ctrl-C ends it.")
+            _say(
+                "Jobs are submitted, run, fail and get stuck. Warnings below report failed files. Press Ctrl-C to stop."
+            )
             ends = SYSTEM_CLOCK.monotonic() + demonstration.seconds
             while (
                 not stop.wait(min(_LINE_SECONDS, max(0.0, ends - SYSTEM_CLOCK.monotonic())))
@@ -80,19 +125,19 @@ def demonstrate(
             ):
                 for snapshot in exporter.registry.snapshots:
                     _say(f"{datetime.now().astimezone():%H:%M:%S} {line_of(snapshot, SYSTEM_CLOCK.time())}")
-    _say("Ended; the demo's ledger is gone with it.")
+    _say("Demo stopped; its state file is deleted.")
     return 0
 
 
 def submit_examples(platform: Platform, speed: float) -> None:
-    """What everybody came to see and the dice may keep for later: a job whose every file fails, and one that hangs."""
+    """Submit a job whose every file fails and one that gets stuck; random jobs may take long to do so."""
     hangs = JobScript(total=12, queued=2 * speed, resolving=speed, running=6 * speed, hangs_after=7 * speed)
     platform.submit(hangs)
     platform.submit(msgspec.structs.replace(hangs, total=6, failed=6, errors={"5002": 6}, hangs_after=None))
 
 
 def line_of(snapshot: AccountSnapshot, now: float) -> str:
-    """What the exporter shows of the account at *now*, Unix seconds, in one line."""
+    """One line about the account's jobs at *now*, in Unix seconds."""
     states: dict[str, int] = {}
     for (_, state), totals in (snapshot.listed or {}).items():
         states[state] = states.get(state, 0) + totals.jobs
@@ -103,19 +148,19 @@ def line_of(snapshot: AccountSnapshot, now: float) -> str:
 
 
 def _stuck(snapshot: AccountSnapshot, now: float) -> str:
-    """The job that has not moved for longest, when that is long."""
+    """The job without progress for longest, if it is stuck."""
     waiting = [job_record for job_record in unfinished_jobs(snapshot) if job_record.state != "finished"]
-    stillest = min(waiting, key=lambda record: record.last_progress_at, default=None)
-    if stillest is None or now - stillest.last_progress_at <= _STUCK_SECONDS:
+    stuck = min(waiting, key=lambda record: record.last_progress_at, default=None)
+    if stuck is None or now - stuck.last_progress_at <= _STUCK_SECONDS:
         return ""
-    return f"; not moved for {now - stillest.last_progress_at:.0f} s: job {stillest.id}"
+    return f"; no progress for {now - stuck.last_progress_at:.0f} s: job {stuck.id}"
 
 
 def _age(snapshot: AccountSnapshot, now: float) -> str:
-    """How old all that is, and why, when it is not of the last two polls."""
+    """The age of these numbers and the reason, if the last two polls failed."""
     error, at = snapshot.status.last_error, snapshot.status.last_success
     if at is None:
-        return f" (no answer yet: {error})" if error else ""
+        return f" (no response yet: {error})" if error else ""
     if not error and now - at <= 2 * _POLL_SECONDS:
         return ""
     return f" (as of {now - at:.0f} s ago{f': {error}' if error else ''})"

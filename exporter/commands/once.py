@@ -1,4 +1,4 @@
-"""``once``: list every account in full once, then write the metrics. It uses the same state file and counters."""
+"""``once``: one full listing of every account, then the exposition, with the daemon's state file and counters."""
 
 import errno
 import os
@@ -7,23 +7,49 @@ import tempfile
 import threading
 from pathlib import Path
 
+import click
+
+from exporter.commands._click import Command
+from exporter.commands._parallel import poll_each
+from exporter.commands._settings import configured_logger, load_configuration, settings_options, stop_on_signals
 from exporter.config.settings import Configuration
 from exporter.daemon import assembly
 from exporter.errors import OutputError
-from exporter.logs import Log
+from exporter.logs import Log, NonBlockingStream
 from exporter.metrics.exposition import Exposition, Format
 from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
 from exporter.storage.files import atomic_write
 
 
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  sbg-exporter once --config /etc/sbg-exporter/config.toml
+  sbg-exporter once --config /etc/sbg-exporter/config.toml --textfile /var/lib/node_exporter/sbg.prom""",
+)
+@click.option("--textfile", metavar="PATH", help="file to write for node_exporter's textfile collector")
+@settings_options()
+@click.pass_obj
+def command(errors: NonBlockingStream, /, *, textfile: str | None, **flags: object) -> int:
+    """List every account once and print its metrics.
+
+    Takes the options, variables and file of `run`, and uses the same state file and counters.
+    """
+    configuration, redactor = load_configuration(flags), Redactor()
+    path = None if textfile is None else Path(textfile)
+    return once(configuration, path, stop_on_signals(), configured_logger(configuration, errors, redactor), redactor)
+
+
 def once(
     configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log, redactor: Redactor
 ) -> int:
-    """List every account once and write the metrics to standard output or to *textfile*.
+    """List every account once and write the exposition, to standard output or to *textfile*.
 
     Returns:
-        0 if every account was listed completely and all counts are on disk, else 1. The metrics are written either way.
+        0 when every account was listed in full and all counts are on disk, else 1. The exposition is written in both
+        cases.
 
     Raises:
         StateError: the state file cannot be used.
@@ -31,9 +57,9 @@ def once(
         Stopping: *stop* was set before every account was listed.
     """
     if textfile is not None:
-        _check_writable(textfile)  # before any request, so that a wrong path costs none
+        _check_writable(textfile)  # before any request is sent and counted
     with assembly.build(configuration, stop, log, redactor) as components:
-        components.poll_each(Poller.poll_until_listed, stop)
+        poll_each(components, Poller.poll_until_listed, stop)
         if textfile is None:
             sys.stdout.buffer.write(components.exposition.page(Format.TEXT, gzip=False))
             sys.stdout.buffer.flush()
@@ -47,7 +73,9 @@ def once(
 
 
 def write_textfile(exposition: Exposition, path: Path) -> None:
-    """Write the page for node_exporter's textfile collector: without the series that a collector of its own provides.
+    """Write *path* for node_exporter's textfile collector: the text format without the process's own metrics.
+
+    A temporary file in the same folder is renamed, so that the collector never reads half of it.
 
     Raises:
         OutputError: it cannot be written.

@@ -15,8 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import click
+
+from exporter.commands import print_error
+from exporter.commands._click import Command, Group
+from exporter.commands._settings import load_configuration, settings_options, stop_on_signals
 from exporter.counting import values as counting
 from exporter.errors import ConfigError, OutputError, StateError
+from exporter.logs import NonBlockingStream
 from exporter.storage.audit import audit
 from exporter.storage.files import atomic_write, is_in_use
 from exporter.storage.lock import lock_owner
@@ -370,3 +376,160 @@ def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool
         " existing jobs."
     )
     return 0
+
+
+# ---- the command line ----
+
+_SETTINGS: Final = ("state_file", "show_username")
+_NO_ACCOUNTS: Final[Mapping[str, object]] = {
+    "accounts": ({"name": "none", "api_endpoint": "http://localhost/v2", "auth_token": "none"},),
+    "profiles": (),
+}
+"""Replaces the configured accounts: no request is sent, and whoever reads the state need not be able to read tokens."""
+
+
+@click.group(
+    cls=Group,
+    no_args_is_help=False,
+    epilog="""\b
+Examples:
+  sbg-exporter state show --config /etc/sbg-exporter/config.toml
+  sbg-exporter state backup /var/backups/sbg-exporter.db --config /etc/sbg-exporter/config.toml""",
+)
+def command() -> None:
+    """Inspect, back up or migrate the state file.
+
+    ACCOUNT is the configured name, or the endpoint, user name and division as far as needed to be unique. Exit codes: 0
+    done or valid, 1 failed or invalid, 2 wrong usage.
+    """
+
+
+@command.command(
+    "show",
+    cls=Command,
+    epilog="""\b
+Example:
+  sbg-exporter state show --json --state-file /var/lib/sbg-exporter/state.db""",
+)
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@settings_options(only=_SETTINGS)
+def _show(*, as_json: bool, **flags: object) -> int:
+    """Show the accounts in the state file.
+
+    Safe while the daemon runs. No request is sent.
+    """
+    return show(_options(flags), as_json=as_json)
+
+
+@command.command(
+    "check",
+    cls=Command,
+    epilog="""\b
+Example:
+  sbg-exporter state check --state-file /var/lib/sbg-exporter/state.db""",
+)
+@settings_options(only=_SETTINGS)
+def _check(**flags: object) -> int:
+    """Verify the integrity of the state file.
+
+    Safe while the daemon runs. Runs SQLite's own check, and verifies that values are valid and that counters agree with
+    the tracked jobs. Prints a line for each problem.
+    """
+    return check(_options(flags))
+
+
+@command.command(
+    "backup",
+    cls=Command,
+    epilog="""\b
+Example:
+  sbg-exporter state backup /var/backups/sbg-exporter.db --config /etc/sbg-exporter/config.toml""",
+)
+@click.argument("path", metavar="PATH")
+@click.option("--force", is_flag=True, help="overwrite an existing file")
+@settings_options(only=_SETTINGS)
+def _backup(*, path: str, force: bool, **flags: object) -> int:
+    """Copy the state file to PATH.
+
+    Safe while the daemon runs. The copy is a single file that has been verified. To restore it: stop the daemon, remove
+    state.db-wal and state.db-shm if they exist, copy the backup to state.db, and start the daemon.
+    """
+    return backup(_options(flags, stop_on_signals()), Path(path), force=force)
+
+
+@command.command(
+    "export",
+    cls=Command,
+    epilog="""\b
+Examples:
+  sbg-exporter state export cavatica --output cavatica.ledger --config /etc/sbg-exporter/config.toml
+  sbg-exporter state export https://cgc-api.sbgenomics.com/v2 alice | ssh other sbg-exporter state import -""",
+)
+@click.argument("account", metavar="ACCOUNT", nargs=-1, required=True)
+@click.option("--output", metavar="PATH", help="file to write, with mode 0600 (default: standard output)")
+@click.option("--force", is_flag=True, help="overwrite an existing file")
+@settings_options(only=_SETTINGS)
+@click.pass_obj
+def _export(
+    errors: NonBlockingStream, /, *, account: tuple[str, ...], output: str | None, force: bool, **flags: object
+) -> int:
+    """Write an account's whole ledger.
+
+    To move an account to another daemon: stop both, export here, import there, and start the other one. Then forget the
+    account here, remove it from the configuration, and start this one. An export from a running daemon lacks what is
+    counted afterwards.
+    """
+    # Without an output file there is nothing to clean up, so that a signal may end the process at once.
+    options = _options(flags, threading.Event() if output is None else stop_on_signals())
+    path = None if output is None else Path(output)
+    return export_ledger(options, account, path, force=force, warn=_warn_on(errors))
+
+
+@command.command(
+    "import",
+    cls=Command,
+    epilog="""\b
+Example:
+  sbg-exporter state import cavatica.ledger --config /etc/sbg-exporter/config.toml""",
+)
+@click.argument("source", metavar="FILE")
+@click.option("--replace", is_flag=True, help="replace a ledger of the same account in this state file")
+@settings_options(only=_SETTINGS)
+@click.pass_obj
+def _import(errors: NonBlockingStream, /, *, source: str, replace: bool, **flags: object) -> int:
+    """Import a ledger that `state export` wrote to FILE.
+
+    FILE may be - for standard input. Stop the daemon first. Counters, creation times, job records and the configured
+    name are restored as exported. A damaged file changes nothing.
+    """
+    return import_ledger(_options(flags), Path(source), replace=replace, warn=_warn_on(errors))
+
+
+@command.command(
+    "forget",
+    cls=Command,
+    epilog="""\b
+Example:
+  sbg-exporter state forget cavatica --yes --config /etc/sbg-exporter/config.toml""",
+)
+@click.argument("account", metavar="ACCOUNT", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="confirm; without it the command only prints what would be deleted")
+@settings_options(only=_SETTINGS)
+def _forget(*, account: tuple[str, ...], yes: bool, **flags: object) -> int:
+    """Delete an account's ledger.
+
+    Stop the daemon first. A daemon that polls the account later starts with counters at 0: it counts unfinished jobs in
+    full and treats finished jobs as history.
+    """
+    return forget_ledger(_options(flags), account, sure=yes)
+
+
+def _options(flags: Mapping[str, object], stop: threading.Event | None = None) -> StateFileOptions:
+    # Commands without *stop* have nothing to clean up: SQLite commits all or nothing.
+    configuration = load_configuration({**flags, **_NO_ACCOUNTS})
+    show_username = configuration.settings.show_username
+    return StateFileOptions(configuration.state_file, show_username, stop or threading.Event())
+
+
+def _warn_on(errors: NonBlockingStream) -> Callable[[str], None]:
+    return lambda line: print_error(errors, f"warning: {line}")

@@ -9,7 +9,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +26,7 @@ from pydantic_settings import (
 
 from exporter.config.accounts import AccountConfig, AccountTable, accounts_of
 from exporter.counting.values import Rules
-from exporter.errors import ConfigError, Problems
+from exporter.errors import ConfigError, Problems, suggestion
 
 PREFIX: Final = "SBG_EXPORTER_"
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -317,12 +316,6 @@ def _unknown_key(key: str, *, of_account: bool) -> str:
     if not of_account and key in here:
         return "is an account's key; write it below [[accounts]]"
     return f"no such key; {suggestion(key, here if of_account else elsewhere, 'see sbg-exporter run --help')}"
-
-
-def suggestion(word: str, known: Iterable[str], otherwise: str, *, prefix: str = "") -> str:
-    """A question whether one of *known*, shown with its *prefix*, was meant by *word*; else *otherwise*."""
-    close = get_close_matches(word, known, n=1, cutoff=0.75)
-    return f"did you mean {prefix}{close[0]}?" if close else otherwise
 
 
 def _path(loc: Iterable[int | str]) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """Builds everything between the state file and the metrics page, by hand and in one place."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -12,7 +12,6 @@ from exporter.api.client import Client, ClientObserver
 from exporter.api.deadline import Deadline
 from exporter.api.transport import tls_context, transport_to
 from exporter.clock import Clock, RealClock
-from exporter.commands._parallel import in_parallel
 from exporter.config.accounts import AccountConfig
 from exporter.config.settings import Configuration
 from exporter.logs import Log
@@ -36,16 +35,6 @@ class Components:
     display: DisplayOptions
     clock: Clock
     store: Store
-
-    def poll_each(self, how: Callable[[Poller], None], stop: threading.Event) -> None:
-        """Every account polled once, all at the same time, for commands that end.
-
-        Raises:
-            Stopping: *stop* was set before all were done.
-        """
-        in_parallel(how, self.pollers, stop)
-        for poller in self.pollers:
-            poller.confirm()
 
 
 @contextmanager

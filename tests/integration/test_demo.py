@@ -58,7 +58,7 @@ def test_it_prints_urls_behind_which_metrics_move_until_it_is_interrupted(place:
     daemon.await_output("files counted: ")
     assert daemon.stop(signal.SIGINT) == 0
     assert "Traceback" not in daemon.output()
-    assert daemon.stdout.splitlines()[-1].startswith("Ended")
+    assert daemon.stdout.splitlines()[-1].startswith("Demo stopped")
 
 
 def test_it_ends_by_itself_and_leaves_nothing_behind(place: Installation) -> None:
@@ -93,7 +93,7 @@ def test_a_line_tells_what_is_stuck_and_how_old_it_is() -> None:
 
     assert line_of(snapshot(counted.ledger, status=fresh), START + 50) == said
     assert line_of(snapshot(counted.ledger, status=fresh), START + 70) == (
-        f"{said}; not moved for 40 s: job {job_id(START)}"
+        f"{said}; no progress for 40 s: job {job_id(START)}"
     )
     old = replace(STATUS, last_success=START + 30)
     assert line_of(snapshot(counted.ledger, status=old), START + 48) == f"{said} (as of 18 s ago)"
@@ -108,7 +108,7 @@ def test_a_line_says_nothing_as_zero_before_the_first_answer() -> None:
 
     assert line_of(snapshot(None, status=UNTRIED), START) == said
     assert line_of(snapshot(None, status=replace(UNTRIED, last_error="no answer within 5 s")), START) == (
-        f"{said} (no answer yet: no answer within 5 s)"
+        f"{said} (no response yet: no answer within 5 s)"
     )
 
 

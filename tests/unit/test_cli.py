@@ -14,13 +14,13 @@ from typing import NamedTuple
 import pytest
 
 from exporter import __version__
-from exporter.commands.cli import main, version_line
+from exporter.commands import COMMANDS, main
+from exporter.commands.version import version_line
 from exporter.config.settings import Settings
 from exporter.counting.values import Rules
 from exporter.storage.store import Store
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
-COMMANDS = ("run", "simulate", "demo", "state", "version")
 COMMAND = str(Path(sys.executable).parent / "sbg-exporter")
 
 
@@ -75,8 +75,8 @@ def test_help_names_every_command_and_what_it_does(typed: Typed) -> None:
         code, out, err = typed(asked)
 
         assert (code, err) == (0, "")
-        assert out.startswith("usage: sbg-exporter [command] [flags]\n")
-        assert all(f"\n    {command} " in out for command in COMMANDS)
+        assert out.startswith("Usage: sbg-exporter [OPTIONS] COMMAND [ARGS]...\n")
+        assert re.findall(r"^  ([a-z]+)  +[A-Z]", out, re.MULTILINE) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -84,20 +84,21 @@ def test_every_command_has_help_with_its_flags(typed: Typed, command: str) -> No
     code, out, err = typed(command, "--help")
 
     assert (code, err) == (0, "")
-    operand = "COMMAND " if command == "state" else ""
-    assert out.startswith(f"usage: sbg-exporter {command} {operand}[flags]\n")
+    operands = " COMMAND [ARGS]..." if command == "state" else ""
+    assert out.startswith(f"Usage: sbg-exporter {command} [OPTIONS]{operands}\n")
     assert "--help" in out
+    assert re.search(rf"^  Examples?[a-z, ]*:\n.*sbg-exporter {command}\b", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("command", "usage", "flags"),
     [
-        ("show", "show", ["--json"]),
-        ("check", "check", []),
-        ("backup", "backup PATH", ["--force"]),
-        ("export", "export ACCOUNT", ["--output", "--force"]),
-        ("import", "import FILE", ["--replace"]),
-        ("forget", "forget ACCOUNT", ["--yes"]),
+        ("show", "show [OPTIONS]", ["--json"]),
+        ("check", "check [OPTIONS]", []),
+        ("backup", "backup [OPTIONS] PATH", ["--force"]),
+        ("export", "export [OPTIONS] ACCOUNT", ["--output", "--force"]),
+        ("import", "import [OPTIONS] FILE", ["--replace"]),
+        ("forget", "forget [OPTIONS] ACCOUNT", ["--yes"]),
     ],
 )
 def test_every_command_of_state_has_help_with_its_flags(
@@ -106,7 +107,8 @@ def test_every_command_of_state_has_help_with_its_flags(
     code, out, err = typed("state", command, "--help")
 
     assert (code, err) == (0, "")
-    assert out.startswith(f"usage: sbg-exporter state {usage} [flags]\n")
+    assert out.startswith(f"Usage: sbg-exporter state {usage}\n")
+    assert f"  sbg-exporter state {command} " in out
     assert set(re.findall(r"^  (--[a-z-]+)", out, re.MULTILINE)) == {
         "--config",
         "--state-file",
@@ -132,9 +134,9 @@ def test_the_help_of_run_names_every_setting_with_its_default(typed: Typed) -> N
         "--history ignore|count",
         "--duration-buckets SECONDS",
         "(default: 1 5 15 30 60 120 300 600 1800 3600 7200 14400 28800 86400)",
-        "--show-username, --no-show-username",
+        "--show-username / --no-show-username",
         "(default: yes)",
-        "--config FILE the TOML file (also SBG_EXPORTER_CONFIG)",
+        "--config FILE TOML configuration file (also SBG_EXPORTER_CONFIG)",
     ):
         assert shown in out
 
@@ -163,17 +165,20 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["watch"], "no such command; write one of run, check, once, simulate, demo, state, version;"),
-        (["chek"], "no such command; did you mean check?"),
-        ([TOKEN], "no such command; write one of run, check"),
-        (["run", "--poll-intervall", "30"], "--poll-intervall: no such flag; did you mean --poll-interval?"),
-        (["--poll-intervall=30"], "--poll-intervall: no such flag; did you mean --poll-interval?"),
-        (["--ofline"], "--ofline: no such flag; see sbg-exporter run --help"),
-        (["check", "--ofline"], "--ofline: no such flag; did you mean --offline?"),
-        (["--poll", "30"], "--poll: no such flag; see sbg-exporter run --help"),
-        (["run", "now"], "an argument too many; see sbg-exporter run --help"),
-        (["version", "--long"], "--long: no such flag; see sbg-exporter version --help"),
-        (["--listen"], "--listen: expected one argument; see sbg-exporter run --help"),
+        (
+            ["watch"],
+            "unknown command; expected run, check, once, simulate, demo, state, version; see `sbg-exporter --help`",
+        ),
+        (["chek"], "unknown command; did you mean check?"),
+        ([TOKEN], "unknown command; expected run, check"),
+        (["run", "--poll-intervall", "30"], "--poll-intervall: unknown option; did you mean --poll-interval?"),
+        (["--poll-intervall=30"], "--poll-intervall: unknown option; did you mean --poll-interval?"),
+        (["--ofline"], "--ofline: unknown option; see `sbg-exporter run --help`"),
+        (["check", "--ofline"], "--ofline: unknown option; did you mean --offline?"),
+        (["--poll", "30"], "--poll: unknown option; see `sbg-exporter run --help`"),
+        (["run", "now"], "unexpected argument; see `sbg-exporter run --help`"),
+        (["version", "--long"], "--long: unknown option; see `sbg-exporter version --help`"),
+        (["--listen"], "--listen: expected a value; see `sbg-exporter run --help`"),
         (["--poll-interval", "soon"], '--poll-interval: not a duration; write seconds, or "30s", "5m", "1h"'),
         (["--history", "forget"], "--history: not one of the choices; write 'ignore' or 'count'"),
         (["--config", "no.toml"], "no.toml: the configuration cannot be read: No such file or directory"),
@@ -181,22 +186,27 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
         (["run", "--no-show-username"], "accounts: none configured"),
         (["demo", "--seconds", "long"], '--seconds: not a duration; write seconds, or "30s", "5m", "1h"'),
         (["demo", "--listen", "here"], "--listen: not an address; write host:port, [::1]:10037 or :10037"),
-        (["demo", "--token", TOKEN], "--token: no such flag; see sbg-exporter demo --help"),
+        (["demo", "--token", TOKEN], "--token: unknown option; see `sbg-exporter demo --help`"),
         (["demo", "--chaos", "9"], "--chaos: 9 is not from 0 to 3"),
-        (["simulate", "--seed", "1.5"], "--seed: not a whole number; write one such as 2"),
-        (["simulate", "--speed", "fast"], "--speed: not a number; write one such as 2"),
+        (["simulate", "--seed", "1.5"], "--seed: expected a whole number, such as 2"),
+        (["simulate", "--speed", "fast"], "--speed: expected a number, such as 2"),
         (["simulate", "--order", "none"], "--order: 'none' is none of newest, oldest, mixed, unstable"),
-        (["state"], "state: no such command; write one of show, check, backup, export, import, forget; see sbg"),
-        (["state", "shwo"], "state: no such command; did you mean show?"),
-        (["state", TOKEN], "state: no such command; write one of show, check,"),
-        (["state", "--json", "show"], "state: no such command; write one of show, check,"),
-        (["state", "show", "all"], "an argument too many; see sbg-exporter state show --help"),
-        (["state", "show", "--jsno"], "--jsno: no such flag; did you mean --json?"),
-        (["state", "show", "--listen", ":1"], "--listen: no such flag; see sbg-exporter state show --help"),
-        (["state", "backup"], "the following arguments are required: PATH; see sbg-exporter state backup --help"),
-        (["state", "export"], "the following arguments are required: ACCOUNT; see sbg-exporter state export --help"),
-        (["state", "import"], "the following arguments are required: FILE; see sbg-exporter state import --help"),
+        (
+            ["state"],
+            "missing command; expected show, check, backup, export, import, forget; see `sbg-exporter state --help`",
+        ),
+        (["state", "shwo"], "unknown command; did you mean show?"),
+        (["state", TOKEN], "unknown command; expected show, check,"),
+        (["state", "--json", "show"], "--json: unknown option; see `sbg-exporter state --help`"),
+        (["state", "show", "all"], "unexpected argument; see `sbg-exporter state show --help`"),
+        (["state", "show", "--jsno"], "--jsno: unknown option; did you mean --json?"),
+        (["state", "show", "--listen", ":1"], "--listen: unknown option; see `sbg-exporter state show --help`"),
+        (["state", "backup"], "missing PATH; see `sbg-exporter state backup --help`"),
+        (["state", "export"], "missing ACCOUNT; see `sbg-exporter state export --help`"),
+        (["state", "import"], "missing FILE; see `sbg-exporter state import --help`"),
         (["state", "check", "--config", "no.toml"], "no.toml: the configuration cannot be read: No such file"),
+        (["version", "-l"], "-l: unknown option; see `sbg-exporter version --help`"),
+        (["check", f"--offline={TOKEN}"], "--offline: takes no value; see `sbg-exporter check --help`"),
         (["simulate", "--listen", "here"], "--listen: 'here' is not host:port, such as 127.0.0.1:8089"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -213,14 +223,14 @@ def test_several_things_typed_wrongly_are_several_lines(typed: Typed) -> None:
     assert typed("simulate", "--seed", "x", "--rate", "y") == Ended(
         2,
         "",
-        "sbg-exporter: --seed: not a whole number; write one such as 2\n"
-        "sbg-exporter: --rate: not a number; write one such as 2\n",
+        "sbg-exporter: --seed: expected a whole number, such as 2\n"
+        "sbg-exporter: --rate: expected a number, such as 2\n",
     )
     assert typed("--a", "--b=c") == Ended(
         2,
         "",
-        "sbg-exporter: --a: no such flag; see sbg-exporter run --help\n"
-        "sbg-exporter: --b: no such flag; see sbg-exporter run --help\n",
+        "sbg-exporter: --a: unknown option; see `sbg-exporter run --help`\n"
+        "sbg-exporter: --b: unknown option; see `sbg-exporter run --help`\n",
     )
 
 
@@ -241,11 +251,14 @@ def test_everything_that_is_wrong_with_a_simulation_is_told_at_once(
     assert code == 2
     said = err.splitlines()
     assert len(said) == len({*said}) == len(lines) + 3
-    for line in (*lines, "--seed: not a whole", "--chaos: 9 is not from 0 to 3", "--speed: -1.0 is not a number"):
+    for line in (*lines, "--seed: expected a whole", "--chaos: 9 is not from 0 to 3", "--speed: -1.0 is not a number"):
         assert any(each.startswith(f"sbg-exporter: {line}") for each in said)
 
 
-@pytest.mark.parametrize("arguments", [["--auth-token", TOKEN], [f"--auth-token={TOKEN}"], ["run", TOKEN]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--auth-token", TOKEN], [f"--auth-token={TOKEN}"], ["run", TOKEN], [f"-{TOKEN}"], ["state", TOKEN], [TOKEN]],
+)
 def test_a_token_typed_as_a_flag_is_not_repeated(typed: Typed, arguments: list[str]) -> None:
     code, _, err = typed(*arguments)
 
@@ -314,7 +327,7 @@ def test_as_a_process_it_tells_its_version_and_its_help() -> None:
 
 
 def test_as_a_process_a_wrong_flag_is_one_line_and_exit_2() -> None:
-    assert as_process("--nope") == Ended(2, "", "sbg-exporter: --nope: no such flag; see sbg-exporter run --help\n")
+    assert as_process("--nope") == Ended(2, "", "sbg-exporter: --nope: unknown option; see `sbg-exporter run --help`\n")
 
 
 def test_as_a_process_a_missing_token_file_is_one_line_and_exit_2(tmp_path: Path) -> None:
@@ -391,17 +404,20 @@ def test_a_reader_who_has_had_enough_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_interrupt_while_it_is_loaded_ends_it_without_a_word() -> None:
-    program = """
+@pytest.mark.parametrize("module", ["exporter.commands", "exporter.commands.version"])
+def test_an_interrupt_while_modules_are_imported_ends_the_process_silently(module: str) -> None:
+    program = f"""
 import os, signal, sys
 
 class Interrupting:
     def find_spec(self, name, path, target=None):
-        if name == "exporter.config.settings":
+        if name == "{module}":
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupting())
+sys.argv = ["sbg-exporter", "version"]
 import exporter.__main__
+exporter.__main__.main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
@@ -425,7 +441,7 @@ def test_as_a_process_a_signal_ends_the_demo_with_exit_0(number: signal.Signals)
 
     assert process.returncode == 0
     assert first.startswith("Status page  ")
-    assert rest.endswith("Ended; the demo's ledger is gone with it.\n")
+    assert rest.endswith("Demo stopped; its state file is deleted.\n")
     assert "Traceback" not in err
 
 

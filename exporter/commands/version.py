@@ -1,0 +1,25 @@
+"""``version``: which exporter, Python and platform this is."""
+
+import platform
+
+import click
+
+from exporter import __version__
+from exporter.commands._click import Command
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Example:
+  sbg-exporter version""",
+)
+def command() -> int:
+    """Print the versions of sbg-exporter and Python, and the platform."""
+    click.echo(version_line())
+    return 0
+
+
+def version_line() -> str:
+    """Version, Python and platform."""
+    return f"sbg-exporter {__version__} (Python {platform.python_version()}, {platform.system()} {platform.machine()})"
