@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from exporter.clock import RealClock
-from exporter.config.settings import load
+from exporter.config.loading import load
 from exporter.daemon import run
 from exporter.logs import NonBlockingStream, logger
 from exporter.redaction import Redactor

@@ -12,7 +12,8 @@ import click
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
-from exporter.config.settings import PREFIX, Configuration, Settings, load, seconds
+from exporter.config.loading import Configuration, load
+from exporter.config.settings import PREFIX, Settings, seconds
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.redaction import Redactor
 
@@ -69,7 +70,7 @@ def _shown(field: FieldInfo) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
     if _is_duration(field):
-        unit, size = next((u, n) for u, n in (("h", 3600), ("m", 60), ("s", 1)) if default % n == 0 and default > n)
+        unit, size = next(((u, n) for u, n in (("h", 3600), ("m", 60)) if default % n == 0 and default > n), ("s", 1))
         return f"{default / size:g}{unit}"
     return "" if default is None else str(default)
 

@@ -15,7 +15,7 @@ import click
 from exporter.commands._click import Command
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options, stop_on_signals
-from exporter.config.settings import Configuration
+from exporter.config.loading import Configuration
 from exporter.daemon import assembly
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.exposition import Exposition, Format

@@ -17,7 +17,9 @@ from exporter.commands._click import Command
 from exporter.commands._settings import stop_on_signals
 from exporter.commands.simulate import simulator_options, simulator_settings
 from exporter.config.accounts import AccountConfig
-from exporter.config.settings import Configuration, Settings, listen_address, rules_of, seconds
+from exporter.config.endpoints import parse_listen_address
+from exporter.config.loading import Configuration, rules_of
+from exporter.config.settings import Settings, seconds
 from exporter.config.tokens import FixedToken
 from exporter.daemon import run
 from exporter.errors import ConfigError, Problems
@@ -65,12 +67,13 @@ def command(errors: NonBlockingStream, /, *, listen: str | None, duration: str |
     Jobs are submitted, run, fail and get stuck. The demo prints the URLs of its pages and a summary every 5 seconds.
     """
     problems = Problems()
-    demonstration = Demonstration(listen or _LISTEN, math.inf)
-    with problems.collected():
-        listen_address(demonstration.listen)
+    address, ends_after = listen or _LISTEN, math.inf
     try:
-        if duration is not None:
-            demonstration = Demonstration(demonstration.listen, seconds(duration))
+        parse_listen_address(address)
+    except ValueError as error:
+        problems.append(f"--listen: {error}")
+    try:
+        ends_after = math.inf if duration is None else seconds(duration)
     except ValueError as error:
         problems.append(f"--seconds: {error}")
     with problems.collected():
@@ -80,7 +83,7 @@ def command(errors: NonBlockingStream, /, *, listen: str | None, duration: str |
         raise ConfigError(*problems)
     redactor = Redactor()
     log = logger("console", "warning", errors, redactor)
-    return demonstrate(demonstration, settings, stop_on_signals(), log, redactor)
+    return demonstrate(Demonstration(address, ends_after), settings, stop_on_signals(), log, redactor)
 
 
 def demonstrate(
@@ -89,10 +92,9 @@ def demonstrate(
     """Simulate and run until *stop* is set; the exit code.
 
     Raises:
-        ConfigError: the address is invalid.
         ListenError: the address is not available.
     """
-    host, port = listen_address(demonstration.listen)
+    host, port = parse_listen_address(demonstration.listen)
     settings = Settings.model_validate(
         {"listen": demonstration.listen, "poll_interval": _POLL_SECONDS, "request_timeout": _REQUEST_SECONDS}
     )

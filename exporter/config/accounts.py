@@ -1,22 +1,31 @@
-"""The accounts to watch: from tables of the file, from profiles, or by the official clients' conventions."""
+"""The accounts to poll: from tables in the file, from profiles, or by the official clients' conventions."""
 
-import ipaddress
-import re
-import ssl
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
-from exporter.config.tokens import FixedToken, Token, TokenFile, credentials_path, found, profiles, secret_of
+from exporter.config.endpoints import (
+    check_certificates,
+    is_loopback,
+    parse_endpoint,
+    parse_proxy,
+    proxy_from_environment,
+)
+from exporter.config.tokens import (
+    FixedToken,
+    Token,
+    TokenFile,
+    credentials_path,
+    parse_token,
+    read_profiles,
+    token_path,
+)
 from exporter.errors import ConfigError, Problems
 
-_HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
 _LONGEST_NAME: Final = 64
 
 PLATFORMS: Final[Mapping[str, str]] = {
@@ -27,12 +36,12 @@ PLATFORMS: Final[Mapping[str, str]] = {
     "api.sb.biodatacatalyst.nhlbi.nih.gov": "f4c",
     "api.sevenbridges.cn": "ali-cn",
 }
-"""The platforms' hosts and the short names that their users know them by."""
+"""The platforms' hosts and short names."""
 
 
 def _label(value: str) -> str:
     if not 0 < len(value) <= _LONGEST_NAME or not value.isprintable() or value != value.strip():
-        raise ValueError(f"not a name; write 1 to {_LONGEST_NAME} printable characters")
+        raise ValueError(f"expected 1 to {_LONGEST_NAME} printable characters")
     return value
 
 
@@ -54,13 +63,13 @@ class AccountTable(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AccountConfig:
-    """One account to watch, resolved: where it is and how to get in.
+    """One account to poll, with everything resolved.
 
     Attributes:
         name: the ``account`` label.
         endpoint: the API's base URL, without a slash at its end.
-        division: free text that tells one user's divisions apart.
-        token: where the token comes from.
+        division: free text that distinguishes one user's divisions.
+        token: the source of the token.
         ca_file: certificates to trust instead of the system's.
         proxy: the proxy's URL, credentials included; never shown.
     """
@@ -74,11 +83,11 @@ class AccountConfig:
 
     @property
     def needs_tls(self) -> bool:
-        """Whether any part of the way to it is encrypted."""
+        """Whether a connection to the endpoint or to its proxy is encrypted."""
         return self.endpoint.startswith("https:") or bool(self.proxy and self.proxy.startswith("https:"))
 
 
-def accounts_of(
+def resolve_accounts(
     tables: Sequence[AccountTable],
     wanted_profiles: tuple[str, ...],
     *,
@@ -87,15 +96,15 @@ def accounts_of(
     home: Path,
     problems: Problems,
 ) -> tuple[AccountConfig, ...]:
-    """All accounts, of *tables* and profiles, else by the official clients' conventions.
+    """All accounts of *tables* and profiles; without any, the one of the official clients' conventions.
 
-    What is wrong with one goes to *problems*, and the next is looked at.
+    Errors of an account are added to *problems*, and the next account is resolved.
     """
     accounts: list[AccountConfig] = []
 
     @cache
-    def known() -> _Profiles:  # read only when it is wanted: a service may not be let into a home at all
-        return profiles(credentials_path(home))
+    def known() -> _Profiles:  # read on demand: a service may have no access to a home directory
+        return read_profiles(credentials_path(home))
 
     for position, table in enumerate(tables, 1):
         with problems.collected():
@@ -109,7 +118,7 @@ def accounts_of(
             accounts.append(_from_conventions(known, environ))
     names = [account.name for account in accounts]
     problems.extend(
-        f"accounts: the name {name!r} is there {names.count(name)} times; give each account a name of its own"
+        f"accounts: the name {name!r} is used {names.count(name)} times; give each account its own name"
         for name in dict.fromkeys(names)
         if names.count(name) > 1
     )
@@ -123,7 +132,7 @@ def _wanted_profiles(named: tuple[str, ...], known: Callable[[], _Profiles]) -> 
     if "*" not in named:
         return named
     if not known():
-        raise ConfigError("profiles: there are none in ~/.sevenbridges/credentials; write [name] sections into it")
+        raise ConfigError("profiles: none in ~/.sevenbridges/credentials; add [name] sections to it")
     return known()
 
 
@@ -139,15 +148,15 @@ def _from_table(
     token: Token
     match table.auth_token_file, table.auth_token, table.profile:
         case Path() as path, None, None:
-            token = TokenFile(found(path, beside, environ))
+            token = TokenFile(token_path(path, beside, environ))
         case None, SecretStr() as text, None:
-            token = FixedToken(secret_of(text.get_secret_value(), f"{where}: auth_token"), file)
+            token = FixedToken(parse_token(text.get_secret_value(), f"{where}: auth_token"), file)
         case None, None, str() as name:
             profile = _profile(name, known(), where)
-            token = FixedToken(secret_of(profile.get("auth_token", ""), f"{where}: profile {name}"))
+            token = FixedToken(parse_token(profile.get("auth_token", ""), f"{where}: profile {name}"))
             endpoint = endpoint or profile.get("api_endpoint")
         case _:
-            raise ConfigError(f"{where}: give exactly one of auth_token_file, auth_token and profile")
+            raise ConfigError(f"{where}: set exactly one of auth_token_file, auth_token and profile")
     return _account_config(
         where,
         table.name,
@@ -163,7 +172,7 @@ def _from_table(
 
 def _from_profile(name: str, known: _Profiles, where: str, environ: Mapping[str, str]) -> AccountConfig:
     profile = _profile(name, known, where)
-    token = FixedToken(secret_of(profile.get("auth_token", ""), f"{where}: auth_token"))
+    token = FixedToken(parse_token(profile.get("auth_token", ""), f"{where}: auth_token"))
     return _account_config(where, name, profile.get("api_endpoint"), token, environ)
 
 
@@ -173,29 +182,29 @@ def _from_conventions(known: Callable[[], _Profiles], environ: Mapping[str, str]
     if endpoint and (path or text):
         token: Token
         if path:
-            token = TokenFile(found(Path(path), Path(), environ))
+            token = TokenFile(token_path(Path(path), Path(), environ))
         else:
-            token = FixedToken(secret_of(text or "", "SB_AUTH_TOKEN"))
+            token = FixedToken(parse_token(text or "", "SB_AUTH_TOKEN"))
         return _account_config("SB_API_ENDPOINT", None, endpoint, token, environ)
-    if endpoint:  # the default profile may well be of another platform
-        raise ConfigError("SB_API_ENDPOINT: it needs a token; set SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN too")
+    if endpoint:  # the default profile may be for another platform
+        raise ConfigError("SB_API_ENDPOINT: no token; set SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN")
     if path or text:
         raise ConfigError(
-            f"SB_AUTH_TOKEN{'_FILE' if path else ''}: it needs a platform; set SB_API_ENDPOINT too,"
+            f"SB_AUTH_TOKEN{'_FILE' if path else ''}: no platform; set SB_API_ENDPOINT,"
             " for example to https://cavatica-api.sbgenomics.com/v2"
         )
     if "default" in known():
         return _from_profile("default", known(), "profile default", environ)
     raise ConfigError(
-        "accounts: none configured; write an [[accounts]] table into a file and name it with --config,"
+        "accounts: none configured; write an [[accounts]] table to a file and pass it with --config,"
         " or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
     )
 
 
 def _profile(name: str, known: _Profiles, where: str) -> Mapping[str, str]:
     if name not in known:
-        there = ", ".join(sorted(known)) or "none"
-        raise ConfigError(f"{where}: no profile {name!r} in ~/.sevenbridges/credentials (there: {there})")
+        available = ", ".join(sorted(known)) or "none"
+        raise ConfigError(f"{where}: no profile {name!r} in ~/.sevenbridges/credentials (available: {available})")
     return known[name]
 
 
@@ -212,96 +221,18 @@ def _account_config(
     allow_plain_http: bool = False,
 ) -> AccountConfig:
     if not endpoint:
-        raise ConfigError(f"{where}: api_endpoint is missing; for example https://cavatica-api.sbgenomics.com/v2")
-    url, host = _endpoint(endpoint, where, allow_plain_http=allow_plain_http)
-    try:
-        token.read()  # a token that cannot be read now is a wrong configuration; later it is a failed poll
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}; write the token into it, and nothing else") from None
-    if ca_file is not None:
-        _check_certificates(ca_file, where)
-    if proxy is not None:
-        proxy = _proxy(proxy, f"{where}: proxy")
-    elif not _loopback(host):
-        proxy = _proxy_from(environ, url)
-    return AccountConfig(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy)
-
-
-def _endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, str]:
-    """The base URL in its one spelling, and its host."""
-    wrong = f"{where}: api_endpoint is not a URL; for example https://cgc-api.sbgenomics.com/v2"
-    try:
-        parts = urlsplit(text.strip())
-        port = parts.port
-        host = (parts.hostname or "").rstrip(".")
-        host = host if ":" in host else host.encode("idna").decode()
-    except ValueError:  # UnicodeError is one
-        raise ConfigError(wrong) from None
-    if parts.scheme not in {"", "http", "https"} and parts.netloc:
-        raise ConfigError(f"{where}: api_endpoint is not http or https; for example https://cgc-api.sbgenomics.com/v2")
-    if parts.scheme not in {"http", "https"} or not _is_host(host) or not text.strip().isprintable():
-        raise ConfigError(wrong)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError(f"{where}: api_endpoint must be a plain base URL, without user, query or fragment")
-    if parts.scheme == "http" and not allow_plain_http and not _loopback(host):
         raise ConfigError(
-            f"{where}: api_endpoint is plain http, which would send the token in the clear;"
-            " use https, or say allow_plain_http = true"
+            f"{where}: api_endpoint is missing; set it, for example to https://cavatica-api.sbgenomics.com/v2"
         )
-    shown = f"[{host}]" if ":" in host else host
-    default = {"http": 80, "https": 443}[parts.scheme]
-    at = f"{shown}:{port}" if port not in {None, default} else shown
-    path = parts.path.rstrip("/") or "/v2"  # users leave /v2 out, and write the slash or not
-    return f"{parts.scheme}://{at}{path}", host
-
-
-def _is_host(text: str) -> bool:
-    """Whether *text* can be a host: a name, or a whole address where it looks like one."""
-    if ":" in text or not text.strip("0123456789."):
-        try:
-            ipaddress.ip_address(text)
-        except ValueError:
-            return False
-    return _HOST.fullmatch(text) is not None
-
-
-def _check_certificates(ca_file: Path, where: str) -> None:
+    url, host = parse_endpoint(endpoint, where, allow_plain_http=allow_plain_http)
     try:
-        ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError:
-        raise ConfigError(f"{where}: ca_file: no certificate in {ca_file}; write certificates in PEM form") from None
-    except OSError as error:
-        raise ConfigError(f"{where}: ca_file: {ca_file} cannot be read: {error.strerror}") from None
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _proxy_from(environ: Mapping[str, str], url: str) -> str | None:
-    """``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, in either case; the lower one goes first, as is the custom."""
-    upper_first = sorted(name for name in environ if name.lower() in {"http_proxy", "https_proxy", "no_proxy"})
-    set_by = {name.lower().removesuffix("_proxy"): name for name in upper_first}
-    values = {kind: environ[name] for kind, name in set_by.items()}
-    scheme, _, rest = url.partition("://")
-    if urllib.request.proxy_bypass_environment(rest.partition("/")[0], values):  # type: ignore[attr-defined]  # typeshed lacks it
-        return None
-    return _proxy(values[scheme], set_by[scheme]) if values.get(scheme) else None
-
-
-def _proxy(text: str, where: str) -> str:
-    """A proxy's URL, credentials included; without a scheme it is http."""
-    url = text.strip() if "://" in text else f"http://{text.strip()}"
-    try:
-        parts = urlsplit(url)
-        right = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not url.isprintable():
-        raise ConfigError(f"{where}: not a proxy's URL; for example http://proxy.example.org:3128")
-    return url
+        token.read()  # at start an unreadable token is a configuration error; later it fails a poll
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}; write only the token to it") from None
+    if ca_file is not None:
+        check_certificates(ca_file, where)
+    if proxy is not None:
+        proxy = parse_proxy(proxy, f"{where}: proxy")
+    elif not is_loopback(host):
+        proxy = proxy_from_environment(environ, url)
+    return AccountConfig(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy)

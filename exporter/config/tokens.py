@@ -1,7 +1,8 @@
-"""Tokens: where they come from, and that they are seen by nobody.
+"""Tokens: where they come from, and how they stay secret.
 
-A token is all of a user's rights; the platforms have no read-only ones. So its text lives in :class:`Secret` values
-that print as stars, and is read again from its file at every poll, so that rotating it needs no restart.
+A token grants all rights of its user, because the platforms have no read-only tokens. So its text is kept in
+:class:`Secret` values, which print as asterisks. A token file is read again at every poll, so that rotating a token
+needs no restart.
 """
 
 import configparser
@@ -16,26 +17,26 @@ from exporter.redaction import Secret
 _LONGEST_TOKEN: Final = 4096
 
 
-def secret_of(text: str, where: str) -> Secret:
-    """The token in *text*, surrounding white space dropped.
+def parse_token(text: str, where: str) -> Secret:
+    """The token in *text*, without surrounding white space.
 
     Raises:
-        ConfigError: it is empty or could not be sent in a header.
+        ConfigError: the token is empty or cannot be sent in a header.
     """
     token = text.strip()
     if not token:
         raise ConfigError(f"{where}: the token is empty")
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{where}: not a token: it has spaces, line breaks or characters outside ASCII")
+        raise ConfigError(f"{where}: invalid token: contains spaces, line breaks or non-ASCII characters")
     if len(token) > _LONGEST_TOKEN:
-        raise ConfigError(f"{where}: not a token: it is longer than {_LONGEST_TOKEN} characters")
+        raise ConfigError(f"{where}: invalid token: longer than {_LONGEST_TOKEN} characters")
     return Secret(token)
 
 
 class FixedToken:
-    """A token from the environment or the configuration: it changes only with them.
+    """A token from the environment or the configuration.
 
-    *file* is the configuration file that it stands in, if it stands in one.
+    *file* is the configuration file that contains it, if any.
     """
 
     def __init__(self, secret: Secret, file: Path | None = None) -> None:
@@ -46,19 +47,19 @@ class FixedToken:
         """The token."""
         return self._secret
 
-    def exposed(self) -> str | None:
-        """A warning when others on this machine can read the file that it stands in."""
-        return None if self._file is None else _exposed(self._file, "configuration file with a token in it")
+    def exposure_warning(self) -> str | None:
+        """A warning if other users can read the file that contains the token."""
+        return None if self._file is None else _exposure_warning(self._file, "configuration file with a token in it")
 
 
 class TokenFile:
-    """A token in a file, read anew each time it is wanted: a file's times and size may stay when its text changes."""
+    """A token in a file, read at every use: the file's times and size may stay the same when its text changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> Secret:
-        """The token as the file holds it now.
+        """The token that is in the file now.
 
         Raises:
             ConfigError: the file cannot be read or holds no token.
@@ -66,17 +67,17 @@ class TokenFile:
         try:
             with self._path.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(2 * _LONGEST_TOKEN)
-        except (OSError, ValueError) as error:  # the latter for a path that cannot be one
+        except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"{self._path}: the token file cannot be read: {reason}") from error
-        return secret_of(text, str(self._path))
+            raise ConfigError(f"{self._path}: cannot read the token file: {reason}") from error
+        return parse_token(text, str(self._path))
 
-    def exposed(self) -> str | None:
-        """A warning when others on this machine can read the file."""
-        return _exposed(self._path, "token file")
+    def exposure_warning(self) -> str | None:
+        """A warning if other users can read the file."""
+        return _exposure_warning(self._path, "token file")
 
 
-def _exposed(path: Path, kind: str) -> str | None:
+def _exposure_warning(path: Path, kind: str) -> str | None:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -90,15 +91,15 @@ Token = FixedToken | TokenFile
 
 
 def credentials_path(home: Path) -> Path:
-    """Where the official clients keep profiles."""
+    """The file in which the official clients keep profiles."""
     return home / ".sevenbridges" / "credentials"
 
 
-def profiles(path: Path) -> dict[str, dict[str, str]]:
-    """The profiles of a credentials file: name to its keys; none where there is no file.
+def read_profiles(path: Path) -> dict[str, dict[str, str]]:
+    """The profiles of a credentials file, as name to keys; empty if the file does not exist.
 
     Raises:
-        ConfigError: the file cannot be read as such.
+        ConfigError: the file cannot be read or is not INI.
     """
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
@@ -106,18 +107,18 @@ def profiles(path: Path) -> dict[str, dict[str, str]]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ConfigError(f"{path}: the credentials file cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot read the credentials file: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError):
-        # The parser's own message would quote the line, and with it perhaps a token.
-        raise ConfigError(f"{path}: not a credentials file: write INI with [profile] sections") from None
+        # The parser's own message quotes the line, which may contain a token.
+        raise ConfigError(f"{path}: invalid credentials file; expected INI with [profile] sections") from None
     return {name: {key: value or "" for key, value in parser.items(name)} for name in parser.sections()}
 
 
-def found(relative: Path, beside: Path, environ: Mapping[str, str]) -> Path:
-    """Where a token file that is named relatively is: among systemd's credentials, else in the folder *beside*."""
+def token_path(relative: Path, folder: Path, environ: Mapping[str, str]) -> Path:
+    """The path of a token file: a *relative* one is in systemd's credentials directory, else in *folder*."""
     if relative.is_absolute():
         return relative
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and (Path(directory) / relative).exists():
         return Path(directory) / relative
-    return beside / relative
+    return folder / relative

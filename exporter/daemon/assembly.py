@@ -13,7 +13,7 @@ from exporter.api.deadline import Deadline
 from exporter.api.transport import tls_context, transport_to
 from exporter.clock import Clock, RealClock
 from exporter.config.accounts import AccountConfig
-from exporter.config.settings import Configuration
+from exporter.config.loading import Configuration
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import DisplayOptions, SnapshotRegistry, StoreStats

@@ -11,7 +11,7 @@ from typing import Final
 from exporter import __version__
 from exporter.api.client import ATTEMPTS
 from exporter.clock import SYSTEM_CLOCK, Clock
-from exporter.config.settings import Configuration
+from exporter.config.loading import Configuration
 from exporter.daemon import systemd
 from exporter.daemon.assembly import build
 from exporter.logs import Log

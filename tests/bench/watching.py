@@ -27,7 +27,7 @@ from exporter.api.client import Client
 from exporter.api.deadline import Deadline
 from exporter.api.transport import transport_to
 from exporter.config.accounts import AccountConfig
-from exporter.config.tokens import FixedToken, secret_of
+from exporter.config.tokens import FixedToken, parse_token
 from exporter.counting.values import Rules
 from exporter.errors import Stopping
 from exporter.logs import logger
@@ -343,7 +343,7 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
     )
     redactor = Redactor()
     return Poller(
-        AccountConfig("large", url, "", FixedToken(secret_of(DEMO_TOKEN, "the bench")), ca_file=None, proxy=None),
+        AccountConfig("large", url, "", FixedToken(parse_token(DEMO_TOKEN, "the bench")), ca_file=None, proxy=None),
         connect=lambda observer: connect(
             allowance=allowances.of(AllowanceKey(url, "", "large"), clock.monotonic()), listener=observer
         ),

@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from exporter.config.settings import load
+from exporter.config.loading import load
 from exporter.simulator.server import DEMO_TOKEN
 from tests.cache import kept, version
 from tests.deploy.sandbox import sandboxed
@@ -415,7 +415,7 @@ def misconfigured(machine: Machine) -> None:
     assert machine.attempt("systemctl restart sbg-exporter").returncode == 1
     unit = machine.await_unit(ActiveState="failed")
     assert (unit["ExecMainStatus"], unit["NRestarts"]) == ("2", "0")
-    assert "pol_interval: no such key; did you mean poll_interval?" in machine.journal()
+    assert "pol_interval: unknown key; did you mean poll_interval?" in machine.journal()
 
     machine.run(f"sed -i 1d {CONFIG}; mv {token} {token}.away")
     assert machine.attempt("systemctl restart sbg-exporter").returncode == 1

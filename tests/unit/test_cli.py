@@ -123,14 +123,14 @@ def test_the_help_of_run_names_every_setting_with_its_default(typed: Typed) -> N
     for key in Settings.model_fields:
         assert (f"--{key.replace('_', '-')}" in out) is (key != "accounts")
     for shown in (
-        "--poll-interval DURATION time between two looks at an account; at least 1s (default: 30s)",
+        "--poll-interval DURATION time between two polls of an account; at least 1s (default: 30s)",
         "--stale-after DURATION",
         "(default: 10m)",
         "(default: 60s)",
         "(default: 24h)",
         "--listen ADDRESS",
         "(default: :10037)",
-        "--rate-share SHARE share of the account's rate limit that may be used (default: 0.25)",
+        "--rate-share SHARE share of the account's rate limit that the exporter may use (default: 0.25)",
         "--history ignore|count",
         "--duration-buckets SECONDS",
         "(default: 1 5 15 30 60 120 300 600 1800 3600 7200 14400 28800 86400)",
@@ -179,13 +179,13 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
         (["run", "now"], "unexpected argument; see `sbg-exporter run --help`"),
         (["version", "--long"], "--long: unknown option; see `sbg-exporter version --help`"),
         (["--listen"], "--listen: expected a value; see `sbg-exporter run --help`"),
-        (["--poll-interval", "soon"], '--poll-interval: not a duration; write seconds, or "30s", "5m", "1h"'),
-        (["--history", "forget"], "--history: not one of the choices; write 'ignore' or 'count'"),
-        (["--config", "no.toml"], "no.toml: the configuration cannot be read: No such file or directory"),
-        ([], "accounts: none configured; write an [[accounts]] table into a file and name it with --config,"),
+        (["--poll-interval", "soon"], '--poll-interval: expected seconds, or a duration such as "30s", "5m", "1h"'),
+        (["--history", "forget"], "--history: expected 'ignore' or 'count'"),
+        (["--config", "no.toml"], "no.toml: cannot read the configuration: No such file or directory"),
+        ([], "accounts: none configured; write an [[accounts]] table to a file and pass it with --config,"),
         (["run", "--no-show-username"], "accounts: none configured"),
-        (["demo", "--seconds", "long"], '--seconds: not a duration; write seconds, or "30s", "5m", "1h"'),
-        (["demo", "--listen", "here"], "--listen: not an address; write host:port, [::1]:10037 or :10037"),
+        (["demo", "--seconds", "long"], '--seconds: expected seconds, or a duration such as "30s", "5m", "1h"'),
+        (["demo", "--listen", "here"], "--listen: expected host:port, [::1]:10037 or :10037"),
         (["demo", "--token", TOKEN], "--token: unknown option; see `sbg-exporter demo --help`"),
         (["demo", "--chaos", "9"], "--chaos: 9 is not from 0 to 3"),
         (["simulate", "--seed", "1.5"], "--seed: expected a whole number, such as 2"),
@@ -204,7 +204,7 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
         (["state", "backup"], "missing PATH; see `sbg-exporter state backup --help`"),
         (["state", "export"], "missing ACCOUNT; see `sbg-exporter state export --help`"),
         (["state", "import"], "missing FILE; see `sbg-exporter state import --help`"),
-        (["state", "check", "--config", "no.toml"], "no.toml: the configuration cannot be read: No such file"),
+        (["state", "check", "--config", "no.toml"], "no.toml: cannot read the configuration: No such file"),
         (["version", "-l"], "-l: unknown option; see `sbg-exporter version --help`"),
         (["check", f"--offline={TOKEN}"], "--offline: takes no value; see `sbg-exporter check --help`"),
         (["simulate", "--listen", "here"], "--listen: 'here' is not host:port, such as 127.0.0.1:8089"),
@@ -237,7 +237,7 @@ def test_several_things_typed_wrongly_are_several_lines(typed: Typed) -> None:
 @pytest.mark.parametrize(
     ("command", "lines"),
     [
-        ("demo", ["--listen: not an address; write host:port, [::1]:10037 or :10037", "--seconds: not a duration;"]),
+        ("demo", ["--listen: expected host:port, [::1]:10037 or :10037", "--seconds: expected seconds"]),
         ("simulate", ["--listen: 'here' is not host:port, such as 127.0.0.1:8089"]),
     ],
 )
@@ -339,8 +339,8 @@ def test_as_a_process_a_missing_token_file_is_one_line_and_exit_2(tmp_path: Path
     assert as_process("--config", str(config), HOME=str(tmp_path)) == Ended(
         2,
         "",
-        f"sbg-exporter: {config}: accounts.#1 (lab): {tmp_path}/token: the token file cannot be read:"
-        " No such file or directory; write the token into it, and nothing else\n",
+        f"sbg-exporter: {config}: accounts.#1 (lab): {tmp_path}/token: cannot read the token file:"
+        " No such file or directory; write only the token to it\n",
     )
 
 

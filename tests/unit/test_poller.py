@@ -767,7 +767,7 @@ def test_a_token_file_that_goes_away_fails_the_poll_and_says_so(bench: PollerFix
     bench.poll()
     bench.token.unlink()
 
-    assert "the token file cannot be read" in bench.poll().status.last_error
+    assert "cannot read the token file" in bench.poll().status.last_error
 
 
 def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: PollerFixture) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config.tokens import FixedToken, TokenFile, credentials_path, found, profiles, secret_of
+from exporter.config.tokens import FixedToken, TokenFile, credentials_path, parse_token, read_profiles, token_path
 from exporter.errors import ConfigError
 from exporter.redaction import Secret
 
@@ -25,12 +25,12 @@ def path(tmp_path: Path) -> Path:
 def ini(tmp_path: Path, text: str) -> dict[str, dict[str, str]]:
     path = tmp_path / "credentials"
     path.write_text(text)
-    return profiles(path)
+    return read_profiles(path)
 
 
 @pytest.mark.parametrize("text", [TOKEN, f"{TOKEN}\n", f"  {TOKEN}\r\n", f"\t{TOKEN}\n\n"])
 def test_white_space_round_a_token_is_dropped(text: str) -> None:
-    assert secret_of(text, "here") == Secret(TOKEN)
+    assert parse_token(text, "here") == Secret(TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def test_white_space_round_a_token_is_dropped(text: str) -> None:
     [
         ("", "here: the token is empty"),
         (" \n", "here: the token is empty"),
-        (f"{TOKEN}\n{OTHER}", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
-        (f"token {TOKEN}", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
-        (f"{TOKEN}\x00", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
-        (f"{TOKEN}é", "here: not a token: it has spaces, line breaks or characters outside ASCII"),
-        (TOKEN * 129, "here: not a token: it is longer than 4096 characters"),
+        (f"{TOKEN}\n{OTHER}", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
+        (f"token {TOKEN}", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
+        (f"{TOKEN}\x00", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
+        (f"{TOKEN}é", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
+        (TOKEN * 129, "here: invalid token: longer than 4096 characters"),
     ],
 )
 def test_what_cannot_be_a_token_is_refused_without_being_shown(text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        secret_of(text, "here")
+        parse_token(text, "here")
 
     assert caught.value.problems == (problem,)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
@@ -60,7 +60,7 @@ def test_a_fixed_token_stays_and_is_exposed_to_nobody() -> None:
     token = FixedToken(Secret(TOKEN))
 
     assert token.read() == Secret(TOKEN)
-    assert token.exposed() is None
+    assert token.exposure_warning() is None
 
 
 def test_a_token_file_is_read(path: Path) -> None:
@@ -110,24 +110,24 @@ def test_a_token_file_may_be_gone_for_a_while(path: Path) -> None:
         token.read()
     path.write_text(OTHER)
 
-    assert caught.value.problems == (f"{path}: the token file cannot be read: No such file or directory",)
+    assert caught.value.problems == (f"{path}: cannot read the token file: No such file or directory",)
     assert token.read() == Secret(OTHER)
 
 
 def test_a_folder_is_no_token_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the token file cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="cannot read the token file: Is a directory"):
         TokenFile(tmp_path).read()
 
 
 def test_of_a_file_without_end_only_so_much_is_read() -> None:
-    with pytest.raises(ConfigError, match="/dev/zero: not a token"):
+    with pytest.raises(ConfigError, match="/dev/zero: invalid token"):
         TokenFile(Path("/dev/zero")).read()
 
 
 def test_bytes_that_are_no_text_are_no_token(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
 
-    with pytest.raises(ConfigError, match="characters outside ASCII"):
+    with pytest.raises(ConfigError, match="non-ASCII characters"):
         TokenFile(path).read()
 
 
@@ -135,18 +135,20 @@ def test_bytes_that_are_no_text_are_no_token(path: Path) -> None:
 def test_a_token_file_that_others_can_read_is_warned_of(path: Path, mode: int) -> None:
     path.chmod(mode)
 
-    assert TokenFile(path).exposed() == f"{path}: others can read this token file (mode {mode:04o}); chmod 600 it"
+    assert (
+        TokenFile(path).exposure_warning() == f"{path}: others can read this token file (mode {mode:04o}); chmod 600 it"
+    )
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o440, 0o640])
 def test_a_token_file_for_its_owner_and_group_is_not_warned_of(path: Path, mode: int) -> None:
     path.chmod(mode)
 
-    assert TokenFile(path).exposed() is None
+    assert TokenFile(path).exposure_warning() is None
 
 
 def test_a_missing_token_file_is_not_exposed(tmp_path: Path) -> None:
-    assert TokenFile(tmp_path / "missing").exposed() is None
+    assert TokenFile(tmp_path / "missing").exposure_warning() is None
 
 
 # ---- where token files are ----
@@ -157,11 +159,11 @@ def test_a_relative_token_file_is_among_systemds_credentials_or_beside_the_confi
     given.mkdir()
     environ = {"CREDENTIALS_DIRECTORY": str(given)}
 
-    assert found(Path("token"), beside, environ) == beside / "token"
+    assert token_path(Path("token"), beside, environ) == beside / "token"
     (given / "token").touch()
-    assert found(Path("token"), beside, environ) == given / "token"
-    assert found(Path("token"), beside, {}) == beside / "token"
-    assert found(tmp_path / "token", beside, environ) == tmp_path / "token"
+    assert token_path(Path("token"), beside, environ) == given / "token"
+    assert token_path(Path("token"), beside, {}) == beside / "token"
+    assert token_path(tmp_path / "token", beside, environ) == tmp_path / "token"
 
 
 # ---- profiles ----
@@ -171,8 +173,8 @@ def test_profiles_are_where_the_official_clients_keep_them() -> None:
     assert credentials_path(Path("/home/rf")) == Path("/home/rf/.sevenbridges/credentials")
 
 
-def test_without_a_credentials_file_there_are_no_profiles(tmp_path: Path) -> None:
-    assert profiles(tmp_path / "credentials") == {}
+def test_without_a_credentials_file_there_are_no_read_profiles(tmp_path: Path) -> None:
+    assert read_profiles(tmp_path / "credentials") == {}
 
 
 def test_the_oddities_of_real_credentials_files_are_read(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_a_file_that_is_none_is_refused_without_being_quoted(tmp_path: Path, tex
         ini(tmp_path, text)
 
     path = tmp_path / "credentials"
-    assert caught.value.problems == (f"{path}: not a credentials file: write INI with [profile] sections",)
+    assert caught.value.problems == (f"{path}: invalid credentials file; expected INI with [profile] sections",)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
@@ -225,17 +227,17 @@ def test_a_credentials_file_in_another_encoding_is_refused(tmp_path: Path) -> No
     path = tmp_path / "credentials"
     path.write_bytes(b"[default]\nauth_token = \xff\n")
 
-    with pytest.raises(ConfigError, match="not a credentials file"):
-        profiles(path)
+    with pytest.raises(ConfigError, match="invalid credentials file"):
+        read_profiles(path)
 
 
 def test_a_credentials_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        profiles(tmp_path)
+        read_profiles(tmp_path)
 
-    assert caught.value.problems == (f"{tmp_path}: the credentials file cannot be read: Is a directory",)
+    assert caught.value.problems == (f"{tmp_path}: cannot read the credentials file: Is a directory",)
 
 
 def test_a_path_that_cannot_be_one_is_a_file_that_cannot_be_read() -> None:
-    with pytest.raises(ConfigError, match="the token file cannot be read: embedded null byte"):
+    with pytest.raises(ConfigError, match="cannot read the token file: embedded null byte"):
         TokenFile(Path("x\0")).read()

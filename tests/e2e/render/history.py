@@ -23,7 +23,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from exporter.config.settings import load
+from exporter.config.loading import load
 from exporter.daemon import assembly
 from exporter.logs import logger
 from exporter.metrics.exposition import Format

@@ -1,0 +1,135 @@
+"""URLs and addresses: the API's, the proxy's, and the one that the metrics server listens on."""
+
+import ipaddress
+import re
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from exporter.errors import ConfigError
+
+_HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
+_HIGHEST_PORT: Final = 65535
+
+
+def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, str]:
+    """The API's base URL in canonical form, and its host.
+
+    Raises:
+        ConfigError: *text* is not such a URL, or would send the token unencrypted.
+    """
+    wrong = f"{where}: api_endpoint must be a URL, such as https://cgc-api.sbgenomics.com/v2"
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+        host = (parts.hostname or "").rstrip(".")
+        host = host if ":" in host else host.encode("idna").decode()
+    except ValueError:  # UnicodeError is one
+        raise ConfigError(wrong) from None
+    if parts.scheme not in {"", "http", "https"} and parts.netloc:
+        raise ConfigError(f"{where}: api_endpoint must be http or https, such as https://cgc-api.sbgenomics.com/v2")
+    if parts.scheme not in {"http", "https"} or not _is_host(host) or not text.strip().isprintable():
+        raise ConfigError(wrong)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(f"{where}: api_endpoint must not contain a user, query or fragment")
+    if parts.scheme == "http" and not allow_plain_http and not is_loopback(host):
+        raise ConfigError(
+            f"{where}: api_endpoint is plain http, which sends the token unencrypted;"
+            " use https, or set allow_plain_http = true"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}[parts.scheme]
+    at = f"{shown}:{port}" if port not in {None, default} else shown
+    path = parts.path.rstrip("/") or "/v2"  # users omit /v2, or add a slash
+    return f"{parts.scheme}://{at}{path}", host
+
+
+def _is_host(text: str) -> bool:
+    """Whether *text* can be a host: a name, or a complete address if it looks like one."""
+    if ":" in text or not text.strip("0123456789."):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            return False
+    return _HOST.fullmatch(text) is not None
+
+
+def check_certificates(ca_file: Path, where: str) -> None:
+    """Refuse a file without certificates.
+
+    Raises:
+        ConfigError: *ca_file* cannot be read or holds no certificate.
+    """
+    try:
+        ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"{where}: ca_file: no certificate in {ca_file}; expected PEM certificates") from None
+    except OSError as error:
+        raise ConfigError(f"{where}: ca_file: cannot read {ca_file}: {error.strerror}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_from_environment(environ: Mapping[str, str], url: str) -> str | None:
+    """``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, in upper or lower case; lower case wins, as is customary."""
+    upper_first = sorted(name for name in environ if name.lower() in {"http_proxy", "https_proxy", "no_proxy"})
+    set_by = {name.lower().removesuffix("_proxy"): name for name in upper_first}
+    values = {kind: environ[name] for kind, name in set_by.items()}
+    scheme, _, rest = url.partition("://")
+    if urllib.request.proxy_bypass_environment(rest.partition("/")[0], values):  # type: ignore[attr-defined]  # typeshed lacks it
+        return None
+    return parse_proxy(values[scheme], set_by[scheme]) if values.get(scheme) else None
+
+
+def parse_proxy(text: str, where: str) -> str:
+    """A proxy's URL with its credentials; http if it has no scheme.
+
+    Raises:
+        ConfigError: *text* is not such a URL; the text is not repeated.
+    """
+    url = text.strip() if "://" in text else f"http://{text.strip()}"
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not url.isprintable():
+        raise ConfigError(f"{where}: expected a proxy URL, such as http://proxy.example.org:3128")
+    return url
+
+
+def parse_listen_address(text: str) -> tuple[str | None, int]:
+    """Host (None: all addresses) and port of ``host:port``, ``[::1]:10037`` or ``:10037``.
+
+    Raises:
+        ValueError: *text* is none of these.
+    """
+    host, colon, port = text.rpartition(":")
+    if _is_ipv6(text) and not _is_ipv6(host):
+        raise ValueError(f"IPv6 addresses need brackets and a port; write [{text}]:10037")
+    if not colon or not port.isdecimal() or len(port) > len(str(_HIGHEST_PORT)) or int(port) > _HIGHEST_PORT:
+        raise ValueError("expected host:port, [::1]:10037 or :10037")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"IPv6 addresses need brackets; write [{host}]:{port}")
+    return host or None, int(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""Loads the configuration: command line, then environment, then TOML file, then the settings' defaults.
+
+Every unknown or invalid setting is reported on a line of its own: where it is, what is wrong, what to do. Values are
+never repeated, because they may be secrets.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import EnvSettingsSource
+
+from exporter.config.accounts import AccountConfig, AccountTable, resolve_accounts
+from exporter.config.endpoints import parse_listen_address
+from exporter.config.settings import PREFIX, Settings
+from exporter.counting.values import Rules
+from exporter.errors import ConfigError, Problems, suggestion
+
+_SEE_HELP: Final = "see `sbg-exporter run --help`"
+_FROM_KUBERNETES: Final = re.compile(r"SBG_EXPORTER_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_[A-Z]+(_.*)?)?)")
+"""Variables that Kubernetes injects into every container for a Service named ``sbg-exporter``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings with everything resolved.
+
+    Attributes:
+        host: address to listen on; None for all addresses, IPv4 and IPv6.
+        warnings: what works but should be changed, one line each.
+    """
+
+    settings: Settings
+    file: Path | None
+    host: str | None
+    port: int
+    state_file: Path
+    accounts: tuple[AccountConfig, ...]
+    rules: Rules
+    warnings: tuple[str, ...]
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) -> Configuration:
+    """The configuration, from the command line, the environment and the file.
+
+    Args:
+        flags: setting to value, for each option on the command line; ``config`` names the file.
+        environ: the environment; an empty variable counts as unset.
+        home: the user's home directory.
+
+    Raises:
+        ConfigError: with a line for every problem.
+    """
+    problems = Problems(
+        f"{name}: unknown setting; {_suggestion_for_variable(name)}"
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in _variables() and not _FROM_KUBERNETES.fullmatch(name)
+    )
+    config = flags.get("config") or environ.get(f"{PREFIX}CONFIG")
+    file = Path(str(config)) if config else None
+    in_file: Mapping[str, object] | None = None
+    with problems.collected():
+        in_file = _toml(file) if file is not None else {}
+    variables = _from_environment(environ)
+    given = {key: value for key, value in flags.items() if key != "config"}
+    try:
+        settings = Settings.model_validate({**(in_file or {}), **variables, **given})
+    except ValidationError as error:
+        found_wrong = error.errors(include_input=False)
+        raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
+    accounts: tuple[AccountConfig, ...] = ()
+    if in_file is not None:  # a file that cannot be read would be reported as one without accounts
+        accounts = resolve_accounts(
+            settings.accounts, settings.profiles, file=file, environ=environ, home=home, problems=problems
+        )
+    if problems:
+        raise ConfigError(*problems)
+    host, port = parse_listen_address(settings.listen)
+    return Configuration(
+        settings,
+        file,
+        host,
+        port,
+        settings.state_file or _default_state_file(environ, home),
+        accounts,
+        rules_of(settings),
+        tuple(dict.fromkeys(warning for account in accounts if (warning := account.token.exposure_warning()))),
+    )
+
+
+def _suggestion_for_variable(name: str) -> str:
+    keys = [each.removeprefix(PREFIX) for each in _variables()]
+    otherwise = f"{_SEE_HELP} (accounts are set in the file)"
+    return suggestion(name.removeprefix(PREFIX), keys, otherwise, prefix=PREFIX)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Setting to text, for each variable that is set and not empty."""
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): text for name in _variables() if (text := environ.get(name))}
+    return source()
+
+
+@cache
+def _variables() -> Mapping[str, str]:
+    """Environment variable to key."""
+    return {PREFIX + key.upper(): key for key in ("config", *Settings.model_fields) if key != "accounts"}
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    """The values in the file; paths are relative to the file."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: invalid TOML: {error}") from None
+    if isinstance(path := values.get("state_file"), str):
+        values["state_file"] = str(file.parent / path)
+    return values
+
+
+_ERROR_TEXTS: Final[Mapping[str, str]] = {
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "finite_number": "expected a finite number, such as 0.5",
+    "float_parsing": "expected a number, such as 0.5",
+    "float_type": "expected a number, such as 0.5",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "int_from_float": "expected a whole number, such as 50",
+    "int_parsing": "expected a whole number, such as 50",
+    "int_type": "expected a whole number, such as 50",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "expected {expected}",
+    "missing": "missing; set it for every account",
+    "model_type": "expected a table; write [[accounts]] with its keys below it",
+    "path_type": "expected a path in quotes",
+    "string_type": "expected text in quotes",
+    "tuple_type": "expected tables; write [[accounts]] with its keys below it",
+}
+"""Pydantic's error types, in words for the person who wrote the configuration."""
+
+
+def _problem(
+    error: ErrorDetails, given: Mapping[str, object], variables: Mapping[str, object], file: Path | None
+) -> str:
+    """One line for one of pydantic's errors, without the value, which may be a token."""
+    key = str(error["loc"][0])
+    if key in given:
+        where = f"--{key.replace('_', '-')}"
+    elif key in variables:
+        where = PREFIX + key.upper()
+    else:
+        where = f"{file}: {'.'.join(_path(error['loc']))}"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: {_unknown_key(str(error['loc'][-1]), of_account=len(error['loc']) > 1)}"
+    words = _ERROR_TEXTS.get(error["type"])
+    return f"{where}: {words.format(**error.get('ctx', {})) if words else error['msg'].removeprefix('Value error, ')}"
+
+
+def _unknown_key(key: str, *, of_account: bool) -> str:
+    here, elsewhere = AccountTable.model_fields, Settings.model_fields
+    if of_account and key in elsewhere:
+        return "not a key of an account; write it above the first [[accounts]]"
+    if not of_account and key in here:
+        return "a key of an account; write it below [[accounts]]"
+    return f"unknown key; {suggestion(key, here if of_account else elsewhere, _SEE_HELP)}"
+
+
+def _path(loc: Iterable[int | str]) -> Iterable[str]:
+    return (f"#{part + 1}" if isinstance(part, int) else part for part in loc)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The settings that counting depends on."""
+    return Rules(
+        settle_after=settings.settle_after,
+        lost_after=settings.lost_after,
+        history=settings.history,
+        failed_job_window=settings.failed_job_window,
+        duration_buckets=settings.duration_buckets,
+        queue_buckets=settings.queue_buckets,
+    )
+
+
+def _default_state_file(environ: Mapping[str, str], home: Path) -> Path:
+    if directory := environ.get("STATE_DIRECTORY"):
+        return Path(directory.split(":")[0]) / "state.db"
+    base = environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else home / ".local" / "state") / "sbg-exporter" / "state.db"
