@@ -1,8 +1,9 @@
-"""Secrets that do not print themselves, and the masking of known secrets in whatever text is logged or shown."""
+"""Secrets that do not print themselves, and the masking of known secrets in every text that is logged or shown."""
 
 import threading
-from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Final
+
+from structlog.typing import EventDict, WrappedLogger
 
 MASK: Final = "********"
 
@@ -16,7 +17,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself: for the header of a request and for nothing else."""
+        """The text itself: only for the header of a request."""
         return self._text
 
     def __repr__(self) -> str:
@@ -30,16 +31,16 @@ class Secret:
 
 
 class Redactor:
-    """The last net: whatever text is logged, known secrets in it become stars."""
+    """Replaces known secrets in logged text with asterisks, as a last safeguard."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._texts: tuple[str, ...] = ()
 
     def add(self, secret: Secret) -> None:
-        """Never show *secret* from now on."""
+        """Mask *secret* from now on."""
         with self._lock:
-            # The longest first: a secret may be a part of another, whose rest would then stand beside the stars.
+            # Longest first: a secret may be part of another one, whose rest would then stay readable.
             self._texts = tuple(sorted({*self._texts, secret.reveal()} - {""}, key=len, reverse=True))
 
     def redact(self, text: str) -> str:
@@ -50,11 +51,11 @@ class Redactor:
 
     def __call__(
         self,
-        logger: object,  # noqa: ARG002  # a structlog processor's arguments
-        method: str,  # noqa: ARG002  # likewise
-        event: MutableMapping[str, Any],
-    ) -> MutableMapping[str, Any]:
-        """The event without the secrets in it: structlog's processor."""
+        logger: WrappedLogger,  # noqa: ARG002  # a structlog processor's arguments
+        method: str,  # noqa: ARG002  # a structlog processor's arguments
+        event: EventDict,
+    ) -> EventDict:
+        """Mask secrets in an event, as a structlog processor."""
         for key, value in event.items():
             if not isinstance(value, int | float | None):
                 event[key] = self.redact(value if isinstance(value, str) else str(value))

@@ -385,7 +385,7 @@ _NO_ACCOUNTS: Final[Mapping[str, object]] = {
     "accounts": ({"name": "none", "api_endpoint": "http://localhost/v2", "auth_token": "none"},),
     "profiles": (),
 }
-"""Replaces the configured accounts: no request is sent, and whoever reads the state need not be able to read tokens."""
+"""Replaces the configured accounts: no request is sent, so the command needs no permission to read tokens."""
 
 
 @click.group(

@@ -1,4 +1,4 @@
-"""Builds everything between the state file and the metrics page, by hand and in one place."""
+"""Constructs all objects between the state file and the metrics page; the only place that does."""
 
 import threading
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _FIRST_POLLS_APART: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """Everything between the state file and the page, put together but not yet moving."""
+    """All objects between the state file and the metrics page, constructed but not started."""
 
     pollers: tuple[Poller, ...]
     registry: SnapshotRegistry
@@ -41,7 +41,7 @@ class Components:
 def build(
     configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
 ) -> Iterator[Components]:
-    """The parts, with the state file held while the context lasts; *clock* is this machine's where none is given.
+    """Construct the components and lock the state file while the context lasts; *clock* defaults to the real one.
 
     Raises:
         StateError: the state file cannot be used.
@@ -116,4 +116,4 @@ def client_of(
 
 
 _tls = cache(tls_context)
-"""Loading certificates takes a megabyte and 20 ms, so accounts share what they can."""
+"""Accounts share TLS contexts, because loading certificates takes 1 MB and 20 ms."""

@@ -1,4 +1,4 @@
-"""Runs the daemon: starts its threads and its server, and takes them down in reverse."""
+"""Runs the daemon: starts its threads and its server, and stops them in reverse order."""
 
 import os
 import threading
@@ -22,18 +22,18 @@ from exporter.web.app import application, bound_sockets, serving, shown_address
 from exporter.web.status import status_page
 
 _JOIN_SECONDS: Final = 1.5
-"""For all pollers together to end; one that hangs in a request is left behind with the process."""
+"""For all pollers together to end. A poller that hangs in a request ends with the process."""
 _HEALTH_SLACK: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDaemon:
-    """A daemon that is up: what the demo shows of it, and what systemd is told.
+    """A daemon that is up, as the demo and systemd see it.
 
     Attributes:
-        port: where its metrics are.
-        registry: its accounts as they are shown.
-        unhealthy: why it should be restarted, or nothing: the test of ``/-/healthy``.
+        port: the port of its metrics server.
+        registry: the latest snapshot of each account.
+        unhealthy: returns why it should be restarted, or an empty string; the test of ``/-/healthy``.
     """
 
     port: int
@@ -44,11 +44,11 @@ class RunningDaemon:
 def run(
     configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
 ) -> int:
-    """Run until *stop* is set, by this machine's clock if no other is given; the exit code.
+    """Run until *stop* is set and return the exit code; *clock* defaults to the real one.
 
     Raises:
         StateError: the state file cannot be used.
-        ListenError: the address cannot be had.
+        ListenError: the address is not available.
     """
     names = [account.name for account in configuration.accounts]
     with (
@@ -70,11 +70,11 @@ def run(
 def start(
     configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
 ) -> Iterator[RunningDaemon]:
-    """The daemon while the context lasts; *stop* is set when it is left.
+    """Run the daemon while the context lasts; *stop* is set on exit.
 
     Raises:
         StateError: the state file cannot be used.
-        ListenError: the address cannot be had.
+        ListenError: the address is not available.
     """
     settings = configuration.settings
     with ExitStack() as stack:
@@ -115,7 +115,7 @@ def _guarded(poller: Poller, log: Log) -> Callable[[], None]:
     def work() -> None:
         try:
             poller.run()
-        except Exception:  # a dead poller must be seen: it fails the health check
+        except Exception:  # the poller stays dead and fails the health check
             log.exception("poller.died", account=poller.name)
 
     return work

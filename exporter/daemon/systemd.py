@@ -1,7 +1,7 @@
-"""What systemd is told of the daemon: that it is ready, how its accounts are, that it is alive, that it ends.
+"""Notifies systemd: the daemon is ready, the state of its accounts, a watchdog ping, the daemon is stopping.
 
-The protocol is sd_notify's: a datagram of ``KEY=value`` lines to the socket in ``$NOTIFY_SOCKET``. Where there is none,
-nothing is said. Whatever goes wrong here, the daemon goes on: what systemd then does about it is systemd's decision.
+The protocol is sd_notify: a datagram of ``KEY=value`` lines to the socket in ``$NOTIFY_SOCKET``. Without that variable
+nothing is sent. The daemon continues after any error here.
 """
 
 import os
@@ -15,9 +15,9 @@ from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
 
 _STATUS_SECONDS: Final = 15.0
-"""How old the status line may be; shorter where the watchdog wants to hear more often."""
+"""Time between two status lines; shorter if the watchdog needs more frequent pings."""
 _SEND_SECONDS: Final = 0.5
-"""For systemd to make room for a datagram: it may be busy, and the daemon has five seconds to end."""
+"""Longest wait for room in systemd's queue; the daemon has five seconds to stop."""
 _MOST_NAMES: Final = 5
 
 
@@ -25,13 +25,13 @@ _MOST_NAMES: Final = 5
 def informed(
     environ: Mapping[str, str], log: Log, *, status: Callable[[], str], unhealthy: Callable[[], str]
 ) -> Iterator[None]:
-    """Keep systemd informed while the context lasts: ready when it is entered, stopping when it is left.
+    """Notify systemd while the context lasts: ready on entry, stopping on exit.
 
     Args:
-        environ: the environment, in which systemd says where it listens and after how long it takes silence for a hang.
-        log: hears why no sign of life is given, and that systemd could not be told.
-        status: how the daemon is, in a line.
-        unhealthy: why no sign of life is to be given, or nothing: the test of ``/-/healthy``.
+        environ: the environment, with systemd's socket and watchdog timeout.
+        log: receives the reason for a skipped ping or a failed notification.
+        status: returns the status line.
+        unhealthy: returns why to skip the watchdog ping, or an empty string; the test of ``/-/healthy``.
     """
     address = notify_address(environ)
     if address is None:
@@ -53,12 +53,12 @@ def informed(
             yield
         finally:
             ended.set()
-            thread.join()  # it never waits for longer than a datagram
+            thread.join()  # it waits for at most one datagram
             channel.tell("STOPPING=1", "stopping")
 
 
 def notify_address(environ: Mapping[str, str]) -> bytes | None:
-    """The socket that systemd listens on, a path or an abstract name; None where it does not listen."""
+    """The socket that systemd listens on, a path or an abstract name; None without systemd."""
     name = environ.get("NOTIFY_SOCKET", "")
     if name.startswith("@"):
         return b"\0" + os.fsencode(name[1:])
@@ -66,7 +66,7 @@ def notify_address(environ: Mapping[str, str]) -> bytes | None:
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
-    """After how many seconds of silence systemd takes process *pid* for hung; None where it does not watch it."""
+    """The watchdog timeout of process *pid*; None without a watchdog."""
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
     text = environ.get("WATCHDOG_USEC", "")
@@ -75,13 +75,13 @@ def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 def accounts_line(names: Sequence[str], snapshots: Iterable[AccountSnapshot]) -> str:
-    """How the accounts of these *names* are, in a line."""
+    """One line with the number of accounts up, not polled yet and down."""
     up = {snapshot.account: snapshot.status.up for snapshot in snapshots}
     down = [name for name in names if up.get(name) is False]
     untried = sum(up.get(name) is None for name in names)
     parts = [f"{len(names) - len(down) - untried} of {len(names)} account{'s' * (len(names) != 1)} up"]
     if untried:
-        parts.append(f"{untried} not tried yet")
+        parts.append(f"{untried} not polled yet")
     if down:
         more = len(down) - _MOST_NAMES
         parts.append(f"down: {', '.join(down[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}")
@@ -107,7 +107,7 @@ def _keep_informed(
 
 
 class _Channel:
-    """The way to systemd; kept open, so that a process out of file descriptors can still give signs of life."""
+    """A socket to systemd, kept open so that a process without free file descriptors can still send pings."""
 
     def __init__(self, address: bytes, log: Log) -> None:
         self._address = address
@@ -117,8 +117,8 @@ class _Channel:
         self._socket: socket.socket | None = None
 
     def tell(self, assignment: str, status: str) -> None:
-        """Send them; when that cannot be, say so in the log, once until it can be again."""
-        one_line = " ".join(status.split())  # a line break would begin another assignment
+        """Send both; log the first of several failures in a row."""
+        one_line = " ".join(status.split())  # a line break starts another assignment
         message = "\n".join(filter(None, (assignment, f"STATUS={one_line}")))
         try:
             if self._socket is None:
@@ -133,5 +133,5 @@ class _Channel:
             self._cut = False
 
     def close(self) -> None:
-        """Say no more."""
+        """Close the socket."""
         self._open.close()

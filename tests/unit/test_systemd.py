@@ -266,9 +266,9 @@ def test_once_it_can_be_told_again_a_later_failure_is_told_of_too(tmp_path: Path
     [
         ({"lab": True}, "1 of 1 account up"),
         ({"lab": True, "cgc": True}, "2 of 2 accounts up"),
-        ({"lab": True, "cgc": None}, "1 of 2 accounts up; 1 not tried yet"),
+        ({"lab": True, "cgc": None}, "1 of 2 accounts up; 1 not polled yet"),
         ({"lab": True, "cgc": False}, "1 of 2 accounts up; down: cgc"),
-        ({"lab": None, "cgc": False}, "0 of 2 accounts up; 1 not tried yet; down: cgc"),
+        ({"lab": None, "cgc": False}, "0 of 2 accounts up; 1 not polled yet; down: cgc"),
         (
             {f"a{each}": False for each in range(7)},
             "0 of 7 accounts up; down: a0, a1, a2, a3, a4 and 2 more",
@@ -286,7 +286,7 @@ def test_the_status_line_counts_the_accounts_and_names_those_that_are_down(
 def test_an_account_of_which_there_is_no_picture_yet_is_not_tried_yet() -> None:
     untried = snapshot(None, account="cgc", status=UNTRIED)
 
-    assert systemd.accounts_line(["lab", "cgc"], [untried]) == "0 of 2 accounts up; 2 not tried yet"
+    assert systemd.accounts_line(["lab", "cgc"], [untried]) == "0 of 2 accounts up; 2 not polled yet"
 
 
 # ---- the daemon ----
@@ -302,10 +302,10 @@ def test_the_daemon_is_ready_when_it_serves_whatever_the_platform_does(tmp_path:
         simulator.platform.queue(Fault(kind=FaultKind.HANG), times=1000)
         daemon = place.start(NOTIFY_SOCKET=ear.variable, WATCHDOG_USEC="20000")
 
-        assert ear.hear() == {"READY": "1", "STATUS": "0 of 1 account up; 1 not tried yet"}
+        assert ear.hear() == {"READY": "1", "STATUS": "0 of 1 account up; 1 not polled yet"}
         assert daemon.get("/metrics").status_code == 200
         assert daemon.get("/-/ready").status_code == 503
-        assert ear.hear() == {"WATCHDOG": "1", "STATUS": "0 of 1 account up; 1 not tried yet"}
+        assert ear.hear() == {"WATCHDOG": "1", "STATUS": "0 of 1 account up; 1 not polled yet"}
 
 
 def test_the_daemon_tells_of_its_accounts_and_in_the_end_that_it_stops(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_the_daemon_tells_of_its_accounts_and_in_the_end_that_it_stops(tmp_path:
         closing(Ear()) as ear,
         place.running(NOTIFY_SOCKET=ear.variable, WATCHDOG_USEC="20000") as daemon,
     ):
-        tried = ear.hear_until(lambda message: "not tried" not in message["STATUS"])
+        tried = ear.hear_until(lambda message: "not polled" not in message["STATUS"])
         code = daemon.stop()
         last = ear.all_heard()[-1]
 
