@@ -1,4 +1,4 @@
-"""Whatever is typed, the answer is help, work, or a line per problem with an exit code; never a traceback."""
+"""Every command line gives help, work, or a line per problem with an exit code; never a traceback."""
 
 import json
 import os
@@ -35,7 +35,7 @@ Typed = Callable[..., Ended]
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
-    """Type a command line into this process, with nothing configured and a home of one's own."""
+    """Run a command line in this process, with nothing configured and an empty home."""
     for name in [name for name in os.environ if name.startswith(("SB_", "SBG_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -56,7 +56,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 
 def as_process(*arguments: str, **environ: str) -> Ended:
-    """Type a command line into a shell that has nothing configured."""
+    """Run a command line as a process, with nothing configured."""
     done = subprocess.run(
         [COMMAND, *arguments], env={**bare_environment(), **environ}, capture_output=True, text=True, check=False
     )
@@ -80,7 +80,7 @@ def test_help_names_every_command_and_what_it_does(typed: Typed) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_its_flags(typed: Typed, command: str) -> None:
+def test_every_command_has_help_with_an_example(typed: Typed, command: str) -> None:
     code, out, err = typed(command, "--help")
 
     assert (code, err) == (0, "")
@@ -101,7 +101,7 @@ def test_every_command_has_help_with_its_flags(typed: Typed, command: str) -> No
         ("forget", "forget [OPTIONS] ACCOUNT", ["--yes"]),
     ],
 )
-def test_every_command_of_state_has_help_with_its_flags(
+def test_every_state_command_has_help_with_its_options(
     typed: Typed, command: str, usage: str, flags: list[str]
 ) -> None:
     code, out, err = typed("state", command, "--help")
@@ -154,12 +154,12 @@ def test_the_help_of_a_simulation_shows_defaults_but_no_token(typed: Typed, comm
 # ---- version ----
 
 
-def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
+def test_version_command_and_option_print_the_same_line(typed: Typed) -> None:
     assert typed("version") == typed("--version") == Ended(0, f"{version_line()}\n", "")
     assert version_line().startswith(f"sbg-exporter {__version__} (Python 3.")
 
 
-# ---- what was typed wrongly ----
+# ---- invalid command lines ----
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_version_is_told_in_two_ways(typed: Typed) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_was_typed_wrongly_is_one_line_and_exit_2(typed: Typed, arguments: list[str], line: str) -> None:
+def test_invalid_command_line_is_one_line_and_exit_2(typed: Typed, arguments: list[str], line: str) -> None:
     code, out, err = typed(*arguments)
 
     assert (code, out) == (2, "")
@@ -219,7 +219,7 @@ def test_what_was_typed_wrongly_is_one_line_and_exit_2(typed: Typed, arguments: 
     assert err.count("\n") == 1
 
 
-def test_several_things_typed_wrongly_are_several_lines(typed: Typed) -> None:
+def test_every_invalid_option_has_a_line(typed: Typed) -> None:
     assert typed("simulate", "--seed", "x", "--rate", "y") == Ended(
         2,
         "",
@@ -241,9 +241,7 @@ def test_several_things_typed_wrongly_are_several_lines(typed: Typed) -> None:
         ("simulate", ["--listen: 'here' is not host:port, such as 127.0.0.1:8089"]),
     ],
 )
-def test_everything_that_is_wrong_with_a_simulation_is_told_at_once(
-    typed: Typed, command: str, lines: list[str]
-) -> None:
+def test_every_invalid_simulator_option_has_a_line(typed: Typed, command: str, lines: list[str]) -> None:
     wrong = ["--listen", "here", "--seed", "x", "--chaos", "9", "--speed", "-1"]
 
     code, _, err = typed(command, *wrong, *(("--seconds", "-1") if command == "demo" else ()))
@@ -259,22 +257,20 @@ def test_everything_that_is_wrong_with_a_simulation_is_told_at_once(
     "arguments",
     [["--auth-token", TOKEN], [f"--auth-token={TOKEN}"], ["run", TOKEN], [f"-{TOKEN}"], ["state", TOKEN], [TOKEN]],
 )
-def test_a_token_typed_as_a_flag_is_not_repeated(typed: Typed, arguments: list[str]) -> None:
+def test_token_on_the_command_line_is_not_repeated(typed: Typed, arguments: list[str]) -> None:
     code, _, err = typed(*arguments)
 
     assert code == 2
     assert TOKEN not in err
 
 
-def test_a_user_without_a_home_is_told_what_is_missing_like_everybody(
-    typed: Typed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_without_a_home_gets_the_usual_error(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "~")
 
     assert typed().err.startswith("sbg-exporter: accounts: none configured")
 
 
-def test_the_state_is_looked_at_without_an_account_and_without_its_token(typed: Typed, tmp_path: Path) -> None:
+def test_state_commands_need_no_account_and_no_token(typed: Typed, tmp_path: Path) -> None:
     state, config = tmp_path / "state.db", tmp_path / "config.toml"
     Store(state).close()
     config.write_text(
@@ -286,7 +282,7 @@ def test_the_state_is_looked_at_without_an_account_and_without_its_token(typed: 
         assert typed("state", "check", *asked) == Ended(0, f"{state} is intact: 0 accounts, 0 jobs tracked.\n", "")
 
 
-def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:
+def test_each_state_command_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:
     state, copy, moved = tmp_path / "state.db", str(tmp_path / "copy.db"), str(tmp_path / "lab.ledger")
     with closing(Store(state)) as store:
         store.create("lab", "https://p/v2", "u", "", counting_since=1.0, local_time=2.0, rules=Rules())
@@ -306,7 +302,7 @@ def test_each_command_of_state_does_what_its_name_says(typed: Typed, tmp_path: P
     assert typed("state", "import", moved, "--replace", *at).out.startswith(f"imported into {state}: lab, 0 jobs")
 
 
-def test_a_warning_of_an_export_goes_to_standard_error(typed: Typed, tmp_path: Path) -> None:
+def test_export_warning_goes_to_standard_error(typed: Typed, tmp_path: Path) -> None:
     with closing(Store(tmp_path / "state.db")) as store:
         store.create("lab", "https://p/v2", "u", "", counting_since=1.0, local_time=2.0, rules=Rules())
 
@@ -320,17 +316,17 @@ def test_a_warning_of_an_export_goes_to_standard_error(typed: Typed, tmp_path: P
 # ---- as a process ----
 
 
-def test_as_a_process_it_tells_its_version_and_its_help() -> None:
+def test_process_prints_version_and_help() -> None:
     assert as_process("version") == Ended(0, f"{version_line()}\n", "")
     module = subprocess.run([sys.executable, "-m", "exporter", "--help"], capture_output=True, text=True, check=False)
     assert (module.returncode, module.stderr) == (0, "")
 
 
-def test_as_a_process_a_wrong_flag_is_one_line_and_exit_2() -> None:
+def test_process_with_unknown_option_prints_one_line_and_exits_2() -> None:
     assert as_process("--nope") == Ended(2, "", "sbg-exporter: --nope: unknown option; see `sbg-exporter run --help`\n")
 
 
-def test_as_a_process_a_missing_token_file_is_one_line_and_exit_2(tmp_path: Path) -> None:
+def test_process_with_missing_token_file_prints_one_line_and_exits_2(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
         '[[accounts]]\nname = "lab"\napi_endpoint = "https://cgc-api.sbgenomics.com/v2"\nauth_token_file = "token"\n'
@@ -344,7 +340,7 @@ def test_as_a_process_a_missing_token_file_is_one_line_and_exit_2(tmp_path: Path
     )
 
 
-def test_as_a_process_what_keeps_it_from_going_on_is_one_line_and_exit_1(tmp_path: Path) -> None:
+def test_process_with_unusable_state_file_prints_one_line_and_exits_1(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     account = {"SB_API_ENDPOINT": "http://127.0.0.1:9/v2", "SB_AUTH_TOKEN": TOKEN, "HOME": str(tmp_path)}
 
@@ -361,7 +357,7 @@ def test_as_a_process_what_keeps_it_from_going_on_is_one_line_and_exit_1(tmp_pat
 
 
 def in_a_shell(line: str) -> Ended:
-    """What a shell makes of *line*, in which $0 is the command."""
+    """Run *line* in a shell, in which $0 is the command."""
     done = subprocess.run(
         ["sh", "-c", line, COMMAND], env=bare_environment(), capture_output=True, text=True, check=False
     )
@@ -372,7 +368,7 @@ SHORT_DEMO = "demo --listen 127.0.0.1:0 --jobs 1 --seconds 0.1"
 
 
 @pytest.mark.parametrize("what", ["version", "--version", "--help", SHORT_DEMO])
-def test_a_closed_standard_output_is_not_missed(what: str) -> None:
+def test_closed_standard_output_is_no_error(what: str) -> None:
     assert in_a_shell(f"$0 {what} >&-") == Ended(0, "", "")
 
 
@@ -380,7 +376,7 @@ def test_a_closed_standard_output_is_not_missed(what: str) -> None:
     ("what", "unbuffered"),
     [("version", ""), ("--version", ""), ("--help", ""), (SHORT_DEMO, ""), ("version", "1"), (SHORT_DEMO, "1")],
 )
-def test_a_full_standard_output_is_one_line_and_exit_1(what: str, unbuffered: str) -> None:
+def test_full_standard_output_is_one_line_and_exit_1(what: str, unbuffered: str) -> None:
     assert in_a_shell(f"PYTHONUNBUFFERED={unbuffered} $0 {what} >/dev/full") == Ended(
         1, "", "sbg-exporter: standard output: No space left on device\n"
     )
@@ -388,11 +384,11 @@ def test_a_full_standard_output_is_one_line_and_exit_1(what: str, unbuffered: st
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 @pytest.mark.parametrize("wrong", ["--nope", "--listen"])
-def test_an_error_that_cannot_be_told_is_still_an_exit_code(wrong: str, where: str) -> None:
+def test_exit_code_is_right_if_the_error_cannot_be_written(wrong: str, where: str) -> None:
     assert in_a_shell(f"$0 run {wrong} {where}") == Ended(2, "", "")
 
 
-def test_a_reader_who_has_had_enough_is_no_error() -> None:
+def test_closed_pipe_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
 
@@ -405,7 +401,7 @@ def test_a_reader_who_has_had_enough_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("module", ["exporter.commands", "exporter.commands.version"])
-def test_an_interrupt_while_modules_are_imported_ends_the_process_silently(module: str) -> None:
+def test_interrupt_during_imports_ends_the_process_silently(module: str) -> None:
     program = f"""
 import os, signal, sys
 
@@ -425,7 +421,7 @@ exporter.__main__.main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_as_a_process_a_signal_ends_the_demo_with_exit_0(number: signal.Signals) -> None:
+def test_signal_ends_the_demo_with_exit_0(number: signal.Signals) -> None:
     with subprocess.Popen(
         [COMMAND, "demo", "--listen", "127.0.0.1:0", "--jobs", "3"],
         env={**bare_environment(), "SBG_EXPORTER_POLL_INTERVAL": "not for the demo"},
@@ -445,7 +441,7 @@ def test_as_a_process_a_signal_ends_the_demo_with_exit_0(number: signal.Signals)
     assert "Traceback" not in err
 
 
-def test_the_demo_ends_by_itself_after_the_seconds_that_are_given(typed: Typed) -> None:
+def test_demo_ends_after_the_given_seconds(typed: Typed) -> None:
     code, out, err = typed("demo", "--listen", "127.0.0.1:0", "--jobs", "1", "--seconds", "0.01")
 
     assert code == 0

@@ -1,4 +1,4 @@
-"""Logs say what happened in the form that was asked for, and never a secret."""
+"""Logs have the configured format and contain no secret."""
 
 import io
 import itertools
@@ -106,7 +106,7 @@ def test_keys_without_a_value_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "logfmt"])
-def test_when_how_bad_and_what_come_first(log_format: LogFormat) -> None:
+def test_time_level_and_event_come_first(log_format: LogFormat) -> None:
     stream = io.StringIO()
 
     log_to(stream, log_format).bind(account="lab").info("job.finished", job_id="7")
@@ -140,7 +140,7 @@ def test_a_terminal_without_colours_gets_none(monkeypatch: pytest.MonkeyPatch, n
         ("error", ["error"]),
     ],
 )
-def test_less_severe_events_than_the_level_are_not_said(level: str, said: list[str]) -> None:
+def test_events_below_the_level_are_not_logged(level: str, said: list[str]) -> None:
     stream = io.StringIO()
     log = log_to(stream, level=level)
 
@@ -176,7 +176,7 @@ def test_no_secret_is_in_a_message_a_key_or_a_traceback(log_format: LogFormat) -
 # ---- streams that fail ----
 
 
-def test_a_full_or_closed_stream_loses_lines_and_stops_nothing() -> None:
+def test_full_or_closed_stream_loses_lines_without_an_error() -> None:
     closed = io.StringIO()
     log = log_to(closed)
     closed.close()
@@ -202,7 +202,7 @@ def pipe() -> Iterator[tuple[TextIO, TextIO]]:
         eventually(lambda: not [each for each in set(threading.enumerate()) - before if each.name == "log-writer"])
 
 
-def test_lines_come_at_once_and_in_order(pipe: tuple[TextIO, TextIO]) -> None:
+def test_lines_are_written_at_once_and_in_order(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     stream = NonBlockingStream(writer)
     log = logger("json", "info", stream, Redactor())
@@ -215,7 +215,7 @@ def test_lines_come_at_once_and_in_order(pipe: tuple[TextIO, TextIO]) -> None:
     stream.close()
 
 
-def test_a_reader_who_stalls_keeps_nobody_waiting_and_is_told_later_what_was_dropped(
+def test_stalled_reader_blocks_nothing_and_gets_the_number_dropped(
     pipe: tuple[TextIO, TextIO],
 ) -> None:
     reader, writer = pipe
@@ -257,7 +257,7 @@ def raise_finished() -> str:
 
 
 @pytest.mark.real_time
-def test_the_end_waits_for_a_stalled_reader_only_so_long(pipe: tuple[TextIO, TextIO]) -> None:
+def test_close_waits_a_limited_time_for_a_stalled_reader(pipe: tuple[TextIO, TextIO]) -> None:
     _, writer = pipe
     stream = NonBlockingStream(writer)
     stream.write("x" * 1_000_000)
@@ -268,7 +268,7 @@ def test_the_end_waits_for_a_stalled_reader_only_so_long(pipe: tuple[TextIO, Tex
     assert time.monotonic() - started >= 0.1
 
 
-def test_a_stream_without_a_file_behind_it_gets_every_line_before_the_end() -> None:
+def test_stream_without_a_file_gets_every_line_before_close() -> None:
     written = io.StringIO()
     stream = NonBlockingStream(written)
 

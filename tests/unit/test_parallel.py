@@ -1,4 +1,4 @@
-"""Work for all accounts at once, which the end of the process does not wait for."""
+"""Work for all accounts at the same time, which a stop does not wait for."""
 
 import threading
 
@@ -9,7 +9,7 @@ from exporter.errors import Stopping, Unreachable
 from tests.waiting import PATIENCE
 
 
-def test_results_come_in_the_order_of_the_items_whichever_is_done_first() -> None:
+def test_results_come_in_the_order_of_the_items() -> None:
     first_may_end = threading.Event()
 
     def work(item: int) -> int:
@@ -22,7 +22,7 @@ def test_results_come_in_the_order_of_the_items_whichever_is_done_first() -> Non
     assert in_parallel(work, [1, 2], threading.Event()) == [10, 20]
 
 
-def test_what_one_raises_is_raised() -> None:
+def test_first_error_is_raised() -> None:
     def work(item: int) -> int:
         raise Unreachable(f"no answer {item}")
 
@@ -30,7 +30,7 @@ def test_what_one_raises_is_raised() -> None:
         in_parallel(work, [1], threading.Event())
 
 
-def test_the_end_of_the_process_is_not_waited_out() -> None:
+def test_stop_ends_the_wait_for_running_work() -> None:
     stop, never = threading.Event(), threading.Event()
 
     def work(_: int) -> bool:
@@ -42,5 +42,5 @@ def test_the_end_of_the_process_is_not_waited_out() -> None:
     never.set()
 
 
-def test_nothing_to_do_is_done() -> None:
+def test_no_items_give_no_results() -> None:
     assert in_parallel(str, [], threading.Event()) == []

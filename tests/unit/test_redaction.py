@@ -21,7 +21,7 @@ OTHER = "0123456789abcdef0123456789abcdef"
 # ---- secrets ----
 
 
-def test_a_secret_shows_stars_unless_it_is_told_to_reveal_itself() -> None:
+def test_secret_prints_asterisks_unless_revealed() -> None:
     secret = Secret(TOKEN)
 
     assert secret.reveal() == TOKEN
@@ -45,19 +45,19 @@ def redactor(*secrets: str) -> Redactor:
     return redactor
 
 
-def test_a_secret_within_another_leaves_no_rest_of_it() -> None:
+def test_secret_within_another_secret_is_masked_whole() -> None:
     for its_redactor in (redactor(TOKEN, TOKEN[:8]), redactor(TOKEN[:8], TOKEN)):
         assert its_redactor.redact(f"{TOKEN} {TOKEN[:8]}") == f"{MASK} {MASK}"
 
 
-def test_old_tokens_stay_hidden_and_an_empty_one_hides_nothing() -> None:
+def test_old_tokens_stay_masked_and_an_empty_one_masks_nothing() -> None:
     its_redactor = redactor(TOKEN, "", "0123456789abcdef")
 
     assert its_redactor.redact(f"{TOKEN} and 0123456789abcdef") == f"{MASK} and {MASK}"
     assert redactor("").redact("plain") == "plain"
 
 
-def test_secrets_of_many_accounts_hidden_at_once_are_all_hidden() -> None:
+def test_secrets_added_concurrently_are_all_masked() -> None:
     redactor, start = Redactor(), threading.Barrier(8)
 
     def hide(number: int) -> None:

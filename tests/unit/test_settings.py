@@ -1,4 +1,4 @@
-"""A configuration means one thing, and a wrong one is told line by line: where, what, and what would be right."""
+"""Configuration sources and their order; errors are one line each: where, what is wrong, what to do."""
 
 import shutil
 import traceback
@@ -118,7 +118,7 @@ def test_the_table_below_names_every_setting() -> None:
 
 
 @every_key
-def test_flags_go_before_variables_before_the_file_before_the_defaults(
+def test_options_override_variables_override_the_file(
     desk: Desk, key: str, values: tuple[object, str, object, object]
 ) -> None:
     in_file, in_environment, flag, meant = values
@@ -140,12 +140,12 @@ def test_flags_go_before_variables_before_the_file_before_the_defaults(
     assert seen({key: flag}, variable=False, file=True) == meant
 
 
-def test_a_large_account_is_listed_in_full_every_six_hours_unless_it_is_said_how_often(desk: Desk) -> None:
+def test_full_listing_interval_defaults_to_six_hours(desk: Desk) -> None:
     assert desk.load(SB).settings.full_listing_interval == 6 * 3600
     assert desk.load(SB, full_listing_interval="1d").settings.full_listing_interval == 24 * 3600
 
 
-def test_the_file_is_named_by_a_flag_or_else_by_a_variable(desk: Desk) -> None:
+def test_config_option_overrides_the_variable(desk: Desk) -> None:
     one, other = desk.folder / "one.toml", desk.folder / "other.toml"
     one.write_text("job_series = 1")
     other.write_text("job_series = 2")
@@ -157,13 +157,13 @@ def test_the_file_is_named_by_a_flag_or_else_by_a_variable(desk: Desk) -> None:
     assert desk.load(SB).file is None
 
 
-def test_an_empty_variable_counts_as_none(desk: Desk) -> None:
+def test_empty_variable_counts_as_unset(desk: Desk) -> None:
     empty = {**SB, **{PREFIX + key.upper(): "" for key in (*VALUES, "config")}}
 
     assert desk.load(empty).settings == DEFAULTS
 
 
-def test_the_rules_of_counting_are_those_that_are_set(desk: Desk) -> None:
+def test_counting_rules_come_from_the_settings(desk: Desk) -> None:
     configuration = desk.load(SB, settle_after="1", lost_after="2", history="count", failed_job_window="3")
 
     assert configuration.rules == Rules(settle_after=1, lost_after=2, history="count", failed_job_window=3)
@@ -182,13 +182,13 @@ def test_durations_are_seconds_or_a_number_with_a_unit(text: object, meant: floa
 
 
 @pytest.mark.parametrize("value", ["", "s", "-5", "5x", "1h30m", "1e3", "nan", "\u0665s", None, [], True])
-def test_what_is_no_duration_is_refused(value: object) -> None:
+def test_invalid_duration_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="expected seconds, or a duration"):
         seconds(value)
 
 
 @pytest.mark.parametrize("value", ["367d", "9" * 400, 1e300, float("inf"), float("nan"), 10**400])
-def test_a_duration_longer_than_anybody_waits_is_refused(value: object) -> None:
+def test_duration_over_a_year_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match='must be at most "366d"'):
         seconds(value)
 
@@ -323,7 +323,7 @@ WRONG: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("text", "line"), WRONG, ids=[line[:60] for _, line in WRONG])
-def test_a_wrong_value_in_the_file_is_one_line(desk: Desk, text: str, line: str) -> None:
+def test_invalid_value_in_the_file_is_one_line(desk: Desk, text: str, line: str) -> None:
     top = "" if "[[accounts]]" in text or text.startswith("accounts") else account()
 
     assert desk.problems(f"{text}\n{top}", {}) == [f"config.toml: {line}"]
@@ -347,7 +347,7 @@ def test_a_wrong_value_in_the_file_is_one_line(desk: Desk, text: str, line: str)
         ),
     ],
 )
-def test_a_wrong_flag_or_variable_is_one_line_that_names_it(
+def test_invalid_option_or_variable_is_one_line_that_names_it(
     desk: Desk, flags: dict[str, object], environ: dict[str, str], line: str
 ) -> None:
     assert desk.problems("", {**SB, **environ}, **flags) == [line]
@@ -368,14 +368,14 @@ def test_several_problems_are_several_lines(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("text", ["\n", "# nobody yet\n"])
-def test_a_file_that_says_nothing_watches_nobody_and_that_is_wrong(desk: Desk, text: str) -> None:
+def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
     [line] = desk.problems(text, {})
 
     assert line.startswith("accounts: none configured; write an [[accounts]] table to a file")
     assert [each.name for each in desk.load(SB).accounts] == ["cavatica"]
 
 
-def test_every_account_that_is_wrong_has_its_line(desk: Desk) -> None:
+def test_every_invalid_account_has_a_line(desk: Desk) -> None:
     text = account(name='"a"', auth_token_file='"no"') + account(name='"b"') + account(name='"c"', api_endpoint='"c"')
     desk.credentials(f"[d]\nauth_token = {TOKEN}\n[e]\napi_endpoint = {CGC}\n")
 
@@ -400,7 +400,7 @@ def test_every_account_that_is_wrong_has_its_line(desk: Desk) -> None:
         (b"[[accounts]\nauth_token = '" + TOKEN.encode(), "invalid TOML"),
     ],
 )
-def test_a_file_that_is_no_toml_is_one_line_beside_the_others(desk: Desk, text: bytes, words: str) -> None:
+def test_invalid_toml_is_one_line_among_the_others(desk: Desk, text: bytes, words: str) -> None:
     desk.file.write_bytes(text)
 
     unknown, toml = desk.problems(environ={"SBG_EXPORTER_LISTN": ":1"})
@@ -413,13 +413,13 @@ def test_a_file_that_is_no_toml_is_one_line_beside_the_others(desk: Desk, text: 
 
 
 @pytest.mark.parametrize("name", ["ACCOUNTS", "AUTH_TOKEN", "PORTS", "SERVICE", "PORT_10037", "listen"])
-def test_a_variable_that_nobody_knows_is_an_error(desk: Desk, name: str) -> None:
+def test_unknown_variable_is_an_error(desk: Desk, name: str) -> None:
     assert desk.problems(environ={**SB, PREFIX + name: TOKEN}) == [
         (f"SBG_EXPORTER_{name}: unknown setting; see `sbg-exporter run --help` (accounts are set in the file)")
     ]
 
 
-def test_what_kubernetes_injects_for_a_service_of_this_name_is_no_error(desk: Desk) -> None:
+def test_variables_injected_by_kubernetes_are_no_error(desk: Desk) -> None:
     injected = {
         "SBG_EXPORTER_SERVICE_HOST": "10.0.0.11",
         "SBG_EXPORTER_SERVICE_PORT": "10037",
@@ -476,7 +476,7 @@ def test_where_the_state_file_is(desk: Desk, environ: dict[str, str], path: str)
     assert desk.load({**SB, **environ}).state_file == Path(path)
 
 
-def test_a_relative_state_file_is_beside_the_file_that_names_it_else_in_the_working_directory(desk: Desk) -> None:
+def test_state_file_is_relative_to_its_source(desk: Desk) -> None:
     desk.write('state_file = "here.db"\n' + account())
 
     assert desk.load({}).state_file == desk.folder / "here.db"
@@ -484,14 +484,14 @@ def test_a_relative_state_file_is_beside_the_file_that_names_it_else_in_the_work
     assert desk.load({}, state_file="there.db").state_file == Path("there.db")
 
 
-def test_without_any_word_the_state_file_is_in_the_home(desk: Desk) -> None:
+def test_state_file_defaults_to_the_home(desk: Desk) -> None:
     assert desk.load(SB).state_file == desk.home / ".local" / "state" / "sbg-exporter" / "state.db"
 
 
 # ---- accounts from the file ----
 
 
-def test_an_account_of_the_file_with_everything(desk: Desk) -> None:
+def test_account_with_every_key(desk: Desk) -> None:
     shutil.copy(certifi.where(), desk.folder / "ca.pem")
     [config] = desk.accounts(
         account(division='"oncology"', ca_file='"ca.pem"', proxy='"http://team:s3cret@proxy.example.org:3128"')
@@ -504,7 +504,7 @@ def test_an_account_of_the_file_with_everything(desk: Desk) -> None:
     assert config.needs_tls
 
 
-def test_no_secret_is_in_what_a_configuration_prints(desk: Desk) -> None:
+def test_configuration_prints_no_secret(desk: Desk) -> None:
     text = account() + account(
         name='"other"',
         auth_token_file="",
@@ -536,7 +536,7 @@ def test_a_token_in_the_file_and_one_of_a_profile(desk: Desk) -> None:
     assert (moved.endpoint, moved.token.read()) == (CAVATICA, Secret(OTHER))
 
 
-def test_a_relative_token_file_is_among_systemds_credentials_or_beside_the_file(desk: Desk) -> None:
+def test_relative_token_file_is_in_systemd_credentials_or_next_to_the_file(desk: Desk) -> None:
     given = desk.folder / "credentials"
     given.mkdir()
 
@@ -558,7 +558,7 @@ def test_a_token_file_that_others_can_read_is_one_warning(desk: Desk) -> None:
     assert desk.load().warnings == (f"{token}: others can read this token file (mode 0644); chmod 600 it",)
 
 
-def test_a_token_in_a_file_that_others_can_read_is_one_warning_for_all_its_accounts(desk: Desk) -> None:
+def test_token_in_a_readable_file_is_one_warning_for_all_accounts(desk: Desk) -> None:
     inline = {"auth_token_file": "", "auth_token": f'"{TOKEN}"'}
     desk.write(account(**inline) + account(name='"two"', **inline))
     desk.file.chmod(0o600)
@@ -583,7 +583,7 @@ auth_token = {OTHER}
 """
 
 
-def test_profiles_are_watched_under_their_names_beside_the_accounts_of_the_file(desk: Desk) -> None:
+def test_profiles_are_polled_with_the_accounts_of_the_file(desk: Desk) -> None:
     desk.credentials(PROFILES)
 
     assert [each.name for each in desk.accounts('profiles = ["cgc"]\n' + account())] == ["lab", "cgc"]
@@ -591,7 +591,7 @@ def test_profiles_are_watched_under_their_names_beside_the_accounts_of_the_file(
     assert [each.name for each in desk.accounts('profiles = "cgc default"\n')] == ["cgc", "default"]
 
 
-def test_a_home_that_may_not_be_entered_is_not_missed_by_who_needs_none_of_it(desk: Desk) -> None:
+def test_inaccessible_home_is_an_error_only_for_profiles(desk: Desk) -> None:
     (desk.home / ".sevenbridges" / "credentials").mkdir(parents=True)
 
     assert [each.name for each in desk.accounts(account())] == ["lab"]
@@ -604,7 +604,7 @@ def test_a_home_that_may_not_be_entered_is_not_missed_by_who_needs_none_of_it(de
 # ---- the official clients' conventions ----
 
 
-def test_with_nothing_configured_the_official_clients_variables_count(desk: Desk) -> None:
+def test_official_client_variables_configure_one_account(desk: Desk) -> None:
     desk.credentials(PROFILES)
 
     [account] = desk.load(SB).accounts
@@ -612,13 +612,13 @@ def test_with_nothing_configured_the_official_clients_variables_count(desk: Desk
     assert (account.name, account.endpoint, account.token.read()) == ("cavatica", CAVATICA, Secret(TOKEN))
 
 
-def test_our_variable_for_a_token_file_goes_before_a_token(desk: Desk) -> None:
+def test_token_file_variable_overrides_the_token_variable(desk: Desk) -> None:
     [account] = desk.load({**SB, "SB_AUTH_TOKEN": OTHER, "SB_AUTH_TOKEN_FILE": str(desk.folder / "token")}).accounts
 
     assert account.token.read() == Secret(TOKEN)
 
 
-def test_a_relative_token_file_in_the_environment_is_among_systemds_credentials(desk: Desk) -> None:
+def test_relative_token_file_variable_is_in_systemd_credentials(desk: Desk) -> None:
     environ = {"SB_API_ENDPOINT": CGC, "SB_AUTH_TOKEN_FILE": "token", "CREDENTIALS_DIRECTORY": str(desk.folder)}
 
     [account] = desk.load(environ).accounts
@@ -626,7 +626,7 @@ def test_a_relative_token_file_in_the_environment_is_among_systemds_credentials(
     assert account.token.read() == Secret(TOKEN)
 
 
-def test_else_the_default_profile_counts_under_its_own_name(desk: Desk) -> None:
+def test_default_profile_is_used_without_variables(desk: Desk) -> None:
     desk.credentials(PROFILES)
 
     [account] = desk.load({}).accounts
@@ -669,7 +669,7 @@ def test_else_the_default_profile_counts_under_its_own_name(desk: Desk) -> None:
         ),
     ],
 )
-def test_half_of_the_conventions_is_none(desk: Desk, environ: dict[str, str], line: str) -> None:
+def test_incomplete_variables_are_refused(desk: Desk, environ: dict[str, str], line: str) -> None:
     assert desk.problems(environ=environ) == [line]
 
 
@@ -709,7 +709,7 @@ def test_an_account_without_a_name_is_called_after_its_platform(desk: Desk, endp
         ("http://platform.localhost/v2", "http://platform.localhost/v2"),
     ],
 )
-def test_an_endpoint_has_one_spelling(desk: Desk, text: str, endpoint: str) -> None:
+def test_endpoint_is_normalised(desk: Desk, text: str, endpoint: str) -> None:
     [account] = desk.load({**SB, "SB_API_ENDPOINT": text}).accounts
 
     assert account.endpoint == endpoint
@@ -735,20 +735,20 @@ def test_an_endpoint_has_one_spelling(desk: Desk, text: str, endpoint: str) -> N
         f"https://{'x' * 64}.example/v2",
     ],
 )
-def test_what_is_no_endpoint_is_refused(desk: Desk, text: str) -> None:
+def test_invalid_endpoint_is_refused(desk: Desk, text: str) -> None:
     assert desk.problems(environ={**SB, "SB_API_ENDPOINT": text}) == [
         "SB_API_ENDPOINT: api_endpoint must be a URL, such as https://cgc-api.sbgenomics.com/v2"
     ]
 
 
-def test_an_endpoint_of_another_protocol_is_told_which_ones_there_are(desk: Desk) -> None:
+def test_endpoint_of_another_protocol_is_refused(desk: Desk) -> None:
     assert desk.problems(environ={**SB, "SB_API_ENDPOINT": "ftp://api.example.org/v2"}) == [
         "SB_API_ENDPOINT: api_endpoint must be http or https, such as https://cgc-api.sbgenomics.com/v2"
     ]
 
 
 @pytest.mark.parametrize("rest", [f"user:{TOKEN}@api.example.org/v2", "api.example.org/v2?a=b", "api.example.org/v2#a"])
-def test_an_endpoint_is_a_base_url_and_nothing_more(desk: Desk, rest: str) -> None:
+def test_endpoint_with_user_query_or_fragment_is_refused(desk: Desk, rest: str) -> None:
     assert desk.problems(environ={**SB, "SB_API_ENDPOINT": f"https://{rest}"}) == [
         "SB_API_ENDPOINT: api_endpoint must not contain a user, query or fragment"
     ]
@@ -790,7 +790,7 @@ PROXY = "http://team:s3cret@proxy.example.org:3128"
         ({"HTTPS_PROXY": PROXY, "NO_PROXY": "sbgenomics.org,::1,fe80::/10"}, PROXY),
     ],
 )
-def test_the_environments_proxies_are_honoured(desk: Desk, environ: dict[str, str], proxy: str | None) -> None:
+def test_proxy_variables_are_used(desk: Desk, environ: dict[str, str], proxy: str | None) -> None:
     [account] = desk.load({**SB, **environ}).accounts
 
     assert account.proxy == proxy
@@ -806,13 +806,13 @@ def test_plain_http_has_a_proxy_of_its_own_and_no_proxy_may_name_a_port(desk: De
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "platform.localhost"])
-def test_this_machine_is_never_asked_through_the_environments_proxy(desk: Desk, host: str) -> None:
+def test_proxy_variables_are_ignored_for_loopback(desk: Desk, host: str) -> None:
     environ = {**SB, "SB_API_ENDPOINT": f"http://{host}:8089/v2", "HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY}
 
     assert [each.proxy for each in desk.load(environ).accounts] == [None]
 
 
-def test_an_accounts_own_proxy_goes_before_the_environments_and_to_this_machine_too(desk: Desk) -> None:
+def test_proxy_of_an_account_overrides_the_variables(desk: Desk) -> None:
     text = account(api_endpoint='"http://localhost:8089"', proxy='"https://own.example.org"')
 
     [config] = desk.accounts(text, HTTP_PROXY=PROXY, NO_PROXY="*")
@@ -833,7 +833,7 @@ def test_an_accounts_own_proxy_goes_before_the_environments_and_to_this_machine_
         "http://[x",
     ],
 )
-def test_what_is_no_proxy_is_refused_by_the_name_of_where_it_stands(desk: Desk, proxy: str) -> None:
+def test_invalid_proxy_is_refused_with_its_source(desk: Desk, proxy: str) -> None:
     wrong = "expected a proxy URL, such as http://proxy.example.org:3128"
 
     if proxy:

@@ -1,4 +1,4 @@
-"""systemd hears of the daemon what it needs to, by its own protocol, and the daemon never suffers from telling it."""
+"""systemd gets its notifications, and no failure to send one affects the daemon."""
 
 import io
 import json
@@ -103,7 +103,7 @@ def test_it_listens_at_a_path_or_an_abstract_name(variable: str, address: bytes 
     assert systemd.notify_address({"NOTIFY_SOCKET": variable}) == address
 
 
-def test_without_a_socket_nothing_is_said_and_nothing_is_started() -> None:
+def test_without_a_socket_nothing_is_sent_or_started() -> None:
     before = threading.active_count()
 
     with informed({"WATCHDOG_USEC": EVERY_MILLISECOND}):
@@ -111,9 +111,7 @@ def test_without_a_socket_nothing_is_said_and_nothing_is_started() -> None:
 
 
 @pytest.mark.parametrize("path", ["notify", None], ids=["path", "abstract"])
-def test_it_hears_that_the_daemon_is_ready_and_that_it_stops_and_nothing_after(
-    tmp_path: Path, path: str | None
-) -> None:
+def test_ready_is_sent_first_and_stopping_last(tmp_path: Path, path: str | None) -> None:
     before = threading.active_count()
     with closing(Ear(None if path is None else tmp_path / path)) as ear:
         with informed({"NOTIFY_SOCKET": ear.variable}):
@@ -123,7 +121,7 @@ def test_it_hears_that_the_daemon_is_ready_and_that_it_stops_and_nothing_after(
     assert threading.active_count() == before
 
 
-def test_it_hears_that_the_daemon_stops_also_when_that_is_because_of_an_error(ear: Ear) -> None:
+def test_stopping_is_sent_after_an_error(ear: Ear) -> None:
     with pytest.raises(KeyError), informed({"NOTIFY_SOCKET": ear.variable}):
         raise KeyError
 
@@ -148,13 +146,11 @@ def test_it_hears_that_the_daemon_stops_also_when_that_is_because_of_an_error(ea
         ({}, None),
     ],
 )
-def test_the_watchdog_s_time_is_taken_only_when_it_is_one_and_this_process_is_meant(
-    variables: dict[str, str], seconds: float | None
-) -> None:
+def test_watchdog_timeout_must_be_valid_and_for_this_process(variables: dict[str, str], seconds: float | None) -> None:
     assert systemd.watchdog_seconds(variables, 7) == seconds
 
 
-def test_signs_of_life_come_again_and_again_while_the_daemon_is_healthy(ear: Ear) -> None:
+def test_watchdog_pings_repeat_while_the_daemon_is_healthy(ear: Ear) -> None:
     environ = {"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": EVERY_MILLISECOND, "WATCHDOG_PID": str(os.getpid())}
     with informed(environ):
         assert "READY" in ear.hear()
@@ -162,7 +158,7 @@ def test_signs_of_life_come_again_and_again_while_the_daemon_is_healthy(ear: Ear
         assert [ear.hear() for _ in range(3)] == [{"WATCHDOG": "1", "STATUS": "well"}] * 3
 
 
-def test_no_sign_of_life_is_given_while_the_daemon_is_not_healthy_and_the_log_says_why_once(ear: Ear) -> None:
+def test_unhealthy_daemon_sends_no_ping_and_logs_once_why(ear: Ear) -> None:
     reasons, stream = [""], io.StringIO()
     environ = {"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": EVERY_MILLISECOND}
     with informed(environ, stream=stream, unhealthy=lambda: reasons[0]):
@@ -182,7 +178,7 @@ def test_no_sign_of_life_is_given_while_the_daemon_is_not_healthy_and_the_log_sa
     assert told["reason"] == "account lab has not moved for 200 s"
 
 
-def test_another_process_s_watchdog_gets_no_sign_of_life(ear: Ear) -> None:
+def test_watchdog_of_another_process_gets_no_ping(ear: Ear) -> None:
     with informed({"NOTIFY_SOCKET": ear.variable, "WATCHDOG_USEC": EVERY_MILLISECOND, "WATCHDOG_PID": "1"}):
         assert "READY" in ear.hear()
 
@@ -192,12 +188,12 @@ def test_another_process_s_watchdog_gets_no_sign_of_life(ear: Ear) -> None:
 # ---- what may go wrong ----
 
 
-def test_a_line_break_in_the_status_assigns_nothing(ear: Ear) -> None:
+def test_line_break_in_the_status_starts_no_assignment(ear: Ear) -> None:
     with informed({"NOTIFY_SOCKET": ear.variable}, status=lambda: "two\nMAINPID=1\r\nlines"):
         assert ear.hear() == {"READY": "1", "STATUS": "two MAINPID=1 lines"}
 
 
-def test_a_socket_that_is_not_there_is_one_line_in_the_log(tmp_path: Path) -> None:
+def test_missing_socket_is_one_log_line(tmp_path: Path) -> None:
     stream = io.StringIO()
     ended = threading.Event()
 
@@ -218,7 +214,7 @@ def test_a_socket_that_is_not_there_is_one_line_in_the_log(tmp_path: Path) -> No
     assert told["reason"] == "No such file or directory"
 
 
-def test_a_name_too_long_for_a_socket_is_no_more_than_that() -> None:
+def test_too_long_socket_name_is_one_log_line() -> None:
     stream = io.StringIO()
 
     with informed({"NOTIFY_SOCKET": f"/{'n' * 200}"}, stream=stream):
@@ -227,8 +223,8 @@ def test_a_name_too_long_for_a_socket_is_no_more_than_that() -> None:
     assert [told["event"] for told in events(stream)] == ["systemd.notify_failed"]
 
 
-def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
-    """The socket's room is used up by signs of life; what comes then is dropped, and the context is left."""
+def test_systemd_that_does_not_read_blocks_nothing(ear: Ear) -> None:
+    """Pings fill the socket; later messages are dropped, and the context exits."""
     stream, full = io.StringIO(), threading.Event()
 
     def unhealthy() -> str:
@@ -244,7 +240,7 @@ def test_one_that_does_not_read_holds_nobody_up(ear: Ear) -> None:
     assert events(stream)[0]["reason"] == "timed out"
 
 
-def test_once_it_can_be_told_again_a_later_failure_is_told_of_too(tmp_path: Path) -> None:
+def test_failure_after_a_success_is_logged_again(tmp_path: Path) -> None:
     stream, path = io.StringIO(), tmp_path / "notify"
     environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": EVERY_MILLISECOND}
 
@@ -275,15 +271,13 @@ def test_once_it_can_be_told_again_a_later_failure_is_told_of_too(tmp_path: Path
         ),
     ],
 )
-def test_the_status_line_counts_the_accounts_and_names_those_that_are_down(
-    up: dict[str, bool | None], line: str
-) -> None:
+def test_status_line_counts_accounts_and_names_those_down(up: dict[str, bool | None], line: str) -> None:
     snapshots = [snapshot(None, account=name, status=replace(STATUS, up=is_up)) for name, is_up in up.items()]
 
     assert systemd.accounts_line(list(up), snapshots) == line
 
 
-def test_an_account_of_which_there_is_no_picture_yet_is_not_tried_yet() -> None:
+def test_account_without_a_snapshot_is_not_polled_yet() -> None:
     untried = snapshot(None, account="cgc", status=UNTRIED)
 
     assert systemd.accounts_line(["lab", "cgc"], [untried]) == "0 of 2 accounts up; 2 not polled yet"
@@ -292,8 +286,8 @@ def test_an_account_of_which_there_is_no_picture_yet_is_not_tried_yet() -> None:
 # ---- the daemon ----
 
 
-def test_the_daemon_is_ready_when_it_serves_whatever_the_platform_does(tmp_path: Path) -> None:
-    """The platform answers nothing; systemd starts the daemon all the same, and hears that it lives."""
+def test_daemon_is_ready_without_a_response_of_the_platform(tmp_path: Path) -> None:
+    """The platform does not respond; the daemon is ready and sends pings all the same."""
     with (
         running(QUIET) as simulator,
         Installation(tmp_path / "place", Account.at(simulator)) as place,
@@ -308,7 +302,7 @@ def test_the_daemon_is_ready_when_it_serves_whatever_the_platform_does(tmp_path:
         assert ear.hear() == {"WATCHDOG": "1", "STATUS": "0 of 1 account up; 1 not polled yet"}
 
 
-def test_the_daemon_tells_of_its_accounts_and_in_the_end_that_it_stops(tmp_path: Path) -> None:
+def test_daemon_reports_its_accounts_and_its_stop(tmp_path: Path) -> None:
     with (
         running(QUIET) as simulator,
         Installation(tmp_path / "place", Account.at(simulator), Account.at(simulator, "refused", "0" * 32)) as place,

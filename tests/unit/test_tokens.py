@@ -1,4 +1,4 @@
-"""Tokens are read where they are kept, noticed when they change, and shown to nobody."""
+"""Tokens are read from their sources, read again when they change, and never shown."""
 
 import os
 import traceback
@@ -45,7 +45,7 @@ def test_white_space_round_a_token_is_dropped(text: str) -> None:
         (TOKEN * 129, "here: invalid token: longer than 4096 characters"),
     ],
 )
-def test_what_cannot_be_a_token_is_refused_without_being_shown(text: str, problem: str) -> None:
+def test_invalid_token_is_refused_without_being_shown(text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_token(text, "here")
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_a_token_is_refused_without_being_shown(text: str, proble
 # ---- token files ----
 
 
-def test_a_fixed_token_stays_and_is_exposed_to_nobody() -> None:
+def test_fixed_token_stays_the_same_and_has_no_warning() -> None:
     token = FixedToken(Secret(TOKEN))
 
     assert token.read() == Secret(TOKEN)
@@ -119,12 +119,12 @@ def test_a_folder_is_no_token_file(tmp_path: Path) -> None:
         TokenFile(tmp_path).read()
 
 
-def test_of_a_file_without_end_only_so_much_is_read() -> None:
+def test_endless_token_file_is_read_only_in_part() -> None:
     with pytest.raises(ConfigError, match="/dev/zero: invalid token"):
         TokenFile(Path("/dev/zero")).read()
 
 
-def test_bytes_that_are_no_text_are_no_token(path: Path) -> None:
+def test_token_file_with_binary_data_is_refused(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
 
     with pytest.raises(ConfigError, match="non-ASCII characters"):
@@ -132,7 +132,7 @@ def test_bytes_that_are_no_text_are_no_token(path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o666, 0o602, 0o777])
-def test_a_token_file_that_others_can_read_is_warned_of(path: Path, mode: int) -> None:
+def test_token_file_readable_by_others_has_a_warning(path: Path, mode: int) -> None:
     path.chmod(mode)
 
     assert (
@@ -141,20 +141,20 @@ def test_a_token_file_that_others_can_read_is_warned_of(path: Path, mode: int) -
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o440, 0o640])
-def test_a_token_file_for_its_owner_and_group_is_not_warned_of(path: Path, mode: int) -> None:
+def test_token_file_for_owner_and_group_has_no_warning(path: Path, mode: int) -> None:
     path.chmod(mode)
 
     assert TokenFile(path).exposure_warning() is None
 
 
-def test_a_missing_token_file_is_not_exposed(tmp_path: Path) -> None:
+def test_missing_token_file_has_no_warning(tmp_path: Path) -> None:
     assert TokenFile(tmp_path / "missing").exposure_warning() is None
 
 
 # ---- where token files are ----
 
 
-def test_a_relative_token_file_is_among_systemds_credentials_or_beside_the_configuration(tmp_path: Path) -> None:
+def test_relative_token_file_is_in_systemd_credentials_or_the_folder(tmp_path: Path) -> None:
     beside, given = tmp_path / "etc", tmp_path / "credentials"
     given.mkdir()
     environ = {"CREDENTIALS_DIRECTORY": str(given)}
@@ -169,15 +169,15 @@ def test_a_relative_token_file_is_among_systemds_credentials_or_beside_the_confi
 # ---- profiles ----
 
 
-def test_profiles_are_where_the_official_clients_keep_them() -> None:
+def test_credentials_file_is_that_of_the_official_clients() -> None:
     assert credentials_path(Path("/home/rf")) == Path("/home/rf/.sevenbridges/credentials")
 
 
-def test_without_a_credentials_file_there_are_no_read_profiles(tmp_path: Path) -> None:
+def test_without_a_credentials_file_there_are_no_profiles(tmp_path: Path) -> None:
     assert read_profiles(tmp_path / "credentials") == {}
 
 
-def test_the_oddities_of_real_credentials_files_are_read(tmp_path: Path) -> None:
+def test_unusual_credentials_files_are_read(tmp_path: Path) -> None:
     text = f"""\
 # made by hand
 [default]
@@ -203,18 +203,18 @@ note =
     }
 
 
-def test_no_profile_lends_its_keys_to_others(tmp_path: Path) -> None:
+def test_profiles_do_not_share_keys(tmp_path: Path) -> None:
     text = f"[DEFAULT]\nauth_token={TOKEN}\n[cgc]\napi_endpoint=https://cgc-api.sbgenomics.com/v2\n"
 
     assert ini(tmp_path, text)["cgc"] == {"api_endpoint": "https://cgc-api.sbgenomics.com/v2"}
 
 
-def test_a_profile_written_twice_is_read_with_its_later_keys(tmp_path: Path) -> None:
+def test_later_keys_of_a_repeated_profile_win(tmp_path: Path) -> None:
     assert ini(tmp_path, f"[a]\nauth_token={OTHER}\n[a]\nauth_token={TOKEN}\n") == {"a": {"auth_token": TOKEN}}
 
 
 @pytest.mark.parametrize("text", [f"auth_token = {TOKEN}\n", f"[default\nauth_token = {TOKEN}\n", f"{TOKEN}\n"])
-def test_a_file_that_is_none_is_refused_without_being_quoted(tmp_path: Path, text: str) -> None:
+def test_invalid_credentials_file_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ini(tmp_path, text)
 
@@ -231,13 +231,13 @@ def test_a_credentials_file_in_another_encoding_is_refused(tmp_path: Path) -> No
         read_profiles(path)
 
 
-def test_a_credentials_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_credentials_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_profiles(tmp_path)
 
     assert caught.value.problems == (f"{tmp_path}: cannot read the credentials file: Is a directory",)
 
 
-def test_a_path_that_cannot_be_one_is_a_file_that_cannot_be_read() -> None:
+def test_token_path_with_a_null_byte_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot read the token file: embedded null byte"):
         TokenFile(Path("x\0")).read()
