@@ -31,7 +31,7 @@ from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import running
 from exporter.simulator.settings import SimulatorSettings
-from exporter.web.app import shown_address
+from exporter.web.server import shown_address
 from exporter.web.status import files_counted
 
 _POLL_SECONDS: Final = 2.0

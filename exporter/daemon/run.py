@@ -18,7 +18,8 @@ from exporter.logs import Log
 from exporter.metrics.snapshot import SnapshotRegistry
 from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
-from exporter.web.app import application, bound_sockets, serving, shown_address
+from exporter.web.app import application
+from exporter.web.server import bound_sockets, serving, shown_address
 from exporter.web.status import status_page
 
 _JOIN_SECONDS: Final = 1.5

@@ -1,1 +1,1 @@
-"""The HTTP server: routes, content negotiation and the status page."""
+"""The HTTP side: routes, content negotiation, the status page and the server with its limits."""

@@ -1,6 +1,6 @@
-"""What a client wants, from its ``Accept`` and ``Accept-Encoding`` (RFC 9110, 12.5).
+"""Content negotiation by ``Accept`` and ``Accept-Encoding`` (RFC 9110, 12.5).
 
-Malformed parts are as if they had not been sent.
+Malformed parts of a header are ignored.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _OPENMETRICS_VERSIONS = ("", "0.0.1", "1.0.0")
 
 
 def format_wanted(accept: str) -> Format:
-    """OpenMetrics where it is asked for at least as much as text, in a version we speak; else the text format."""
+    """OpenMetrics if the client prefers it at least as much as text, in a supported version; else text."""
     openmetrics = wildcard = 0.0
     text: float | None = None
     for name, parameters, quality in _choices(accept):
@@ -34,7 +34,7 @@ def gzip_wanted(accept_encoding: str) -> bool:
 
 
 def _choices(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Each choice of a header: its name, its parameters and its quality."""
+    """The name, parameters and quality of each choice in a header."""
     for choice in header.split(","):
         name, *rest = (part.strip() for part in choice.split(";"))
         parameters = {key.strip().lower(): value.strip() for key, _, value in (part.partition("=") for part in rest)}

@@ -15,7 +15,8 @@ from exporter.counting.rules import initial_changes, reconcile
 from exporter.counting.values import Account, Ledger, Observations, Rules
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
-from exporter.web.app import application, bound_sockets, serving
+from exporter.web.app import application
+from exporter.web.server import bound_sockets, serving
 from tests.snapshots import STATUS
 
 _NOW = 1_790_000_000.0

@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, Page, Route, ViewportSize, sync_playwri
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
-from exporter.web.app import application, bound_sockets, serving
+from exporter.web.app import application
+from exporter.web.server import bound_sockets, serving
 from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
 from tests.clocks import START
 from tests.factories import finished_job, running_job

@@ -16,7 +16,8 @@ import pytest
 
 from exporter.errors import ListenError
 from exporter.metrics.exposition import Format
-from exporter.web.app import Limits, application, bound_sockets, serving, shown_address
+from exporter.web.app import application
+from exporter.web.server import Limits, bound_sockets, serving, shown_address
 from tests.background import BackgroundTask
 from tests.ledgers import ledger_of
 from tests.snapshots import exposition, snapshot
@@ -374,7 +375,7 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
 
 @pytest.mark.real_time
 def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
-    with served(Limits(answer_seconds=0.1), accounts=60) as here, here.connect_narrow() as client:
+    with served(Limits(response_seconds=0.1), accounts=60) as here, here.connect_narrow() as client:
         request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
         with contextlib.suppress(ConnectionError):
             while True:  # ends because the server hangs up
