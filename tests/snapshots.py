@@ -93,7 +93,7 @@ def exposition(
     families: tuple[Family, ...] | None = None,
 ) -> Exposition:
     """The exposition of *snapshots* at one moment."""
-    stats, clock = StoreStats(0, 12, 4096), ManualClock(at).time
+    stats, clock = StoreStats(0, 12, 4096, START), ManualClock(at).time
     if families is None:
         return Exposition(registry(*snapshots), lambda: stats, display, clock)
     return Exposition(registry(*snapshots), lambda: stats, display, clock, families)

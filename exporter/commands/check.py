@@ -102,7 +102,7 @@ def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[]
     """How many series a scrape would get for the account now."""
     registry = SnapshotRegistry((snapshot.account,))
     registry.put(snapshot)
-    page = Exposition(registry, lambda: StoreStats(0, 0, 0), display, now)
+    page = Exposition(registry, lambda: StoreStats(0, 0, 0, 0.0), display, now)
     return sum(not line.startswith(b"#") for line in page.account_families(Format.TEXT).splitlines())
 
 

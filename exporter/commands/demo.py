@@ -24,7 +24,6 @@ from exporter.config.tokens import FixedToken
 from exporter.daemon import run
 from exporter.errors import ConfigError, Problems
 from exporter.logs import Log, NonBlockingStream, logger
-from exporter.metrics.families import unfinished_jobs
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.redaction import Redactor, Secret
 from exporter.simulator.platform import Platform
@@ -32,7 +31,6 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import running
 from exporter.simulator.settings import SimulatorSettings
 from exporter.web.server import shown_address
-from exporter.web.status import files_counted
 
 _POLL_SECONDS: Final = 2.0
 _REQUEST_SECONDS: Final = 5.0
@@ -144,14 +142,14 @@ def line_of(snapshot: AccountSnapshot, now: float) -> str:
     for (_, state), totals in (snapshot.listed or {}).items():
         states[state] = states.get(state, 0) + totals.jobs
     jobs = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number) or "none listed yet"
-    files, completed, failed = files_counted(snapshot)
+    files, completed, failed = snapshot.files_counted()
     counted = f"files counted: {completed} completed, {failed} failed of {files}"
     return f"jobs: {jobs}; {counted}{_stuck(snapshot, now)}{_age(snapshot, now)}"
 
 
 def _stuck(snapshot: AccountSnapshot, now: float) -> str:
     """The job without progress for longest, if it is stuck."""
-    waiting = [job_record for job_record in unfinished_jobs(snapshot) if job_record.state != "finished"]
+    waiting = [job_record for job_record in snapshot.unfinished_jobs() if job_record.state != "finished"]
     stuck = min(waiting, key=lambda record: record.last_progress_at, default=None)
     if stuck is None or now - stuck.last_progress_at <= _STUCK_SECONDS:
         return ""

@@ -49,6 +49,7 @@ def build(
     settings = configuration.settings
     names = tuple(account.name for account in configuration.accounts)
     registry, identities, clock = SnapshotRegistry(names), IdentityRegistry(names), clock or RealClock(stop)
+    started_at = clock.time()
     display = DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
@@ -84,7 +85,7 @@ def build(
             registry,
             Exposition(
                 registry,
-                lambda: StoreStats(store.write_failures, store.tracked_jobs, store.bytes_total),
+                lambda: StoreStats(store.write_failures, store.tracked_jobs, store.bytes_total, started_at),
                 display,
                 clock.time,
             ),

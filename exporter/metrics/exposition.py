@@ -23,7 +23,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.utils import floatToGoString
 
 from exporter.counting.values import CounterValue, Exemplar, HistogramValue
-from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Sample, Source, Type, leaves_at
+from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Sample, Source, Type
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 
 GZIP_LEVEL: Final = 1
@@ -158,11 +158,11 @@ class Exposition:
             Source.LISTED: snapshot.listed,
             Source.STATUS: snapshot.status,
         }
-        leaving = self._next_leaving(snapshot, now)
+        next_expiry = snapshot.next_expiry(self._display, now)
         chunks: dict[str, _Rendered] = {}
         for family in self._families:
             source, shown = sources[family.source], fresh or not family.hide_when_stale
-            until = leaving if family.source is Source.LEDGER else math.inf
+            until = next_expiry if family.source is Source.LEDGER else math.inf
             if family.hide_when_stale and fresh:
                 until = min(until, snapshot.gauges_until)
             was = known.get(family.name)
@@ -174,13 +174,6 @@ class Exposition:
             chunk = "".join(_samples(family, snapshot.account, samples, wanted)).encode(errors="replace")
             chunks[family.name] = _Rendered(source, shown, until, chunk)
         return chunks
-
-    def _next_leaving(self, snapshot: AccountSnapshot, now: float) -> float:
-        """When the next failed job leaves its window."""
-        if snapshot.ledger is None:
-            return math.inf
-        leaving = (leaves_at(record, self._display) for record in snapshot.ledger.failed.values())
-        return min((at for at in leaving if at > now), default=math.inf)
 
     def _process_families(self, wanted: Format) -> bytes:
         stats = self._process()

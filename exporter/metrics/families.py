@@ -12,11 +12,16 @@ from typing import Final, NamedTuple
 from exporter import __version__
 from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
-from exporter.clock import SYSTEM_CLOCK
 from exporter.counting import values as counting
-from exporter.counting.labels import decode_error_counts
 from exporter.counting.values import CounterValue, HistogramValue, JobRecord, JobTotals
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, StoreStats
+from exporter.metrics.snapshot import (
+    AccountSnapshot,
+    DisplayOptions,
+    PollStatus,
+    StoreStats,
+    error_codes,
+    submitted_at,
+)
 
 Labels = tuple[str, ...]
 
@@ -120,8 +125,8 @@ _NO_JOBS: Final = JobTotals()
 
 def _oldest(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
     oldest: dict[tuple[str, str], float] = {}
-    for record in _unfinished(snapshot):
-        labels, at = (record.operation, record.state), _submitted(record)
+    for record in snapshot.unfinished_jobs():
+        labels, at = (record.operation, record.state), submitted_at(record)
         oldest[labels] = min(at, oldest.get(labels, at))
     for labels, at in sorted(oldest.items()):
         yield Sample(labels, at)
@@ -163,54 +168,9 @@ def _last_failure(snapshot: AccountSnapshot, _display: DisplayOptions, _now: flo
 # ---- one by one ----
 
 
-def unfinished_jobs(snapshot: AccountSnapshot) -> list[JobRecord]:
-    """The account's unfinished jobs, oldest first."""
-    return sorted(_unfinished(snapshot), key=lambda record: (_submitted(record), record.id))
-
-
-def failed_jobs(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> list[JobRecord]:
-    """The account's jobs with failed files that run, or ended within the window: newest detection first."""
-    return sorted(
-        _recently_failed(snapshot, display, now),
-        key=lambda record: (record.detected_at or 0.0, record.id),
-        reverse=True,
-    )
-
-
-def leaves_at(record: JobRecord, display: DisplayOptions) -> float:
-    """When a failed job is no longer shown one by one, Unix seconds.
-
-    One that ended long before it was found, because nobody looked, is shown for half of the window from then on: alerts
-    rest on its being shown.
-    """
-    window = display.failed_job_window
-    return max(record.ended_on + window, (record.detected_at or 0.0) + window / 2)
-
-
-def error_codes(record: JobRecord) -> list[tuple[str, int]]:
-    """A failed job's error records by code, the most frequent first."""
-    return sorted(decode_error_counts(record.error_counts).items(), key=lambda pair: (-pair[1], pair[0]))
-
-
-def _unfinished(snapshot: AccountSnapshot) -> list[JobRecord]:
-    return [] if snapshot.ledger is None else [record for record in snapshot.ledger.live.values() if record.unfinished]
-
-
-def _recently_failed(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> list[JobRecord]:
-    if snapshot.ledger is None:
-        return []
-    return [record for record in snapshot.ledger.failed.values() if leaves_at(record, display) > now]
-
-
-def _submitted(record: JobRecord) -> float:
-    """When it was submitted, or else first seen."""
-    submitted = record.submitted_on
-    return record.first_seen if submitted is None else submitted
-
-
 def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -> Family:
     def samples(snapshot: AccountSnapshot, display: DisplayOptions, _now: float) -> Iterator[Sample]:
-        for record in unfinished_jobs(snapshot)[: display.job_series]:
+        for record in snapshot.unfinished_jobs()[: display.job_series]:
             yield Sample((record.operation, record.id), of(record))
 
     return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples, hide_when_stale=True)
@@ -218,7 +178,7 @@ def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -
 
 def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]) -> Family:
     def samples(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
-        for record in failed_jobs(snapshot, display, now)[: display.job_series]:
+        for record in snapshot.failed_jobs(display, now)[: display.job_series]:
             value = of(record)
             if value is not None:
                 yield Sample((record.operation, record.id), value)
@@ -227,7 +187,7 @@ def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]
 
 
 def _failed_errors(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
-    for record in failed_jobs(snapshot, display, now)[: display.job_series]:
+    for record in snapshot.failed_jobs(display, now)[: display.job_series]:
         for code, records in error_codes(record)[:_MOST_CODES]:
             yield Sample((record.operation, record.id, code), records)
 
@@ -237,8 +197,8 @@ _MOST_CODES: Final = 3
 
 def _hidden_jobs(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
     if snapshot.ledger is not None:
-        yield Sample(("unfinished",), max(0, len(_unfinished(snapshot)) - display.job_series))
-        yield Sample(("failed",), max(0, len(_recently_failed(snapshot, display, now)) - display.job_series))
+        yield Sample(("unfinished",), max(0, len(snapshot.unfinished_jobs()) - display.job_series))
+        yield Sample(("failed",), max(0, len(snapshot.failed_jobs(display, now)) - display.job_series))
 
 
 # ---- the account and the exporter ----
@@ -280,12 +240,7 @@ def _duration_histogram(
 
 
 def _account_info(snapshot: AccountSnapshot, display: DisplayOptions, _now: float) -> Iterator[Sample]:
-    yield Sample((owner(snapshot) if display.show_username else "", snapshot.endpoint), 1)
-
-
-def owner(snapshot: AccountSnapshot) -> str:
-    """The account's user name, as the platform said or the ledger remembers; empty while unknown."""
-    return snapshot.status.username or (snapshot.ledger.account.username if snapshot.ledger is not None else "")
+    yield Sample((snapshot.owner if display.show_username else "", snapshot.endpoint), 1)
 
 
 def _counting_since(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
@@ -353,7 +308,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _unfinished_job(
         "sbg_unfinished_job_submitted_timestamp_seconds",
         f"When an unfinished job was submitted, or first seen where that is unknown, {_AS_OF}; oldest jobs first.",
-        _submitted,
+        submitted_at,
     ),
     _unfinished_job(
         "sbg_unfinished_job_progress_timestamp_seconds",
@@ -524,8 +479,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
 )
 
 
-_STARTED: Final = SYSTEM_CLOCK.time()
-
 PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
     ProcessFamily(
         Section.EXPORTER,
@@ -533,7 +486,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Type.COUNTER,
         "Commits to the state file that failed; each is tried again at the next poll.",
         (),
-        lambda stats: Sample((), CounterValue(stats.state_write_failures, _STARTED)),
+        lambda stats: Sample((), CounterValue(stats.state_write_failures, stats.since)),
     ),
     ProcessFamily(
         Section.EXPORTER,

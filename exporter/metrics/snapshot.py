@@ -1,10 +1,22 @@
 """The frozen picture that scrapes read: one per account, swapped whole when something was committed or asked."""
 
+import math
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from exporter.counting.values import HistogramValue, JobTotals, Ledger
+from exporter.counting.labels import decode_error_counts
+from exporter.counting.values import (
+    FILES,
+    FILES_COMPLETED,
+    FILES_FAILED,
+    HistogramValue,
+    JobRecord,
+    JobTotals,
+    Ledger,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,37 @@ class PollStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DisplayOptions:
+    """How much is shown.
+
+    Attributes:
+        job_series: most unfinished and most failed jobs shown one by one, per account.
+        failed_job_window: seconds for which a failed job is shown one by one after its end.
+        show_username: whether user names are shown.
+    """
+
+    job_series: int
+    failed_job_window: float
+    show_username: bool
+
+    def shown_until(self, record: JobRecord) -> float:
+        """When a failed job leaves the failed jobs, Unix seconds.
+
+        A job that the exporter found long after its end stays for half of the window from then on, because alerts need
+        its series.
+        """
+        return max(record.ended_on + self.failed_job_window, (record.detected_at or 0.0) + self.failed_job_window / 2)
+
+
+class FilesCounted(NamedTuple):
+    """Files counted since counting began, over all operations."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class AccountSnapshot:
     """One account as it is shown.
 
@@ -69,20 +112,51 @@ class AccountSnapshot:
     status: PollStatus
     gauges_until: float
 
+    @property
+    def owner(self) -> str:
+        """The account's user name, from the platform or else from the ledger; empty if unknown."""
+        return self.status.username or (self.ledger.account.username if self.ledger is not None else "")
 
-@dataclass(frozen=True, slots=True)
-class DisplayOptions:
-    """How much is shown.
+    def unfinished_jobs(self) -> list[JobRecord]:
+        """The unfinished jobs, oldest first."""
+        live = () if self.ledger is None else self.ledger.live.values()
+        return sorted(
+            (record for record in live if record.unfinished), key=lambda record: (submitted_at(record), record.id)
+        )
 
-    Attributes:
-        job_series: most unfinished and most failed jobs shown one by one, per account.
-        failed_job_window: seconds for which a failed job is shown one by one after its end.
-        show_username: whether user names are shown.
-    """
+    def failed_jobs(self, display: DisplayOptions, now: float) -> list[JobRecord]:
+        """The failed jobs that are running or ended within the window, latest detection first."""
+        return sorted(
+            (record for record in self._failed() if display.shown_until(record) > now),
+            key=lambda record: (record.detected_at or 0.0, record.id),
+            reverse=True,
+        )
 
-    job_series: int
-    failed_job_window: float
-    show_username: bool
+    def next_expiry(self, display: DisplayOptions, now: float) -> float:
+        """When the next of the failed jobs leaves its window, Unix seconds; infinity if none does."""
+        expiries = (display.shown_until(record) for record in self._failed())
+        return min((at for at in expiries if at > now), default=math.inf)
+
+    def files_counted(self) -> FilesCounted:
+        """Files counted since counting began; zeros without a ledger."""
+        sums = Counter[str]()
+        if self.ledger is not None:
+            for (family, _), count in self.ledger.counters.items():
+                sums[family] += count.value
+        return FilesCounted(sums[FILES], sums[FILES_COMPLETED], sums[FILES_FAILED])
+
+    def _failed(self) -> Iterator[JobRecord]:
+        return iter(()) if self.ledger is None else iter(self.ledger.failed.values())
+
+
+def submitted_at(record: JobRecord) -> float:
+    """When a job was submitted or, if that is unknown, first seen."""
+    return record.first_seen if record.submitted_on is None else record.submitted_on
+
+
+def error_codes(record: JobRecord) -> list[tuple[str, int]]:
+    """A failed job's error records by code, most frequent first."""
+    return sorted(decode_error_counts(record.error_counts).items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +164,16 @@ class StoreStats:
     """The exporter itself.
 
     Attributes:
-        state_write_failures: commits that failed since the start.
+        state_write_failures: failed commits since the process started.
         state_jobs: jobs tracked in the state file.
-        state_bytes: its size on disk.
+        state_bytes: size of the state file on disk.
+        since: when the process started to count, Unix seconds.
     """
 
     state_write_failures: int
     state_jobs: int
     state_bytes: int
+    since: float
 
 
 class SnapshotRegistry:

@@ -17,9 +17,8 @@ from itertools import chain, repeat
 from typing import Final
 
 from exporter import __version__
-from exporter.counting.values import FILES, FILES_COMPLETED, FILES_FAILED, JobRecord, JobTotals
-from exporter.metrics.families import error_codes, failed_jobs, owner
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus
+from exporter.counting.values import JobRecord, JobTotals
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, error_codes
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --page: #fff; --card: #f6f7f9; --text: #1b1f24; --quiet: #57606a; --line: #d0d7de;
@@ -116,9 +115,9 @@ class _Account:
             (job_record for job_record in unfinished if _is_stuck(job_record, now)),
             key=lambda record: record.last_progress_at,
         )
-        failed = failed_jobs(snapshot, display, now)
+        failed = snapshot.failed_jobs(display, now)
         detected = [job_record for job_record in failed if job_record.detected_at is not None]
-        return cls(number, snapshot, stale, unfinished, stuck, failed, detected, files_counted(snapshot))
+        return cls(number, snapshot, stale, unfinished, stuck, failed, detected, snapshot.files_counted())
 
     @property
     def failing(self) -> bool:
@@ -253,15 +252,6 @@ def _figures(accounts: Sequence[_Account], display: DisplayOptions) -> str:
         "Files failed, as counted": _grouped(sum(account.files[2] for account in accounts)),
     }
     return f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in figures.items())}</dl>"
-
-
-def files_counted(snapshot: AccountSnapshot) -> tuple[int, int, int]:
-    """Files that jobs comprised, completed and failed since counting began, over all operations."""
-    sums = Counter[str]()
-    if snapshot.ledger is not None:
-        for (family, _), count in snapshot.ledger.counters.items():
-            sums[family] += count.value
-    return sums[FILES], sums[FILES_COMPLETED], sums[FILES_FAILED]
 
 
 # ---- the jobs ----
@@ -420,7 +410,7 @@ def _accounts(accounts: Sequence[_Account], display: DisplayOptions, now: float)
 
 
 def _name(account: _Account, display: DisplayOptions) -> _Html:
-    username = owner(account.snapshot) if display.show_username else ""
+    username = account.snapshot.owner if display.show_username else ""
     where = escape(account.snapshot.endpoint.removeprefix("https://"))
     return _with(escape(account.snapshot.account), f"{f'{escape(username)} at ' if username else ''}{where}")
 

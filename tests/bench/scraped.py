@@ -50,7 +50,7 @@ def main(which: str, series: int) -> None:
     """Serve until killed."""
     snapshot_registry = SnapshotRegistry(("large",))
     snapshot_registry.put(snapshot(series, 0))
-    exposition = Exposition(snapshot_registry, lambda: StoreStats(0, 0, 0), _DISPLAY, time.time)
+    exposition = Exposition(snapshot_registry, lambda: StoreStats(0, 0, 0, 0.0), _DISPLAY, time.time)
     if which == "client":
         registry = CollectorRegistry()
         registry.register(Same(exposition.account_families(Format.OPENMETRICS).decode() + "# EOF\n"))

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -20,16 +19,13 @@ from exporter.metrics.families import (
     Section,
     Source,
     Type,
-    error_codes,
-    owner,
-    unfinished_jobs,
 )
 from exporter.metrics.snapshot import StoreStats
 from exporter.polling import stats
 from tests.clocks import START
-from tests.factories import finished_job, job_id, running_job
+from tests.factories import finished_job, running_job
 from tests.ledgers import LedgerFixture
-from tests.snapshots import DISPLAY, STATUS, UNTRIED, snapshot
+from tests.snapshots import DISPLAY, UNTRIED, snapshot
 
 ALL: tuple[Family | ProcessFamily, ...] = (*FAMILIES, *PROCESS_FAMILIES)
 
@@ -164,7 +160,7 @@ def test_every_family_gives_as_many_label_values_as_it_names() -> None:
         assert len({sample.labels for sample in samples}) == len(samples), family.name
         assert {isinstance(sample.value, HistogramValue) for sample in samples} == {family.type is Type.HISTOGRAM}
     for own in PROCESS_FAMILIES:
-        assert len(own.samples(StoreStats(1, 2, 3)).labels) == len(own.labels)
+        assert len(own.samples(StoreStats(1, 2, 3, START)).labels) == len(own.labels)
 
 
 def test_what_polling_counts_is_what_is_shown_of_it() -> None:
@@ -199,28 +195,3 @@ def test_nothing_is_known_of_an_account_whose_ledger_is_not_known() -> None:
         "sbg_exporter_allowance_used_requests",
         "sbg_exporter_poll_interval_seconds",
     }
-
-
-def test_the_owner_is_whom_the_platform_named_or_else_the_ledger() -> None:
-    ledger = LedgerFixture(username="franklin").ledger
-
-    assert owner(snapshot(ledger)) == "rosalind"
-    assert owner(snapshot(ledger, status=replace(STATUS, username=None))) == "franklin"
-    assert owner(snapshot(None, status=UNTRIED)) == ""
-
-
-def test_error_codes_come_most_frequent_first() -> None:
-    errors = (("4007", 2), ("9001", 7), ("a_word", 2), ("none", 3))
-    counted = LedgerFixture()
-    counted.observe_listing(finished_job(START, failed=9, errors=errors), at=START + 30)
-
-    assert error_codes(counted.records[job_id(START)]) == [("9001", 7), ("none", 3), ("4007", 2), ("a_word", 2)]
-
-
-def test_unfinished_jobs_come_oldest_first() -> None:
-    counted = LedgerFixture()
-    counted.observe_listing(*(running_job(START + at) for at in (9, 3, 5)), at=START + 30)
-
-    assert [record.id for record in unfinished_jobs(snapshot(counted.ledger))] == [
-        job_id(START + at) for at in (3, 5, 9)
-    ]
