@@ -20,7 +20,7 @@ from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
 from exporter.web.app import application
 from exporter.web.server import bound_sockets, serving, shown_address
-from exporter.web.status import status_page
+from exporter.web.status import StatusPage
 
 _JOIN_SECONDS: Final = 1.5
 """For all pollers together to end. A poller that hangs in a request ends with the process."""
@@ -80,6 +80,7 @@ def start(
     settings = configuration.settings
     with ExitStack() as stack:
         components = stack.enter_context(build(configuration, stop, log, redactor, clock=clock))
+        page = StatusPage(components.display)
         sockets = bound_sockets(configuration.host, configuration.port)
         for each in sockets:
             stack.callback(each.close)
@@ -93,7 +94,7 @@ def start(
             components.exposition,
             unhealthy=unhealthy,
             unready=lambda: "" if components.registry.ready else "not every account has been tried yet",
-            status_page=lambda: status_page(components.registry.snapshots, components.display, components.clock.time()),
+            status_page=lambda: page.render(components.registry.snapshots, components.clock.time()),
             crashed=lambda error: log.error("http.handler_failed", exc_info=error),
         )
         stack.callback(_join, threads)

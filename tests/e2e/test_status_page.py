@@ -14,7 +14,7 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from exporter.web.app import application
 from exporter.web.server import bound_sockets, serving
-from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
+from exporter.web.status import CONTENT_SECURITY_POLICY, StatusPage
 from tests.clocks import START
 from tests.factories import finished_job, running_job
 from tests.harness import Account, Installation
@@ -161,8 +161,9 @@ PAGES: dict[str, list[AccountSnapshot]] = {
 @contextmanager
 def served(snapshots: list[AccountSnapshot]) -> Iterator[str]:
     """The address of the page of *snapshots*, with the headers that the exporter sends."""
+    page = StatusPage(DISPLAY)
     app = application(
-        exposition(*snapshots), unhealthy=str, unready=str, status_page=lambda: status_page(snapshots, DISPLAY, NOW)
+        exposition(*snapshots), unhealthy=str, unready=str, status_page=lambda: page.render(snapshots, NOW)
     )
     with serving(app, bound_sockets("127.0.0.1", 0)) as port:
         yield f"http://127.0.0.1:{port}"

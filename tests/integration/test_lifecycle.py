@@ -1,6 +1,7 @@
 """How the daemon starts, refuses to start, bears a full disk, and ends."""
 
 import resource
+import shutil
 import signal
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import exporter
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
@@ -140,6 +142,19 @@ def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
 
         assert daemon.end() == 1
         assert address in complaint(daemon)
+
+
+def test_broken_status_page_template_fails_the_start(place: Installation, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(exporter.__file__).parent, copy / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "exporter" / "web" / "templates" / "status.html.j2").write_text("{% if %}")
+
+    # Coverage has no sources of the copy to report on.
+    daemon = place.start(PYTHONPATH=str(copy), COVERAGE_PROCESS_CONFIG="", COVERAGE_PROCESS_START="")
+
+    assert daemon.end() == 1
+    assert "TemplateSyntaxError" in daemon.output()
+    assert not daemon.said("daemon.started")
 
 
 def test_a_wrong_configuration_is_a_line_per_problem_and_exit_2(place: Installation) -> None:

@@ -1,5 +1,6 @@
 """The status page is whole HTML that needs no scripts, no styles and nothing from outside."""
 
+import re
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -7,11 +8,12 @@ from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
+from jinja2 import DictLoader, TemplateError
 
 from exporter import __version__
 from exporter.api.models import Job
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.web.status import CONTENT_SECURITY_POLICY, status_page
+from exporter.web.status import CONTENT_SECURITY_POLICY, StatusPage
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
@@ -32,8 +34,12 @@ class Element:
     children: "list[Element | str]" = field(default_factory=list)
 
     @property
+    def raw(self) -> str:
+        return "".join(each if isinstance(each, str) else each.raw for each in self.children)
+
+    @property
     def text(self) -> str:
-        return "".join(each if isinstance(each, str) else each.text for each in self.children)
+        return as_shown(self.raw)
 
     def all(self, tag: str) -> "Iterator[Element]":
         for each in self.children:
@@ -41,6 +47,11 @@ class Element:
                 if each.tag == tag:
                     yield each
                 yield from each.all(tag)
+
+
+def as_shown(text: str) -> str:
+    """Line breaks and indentation become single spaces; no-break spaces stay."""
+    return re.sub(r"[ \n]+", " ", text).strip(" ")
 
 
 class Strict(HTMLParser):
@@ -72,7 +83,7 @@ class Strict(HTMLParser):
 def tree(*snapshots: AccountSnapshot, now: float = NOW, job_series: int = 50, show_username: bool = True) -> Element:
     """The page of *snapshots*, parsed, after the checks that every page must pass."""
     display = replace(DISPLAY, job_series=job_series, show_username=show_username)
-    page = status_page(snapshots, display, now)
+    page = StatusPage(display).render(snapshots, now)
     parser = Strict()
     parser.feed(page)
     parser.close()
@@ -93,9 +104,9 @@ def tree(*snapshots: AccountSnapshot, now: float = NOW, job_series: int = 50, sh
         to = link.attributes["href"]
         assert to in {"/", "/metrics", "/-/healthy", "/-/ready", CODES} or to.removeprefix("#") in ids
     [style] = html.all("style")
-    assert "url(" not in style.text
-    assert "@import" not in style.text
-    assert f"'sha256-{b64encode(sha256(style.text.encode()).digest()).decode()}'" in CONTENT_SECURITY_POLICY
+    assert "url(" not in style.raw
+    assert "@import" not in style.raw
+    assert f"'sha256-{b64encode(sha256(style.raw.encode()).digest()).decode()}'" in CONTENT_SECURITY_POLICY
     return html
 
 
@@ -135,8 +146,8 @@ def account(page: Element, name: str = "cavatica") -> list[str]:
 
 def lines(cell: Element) -> str:
     quiet = [each for each in cell.all("span") if each.attributes["class"] == "quiet"]
-    first = "".join(each if isinstance(each, str) else each.text for each in cell.children if each not in quiet)
-    return " / ".join((first, *(each.text for each in quiet))).replace("\u00a0", " ")
+    first = "".join(each if isinstance(each, str) else each.raw for each in cell.children if each not in quiet)
+    return " / ".join((as_shown(first), *(each.text for each in quiet))).replace("\u00a0", " ")
 
 
 def overview(page: Element) -> tuple[str, list[str]]:
@@ -202,7 +213,7 @@ def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
             f"still: 1 job without progress, the longest since 68 min ago: copy {job_id(START + 2)}, running.",
         ],
     )
-    assert [row[0].partition("rosalind")[0] for row in rows(page, ACCOUNTS)] == ["broken", "failing", "still", "well"]
+    assert [row[0].partition(" ")[0] for row in rows(page, ACCOUNTS)] == ["broken", "failing", "still", "well"]
     assert figures(page) == {
         "Accounts up": "3 of 4",
         "Unfinished jobs": "1",
@@ -309,7 +320,7 @@ def test_an_account_without_jobs_says_none() -> None:
         "none",
         "0 of 0 completed, 0 failed / since 60 s ago",
     ]
-    assert rows(page, ACCOUNTS)[0][0] == "cavaticarosalind at api.example.org/v2"
+    assert rows(page, ACCOUNTS)[0][0] == "cavatica rosalind at api.example.org/v2"
     assert rows(page, UNFINISHED) == rows(page, FAILED) == rows(page, LISTED) == [["None."]]
 
 
@@ -519,3 +530,9 @@ def test_nothing_that_comes_from_outside_becomes_markup(now: float) -> None:
     assert page.text.count(EVIL) >= 15
     assert "<b> (2)" in page.text
     assert not list(page.all("b"))
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ page.now | no_such_filter }}", "{{ no_such_name }}"])
+def test_broken_template_fails_when_the_page_is_built(template: str) -> None:
+    with pytest.raises(TemplateError):
+        StatusPage(DISPLAY, DictLoader({"status.html.j2": template}))
