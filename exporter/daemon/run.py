@@ -19,8 +19,8 @@ from exporter.metrics.snapshot import SnapshotRegistry
 from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
 from exporter.web.app import application
+from exporter.web.page import StatusPage
 from exporter.web.server import bound_sockets, serving, shown_address
-from exporter.web.status import StatusPage
 
 _JOIN_SECONDS: Final = 1.5
 """For all pollers together to end. A poller that hangs in a request ends with the process."""

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from exporter.metrics.exposition import Exposition
 from exporter.web.negotiation import format_wanted, gzip_wanted
-from exporter.web.status import CONTENT_SECURITY_POLICY
+from exporter.web.page import CONTENT_SECURITY_POLICY
 
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _PAGE_HEADERS: Final = {

@@ -1,24 +1,16 @@
-"""The status page at ``/``: its view model, and the template that lays it out. No scripts, nothing from elsewhere.
+"""What the status page shows: frozen rows made from the accounts' snapshots, which the template lays out.
 
 Its reader may have been woken up. So problems come first, with account, job, age and reason; then the jobs; then the
 accounts, those with problems first. Tables of jobs are cut off at a limit and say so. On a narrow screen each row of a
 table becomes a card.
 """
 
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import sha256
 from heapq import nlargest, nsmallest
-from importlib.resources import files
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
-from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from exporter import __version__
 from exporter.counting.values import JobRecord, JobTotals
 from exporter.metrics.snapshot import (
     AccountSnapshot,
@@ -29,12 +21,6 @@ from exporter.metrics.snapshot import (
     submitted_at,
 )
 
-_STYLE: Final = files("exporter.web").joinpath("static/status.css").read_text(encoding="utf-8")
-CONTENT_SECURITY_POLICY: Final = (
-    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""Allows only the page's own style, identified by its hash."""
 _STUCK_SECONDS: Final = 1800.0
 """When an unfinished job without progress is reported as stuck: the threshold of the alert SbgJobStuck."""
 _MAX_JOBS: Final = 100
@@ -42,6 +28,8 @@ _MAX_PROBLEMS: Final = 5
 """Limits on table rows and on problems of one kind, over all accounts: what a person can still read through."""
 
 Row = TypeVar("Row")
+AccountState = Literal["untried", "up", "failing", "stale"]
+"""``failing``: the last poll failed. ``stale``: it succeeded, but too long ago."""
 
 
 # ---- what the template shows; times are Unix seconds, None: unknown ----
@@ -157,7 +145,6 @@ class AccountRow:
 
     Attributes:
         username: empty if unknown or hidden.
-        state: ``untried``, ``up`` or what is wrong.
         states: number of listed jobs by state, most frequent first; None before the first full listing.
         counting_since: None before the account has a ledger.
     """
@@ -165,7 +152,7 @@ class AccountRow:
     account: AccountLink
     username: str
     endpoint: str
-    state: str
+    state: AccountState
     error: str
     last_success: float | None
     last_poll: float | None
@@ -185,7 +172,7 @@ class PollProblem:
     """An account that is not polled successfully."""
 
     account: AccountLink
-    what: str
+    state: AccountState
     last_success: float | None
     error: str
 
@@ -216,17 +203,18 @@ class Problems(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """Everything that the page shows at *now*. ``severity`` is ``bad``, ``warning``, ``good`` or empty."""
+    """Everything that the page shows at *now*."""
 
     now: float
-    headline: str
-    severity: str
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
     stuck: Problems[StuckJobsProblem]
     accounts_up: int
+    accounts_failing: int
+    accounts_untried: int
     jobs_unfinished: int
     jobs_failed: int
+    jobs_stuck: int
     failed_job_window: float
     files_completed: int
     files_failed: int
@@ -234,36 +222,6 @@ class StatusView:
     unfinished_jobs: Table[UnfinishedJobRow]
     listed: Table[ListedRow]
     accounts: tuple[AccountRow, ...]
-
-
-class StatusPage:
-    """Renders the status page. Safe to share between threads."""
-
-    def __init__(self, display: DisplayOptions, loader: BaseLoader | None = None) -> None:
-        """Compile the template and render an empty page, so that a broken template fails here, not at a request."""
-        environment = Environment(
-            loader=loader or PackageLoader("exporter.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            auto_reload=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {
-            "age": age,
-            "timestamp": timestamp,
-            "plural": plural,
-            "number": number,
-            "duration": duration,
-        }
-        environment.globals |= {"style": Markup(_STYLE), "version": __version__}  # noqa: S704  # our own file
-        self._display = display
-        self._template = environment.get_template("status.html.j2")
-        self.render((), 0.0)
-
-    def render(self, snapshots: Iterable[AccountSnapshot], now: float) -> str:
-        """The page of all accounts at *now*, Unix seconds."""
-        return self._template.render(page=status_view(snapshots, self._display, now))
 
 
 # ---- from snapshots to the view ----
@@ -303,27 +261,36 @@ class _Account:
         return cls(link, snapshot, stale, unfinished, stuck, failed, detected, snapshot.files_counted())
 
     @property
+    def state(self) -> AccountState:
+        """How polling goes."""
+        up = self.snapshot.status.up
+        if up is None:
+            return "untried"
+        if not up:
+            return "failing"
+        return "stale" if self.stale else "up"
+
+    @property
     def failing(self) -> bool:
         """Whether polls fail, or have stopped."""
-        up = self.snapshot.status.up
-        return up is False or (up is True and self.stale)
+        return self.state in {"failing", "stale"}
 
 
 def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, now: float) -> StatusView:
     """The view of all accounts at *now*, Unix seconds."""
     accounts = [_Account.of(position, snapshot, display, now) for position, snapshot in enumerate(snapshots, 1)]
-    headline, severity = _headline(accounts)
     limit = min(display.job_series, _MAX_JOBS)
     return StatusView(
         now=now,
-        headline=headline,
-        severity=severity,
         failing=_failing(accounts),
         failed=_failed(accounts),
         stuck=_stuck(accounts, now),
-        accounts_up=sum(account.snapshot.status.up is True and not account.failing for account in accounts),
+        accounts_up=sum(account.state == "up" for account in accounts),
+        accounts_failing=sum(account.failing for account in accounts),
+        accounts_untried=sum(account.state == "untried" for account in accounts),
         jobs_unfinished=sum(len(account.unfinished) for account in accounts),
         jobs_failed=sum(len(account.detected) for account in accounts),
+        jobs_stuck=sum(len(account.stuck) for account in accounts),
         failed_job_window=display.failed_job_window,
         files_completed=sum(account.files.completed for account in accounts),
         files_failed=sum(account.files.failed for account in accounts),
@@ -343,24 +310,6 @@ def _is_stuck(record: JobRecord, now: float) -> bool:
     return now - record.last_progress_at >= _STUCK_SECONDS
 
 
-def _headline(accounts: Sequence[_Account]) -> tuple[str, str]:
-    """The state of everything in one line, and its severity."""
-    failing = sum(account.failing for account in accounts)
-    failed = sum(len(account.detected) for account in accounts)
-    stuck = sum(len(account.stuck) for account in accounts)
-    found = (
-        f"{plural(failing, 'account')} cannot be polled" if failing else "",
-        f"{plural(failed, 'job')} with failed files" if failed else "",
-        f"{plural(stuck, 'job')} without progress" if stuck else "",
-    )
-    if any(found):
-        return ", ".join(filter(None, found)), "bad" if failing or failed else "warning"
-    untried = sum(account.snapshot.status.up is None for account in accounts)
-    if untried == len(accounts):
-        return "No account has been tried yet", ""
-    return (f"Nothing is wrong so far, {untried} not tried yet", "") if untried else ("Nothing is wrong", "good")
-
-
 def _most_urgent(
     accounts: Iterable[_Account], urgency: Callable[[_Account], float], problem: Callable[[_Account], Row]
 ) -> Problems[Row]:
@@ -372,8 +321,7 @@ def _most_urgent(
 def _failing(accounts: Sequence[_Account]) -> Problems[PollProblem]:
     def problem(account: _Account) -> PollProblem:
         status = account.snapshot.status
-        what = "not polled lately" if status.up else "cannot be polled"
-        return PollProblem(account.link, what, status.last_success, status.last_error)
+        return PollProblem(account.link, account.state, status.last_success, status.last_error)
 
     failing = (account for account in accounts if account.failing)
     return _most_urgent(failing, lambda account: account.snapshot.status.last_success or 0.0, problem)
@@ -439,7 +387,7 @@ def _account_row(account: _Account, display: DisplayOptions) -> AccountRow:
         account=account.link,
         username=snapshot.owner if display.show_username else "",
         endpoint=snapshot.endpoint.removeprefix("https://"),
-        state=_account_state(account),
+        state=account.state,
         error=status.last_error,
         last_success=status.last_success,
         last_poll=status.last_poll,
@@ -455,15 +403,6 @@ def _account_row(account: _Account, display: DisplayOptions) -> AccountRow:
     )
 
 
-def _account_state(account: _Account) -> str:
-    up = account.snapshot.status.up
-    if up is None:
-        return "untried"
-    if not account.failing:
-        return "up"
-    return "not polled lately" if up else "failing"
-
-
 def _incremental(status: PollStatus) -> Incremental | None:
     if not status.incremental_polling or status.full_listing_interval is None:
         return None
@@ -477,34 +416,3 @@ def _jobs_by_state(snapshot: AccountSnapshot) -> Sequence[tuple[str, int]] | Non
     for (_, state), totals in snapshot.listed.items():
         states[state] += totals.jobs
     return states.most_common()
-
-
-# ---- the template's filters ----
-
-
-def age(at: float, now: float) -> str:
-    """How long ago, for example ``5 min ago``."""
-    return f"{duration(now - at)} ago"
-
-
-def timestamp(at: float, between: str = " ", after: str = " UTC") -> str:
-    """A moment in UTC, for example ``2026-09-21 14:14:20 UTC``."""
-    return datetime.fromtimestamp(at, UTC).strftime(f"%Y-%m-%d{between}%H:%M:%S{after}")
-
-
-def duration(seconds: float) -> str:
-    """A duration in the largest unit of which there are at least two, for example ``120 min``."""
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
-def number(value: int) -> str:
-    """A number with separators, for example ``12,345``."""
-    return f"{value:,}"
-
-
-def plural(value: int, noun: str) -> str:
-    """A number and its noun, for example ``2 jobs``."""
-    return f"{number(value)} {noun}{'' if value == 1 else 's'}"

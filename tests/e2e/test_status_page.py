@@ -13,8 +13,8 @@ from exporter.metrics.snapshot import AccountSnapshot
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from exporter.web.app import application
+from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.server import bound_sockets, serving
-from exporter.web.status import CONTENT_SECURITY_POLICY, StatusPage
 from tests.clocks import START
 from tests.factories import finished_job, running_job
 from tests.harness import Account, Installation
@@ -262,7 +262,7 @@ def test_the_same_is_there_without_scripts(show: Show, daemon: Served) -> None:
 
     assert shown.page.get_by_role("row").count() == 11
     problems = shown.page.get_by_role("list", name="Problems").get_by_role("listitem").all_inner_texts()
-    assert problems[0].startswith("refused: cannot be polled, no good answer yet: ")
+    assert problems[0].startswith("refused: cannot be polled, no successful poll yet: ")
     assert problems[1].startswith("works: 2 jobs with failed files")
     assert shown.said == []
 
@@ -312,10 +312,10 @@ def test_a_screen_reader_finds_its_way(show: Show, daemon: Served, width: int) -
     assert names("region") == sections
     assert names("heading") == ["sbg-exporter", *sections]
     assert names("table") == [
-        "Running, or ended within 24 h; the latest detection first.",
-        "Those that have not moved for longest first.",
+        "Running, or finished within 24 h; latest detection first.",
+        "Longest without progress first.",
         "By operation and state, all accounts together.",
-        "Those with trouble first.",
+        "Accounts with problems first.",
     ]
     assert names("columnheader")[:7] == [
         "Job",

@@ -1,4 +1,4 @@
-"""The status page is whole HTML that needs no scripts, no styles and nothing from outside."""
+"""The status page is complete HTML that needs no scripts, no styles and nothing from elsewhere."""
 
 import re
 from base64 import b64encode
@@ -13,7 +13,7 @@ from jinja2 import DictLoader, TemplateError
 from exporter import __version__
 from exporter.api.models import Job
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.web.status import CONTENT_SECURITY_POLICY, StatusPage
+from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
@@ -55,7 +55,7 @@ def as_shown(text: str) -> str:
 
 
 class Strict(HTMLParser):
-    """Builds the tree; whatever is not closed by its own tag is an error."""
+    """Builds the tree; an element without its own closing tag is an error."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -151,7 +151,7 @@ def lines(cell: Element) -> str:
 
 
 def overview(page: Element) -> tuple[str, list[str]]:
-    """The verdict, and what is wrong line by line."""
+    """The headline, and the problems line by line."""
     first = next(page.all("section"))
     return next(first.all("h2")).text, [
         line.text for each in first.all("ul") for line in each.children if isinstance(line, Element)
@@ -165,30 +165,30 @@ def figures(page: Element) -> dict[str, str]:
 # -------------------------------------------------------------------------------------------------------- what is wrong
 
 
-def test_before_any_account_was_tried_it_says_so() -> None:
+def test_page_says_that_no_account_has_been_polled_yet() -> None:
     page = tree()
 
-    assert overview(page) == ("No account has been tried yet", [])
-    assert [each.text for each in page.all("h2")] == ["No account has been tried yet"]
-    assert overview(tree(snapshot(None, status=UNTRIED))) == ("No account has been tried yet", [])
+    assert overview(page) == ("No account has been polled yet", [])
+    assert [each.text for each in page.all("h2")] == ["No account has been polled yet"]
+    assert overview(tree(snapshot(None, status=UNTRIED))) == ("No account has been polled yet", [])
 
 
-def test_when_all_is_well_it_says_that_nothing_is_wrong() -> None:
+def test_page_without_problems_says_so() -> None:
     page = tree(snapshot(ledger_of()))
 
-    assert overview(page) == ("Nothing is wrong", [])
-    assert next(page.all("title")).text == "Nothing is wrong · sbg-exporter"
+    assert overview(page) == ("No problems", [])
+    assert next(page.all("title")).text == "No problems · sbg-exporter"
     assert "As of 2026-09-21 14:14:20 UTC." in page.text
 
 
-def test_accounts_that_are_still_to_be_tried_qualify_that() -> None:
+def test_headline_counts_accounts_not_polled_yet() -> None:
     page = tree(snapshot(ledger_of(), account="one"), snapshot(None, account="two", status=UNTRIED))
 
-    assert overview(page) == ("Nothing is wrong so far, 1 not tried yet", [])
+    assert overview(page) == ("No problems; 1 account not polled yet", [])
     assert figures(page)["Accounts up"] == "1 of 2"
 
 
-def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
+def test_problems_come_first_with_account_job_age_and_reason() -> None:
     failing, still, broken = LedgerFixture(), LedgerFixture(), LedgerFixture()
     failing.observe_listing(running_job(START + 1), at=START + 10)
     failing.observe_listing(finished_job(START + 1, failed=3, errors=(("4007", 2), ("none", 1))), at=START + 30)
@@ -205,7 +205,7 @@ def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
     assert overview(page) == (
         "1 account cannot be polled, 1 job with failed files, 1 job without progress",
         [
-            "broken: cannot be polled, last good answer 6 min ago: the token is refused.",
+            "broken: cannot be polled, last successful poll 6 min ago: the token is refused.",
             (
                 "failing: 1 job with failed files, the latest detected 30 s ago:"
                 f" copy {job_id(START + 1)}, 3 of 10 files failed (4007 (2), none (1))."
@@ -218,12 +218,12 @@ def test_what_is_wrong_comes_first_with_account_job_age_and_reason() -> None:
         "Accounts up": "3 of 4",
         "Unfinished jobs": "1",
         "Jobs with failed files, 24 h": "1",
-        "Files completed, as counted": "11",
-        "Files failed, as counted": "3",
+        "Completed files counted": "11",
+        "Failed files counted": "3",
     }
 
 
-def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_first() -> None:
+def test_latest_failure_and_longest_silence_come_first() -> None:
     def failed(at: float) -> LedgerFixture:
         counted = LedgerFixture()
         counted.observe_listing(running_job(at, failed=1), at=at)
@@ -245,17 +245,17 @@ def test_of_one_kind_of_trouble_the_latest_failure_and_the_longest_silence_come_
     assert [line.partition(":")[0] for line in said] == ["silent since 10", "silent since 20", "second", "first"]
 
 
-def test_an_account_that_was_not_polled_lately_is_wrong_though_its_last_poll_went_well() -> None:
+def test_account_not_polled_recently_is_a_problem_despite_its_last_success() -> None:
     page = tree(snapshot(ledger_of()), now=START + 660.5)
 
     assert overview(page) == (
         "1 account cannot be polled",
-        ["cavatica: not polled lately, last good answer 10 min ago."],
+        ["cavatica: not polled recently, last successful poll 10 min ago."],
     )
-    assert account(page)[0] == "not polled lately / last good answer 10 min ago"
+    assert account(page)[0] == "not polled recently / last successful poll 10 min ago"
 
 
-def test_a_failing_account_says_why_and_since_when_and_keeps_its_old_jobs_to_itself() -> None:
+def test_failing_account_shows_reason_and_age_but_no_stale_jobs() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START + 1, done=4), at=START + 30)
     failing = replace(STATUS, up=False, last_error="the platform did not answer", last_poll=START + 7300, username=None)
@@ -263,51 +263,51 @@ def test_a_failing_account_says_why_and_since_when_and_keeps_its_old_jobs_to_its
     page = tree(snapshot(counted.ledger, status=failing), now=START + 7330)
 
     assert overview(page)[1] == [
-        "cavatica: cannot be polled, last good answer 2 h ago: the platform did not answer.",
+        "cavatica: cannot be polled, last successful poll 2 h ago: the platform did not answer.",
     ]
-    assert account(page)[0] == "failing / last good answer 2 h ago / the platform did not answer"
-    assert account(page)[3] == "too old to show"
+    assert account(page)[0] == "failing / last successful poll 2 h ago / the platform did not answer"
+    assert account(page)[3] == "stale"
     assert "rosalind at" in page.text, "the ledger remembers whose it is"
-    left_out = "1 account left out: no complete listing yet, or the last good answer is too old."
-    assert rows(page, UNFINISHED) == rows(page, LISTED) == [["None.", left_out]]
+    not_shown = "1 account not shown: no full listing yet, or the last successful poll is too old."
+    assert rows(page, UNFINISHED) == rows(page, LISTED) == [["None.", not_shown]]
 
 
-def test_an_account_that_never_answered_says_so() -> None:
+def test_account_without_a_successful_poll_says_so() -> None:
     refused = replace(UNTRIED, up=False, last_error="refused", last_poll=START)
 
     assert overview(tree(snapshot(None, status=refused)))[1] == [
-        "cavatica: cannot be polled, no good answer yet: refused."
+        "cavatica: cannot be polled, no successful poll yet: refused."
     ]
 
 
-def test_failures_from_before_counting_began_are_shown_but_raise_no_alarm() -> None:
+def test_failures_from_before_counting_began_are_no_problem() -> None:
     counted = LedgerFixture()
     counted.observe_listing(finished_job(START - 1000, failed=2), at=START + 20)
 
     page = tree(snapshot(counted.ledger))
 
-    assert overview(page) == ("Nothing is wrong", [])
+    assert overview(page) == ("No problems", [])
     assert rows(page, FAILED) == [
-        [job_id(START - 1000), "cavatica", "copy", "partial", "2 of 10", "codes not known", "before counting began"]
+        [job_id(START - 1000), "cavatica", "copy", "partial", "2 of 10", "error codes unknown", "before counting began"]
     ]
 
 
 # ------------------------------------------------------------------------------------------------------------- the jobs
 
 
-def test_an_account_that_was_not_reached_yet_shows_nothing_as_zero() -> None:
+def test_account_not_polled_yet_shows_no_zeros() -> None:
     page = tree(snapshot(None, status=UNTRIED))
 
     assert account(page) == [
-        "not tried yet",
+        "not polled yet",
         "none yet / every 30 s",
         "0 of 250 allowed",
-        "no complete listing yet",
+        "no full listing yet",
         "not known yet",
     ]
-    assert "platform has" not in page.text
+    assert "of the rate limit" not in page.text
     for title in (FAILED, UNFINISHED, LISTED):
-        assert "1 account left out" in rows(page, title)[0][1]
+        assert "1 account not shown" in rows(page, title)[0][1]
 
 
 def test_an_account_without_jobs_says_none() -> None:
@@ -316,7 +316,7 @@ def test_an_account_without_jobs_says_none() -> None:
     assert account(page) == [
         "up",
         "30 s ago / every 30 s",
-        "4 of 250 allowed / platform has 991 left",
+        "4 of 250 allowed / 991 left of the rate limit",
         "none",
         "0 of 0 completed, 0 failed / since 60 s ago",
     ]
@@ -324,7 +324,15 @@ def test_an_account_without_jobs_says_none() -> None:
     assert rows(page, UNFINISHED) == rows(page, FAILED) == rows(page, LISTED) == [["None."]]
 
 
-def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> None:
+def test_account_polled_incrementally_shows_its_intervals() -> None:
+    status = replace(STATUS, incremental_polling=True, full_listing_interval=21_600.0, detection_delay=90.0)
+
+    assert account(tree(snapshot(ledger_of(), status=status)))[1] == (
+        "30 s ago / every 30 s / incremental; full listing every 6 h / unfinished jobs checked within 90 s"
+    )
+
+
+def test_unfinished_and_failed_jobs_are_shown_with_details() -> None:
     counted = LedgerFixture()
     counted.observe_listing(
         running_job(START + 1, done=3, failed=1),
@@ -341,7 +349,15 @@ def test_unfinished_and_failed_jobs_are_shown_with_what_is_known_of_them() -> No
     detected = "30 s ago 2026-09-21 14:13:50 UTC"
     assert rows(page, FAILED) == [
         [job_id(START + 2, 1), "cavatica", "copy", "partial", "3 of 10", "none (2), 4007 (1)", detected],
-        [job_id(START + 1), "cavatica", "copy", "running", "1 of 10", "codes come at its end", detected],
+        [
+            job_id(START + 1),
+            "cavatica",
+            "copy",
+            "running",
+            "1 of 10",
+            "error codes appear when the job finishes",
+            detected,
+        ],
     ]
     assert account(page)[3:] == ["1 running, 1 finished", "10 of 20 completed, 4 failed / since 60 s ago"]
 
@@ -382,9 +398,7 @@ def test_tables_are_readable_without_styles() -> None:
 @pytest.mark.parametrize(
     ("total", "done", "bar"), [(10, 4, ("10", "4")), (0, 1, ("1", "1")), (2, 5, ("2", "2")), (5000, 0, ("5000", "0"))]
 )
-def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
-    total: int, done: int, bar: tuple[str, str]
-) -> None:
+def test_progress_bar_stays_within_its_bounds(total: int, done: int, bar: tuple[str, str]) -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, total=total, done=done), at=START + 30)
 
@@ -399,7 +413,7 @@ def test_a_progress_bar_stays_within_its_bounds_whatever_the_platform_says(
     assert f"{done} of {total:,}" in page.text
 
 
-def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing() -> None:
+def test_job_without_known_files_shows_no_progress() -> None:
     counted = LedgerFixture()
     counted.observe_listing(Job(job_id(START), "copy", "submitted", 0, 0, 0), at=START + 30)
 
@@ -409,7 +423,7 @@ def test_a_job_of_which_no_file_is_known_yet_is_not_shown_as_nothing_of_nothing(
     assert not list(page.all("progress"))
 
 
-def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
+def test_finished_job_with_missing_files_is_settling() -> None:
     counted = LedgerFixture()
     counted.observe_listing(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
 
@@ -418,7 +432,7 @@ def test_a_finished_job_with_files_unaccounted_for_is_settling() -> None:
     assert row[3:5] == ["finished, settling", "4 of 10"]
 
 
-def test_what_is_wrong_stands_out() -> None:
+def test_problems_are_coloured_by_severity() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4), at=START + 30)
     counted.observe_listing(running_job(START, done=4), finished_job(START, failed=3, serial=1), at=START + 60)
@@ -431,7 +445,7 @@ def test_what_is_wrong_stands_out() -> None:
     assert toned("warning") == {"60 min ago"}
 
 
-def test_only_silence_is_no_alarm() -> None:
+def test_stuck_jobs_alone_are_a_warning() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4), at=START + 30)
 
@@ -440,7 +454,7 @@ def test_only_silence_is_no_alarm() -> None:
     assert (heading.text, heading.attributes["class"]) == ("1 job without progress", "warning")
 
 
-def test_codes_are_explained_where_there_are_any() -> None:
+def test_error_codes_are_explained_if_there_are_any() -> None:
     counted = LedgerFixture()
     before = tree(snapshot(counted.ledger))
     counted.observe_listing(finished_job(START, failed=3), at=START + 30)
@@ -476,8 +490,8 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
 
     assert len(rows(page, FAILED)) == len(rows(page, UNFINISHED)) == 100
     assert page.text.count("800 more not shown here.") == 2
-    verdict, said = overview(page)
-    assert verdict == "300 accounts cannot be polled, 900 jobs with failed files, 900 jobs without progress"
+    headline, said = overview(page)
+    assert headline == "300 accounts cannot be polled, 900 jobs with failed files, 900 jobs without progress"
     assert said[5::6] == ["The same in 295 more accounts."] * 3
     assert len(rows(page, ACCOUNTS)) == 300
 
@@ -489,13 +503,13 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     ("seconds", "text"),
     [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (86400, "24 h"), (172800, "2 d")],
 )
-def test_ages_are_told_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
+def test_ages_use_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
     page = tree(snapshot(ledger_of()), now=START + 30.5 + seconds)
 
     assert account(page)[1].startswith(f"{text} ago / ")
 
 
-def test_every_age_has_its_moment() -> None:
+def test_every_age_has_its_timestamp() -> None:
     counted = LedgerFixture()
     counted.observe_listing(running_job(START, done=4, failed=1), at=START + 30)
 
@@ -512,7 +526,7 @@ def test_the_username_can_be_hidden() -> None:
 
 
 @pytest.mark.parametrize("now", [NOW, START + 9000])
-def test_nothing_that_comes_from_outside_becomes_markup(now: float) -> None:
+def test_no_outside_text_becomes_markup(now: float) -> None:
     counted = LedgerFixture(username=EVIL)
     counted.observe_listing(
         Job(f"1{EVIL}", EVIL, EVIL, 4, 1, 1),
@@ -524,8 +538,8 @@ def test_nothing_that_comes_from_outside_becomes_markup(now: float) -> None:
 
     page = tree(replace(shown, endpoint=f"https://{EVIL}/"), now=now)
 
-    verdict, said = overview(page)
-    assert ("1 job without progress" in verdict) is (now > NOW)
+    headline, said = overview(page)
+    assert ("1 job without progress" in headline) is (now > NOW)
     assert all(line.count(EVIL) >= 2 for line in said)
     assert page.text.count(EVIL) >= 15
     assert "<b> (2)" in page.text

@@ -1,0 +1,80 @@
+"""The status page at ``/``: the template, its filters and its style. No scripts, and nothing loaded from elsewhere."""
+
+from base64 import b64encode
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.resources import files
+from typing import Final
+
+from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from exporter import __version__
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
+from exporter.web.status import status_view
+
+_STYLE: Final = files("exporter.web").joinpath("static/status.css").read_text(encoding="utf-8")
+CONTENT_SECURITY_POLICY: Final = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Allows only the page's own style, identified by its hash."""
+
+
+class StatusPage:
+    """Renders the status page. Safe to share between threads."""
+
+    def __init__(self, display: DisplayOptions, loader: BaseLoader | None = None) -> None:
+        """Compile the template and render an empty page, so that a broken template fails here, not at a request."""
+        environment = Environment(
+            loader=loader or PackageLoader("exporter.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            auto_reload=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {
+            "age": age,
+            "timestamp": timestamp,
+            "plural": plural,
+            "number": number,
+            "duration": duration,
+        }
+        environment.globals |= {"style": Markup(_STYLE), "version": __version__}  # noqa: S704  # our own file
+        self._display = display
+        self._template = environment.get_template("status.html.j2")
+        self.render((), 0.0)
+
+    def render(self, snapshots: Iterable[AccountSnapshot], now: float) -> str:
+        """The page of all accounts at *now*, Unix seconds."""
+        return self._template.render(page=status_view(snapshots, self._display, now))
+
+
+def age(at: float, now: float) -> str:
+    """How long ago, for example ``5 min ago``."""
+    return f"{duration(now - at)} ago"
+
+
+def timestamp(at: float, between: str = " ", after: str = " UTC") -> str:
+    """A moment in UTC, for example ``2026-09-21 14:14:20 UTC``."""
+    return datetime.fromtimestamp(at, UTC).strftime(f"%Y-%m-%d{between}%H:%M:%S{after}")
+
+
+def duration(seconds: float) -> str:
+    """A duration in the largest unit of which there are at least two, for example ``120 min``."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def number(value: int) -> str:
+    """A number with separators, for example ``12,345``."""
+    return f"{value:,}"
+
+
+def plural(value: int, noun: str) -> str:
+    """A number and its noun, for example ``2 jobs``."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
