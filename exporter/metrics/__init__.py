@@ -1,1 +1,1 @@
-"""What is shown. Nothing here asks the platform or decides what counts."""
+"""What the exporter shows: account snapshots, metric families and their text. Makes no requests and counts nothing."""

@@ -1,13 +1,13 @@
-"""Pictures become bytes: the text format 0.0.4 and OpenMetrics 1.0.
+"""Renders snapshots as the Prometheus text format 0.0.4 and as OpenMetrics 1.0.
 
-Rendering ten thousand series takes a fifth of a second with the client library, and the page changes twice a minute
-while it may be scraped any number of times. So what is kept is a chunk of bytes per family and account, made again only
-when the part of the picture it comes from is a new one; a page is joined from chunks, family by family, and kept until
-a picture changes or something in it grows too old to be shown.
+The client library needs a fifth of a second to render ten thousand series. The page changes twice a minute but may be
+scraped at any rate. So the exposition caches one chunk of bytes per family and account. It renders a chunk again only
+when the part of the snapshot that the chunk comes from is replaced. A page is joined from chunks. It stays valid until
+a snapshot is replaced, or until something in it becomes too old to show.
 
-What Prometheus' client collects of the process (``process_*``, ``python_*``) is rendered at each scrape and appended.
-So is it to a compressed page: the kept part ends on a byte's boundary and the rest of the one gzip member follows. Two
-members would do by RFC 1952, but some clients stop after the first.
+The metrics of the process (``process_*``, ``python_*``) come from the client library. They are rendered at each scrape
+and appended. A compressed page works the same way: the cached part ends on a byte boundary, and the rest of the single
+gzip member follows. RFC 1952 allows two members, but some clients stop after the first.
 """
 
 import math
@@ -29,27 +29,27 @@ from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotR
 GZIP_LEVEL: Final = 1
 """A tenth of the time of level 9 for 8 % more bytes."""
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
-"""RFC 1952, 2.3: deflate, no name, no time, the quickest level, no particular system."""
+"""RFC 1952, 2.3: deflate, no name, no time, fastest level, unknown system."""
 
 
 class Format(StrEnum):
-    """What a page is written in; the value is its media type."""
+    """The format of a page; the value is its media type."""
 
     TEXT = "text/plain; version=0.0.4; charset=utf-8"
     OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class _Rendered(NamedTuple):
-    """One account's chunk of one family, what it was made from, and until when it is right."""
+    """One account's chunk of one family, what it was rendered from, and how long it is valid."""
 
     source: object
     shown: bool
-    until: float
+    valid_until: float
     chunk: bytes
 
 
 class _Page(NamedTuple):
-    """A whole page and until when it is right."""
+    """A whole page and how long it is valid."""
 
     snapshots: tuple[AccountSnapshot, ...]
     valid_until: float
@@ -58,14 +58,14 @@ class _Page(NamedTuple):
     checksum: int
 
     def gzip_with(self, tail: bytes) -> bytes:
-        """The page and *tail* as one gzip member, of which only the tail is compressed now."""
+        """The page and *tail* as one gzip member; only the tail is compressed now."""
         length = (len(self.plain) + len(tail)) % 2**32
         trailer = struct.pack("<LL", zlib.crc32(tail, self.checksum), length)
         return b"".join((_GZIP_HEADER, self.deflated, _deflated(tail, zlib.Z_FINISH), trailer))
 
 
 def _deflated(content: bytes, flush: int) -> bytes:
-    """*content* without gzip's header and trailer; ended with ``Z_SYNC_FLUSH``, more may follow it."""
+    """*content* compressed, without gzip's header and trailer; after ``Z_SYNC_FLUSH`` more may follow."""
     deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     return deflate.compress(content) + deflate.flush(flush)
 
@@ -81,7 +81,7 @@ class Exposition:
         clock: Callable[[], float],
         families: tuple[Family, ...] = FAMILIES,
     ) -> None:
-        """A page of the *families* of what *registry* shows; *clock* gives Unix seconds."""
+        """A page of the *families* of the snapshots in *registry*; *clock* returns Unix seconds."""
         self._snapshots = registry
         self._process = process
         self._display = display
@@ -96,34 +96,34 @@ class Exposition:
         GCCollector(registry=self._registry)
 
     def page(self, wanted: Format, *, gzip: bool) -> bytes:
-        """The page in *wanted*, gzipped if *gzip*."""
+        """The page in the format *wanted*, compressed if *gzip*."""
         page = self._page(wanted)
-        tail = self._process_families(wanted) + self._libraries(wanted)
+        tail = self._process_families(wanted) + self._library_metrics(wanted)
         return page.gzip_with(tail) if gzip else page.plain + tail
 
     def without_process_metrics(self, wanted: Format) -> bytes:
-        """The page without what the client library collects, as node_exporter's textfile collector wants it."""
+        """The page without the client library's metrics, for node_exporter's textfile collector."""
         return self._page(wanted).plain + self._process_families(wanted)
 
     def account_families(self, wanted: Format) -> bytes:
-        """The families of accounts alone."""
+        """Only the families of accounts."""
         return self._page(wanted).plain
 
     def current(self, wanted: Format) -> bool:
-        """Whether the page is at hand, so that giving it takes no rendering."""
-        return self._kept(wanted, self._snapshots.snapshots, self._clock()) is not None
+        """Whether the cached page is valid, so that :meth:`page` renders nothing."""
+        return self._cached(wanted, self._snapshots.snapshots, self._clock()) is not None
 
-    def _kept(self, wanted: Format, snapshots: tuple[AccountSnapshot, ...], now: float) -> _Page | None:
+    def _cached(self, wanted: Format, snapshots: tuple[AccountSnapshot, ...], now: float) -> _Page | None:
         page = self._pages.get(wanted)
         return page if page is not None and page.snapshots is snapshots and now < page.valid_until else None
 
     def _page(self, wanted: Format) -> _Page:
-        page = self._kept(wanted, self._snapshots.snapshots, self._clock())
+        page = self._cached(wanted, self._snapshots.snapshots, self._clock())
         if page is not None:
             return page
         with self._lock:
             snapshots, now = self._snapshots.snapshots, self._clock()
-            return self._kept(wanted, snapshots, now) or self._render(snapshots, wanted, now)
+            return self._cached(wanted, snapshots, now) or self._render(snapshots, wanted, now)
 
     def _render(self, snapshots: tuple[AccountSnapshot, ...], wanted: Format, now: float) -> _Page:
         known = self._chunks.get(wanted, {})
@@ -142,7 +142,7 @@ class Exposition:
             )
         )
         valid_until = min(
-            (rendered.until for chunks in accounts.values() for rendered in chunks.values()), default=math.inf
+            (rendered.valid_until for chunks in accounts.values() for rendered in chunks.values()), default=math.inf
         )
         page = _Page(snapshots, valid_until, plain, _deflated(plain, zlib.Z_SYNC_FLUSH), zlib.crc32(plain))
         self._pages[wanted] = page
@@ -151,7 +151,7 @@ class Exposition:
     def _account(
         self, snapshot: AccountSnapshot, known: Mapping[str, _Rendered], wanted: Format, now: float
     ) -> dict[str, _Rendered]:
-        """The account's chunks: those of *known* that are still right, the others made anew."""
+        """The account's chunks: those of *known* that are still valid, the others rendered again."""
         fresh = snapshot.listed is not None and now < snapshot.gauges_until
         sources: dict[Source, object] = {
             Source.LEDGER: snapshot.ledger,
@@ -165,10 +165,10 @@ class Exposition:
             until = next_expiry if family.source is Source.LEDGER else math.inf
             if family.hide_when_stale and fresh:
                 until = min(until, snapshot.gauges_until)
-            was = known.get(family.name)
-            if was is not None and was.source is source and was.shown is shown and now < was.until:
-                # The same as it was, except that it may be right for longer.
-                chunks[family.name] = was._replace(until=until)
+            cached = known.get(family.name)
+            if cached is not None and cached.source is source and cached.shown is shown and now < cached.valid_until:
+                # The same bytes, but they may be valid for longer than before.
+                chunks[family.name] = cached._replace(valid_until=until)
                 continue
             samples = family.samples(snapshot, self._display, now) if shown else ()
             chunk = "".join(_samples(family, snapshot.account, samples, wanted)).encode(errors="replace")
@@ -179,8 +179,8 @@ class Exposition:
         stats = self._process()
         return "".join(line for family in PROCESS_FAMILIES for line in _process_family(family, stats, wanted)).encode()
 
-    def _libraries(self, wanted: Format) -> bytes:
-        """``process_*`` and ``python_*``; in OpenMetrics with the page's end."""
+    def _library_metrics(self, wanted: Format) -> bytes:
+        """``process_*`` and ``python_*``, and in OpenMetrics the end of the page."""
         return (generate_openmetrics if wanted is Format.OPENMETRICS else generate_latest)(self._registry)
 
 
@@ -207,7 +207,7 @@ def _samples(family: Family, account: str, samples: Iterable[Sample], wanted: Fo
 def _lines(
     family: Family | ProcessFamily, labels: str, value: float | CounterValue | HistogramValue, wanted: Format
 ) -> Iterator[str]:
-    """The sample lines of one label set; *labels* are rendered already."""
+    """The sample lines of one label set; *labels* is rendered already."""
     name = family.name
     if isinstance(value, HistogramValue):
         yield from _histogram(name, labels, value, wanted)
@@ -237,7 +237,7 @@ def _histogram(name: str, labels: str, value: HistogramValue, wanted: Format) ->
 
 
 def number(value: float) -> str:
-    """A sample's value: whole numbers without a point, others as exactly as they are held."""
+    """A sample's value: whole numbers without a decimal point, others with full precision."""
     if isinstance(value, int) or (math.isfinite(value) and value.is_integer() and abs(value) < _EXACT):
         return str(int(value))
     return repr(value) if math.isfinite(value) else _go_number(value)
@@ -247,8 +247,8 @@ _EXACT: Final = 1e15
 
 
 def _go_number(value: float) -> str:
-    """A number as Prometheus' own libraries write it; buckets of other programs are compared by this text."""
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # the client library has no types there
+    """A number as Prometheus' own libraries write it, because bucket bounds are compared as text."""
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]  # the client library has no annotations there
 
 
 def _exemplar(exemplar: Exemplar | None) -> str:

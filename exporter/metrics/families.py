@@ -1,6 +1,6 @@
-"""Every metric once: its name, type, labels, help, and where its samples come from.
+"""Every metric family, declared once: name, type, labels, help and the source of its samples.
 
-The README's table, the exposition's HELP and TYPE lines and the tests all follow from :data:`FAMILIES`.
+The README's table, the exposition's HELP and TYPE lines and the tests are derived from :data:`FAMILIES`.
 """
 
 import platform
@@ -39,12 +39,12 @@ class Section(StrEnum):
 
     LISTED = "Current state"
     COUNTED = "Persistent counters and histograms"
-    ONE_BY_ONE = "Per-job series (limited by `job_series`)"
+    PER_JOB = "Per-job series (limited by `job_series`)"
     EXPORTER = "Exporter health"
 
 
 class Source(StrEnum):
-    """The part of a picture that a family's samples come from: it is rendered again when that part is a new one."""
+    """The part of a snapshot that a family's samples come from. When it is replaced, the family is rendered again."""
 
     LEDGER = "ledger"
     LISTED = "listed"
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
 
 Samples = Callable[[AccountSnapshot, DisplayOptions, float], Iterable[Sample]]
-"""The samples of one account's picture at a time (Unix seconds)."""
+"""The samples of one account's snapshot at a time (Unix seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Family:
 
     Attributes:
         labels: label names; ``account`` comes first in all families of accounts.
-        hide_when_stale: gauges of what the platform lists: not shown when the last good answer is too old.
+        hide_when_stale: whether samples are hidden if the last successful poll is older than ``stale_after``.
     """
 
     section: Section
@@ -99,11 +99,11 @@ _STATE: Final = ("account", "operation", "state")
 _JOB: Final = ("account", "operation", "job_id")
 
 
-# ---- as last listed ----
+# ---- current state ----
 
 
 def _listed_gauge(name: str, meaning: str, of: Callable[[JobTotals], int]) -> Family:
-    """A sum over the listed jobs."""
+    """A gauge: a total over the listed jobs."""
 
     def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
         if snapshot.listed is None:
@@ -132,11 +132,11 @@ def _oldest(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) ->
         yield Sample(labels, at)
 
 
-# ---- counted once and for ever ----
+# ---- persistent counters and histograms ----
 
 
 def _counter(name: str, meaning: str, *labels: str) -> Family:
-    """A counter that the ledger keeps."""
+    """A counter that the ledger stores."""
 
     def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
         if snapshot.ledger is not None:
@@ -148,7 +148,7 @@ def _counter(name: str, meaning: str, *labels: str) -> Family:
 
 
 def _histogram(name: str, meaning: str, *labels: str) -> Family:
-    """A histogram that the ledger keeps."""
+    """A histogram that the ledger stores."""
 
     def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
         if snapshot.ledger is not None:
@@ -165,7 +165,7 @@ def _last_failure(snapshot: AccountSnapshot, _display: DisplayOptions, _now: flo
             yield Sample((operation,), at)
 
 
-# ---- one by one ----
+# ---- per-job series ----
 
 
 def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -> Family:
@@ -173,7 +173,7 @@ def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -
         for record in snapshot.unfinished_jobs()[: display.job_series]:
             yield Sample((record.operation, record.id), of(record))
 
-    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples, hide_when_stale=True)
+    return Family(Section.PER_JOB, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples, hide_when_stale=True)
 
 
 def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]) -> Family:
@@ -183,7 +183,7 @@ def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]
             if value is not None:
                 yield Sample((record.operation, record.id), value)
 
-    return Family(Section.ONE_BY_ONE, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples)
+    return Family(Section.PER_JOB, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples)
 
 
 def _failed_errors(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
@@ -201,11 +201,11 @@ def _hidden_jobs(snapshot: AccountSnapshot, display: DisplayOptions, now: float)
         yield Sample(("failed",), max(0, len(snapshot.failed_jobs(display, now)) - display.job_series))
 
 
-# ---- the account and the exporter ----
+# ---- exporter health ----
 
 
 def _poll_gauge(name: str, meaning: str, of: Callable[[PollStatus], float | None]) -> Family:
-    """One number about asking; no sample while there is none."""
+    """A gauge of the poll status; no sample while its value is unknown."""
 
     def samples(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
         value = of(snapshot.status)
@@ -254,127 +254,123 @@ _AS_OF: Final = "as of the last poll"
 
 FAMILIES: Final[tuple[Family, ...]] = (
     _listed_gauge("sbg_jobs", f"Jobs that the platform lists, {_AS_OF}.", lambda totals: totals.jobs),
-    _listed_gauge(
-        "sbg_jobs_files_expected", f"Files that the listed jobs comprise, {_AS_OF}.", lambda totals: totals.total
-    ),
+    _listed_gauge("sbg_jobs_files_expected", f"Files in the listed jobs, {_AS_OF}.", lambda totals: totals.total),
     _listed_gauge(
         "sbg_jobs_files_completed",
-        f"Files that the listed jobs have completed, {_AS_OF}.",
+        f"Completed files in the listed jobs, {_AS_OF}.",
         lambda totals: totals.completed,
     ),
-    _listed_gauge(
-        "sbg_jobs_files_failed", f"Files that failed in the listed jobs, {_AS_OF}.", lambda totals: totals.failed
-    ),
+    _listed_gauge("sbg_jobs_files_failed", f"Failed files in the listed jobs, {_AS_OF}.", lambda totals: totals.failed),
     Family(
         Section.LISTED,
         "sbg_unfinished_jobs_oldest_timestamp_seconds",
         Type.GAUGE,
-        f"Submission time of the oldest unfinished job, or when it was first seen where that is unknown, {_AS_OF}.",
+        f"When the oldest unfinished job was submitted, or first seen if that is unknown, {_AS_OF}.",
         _STATE,
         Source.LEDGER,
         _oldest,
         hide_when_stale=True,
     ),
-    _counter(counting.JOBS_SUBMITTED, "Jobs discovered, counted once when first seen, whatever their state."),
+    _counter(counting.JOBS_SUBMITTED, "Jobs discovered, counted once when first seen, in any state."),
     _counter(
         counting.JOBS_FINISHED,
-        "Jobs that finished (failed, partial, incomplete, succeeded), or were gone before they did (lost).",
+        "Finished jobs by outcome (succeeded, partial, failed, incomplete), or gone before they finished (lost).",
         "outcome",
     ),
-    _counter(counting.FILES, "Files that the platform says its jobs comprise, counted as it says so."),
-    _counter(counting.FILES_COMPLETED, "Files that jobs have completed, counted as the jobs progress."),
+    _counter(counting.FILES, "Files in all jobs, counted when the platform reports them."),
+    _counter(counting.FILES_COMPLETED, "Completed files, counted as jobs progress."),
     _counter(
         counting.FILES_FAILED,
-        "Files that failed, counted as the jobs progress; the share that fails is failed / (failed + completed).",
+        "Failed files, counted as jobs progress; the failure ratio is failed / (failed + completed).",
     ),
     _counter(
         counting.FILE_ERRORS,
-        "Error records in the results of finished jobs, by the platform's code; may be fewer than failed files.",
+        "Error records of finished jobs by platform error code; may be fewer than failed files.",
         "code",
     ),
-    _histogram(
-        counting.JOB_DURATION, "From the start to the end of finished jobs, by the platform's times.", "outcome"
-    ),
-    _histogram(counting.JOB_QUEUE_DURATION, "From the submission to the start of jobs."),
+    _histogram(counting.JOB_DURATION, "Time from start to end of finished jobs, by the platform's clock.", "outcome"),
+    _histogram(counting.JOB_QUEUE_DURATION, "Time from submission to start of jobs, by the platform's clock."),
     Family(
         Section.COUNTED,
         "sbg_last_failure_counted_timestamp_seconds",
         Type.GAUGE,
-        "When a failed file was last counted; no sample until there was one.",
+        "When the exporter last counted a failed file; no sample before the first one.",
         _OPERATION,
         Source.LEDGER,
         _last_failure,
     ),
     _unfinished_job(
         "sbg_unfinished_job_submitted_timestamp_seconds",
-        f"When an unfinished job was submitted, or first seen where that is unknown, {_AS_OF}; oldest jobs first.",
+        f"When an unfinished job was submitted, or first seen if that is unknown, {_AS_OF}; oldest jobs first.",
         submitted_at,
     ),
     _unfinished_job(
         "sbg_unfinished_job_progress_timestamp_seconds",
-        f"When an unfinished job's counts or state last moved, {_AS_OF}.",
+        f"When the counts or state of an unfinished job last changed, {_AS_OF}.",
         lambda record: record.last_progress_at,
     ),
     _unfinished_job(
         "sbg_unfinished_job_files_expected",
-        f"Files that an unfinished job comprises, {_AS_OF}.",
+        f"Files in an unfinished job, {_AS_OF}.",
         lambda record: record.last_total,
     ),
     _unfinished_job(
         "sbg_unfinished_job_files_completed",
-        f"Files that an unfinished job has completed, {_AS_OF}.",
+        f"Completed files of an unfinished job, {_AS_OF}.",
         lambda record: record.last_completed,
     ),
     _unfinished_job(
         "sbg_unfinished_job_files_failed",
-        f"Files that failed in an unfinished job, {_AS_OF}.",
+        f"Failed files of an unfinished job, {_AS_OF}.",
         lambda record: record.last_failed,
     ),
     _failed_job(
         "sbg_failed_job_detected_timestamp_seconds",
-        "When the first failed file of a job was counted; not for jobs that finished before counting began.",
+        "When the exporter counted a job's first failed file; no sample if the job finished before counting began.",
         lambda record: record.detected_at,
     ),
     _failed_job(
         "sbg_failed_job_finished_timestamp_seconds",
-        "When a job with failed files finished, by the platform's time.",
+        "When a failed job finished, by the platform's clock.",
         lambda record: None if record.unfinished else record.finished_on,
     ),
     _failed_job(
         "sbg_failed_job_files_failed",
-        f"Files that failed in a job with failed files, {_AS_OF}.",
+        f"Failed files of a failed job, {_AS_OF}.",
         lambda record: record.last_failed,
     ),
     Family(
-        Section.ONE_BY_ONE,
+        Section.PER_JOB,
         "sbg_failed_job_errors",
         Type.GAUGE,
-        "Error records of a job with failed files, by the platform's code: the three most frequent.",
+        "Error records of a failed job by platform error code (three most frequent).",
         (*_JOB, "code"),
         Source.LEDGER,
         _failed_errors,
     ),
     Family(
-        Section.ONE_BY_ONE,
+        Section.PER_JOB,
         "sbg_exporter_job_series_hidden",
         Type.GAUGE,
-        "Jobs (unfinished, failed) that are not shown one by one because there are more than job_series.",
+        "Unfinished and failed jobs without series of their own because there are more than job_series.",
         (*_ACCOUNT, "kind"),
         Source.LEDGER,
         _hidden_jobs,
     ),
     _poll_gauge("sbg_up", "Whether the last poll of the account succeeded.", lambda status: status.up),
-    _poll_gauge("sbg_auth_ok", "Whether the platform last accepted the token.", lambda status: status.auth_ok),
+    _poll_gauge(
+        "sbg_auth_ok", "Whether the platform accepts the token, as last reported.", lambda status: status.auth_ok
+    ),
     _poll_gauge(
         "sbg_maintenance",
-        "Whether the platform last said that it is under maintenance.",
+        "Whether the platform is under maintenance, as last reported.",
         lambda status: status.maintenance,
     ),
     Family(
         Section.EXPORTER,
         "sbg_account_info",
         Type.GAUGE,
-        "Who the account is and where; always 1.",
+        "User name and API endpoint of the account; always 1.",
         (*_ACCOUNT, "username", "api_endpoint"),
         Source.STATUS,
         _account_info,
@@ -391,43 +387,43 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     _poll_gauge(
         "sbg_exporter_last_full_listing_timestamp_seconds",
-        "When a complete listing of the account was last read.",
+        "When a full listing of the account was last completed.",
         lambda status: status.last_full_listing,
     ),
     _labelled_counter("sbg_exporter_polls_total", "Polls of the account by result.", "result", always=POLL_RESULTS),
     _duration_histogram(
-        "sbg_exporter_poll_duration_seconds", "How long polls took.", (), lambda status: {(): status.poll_duration}
+        "sbg_exporter_poll_duration_seconds", "Duration of polls.", (), lambda status: {(): status.poll_duration}
     ),
     _labelled_counter(
         "sbg_exporter_requests_total",
-        "API requests by endpoint (list, job, user) and HTTP status, or timeout, connect, other.",
+        "API requests by endpoint (list, job, user) and status: HTTP status code, timeout, connect or other.",
         "endpoint",
         "status",
     ),
     _duration_histogram(
         "sbg_exporter_request_duration_seconds",
-        "How long API requests took.",
+        "Duration of API requests.",
         ("endpoint",),
         lambda status: {(endpoint,): each for endpoint, each in status.request_duration.items()},
     ),
     _poll_gauge(
         "sbg_exporter_rate_limit",
-        "Requests that the platform allows the user per window, as it last said.",
+        "Requests that the platform allows the user per window, as last reported.",
         lambda status: status.rate_limit,
     ),
     _poll_gauge(
         "sbg_exporter_rate_limit_remaining",
-        "Requests that the user has left in this window, as the platform last said.",
+        "Requests that the user has left in this window, as the platform last reported.",
         lambda status: status.rate_limit_remaining,
     ),
     _poll_gauge(
         "sbg_exporter_rate_limit_reset_timestamp_seconds",
-        "When the platform's window ends, by its clock.",
+        "When the platform's rate limit window ends, by the platform's clock.",
         lambda status: status.rate_limit_reset,
     ),
     _poll_gauge(
         "sbg_exporter_allowance_requests",
-        "Requests per window that the exporter allows itself: rate_share of the limit.",
+        "Requests per window that the exporter may make: rate_share of the rate limit.",
         lambda status: status.allowance,
     ),
     _poll_gauge(
@@ -442,28 +438,28 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     _poll_gauge(
         "sbg_exporter_poll_interval_seconds",
-        "Time between two polls of the account, effective.",
+        "Effective time between two polls of the account.",
         lambda status: status.interval,
     ),
     _poll_gauge(
         "sbg_exporter_full_listing_interval_seconds",
-        "Time between two complete listings of the account, effective.",
+        "Effective time between two full listings of the account.",
         lambda status: status.full_listing_interval,
     ),
     _poll_gauge(
         "sbg_exporter_detection_delay_seconds",
-        "Longest time for which an unfinished job, or the place where new ones come in, went without a look.",
+        "Longest time since an unfinished job, or the head of the list, was last checked.",
         lambda status: status.detection_delay,
     ),
     _labelled_counter(
         "sbg_exporter_records_skipped_total",
-        "Job records that could not be read, by reason; each time they were seen.",
+        "Job records that the exporter could not read, by reason, counted each time they are seen.",
         "reason",
         always=SKIPPED,
     ),
     _labelled_counter(
         "sbg_exporter_counts_lowered_total",
-        "Times that the platform lowered a count (total, completed, failed) that was already counted.",
+        "Times that the platform lowered a count (total, completed, failed) below what the exporter had counted.",
         "field",
         always=_COUNTS,
     ),
@@ -471,7 +467,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Section.EXPORTER,
         "sbg_exporter_counting_since_timestamp_seconds",
         Type.GAUGE,
-        "When the account's ledger began, by the platform's time.",
+        "When the account's ledger was created, by the platform's clock.",
         _ACCOUNT,
         Source.LEDGER,
         _counting_since,
@@ -484,7 +480,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Section.EXPORTER,
         "sbg_exporter_state_write_failures_total",
         Type.COUNTER,
-        "Commits to the state file that failed; each is tried again at the next poll.",
+        "Failed commits to the state file; each is retried at the next poll.",
         (),
         lambda stats: Sample((), CounterValue(stats.state_write_failures, stats.since)),
     ),
@@ -500,7 +496,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Section.EXPORTER,
         "sbg_exporter_state_bytes",
         Type.GAUGE,
-        "Size of the state file on disk, its log of recent writes included.",
+        "Size of the state file on disk, including its write-ahead log.",
         (),
         lambda stats: Sample((), stats.state_bytes),
     ),
@@ -508,7 +504,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Section.EXPORTER,
         "sbg_exporter_build_info",
         Type.GAUGE,
-        "The exporter's version and its Python's; always 1.",
+        "Versions of the exporter and of Python; always 1.",
         ("version", "python"),
         lambda _stats: Sample((__version__, platform.python_version()), 1),
     ),

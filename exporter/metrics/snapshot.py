@@ -1,4 +1,4 @@
-"""The frozen picture that scrapes read: one per account, swapped whole when something was committed or asked."""
+"""Immutable snapshots that scrapes and the status page read: one per account, replaced as a whole after each change."""
 
 import math
 import threading
@@ -21,22 +21,22 @@ from exporter.counting.values import (
 
 @dataclass(frozen=True, slots=True)
 class PollStatus:
-    """What asking was like, since the process started. Times are Unix seconds by this machine's clock; None: not yet.
+    """How polling went since the process started. Times are Unix seconds by this machine's clock; None: not yet known.
 
     Attributes:
         up: whether the last poll succeeded.
-        auth_ok: whether the platform last accepted the token.
-        maintenance: whether the platform last said that it is under maintenance.
-        username: who the platform says the token belongs to.
-        counters: what was counted since the process started: by family, by the values of its labels after ``account``.
-        rate_limit, rate_limit_remaining: requests, as the platform last said.
+        auth_ok: whether the platform accepts the token, as last reported.
+        maintenance: whether the platform is under maintenance, as last reported.
+        username: the token's user, as the platform reported.
+        counters: counted since the process started: by family, then by label values after ``account``.
+        rate_limit, rate_limit_remaining: requests, as the platform last reported.
         rate_limit_reset: when the platform's window ends, by its clock.
         allowance, allowance_used: requests of this window.
-        incremental_polling: whether the account is too large to be listed at every poll; None before the first.
-        interval: seconds between two polls, effective.
-        full_listing_interval: seconds between two complete listings, effective; None before the first poll.
-        detection_delay: for how long, at most, an unfinished job had gone without a look when the last poll looked.
-        last_error: why the last poll did not succeed, for people; empty when it did.
+        incremental_polling: whether the account is too large to list in full at every poll; None before the first.
+        interval: effective seconds between two polls.
+        full_listing_interval: effective seconds between two full listings; None before the first poll.
+        detection_delay: longest time since an unfinished job, or the head of the list, was last checked.
+        last_error: why the last poll failed; empty if it succeeded.
     """
 
     up: bool | None
@@ -63,11 +63,11 @@ class PollStatus:
 
 @dataclass(frozen=True, slots=True)
 class DisplayOptions:
-    """How much is shown.
+    """How much is shown of each account.
 
     Attributes:
-        job_series: most unfinished and most failed jobs shown one by one, per account.
-        failed_job_window: seconds for which a failed job is shown one by one after its end.
+        job_series: maximum per-job series for unfinished and for failed jobs, per account.
+        failed_job_window: seconds for which a failed job is shown after its end.
         show_username: whether user names are shown.
     """
 
@@ -94,15 +94,15 @@ class FilesCounted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AccountSnapshot:
-    """One account as it is shown.
+    """One account at one moment.
 
     Attributes:
         account: the configured name.
         endpoint: the API's base URL.
-        ledger: the ledger as committed; None until it is known whose ledger it is.
-        listed: sums over the jobs as last listed; None before the first complete listing.
-        status: what asking was like.
-        gauges_until: Unix seconds after which gauges are too old to be shown.
+        ledger: the ledger as committed; None until the platform has identified the account.
+        listed: totals by (operation, state) as last listed; None before the first full listing.
+        status: how polling went.
+        gauges_until: when gauges become stale, Unix seconds.
     """
 
     account: str
@@ -161,7 +161,7 @@ def error_codes(record: JobRecord) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """The exporter itself.
+    """Statistics of the state file.
 
     Attributes:
         state_write_failures: failed commits since the process started.
@@ -177,28 +177,28 @@ class StoreStats:
 
 
 class SnapshotRegistry:
-    """Where pollers put their pictures and scrapes find them. Safe to share between threads."""
+    """The latest snapshot of each account, set by pollers and read by scrapes. Safe to share between threads."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        """A board with a place for each account, in the order of the configuration."""
+        """An empty registry for the accounts *names*, in the order of the configuration."""
         self._lock = threading.Lock()
         self._order = {name: position for position, name in enumerate(names)}
         self._snapshots: tuple[AccountSnapshot, ...] = ()
 
     def put(self, snapshot: AccountSnapshot) -> None:
-        """Show *snapshot* in place of the account's last one."""
+        """Replace the account's snapshot."""
         with self._lock:
             others = [each for each in self._snapshots if each.account != snapshot.account]
             self._snapshots = tuple(sorted((*others, snapshot), key=lambda each: self._order[each.account]))
 
     @property
     def snapshots(self) -> tuple[AccountSnapshot, ...]:
-        """The accounts as they are shown now."""
+        """The current snapshots, in the order of the configuration."""
         return self._snapshots
 
     @property
     def ready(self) -> bool:
-        """Whether every account has been tried once."""
+        """Whether every account has been polled once."""
         return len(self._snapshots) == len(self._order) and all(
             snapshot.status.last_poll is not None for snapshot in self._snapshots
         )

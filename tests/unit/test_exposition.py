@@ -118,12 +118,12 @@ AWKWARD = 'a "quoted" \\ name\nin two lines, ünïcödé ✓ {a="b"} #'
 SCENARIOS = {
     "fresh": Scenario((snapshot(ledger_of(), status=UNTRIED, gauges_until=-math.inf),)),
     "busy": Scenario((snapshot(busy().ledger),)),
-    "unknown_kinds": Scenario((snapshot(unknown_kinds()),), of(Section.LISTED, Section.ONE_BY_ONE)),
+    "unknown_kinds": Scenario((snapshot(unknown_kinds()),), of(Section.LISTED, Section.PER_JOB)),
     "unlisted": Scenario(
         (replace(snapshot(busy().ledger), listed=None),),
         tuple(family for family in FAMILIES if family.type is Type.GAUGE),
     ),
-    "stale": Scenario((snapshot(busy().ledger),), of(Section.LISTED, Section.ONE_BY_ONE), at=START + 600),
+    "stale": Scenario((snapshot(busy().ledger),), of(Section.LISTED, Section.PER_JOB), at=START + 600),
     "several_accounts": Scenario(
         (
             snapshot(busy().ledger, account="second"),
@@ -140,9 +140,9 @@ SCENARIOS = {
         (snapshot(long_ids()),),
         named("sbg_files_failed_total", "sbg_jobs_finished_total", "sbg_failed_job_files_failed"),
     ),
-    "crowd": Scenario((snapshot(crowd()),), of(Section.ONE_BY_ONE), display=replace(DISPLAY, job_series=2)),
-    "no_job_series": Scenario((snapshot(crowd()),), of(Section.ONE_BY_ONE), display=replace(DISPLAY, job_series=0)),
-    "history": Scenario((snapshot(history()),), of(Section.ONE_BY_ONE)),
+    "crowd": Scenario((snapshot(crowd()),), of(Section.PER_JOB), display=replace(DISPLAY, job_series=2)),
+    "no_job_series": Scenario((snapshot(crowd()),), of(Section.PER_JOB), display=replace(DISPLAY, job_series=0)),
+    "history": Scenario((snapshot(history()),), of(Section.PER_JOB)),
     "username_hidden": Scenario(
         (snapshot(ledger_of()),), named("sbg_account_info"), display=replace(DISPLAY, show_username=False)
     ),
@@ -654,7 +654,7 @@ def test_the_ledger_of_a_name_that_is_not_bound_yet_shows_no_counter() -> None:
     page = names(exposition(snapshot(None, status=UNTRIED)).account_families(Format.TEXT))
 
     assert not page & {
-        family.name.removesuffix("_total") for family in of(Section.LISTED, Section.COUNTED, Section.ONE_BY_ONE)
+        family.name.removesuffix("_total") for family in of(Section.LISTED, Section.COUNTED, Section.PER_JOB)
     }
 
 

@@ -48,7 +48,7 @@ CONTRACT = {
         sbg_job_queue_duration_seconds{account,operation}
         sbg_last_failure_counted_timestamp_seconds{account,operation}
     """,
-    Section.ONE_BY_ONE: """
+    Section.PER_JOB: """
         sbg_unfinished_job_submitted_timestamp_seconds{account,operation,job_id}
         sbg_unfinished_job_progress_timestamp_seconds{account,operation,job_id}
         sbg_unfinished_job_files_expected{account,operation,job_id}
@@ -140,7 +140,7 @@ def test_only_gauges_of_what_is_listed_fade() -> None:
     fading = [family for family in FAMILIES if family.hide_when_stale]
 
     assert {family.type for family in fading} == {Type.GAUGE}
-    assert {family.section for family in fading} == {Section.LISTED, Section.ONE_BY_ONE}
+    assert {family.section for family in fading} == {Section.LISTED, Section.PER_JOB}
     assert not any(family.name.startswith("sbg_failed_job") for family in fading)
 
 
