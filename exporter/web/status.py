@@ -21,7 +21,7 @@ from exporter.metrics.snapshot import (
     submitted_at,
 )
 
-_STUCK_SECONDS: Final = 1800.0
+STUCK_SECONDS: Final = 1800.0
 """When an unfinished job without progress is reported as stuck: the threshold of the alert SbgJobStuck."""
 _MAX_JOBS: Final = 100
 _MAX_PROBLEMS: Final = 5
@@ -307,7 +307,7 @@ def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, n
 
 
 def _is_stuck(record: JobRecord, now: float) -> bool:
-    return now - record.last_progress_at >= _STUCK_SECONDS
+    return now - record.last_progress_at >= STUCK_SECONDS
 
 
 def _most_urgent(

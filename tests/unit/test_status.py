@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+import yaml
 from jinja2 import DictLoader, TemplateError
 
 from exporter import __version__
 from exporter.api.models import Job
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
+from exporter.web.status import STUCK_SECONDS
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
@@ -550,3 +553,10 @@ def test_no_outside_text_becomes_markup(now: float) -> None:
 def test_broken_template_fails_when_the_page_is_built(template: str) -> None:
     with pytest.raises(TemplateError):
         StatusPage(DISPLAY, DictLoader({"status.html.j2": template}))
+
+
+def test_stuck_jobs_are_those_of_the_alert() -> None:
+    rules = yaml.safe_load((Path(__file__).parents[2] / "deploy/prometheus/sbg-exporter.rules.yml").read_text())
+    [alert] = [rule for group in rules["groups"] for rule in group["rules"] if rule.get("alert") == "SbgJobStuck"]
+
+    assert re.findall(r"progress_timestamp_seconds:max > (\d+)", alert["expr"]) == [f"{STUCK_SECONDS:.0f}"]
