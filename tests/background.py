@@ -1,4 +1,4 @@
-"""Work beside a test: users who submit jobs, clients that scrape, whatever puts load on what is tested."""
+"""Work in the background of a test: users who submit jobs, clients that scrape, and other load."""
 
 import threading
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from tests.waiting import PATIENCE
 
 
 class Finished(Exception):
-    """Raised by the work of a :class:`BackgroundTask` that has nothing more to do."""
+    """Raised by the work of a :class:`BackgroundTask` to end it."""
 
 
 class BackgroundTask:
-    """Does its work in a thread while the context lasts; raises what went wrong in it when the context is left.
+    """Runs *work* in a thread until the context ends, then raises the work's error, if any.
 
-    With *every* the work is done again and again, so many seconds apart (a number, or a function that gives one before
-    each pause). It ends when the context is left or the work raises :class:`Finished`. Without, it is done once, and
-    leaving the context waits for that.
+    With *every*, the work is repeated after a pause of *every* seconds: a number, or a function that returns one. It
+    ends when the context ends or when the work raises :class:`Finished`. Without *every*, the work runs once, and the
+    end of the context waits for it.
 
-    Where the test itself fails too, its error is the one that is raised; the work's is told in a note.
+    If the test itself fails too, the test's error is raised, and the work's error is added as a note.
     """
 
     def __init__(self, work: Callable[[], object], *, every: float | Callable[[], float] | None = None) -> None:
@@ -45,19 +45,19 @@ class BackgroundTask:
 
     @property
     def rounds(self) -> int:
-        """How often the work has been done."""
+        """Number of completed rounds of the work."""
         return self._rounds
 
     @property
     def running(self) -> bool:
-        """Whether the work goes on."""
+        """Whether the work continues."""
         return self._thread.is_alive()
 
     def await_rounds(self, more: int = 1) -> None:
-        """Wait until the work was done so many times *more*.
+        """Wait for *more* further rounds of the work.
 
         Raises:
-            BaseException: what went wrong in it meanwhile.
+            BaseException: the work's error.
         """
         with self._news:
             wanted = self._rounds + more
@@ -68,10 +68,10 @@ class BackgroundTask:
             raise AssertionError(f"the work was done {self._rounds} times, not {wanted}")
 
     def join(self) -> None:
-        """Wait until the work has ended by itself.
+        """Wait until the work ends by itself.
 
         Raises:
-            BaseException: what went wrong in it.
+            BaseException: the work's error.
         """
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
@@ -81,10 +81,10 @@ class BackgroundTask:
             raise error
 
     def stop(self) -> None:
-        """End the work after the round under way; once it has ended, this does nothing.
+        """End the work after the current round. Has no effect if it has ended.
 
         Raises:
-            BaseException: what went wrong in it, the first time.
+            BaseException: the work's error, on the first call.
         """
         self._stop.set()
         self.join()

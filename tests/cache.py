@@ -1,7 +1,7 @@
-"""What the tests fetch or build once and keep: in ``build/cache``, or in the folder that ``TEST_CACHE`` names.
+"""A cache of what the tests download or build, in ``build/cache`` or the folder named by ``TEST_CACHE``.
 
-A run may be killed at any time and several may go on at once. So each thing is made under a name that nobody else has,
-and gets its own name when it is complete.
+A test run may be killed at any time, and several may run at once. So each entry is created under a unique name and
+renamed when it is complete.
 """
 
 import fcntl
@@ -18,15 +18,15 @@ CACHE: Final = Path(os.environ.get("TEST_CACHE") or Path(__file__).parents[1] / 
 
 
 def version(*parts: str | bytes) -> str:
-    """A short name for all that something is made from."""
+    """Return a short hash of everything that an entry is built from."""
     joined = b"\0".join(part.encode() if isinstance(part, str) else part for part in parts)
     return hashlib.sha256(joined).hexdigest()[:12]
 
 
 def kept(name: str, version: str, make: Callable[[Path], object]) -> Path:
-    """The file or folder *name* in that *version*; *make* makes it at the path it is given, unless it is there.
+    """Return the file or folder *name* in this *version*. If it is missing, call *make* with the path to create.
 
-    Other versions of it, and what was left when making it was interrupted, are removed first.
+    Other versions, and remains of interrupted runs, are removed first.
     """
     path = CACHE / f"{name}-{version}"
     with locked(name):
@@ -44,7 +44,7 @@ def kept(name: str, version: str, make: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Only one process at a time is in here; the kernel unlocks when it ends, however it does."""
+    """Hold a lock that only one process has at a time. The kernel releases it even if the process is killed."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -52,7 +52,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder. What cannot be removed stays: it is in nobody's way."""
+    """Remove a file or folder. Errors are ignored: remains do no harm."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""Clocks for tests: time passes when a test lets it."""
+"""A clock for tests: it advances only when the test says so."""
 
 from collections.abc import Callable
 from typing import Final
@@ -6,22 +6,22 @@ from typing import Final
 from exporter.errors import Stopping
 
 START: Final = 1_790_000_000.0
-"""When tests begin, in Unix seconds (2026-09-21T14:13:20Z)."""
+"""Start time of tests in Unix seconds (2026-09-21T14:13:20Z)."""
 
 _BOOT: Final = 1000.0
-"""What the monotonic clock shows then: not what the other one shows, so that no code can mix them up unnoticed."""
+"""Monotonic time at START. It differs from START, so that tests notice code that mixes up the clocks."""
 
 
 class ManualClock:
-    """A clock that stands still: only pauses and the test itself move it.
+    """A clock that only pauses and the test itself advance.
 
     Attributes:
         now: the true time, in Unix seconds.
-        wrong_by: how far this machine's clock is ahead of it.
+        wrong_by: seconds by which this machine's clock is ahead of the true time.
         pauses: the length of each pause so far.
-        rolls: the random numbers to come; 0.5 when there are none.
-        stopping: whether the process is ending, so that each pause raises Stopping.
-        during_pause: called in each pause, with its length, once its time has passed.
+        rolls: the next random numbers; 0.5 if empty.
+        stopping: whether each pause raises Stopping, because the process is ending.
+        during_pause: called with the length of each pause, after the clock has advanced.
     """
 
     def __init__(self, now: float = START) -> None:
@@ -52,11 +52,11 @@ class ManualClock:
         return seconds
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.now += seconds
 
     def stop_at_pause(self, number: int) -> None:
-        """Let the process end in its pause of this number, counted from 1."""
+        """Raise Stopping in pause *number*, counted from 1."""
 
         def stop(_: float) -> None:
             if len(self.pauses) >= number:

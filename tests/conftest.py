@@ -1,4 +1,4 @@
-"""What every test shares: its clock and its state file, which programs it needs, how many random examples it tries."""
+"""Fixtures of all tests, skipping of tests whose programs are missing, and hypothesis profiles."""
 
 import os
 from collections import Counter
@@ -17,46 +17,46 @@ from tests.tools import TOOLS, missing
 from tests.width import width
 
 _MISSING = "missing tool"
-"""The property under which a skipped test reports what it lacks, also from another process."""
+"""Property under which a skipped test reports a missing program, also to xdist's main process."""
 
 settings.register_profile(
     "project",
     max_examples=width(25, 150),
-    deadline=None,  # a busy machine is no failure
+    deadline=None,  # A busy machine must not fail a test.
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],  # likewise
+    suppress_health_check=[HealthCheck.too_slow],  # A busy machine must not fail a test.
 )
 settings.load_profile("project")
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """A clock that stands still at START."""
+    """A clock that shows START until the test advances it."""
     return ManualClock()
 
 
 @pytest.fixture
 def state_file(tmp_path: Path) -> Path:
-    """Where a state file may be; neither it nor its folder is there yet."""
+    """Path of a state file; neither the file nor its folder exists."""
     return tmp_path / "state" / "state.db"
 
 
 @pytest.fixture
 def store(state_file: Path) -> Iterator[Store]:
-    """A new state file that is held open."""
+    """A new state file, opened and locked."""
     with closing(Store(state_file)) as opened:
         yield opened
 
 
 @pytest.fixture
 def simulator() -> Iterator[RunningSimulator]:
-    """A simulated platform without jobs, whose clock stands still at START."""
+    """A simulated platform without jobs, whose clock stays at START."""
     with running(replace(QUIET, speed=0, start=START)) as served:
         yield served
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose programs are missing; with ``CI=true`` that is a failure."""
+    """Skip a test if a program that it needs is missing; with ``CI=true``, fail it."""
     lacking = missing(name for mark in item.iter_markers("tools") for name in mark.args)
     if not lacking:
         return
@@ -68,7 +68,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name each missing program, what it is for, how many tests were skipped, and how to install it."""
+    """List each missing program with its purpose, the number of skipped tests, and how to install it."""
     reports = terminalreporter.stats.get("skipped", [])
     lacking = Counter(name for report in reports for key, name in report.user_properties if key == _MISSING)
     if lacking:

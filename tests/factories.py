@@ -1,4 +1,4 @@
-"""Jobs and job records for tests: everything has a default, a test names only what it is about."""
+"""Jobs and job records for tests. Every field has a default, so that a test sets only what it is about."""
 
 from typing import Final
 
@@ -24,17 +24,17 @@ def job(
     finished: float | None = None,
     errors: tuple[tuple[str, int], ...] | None = None,
 ) -> Job:
-    """One job as one answer showed it."""
+    """Return one observation of a job."""
     return Job(job_id, operation, state, total, completed, failed, started, finished, errors)
 
 
 def job_id(at: float, serial: int = 0) -> str:
-    """An id that carries the submission time *at*, as the platform's do."""
+    """Return an id that encodes the submission time *at*, as the platform's ids do."""
     return str((round((at - ID_EPOCH) * 1000) << 20) + serial)
 
 
 def running_job(at: float, *, done: int = 0, failed: int = 0, total: int = 10, serial: int = 0) -> Job:
-    """A copy that was submitted *at* and started two seconds later."""
+    """Return a copy job submitted *at*, started two seconds later."""
     return job("running", total, done, failed, job_id=job_id(at, serial), started=at + 2)
 
 
@@ -47,7 +47,7 @@ def finished_job(
     serial: int = 0,
     errors: tuple[tuple[str, int], ...] | None = None,
 ) -> Job:
-    """A copy that was submitted *at*, started two seconds later and took *took* seconds."""
+    """Return a copy job submitted *at*, started two seconds later and finished after *took* seconds."""
     return job(
         "finished",
         total,
@@ -90,6 +90,6 @@ _NEW: Final = JobRecord(
 
 
 def record(job: Job | None = None, **fields: object) -> JobRecord:
-    """What the ledger keeps of an unfinished job: of *job*, with these *fields* in place of the defaults."""
+    """Return the record of an unfinished job, by default of *job*, with these *fields*."""
     of_job = {} if job is None else {"id": job.id, "operation": job.operation, "state": job.state}
     return msgspec.structs.replace(_NEW, **{**of_job, **fields})

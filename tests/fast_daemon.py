@@ -1,9 +1,9 @@
-"""The daemon on a clock that runs faster than the machine's, in a process of its own.
+"""Run the daemon with a clock that is faster than the machine's, as a process.
 
-``python -m tests.fast_daemon ANCHOR SPEED run --config FILE`` is ``sbg-exporter run --config FILE`` whose clock shows
-``ANCHOR + (now - ANCHOR) * SPEED``: a minute of maintenance then passes in seconds. A simulator that starts at
-:func:`fast_now` and runs at the same speed agrees with it, and so does the daemon that is started next. What only the
-machine can do is not faster: connecting, computing, writing.
+``python -m tests.fast_daemon ANCHOR SPEED run --config FILE`` is ``sbg-exporter run --config FILE`` with a clock that
+shows ``ANCHOR + (now - ANCHOR) * SPEED``. A minute of maintenance then takes seconds. The clock agrees with a simulator
+that starts at :func:`fast_now` and has the same speed, and with daemons started later. Connecting, computing and
+writing take as long as usual.
 """
 
 import os
@@ -21,12 +21,12 @@ from exporter.redaction import Redactor
 
 
 def fast_now(anchor: float, speed: float) -> float:
-    """The time on a clock that was right at *anchor* (Unix seconds) and has run at *speed* since."""
+    """Return the time of a clock that was right at *anchor* (Unix seconds) and has had this *speed* since."""
     return anchor + (time.time() - anchor) * speed
 
 
 class ScaledClock(RealClock):
-    """The machine's clocks, run at *speed* since *anchor*; *stop* set ends every pause."""
+    """The machine's clocks at *speed* since *anchor*. Setting *stop* ends every pause."""
 
     def __init__(self, stop: threading.Event, anchor: float, speed: float) -> None:
         super().__init__(stop)
@@ -47,7 +47,7 @@ class ScaledClock(RealClock):
 
 
 def main(anchor: float, speed: float, config: Path) -> int:
-    """Run until a signal ends it; the exit code."""
+    """Run until a signal arrives. Return the exit code."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

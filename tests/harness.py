@@ -1,8 +1,8 @@
-"""The daemon as operators run it: a process of its own, told by files and signals, known by what it says and serves.
+"""Run the daemon as operators do: as a process, with files and signals as input, logs and HTTP as output.
 
-An :class:`Installation` is a folder with a configuration, token files and a state file, in which daemons are started
-one after another; whatever it started is gone when its context is left. A :class:`Daemon` is one such process, and a
-:class:`Scrape` is one look at its metrics.
+An :class:`Installation` is a folder with a configuration, token files and a state file. Daemons are started in it one
+after another; the end of its context kills those still running. A :class:`Daemon` is one process, a :class:`Scrape` one
+page of its metrics.
 """
 
 import json
@@ -33,12 +33,12 @@ from tests.fast_daemon import fast_now
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _REPOSITORY: Final = Path(__file__).parents[1]
 _GENEROUS: Final = 30.0
-"""Seconds until a condition that is bound to come true is given up."""
+"""Maximum seconds to wait for a condition that should come true."""
 _SCRAPE: Final = 0.1
-"""Seconds between two scrapes, which take some time of their own to read."""
+"""Seconds between two scrapes. Parsing one takes additional time."""
 
 ANCHOR: Final = time.time()
-"""Where all fast clocks of this test process agree with the machine's."""
+"""Time at which all fast clocks of this test process agree with the machine's."""
 
 Event = dict[str, object]
 Labels = frozenset[tuple[str, str]]
@@ -50,7 +50,7 @@ RecordingServer = recording_server.RecordingServer
 
 
 def fast(settings: SimulatorSettings, speed: float) -> SimulatorSettings:
-    """A platform that agrees with the clock of an :class:`Installation` of that speed; to be started at once."""
+    """Return settings of a platform whose clock agrees with an :class:`Installation` of this speed. Start it now."""
     return replace(settings, speed=speed, start=fast_now(ANCHOR, speed))
 
 
@@ -58,7 +58,7 @@ def fast(settings: SimulatorSettings, speed: float) -> SimulatorSettings:
 
 
 class Scrape:
-    """One metrics page, read by Prometheus' own parser."""
+    """One metrics page, parsed by Prometheus' own parser."""
 
     def __init__(self, page: str, *, openmetrics: bool = True) -> None:
         self.page = page
@@ -72,11 +72,11 @@ class Scrape:
                 self.samples[key] = sample.value
 
     def value(self, name: str, **labels: str) -> float | None:
-        """The one sample of exactly these labels; None where there is none."""
+        """Return the sample with exactly these labels, or None."""
         return self.samples.get((name, frozenset(labels.items())))
 
     def series(self, name: str, **labels: str) -> dict[Labels, float]:
-        """All samples of that name that have these labels and perhaps others."""
+        """Return all samples of this name that have these labels, with or without others."""
         wanted = labels.items()
         return {
             found: value
@@ -85,7 +85,7 @@ class Scrape:
         }
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of these samples."""
+        """Return the sum of :meth:`series`."""
         return sum(self.series(name, **labels).values())
 
 
@@ -97,11 +97,11 @@ COUNTED: Final = {
     "sbg_files_failed_total": ("operation",),
     "sbg_file_errors_total": ("operation", "code"),
 }
-"""The counters that the simulator knows the truth of, by the labels after ``account``."""
+"""Counters for which the simulator has the true value, with their labels after ``account``."""
 
 
 def counted(scrape: Scrape, account: str) -> Counter[tuple[str, ...]]:
-    """What the exporter has counted of *account*; what is 0 is left out."""
+    """Return the exporter's counters of *account*, without zeros."""
     found: Counter[tuple[str, ...]] = Counter()
     for name, labels in COUNTED.items():
         for series, value in scrape.series(name, account=account).items():
@@ -110,7 +110,7 @@ def counted(scrape: Scrape, account: str) -> Counter[tuple[str, ...]]:
 
 
 def expected(truth: Truth) -> Counter[tuple[str, ...]]:
-    """What the simulator says there was to count, in the same form."""
+    """Return the simulator's true counts in the form of :func:`counted`."""
     there: Counter[tuple[str, ...]] = Counter()
     for operation, jobs in truth.jobs.items():
         there["sbg_jobs_submitted_total", operation] = jobs
@@ -128,7 +128,7 @@ def expected(truth: Truth) -> Counter[tuple[str, ...]]:
 
 
 def difference(scrape: Scrape, account: str, simulator: RunningSimulator, user: str | None = None) -> dict[str, int]:
-    """Where *account*'s counters are not what its user's truth is: by how much; empty when they are exact."""
+    """Return the counters of *account* that differ from the true counts, with the difference."""
     since = scrape.value("sbg_exporter_counting_since_timestamp_seconds", account=account)
     if since is None:
         return {"the ledger": -1}
@@ -138,7 +138,7 @@ def difference(scrape: Scrape, account: str, simulator: RunningSimulator, user: 
 
 
 def windows(simulator: RunningSimulator) -> list[list[Request]]:
-    """The requests of each of the platform's windows, which begins with the first after the one before has ended."""
+    """Group the requests by rate limit window. A window begins with the first request after the last one ended."""
     found: list[list[Request]] = []
     ends = 0.0
     for request in simulator.platform.latest_requests():
@@ -154,7 +154,7 @@ def windows(simulator: RunningSimulator) -> list[list[Request]]:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An ``[[accounts]]`` entry, its token in a file."""
+    """An ``[[accounts]]`` entry with its token in a file."""
 
     name: str
     endpoint: str
@@ -163,17 +163,17 @@ class Account:
 
     @classmethod
     def at(cls, simulator: RunningSimulator, name: str = "sim", token: str = "") -> Self:
-        """The first user of *simulator*, or whomever *token* belongs to."""
+        """Return an account of *simulator*'s first user, or of the user with this *token*."""
         return cls(name, simulator.url, token or simulator.settings.token)
 
 
 class Daemon:
-    """One process of a Python module, collected from its first line to its last."""
+    """A process that runs a Python module. All its output is collected."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
         self.events: list[Event] = []
         self.lines: list[str] = []
-        """Standard error, line by line; those that are JSON are also among the events."""
+        """Standard error by line. Lines with JSON are also in ``events``."""
         self.stdout = ""
         """Standard output."""
         self._news = threading.Condition()
@@ -210,7 +210,7 @@ class Daemon:
                 self.stdout += line
                 self._news.notify_all()
 
-    # ---- what it says ----
+    # ---- output ----
 
     @property
     def pid(self) -> int:
@@ -221,12 +221,12 @@ class Daemon:
         return self._process.poll() is None
 
     def said(self, event: str, **keys: object) -> list[Event]:
-        """The events of that name with these keys, so far."""
+        """Return the events so far with this name and these keys."""
         with self._news:
             return [each for each in self.events if each["event"] == event and keys.items() <= each.items()]
 
     def await_event(self, *names: str, after: int = 0, within: float = _GENEROUS) -> Event | None:
-        """The first event of one of these names (any, if none is given) from number *after* on; None: none came."""
+        """Wait for an event with one of these names (default: any), from number *after* on. None: none came."""
 
         def found() -> Event | None:
             return next((each for each in self.events[after:] if not names or each["event"] in names), None)
@@ -236,20 +236,20 @@ class Daemon:
             return found()
 
     def await_output(self, text: str, within: float = _GENEROUS) -> str:
-        """Standard output, once *text* is in it."""
+        """Wait until standard output contains *text* and return it."""
         with self._news:
             assert self._news.wait_for(lambda: text in self.stdout, within), self.output()
             return self.stdout
 
     def output(self) -> str:
-        """All that it wrote, for the message of a failed assertion."""
+        """Return all output, for the message of a failed assertion."""
         return "".join(self.lines) + self.stdout
 
-    # ---- what it serves ----
+    # ---- HTTP ----
 
     @property
     def url(self) -> str:
-        """Where its metrics are served, once they are."""
+        """URL of its web server. Waits until it listens."""
         if self._url is None:
             started = self.await_event("daemon.started")
             assert started is not None, self.output()
@@ -260,18 +260,18 @@ class Daemon:
         return self._client.get(self.url + path, headers=headers)
 
     def await_ready(self) -> Self:
-        """This daemon, once every account has been tried."""
+        """Wait until each account has been polled once. Return this daemon."""
         eventually(lambda: self.get("/-/ready").status_code == 200, describe=self.output)
         return self
 
     def scrape(self) -> Scrape:
-        """The metrics as they are now, in OpenMetrics."""
+        """Return the current metrics, requested as OpenMetrics."""
         answer = self.get("/metrics", accept=OPENMETRICS)
         assert answer.status_code == 200
         return Scrape(answer.text)
 
     def scrape_when(self, condition: Callable[[Scrape], object], *, within: float = _GENEROUS) -> Scrape:
-        """The first scrape for which *condition* holds."""
+        """Return the first scrape for which *condition* holds."""
         scrapes = [self.scrape()]
 
         def holds() -> bool:
@@ -282,13 +282,13 @@ class Daemon:
         return scrapes[0]
 
     def await_polls(self, account: str, number: int = 1, result: str = "success") -> Scrape:
-        """A scrape after *number* further polls of that result."""
+        """Return a scrape after *number* further polls with this result."""
         labels = {"account": account, "result": result}
         before = self.scrape().value("sbg_exporter_polls_total", **labels) or 0
         return self.scrape_when(lambda now: (now.value("sbg_exporter_polls_total", **labels) or 0) >= before + number)
 
     def await_exact(self, account: str, simulator: RunningSimulator, user: str | None = None) -> Scrape:
-        """A scrape in which *account*'s counters are the truth."""
+        """Return the first scrape in which *account*'s counters are the true counts."""
         wrong: list[object] = [None]
 
         def exact() -> Scrape | None:
@@ -298,20 +298,20 @@ class Daemon:
 
         return eventually(exact, every=_SCRAPE, describe=lambda: f"{account} is off by {wrong[0]}\n{self.output()}")
 
-    # ---- how it ends ----
+    # ---- end ----
 
     def kill(self) -> None:
-        """``kill -9``, and everything that it had written read."""
+        """Send SIGKILL and read the remaining output."""
         self._process.kill()
         self._end()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """The exit code after a signal."""
+        """Send a signal and return the exit code."""
         self._process.send_signal(number)
         return self.end()
 
     def end(self, within: float = _GENEROUS) -> int:
-        """The exit code, once it has ended."""
+        """Wait for the process to end and return the exit code."""
         code = self._process.wait(within)
         self._end()
         return code
@@ -327,10 +327,10 @@ class Daemon:
 
 
 class Installation:
-    """A folder with a configuration, its token files and a state file, in which daemons are started in turn."""
+    """A folder with a configuration, token files and a state file, in which daemons are started."""
 
     def __init__(self, folder: Path, *accounts: Account, speed: float = 1, **settings: object) -> None:
-        """*speed* above 1 runs the daemons on a clock that is so much faster; :func:`fast` does so to a platform."""
+        """Write the files. With *speed* above 1, daemons get a faster clock; see :func:`fast` for the platform."""
         self.folder = folder
         self._speed = speed
         self.config = folder / "config.toml"
@@ -351,14 +351,14 @@ class Installation:
         self._started: list[Daemon] = []
 
     def write_token(self, account: str, token: str) -> None:
-        """Put *token* into the account's file as a secret's volume does it: whole, by renaming."""
+        """Replace the account's token file atomically by renaming, as Kubernetes does for secrets."""
         fresh = self.folder / f"{account}.token.new"
         fresh.touch(mode=0o600)
         fresh.write_text(f"{token}\n")
         fresh.rename(self.folder / f"{account}.token")
 
     def start(self, *arguments: str, **environment: str) -> Daemon:
-        """A daemon that has just been started, or the command that *arguments* say instead."""
+        """Start a daemon, or the command given by *arguments*, without waiting."""
         clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
         clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         clean |= {"HOME": str(self.folder / "home"), "PYTHONPATH": str(_REPOSITORY), **environment}
@@ -369,7 +369,7 @@ class Installation:
 
     @contextmanager
     def running(self, *arguments: str, **environment: str) -> Iterator[Daemon]:
-        """A daemon that is ready, and is killed when the context is left, unless it has ended by then."""
+        """Start a daemon and wait until it is ready. The end of the context kills it if it still runs."""
         daemon = self.start(*arguments, **environment)
         try:
             yield daemon.await_ready()
@@ -386,11 +386,11 @@ class Installation:
                 daemon.kill()
 
 
-# --------------------------------------------------------------------------------------------------- what must not fall
+# --------------------------------------------------------------------------------------------------- monotonic counters
 
 
 class MonotonicCounters:
-    """Sees scrape after scrape, across restarts, and fails at the first counter that falls or was born again."""
+    """Checks scrapes in order, across restarts. Fails if a counter decreases or gets a new creation time."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, Labels], float] = {}
@@ -398,17 +398,17 @@ class MonotonicCounters:
         self.scrapes = 0
 
     def see(self, scrape: Scrape) -> Scrape:
-        """*scrape*, once it is compared with all before it."""
+        """Compare *scrape* with all earlier ones and return it."""
         self.scrapes += 1
         shown = {dict(labels)["account"] for labels in scrape.series("sbg_jobs_submitted_total")}
         for key, value in scrape.samples.items():
             name, labels = key
             if not name.startswith("sbg_") or name.startswith("sbg_exporter_"):
-                continue  # what the exporter says of itself begins again with each process
+                continue  # The exporter's own metrics start at 0 in each process.
             if name.endswith("_created"):
-                assert self._born.setdefault(key, value) == value, f"born again: {name} {dict(labels)}"
+                assert self._born.setdefault(key, value) == value, f"new creation time: {name} {dict(labels)}"
             elif name.endswith(("_total", "_bucket", "_count", "_sum")):
-                assert value >= self._last.get(key, -math.inf), f"fell: {name} {dict(labels)} to {value}"
+                assert value >= self._last.get(key, -math.inf), f"decreased: {name} {dict(labels)} to {value}"
                 self._last[key] = value
         gone = [key for key in self._last if key not in scrape.samples and dict(key[1])["account"] in shown]
         assert not gone, f"no longer shown: {gone}"

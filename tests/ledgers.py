@@ -12,7 +12,7 @@ from tests.clocks import START
 from tests.factories import ENDPOINT
 
 FEW_BUCKETS: Final = Rules(duration_buckets=(60, 3600), queue_buckets=(1.5, 60))
-"""Few buckets, so that pages stay readable."""
+"""Few buckets, to keep metrics pages readable."""
 
 
 class LedgerFixture:
@@ -98,7 +98,7 @@ class LedgerFixture:
         self.events = list(changes.events)
 
     def unlisted(self, listed: Collection[str]) -> list[JobRecord]:
-        """The jobs that were listed before and are not among these."""
+        """Return the jobs that were listed before and are not in *listed*."""
         return [each for each in self.records.values() if each.unlisted_at is None and each.id not in listed]
 
     def expired(self, listing_clock: float) -> list[JobRecord]:
@@ -107,11 +107,11 @@ class LedgerFixture:
         return [each for each in self.records.values() if each.unlisted_at is not None and each.unlisted_at <= before]
 
     def counted(self, family: str, *labels: str) -> int:
-        """The value of one counter."""
+        """Return the value of one counter."""
         return self.ledger.counters[family, labels].value
 
     def outcomes(self, operation: str = "copy") -> Mapping[str, int]:
-        """How many jobs finished with each outcome, without zeros."""
+        """Return the number of finished jobs by outcome, without zeros."""
         return {
             labels[1]: count.value
             for (family, labels), count in self.ledger.counters.items()

@@ -1,4 +1,4 @@
-"""Servers that do what no decent server does: each connection is a function that sends what it likes, as it likes."""
+"""Servers that misbehave: a function per connection sends arbitrary bytes at arbitrary times."""
 
 import contextlib
 import socket
@@ -13,13 +13,13 @@ from tests.waiting import PATIENCE
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One connection, from the server's side."""
+    """The server's side of a connection."""
 
     raw: socket.socket
     heads: list[bytes]
 
     def request(self) -> bytes:
-        """The head of the next request; raises ConnectionError when the client has left."""
+        """Return the head of the next request. Raises ConnectionError if the client has left."""
         head = b""
         while b"\r\n\r\n" not in head:
             more = self.raw.recv(1)
@@ -34,7 +34,7 @@ class Connection:
         self.raw.sendall(data)
 
     def wait_until_left(self) -> None:
-        """Say nothing until the client leaves."""
+        """Send nothing until the client leaves."""
         while self.raw.recv(65536):
             pass
 
@@ -44,27 +44,27 @@ Script = Callable[[Connection], None]
 
 @dataclass(frozen=True, slots=True)
 class RawServer:
-    """A server under way."""
+    """A running server."""
 
     port: int
     heads: list[bytes] = field(default_factory=list)
-    """The heads of all requests, in their order."""
+    """The heads of all requests, in order of arrival."""
 
     @property
     def url(self) -> str:
-        """Of its API, without TLS."""
+        """URL of its API, without TLS."""
         return f"http://127.0.0.1:{self.port}/v2"
 
 
 def reply(status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | None = None) -> bytes:
-    """A whole answer."""
+    """Return a complete HTTP response."""
     head = {"content-length": str(len(body)), **(headers or {})}
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-    return f"HTTP/1.1 {status} Whatever\r\n{lines}\r\n".encode() + body
+    return f"HTTP/1.1 {status} Reason\r\n{lines}\r\n".encode() + body
 
 
 def answering(*replies: bytes) -> Script:
-    """Each request gets the next of *replies*, over all connections; the last one for ever."""
+    """Send the next of *replies* for each request, across all connections. The last one is repeated."""
     left = list(replies)
 
     def script(connection: Connection) -> None:
@@ -77,7 +77,7 @@ def answering(*replies: bytes) -> Script:
 
 @contextmanager
 def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[RawServer]:
-    """A server on 127.0.0.1 while the context lasts; every connection is a thread in which *script* runs."""
+    """Serve on 127.0.0.1 until the context ends. *script* runs in one thread per connection."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=16)
     server = RawServer(listener.getsockname()[1])
     connections: list[socket.socket] = []

@@ -1,4 +1,4 @@
-"""A plain HTTP server that keeps what it is asked and always gives the same answer."""
+"""An HTTP server that records requests and always sends the same response."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -7,11 +7,11 @@ from typing import NamedTuple, Self
 
 
 class RecordedRequest(NamedTuple):
-    """One request.
+    """One recorded request.
 
     Attributes:
-        path: what followed the method: a path with its query, a whole URL for a proxy, host and port for CONNECT.
-        headers: by their names in lower case.
+        path: the request target: path and query, a full URL for a proxy, host and port for CONNECT.
+        headers: values by lower-case names.
     """
 
     method: str
@@ -21,12 +21,12 @@ class RecordedRequest(NamedTuple):
 
 
 class RecordingServer:
-    """A server on a free port of 127.0.0.1 while the context lasts."""
+    """Serves on a free port of 127.0.0.1 until the context ends."""
 
     def __init__(self, status: int = 200, body: Callable[[Mapping[str, str]], str] = lambda _headers: "{}") -> None:
-        """Answers *status*, and what *body* makes of a request's headers."""
+        """Respond with *status* and with *body* called with the request's headers."""
         self.requests: list[RecordedRequest] = []
-        """In the order in which they came."""
+        """In order of arrival."""
         requests = self.requests
 
         class Handler(BaseHTTPRequestHandler):

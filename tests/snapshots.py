@@ -1,4 +1,4 @@
-"""Pictures of accounts for the tests of what is shown."""
+"""Account snapshots for tests of metrics and status page."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,7 +39,7 @@ STATUS = PollStatus(
     detection_delay=30.0,
     last_error="",
 )
-"""Polls that went well, but for one."""
+"""Successful polls, except for one."""
 
 UNTRIED = replace(
     STATUS,
@@ -72,14 +72,14 @@ def snapshot(
     listed: Mapping[tuple[str, str], JobTotals] | None = None,
     gauges_until: float = START + 600,
 ) -> AccountSnapshot:
-    """A picture of an account whose jobs were all listed, unless *listed* says otherwise."""
+    """Return a snapshot of an account. By default all its jobs are listed."""
     if listed is None and ledger is not None:
         listed = ledger.listed
     return AccountSnapshot(account, ENDPOINT, ledger, listed, status, gauges_until)
 
 
 def registry(*snapshots: AccountSnapshot) -> SnapshotRegistry:
-    """A board that shows *snapshots*, in their order."""
+    """Return a registry with *snapshots*, in this order."""
     shown = SnapshotRegistry(tuple(each.account for each in snapshots))
     for each in snapshots:
         shown.put(each)

@@ -1,12 +1,12 @@
-"""The real programs that the tests run: what each is for, where it is found, how it is installed.
+"""The programs that the tests run: purpose, location and installation of each.
 
-``python -m tests.tools`` installs those that are missing, where it may (as root, with apt), and fetches a few into the
-tests' cache; ``--all`` also gets those that only ``make test-all`` needs. A test names what it runs with
-``@pytest.mark.tools("promtool", ...)``: where a program is missing the test is skipped and named at the end of the run,
-or fails if ``CI=true`` (see ``conftest.py``).
+``python -m tests.tools`` installs missing programs if possible (as root, with apt) and downloads some into the tests'
+cache. ``--all`` includes those that only ``make test-all`` needs. A test declares its programs with
+``@pytest.mark.tools("promtool", ...)``. If one is missing, the test is skipped and listed at the end of the run, or
+fails with ``CI=true`` (see ``conftest.py``).
 
-``PROMETHEUS=``, ``PROMTOOL=``, ``ALERTMANAGER=``, ``AMTOOL=`` and ``CHROMIUM=`` name another program to use, a path or
-a name on ``PATH``.
+``PROMETHEUS=``, ``PROMTOOL=``, ``ALERTMANAGER=``, ``AMTOOL=`` and ``CHROMIUM=`` select another program by path or by
+name on ``PATH``.
 """
 
 import os
@@ -28,19 +28,21 @@ _PLACES: Final = ":".join(
         *("/usr/local/sbin", "/usr/sbin", "/sbin"),
     ]
 )
-"""What has been fetched, the virtual environment, PATH, and where Debian keeps what only root runs."""
+"""Search path: downloaded programs, the virtual environment, PATH, and Debian's folders of root's programs."""
 
 
 class Tool(NamedTuple):
-    """A program: its name on PATH, what the tests use it for, and how to get it.
+    """A program that tests need.
 
     Attributes:
-        package: Debian's package that holds it; empty where there is none.
-        install: how to install it where that package cannot be had or does not exist.
-        variable: the environment variable that names another one; empty where there is none.
+        name: its name on PATH.
+        purpose: what the tests use it for.
+        package: its Debian package; empty if there is none.
+        install: how to install it without that package.
+        variable: the environment variable that selects another program; empty if there is none.
         slow: whether only ``make test-all`` needs it.
-        fetch: fetches it into the tests' cache.
-        find: looks for what is no program; where it is, or None.
+        fetch: downloads it into the tests' cache.
+        find: for requirements that are not programs: returns the location, or None if missing.
     """
 
     name: str
@@ -54,12 +56,12 @@ class Tool(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """How to install it, for a person."""
+        """How to install it, as text for developers."""
         return " or ".join(filter(None, (f"apt-get install {self.package}" if self.package else "", self.install)))
 
     @property
     def path(self) -> str | None:
-        """Where it is; None where it is missing."""
+        """Its path; None if it is missing."""
         if self.find is not None:
             return self.find()
         return shutil.which(os.environ.get(self.variable) or self.name, path=_PLACES)
@@ -67,7 +69,7 @@ class Tool(NamedTuple):
 
 @cache
 def _root() -> str | None:
-    """The root folder, where the tests may mount and unshare what they want."""
+    """Return ``/`` if the tests may create mount and PID namespaces, else None."""
     unshare = ["unshare", "--mount", "--pid", "--fork", "true"]
     if os.geteuid() != 0 or shutil.which(unshare[0]) is None:
         return None
@@ -75,7 +77,7 @@ def _root() -> str | None:
 
 
 def _memory_cgroup() -> str | None:
-    """A file in which the kernel keeps the most memory that a group of processes had."""
+    """Return a file with the peak memory of a control group, or None."""
     groups = Path("/sys/fs/cgroup")
     names = ("memory/memory.max_usage_in_bytes", "memory.peak", "*/memory.peak")
     return next((str(file) for name in names for file in groups.glob(name)), None)
@@ -132,7 +134,7 @@ TOOLS: Final = {
 
 
 def tool(name: str) -> str:
-    """The path of the program *name*, for tests that are marked with it.
+    """Return the path of the program *name*, for tests marked with it.
 
     Raises:
         LookupError: it is missing.
@@ -144,17 +146,17 @@ def tool(name: str) -> str:
 
 
 def missing(names: Iterable[str]) -> list[Tool]:
-    """Those of the programs *names* that are missing."""
+    """Return the missing programs of *names*."""
     return [TOOLS[name] for name in names if TOOLS[name].path is None]
 
 
 def developers(name: str) -> str:
-    """The path of a program of the developers' packages, which are in the virtual environment of the tests."""
+    """Return the path of a program in the tests' virtual environment."""
     return str(Path(sys.executable).with_name(name))
 
 
 def install(*, slow: bool) -> None:
-    """Fetch what is missing, and install it, as root with apt; what cannot be had is left: the tests name it."""
+    """Download and install missing programs, as root with apt. Failures are ignored: the tests list what is missing."""
     wanted = missing(name for name, each in TOOLS.items() if slow or not each.slow)
     for fetch in dict.fromkeys(each.fetch for each in wanted if each.fetch is not None):
         _attempt(fetch)

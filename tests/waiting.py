@@ -1,11 +1,11 @@
-"""Waiting for what is bound to come true, for as long as a busy machine needs."""
+"""Wait for conditions that come true, with enough time for a busy machine."""
 
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 PATIENCE: Final = 30.0
-"""Seconds after which a test gives up waiting. No claim rests on it."""
+"""Seconds after which a test stops waiting. No test asserts this time."""
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ def eventually(
     every: float = 0.02,
     describe: Callable[[], object] = str,
 ) -> T:
-    """The first result of *condition* that is true; *describe* tells what was there instead when none came."""
+    """Return the first true result of *condition*. On timeout, *describe* returns the last state for the message."""
     ends = time.monotonic() + within
     while not (result := condition()):
         if time.monotonic() > ends:

@@ -1,4 +1,4 @@
-"""``check`` and ``once`` as processes against the simulated platform; node_exporter reads what ``once`` writes."""
+"""``check`` and ``once`` as processes with the simulated platform; node_exporter reads the textfile of ``once``."""
 
 import os
 import re
@@ -235,7 +235,7 @@ def _page(url: str) -> str | None:
 
 
 def _series(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """All samples, with bounds as numbers: Go writes them without a point."""
+    """Return all samples, with bounds as numbers, because Go formats them differently."""
     return {
         (sample.name, frozenset({**sample.labels, "le": str(float(sample.labels.get("le", 0)))}.items())): sample.value
         for family in text_string_to_metric_families(page)

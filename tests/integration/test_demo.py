@@ -1,4 +1,4 @@
-"""The demo: everything at once, with no account, for people who want to look first."""
+"""The demo: simulator and exporter in one process, without an account."""
 
 import re
 import signal
@@ -24,7 +24,7 @@ def place(tmp_path: Path) -> Iterator[Installation]:
 
 
 def urls(daemon: Daemon) -> dict[str, str]:
-    """What the demo printed, by name."""
+    """Return the values that the demo printed, by name."""
     printed = daemon.await_output("Ctrl-C")
     return dict(re.findall(r"^(\w[\w ]*?) +(http://\S+)$", printed, re.MULTILINE))
 

@@ -1,4 +1,4 @@
-"""Killed at any instant, the daemon counts every job once: no more, no less, and never backwards."""
+"""Killed at any time, the daemon counts each job exactly once, and no counter decreases."""
 
 import threading
 from collections import Counter
@@ -20,10 +20,10 @@ from tests.harness import Account, Daemon, Installation, MonotonicCounters, Scra
 from tests.width import width
 
 KILLS = width(4, 14)
-"""Of each of two daemons, twice."""
+"""Kills of each of two daemons, in each of two rounds."""
 TOKENS = {"alice": "token-of-alice-0000000000000000", "bob": "token-of-bob-000000000000000000"}
 SPEED = 60
-"""A minute a second, for the platform and for the daemon."""
+"""Clock speed of platform and daemon: a minute takes a second."""
 FAST: dict[str, Any] = {
     "speed": SPEED,
     "poll_interval": SPEED,
@@ -33,7 +33,7 @@ FAST: dict[str, Any] = {
 BUSY = replace(
     QUIET, jobs=30, username="alice", token=TOKENS["alice"], users={TOKENS["bob"]: "bob"}, rate_limit=100_000
 )
-"""A month of history, and a limit that fifty starts do not exhaust."""
+"""A month of existing jobs, and a rate limit that fifty starts do not exhaust."""
 
 UNUSUAL = (
     JobScript(total=3, running=60, times=Shown.ALONE),
@@ -48,12 +48,12 @@ UNUSUAL = (
     JobScript(total=0, running=1),
     JobScript(total=6, failed=2, queued=0, resolving=0, running=0),
 )
-"""What the dice do not throw: parts that only the single-job endpoint shows or nobody does, and unknown names."""
+"""Jobs that are not among the random ones: fields shown only by single-job requests or never, unknown names."""
 TIMELESS = JobScript(total=2, running=60, times=Shown.NEVER)
 
 
 class Users:
-    """Two users who submit jobs at odd moments, whether or not a daemon runs."""
+    """Two users who submit jobs at random times, even while no daemon runs."""
 
     def __init__(self, simulator: RunningSimulator, dice: Random) -> None:
         self._platform = simulator.platform
@@ -76,7 +76,7 @@ class Users:
 
 
 class Killer:
-    """Ends daemons at moments that matter, by turns, and at odd times around them."""
+    """Kills daemons at critical moments in turn, and at random times near them."""
 
     def __init__(self, simulator: RunningSimulator, dice: Random) -> None:
         self._platform = simulator.platform
@@ -100,24 +100,24 @@ class Killer:
         self._within(0.3)
 
     def as_an_answer_comes(self, daemon: Daemon) -> None:
-        """Between the platform's answer to a list or job request and what the daemon makes of it."""
+        """Kill between the platform's response to a list or job request and the commit."""
         before = len(self._platform.latest_requests())
         wanted = before + self._dice.randint(1, 8)
         eventually(lambda: len(self._platform.latest_requests()) >= wanted or not daemon.alive)
         self._within(0.02)
 
     def as_it_has_counted(self, daemon: Daemon) -> None:
-        """Upon the line that tells of a commit; the lines of one commit come together, so any of them will do."""
+        """Kill at the log line of a commit. The lines of one commit come together, so any of them will do."""
         after = self._dice.choice((0, 0, 3))
         assert daemon.await_event("job.finished", "job.files_failed", after=after), daemon.output()
 
     def _within(self, seconds: float) -> None:
-        """Let some of *seconds* pass: the odd moment itself is what is wanted, there is nothing to wait for."""
+        """Sleep for a random part of *seconds*. The random time is the purpose; there is no condition to wait for."""
         self._never.wait(self._dice.random() * seconds)
 
 
 def watch(counters: MonotonicCounters, daemon: Daemon) -> None:
-    """One look at a daemon that may be too young to be looked at, or be killed meanwhile."""
+    """Scrape a daemon that may not listen yet or may be killed meanwhile."""
     with suppress(httpx.HTTPError):
         counters.see(daemon.scrape())
 
@@ -131,7 +131,7 @@ def durations(scrape: Scrape, account: str) -> float:
 
 
 def finished(scrape: Scrape, account: str) -> float:
-    """Jobs that finished, other than those that were lost."""
+    """Return the number of finished jobs, except lost ones."""
     lost = scrape.total("sbg_jobs_finished_total", account=account, outcome="lost")
     return scrape.total("sbg_jobs_finished_total", account=account) - lost
 
@@ -143,7 +143,7 @@ def assert_exact(scrape: Scrape, simulator: RunningSimulator, users: Users) -> N
 
 
 def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path) -> None:
-    """Two daemons with ledgers of their own watch the same two users, and are killed independently of each other."""
+    """Two daemons with separate ledgers poll the same two users and are killed independently."""
     with ExitStack() as stack:
         simulator = stack.enter_context(running(fast(BUSY, SPEED)))
         places = [
@@ -164,10 +164,10 @@ def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path
         list(threads.map(torment, places, killers, onlookers))
         list(threads.map(partial(see_hang, doomed), places, onlookers))
         for job_id in doomed:
-            simulator.platform.remove(job_id)  # lost, which takes two looks with kills between them
+            simulator.platform.remove(job_id)  # Lost: this takes two polls, with kills between them.
         list(threads.map(torment, places, killers, onlookers))
         submitting.stop()
-        simulator.platform.advance(86400)  # every job ends that will, and nobody is there to see it
+        simulator.platform.advance(86400)  # All jobs that finish do so while no daemon runs.
 
         scrapes = list(threads.map(partial(settled, simulator), places, onlookers))
 
@@ -186,7 +186,7 @@ HUNG = JobScript(operation="move", total=8, failed=2, queued=0, resolving=0, run
 
 
 def torment(place: Installation, killer: Killer, counters: MonotonicCounters) -> None:
-    """Start and kill it, over and over."""
+    """Start and kill the daemon repeatedly."""
     for number in range(KILLS):
         daemon = place.start()
         if number % 3 == 0:
@@ -196,7 +196,7 @@ def torment(place: Installation, killer: Killer, counters: MonotonicCounters) ->
 
 
 def see_hang(doomed: list[str], place: Installation, counters: MonotonicCounters) -> None:
-    """Let it see how far jobs have come: once they have vanished, that cannot be seen any more."""
+    """Let the daemon observe the jobs' progress before they are removed."""
     done = {
         frozenset({"account": user, "operation": "move", "job_id": job}.items())
         for user, job in zip(TOKENS, doomed, strict=True)
@@ -206,7 +206,7 @@ def see_hang(doomed: list[str], place: Installation, counters: MonotonicCounters
 
 
 def settled(simulator: RunningSimulator, place: Installation, counters: MonotonicCounters) -> Scrape:
-    """The counters once everything is counted, and still after another start and more polls."""
+    """Return the counters once they are exact, and check them after another start and more polls."""
     with place.running() as daemon:
         for user in TOKENS:
             counters.see(daemon.await_exact(user, simulator, user))

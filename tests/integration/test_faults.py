@@ -1,7 +1,7 @@
-"""Whatever goes wrong between it and the platform has a name, ends by itself, and costs no count.
+"""Each fault between daemon and platform has a label, is recovered from, and changes no count.
 
-One daemon watches one simulated platform per fault, and all the faults happen at once: that nobody waits for anybody is
-part of the claim. Where it waits for minutes, both run on a clock that is SPEED times faster.
+One daemon polls one simulated platform per fault, and all faults happen at once: no account waits for another. Where
+the daemon waits for minutes, both use a clock that is SPEED times faster.
 """
 
 from collections import Counter
@@ -54,7 +54,7 @@ RESULTS = {
     FaultKind.REDIRECT: "bad_answer",
     FaultKind.UNAUTHORIZED: "unauthorized",
 }
-"""What each fault is called in ``sbg_exporter_polls_total``."""
+"""The label of each fault in ``sbg_exporter_polls_total``."""
 RECOVERING = [kind for kind in RESULTS if kind is not FaultKind.MAINTENANCE]
 AMONG_OTHERS: dict[Malformed, str | None] = {
     Malformed.ID_MISSING: "no_id",
@@ -72,12 +72,12 @@ AMONG_OTHERS: dict[Malformed, str | None] = {
     Malformed.RESULT_OBJECT: None,
     Malformed.NOT_AN_OBJECT: "not_a_job",
 }
-"""Why a record is skipped; None: it is unusual, and read all the same."""
+"""The reason why a record is skipped; None for an unusual but readable one."""
 
 
 @dataclass
 class Rehearsal:
-    """One daemon, its platforms by account, and what was seen before and during the faults."""
+    """One daemon, its platforms by account, and scrapes before and during the faults."""
 
     place: Installation
     daemon: Daemon
@@ -88,9 +88,9 @@ class Rehearsal:
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
-    """All faults at once, up to the moment when the last of them has failed a poll."""
+    """Inject all faults at once and wait until each has failed a poll."""
     with ExitStack() as stack:
-        # A limit that is used up is one thing, a 429 out of the blue another: here the window is over soon.
+        # Unlike an exhausted limit, an unexpected 429 comes with a window that ends soon.
         settings = {str(kind): replace(PLENTY, rate_window=30) for kind in (*RESULTS, "healthy")}
         settings["malformed"] = PLENTY
         settings["thrifty"] = replace(PLENTY, rate_limit=8, rate_window=40)
@@ -102,7 +102,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
                 speed=SPEED,
                 poll_interval=8,
                 request_timeout=SPEED,
-                stale_after="1d",  # on a busy machine it takes many minutes of the fast clock until all have failed
+                stale_after="1d",  # On a busy machine it takes many minutes of the fast clock until all have failed.
             )
         )
         daemon = stack.enter_context(place.running())
@@ -136,7 +136,7 @@ def flags(scrape: Scrape, account: str) -> tuple[float | None, ...]:
 
 
 def asked(simulator: RunningSimulator, path: str = "") -> list[Request]:
-    """The requests to paths that begin so, oldest first."""
+    """Return the requests whose path has this prefix, oldest first."""
     return [request for request in simulator.platform.latest_requests() if request.target.startswith(path)]
 
 
@@ -278,7 +278,7 @@ def test_a_token_that_becomes_somebody_elses_stops_the_account(tmp_path: Path) -
         daemon.scrape_when(lambda now: now.value("sbg_up", account="sim"))
 
 
-# ----------------------------------------------------------------------------------------------------- how much it asks
+# --------------------------------------------------------------------------------------------------- number of requests
 
 
 def test_after_429_it_is_silent_until_the_reset(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_an_account_that_hangs_delays_no_other(tmp_path: Path) -> None:
 
 @contextmanager
 def churning(simulator: RunningSimulator) -> Iterator[Callable[[], int]]:
-    """After every request for a page a job is added, and one of the month before removed; gives how often."""
+    """After each page request, add a job and remove an existing one. Return the number of changes."""
     platform, rounds, seen = simulator.platform, [0], [0]
     old: list[str] = []
     for offset in range(0, 300, 100):
@@ -385,11 +385,11 @@ def test_lists_that_move_while_they_are_read_are_counted_exactly(tmp_path: Path)
     assert scrape.total("sbg_jobs_finished_total", outcome="lost") == 0
 
 
-# --------------------------------------------------------------------------------------------------- everything at once
+# --------------------------------------------------------------------------------------------------- all faults at once
 
 
 def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
-    """Restarted whenever it has been told to wait: waits of minutes have tests of their own."""
+    """The daemon is restarted whenever it has to wait; other tests cover waits of minutes."""
     tokens = {f"token-of-{name}-000000000000000000": name for name in ("alice", "bob", "carol")}
     users = {"demo": DEMO_TOKEN} | {name: token for token, name in tokens.items()}
     counters = MonotonicCounters()
@@ -403,7 +403,7 @@ def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
     ):
 
         def off(scrape: Scrape, user: str) -> dict[str, int]:
-            """Where the user's counters are not the truth, but for the records of a result that was unreadable."""
+            """Return the differences from the true counts, except for error records of unreadable results."""
             wrong = difference(scrape, user, simulator, user)
             spoilt = sum(
                 request.user == user and request.fault == FaultKind.MALFORMED_RECORD and "/copy/" in request.target

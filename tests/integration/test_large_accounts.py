@@ -1,6 +1,6 @@
-"""Large accounts, made small: the daemon against a platform with ten jobs on a page and a rate limit of seconds.
+"""Incremental polling of large accounts, on a small scale: ten jobs per page and rate limit windows of seconds.
 
-The platform's own log of requests says who took how much of the limit; its truth says what there was to count.
+The platform's log of requests shows who used how much of the limit. Its truth has the expected counts.
 """
 
 import sqlite3
@@ -31,11 +31,11 @@ from tests.harness import (
 
 SPEED = 4
 LIMIT, SHARE = 200, 50
-"""Requests of a window, and the quarter of them that is the exporter's."""
+"""Requests per window, and the exporter's quarter of them."""
 LARGE = replace(QUIET, jobs=200, rate_limit=LIMIT, rate_window=5, files_per_job=3)
 PER_PAGE = 10
 SCRIPT = "/v2/user?script"
-"""What the user's own script asks, which tells it from the exporter in the platform's log."""
+"""The path that the user's own script requests, to identify it in the platform's log."""
 ORDERS = (Order.NEWEST, Order.OLDEST, Order.MIXED)
 LIVES = (
     JobScript(total=5, failed=2, queued=0.2, resolving=0.2, running=3),
@@ -47,7 +47,7 @@ LIVES = (
 
 
 class Submitting:
-    """A user who submits jobs, some of which are over between two polls."""
+    """A user who submits jobs, some of which finish between two polls."""
 
     def __init__(self, simulator: RunningSimulator) -> None:
         self._platform = simulator.platform
@@ -60,14 +60,14 @@ class Submitting:
     @classmethod
     @contextmanager
     def to(cls, simulator: RunningSimulator) -> Iterator[Self]:
-        """A user at work while the context lasts."""
+        """Submit jobs until the context ends."""
         user = cls(simulator)
         with BackgroundTask(user, every=0.2 / SPEED):
             yield user
 
 
 class Script:
-    """A user's script that takes all of each window but the exporter's share, as fast as it can."""
+    """A user's script that uses each window, except for the exporter's share, as fast as it can."""
 
     def __init__(self, simulator: RunningSimulator, client: httpx.Client) -> None:
         self._simulator = simulator
@@ -76,7 +76,7 @@ class Script:
         self.windows = 0
 
     def __call__(self) -> None:
-        """One request, if the window has room for it."""
+        """Send one request if the window has room for it."""
         if self._made >= LIMIT - SHARE and self._simulator.platform.now() < float(self._window) + 1:
             return
         window = self._client.get(self._simulator.url.removesuffix("/v2") + SCRIPT).headers["x-ratelimit-reset"]
@@ -86,13 +86,13 @@ class Script:
         self._made += 1
 
     def pause(self) -> float:
-        """Seconds before it asks again."""
+        """Return the seconds until its next request."""
         return 0.05 if self._made >= LIMIT - SHARE else 0.0
 
     @classmethod
     @contextmanager
     def against(cls, simulator: RunningSimulator) -> Iterator[Self]:
-        """A script at work while the context lasts."""
+        """Run the script until the context ends."""
         with httpx.Client(trust_env=False, headers={"X-SBG-Auth-Token": DEMO_TOKEN}) as client:
             script = cls(simulator, client)
             with BackgroundTask(script, every=script.pause):
@@ -101,7 +101,7 @@ class Script:
 
 @contextmanager
 def platform_with_short_pages(order: Order = Order.NEWEST, **settings: object) -> Iterator[RunningSimulator]:
-    with running(fast(replace(LARGE, order=order, **settings), SPEED)) as simulator:  # type: ignore[arg-type]  # its own parts
+    with running(fast(replace(LARGE, order=order, **settings), SPEED)) as simulator:  # type: ignore[arg-type]  # fields of SimulatorSettings
         simulator.platform.behave(most_per_page=PER_PAGE)
         yield simulator
 
@@ -116,18 +116,18 @@ def assert_within_share(simulator: RunningSimulator, share: int = SHARE) -> None
 
 
 def installation(folder: Path, simulators: Mapping[str, RunningSimulator], **settings: object) -> Installation:
-    """An account for each of *simulators*."""
+    """Return an account for each of *simulators*."""
     accounts = (Account.at(simulator, name) for name, simulator in simulators.items())
     return Installation(folder / "place", *accounts, speed=SPEED, **settings)
 
 
 def listed(daemon: Daemon, *accounts: str) -> None:
-    """Return once their lists were read to the end."""
+    """Wait until their lists have been read to the end."""
     daemon.scrape_when(lambda now: all(now.total("sbg_jobs", account=name) > 0 for name in accounts))
 
 
 def settled(daemon: Daemon, simulators: Mapping[str, RunningSimulator]) -> Scrape:
-    """A scrape in which every counter is the truth, and was so some polls before."""
+    """Return a scrape in which all counters are exact, and were so some polls before."""
     for name, simulator in simulators.items():
         daemon.await_exact(name, simulator)
     polls = daemon.scrape().series("sbg_exporter_polls_total", result="success")
@@ -189,13 +189,13 @@ def test_killed_while_slices_are_read_it_counts_once_and_keeps_to_its_share(tmp_
 
 
 def await_slices(simulator: RunningSimulator, number: int) -> None:
-    """Return once so many more pages behind the first were asked for."""
+    """Wait until *number* further pages after the first one have been requested."""
     wanted = len(deep_pages(simulator)) + number
     eventually(lambda: len(deep_pages(simulator)) >= wanted)
 
 
 def deep_pages(simulator: RunningSimulator) -> list[Request]:
-    """The pages asked for that lie behind the first."""
+    """Return the requests for pages after the first one."""
     return [
         each
         for each in simulator.platform.latest_requests()
@@ -223,7 +223,7 @@ def test_a_crash_loop_keeps_to_its_share(tmp_path: Path) -> None:
 
 
 def await_requests(simulator: RunningSimulator, number: int, share: int) -> None:
-    """Return once there were so many requests, or as many as there may be in this window."""
+    """Wait for *number* requests, or for as many as this window allows."""
     eventually(
         lambda: (
             len(simulator.platform.latest_requests()) >= number
@@ -234,13 +234,13 @@ def await_requests(simulator: RunningSimulator, number: int, share: int) -> None
 
 RESETS = {str(form): form for form in RateHeaders}
 UNKNOWN = ("absent", "past", "absurd")
-"""Forms of the reset from which it cannot be learned."""
+"""Rate headers without a usable reset."""
 HOUR = 3600.0
 WINDOW = 4.0
 
 
 def test_a_429_silences_it_until_the_reset_whatever_form_that_has(tmp_path: Path) -> None:
-    """One daemon, an account for each form of the reset, and two whose platform's clock is an hour off ours."""
+    """One daemon with an account per kind of rate headers, and two whose platform's clock is an hour off."""
     with ExitStack() as stack:
         offsets = {"ahead": HOUR, "behind": -HOUR}
         simulators = {
@@ -267,20 +267,20 @@ def test_a_429_silences_it_until_the_reset_whatever_form_that_has(tmp_path: Path
         refused = next(place for place, request in enumerate(requests) if request.status == 429)
         if name in UNKNOWN:
             assert requests[refused + 1 :] == [], name
-            assert 299 <= silent[name] - requests[refused].at < 400, name  # 300 from when it had read the answer
+            assert 299 <= silent[name] - requests[refused].at < 400, name  # 300 from when the daemon read the response
         else:
             assert {request.status for request in requests[refused + 1 :]} == {200}, name
             assert requests[refused + 1].at >= int(reset_told(requests, refused)), name
 
 
 def off_by(seconds: float, settings: SimulatorSettings) -> SimulatorSettings:
-    """A platform whose clock is *seconds* ahead of the daemon's."""
+    """Return a platform whose clock is *seconds* ahead of the daemon's."""
     now = fast(settings, SPEED)
     return replace(now, start=(now.start or 0) + seconds)
 
 
 def reset_told(requests: list[Request], refused: int) -> float:
-    """What the headers of that answer said, which came out of the blue: the end of the window, or of one from then."""
+    """Return the reset in the headers of that response: the end of the window, or of one that begins then."""
     ends = 0.0
     for request in requests[:refused]:
         ends = request.at + WINDOW if request.at >= ends else ends
@@ -288,7 +288,7 @@ def reset_told(requests: list[Request], refused: int) -> float:
 
 
 def silent_until(place: Installation, simulator: RunningSimulator) -> float:
-    """Until when the state file says that nothing may be asked, Unix seconds."""
+    """Return the end of the pause in the state file, in Unix seconds."""
     with closing(sqlite3.connect(f"file:{place.state}?mode=ro", uri=True)) as state:
         [(until,)] = state.execute(
             "SELECT paused_until FROM allowance WHERE endpoint = ? AND username <> ''", (simulator.url,)
@@ -310,7 +310,7 @@ def test_it_watches_above_six_pages_and_lists_again_at_four(tmp_path: Path) -> N
 
 
 def await_shown(daemon: Daemon, jobs: int, watching: int) -> None:
-    """Return once so many jobs are shown as listed, and whether they are watched."""
+    """Wait until this many jobs are listed and the polling mode is as given."""
     daemon.scrape_when(
         lambda now: (
             now.total("sbg_jobs") == jobs and now.value("sbg_exporter_incremental_polling", account="sim") == watching
@@ -319,7 +319,7 @@ def await_shown(daemon: Daemon, jobs: int, watching: int) -> None:
 
 
 def resize(simulator: RunningSimulator, jobs: int) -> None:
-    """Let the list have so many jobs: new ones come, or the oldest go."""
+    """Submit jobs or remove the oldest until the list has this many."""
     there = simulator.platform.listed()
     for job_id in there[jobs:]:
         simulator.platform.remove(job_id)
@@ -345,6 +345,6 @@ def test_in_no_order_the_delay_is_told_as_it_is(tmp_path: Path) -> None:
         eventually(counted, every=0.1)
         delay = simulator.platform.now() - submitted
 
-        assert max(told) > 2  # a poll a second sees but a part of the list
-        assert max(told) > delay / 2  # it is told as of the beginning of a poll, and a busy machine scrapes but some
+        assert max(told) > 2  # A poll per second covers only a part of the list.
+        assert max(told) > delay / 2  # It is measured at the start of a poll, and a busy machine scrapes only some.
         settled(daemon, {"sim": simulator})

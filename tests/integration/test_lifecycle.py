@@ -1,4 +1,4 @@
-"""How the daemon starts, refuses to start, bears a full disk, and ends."""
+"""Start, failed start, full disk and shutdown of the daemon."""
 
 import resource
 import shutil
@@ -21,7 +21,7 @@ from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.harness import Account, Daemon, Installation, MonotonicCounters, counted, difference, eventually
 
 ENDS_WITHIN = 5.0
-"""Seconds: the contract, whatever the platform or a client is doing."""
+"""Maximum seconds of a shutdown, by contract, regardless of the platform and of clients."""
 FAST = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
 FINE = JobScript(total=5, queued=0, resolving=0, running=0)
 
@@ -38,13 +38,13 @@ def place(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]
         yield installed
 
 
-# ----------------------------------------------------------------------------------------------------------------- ends
+# ------------------------------------------------------------------------------------------------------------- shutdown
 
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, number: int) -> None:
-    """Everything hangs at once: answers, a body, the waits between requests, and clients of its own."""
+    """Responses, a body, waits between requests and clients of the daemon all hang at once."""
     hanging = {
         "silent": Fault(kind=FaultKind.HANG),
         "dripping": Fault(kind=FaultKind.DRIP, pause=0.5),
@@ -75,14 +75,14 @@ def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, num
 
 
 def seconds_to_do_nothing() -> float:
-    """How long a process takes that only starts and ends: next to nothing, but on a machine that is too busy."""
+    """Return the seconds for an empty process, which show whether the machine is too busy."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", ""], check=True)
     return time.monotonic() - began
 
 
 def clients_that_hold_on(url: str) -> Iterator[socket.socket]:
-    """One that is silent, one that stops in the middle of a header, and one that does not read its answers."""
+    """Connect a silent client, one that stops within a header, and one that reads no responses."""
     host, _, port = url.removeprefix("http://").partition(":")
     for request in (b"", b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nHost: me\r\n\r\n" * 50):
         client = socket.create_connection((host, int(port)))
@@ -105,11 +105,11 @@ def test_what_was_counted_is_there_after_a_clean_end_and_a_new_start(
     assert daemon.said("job.finished") == daemon.said("ledger.created") == []
 
 
-# ----------------------------------------------------------------------------------------------------- refuses to start
+# --------------------------------------------------------------------------------------------------------- failed start
 
 
 def complaint(daemon: Daemon) -> str:
-    """The one line that a daemon left behind that did not start."""
+    """Return the only line printed by a daemon that failed to start."""
     assert len(daemon.lines) == 1, daemon.output()
     assert daemon.stdout == ""
     return daemon.lines[0]
@@ -246,7 +246,7 @@ def test_a_state_file_that_is_a_directory_is_one_line_and_exit_1(place: Installa
 
 
 def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installation) -> None:
-    """A limit of 0 bytes on what the daemon may write to a file stands in for the disk: it can be lifted again."""
+    """A file size limit of 0 bytes replaces a full disk, because it can be lifted again."""
     counters, failures = MonotonicCounters(), "sbg_exporter_state_write_failures_total"
     with place.running() as daemon:
         simulator.platform.submit(FAST)
@@ -273,7 +273,7 @@ def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installa
         assert difference(counters.see(daemon.scrape()), "sim", simulator) == {}
 
 
-# --------------------------------------------------------------------------------------------------------- what it says
+# ----------------------------------------------------------------------------------------------------------------- logs
 
 
 def test_polls_in_which_nothing_happens_say_nothing(simulator: RunningSimulator, place: Installation) -> None:

@@ -19,7 +19,7 @@ def simulator() -> Iterator[RunningSimulator]:
 @pytest.fixture
 def api(simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[sevenbridges.Api]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    # debug is the client's word for allowing plain http.
+    # The client allows plain HTTP only with debug.
     client = sevenbridges.Api(url=simulator.url, token=DEMO_TOKEN, debug=True)
     yield client
     client.session.close()

@@ -1,4 +1,4 @@
-"""Prometheus' own checker has nothing to say against the text page."""
+"""promtool finds no problem in the metrics page."""
 
 import subprocess
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A token is all of a user's rights: nobody but the platform it belongs to ever sees it."""
+"""A token grants all of a user's rights. Only the platform that it belongs to ever receives it."""
 
 import base64
 import sqlite3
@@ -25,7 +25,7 @@ SHOWN_AS = (
     base64.b64encode(TOKEN.encode()).decode().rstrip("="),
     base64.b64encode(f"proxy-user:{PASSWORD}".encode()).decode().rstrip("="),
 )
-"""The secrets, and what they look like in headers."""
+"""The secrets, also as encoded in headers."""
 FAST = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
 LOUD: dict[str, Any] = {"log_level": "debug", "request_timeout": 0.3}
 
@@ -37,7 +37,7 @@ def simulator() -> Iterator[RunningSimulator]:
 
 
 def pages(daemon: Daemon) -> str:
-    """Everything that it serves."""
+    """Return everything that the daemon serves."""
     return "".join(
         answer.text + str(answer.headers)
         for answer in (
@@ -52,7 +52,7 @@ def pages(daemon: Daemon) -> str:
 
 
 def state(place: Installation) -> bytes:
-    """Every byte that it keeps."""
+    """Return every byte in the daemon's files."""
     files = [file for file in place.folder.rglob("*") if file.name.startswith("state.db")]
     assert files
     return b"".join(file.read_bytes() for file in files)
@@ -66,7 +66,7 @@ def assert_nothing_leaks(place: Installation, daemon: Daemon, seen: str = "") ->
 
 
 def test_no_fault_makes_it_tell_a_token(tmp_path: Path) -> None:
-    """A platform for each fault, and all of them at once."""
+    """A platform for each fault, polled at once."""
     with ExitStack() as stack:
         simulators = {kind: stack.enter_context(running(replace(QUIET, token=TOKEN))) for kind in FaultKind}
         accounts = [Account.at(simulator, kind) for kind, simulator in simulators.items()]
@@ -120,7 +120,7 @@ def test_a_redirect_takes_no_token_to_another_host(simulator: RunningSimulator, 
 
 
 def test_a_platform_that_repeats_the_token_is_not_repeated(tmp_path: Path) -> None:
-    """Proxies and gateways like to say which header they did not like."""
+    """Some proxies and gateways repeat the header that they reject."""
 
     def echo(headers: Mapping[str, str]) -> str:
         return f'{{"status": 400, "code": 90000, "message": "bad token {headers["x-sbg-auth-token"]} in header"}}'
@@ -161,7 +161,7 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(tmp_path: Path)
 
 
 def test_a_crash_of_a_poll_has_a_traceback_and_no_token(simulator: RunningSimulator, tmp_path: Path) -> None:
-    """Somebody drops a table under the running daemon: nothing that it could expect."""
+    """A table is dropped under the running daemon, which causes an unexpected error."""
     with Installation(tmp_path / "place", Account.at(simulator), **LOUD) as place, place.running() as daemon:
         daemon.scrape_when(lambda now: now.value("sbg_up", account="sim"))
         with closing(sqlite3.connect(place.state, timeout=10)) as db:
@@ -186,7 +186,7 @@ WRONG_ENTRIES = (
     ),
     (f"auth_token = {TOKEN}",),
 )
-"""By where they are found: in what the file may say, in what it comes to, and in how it is written."""
+"""Invalid configurations by kind of problem: unknown keys, invalid values, invalid TOML."""
 
 
 @pytest.mark.parametrize("entries", WRONG_ENTRIES, ids=["keys", "values", "syntax"])

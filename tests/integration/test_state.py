@@ -1,4 +1,4 @@
-"""The ``state`` commands across restarts of a real daemon: what is copied, moved or forgotten counts exactly."""
+"""The ``state`` commands and restarts of a daemon: copied, moved and forgotten ledgers count exactly."""
 
 import fcntl
 import json
@@ -49,7 +49,7 @@ VARIED = (
 
 @pytest.fixture
 def simulator() -> Iterator[RunningSimulator]:
-    """Two users, and a limit that many starts do not exhaust."""
+    """Two users, and a rate limit that many starts do not exhaust."""
     users = {TOKENS["bob"]: "bob"}
     with running(replace(QUIET, username="alice", token=TOKENS["alice"], users=users, rate_limit=100_000)) as served:
         yield served
@@ -57,7 +57,7 @@ def simulator() -> Iterator[RunningSimulator]:
 
 @pytest.fixture
 def here(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]:
-    """A release that watches both users."""
+    """An installation with both users."""
     accounts = [Account.at(simulator, user, token) for user, token in TOKENS.items()]
     with Installation(tmp_path / "here", *accounts, settle_after=0) as installed:
         yield installed
@@ -65,13 +65,13 @@ def here(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]:
 
 @pytest.fixture
 def there(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]:
-    """A release that watches the second only."""
+    """An installation with the second user only."""
     with Installation(tmp_path / "there", Account.at(simulator, "bob", TOKENS["bob"]), settle_after=0) as installed:
         yield installed
 
 
 def done(place: Installation, *arguments: str, code: int = 0) -> Daemon:
-    """A ``state`` command of *place*, ended."""
+    """Run a ``state`` command in *place* to its end."""
     command = place.start("state", *arguments, "--config", str(place.config))
     assert command.end() == code, command.output()
     assert "Traceback" not in command.output()
@@ -79,12 +79,12 @@ def done(place: Installation, *arguments: str, code: int = 0) -> Daemon:
 
 
 def shown(place: Installation) -> dict[str, dict[str, object]]:
-    """What ``state show`` tells of each account."""
+    """Return the output of ``state show`` by account."""
     return {each["names"][0]: each for each in json.loads(done(place, "show", "--json").stdout)["accounts"]}
 
 
 def submit(simulator: RunningSimulator, *users: str) -> None:
-    """Jobs of every kind that have all come as far as they will, one of them stuck half way."""
+    """Submit jobs of every kind and let them finish, except for a stuck one."""
     for user in users:
         for script in VARIED:
             simulator.platform.submit(script, user)
@@ -92,7 +92,7 @@ def submit(simulator: RunningSimulator, *users: str) -> None:
 
 
 def lasting(scrape: Scrape, account: str) -> dict[tuple[str, Labels], float]:
-    """Every counter and histogram of *account*'s ledger, with the times at which they were created."""
+    """Return all counters and histograms of *account*, with their creation times."""
     return {
         key: value
         for key, value in scrape.samples.items()
@@ -188,7 +188,7 @@ def test_a_backup_of_a_daemon_that_is_counting_goes_on_to_the_truth_when_it_is_p
         (here.folder / left).unlink(missing_ok=True)
     shutil.copy(backup, here.state)
     counters = MonotonicCounters()
-    counters.see(before)  # nothing falls below what was counted when the backup was taken
+    counters.see(before)  # No counter is lower than in the backup.
     with here.running() as daemon:
         for user in TOKENS:
             daemon.await_exact(user, simulator, user)
@@ -367,5 +367,5 @@ def test_a_signal_while_an_import_waits_for_its_input_changes_nothing(
 
 
 def everything_was_read(pipe: IO[str]) -> bool:
-    """Whether the other end of *pipe* has taken in all that was written to it."""
+    """Return whether the reader of *pipe* has read everything."""
     return not any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))

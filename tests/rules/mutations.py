@@ -1,9 +1,9 @@
-"""The ways to break the rules (mutations.yml), and which of them a run tries.
+"""Mutations of the rules (mutations.yml), and the selection that a test run tries.
 
-A run at full width (``make test-all``) tries them all. Any other tries those that a change may have let through: the
-ways to break a rule that has changed, or whose tests have, and those that are new in the list. Changed means: since
-the branch left main, or in the last commit (so that main tries what was just put there), or not yet committed. Where
-nothing of it has changed, or no history is at hand, it tries the first of each group: whether they are noticed at all.
+``make test-all`` tries all mutations. Other runs try those that a recent change may affect: mutations of a rule that
+changed, or whose tests changed, and mutations that are new in the list. Recent changes are those since the branch left
+main, in the last commit (for runs on main), and not yet committed. Without recent changes, or without a Git history, a
+run tries the first mutation of each group.
 """
 
 import json
@@ -25,7 +25,7 @@ _MUTATIONS: Final = "tests/rules/mutations.yml"
 
 
 class Mutation(NamedTuple):
-    """In the rule *name*, *old* becomes *new* wherever it stands. ``for`` and its time may be *old* too."""
+    """Replace all *old* by *new* in the rule *name*. *old* may also be its ``for`` with the duration."""
 
     name: str
     old: str
@@ -33,7 +33,7 @@ class Mutation(NamedTuple):
 
 
 class Version(NamedTuple):
-    """The rules, promtool's tests of them, and the ways to break them, as they stand or once stood."""
+    """The rules, promtool's tests and the mutations at one commit or now."""
 
     rules: Sequence[Rule]
     cases: Sequence[Any]
@@ -41,7 +41,7 @@ class Version(NamedTuple):
 
 
 def mutations_of(document: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[Mutation]:
-    """What mutations.yml says."""
+    """Parse mutations.yml."""
     for name, pairs in document.items():
         for pair in pairs:
             for old, new in pair.items():
@@ -49,7 +49,7 @@ def mutations_of(document: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterato
 
 
 def concerned(now: Version, before: Version) -> set[Mutation]:
-    """The mutations that what has changed since *before* may have let through."""
+    """Return the mutations affected by changes since *before*."""
     rules = set(map(repr, before.rules))
     changed = {rule.name for rule in now.rules if repr(rule) not in rules}
     cases = {json.dumps(case) for case in now.cases} ^ {json.dumps(case) for case in before.cases}
@@ -60,7 +60,7 @@ def concerned(now: Version, before: Version) -> set[Mutation]:
 
 
 def selected(now: Version, versions: Sequence[Version], *, full: bool) -> tuple[Mutation, ...]:
-    """The mutations to try: all, those that a change since any of *versions* concerns, or the first of each group."""
+    """Return the mutations to try: all, those affected by a change since *versions*, or the first of each group."""
     if full:
         return tuple(now.mutations)
     wanted = {each for before in versions for each in concerned(now, before)}
@@ -71,7 +71,7 @@ def selected(now: Version, versions: Sequence[Version], *, full: bool) -> tuple[
 
 
 def _version(names: Sequence[str], read: Callable[[str], str | None]) -> Version | None:
-    """What stands in the files, the tests among them *names*; None where there are no rules to be read."""
+    """Read a version, with the test files *names*; None if there are no readable rules."""
     rules = read(_RULES)
     if rules is None:
         return None
@@ -86,7 +86,7 @@ def _version(names: Sequence[str], read: Callable[[str], str | None]) -> Version
 
 
 def present(root: Path) -> Version:
-    """What stands in the folder *root* now, committed or not."""
+    """Read the current files in *root*, committed or not."""
     names = [f"{_TESTS}/{path.name}" for path in (root / _TESTS).glob("*.test.yml")]
     version = _version(names, lambda name: (root / name).read_text(encoding="utf-8"))
     assert version is not None
@@ -94,8 +94,8 @@ def present(root: Path) -> Version:
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    """What git says in a *folder*; None where it fails or there is no git."""
-    # Without what a hook that runs the tests inherits: it would name the hook's repository wherever git is started.
+    """Return the output of git in *folder*; None if it fails or is missing."""
+    # A Git hook that runs the tests sets GIT_DIR. It would select the hook's repository in any folder.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         ended = subprocess.run(
@@ -107,14 +107,14 @@ def git(folder: Path, *arguments: str) -> str | None:
 
 
 def _committed(root: Path, commit: str) -> Version | None:
-    """What stood in the folder *root* at a commit; None where there were no rules to be read."""
+    """Read the files in *root* at a commit; None if there were no readable rules."""
     names = (git(root, "ls-tree", "--name-only", commit, f"{_TESTS}/") or "").split()
     tests = [name for name in names if name.endswith(".test.yml")]
     return _version(tests, lambda name: git(root, "show", f"{commit}:./{name}"))
 
 
 def earlier(root: Path) -> list[Version]:
-    """What stood in *root* where its branch left main, and at the commit before; none of it where git knows of none."""
+    """Read the versions at which the branch left main and at the previous commit, as far as Git has them."""
     left_main = git(root, "merge-base", "HEAD", "origin/main") or git(root, "merge-base", "HEAD", "main")
     commits = (left_main, git(root, "rev-parse", "--verify", "--quiet", "HEAD~1"))
     versions = [_committed(root, commit) for commit in sorted({text.strip() for text in commits if text})]

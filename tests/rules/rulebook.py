@@ -1,4 +1,4 @@
-"""The files of deploy/prometheus as the tests of the rules read them, here and as they stood at another commit."""
+"""Read the rules of deploy/prometheus and promtool's tests, now and at other commits."""
 
 import json
 import os
@@ -18,11 +18,11 @@ RULES: Final = FOLDER / "sbg-exporter.rules.yml"
 TESTS: Final = sorted((FOLDER / "tests").glob("*.test.yml"))
 
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Ten times as fast where PyYAML was built with libyaml."""
+"""Ten times as fast as the Python loader, if PyYAML was built with libyaml."""
 
 
 class Rule(NamedTuple):
-    """One rule, as it stands in the file, its expression on one line."""
+    """One rule of the file, with its expression on one line."""
 
     group: str
     name: str
@@ -34,18 +34,18 @@ class Rule(NamedTuple):
 
 
 @cache
-def loaded(text: str) -> Any:  # noqa: ANN401  # whatever the text says
-    """What a text of YAML says. A series that begins with ``0x`` is quoted in it: PyYAML takes it for hexadecimal."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  # safe, either of them
+def loaded(text: str) -> Any:  # noqa: ANN401  # arbitrary YAML
+    """Parse YAML. Series that begin with ``0x`` must be quoted: PyYAML reads them as hexadecimal numbers."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  # both loaders are safe
 
 
-def load(path: Path) -> Any:  # noqa: ANN401  # whatever the file says
-    """What a file of YAML says."""
+def load(path: Path) -> Any:  # noqa: ANN401  # arbitrary YAML
+    """Parse a YAML file."""
     return loaded(path.read_text(encoding="utf-8"))
 
 
 def rules_of(document: Mapping[str, Any]) -> Iterator[Rule]:
-    """The rules of a file of rules, in their order."""
+    """Return the rules of a rule file, in order."""
     for group in document["groups"]:
         for rule in group["rules"]:
             yield Rule(
@@ -63,22 +63,22 @@ EVERY_RULE: Final = tuple(rules_of(load(RULES)))
 ALERTS: Final = tuple(rule for rule in EVERY_RULE if rule.alerts)
 
 
-def alerts_named(case: Any) -> set[str]:  # noqa: ANN401  # a test of promtool, or any part of one
-    """The alerts that a test of promtool names."""
+def alerts_named(case: Any) -> set[str]:  # noqa: ANN401  # a promtool test, or any part of one
+    """Return the alerts named in a promtool test."""
     return set(re.findall(r"\bSbg\w+", json.dumps(case)))
 
 
 def alerts_resting_on(name: str, rules: Sequence[Rule]) -> set[str]:
-    """The alerts that say anything of a rule: itself, or those that rest on what it records."""
+    """Return the alerts that depend on the rule *name*, directly or through recording rules."""
     names = {name}
-    for rule in rules:  # in order: nothing rests on what is recorded later
+    for rule in rules:  # In file order: a rule depends on earlier rules only.
         if any(":" in each and each in rule.expression for each in names):
             names.add(rule.name)
     return names & {rule.name for rule in rules if rule.alerts}
 
 
 def run_tests(*files: Path) -> subprocess.CompletedProcess[str]:
-    """What promtool says to these files of tests: one process for all of them, on at most two cores."""
+    """Run promtool on these test files, in one process with at most two cores."""
     return subprocess.run(
         [tool("promtool"), "test", "rules", *files],
         capture_output=True,

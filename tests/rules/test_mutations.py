@@ -1,4 +1,4 @@
-"""Each part of each rule is held by one of promtool's tests: a rule that is broken on purpose fails one."""
+"""Mutation tests: each part of each rule is covered, so a mutated rule fails at least one of promtool's tests."""
 
 import json
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ GROUPS: Final = tuple(dict.fromkeys(rule.group for rule in EVERY_RULE))
 
 
 def written(group: str, mutation: Mutation | None, folder: Path) -> list[Path]:
-    """A group's rules alone, mutated, and the tests of the alerts that are concerned, in *folder*: as JSON.
+    """Write one group's rules, with *mutation*, and the tests of the affected alerts to *folder*, as JSON.
 
-    Without the tests of long absences, which take long.
+    The tests of long absences are omitted because they are slow.
     """
     rules = [dict(rule) for each in load(RULES)["groups"] if each["name"] == group for rule in each["rules"]]
     alerts = {rule["alert"] for rule in rules if "alert" in rule}
@@ -46,8 +46,8 @@ def test_a_broken_rule_fails_a_test(mutation: Mutation, tmp_path: Path) -> None:
     ended = run_tests(*written(group, mutation, tmp_path / group))
 
     assert ended.returncode != 0
-    assert "FAILED" in ended.stdout + ended.stderr  # because of what the rules say,
-    assert "parse error" not in ended.stdout + ended.stderr  # not because they say nothing
+    assert "FAILED" in ended.stdout + ended.stderr  # A test failed,
+    assert "parse error" not in ended.stdout + ended.stderr  # not the parser.
 
 
 @pytest.mark.tools("promtool")
@@ -73,7 +73,7 @@ def test_mutations_change_something_and_no_rule_is_spared() -> None:
     }
 
 
-# ---- which of them a run tries ----
+# ---- selection of mutations ----
 
 
 def a_rule(name: str, expression: str, group: str = "g") -> Rule:
@@ -96,7 +96,7 @@ NOW: Final = Version(RULEBOOK, CASES, WAYS)
 
 
 def versions_before(*names: str) -> list[Version]:
-    """Some of the versions before, by what has changed since."""
+    """Return earlier versions, named by what has changed since."""
     known = {
         "nothing": NOW,
         "recorded": NOW._replace(rules=(a_rule("a:sbg_x:max", "max(sbg_z)"), *RULEBOOK[1:])),
@@ -138,7 +138,7 @@ def test_at_full_width_all_are_tried(changes: Sequence[str]) -> None:
 
 
 class Checkout:
-    """A project of three rules, one for each of three changes, in a folder of its own."""
+    """A repository with three rules, for up to three changes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -161,7 +161,7 @@ class Checkout:
         path.write_text(json.dumps(document), encoding="utf-8")
 
     def git(self, *arguments: str) -> None:
-        """Have git do something here, whatever a person's settings are."""
+        """Run git here, independent of the user's configuration."""
         who = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=none"]
         assert git(self.folder, *who, *arguments) is not None
 
@@ -171,7 +171,7 @@ class Checkout:
         self.git("commit", "-m", "m")
 
     def tried(self) -> list[str]:
-        """The alerts whose mutants a run here tries."""
+        """Return the alerts whose mutations a test run here tries."""
         return [each.name for each in selected(present(self.folder), earlier(self.folder), full=False)]
 
 

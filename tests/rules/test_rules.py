@@ -1,7 +1,7 @@
-"""The rules of deploy/prometheus: right by promtool's tests, with all that belongs to an alert.
+"""The rules of deploy/prometheus pass promtool's tests, and each alert has its annotations, runbook and tests.
 
-The tests themselves are deploy/prometheus/tests/*.test.yml, to be read and run by those who change a threshold. Here
-they are run, and their completeness is checked; test_mutations.py breaks every expression on purpose.
+Promtool's tests are deploy/prometheus/tests/*.test.yml. This module runs them and checks that they are complete;
+test_mutations.py checks that they notice changes of each expression.
 """
 
 import json
@@ -21,7 +21,7 @@ RUNBOOKS: Final = FOLDER / "RUNBOOKS.md"
 ALERTMANAGER: Final = FOLDER / "alertmanager.yml"
 
 PENDING: Final = frozenset({"sbg_exporter_config_last_reload_successful"})
-"""Metrics of the contract that the exporter does not show yet: to be deleted with the last of them."""
+"""Specified metrics that the exporter does not have yet. Delete this with the last of them."""
 
 
 ROUTES: Final = (
@@ -38,7 +38,7 @@ ROUTES: Final = (
 
 
 def run(name: str, *arguments: str | Path) -> str:
-    """The output of a program that is to succeed."""
+    """Run a program, assert its success and return its output."""
     ended = subprocess.run([tool(name), *arguments], capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -95,7 +95,7 @@ def test_an_exporter_that_is_down_silences_what_is_said_of_accounts_but_no_failu
     )
 
 
-# ---- what each alert says ----
+# ---- annotations and runbooks ----
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
