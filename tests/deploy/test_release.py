@@ -96,7 +96,7 @@ def test_the_demo_passes_its_test_where_there_is_the_wheel_and_no_checkout(relea
             shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
         else:
             shutil.copy(source, tmp_path / name)
-    chosen = "tests/integration/test_demo.py::test_it_prints_urls_behind_which_metrics_move_until_it_is_interrupted"
+    chosen = "tests/integration/test_demo.py::test_demo_prints_urls_and_serves_changing_metrics"
     told = "import exporter, sys; sys.stdout.write(exporter.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "COVERAGE_PROCESS_START": ""}
 

@@ -118,7 +118,7 @@ def test_once_that_cannot_list_shows_what_is_known_and_fails(tmp_path: Path) -> 
         assert 'sbg_jobs_submitted_total{account="sim",operation="copy"} 1' in once.stdout
 
 
-def test_once_that_cannot_write_its_counts_fails_and_counts_them_the_next_time(tmp_path: Path) -> None:
+def test_once_counts_next_time_what_it_could_not_commit(tmp_path: Path) -> None:
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
         assert site.start("once", "--config", str(site.config)).end() == 0
         simulator.platform.submit(DONE)
@@ -200,7 +200,7 @@ def test_a_textfile_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: 
     assert [each.name for each in tmp_path.iterdir()] == ["sbg.prom"]
 
 
-def test_a_daemon_whose_logs_nobody_reads_goes_on_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_daemon_with_an_unread_log_pipe_runs_and_stops(tmp_path: Path) -> None:
     busy = replace(QUIET, rate_limit=100_000)
     with running(busy) as simulator, Installation(tmp_path / "etc", Account.at(simulator), log_level="debug") as site:
         for _ in range(2000):

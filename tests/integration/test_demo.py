@@ -35,7 +35,7 @@ def look(url: str) -> Scrape:
     return Scrape(answer.text)
 
 
-def test_it_prints_urls_behind_which_metrics_move_until_it_is_interrupted(place: Installation) -> None:
+def test_demo_prints_urls_and_serves_changing_metrics(place: Installation) -> None:
     daemon = place.start("demo", "--listen", "127.0.0.1:0", "--speed", "60", "--seed", "7")
     there = urls(daemon)
     first = eventually(lambda: scrape if (scrape := look(there["Metrics"])).total("sbg_jobs") else None)
@@ -73,7 +73,7 @@ def test_it_ends_by_itself_and_leaves_nothing_behind(place: Installation) -> Non
     assert list((place.folder / "tmp").iterdir()) == list((place.folder / "home").iterdir()) == []
 
 
-def test_it_shows_a_job_that_fails_and_one_that_hangs_whatever_the_dice_say(place: Installation) -> None:
+def test_demo_always_has_a_failed_and_a_stuck_job(place: Installation) -> None:
     daemon = place.start("demo", "--listen", "[::1]:0", "--rate", "0", "--jobs", "3", "--speed", "10")
     there = urls(daemon)
 

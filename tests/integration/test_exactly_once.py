@@ -142,7 +142,7 @@ def assert_exact(scrape: Scrape, simulator: RunningSimulator, users: Users) -> N
         assert durations(scrape, user) == finished(scrape, user) - users.timeless[user]
 
 
-def test_whenever_it_is_killed_everything_is_counted_exactly_once(tmp_path: Path) -> None:
+def test_killed_daemon_counts_everything_exactly_once(tmp_path: Path) -> None:
     """Two daemons with separate ledgers poll the same two users and are killed independently."""
     with ExitStack() as stack:
         simulator = stack.enter_context(running(fast(BUSY, SPEED)))

@@ -152,7 +152,7 @@ def test_each_fault_has_its_own_result_and_flags(rehearsal: Rehearsal, kind: Fau
 
 
 @pytest.mark.parametrize("kind", RESULTS)
-def test_a_failed_poll_leaves_the_last_good_picture(rehearsal: Rehearsal, kind: FaultKind) -> None:
+def test_failed_poll_keeps_the_last_snapshot(rehearsal: Rehearsal, kind: FaultKind) -> None:
     scrape, before = rehearsal.during[kind], rehearsal.before
 
     assert counted(scrape, kind) == counted(before, kind)
@@ -166,7 +166,7 @@ def test_a_failed_poll_leaves_the_last_good_picture(rehearsal: Rehearsal, kind: 
     assert scrape.value("sbg_jobs", account=kind, operation="copy", state="finished") == 2
 
 
-def test_a_fault_at_one_account_is_none_at_another(rehearsal: Rehearsal) -> None:
+def test_fault_of_one_account_does_not_affect_others(rehearsal: Rehearsal) -> None:
     scrape = rehearsal.daemon.await_exact("healthy", rehearsal.simulators["healthy"])
 
     assert flags(scrape, "healthy") == (1, 1, 0)
@@ -231,7 +231,7 @@ def test_a_forbidden_token_is_refused_too(tmp_path: Path) -> None:
     assert scrape.series("sbg_jobs_submitted_total") == scrape.series("sbg_jobs") == {}
 
 
-def test_of_two_entries_for_one_user_the_second_is_not_polled(tmp_path: Path) -> None:
+def test_second_entry_for_the_same_user_is_not_polled(tmp_path: Path) -> None:
     with (
         running(PLENTY) as simulator,
         Installation(tmp_path / "place", Account.at(simulator, "first"), Account.at(simulator, "second")) as place,
@@ -252,7 +252,7 @@ def test_of_two_entries_for_one_user_the_second_is_not_polled(tmp_path: Path) ->
         assert requests <= polls + 1
 
 
-def test_a_token_that_becomes_somebody_elses_stops_the_account(tmp_path: Path) -> None:
+def test_token_of_another_user_stops_the_account(tmp_path: Path) -> None:
     other = "token-of-bob-000000000000000000"
     with (
         running(replace(PLENTY, users={other: "bob"})) as simulator,
@@ -281,7 +281,7 @@ def test_a_token_that_becomes_somebody_elses_stops_the_account(tmp_path: Path) -
 # --------------------------------------------------------------------------------------------------- number of requests
 
 
-def test_after_429_it_is_silent_until_the_reset(tmp_path: Path) -> None:
+def test_429_pauses_requests_until_the_reset(tmp_path: Path) -> None:
     with (
         running(fast(replace(QUIET, rate_window=60), SPEED)) as simulator,
         Installation(tmp_path / "place", Account.at(simulator), speed=SPEED, poll_interval=5) as place,
@@ -360,7 +360,7 @@ def churning(simulator: RunningSimulator) -> Iterator[Callable[[], int]]:
         yield lambda: rounds[0]
 
 
-def test_lists_that_move_while_they_are_read_are_counted_exactly(tmp_path: Path) -> None:
+def test_list_that_changes_during_a_listing_is_counted_exactly(tmp_path: Path) -> None:
     counters = MonotonicCounters()
     with ExitStack() as stack:
         simulators = {
@@ -388,7 +388,7 @@ def test_lists_that_move_while_they_are_read_are_counted_exactly(tmp_path: Path)
 # --------------------------------------------------------------------------------------------------- all faults at once
 
 
-def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
+def test_counters_are_exact_after_all_faults_at_once(tmp_path: Path) -> None:
     """The daemon is restarted whenever it has to wait; other tests cover waits of minutes."""
     tokens = {f"token-of-{name}-000000000000000000": name for name in ("alice", "bob", "carol")}
     users = {"demo": DEMO_TOKEN} | {name: token for token, name in tokens.items()}
@@ -440,7 +440,7 @@ def test_a_platform_gone_mad_ends_in_exact_counters(tmp_path: Path) -> None:
     assert len({request.fault for request in asked(simulator)}) >= 8
 
 
-def test_when_the_platform_is_gone_at_the_start_counters_are_shown_all_the_same(tmp_path: Path) -> None:
+def test_counters_are_shown_if_the_platform_is_down_at_the_start(tmp_path: Path) -> None:
     with running(PLENTY) as simulator:
         place = Installation(tmp_path / "place", Account.at(simulator))
         with place.running() as daemon:
@@ -458,7 +458,7 @@ def test_when_the_platform_is_gone_at_the_start_counters_are_shown_all_the_same(
     assert after.value(since, account="sim") == before.value(since, account="sim")
 
 
-def test_maintenance_is_over_a_minute_later_at_the_latest(rehearsal: Rehearsal) -> None:
+def test_end_of_maintenance_is_noticed_within_a_minute(rehearsal: Rehearsal) -> None:
     kind, simulator = FaultKind.MAINTENANCE, rehearsal.simulators[FaultKind.MAINTENANCE]
     scrape = rehearsal.daemon.scrape_when(lambda now: now.value("sbg_up", account=kind), within=90)
 

@@ -143,7 +143,7 @@ def settled(daemon: Daemon, simulators: Mapping[str, RunningSimulator]) -> Scrap
     return scrape
 
 
-def test_a_user_s_script_is_never_refused_and_every_finish_is_counted_once(tmp_path: Path) -> None:
+def test_user_script_is_never_refused_and_jobs_are_counted_exactly(tmp_path: Path) -> None:
     with ExitStack() as stack:
         simulators = {str(order): stack.enter_context(platform_with_short_pages(order)) for order in ORDERS}
         place = stack.enter_context(installation(tmp_path, simulators, full_listing_interval=10))
@@ -164,7 +164,7 @@ def test_a_user_s_script_is_never_refused_and_every_finish_is_counted_once(tmp_p
         assert scrape.total("sbg_jobs_finished_total", account=order) == user.submitted
 
 
-def test_killed_while_slices_are_read_it_counts_once_and_keeps_to_its_share(tmp_path: Path) -> None:
+def test_daemon_killed_during_a_full_listing_counts_exactly(tmp_path: Path) -> None:
     counters = MonotonicCounters()
     with ExitStack() as stack:
         simulators = {str(order): stack.enter_context(platform_with_short_pages(order)) for order in ORDERS}
@@ -239,7 +239,7 @@ HOUR = 3600.0
 WINDOW = 4.0
 
 
-def test_a_429_silences_it_until_the_reset_whatever_form_that_has(tmp_path: Path) -> None:
+def test_429_pauses_until_the_reset_in_any_header_format(tmp_path: Path) -> None:
     """One daemon with an account per kind of rate headers, and two whose platform's clock is an hour off."""
     with ExitStack() as stack:
         offsets = {"ahead": HOUR, "behind": -HOUR}
@@ -296,7 +296,7 @@ def silent_until(place: Installation, simulator: RunningSimulator) -> float:
     return float(until)
 
 
-def test_it_watches_above_six_pages_and_lists_again_at_four(tmp_path: Path) -> None:
+def test_incremental_polling_begins_above_six_pages_and_ends_at_four(tmp_path: Path) -> None:
     with ExitStack() as stack:
         simulator = stack.enter_context(platform_with_short_pages(jobs=55, rate_limit=100_000))
         place = stack.enter_context(installation(tmp_path, {"sim": simulator}, full_listing_interval=1))
@@ -327,7 +327,7 @@ def resize(simulator: RunningSimulator, jobs: int) -> None:
         simulator.platform.submit(LIVES[2])
 
 
-def test_in_no_order_the_delay_is_told_as_it_is(tmp_path: Path) -> None:
+def test_detection_delay_is_correct_without_an_order(tmp_path: Path) -> None:
     with ExitStack() as stack:
         simulator = stack.enter_context(platform_with_short_pages(Order.MIXED, jobs=90, rate_limit=80))
         place = stack.enter_context(installation(tmp_path, {"sim": simulator}))

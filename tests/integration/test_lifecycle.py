@@ -43,7 +43,7 @@ def place(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_ends_it_within_five_seconds_whatever_hangs(tmp_path: Path, number: int) -> None:
+def test_shutdown_takes_at_most_five_seconds_while_everything_hangs(tmp_path: Path, number: int) -> None:
     """Responses, a body, waits between requests and clients of the daemon all hang at once."""
     hanging = {
         "silent": Fault(kind=FaultKind.HANG),
@@ -90,9 +90,7 @@ def clients_that_hold_on(url: str) -> Iterator[socket.socket]:
         yield client
 
 
-def test_what_was_counted_is_there_after_a_clean_end_and_a_new_start(
-    simulator: RunningSimulator, place: Installation
-) -> None:
+def test_counters_survive_a_restart(simulator: RunningSimulator, place: Installation) -> None:
     counters = MonotonicCounters()
     with place.running() as daemon:
         simulator.platform.submit(FAST)
@@ -115,7 +113,7 @@ def complaint(daemon: Daemon) -> str:
     return daemon.lines[0]
 
 
-def test_a_second_daemon_on_the_same_state_file_says_who_holds_it(place: Installation) -> None:
+def test_second_daemon_on_a_state_file_names_the_lock_owner(place: Installation) -> None:
     with place.running() as first:
         second = place.start()
 
@@ -127,7 +125,7 @@ def test_a_second_daemon_on_the_same_state_file_says_who_holds_it(place: Install
         first.await_polls("sim")
 
 
-def test_started_twice_it_says_who_holds_the_state_and_not_that_the_port_is_taken(place: Installation) -> None:
+def test_second_start_reports_the_lock_not_the_port(place: Installation) -> None:
     with place.running() as first:
         second = place.start("run", "--config", str(place.config), "--listen", first.url.removeprefix("http://"))
 
@@ -276,7 +274,7 @@ def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installa
 # ----------------------------------------------------------------------------------------------------------------- logs
 
 
-def test_polls_in_which_nothing_happens_say_nothing(simulator: RunningSimulator, place: Installation) -> None:
+def test_polls_without_changes_log_nothing(simulator: RunningSimulator, place: Installation) -> None:
     simulator.platform.submit(JobScript(total=4, queued=0, resolving=0, running=4, hangs_after=0))
     with place.running() as daemon:
         daemon.scrape_when(lambda now: now.total("sbg_jobs"))
@@ -287,7 +285,7 @@ def test_polls_in_which_nothing_happens_say_nothing(simulator: RunningSimulator,
         assert [event["level"] for event in daemon.events] == ["info"] * len(daemon.events)
 
 
-def test_each_finished_job_is_told_once_and_loudly_when_files_failed(
+def test_each_finished_job_is_logged_once_as_a_warning_if_files_failed(
     simulator: RunningSimulator, place: Installation
 ) -> None:
     with place.running() as daemon:

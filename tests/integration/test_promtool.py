@@ -33,7 +33,7 @@ def much_counted() -> tuple[AccountSnapshot, ...]:
 
 @pytest.mark.tools("promtool")
 @pytest.mark.parametrize("pictures", [nothing_counted, much_counted])
-def test_promtool_has_no_complaint(pictures: Callable[[], tuple[AccountSnapshot, ...]]) -> None:
+def test_promtool_accepts_the_metrics_page(pictures: Callable[[], tuple[AccountSnapshot, ...]]) -> None:
     page = exposition(*pictures()).page(Format.TEXT, gzip=False)
 
     checked = subprocess.run(

@@ -65,7 +65,7 @@ def assert_nothing_leaks(place: Installation, daemon: Daemon, seen: str = "") ->
         assert secret.encode() not in kept
 
 
-def test_no_fault_makes_it_tell_a_token(tmp_path: Path) -> None:
+def test_no_fault_reveals_a_token(tmp_path: Path) -> None:
     """A platform for each fault, polled at once."""
     with ExitStack() as stack:
         simulators = {kind: stack.enter_context(running(replace(QUIET, token=TOKEN))) for kind in FaultKind}
@@ -106,7 +106,7 @@ def down(scrape: Scrape, account: str) -> bool:
     return scrape.value("sbg_up", account=account) == 0
 
 
-def test_a_redirect_takes_no_token_to_another_host(simulator: RunningSimulator, tmp_path: Path) -> None:
+def test_redirect_sends_no_token_to_another_host(simulator: RunningSimulator, tmp_path: Path) -> None:
     with (
         RecordingServer(200) as elsewhere,
         Installation(tmp_path / "place", Account.at(simulator), **LOUD) as place,
@@ -119,7 +119,7 @@ def test_a_redirect_takes_no_token_to_another_host(simulator: RunningSimulator, 
         assert_nothing_leaks(place, daemon, pages(daemon))
 
 
-def test_a_platform_that_repeats_the_token_is_not_repeated(tmp_path: Path) -> None:
+def test_repeated_token_is_masked_in_logs_and_metrics(tmp_path: Path) -> None:
     """Some proxies and gateways repeat the header that they reject."""
 
     def echo(headers: Mapping[str, str]) -> str:
@@ -139,7 +139,7 @@ def test_a_platform_that_repeats_the_token_is_not_repeated(tmp_path: Path) -> No
         assert_nothing_leaks(place, daemon, seen)
 
 
-def test_a_proxys_password_is_told_to_the_proxy_alone(tmp_path: Path) -> None:
+def test_proxy_password_is_sent_to_the_proxy_only(tmp_path: Path) -> None:
     with RecordingServer(407) as proxy:
         url = proxy.origin.replace("http://", f"http://proxy-user:{PASSWORD}@")
         account = Account(
@@ -190,7 +190,7 @@ WRONG_ENTRIES = (
 
 
 @pytest.mark.parametrize("entries", WRONG_ENTRIES, ids=["keys", "values", "syntax"])
-def test_a_wrong_configuration_is_told_without_the_token_in_it(tmp_path: Path, entries: tuple[str, ...]) -> None:
+def test_config_errors_do_not_show_tokens(tmp_path: Path, entries: tuple[str, ...]) -> None:
     with Installation(tmp_path / "place") as place:
         place.write_token("spoilt", f"{TOKEN} {PASSWORD}")
         with place.config.open("a") as file:
@@ -205,9 +205,7 @@ def test_a_wrong_configuration_is_told_without_the_token_in_it(tmp_path: Path, e
         assert_nothing_leaks(place, daemon)
 
 
-def test_tokens_from_the_environment_and_from_profiles_are_not_told_either(
-    simulator: RunningSimulator, tmp_path: Path
-) -> None:
+def test_tokens_of_environment_and_profiles_are_not_shown(simulator: RunningSimulator, tmp_path: Path) -> None:
     with Installation(tmp_path / "place") as place:
         official = {"SB_API_ENDPOINT": simulator.url, "SB_AUTH_TOKEN": TOKEN}
         options = ("--listen", "127.0.0.1:0", "--state-file", str(place.state), "--log-level", "debug")

@@ -40,7 +40,7 @@ def written(group: str, mutation: Mutation | None, folder: Path) -> list[Path]:
 
 @pytest.mark.tools("promtool")
 @pytest.mark.parametrize("mutation", SELECTED, ids=lambda each: f"{each.name}: {each.old} -> {each.new}")
-def test_a_broken_rule_fails_a_test(mutation: Mutation, tmp_path: Path) -> None:
+def test_mutated_rule_fails_a_test(mutation: Mutation, tmp_path: Path) -> None:
     [group] = [rule.group for rule in EVERY_RULE if rule.name == mutation.name]
 
     ended = run_tests(*written(group, mutation, tmp_path / group))
@@ -52,15 +52,13 @@ def test_a_broken_rule_fails_a_test(mutation: Mutation, tmp_path: Path) -> None:
 
 @pytest.mark.tools("promtool")
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_group_alone_passes_its_tests_so_that_what_mutants_fail_at_is_their_mutation(
-    group: str, tmp_path: Path
-) -> None:
+def test_unmutated_group_passes_its_tests(group: str, tmp_path: Path) -> None:
     ended = run_tests(*written(group, None, tmp_path / group))
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_mutations_change_something_and_no_rule_is_spared() -> None:
+def test_each_mutation_changes_its_rule_and_each_rule_has_mutations() -> None:
     rules = {rule.name: rule for rule in EVERY_RULE}
     for mutation in PRESENT.mutations:
         rule = rules[mutation.name]
@@ -126,7 +124,7 @@ def versions_before(*names: str) -> list[Version]:
     ],
     ids=lambda each: ", ".join(map(str, each)) or "none",
 )
-def test_what_changes_concern_is_tried_and_where_they_concern_nothing_the_first_of_each_group(
+def test_selection_is_what_changes_affect_or_the_first_of_each_group(
     changes: Sequence[str], tried: Sequence[int]
 ) -> None:
     assert selected(NOW, versions_before(*changes), full=False) == tuple(WAYS[number] for number in tried)
@@ -184,7 +182,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 @pytest.mark.tools("git")
-def test_on_main_what_the_last_commit_changed_is_tried_and_what_is_not_committed_yet(checkout: Checkout) -> None:
+def test_selection_on_main_is_the_last_commit_and_uncommitted_changes(checkout: Checkout) -> None:
     checkout.change("SbgX")
     checkout.commit()
     checkout.change("SbgY")
@@ -195,7 +193,7 @@ def test_on_main_what_the_last_commit_changed_is_tried_and_what_is_not_committed
 
 
 @pytest.mark.tools("git")
-def test_on_a_branch_what_changed_since_it_left_main_is_tried(checkout: Checkout) -> None:
+def test_selection_on_a_branch_is_what_changed_since_main(checkout: Checkout) -> None:
     checkout.git("checkout", "-b", "branch")
     checkout.change("SbgY")
     checkout.commit()
@@ -206,7 +204,7 @@ def test_on_a_branch_what_changed_since_it_left_main_is_tried(checkout: Checkout
 
 
 @pytest.mark.tools("git")
-def test_an_earlier_version_that_cannot_be_read_is_none(checkout: Checkout) -> None:
+def test_unreadable_earlier_version_is_ignored(checkout: Checkout) -> None:
     rules = checkout.folder / "deploy/prometheus/sbg-exporter.rules.yml"
     rules.write_text("{", encoding="utf-8")
     checkout.commit()
@@ -217,7 +215,7 @@ def test_an_earlier_version_that_cannot_be_read_is_none(checkout: Checkout) -> N
 
 
 @pytest.mark.tools("git")
-def test_in_a_shallow_clone_and_in_a_folder_within_another_project_the_first_is_tried(
+def test_selection_without_history_is_the_first_of_each_group(
     checkout: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     checkout.change("SbgY")

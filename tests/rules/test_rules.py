@@ -77,7 +77,7 @@ def test_every_alert_that_the_alertmanager_example_names_exists() -> None:
     assert named <= {alert.name for alert in ALERTS}
 
 
-def test_an_exporter_that_is_down_silences_what_is_said_of_accounts_but_no_failure_and_nothing_critical() -> None:
+def test_exporter_down_inhibits_account_alerts_except_failures() -> None:
     [inhibition] = [
         rule
         for rule in load(ALERTMANAGER)["inhibit_rules"]
@@ -99,7 +99,7 @@ def test_an_exporter_that_is_down_silences_what_is_said_of_accounts_but_no_failu
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_says_what_it_is_how_bad_and_what_to_do(alert: Rule) -> None:
+def test_alert_has_annotations_severity_and_runbook_url(alert: Rule) -> None:
     assert set(alert.annotations) == {"summary", "description", "runbook_url"}
     assert alert.labels["severity"] in {"critical", "warning", "info"}
     assert alert.annotations["runbook_url"] == (
@@ -107,7 +107,7 @@ def test_an_alert_says_what_it_is_how_bad_and_what_to_do(alert: Rule) -> None:
     )
 
 
-def test_every_alert_has_a_runbook_with_the_four_headings_and_there_is_no_other() -> None:
+def test_every_alert_has_a_runbook_with_the_four_headings() -> None:
     chapters = re.split(r"^## ", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     runbooks = {chapter.partition("\n")[0]: chapter for chapter in chapters if chapter.startswith("Sbg")}
 
@@ -163,7 +163,7 @@ def test_promtools_tests_hold(path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+def test_every_alert_has_a_firing_and_a_silent_test() -> None:
     firing: set[str] = set()
     silent: set[str] = set()
     for path in TESTS:

@@ -42,7 +42,7 @@ def told(limit: int | None, reset: float | None, remaining: int | None = 500) ->
 
 
 @pytest.mark.parametrize("reset_in", [0, 0.5, 1, 299, 300])
-def test_the_wait_is_the_reset_minus_the_answers_own_date_and_a_second_for_rounding(reset_in: float) -> None:
+def test_wait_is_reset_minus_date_plus_a_second_for_rounding(reset_in: float) -> None:
     assert seconds_until_reset(told(1000, DATE + reset_in), DATE) == reset_in + 1
 
 
@@ -63,7 +63,7 @@ def test_a_reset_that_is_absent_or_absurd_means_a_whole_window(reset: float | No
 # ---- the share ----
 
 
-def test_before_the_platform_says_anything_the_documented_limit_is_assumed() -> None:
+def test_documented_limit_applies_until_the_platform_reports_one() -> None:
     allowance = Allowance(0.25)
 
     assert allowance.requests == 250
@@ -73,7 +73,7 @@ def test_before_the_platform_says_anything_the_documented_limit_is_assumed() -> 
 
 
 @pytest.mark.parametrize(("limit", "requests"), [(100, 25), (1000, 250), (1001, 250), (40_000, 10_000), (3, 1), (1, 1)])
-def test_the_share_is_of_the_limit_that_headers_tell_and_at_least_one(limit: int, requests: int) -> None:
+def test_share_is_of_the_reported_limit_and_at_least_one(limit: int, requests: int) -> None:
     allowance = Allowance(0.25)
 
     allowance.learn(told(limit, DATE + 100), DATE, 0.0)
@@ -114,7 +114,7 @@ def test_an_answer_without_rate_headers_changes_nothing() -> None:
 # ---- the window ----
 
 
-def test_a_spent_allowance_says_when_to_come_back_and_is_whole_again_then() -> None:
+def test_used_up_allowance_returns_the_wait_until_it_is_full_again() -> None:
     allowance = Allowance(0.01)
     assert taken(allowance, 1000.0) == 10
 
@@ -134,7 +134,7 @@ def test_the_window_is_the_platforms_whatever_the_local_clock_shows() -> None:
 
 
 @pytest.mark.parametrize("reset", [DATE - 5, DATE + 3600, 1e15])
-def test_absurd_resets_in_every_answer_do_not_keep_the_window_from_ending(reset: float) -> None:
+def test_implausible_resets_do_not_extend_the_window(reset: float) -> None:
     allowance = Allowance(0.01)
     for now in range(1000, 1300, 30):
         assert allowance.take(now) == 0.0
@@ -178,7 +178,7 @@ def at_the_edge(remaining: int | None = 10) -> Allowance:
     return allowance
 
 
-def test_a_later_reset_with_more_remaining_is_a_new_window_of_which_one_request_is_made() -> None:
+def test_later_reset_with_more_remaining_begins_a_window_with_one_request() -> None:
     allowance = at_the_edge()
 
     allowance.learn(told(100, DATE + 299, remaining=99), DATE, 4.5)
@@ -198,7 +198,7 @@ def test_a_later_reset_with_more_remaining_is_a_new_window_of_which_one_request_
         pytest.param(10, -1, 99, id="reset past"),
     ],
 )
-def test_else_the_window_goes_on_and_its_requests_stay_counted(
+def test_other_later_resets_keep_the_window_and_its_requests(
     before: int | None, reset_in: float, remaining: int | None
 ) -> None:
     allowance = at_the_edge(before)
@@ -208,7 +208,7 @@ def test_else_the_window_goes_on_and_its_requests_stay_counted(
     assert allowance.used == 20
 
 
-def test_in_a_new_window_slices_are_counted_anew() -> None:
+def test_background_requests_start_at_zero_in_a_new_window() -> None:
     allowance = Allowance(0.2)
     assert taken(allowance, 0.0, priority=Priority.BACKGROUND) == 100
     allowance.learn(told(1000, DATE + 4, remaining=900), DATE, 0.0)
@@ -240,25 +240,23 @@ def after_others(remaining: int | None, *, share: float = 0.25, used: int = 1, l
 
 
 @pytest.mark.parametrize("priority", Priority)
-def test_while_others_leave_more_than_a_fifth_everything_is_asked(priority: Priority) -> None:
+def test_all_priorities_are_allowed_while_others_leave_over_a_fifth(priority: Priority) -> None:
     assert after_others(202).take(1.0, priority) == 0.0
 
 
-def test_when_others_leave_a_fifth_only_watching_goes_on() -> None:
+def test_only_discovery_is_allowed_when_others_leave_a_fifth() -> None:
     allowance = after_others(200)
 
     assert [allowance.take(1.0, priority) for priority in Priority] == [0.0, 300.0, 300.0]
 
 
-def test_when_others_leave_little_more_than_a_twentieth_watching_goes_on() -> None:
+def test_discovery_is_allowed_while_others_leave_over_a_twentieth() -> None:
     assert after_others(51).take(1.0) == 0.0
 
 
 @pytest.mark.parametrize("remaining", [50, -3])
 @pytest.mark.parametrize("priority", Priority)
-def test_when_others_leave_a_twentieth_nothing_is_asked_until_the_window_ends(
-    priority: Priority, remaining: int
-) -> None:
+def test_nothing_is_allowed_when_others_leave_a_twentieth(priority: Priority, remaining: int) -> None:
     assert after_others(remaining).take(1.0, priority) == 300.0
 
 
@@ -269,7 +267,7 @@ def test_requests_since_the_last_answer_count_as_made() -> None:
     assert allowance.take(1.0, Priority.REFRESH) == 300.0
 
 
-def test_in_each_window_one_request_is_made_that_tells_how_much_others_leave() -> None:
+def test_each_window_allows_one_request_that_shows_what_others_leave() -> None:
     allowance = after_others(10)
 
     assert allowance.take(301.0) == 0.0
@@ -293,7 +291,7 @@ def test_a_platform_without_a_limit_leaves_enough(limit: int | None) -> None:
     assert after_others(3, limit=limit).take(1.0, Priority.BACKGROUND) == 0.0
 
 
-def test_what_remains_yields_nothing_where_the_platform_does_not_say_it() -> None:
+def test_exporter_does_not_yield_without_a_remaining_header() -> None:
     assert after_others(None).take(1.0, Priority.BACKGROUND) == 0.0
 
 
@@ -301,25 +299,25 @@ def test_what_remains_yields_nothing_where_the_platform_does_not_say_it() -> Non
 
 
 @pytest.mark.parametrize(("share", "slices"), [(0.25, 125), (0.251, 125), (0.003, 1), (0.002, 1), (0.001, 1)])
-def test_slices_take_at_most_half(share: float, slices: int) -> None:
+def test_background_gets_at_most_half(share: float, slices: int) -> None:
     assert taken(Allowance(share), 0.0, priority=Priority.BACKGROUND) == slices
 
 
-def test_watching_has_what_slices_leave() -> None:
+def test_discovery_gets_what_background_leaves() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, priority=Priority.BACKGROUND)
 
     assert taken(allowance, 0.0) == 125
 
 
-def test_slices_take_what_watching_leaves() -> None:
+def test_background_gets_what_discovery_leaves() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=200)
 
     assert taken(allowance, 0.0, priority=Priority.BACKGROUND) == 50
 
 
-def test_slices_never_take_what_watching_took_in_the_window_before() -> None:
+def test_background_leaves_what_others_used_in_the_previous_window() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=200)
 
@@ -327,14 +325,14 @@ def test_slices_never_take_what_watching_took_in_the_window_before() -> None:
     assert taken(allowance, 300.0) == 225
 
 
-def test_slices_leave_watching_a_quarter_more_than_it_took_so_that_what_it_had_no_room_for_finds_some() -> None:
+def test_background_leaves_a_quarter_more_than_discovery_used_before() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=140)
 
     assert taken(allowance, 300.0, priority=Priority.BACKGROUND) == 250 - 175
 
 
-def test_what_watching_has_taken_already_need_not_be_kept_for_it() -> None:
+def test_requests_already_used_by_discovery_are_not_reserved_again() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=150)
     taken(allowance, 300.0, most=140)
@@ -342,14 +340,14 @@ def test_what_watching_has_taken_already_need_not_be_kept_for_it() -> None:
     assert taken(allowance, 300.0, priority=Priority.BACKGROUND) == 250 - 188
 
 
-def test_what_slices_took_in_the_window_before_is_not_kept_for_watching() -> None:
+def test_background_requests_of_the_previous_window_are_not_reserved() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, priority=Priority.BACKGROUND)
 
     assert taken(allowance, 300.0, priority=Priority.BACKGROUND) == 125
 
 
-def test_what_watching_took_two_windows_ago_is_not_kept_for_it() -> None:
+def test_requests_of_two_windows_ago_are_not_reserved() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=200)
     taken(allowance, 300.0, most=1)
@@ -357,7 +355,7 @@ def test_what_watching_took_two_windows_ago_is_not_kept_for_it() -> None:
     assert taken(allowance, 600.0, priority=Priority.BACKGROUND) == 125
 
 
-def test_an_allowance_of_one_is_for_watching_if_it_was_before() -> None:
+def test_allowance_of_one_is_for_discovery_if_it_was_before() -> None:
     allowance = Allowance(0.001)
     taken(allowance, 0.0)
 
@@ -365,14 +363,14 @@ def test_an_allowance_of_one_is_for_watching_if_it_was_before() -> None:
     assert allowance.take(300.0) == 0.0
 
 
-def test_single_jobs_leave_a_tenth_to_slices() -> None:
+def test_refresh_leaves_a_tenth_to_background() -> None:
     allowance = Allowance(0.25)
 
     assert taken(allowance, 0.0, priority=Priority.REFRESH) == 225
     assert taken(allowance, 0.0, priority=Priority.BACKGROUND) == 25
 
 
-def test_watching_need_not_leave_that_tenth() -> None:
+def test_discovery_may_use_that_tenth() -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, priority=Priority.REFRESH)
 
@@ -406,9 +404,7 @@ def test_a_refused_request_is_not_counted() -> None:
         pytest.param(30.0, 1, 214, 1, id="one with a little more than that"),
     ],
 )
-def test_what_a_poll_may_ask_beside_its_look_leaves_as_much_to_the_others_of_the_window(
-    interval: float, look: int, used: int, budget: int
-) -> None:
+def test_budget_divides_the_window_equally_among_its_polls(interval: float, look: int, used: int, budget: int) -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=used)
 
@@ -451,7 +447,7 @@ def test_polls_are_so_far_apart_that_the_share_suffices() -> None:
 # ---- before it is known whose it is ----
 
 
-def test_requests_made_before_it_was_known_whose_they_were_are_counted() -> None:
+def test_requests_sent_before_the_user_is_known_are_counted() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     taken(own, 0.0, most=40)
     taken(provisional, 0.0, most=3)
@@ -462,7 +458,7 @@ def test_requests_made_before_it_was_known_whose_they_were_are_counted() -> None
     assert taken(own, 1.0) == 207
 
 
-def test_they_are_counted_once() -> None:
+def test_merged_requests_are_counted_once() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     taken(provisional, 0.0, most=3)
 
@@ -472,7 +468,7 @@ def test_they_are_counted_once() -> None:
     assert own.used == 3
 
 
-def test_what_their_answers_told_is_known() -> None:
+def test_merged_rate_limit_is_used() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     taken(provisional, 0.0, most=1)
     provisional.learn(told(40, DATE + 60, remaining=39), DATE, 0.0)
@@ -485,7 +481,7 @@ def test_what_their_answers_told_is_known() -> None:
     assert own.take(1.0) == 60.0
 
 
-def test_what_their_answers_told_of_others_is_heeded() -> None:
+def test_merged_remaining_requests_are_respected() -> None:
     own = Allowance(0.25)
 
     own.merge(after_others(10), 1.0)
@@ -493,7 +489,7 @@ def test_what_their_answers_told_of_others_is_heeded() -> None:
     assert own.take(1.0) == 300.0
 
 
-def test_where_their_answers_told_nothing_what_is_known_stays() -> None:
+def test_merge_without_rate_limit_keeps_the_known_one() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     own.learn(told(40, DATE + 60, remaining=40), DATE, 0.0)
     taken(provisional, 0.0, most=1)
@@ -505,7 +501,7 @@ def test_where_their_answers_told_nothing_what_is_known_stays() -> None:
     assert own.take(1.0) == 60.0
 
 
-def test_their_silence_goes_on() -> None:
+def test_merged_pause_continues() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     provisional.pause_for(40.0, 0.0)
 
@@ -514,7 +510,7 @@ def test_their_silence_goes_on() -> None:
     assert own.take(1.0) == 39.0
 
 
-def test_they_do_not_end_a_silence() -> None:
+def test_merge_does_not_end_a_pause() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     own.pause_for(40.0, 0.0)
 
@@ -523,7 +519,7 @@ def test_they_do_not_end_a_silence() -> None:
     assert own.take(1.0) == 39.0
 
 
-def test_requests_of_a_window_that_has_ended_are_not_counted_beside_them() -> None:
+def test_merge_drops_requests_of_a_window_that_has_ended() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     taken(own, 0.0, most=40)
     taken(provisional, 400.0, most=3)
@@ -558,14 +554,14 @@ def test_others_have_their_own(key: AllowanceKey) -> None:
     assert taken(allowances.of(key, 0.0), 0.0) == 10
 
 
-def test_each_goes_on_from_what_was_kept_of_it() -> None:
+def test_each_allowance_continues_from_its_saved_state() -> None:
     saved = {LAB: SavedAllowance(400, 30, 20, 60.0, 0.0), OTHER: SavedAllowance(None, 1, 0, 60.0, 0.0)}
     allowances = AllowancePool(0.25, saved=saved.get)
 
     assert [allowances.of(key, 7.0).used for key in (LAB, OTHER, ENTRY)] == [30, 1, 0]
 
 
-def test_what_was_kept_is_asked_for_once() -> None:
+def test_saved_state_is_loaded_once() -> None:
     asked: list[AllowanceKey] = []
     allowances = AllowancePool(0.25, saved=asked.append)
 
@@ -575,7 +571,7 @@ def test_what_was_kept_is_asked_for_once() -> None:
     assert asked == [LAB]
 
 
-def test_each_is_kept_under_its_holder() -> None:
+def test_each_allowance_is_saved_under_its_key() -> None:
     saved: dict[AllowanceKey, SavedAllowance] = {}
     allowances = AllowancePool(0.25, save=saved.__setitem__)
     allowances.of(ENTRY, 0.0)
@@ -586,7 +582,7 @@ def test_each_is_kept_under_its_holder() -> None:
     assert {key: each.used for key, each in saved.items()} == {LAB: 2, OTHER: 1}
 
 
-def test_both_sides_of_what_is_absorbed_are_kept() -> None:
+def test_merge_saves_both_allowances() -> None:
     saved: dict[AllowanceKey, SavedAllowance] = {}
     allowances = AllowancePool(0.25, save=saved.__setitem__)
     taken(allowances.of(ENTRY, 0.0), 0.0, most=3)
@@ -609,7 +605,7 @@ def test_every_request_is_kept_before_it_is_made() -> None:
     assert saved == [SavedAllowance(None, 1, 0, 300.0, 0.0), SavedAllowance(None, 2, 1, 290.0, 0.0)]
 
 
-def test_a_silence_is_kept() -> None:
+def test_pause_is_saved() -> None:
     saved: list[SavedAllowance] = []
 
     Allowance(0.25, save=saved.append).pause_for(40.0, 1000.0)
@@ -640,7 +636,7 @@ def test_another_process_goes_on_in_the_same_window() -> None:
     assert taken(allowance, 1060.0) == 100
 
 
-def test_another_process_goes_on_with_the_slices_of_the_window() -> None:
+def test_another_process_continues_the_background_count() -> None:
     assert taken(resumed(SavedAllowance(400, 30, 20, 60.0, 0.0)), 1000.0, priority=Priority.BACKGROUND) == 30
 
 
@@ -651,11 +647,11 @@ def test_a_window_that_has_ended_meanwhile_is_over() -> None:
     assert allowance.take(1000.0) == WINDOW_SECONDS
 
 
-def test_a_window_is_never_longer_than_one_whatever_a_clock_that_was_set_back_makes_of_it() -> None:
+def test_restored_window_is_limited_if_the_clock_was_set_back() -> None:
     assert resumed(SavedAllowance(400, 100, 0, 1e9, 0.0)).take(1000.0) == WINDOW_SECONDS
 
 
-def test_another_process_goes_on_with_the_silence() -> None:
+def test_another_process_continues_the_pause() -> None:
     allowance = resumed(SavedAllowance(None, 0, 0, 0.0, 40.0))
 
     assert allowance.take(1000.0) == 40.0
@@ -708,7 +704,7 @@ quotas = st.builds(
     share=st.floats(0.001, 1),
     steps=st.lists(st.tuples(pauses, st.integers(0, 60), quotas, st.none() | st.just(DATE)), max_size=30),
 )
-def test_whatever_headers_come_no_window_is_overrun_and_every_wait_is_bounded(
+def test_no_headers_overrun_a_window_or_cause_an_unbounded_wait(
     share: float, steps: list[tuple[float, int, RateLimit, float | None]]
 ) -> None:
     allowance, now = Allowance(share), 1000.0
@@ -838,21 +834,21 @@ scenes = st.builds(
 
 
 @given(scenes)
-def test_whatever_others_use_no_window_of_the_platform_has_more_than_the_share(scene: Scene) -> None:
+def test_share_of_each_window_holds_for_any_use_by_others(scene: Scene) -> None:
     scene.play()
 
     assert all(number <= scene.most for number in scene.platform.ours.values())
 
 
 @given(scenes)
-def test_whatever_others_use_no_window_has_more_than_half_in_slices(scene: Scene) -> None:
+def test_background_gets_at_most_half_for_any_use_by_others(scene: Scene) -> None:
     slices = Counter(each.window for each in scene.play() if each.priority is Priority.BACKGROUND and each.wait == 0)
 
     assert all(number <= max(1, scene.most // 2) for number in slices.values())
 
 
 @given(scenes)
-def test_watching_is_refused_only_for_the_share_or_for_others_who_left_a_twentieth(scene: Scene) -> None:
+def test_discovery_is_refused_only_by_share_or_at_a_twentieth(scene: Scene) -> None:
     made: Counter[float] = Counter()
     for each in scene.play():
         if each.wait > 0 and each.priority is Priority.DISCOVERY:
@@ -861,14 +857,14 @@ def test_watching_is_refused_only_for_the_share_or_for_others_who_left_a_twentie
 
 
 @given(scenes)
-def test_once_it_is_told_that_others_left_a_fifth_only_watching_goes_on(scene: Scene) -> None:
+def test_only_discovery_is_allowed_once_a_response_shows_a_fifth(scene: Scene) -> None:
     granted = [each for each in scene.play() if each.wait == 0 and each.priority > Priority.DISCOVERY]
 
     assert not [each for each in granted if each.heard is not None and each.heard <= scene.platform.limit / 5]
 
 
 @given(scenes)
-def test_slices_leave_watching_what_it_took_in_the_window_before(scene: Scene) -> None:
+def test_background_reserves_discovery_of_the_previous_window(scene: Scene) -> None:
     made: dict[float, Counter[bool]] = {}
     for each in scene.play():
         before = [counts[False] for window, counts in made.items() if window < each.window]
@@ -939,19 +935,19 @@ def lives(*clock_set_by: float) -> st.SearchStrategy[list[Life]]:
 
 
 @given(shares, platforms, lives(0.0))
-def test_a_process_that_dies_again_and_again_takes_no_more_than_the_share(
+def test_crash_loop_stays_within_the_share(share: float, platform: Platform, lives: list[Life]) -> None:
+    assert died_again_and_again(share, platform, lives) <= int(platform.limit * share)
+
+
+@given(shares, platforms, lives(0.0, -1.0, -290.0, -3600.0, -1e9))
+def test_crash_loop_stays_within_the_share_if_the_clock_is_set_back(
     share: float, platform: Platform, lives: list[Life]
 ) -> None:
     assert died_again_and_again(share, platform, lives) <= int(platform.limit * share)
 
 
-@given(shares, platforms, lives(0.0, -1.0, -290.0, -3600.0, -1e9))
-def test_nor_does_it_with_a_clock_that_is_set_back(share: float, platform: Platform, lives: list[Life]) -> None:
-    assert died_again_and_again(share, platform, lives) <= int(platform.limit * share)
-
-
 @given(shares, platforms, lives(0.0, 0.0, -3600.0, 100.0, 3600.0))
-def test_a_clock_that_is_set_forward_costs_a_share_each_time_at_most(
+def test_clock_set_forward_costs_at_most_one_share_each_time(
     share: float, platform: Platform, lives: list[Life]
 ) -> None:
     forward = sum(life.clock_set_by > 0 for life in lives)
@@ -959,7 +955,7 @@ def test_a_clock_that_is_set_forward_costs_a_share_each_time_at_most(
     assert died_again_and_again(share, platform, lives) <= int(platform.limit * share) * (1 + forward)
 
 
-def test_what_an_answer_told_is_kept_at_once() -> None:
+def test_rate_limit_of_a_response_is_saved_at_once() -> None:
     saved: list[SavedAllowance] = []
     allowance = Allowance(0.25, save=saved.append)
     allowance.take(1000.0)
@@ -969,7 +965,7 @@ def test_what_an_answer_told_is_kept_at_once() -> None:
     assert saved[-1] == SavedAllowance(100, 1, 0, 60.0, 0.0)
 
 
-def test_requests_under_way_when_a_window_begins_are_all_counted_in_it() -> None:
+def test_requests_in_flight_at_a_window_start_are_counted_in_it() -> None:
     allowance = at_the_edge()
     allowance.add_account("a")
     allowance.add_account("b")
@@ -981,7 +977,7 @@ def test_requests_under_way_when_a_window_begins_are_all_counted_in_it() -> None
     assert allowance.used == 2
 
 
-def test_a_window_that_others_have_begun_is_new_although_less_remains() -> None:
+def test_window_begun_by_others_is_new_although_less_remains() -> None:
     allowance = at_the_edge(remaining=80)
 
     allowance.learn(told(100, DATE + 299, remaining=50), DATE, 4.5)
@@ -989,7 +985,7 @@ def test_a_window_that_others_have_begun_is_new_although_less_remains() -> None:
     assert allowance.used == 1
 
 
-def test_an_answer_without_a_limit_does_not_lose_it_when_it_is_absorbed() -> None:
+def test_merge_keeps_the_limit_if_the_response_had_none() -> None:
     own, provisional = Allowance(0.25), Allowance(0.25)
     own.learn(told(100, DATE + 60), DATE, 0.0)
     provisional.take(1.0)

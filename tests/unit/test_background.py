@@ -7,7 +7,7 @@ import pytest
 from tests.background import BackgroundTask, Finished
 
 
-def test_work_is_done_again_and_again_until_the_context_is_left() -> None:
+def test_work_repeats_until_the_context_ends() -> None:
     done: list[int] = []
 
     with BackgroundTask(lambda: done.append(1), every=0) as task:
@@ -52,12 +52,12 @@ def test_what_goes_wrong_in_the_work_is_raised_once() -> None:
     task.stop()
 
 
-def test_whoever_waits_for_the_work_learns_that_it_failed() -> None:
+def test_waiting_for_rounds_raises_the_error_of_the_work() -> None:
     with BackgroundTask(lambda: 1 // 0, every=0) as task, pytest.raises(ZeroDivisionError):
         task.await_rounds()
 
 
-def test_the_test_s_own_error_comes_first_and_names_that_of_the_work() -> None:
+def test_error_of_the_test_has_the_error_of_the_work_as_a_note() -> None:
     with pytest.raises(KeyError) as raised, BackgroundTask(lambda: 1 // 0):
         raise KeyError
 

@@ -280,7 +280,7 @@ def test_every_status_has_its_error(
 
 
 @pytest.mark.parametrize("ask", [user, page])
-def test_only_of_a_job_does_the_platforms_404_say_that_it_is_gone(bench: ClientFixture, ask: Ask) -> None:
+def test_only_a_single_job_404_means_that_the_job_is_gone(bench: ClientFixture, ask: Ask) -> None:
     error = failure(bench.answered(reply(404, fault(10211, "Job with provided id not found."))), ask)
 
     assert str(error) == "the platform answered 404 'Job with provided id not found.' (code 10211)"
@@ -316,7 +316,7 @@ def test_a_job_of_another_id_is_refused(bench: ClientFixture) -> None:
         pytest.param({}, 300, id="no header at all"),
     ],
 )
-def test_after_a_429_it_is_silent_for_as_long_as_the_platform_says(
+def test_429_pauses_for_retry_after_or_until_the_reset(
     bench: ClientFixture, headers: dict[str, str], wait: float
 ) -> None:
     client = bench.answered(reply(429, fault(1000), headers), reply(body=EMPTY_PAGE))
@@ -335,7 +335,7 @@ def test_after_a_429_it_is_silent_for_as_long_as_the_platform_says(
 
 
 @pytest.mark.real_time
-def test_a_429_counts_whatever_becomes_of_its_body(bench: ClientFixture) -> None:
+def test_429_is_recognised_even_with_a_broken_body(bench: ClientFixture) -> None:
     def hangs(connection: Connection) -> None:
         connection.request()
         connection.send(b"HTTP/1.1 429 Slow Down\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\n")
@@ -364,7 +364,7 @@ def test_without_allowance_nothing_is_asked(bench: ClientFixture) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 500])
-def test_every_answer_teaches_the_limit(bench: ClientFixture, status: int) -> None:
+def test_every_response_updates_the_rate_limit(bench: ClientFixture, status: int) -> None:
     headers = {"x-ratelimit-limit": "40", "x-ratelimit-remaining": "39", "x-ratelimit-reset": "1550664300"}
 
     with suppress(PollError):
@@ -375,9 +375,7 @@ def test_every_answer_teaches_the_limit(bench: ClientFixture, status: int) -> No
 
 
 @pytest.mark.parametrize("wrong_by", [-3600.0, 0.0, 3600.0])
-def test_after_a_429_it_waits_for_the_platforms_window_whatever_our_clock_says(
-    bench: ClientFixture, wrong_by: float
-) -> None:
+def test_429_pause_ignores_a_wrong_local_clock(bench: ClientFixture, wrong_by: float) -> None:
     simulator, client = bench.simulator()
     bench.clock.wrong_by = wrong_by
     client.page(0)
@@ -411,28 +409,28 @@ def slice_(client: Client) -> object:
     return client.page(0, Priority.BACKGROUND)
 
 
-def test_a_slice_asked_again_without_fields_is_two(bench: ClientFixture) -> None:
+def test_background_page_repeated_without_filter_counts_as_two_requests(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(400, fault(90000)), reply(body=EMPTY_PAGE))
 
     assert [spent(client, slice_) for _ in range(5)] == [False] * 4 + [True]
 
 
-def test_single_jobs_leave_a_tenth_of_the_allowance(bench: ClientFixture) -> None:
+def test_single_job_requests_leave_a_tenth_of_the_allowance(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(404, fault(10211)))
 
     assert [spent(client, one_job) for _ in range(10)] == [False] * 9 + [True]
 
 
-def test_a_job_may_be_asked_for_with_the_claim_of_watching(bench: ClientFixture) -> None:
+def test_single_job_request_may_have_discovery_priority(bench: ClientFixture) -> None:
     bench.allowance = Allowance(0.01)
     client = bench.answered(reply(404, fault(10211)))
 
     assert not any(spent(client, lambda c: c.job(Operation.COPY, "7", Priority.DISCOVERY)) for _ in range(10))
 
 
-def test_when_others_have_used_most_of_the_limit_only_who_we_are_and_watched_pages_are_asked(
+def test_only_user_and_head_pages_are_requested_when_others_use_the_limit(
     bench: ClientFixture,
 ) -> None:
     simulator, client = bench.simulator()
@@ -445,7 +443,7 @@ def test_when_others_have_used_most_of_the_limit_only_who_we_are_and_watched_pag
 # ---- retries ----
 
 
-def test_what_fails_in_transit_is_asked_again_with_full_jitter(bench: ClientFixture) -> None:
+def test_transport_failures_are_retried_with_full_jitter(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     bench.clock.rolls = [0.25, 0.75]
     simulator.platform.queue(Fault(kind=FaultKind.UNAVAILABLE))
@@ -482,7 +480,7 @@ def test_a_retry_needs_allowance_too(bench: ClientFixture) -> None:
         client.page(0)
 
 
-def test_the_end_of_the_process_ends_the_wait_for_a_retry(bench: ClientFixture) -> None:
+def test_shutdown_ends_the_wait_for_a_retry(bench: ClientFixture) -> None:
     bench.clock.stopping = True
 
     with pytest.raises(Stopping):
@@ -508,7 +506,7 @@ def test_a_connection_that_breaks_is_opened_again(bench: ClientFixture, kind: Fa
     assert bench.told.statuses == ["200", "other", "200"]
 
 
-def test_a_kept_connection_that_went_stale_is_asked_again(bench: ClientFixture) -> None:
+def test_request_on_a_stale_connection_is_retried(bench: ClientFixture) -> None:
     def leaves_at_the_second_request(connection: Connection) -> None:
         connection.request()
         connection.send(reply(body=USER))
@@ -522,7 +520,7 @@ def test_a_kept_connection_that_went_stale_is_asked_again(bench: ClientFixture) 
     assert len(server.heads) == 3
 
 
-def test_nobody_listening_is_no_connection(bench: ClientFixture) -> None:
+def test_closed_port_is_a_connect_error(bench: ClientFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 
@@ -535,7 +533,7 @@ def test_nobody_listening_is_no_connection(bench: ClientFixture) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.DRIP])
-def test_an_answer_that_does_not_end_in_time_is_a_timeout(bench: ClientFixture, kind: FaultKind) -> None:
+def test_slow_response_is_a_timeout(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, _ = bench.simulator()
     client = bench.client(simulator.url, token=DEMO_TOKEN, timeout=0.25)
     simulator.platform.queue(Fault(kind=kind), times=ATTEMPTS)
@@ -556,7 +554,7 @@ def test_an_answer_that_does_not_end_in_time_is_a_timeout(bench: ClientFixture, 
         pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000 + b"\r\n", id="a head without end"),
     ],
 )
-def test_what_is_no_http_is_a_broken_connection(bench: ClientFixture, answer: bytes) -> None:
+def test_response_that_is_not_http_is_a_lost_connection(bench: ClientFixture, answer: bytes) -> None:
     error = failure(bench.answered(answer))
 
     assert isinstance(error, Unreachable)
@@ -586,7 +584,7 @@ def test_a_compressed_answer_is_read(bench: ClientFixture) -> None:
     assert bench.answered(reply(body=gzip.compress(USER), headers=GZIP)).user().value == "rfranklin"
 
 
-def test_a_compressed_answer_that_is_cut_is_asked_again(bench: ClientFixture) -> None:
+def test_truncated_gzip_response_is_retried(bench: ClientFixture) -> None:
     whole = gzip.compress(USER)
     client = bench.answered(
         reply(body=whole[:-9], headers=GZIP), reply(body=whole[:5], headers=GZIP), reply(body=whole, headers=GZIP)
@@ -598,7 +596,7 @@ def test_a_compressed_answer_that_is_cut_is_asked_again(bench: ClientFixture) ->
     ] * 2
 
 
-def test_what_is_not_compressed_although_it_says_so_is_a_broken_connection(bench: ClientFixture) -> None:
+def test_body_that_is_not_gzip_as_declared_is_a_lost_connection(bench: ClientFixture) -> None:
     assert isinstance(failure(bench.answered(reply(body=USER, headers=GZIP))), Unreachable)
 
 
@@ -626,7 +624,7 @@ oversized = pytest.mark.parametrize("answer", OVERSIZED.values(), ids=OVERSIZED)
 
 @oversized
 @pytest.mark.parametrize(("ask", "kind"), [(user, AnswerTooLarge), (one_job, JobRequestFailed)], ids=["user", "job"])
-def test_a_larger_answer_is_refused_and_not_asked_again(
+def test_oversized_response_is_refused_and_not_retried(
     bench: ClientFixture, answer: bytes, ask: Ask, kind: type[PollError]
 ) -> None:
     error = failure(bench.answered(answer), ask)
@@ -695,7 +693,7 @@ def test_a_page_is_halved_until_it_can_be_read(bench: ClientFixture) -> None:
     assert read.page.skipped == {}
 
 
-def test_the_pages_after_it_are_asked_for_as_small(bench: ClientFixture) -> None:
+def test_page_size_stays_reduced_for_the_next_pages(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda positions: len(positions) <= 12))
     client = bench.client(server.url)
     client.page(0)
@@ -705,7 +703,7 @@ def test_the_pages_after_it_are_asked_for_as_small(bench: ClientFixture) -> None
     assert limits(server)[4:] == [12]
 
 
-def test_after_ten_good_pages_twice_as_many_jobs_are_asked_for_up_to_the_most(bench: ClientFixture) -> None:
+def test_page_size_doubles_after_ten_good_pages_up_to_the_limit(bench: ClientFixture) -> None:
     server = bench.serving(listing(10, lambda _: bool(server.heads[4:])))
     client = bench.client(server.url)
 
@@ -715,7 +713,7 @@ def test_after_ten_good_pages_twice_as_many_jobs_are_asked_for_up_to_the_most(be
     assert limits(server) == [100, 50, 25, 12, *[6] * 10, *[12] * 10, *[24] * 10, *[48] * 10, *[96] * 10, *[100] * 10]
 
 
-def test_what_was_grown_too_far_is_halved_again(bench: ClientFixture) -> None:
+def test_page_size_that_grew_too_far_is_halved_again(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda positions: len(positions) <= 12))
     client = bench.client(server.url)
 
@@ -725,7 +723,7 @@ def test_what_was_grown_too_far_is_halved_again(bench: ClientFixture) -> None:
     assert limits(server) == [100, 50, 25, *[12] * 10, 24, *[12] * 10, 24, 12]
 
 
-def test_a_page_that_is_too_large_begins_the_count_of_good_ones_anew(bench: ClientFixture) -> None:
+def test_oversized_page_resets_the_count_of_good_pages(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda positions: len(positions) <= 50 and 299 not in positions))
     client = bench.client(server.url)
     for _ in range(9):
@@ -738,7 +736,7 @@ def test_a_page_that_is_too_large_begins_the_count_of_good_ones_anew(bench: Clie
     assert limits(server) == [100, *[50] * 10, *[25] * 10, 50]
 
 
-def test_small_pages_of_a_platform_that_can_send_large_ones_end(bench: ClientFixture) -> None:
+def test_page_size_stays_at_the_limit_with_good_pages(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda _: True))
     client = bench.client(server.url)
 
@@ -748,7 +746,7 @@ def test_small_pages_of_a_platform_that_can_send_large_ones_end(bench: ClientFix
     assert set(limits(server)) == {PAGE_LIMIT}
 
 
-def test_a_record_that_alone_is_too_large_is_one_that_cannot_be_read(bench: ClientFixture) -> None:
+def test_single_oversized_record_is_skipped_as_unreadable(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda positions: 3 not in positions))
 
     read = bench.client(server.url).page(3)
@@ -757,7 +755,7 @@ def test_a_record_that_alone_is_too_large_is_one_that_cannot_be_read(bench: Clie
     assert (read.page, read.limit) == (decoding.too_large(1), 1)
 
 
-def test_behind_a_record_that_is_too_large_the_list_is_read_on_with_ever_larger_pages(bench: ClientFixture) -> None:
+def test_pages_grow_again_after_an_oversized_record(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda positions: 3 not in positions))
     client = bench.client(server.url)
     client.page(3)
@@ -768,7 +766,7 @@ def test_behind_a_record_that_is_too_large_the_list_is_read_on_with_ever_larger_
     assert [job.id for job in read[-1].page.jobs] == ["4", "5"]
 
 
-def test_the_way_to_a_record_that_is_too_large_is_halved_as_far_as_it_is_in_the_way(bench: ClientFixture) -> None:
+def test_pages_before_an_oversized_record_shrink_only_as_needed(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda positions: 3 not in positions))
 
     read = bench.client(server.url).page(0)
@@ -788,7 +786,7 @@ def test_only_size_makes_pages_smaller(bench: ClientFixture) -> None:
     assert limits(server) == [100] * 4
 
 
-def test_size_is_not_held_against_leaving_out_results(bench: ClientFixture) -> None:
+def test_oversized_page_does_not_turn_the_result_filter_off(bench: ClientFixture) -> None:
     server = bench.serving(listing(300, lambda positions: 3 not in positions))
     client = bench.client(server.url)
 
@@ -798,7 +796,7 @@ def test_size_is_not_held_against_leaving_out_results(bench: ClientFixture) -> N
     assert all(target.endswith("&fields=!result") for target in targets(server))
 
 
-def test_pages_are_halved_too_where_results_cannot_be_left_out(bench: ClientFixture) -> None:
+def test_oversized_pages_are_halved_without_the_result_filter_too(bench: ClientFixture) -> None:
     refused, empty = reply(400, fault(90000)), reply(body=EMPTY_PAGE)
     server = bench.serving(hangs_up(refused, empty, TOO_LARGE, empty))
     client = bench.client(server.url)
@@ -852,7 +850,7 @@ def with_failed_files(simulator: RunningSimulator, **script: object) -> None:
     simulator.platform.advance(60)
 
 
-def test_results_are_left_out_where_the_platform_can(bench: ClientFixture) -> None:
+def test_results_are_filtered_if_the_platform_supports_it(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
 
@@ -862,7 +860,7 @@ def test_results_are_left_out_where_the_platform_can(bench: ClientFixture) -> No
     assert asked(simulator) == [CHOSEN] * 2
 
 
-def test_results_that_come_in_spite_of_it_are_taken_and_asked_for_in_the_same_way(bench: ClientFixture) -> None:
+def test_result_filter_stays_on_if_the_platform_ignores_it(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields="ignored")
     with_failed_files(simulator)
@@ -874,9 +872,7 @@ def test_results_that_come_in_spite_of_it_are_taken_and_asked_for_in_the_same_wa
 
 
 @pytest.mark.parametrize("fields", ["refused", "ids_only"])
-def test_a_platform_that_refuses_or_sends_too_little_is_asked_plainly_from_then_on(
-    bench: ClientFixture, fields: str
-) -> None:
+def test_result_filter_turns_off_if_refused_or_if_fields_are_missing(bench: ClientFixture, fields: str) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields=fields)
     with_failed_files(simulator)
@@ -888,7 +884,7 @@ def test_a_platform_that_refuses_or_sends_too_little_is_asked_plainly_from_then_
 
 
 @pytest.mark.parametrize("key", ["id", "type", "state", "total_files", "completed_files", "failed_files"])
-def test_one_missing_key_is_enough_to_ask_plainly(bench: ClientFixture, key: str) -> None:
+def test_result_filter_turns_off_if_one_field_is_missing(bench: ClientFixture, key: str) -> None:
     lacking = {name: value for name, value in whole().items() if name != key}
     server = bench.serving(answering(page_with(lacking), page_with(whole())))
     client = bench.client(server.url)
@@ -900,7 +896,7 @@ def test_one_missing_key_is_enough_to_ask_plainly(bench: ClientFixture, key: str
     assert targets(server) == [CHOSEN, PLAIN, PLAIN]
 
 
-def test_a_key_that_the_plain_question_lacks_too_is_not_held_against_leaving_out_results(bench: ClientFixture) -> None:
+def test_result_filter_stays_on_if_the_unfiltered_page_lacks_the_field_too(bench: ClientFixture) -> None:
     lacking = whole(total_files=None, failed_files=2, state="FINISHED")
     server = bench.serving(
         answering(page_with(lacking), page_with({**lacking, "result": [{"error": {"code": 5001}}]}), page_with(lacking))
@@ -914,7 +910,7 @@ def test_a_key_that_the_plain_question_lacks_too_is_not_held_against_leaving_out
     assert targets(server) == [CHOSEN, PLAIN, CHOSEN]
 
 
-def test_once_whole_pages_came_a_key_that_is_missing_later_is_the_records_own(bench: ClientFixture) -> None:
+def test_result_filter_that_has_worked_stays_on_if_a_field_is_missing(bench: ClientFixture) -> None:
     server = bench.serving(answering(page_with(whole()), page_with(whole(total_files=None))))
     client = bench.client(server.url)
 
@@ -924,7 +920,7 @@ def test_once_whole_pages_came_a_key_that_is_missing_later_is_the_records_own(be
     assert targets(server) == [CHOSEN] * 3
 
 
-def test_an_empty_page_shows_nothing_of_what_the_platform_can(bench: ClientFixture) -> None:
+def test_empty_page_leaves_the_result_filter_untried(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields="ids_only")
     client.page(0)
@@ -935,7 +931,7 @@ def test_an_empty_page_shows_nothing_of_what_the_platform_can(bench: ClientFixtu
     assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN]
 
 
-def test_an_empty_plain_page_shows_that_the_platform_refuses(bench: ClientFixture) -> None:
+def test_result_filter_turns_off_if_refused_on_an_empty_list(bench: ClientFixture) -> None:
     server = bench.serving(answering(reply(400, fault(90000)), reply(body=EMPTY_PAGE)))
     client = bench.client(server.url)
 
@@ -945,7 +941,7 @@ def test_an_empty_plain_page_shows_that_the_platform_refuses(bench: ClientFixtur
     assert targets(server) == [CHOSEN, PLAIN, PLAIN]
 
 
-def test_a_platform_that_refuses_after_it_took_it_is_asked_plainly_from_then_on(bench: ClientFixture) -> None:
+def test_result_filter_that_has_worked_turns_off_if_refused(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     client.page(0)
@@ -957,7 +953,7 @@ def test_a_platform_that_refuses_after_it_took_it_is_asked_plainly_from_then_on(
     assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN, PLAIN]
 
 
-def test_a_question_that_is_wrong_without_fields_too_is_a_bad_answer_that_says_nothing_of_them(
+def test_400_without_filter_too_leaves_the_result_filter_untried(
     bench: ClientFixture,
 ) -> None:
     server = bench.serving(answering(*[reply(400, fault(90000, "Bad request."))] * 2, page_with(whole())))
@@ -971,7 +967,7 @@ def test_a_question_that_is_wrong_without_fields_too_is_a_bad_answer_that_says_n
     assert targets(server) == [CHOSEN, PLAIN, CHOSEN]
 
 
-def test_results_that_only_the_list_can_tell_are_asked_for_plainly(bench: ClientFixture) -> None:
+def test_result_filter_turns_off_for_errors_that_only_the_list_has(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     client.page(0)
     with_failed_files(simulator, operation="import")
@@ -982,7 +978,7 @@ def test_results_that_only_the_list_can_tell_are_asked_for_plainly(bench: Client
     assert asked(simulator) == [CHOSEN, CHOSEN, PLAIN, PLAIN]
 
 
-def test_they_are_asked_for_plainly_from_then_on_also_when_that_fails_at_first(bench: ClientFixture) -> None:
+def test_result_filter_stays_off_if_the_unfiltered_request_fails_first(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator, operation="import")
     simulator.platform.queue(Fault(kind=FaultKind.MAINTENANCE), "limit=100$")
@@ -1001,7 +997,7 @@ def test_they_are_asked_for_plainly_from_then_on_also_when_that_fails_at_first(b
         pytest.param(whole(type="IMPORT", state="FINISHED", failed_files=0), id="nothing failed"),
     ],
 )
-def test_results_that_the_list_need_not_tell_stay_left_out(bench: ClientFixture, record: dict[str, object]) -> None:
+def test_result_filter_stays_on_for_errors_available_elsewhere(bench: ClientFixture, record: dict[str, object]) -> None:
     server = bench.serving(answering(page_with(record)))
     client = bench.client(server.url)
 
@@ -1030,7 +1026,7 @@ def later(simulator: RunningSimulator, client: Client, pages: int = 1) -> list[s
 
 
 @pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
-def test_one_failure_makes_it_ask_plainly_once(bench: ClientFixture, kind: FaultKind) -> None:
+def test_one_failure_causes_one_unfiltered_request(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
 
@@ -1040,9 +1036,7 @@ def test_one_failure_makes_it_ask_plainly_once(bench: ClientFixture, kind: Fault
 
 
 @pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
-def test_a_second_failure_where_the_plain_question_works_makes_it_ask_plainly_for_good(
-    bench: ClientFixture, kind: FaultKind
-) -> None:
+def test_result_filter_turns_off_after_two_failures_without_other_cause(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     for _ in range(2):
@@ -1053,9 +1047,7 @@ def test_a_second_failure_where_the_plain_question_works_makes_it_ask_plainly_fo
 
 
 @pytest.mark.parametrize("kind", [*TRANSIENT, *IN_THE_BODY])
-def test_a_failure_that_the_plain_question_has_too_is_not_held_against_leaving_out_results(
-    bench: ClientFixture, kind: FaultKind
-) -> None:
+def test_failure_without_filter_too_does_not_turn_the_result_filter_off(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     for _ in range(3):
@@ -1067,9 +1059,7 @@ def test_a_failure_that_the_plain_question_has_too_is_not_held_against_leaving_o
 
 
 @pytest.mark.parametrize("kind", [FaultKind.UNAUTHORIZED, FaultKind.RATE_LIMITED, FaultKind.MAINTENANCE])
-def test_what_is_no_fault_of_the_question_is_not_held_against_leaving_out_results(
-    bench: ClientFixture, kind: FaultKind
-) -> None:
+def test_unrelated_errors_do_not_turn_the_result_filter_off(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
 
@@ -1079,7 +1069,7 @@ def test_what_is_no_fault_of_the_question_is_not_held_against_leaving_out_result
     assert later(simulator, client) == [CHOSEN]
 
 
-def test_a_doubt_stands_until_the_plain_question_was_answered(bench: ClientFixture) -> None:
+def test_unfiltered_check_is_repeated_until_it_gets_a_response(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     for _ in range(2):
@@ -1090,7 +1080,7 @@ def test_a_doubt_stands_until_the_plain_question_was_answered(bench: ClientFixtu
     assert later(simulator, client) == [PLAIN]
 
 
-def test_failures_after_results_were_left_out_once_are_not_held_against_it(bench: ClientFixture) -> None:
+def test_result_filter_that_has_worked_stays_on_after_failures(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     client.page(0)
@@ -1100,7 +1090,7 @@ def test_failures_after_results_were_left_out_once_are_not_held_against_it(bench
         assert later(simulator, client) == [CHOSEN]
 
 
-def test_a_record_that_is_damaged_once_shows_less_than_the_plain_question_does(bench: ClientFixture) -> None:
+def test_record_damaged_once_turns_the_untried_result_filter_off(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     with_failed_files(simulator)
     simulator.platform.queue(Fault(kind=FaultKind.MALFORMED_RECORD, record=Malformed.COUNT_MISSING), "fields")
@@ -1111,7 +1101,7 @@ def test_a_record_that_is_damaged_once_shows_less_than_the_plain_question_does(b
     assert later(simulator, client) == [PLAIN]
 
 
-def test_every_start_tries_anew(bench: ClientFixture) -> None:
+def test_result_filter_is_untried_after_a_restart(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.behave(fields="refused")
     client.page(0)
@@ -1140,7 +1130,7 @@ def test_an_encoding_that_was_not_asked_for_is_refused(bench: ClientFixture, enc
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, Unauthorized), (404, BadAnswer), (429, RateLimited), (502, Unreachable)]
 )
-def test_the_status_of_an_error_counts_whatever_its_body_is(
+def test_error_status_is_used_even_with_an_unreadable_body(
     bench: ClientFixture, status: int, kind: type[PollError], body: tuple[bytes, dict[str, str]]
 ) -> None:
     assert isinstance(failure(bench.answered(reply(status, *body))), kind)
@@ -1164,7 +1154,7 @@ def test_a_redirect_is_never_followed(bench: ClientFixture, ask: Ask, status: in
 
 
 @pytest.mark.parametrize("kind", FaultKind)
-def test_the_token_is_in_nothing_that_is_raised_told_or_shown(bench: ClientFixture, kind: FaultKind) -> None:
+def test_token_is_in_no_error_event_or_repr(bench: ClientFixture, kind: FaultKind) -> None:
     simulator, _ = bench.simulator()
     client = bench.client(simulator.url, token=DEMO_TOKEN, timeout=0.05)
     simulator.platform.queue(Fault(kind=kind), times=ATTEMPTS)
@@ -1178,14 +1168,14 @@ def test_the_token_is_in_nothing_that_is_raised_told_or_shown(bench: ClientFixtu
 
 
 @pytest.mark.parametrize("status", [401, 404, 500, 503])
-def test_a_platform_that_repeats_the_token_does_not_make_us_repeat_it(bench: ClientFixture, status: int) -> None:
+def test_token_repeated_by_the_platform_is_masked(bench: ClientFixture, status: int) -> None:
     error = failure(bench.answered(reply(status, fault(1, f"The token {TOKEN} is not valid"))))
 
     assert TOKEN not in "".join(traceback.format_exception(error)) + repr(bench.told)
     assert "'The token ******** is not valid'" in str(error)
 
 
-def test_without_a_token_the_platforms_words_stay_whole(bench: ClientFixture) -> None:
+def test_message_is_unchanged_without_a_token(bench: ClientFixture) -> None:
     server = bench.serving(answering(reply(401, fault(90001, "Unauthorized."))))
 
     assert "'Unauthorized.'" in str(failure(bench.client(server.url, token="")))
@@ -1194,7 +1184,7 @@ def test_without_a_token_the_platforms_words_stay_whole(bench: ClientFixture) ->
 # ---- what the listener is told ----
 
 
-def test_the_listener_is_told_of_every_request_by_endpoint_and_status(bench: ClientFixture) -> None:
+def test_observer_receives_every_request_with_endpoint_and_status(bench: ClientFixture) -> None:
     simulator, client = bench.simulator()
     simulator.platform.queue(Fault(kind=FaultKind.MAINTENANCE), "/user")
 
@@ -1237,9 +1227,7 @@ def server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 
 
 @pytest.mark.tools("openssl")
-def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(
-    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
-) -> None:
+def test_ca_file_is_trusted(bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext) -> None:
     server = bench.serving(answering(reply(body=USER)), server_tls)
     url = f"https://localhost:{server.port}/v2"
 
@@ -1253,7 +1241,7 @@ def test_a_certificate_of_ones_own_is_trusted_when_it_is_named(
 
 
 @pytest.mark.tools("openssl")
-def test_ssl_cert_file_names_what_is_trusted_by_default(
+def test_ssl_cert_file_is_trusted_by_default(
     bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
@@ -1264,9 +1252,7 @@ def test_ssl_cert_file_names_what_is_trusted_by_default(
     assert client.user().value == "rfranklin"
 
 
-def test_certificates_that_cannot_be_read_are_a_wrong_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_certificates_are_a_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing, empty = tmp_path / "missing.pem", tmp_path / "empty.pem"
     empty.touch()
     monkeypatch.setenv("SSL_CERT_FILE", str(missing))
@@ -1306,7 +1292,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 BASIC = b"proxy-authorization: basic " + base64.b64encode(b"team:s3cret/pass").lower()
 
 
-def test_a_proxy_is_asked_for_a_plain_endpoint_with_its_own_credentials(bench: ClientFixture) -> None:
+def test_http_proxy_gets_requests_with_its_own_credentials(bench: ClientFixture) -> None:
     server = bench.serving(hangs_up(reply(body=USER)))
     proxy = bench.serving(relay(server.port))
 
@@ -1319,7 +1305,7 @@ def test_a_proxy_is_asked_for_a_plain_endpoint_with_its_own_credentials(bench: C
 
 
 @pytest.mark.tools("openssl")
-def test_a_proxy_only_tunnels_to_an_encrypted_endpoint_and_never_sees_the_token(
+def test_proxy_tunnels_https_and_never_sees_the_token(
     bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
 ) -> None:
     server = bench.serving(hangs_up(reply(body=USER)), server_tls)
@@ -1340,7 +1326,7 @@ def test_a_proxy_only_tunnels_to_an_encrypted_endpoint_and_never_sees_the_token(
 
 
 @pytest.mark.tools("openssl")
-def test_a_proxy_that_is_itself_encrypted_is_checked_against_the_same_certificates(
+def test_https_proxy_is_verified_with_the_same_certificates(
     bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
 ) -> None:
     server = bench.serving(hangs_up(reply(body=USER)))
@@ -1353,7 +1339,7 @@ def test_a_proxy_that_is_itself_encrypted_is_checked_against_the_same_certificat
     assert client.user().value == "rfranklin"
 
 
-def test_a_proxy_that_refuses_is_no_connection_and_its_password_is_not_shown(bench: ClientFixture) -> None:
+def test_proxy_refusal_is_a_connect_error_without_its_password(bench: ClientFixture) -> None:
     refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     proxy = bench.serving(relay(0, refuse=refusal))
 

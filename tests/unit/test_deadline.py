@@ -76,13 +76,13 @@ def goes_on_without_an_answer(connection: Connection) -> None:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("script", [says_nothing, drips_its_head, drips_its_body, goes_on_without_an_answer])
-def test_a_server_that_keeps_a_request_waiting_is_left_when_its_time_is_over(script: Script) -> None:
+def test_deadline_ends_a_request_to_a_slow_server(script: Script) -> None:
     with serving(script) as server, pytest.raises(httpcore.TimeoutException):
         fetched(server.port, SHORT)
 
 
 @pytest.mark.real_time
-def test_a_server_that_does_not_read_is_left_when_the_time_is_over() -> None:
+def test_deadline_ends_a_request_to_a_server_that_does_not_read() -> None:
     def reads_nothing(_connection: Connection) -> None:
         left.wait(LONG)
 
@@ -98,7 +98,7 @@ def test_a_server_that_does_not_read_is_left_when_the_time_is_over() -> None:
 
 
 @pytest.mark.real_time
-def test_a_tls_handshake_that_is_never_answered_is_left_when_the_time_is_over() -> None:
+def test_deadline_ends_a_tls_handshake_without_response() -> None:
     deadline = Deadline()
     with serving(Connection.wait_until_left) as server, connected(deadline) as pool:
         deadline.start(SHORT)
@@ -128,7 +128,7 @@ def test_each_request_has_a_time_of_its_own_on_one_connection() -> None:
     ],
     ids=["read", "write", "start_tls"],
 )
-def test_after_the_time_is_over_a_connection_does_nothing_more(
+def test_connection_does_nothing_after_the_deadline(
     operation: Callable[[httpcore.NetworkStream], object], error: type[Exception]
 ) -> None:
     deadline = Deadline()
@@ -145,7 +145,7 @@ def test_after_the_time_is_over_a_connection_does_nothing_more(
 
 
 @pytest.mark.real_time
-def test_a_lookup_that_hangs_is_left_when_the_time_is_over_and_costs_one_thread_however_often_it_is_asked() -> None:
+def test_deadline_ends_hanging_lookups_which_share_one_thread() -> None:
     def hangs(host: str, port: int) -> list[str]:
         asked.append((host, port))
         answered.wait(LONG)
@@ -197,7 +197,7 @@ def test_each_new_connection_looks_the_name_up_again() -> None:
         assert fetched(server.port, host="platform.example", lookup=finds) == b"there"
 
 
-def test_an_unknown_name_is_a_connect_error_with_the_systems_words() -> None:
+def test_unknown_name_is_a_connect_error_with_the_systems_message() -> None:
     def unknown(_host: str, _port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -231,7 +231,7 @@ def test_no_address_that_accepts_is_a_connect_error(addresses: list[str]) -> Non
         fetched(server.port, host="a.example", lookup=lambda *_: addresses)
 
 
-def test_a_time_that_is_over_before_the_last_address_is_a_timeout() -> None:
+def test_deadline_before_the_last_address_is_a_timeout() -> None:
     backend = DeadlineBackend(Counted(2), lambda *_: ["127.0.0.2", "127.0.0.1"])
 
     with (

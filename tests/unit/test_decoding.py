@@ -159,9 +159,7 @@ def test_records_with_all_that_is_needed_make_a_whole_page() -> None:
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("absent", ["left out", "null"])
 @pytest.mark.parametrize("field", ["id", "type", "state", "total_files", "completed_files", "failed_files"])
-def test_one_record_that_lacks_what_is_needed_makes_the_page_less_than_whole(
-    field: str, absent: str, position: int
-) -> None:
+def test_page_with_an_incomplete_record_is_not_whole(field: str, absent: str, position: int) -> None:
     lacking = {name: value for name, value in WHOLE.items() if name != field}
     records = [WHOLE, WHOLE]
     records.insert(position, lacking if absent == "left out" else {**lacking, field: None})
@@ -170,12 +168,12 @@ def test_one_record_that_lacks_what_is_needed_makes_the_page_less_than_whole(
 
 
 @pytest.mark.parametrize("field", ["href", "started_on", "finished_on", "result"])
-def test_a_record_is_whole_without_what_can_be_done_without(field: str) -> None:
+def test_record_is_whole_without_optional_fields(field: str) -> None:
     assert page({**WHOLE, field: None}).whole
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_a_lacking_record_is_seen_beside_one_that_cannot_be_decoded(position: int) -> None:
+def test_incomplete_record_is_found_next_to_an_undecodable_one(position: int) -> None:
     lacking = [json.dumps(record()).encode()]
     lacking.insert(position, b"null")
 
@@ -186,7 +184,7 @@ def test_counts_in_numerals_and_of_nothing_are_counts() -> None:
     assert page({**WHOLE, "total_files": "0", "completed_files": 0, "failed_files": ""}).whole
 
 
-def test_a_record_too_large_to_be_read_is_one_that_is_skipped_with_more_to_come() -> None:
+def test_oversized_record_is_skipped_and_the_list_continues() -> None:
     assert decoding.too_large(1) == Page((), 1, {"too_large": 1}, -1, has_next=True)
 
 
@@ -203,7 +201,7 @@ def test_brackets_nested_without_end_are_no_job() -> None:
 
 
 @pytest.mark.parametrize("half", [rb"\ud83d", rb"\uDE00", rb"\ud83d\ud83d", rb"\ud83dx"])
-def test_a_message_cut_in_the_middle_of_a_character_costs_nothing(half: bytes) -> None:
+def test_message_truncated_within_a_character_is_decoded(half: bytes) -> None:
     cut = b'{"id": "3", "state": "FINISHED", "failed_files": 1, "result": [{"error": {"code": 5001, "message": "%s"}}]}'
     finished = Job("3", "other", "finished", failed=1, errors=(("5001", 1),))
 
@@ -369,9 +367,7 @@ def test_a_count_that_cannot_be_makes_the_record_unreadable(field: str, value: o
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_times_are_read_with_and_without_fraction_and_zone_or_not_at_all(
-    field: str, value: object, read: float | None
-) -> None:
+def test_times_are_parsed_with_or_without_fraction_and_zone(field: str, value: object, read: float | None) -> None:
     seen = job(**{field: value})
 
     assert {"started_on": seen.started_on, "finished_on": seen.finished_on}[field] == read
@@ -437,13 +433,13 @@ def test_a_missing_result_says_nothing() -> None:
     assert job(state="FINISHED", failed_files=1).errors is None
 
 
-def test_a_result_that_cannot_be_decoded_says_nothing_and_the_job_counts() -> None:
+def test_undecodable_result_is_ignored_and_the_job_is_kept() -> None:
     body = b'{"id": "7", "state": "FINISHED", "failed_files": 1, "result": [{"error": "\xff"}]}'
 
     assert decoding.parse_job(body) == Job("7", "other", "finished", failed=1)
 
 
-def test_a_result_longer_or_shorter_than_the_counts_changes_no_count() -> None:
+def test_length_of_the_result_does_not_change_counts() -> None:
     seen = job(total_files=3, completed_files=2, failed_files=1, result=[DENIED] * 5)
 
     assert (seen.total, seen.completed, seen.failed, seen.errors) == (3, 2, 1, (("5001", 5),))
@@ -485,7 +481,7 @@ def test_of_a_user_only_the_name_is_kept() -> None:
     ],
     ids=lambda body: body[:20].decode(errors="replace"),
 )
-def test_an_answer_that_names_no_user_is_refused_without_repeating_it(body: bytes) -> None:
+def test_response_without_user_name_is_refused_and_not_repeated(body: bytes) -> None:
     with pytest.raises(BadAnswer, match="not a user"):
         decoding.parse_username(body)
 
@@ -533,7 +529,7 @@ def test_the_platforms_words_are_shortened() -> None:
         ("1000, 1000", "5;q=1", "Wed, 20 Feb 2019 12:03:50 GMT", RateLimit(None, None, None)),
     ],
 )
-def test_the_rate_limit_is_read_in_seconds_and_milliseconds_and_rubbish_is_none(
+def test_rate_limit_reset_is_parsed_in_seconds_and_milliseconds(
     limit: str, remaining: str, reset: str, rate_limit: RateLimit
 ) -> None:
     headers = {"x-ratelimit-limit": limit, "x-ratelimit-remaining": remaining, "x-ratelimit-reset": reset}
@@ -646,7 +642,7 @@ bodies = st.binary(max_size=50) | json_values.map(encoded) | pages.map(encoded) 
 @example(b"[" * 100_000)
 @example(b'{"a":' * 100_000)
 @example(b'{"items":[{"id":' + b"[" * 2000 + b"]" * 2000 + b"}]}")
-def test_no_bytes_make_the_edge_raise_anything_but_bad_answer(body: bytes) -> None:
+def test_arbitrary_bytes_raise_only_bad_answer(body: bytes) -> None:
     readers: tuple[Callable[[bytes], object], ...] = (
         decoding.parse_page,
         decoding.parse_job,
@@ -683,7 +679,7 @@ header_texts = st.text(max_size=30) | st.sampled_from(
         header_texts,
     )
 )
-def test_no_headers_make_the_edge_raise(headers: dict[str, str]) -> None:
+def test_arbitrary_headers_raise_nothing(headers: dict[str, str]) -> None:
     decoding.parse_rate_limit(headers)
     assert (decoding.parse_retry_after(headers) or 0) >= 0
     assert (decoding.parse_total(headers) or 0) >= 0

@@ -26,7 +26,7 @@ def test_the_documented_states_come_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_documented_state_is_believed_whatever_the_times_say(state: State) -> None:
+def test_documented_state_takes_precedence_over_times(state: State) -> None:
     assert rank(state, 1.5e9) == rank(state, None)
 
 
@@ -36,7 +36,7 @@ def test_an_undocumented_state_is_final_once_the_job_has_an_end() -> None:
     assert Job("7", "copy", "archived", finished_on=1.5e9).rank == FINAL_RANK
 
 
-def test_progress_puts_the_more_advanced_sighting_last() -> None:
+def test_progress_orders_observations() -> None:
     sightings = [
         Job("7", "copy", "finished", 3, 1, 0),
         Job("7", "copy", "running", 9, 5, None),

@@ -617,7 +617,7 @@ def test_a_name_never_bound_shows_no_counters(bench: PollerFixture) -> None:
     assert bench.snapshots[0].ledger is None
 
 
-def test_of_two_entries_for_one_user_the_second_is_not_polled(bench: PollerFixture) -> None:
+def test_second_entry_for_the_same_user_is_not_polled(bench: PollerFixture) -> None:
     bench.poll()
     second = bench.new_poller("again")
 

@@ -268,7 +268,7 @@ def test_a_job_is_not_found_under_another_type() -> None:
         assert (answer.status, content(answer)["code"]) == (404, 10211)
 
 
-def test_submitted_files_meet_the_fate_that_their_names_tell() -> None:
+def test_submitted_files_fail_as_their_names_say() -> None:
     platform = Platform(STILL)
     named = ["plain", "missing-1", "folder-30"]
     body = {"items": [{"file": name} for name in named]}
@@ -374,7 +374,7 @@ def test_fields_choose_what_is_shown() -> None:
     assert "fields=!result" in str(content(ask(platform, "/v2/async/files?fields=!result&limit=1"))["links"])
 
 
-def test_what_is_not_known_of_the_real_platform_can_be_switched() -> None:
+def test_unknown_behaviour_of_the_real_platform_is_configurable() -> None:
     platform = Platform(STILL)
     platform.behave(fields="refused", total_header=False, rate_headers="absent")
 
@@ -414,7 +414,7 @@ def test_misread_fields_take_more_than_the_results_away() -> None:
     assert chosen.keys() == {"href", "id"}
 
 
-def test_pages_may_be_shorter_than_asked_for_and_say_that_there_is_more() -> None:
+def test_pages_may_be_shorter_than_requested_and_link_the_next() -> None:
     platform = Platform(replace(STILL, jobs=25))
     platform.behave(most_per_page=10)
 
@@ -678,7 +678,7 @@ def test_a_count_that_is_lowered_stays_counted() -> None:
     assert platform.truth().errors["copy"] == {"5001": 2}
 
 
-def test_an_unknown_state_is_finished_only_where_a_time_says_so() -> None:
+def test_unknown_state_is_finished_only_with_a_finish_time() -> None:
     platform = Platform(STILL)
     platform.submit(JobScript(state="DONE"))
     platform.submit(JobScript(state="DONE", times=Shown.NEVER))
