@@ -110,7 +110,7 @@ class Allowance:
         self._slices = saved.slices if saved else 0
         self._late = 0
         """Requests sent just before the window ends."""
-        self._others_before = 0
+        self._foreground_before = 0
         """Requests of the previous window that were not BACKGROUND."""
         self._window_ends = now + min(saved.window_left, WINDOW_SECONDS) if saved and saved.window_left > 0 else None
         self._paused_until = now + saved.pause_left if saved else now
@@ -237,7 +237,7 @@ class Allowance:
         return self._window_ends
 
     def _begin_window(self, used: int) -> None:
-        self._others_before = self._used - self._slices
+        self._foreground_before = self._used - self._slices
         # The platform may have begun the window slightly earlier. It then counts those requests in the new window.
         self._used, self._slices, self._late = max(used, self._late), 0, 0
         self._remaining = None
@@ -272,9 +272,9 @@ class Allowance:
         if priority is Priority.BACKGROUND:
             half = most // 2 if most > 1 else 1
             # A quarter more than before, because requests that did not fit were not counted.
-            wanted = max(self._others_before, min(math.ceil(_MORE * self._others_before), without_background))
-            watching = max(0, wanted - (self._used - self._slices))
-            return self._used if self._slices >= half else most - watching
+            wanted = max(self._foreground_before, min(math.ceil(_MORE * self._foreground_before), without_background))
+            reserved = max(0, wanted - (self._used - self._slices))
+            return self._used if self._slices >= half else most - reserved
         return most
 
     def _requests(self) -> int:
