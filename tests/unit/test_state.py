@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from exporter.api.models import Job
-from exporter.commands.state import StateFileOptions, backup, check, export_ledger, forget_ledger, import_ledger, show
+from exporter.commands._state import StateFileOptions, backup, check, export_ledger, forget_ledger, import_ledger, show
 from exporter.counting.rules import reconcile
 from exporter.counting.values import Ledger, Observations, Rules
 from exporter.errors import ConfigError, ExporterError, OutputError, StateError, StateWriteError
