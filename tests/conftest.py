@@ -14,7 +14,7 @@ from exporter.simulator.server import QUIET, RunningSimulator, running
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.tools import TOOLS, missing
-from tests.width import width
+from tests.width import FULL, width
 
 _MISSING = "missing tool"
 """Property under which a skipped test reports a missing program, also to xdist's main process."""
@@ -22,6 +22,7 @@ _MISSING = "missing tool"
 settings.register_profile(
     "project",
     max_examples=width(25, 150),
+    derandomize=not FULL,  # make test tries the same examples each time, make test-all tries new ones
     deadline=None,  # A busy machine must not fail a test.
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],  # A busy machine must not fail a test.
