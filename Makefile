@@ -24,13 +24,13 @@ help: ## show this list
 demo: $(VENV)/run ## watch the exporter on a simulated platform (Ctrl-C ends it; ARGS="--help" for its flags)
 	@exec $(BIN)/sbg-exporter demo $(ARGS)
 
-test: $(VENV)/test ## lint, then every test but the slow ones, with branch coverage (6 minutes on 2 cores)
+test: $(VENV)/test ## lint, then every test but the slow ones, with branch coverage (5 minutes on 2 cores)
 	@$(BIN)/python -m tests.tools
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
-test-unit: $(VENV)/test ## the tests of single modules: no tools, no coverage; for while you edit (45 seconds)
+test-unit: $(VENV)/test ## the tests of single modules: no tools, no coverage; for while you edit (30 seconds)
 	$(BIN)/pytest -n 2 --dist loadfile tests/unit -m "not tools" $(ARGS)
 
 test-all: export TEST_WIDTH = full
