@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.render.history import write
 from tests.e2e.render.shoot import HERE, Choice, build_page, prometheus, shoot_each
 
+pytestmark = pytest.mark.tools("node", "npm")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def built_page() -> Path:
@@ -26,6 +28,7 @@ def test_the_dashboards_and_the_page_that_draws_them_have_the_types_of_grafana_s
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.tools("chromium", "prometheus", "promtool")
 def test_every_panel_is_drawn_also_without_data(tmp_path: Path) -> None:
     write(tmp_path / "history", accounts=0)
     with prometheus(tmp_path / "history") as url:
