@@ -27,13 +27,11 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from exporter.simulator.jobs import Truth
 from exporter.simulator.platform import Request
 from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
-from tests import recording_server, waiting
 from tests.fast_daemon import fast_now
+from tests.waiting import PATIENCE, eventually
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _REPOSITORY: Final = Path(__file__).parents[1]
-_GENEROUS: Final = 30.0
-"""Maximum seconds to wait for a condition that should come true."""
 _SCRAPE: Final = 0.1
 """Seconds between two scrapes. Parsing one takes additional time."""
 
@@ -42,11 +40,6 @@ ANCHOR: Final = time.time()
 
 Event = dict[str, object]
 Labels = frozenset[tuple[str, str]]
-
-
-# Until their users import them from where they are:
-eventually = waiting.eventually
-RecordingServer = recording_server.RecordingServer
 
 
 def fast(settings: SimulatorSettings, speed: float) -> SimulatorSettings:
@@ -189,7 +182,7 @@ class Daemon:
         self._readers = [threading.Thread(target=read) for read in (self._read_errors, self._read_output)]
         for reader in self._readers:
             reader.start()
-        self._client = httpx.Client(trust_env=False, timeout=_GENEROUS, headers={"Accept-Encoding": "identity"})
+        self._client = httpx.Client(trust_env=False, timeout=PATIENCE, headers={"Accept-Encoding": "identity"})
         self._url: str | None = None
 
     def _read_errors(self) -> None:
@@ -225,7 +218,7 @@ class Daemon:
         with self._news:
             return [each for each in self.events if each["event"] == event and keys.items() <= each.items()]
 
-    def await_event(self, *names: str, after: int = 0, within: float = _GENEROUS) -> Event | None:
+    def await_event(self, *names: str, after: int = 0, within: float = PATIENCE) -> Event | None:
         """Wait for an event with one of these names (default: any), from number *after* on. None: none came."""
 
         def found() -> Event | None:
@@ -235,7 +228,7 @@ class Daemon:
             self._news.wait_for(lambda: found() is not None or not self.alive, within)
             return found()
 
-    def await_output(self, text: str, within: float = _GENEROUS) -> str:
+    def await_output(self, text: str, within: float = PATIENCE) -> str:
         """Wait until standard output contains *text* and return it."""
         with self._news:
             assert self._news.wait_for(lambda: text in self.stdout, within), self.output()
@@ -270,7 +263,7 @@ class Daemon:
         assert answer.status_code == 200
         return Scrape(answer.text)
 
-    def scrape_when(self, condition: Callable[[Scrape], object], *, within: float = _GENEROUS) -> Scrape:
+    def scrape_when(self, condition: Callable[[Scrape], object], *, within: float = PATIENCE) -> Scrape:
         """Return the first scrape for which *condition* holds."""
         scrapes = [self.scrape()]
 
@@ -310,16 +303,16 @@ class Daemon:
         self._process.send_signal(number)
         return self.end()
 
-    def end(self, within: float = _GENEROUS) -> int:
+    def end(self, within: float = PATIENCE) -> int:
         """Wait for the process to end and return the exit code."""
         code = self._process.wait(within)
         self._end()
         return code
 
     def _end(self) -> None:
-        self._process.wait(_GENEROUS)
+        self._process.wait(PATIENCE)
         for reader in self._readers:
-            reader.join(_GENEROUS)
+            reader.join(PATIENCE)
         for stream in (self._process.stdout, self._process.stderr):
             assert stream is not None
             stream.close()

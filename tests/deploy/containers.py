@@ -21,8 +21,9 @@ import pytest
 from exporter import __version__
 from tests.cache import CACHE, kept, locked, version
 from tests.deploy.sandbox import sandboxed
-from tests.harness import OPENMETRICS, Event, Scrape, eventually
+from tests.harness import OPENMETRICS, Event, Scrape
 from tests.tools import developers, tool
+from tests.waiting import eventually
 
 REPOSITORY: Final = Path(__file__).parents[2]
 REVISION: Final = "0123abc"

@@ -25,8 +25,8 @@ import yaml
 
 from exporter.simulator.settings import DEMO_TOKEN
 from tests.deploy.containers import DOCKERFILE, REPOSITORY, Container, Engine, engine, needs_containers
-from tests.harness import eventually
 from tests.tools import developers, tool
+from tests.waiting import eventually
 
 COMPOSE: Final = REPOSITORY / "deploy" / "compose"
 WRITTEN: Final[dict[str, Any]] = yaml.safe_load((COMPOSE / "compose.yml").read_text())

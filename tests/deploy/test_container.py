@@ -36,8 +36,9 @@ from tests.deploy.kubernetes_tools import (
     pod_document,
     templated,
 )
-from tests.harness import Account, MonotonicCounters, Scrape, difference, eventually
+from tests.harness import Account, MonotonicCounters, Scrape, difference
 from tests.tools import developers
+from tests.waiting import eventually
 
 USER: Final = 65532
 TOKENS: Final = "/run/secrets/sbg-exporter-tokens"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.deploy.containers import HARDENED, REPOSITORY, engine, needs_containers
 from tests.deploy.sandbox import sandboxed
-from tests.harness import eventually
+from tests.waiting import eventually
 
 FOLDERS: Final = ("/run", "/var/lib", "/dev/shm")  # noqa: S108  # those that a sandbox has for itself
 KILLED: Final = """\

@@ -20,8 +20,9 @@ from exporter.config.loading import load
 from exporter.simulator.server import DEMO_TOKEN
 from tests.cache import kept, version
 from tests.deploy.sandbox import sandboxed
-from tests.harness import OPENMETRICS, MonotonicCounters, Scrape, eventually
+from tests.harness import OPENMETRICS, MonotonicCounters, Scrape
 from tests.tools import tool
+from tests.waiting import eventually
 
 REPOSITORY: Final = Path(__file__).parents[2]
 DEPLOY: Final = REPOSITORY / "deploy" / "systemd"

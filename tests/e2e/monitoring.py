@@ -22,8 +22,8 @@ from typing import Any, Final, Self
 import httpx
 import yaml
 
-from tests.harness import eventually
 from tests.tools import tool
+from tests.waiting import eventually
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES: Final = FOLDER / "sbg-exporter.rules.yml"

@@ -15,7 +15,8 @@ from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.e2e.monitoring import Json, Monitoring, monitoring, reserved_address
-from tests.harness import Account, Installation, eventually
+from tests.harness import Account, Installation
+from tests.waiting import eventually
 from tests.width import width
 
 pytestmark = pytest.mark.tools("prometheus", "prometheus-alertmanager")

@@ -10,8 +10,9 @@ import pytest
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from tests.e2e.monitoring import Prometheus, reserved_address
-from tests.harness import Account, Installation, eventually
+from tests.harness import Account, Installation
 from tests.tools import tool
+from tests.waiting import eventually
 
 FEATURE: Final = "created-timestamp-zero-ingestion"
 FAILS: Final = JobScript(total=9, failed=5, errors={"5001": 2, "5002": 3}, running=0.2)

@@ -21,7 +21,8 @@ from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.e2e.monitoring import RULES, Json, Prometheus, reserved_address
-from tests.harness import Account, Daemon, Installation, eventually
+from tests.harness import Account, Daemon, Installation
+from tests.waiting import eventually
 
 PENDING: Final = frozenset(
     {

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 
 from tests.e2e.monitoring import FOLDER, Alertmanager, Json, OnCall, on_call
-from tests.harness import eventually
 from tests.tools import tool
+from tests.waiting import eventually
 
 SEVERITIES: Final = {
     "SbgAccountUnreachable": "warning",

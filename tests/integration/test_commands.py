@@ -19,8 +19,9 @@ from exporter.errors import OutputError
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
-from tests.harness import Account, Installation, eventually
+from tests.harness import Account, Installation
 from tests.snapshots import exposition
+from tests.waiting import eventually
 
 DONE = JobScript(total=3, queued=0, resolving=0, running=0)
 

@@ -12,9 +12,10 @@ import pytest
 from exporter.commands.demo import line_of
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
-from tests.harness import OPENMETRICS, Daemon, Installation, Scrape, eventually
+from tests.harness import OPENMETRICS, Daemon, Installation, Scrape
 from tests.ledgers import LedgerFixture
 from tests.snapshots import STATUS, UNTRIED, snapshot
+from tests.waiting import eventually
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import pytest
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown, roll
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.background import BackgroundTask
-from tests.harness import Account, Daemon, Installation, MonotonicCounters, Scrape, difference, eventually, fast
+from tests.harness import Account, Daemon, Installation, MonotonicCounters, Scrape, difference, fast
+from tests.waiting import eventually
 from tests.width import width
 
 KILLS = width(4, 14)

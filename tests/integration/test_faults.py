@@ -20,19 +20,9 @@ from exporter.simulator.platform import Request
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, running
 from tests.background import BackgroundTask
-from tests.harness import (
-    Account,
-    Daemon,
-    Installation,
-    MonotonicCounters,
-    RecordingServer,
-    Scrape,
-    counted,
-    difference,
-    eventually,
-    fast,
-    windows,
-)
+from tests.harness import Account, Daemon, Installation, MonotonicCounters, Scrape, counted, difference, fast, windows
+from tests.recording_server import RecordingServer
+from tests.waiting import eventually
 
 SPEED = 10
 PLENTY = replace(QUIET, rate_limit=100_000)

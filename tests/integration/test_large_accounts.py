@@ -17,17 +17,8 @@ from exporter.simulator.platform import RateHeaders, Request
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, Order, RunningSimulator, SimulatorSettings, running
 from tests.background import BackgroundTask
-from tests.harness import (
-    Account,
-    Daemon,
-    Installation,
-    MonotonicCounters,
-    Scrape,
-    difference,
-    eventually,
-    fast,
-    windows,
-)
+from tests.harness import Account, Daemon, Installation, MonotonicCounters, Scrape, difference, fast, windows
+from tests.waiting import eventually
 
 SPEED = 4
 LIMIT, SHARE = 200, 50

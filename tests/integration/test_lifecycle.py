@@ -18,7 +18,8 @@ import exporter
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.harness import Account, Daemon, Installation, MonotonicCounters, counted, difference, eventually
+from tests.harness import Account, Daemon, Installation, MonotonicCounters, counted, difference
+from tests.waiting import eventually
 
 ENDS_WITHIN = 5.0
 """Maximum seconds of a shutdown, by contract, regardless of the platform and of clients."""

@@ -13,7 +13,9 @@ import pytest
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.harness import OPENMETRICS, Account, Daemon, Installation, RecordingServer, Scrape, eventually
+from tests.harness import OPENMETRICS, Account, Daemon, Installation, Scrape
+from tests.recording_server import RecordingServer
+from tests.waiting import eventually
 
 TOKEN = "c0ffee00deadbeef5ec2e75ec2e75ec2"
 FRESH = "feedface0ddba115ec2e75ec2e75ec2e"

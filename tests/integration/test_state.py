@@ -21,17 +21,8 @@ import pytest
 
 from exporter.simulator.scripts import JobScript, Shown
 from exporter.simulator.server import QUIET, RunningSimulator, running
-from tests.harness import (
-    Account,
-    Daemon,
-    Installation,
-    Labels,
-    MonotonicCounters,
-    Scrape,
-    counted,
-    difference,
-    eventually,
-)
+from tests.harness import Account, Daemon, Installation, Labels, MonotonicCounters, Scrape, counted, difference
+from tests.waiting import eventually
 
 TOKENS = {"alice": "token-of-alice-0000000000000000", "bob": "token-of-bob-000000000000000000"}
 DONE = JobScript(total=3, failed=1, errors={"5001": 1}, queued=0, resolving=0, running=0)
