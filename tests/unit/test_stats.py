@@ -1,0 +1,76 @@
+"""What polling counts becomes the account's status, by metric family and label values."""
+
+import io
+from collections.abc import Mapping
+
+import pytest
+
+from exporter.api.allowance import Allowance
+from exporter.api.client import Endpoint, RequestCompleted, RetryScheduled
+from exporter.counting.values import CountDecreased
+from exporter.logs import logger
+from exporter.metrics.snapshot import PollStatus
+from exporter.polling.stats import PollStats
+from exporter.redaction import Redactor
+from tests.clocks import ManualClock
+
+
+@pytest.fixture
+def stats(clock: ManualClock) -> PollStats:
+    return PollStats(clock, logger("json", "info", io.StringIO(), Redactor()))
+
+
+def status(stats: PollStats) -> PollStatus:
+    return stats.status(Allowance(0.25), interval=30.0, full_interval=30.0, incremental=False, delay=None)
+
+
+def counted(stats: PollStats, family: str) -> Mapping[tuple[str, ...], int]:
+    return status(stats).counters.get(family, {})
+
+
+def test_requests_are_counted_by_endpoint_and_status(stats: PollStats) -> None:
+    for code in ("200", "timeout", "200"):
+        stats.on_request_completed(RequestCompleted(Endpoint.LIST, code, seconds=0.3))
+    stats.on_request_completed(RequestCompleted(Endpoint.JOB, "404", seconds=0.1))
+
+    assert counted(stats, "sbg_exporter_requests_total") == {
+        ("list", "200"): 2,
+        ("list", "timeout"): 1,
+        ("job", "404"): 1,
+    }
+    assert stats.requests_made == 4
+    durations = status(stats).request_duration
+    assert [(sum(durations[each].counts), round(durations[each].sum, 3)) for each in ("list", "job", "user")] == [
+        (3, 0.9),
+        (1, 0.1),
+        (0, 0.0),
+    ]
+
+
+def test_retry_is_no_request_of_its_own(stats: PollStats) -> None:
+    stats.on_retry_scheduled(RetryScheduled(Endpoint.LIST, "connection lost", attempt=1, wait=0.5))
+
+    assert stats.requests_made == 0
+
+
+def test_skipped_records_are_counted_by_reason_each_time(stats: PollStats) -> None:
+    stats.page_read(None, {"no_id": 2})
+    stats.page_read(None, {"no_id": 1, "bad_count": 1})
+
+    assert counted(stats, "sbg_exporter_records_skipped_total") == {("no_id",): 3, ("bad_count",): 1}
+
+
+def test_lowered_counts_are_counted_by_field(stats: PollStats) -> None:
+    stats.committed(CountDecreased("7", "failed", 3, 2))
+
+    assert counted(stats, "sbg_exporter_counts_lowered_total") == {("failed",): 1}
+
+
+def test_status_keeps_its_counters_when_more_is_counted(stats: PollStats) -> None:
+    stats.polled("success", "", now=1.0, seconds=0.5)
+    before = status(stats)
+
+    stats.polled("success", "", now=2.0, seconds=0.5)
+
+    assert before.counters["sbg_exporter_polls_total"] == {("success",): 1}
+    assert counted(stats, "sbg_exporter_polls_total") == {("success",): 2}
