@@ -1,6 +1,6 @@
 """Every metric family, declared once: name, type, labels, help and the source of its samples.
 
-The README's table, the exposition's HELP and TYPE lines and the tests are derived from :data:`FAMILIES`.
+The tables of exporter/metrics/README.md and the exposition's HELP and TYPE lines are made from :data:`FAMILIES`.
 """
 
 import platform
@@ -35,7 +35,7 @@ class Type(StrEnum):
 
 
 class Section(StrEnum):
-    """Where the README describes a family; the value is the heading."""
+    """The chapter of exporter/metrics/README.md that lists a family; the value is its heading."""
 
     LISTED = "Current state"
     COUNTED = "Persistent counters and histograms"
