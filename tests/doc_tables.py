@@ -253,7 +253,7 @@ def _first_sentence(text: str) -> str:
 
 def _default(key: str, value: object) -> str:
     annotation = str(Settings.model_fields[key].metadata)
-    if value is None or value == ():
+    if value in (None, (), ""):
         return ""
     if isinstance(value, bool):
         return _code(str(value).lower())

@@ -19,7 +19,7 @@ FAILED: Final = 1
 INVALID_CONFIGURATION: Final = 2
 
 COMMANDS: Final = ("run", "check", "once", "simulate", "demo", "state", "version")
-"""The first one runs where no command is named. The README's table holds exactly these."""
+"""The first one runs where no command is named. README.md's table of commands holds exactly these."""
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001  # click's signature
@@ -47,7 +47,7 @@ Examples:
 def sbg_exporter() -> None:
     """Monitor bulk file jobs on the Seven Bridges platforms with Prometheus.
 
-    Without a command, sbg-exporter runs the daemon and takes the options of `run`.
+    Without a command, sbg-exporter does what `run` does and takes its options.
     """
 
 

@@ -1,7 +1,7 @@
 """What ``state`` does: show, check, back up, export, import or delete what the state file holds.
 
-``show``, ``check``, ``backup`` and ``export`` read a consistent view of the file, also while the daemon runs.
-``import`` and ``forget`` lock the file, so the daemon must be stopped; each is one transaction.
+``show``, ``check``, ``backup`` and ``export`` read a consistent view of the file, also while the exporter runs.
+``import`` and ``forget`` lock the file, so the exporter must be stopped; each is one transaction.
 """
 
 import errno
@@ -291,7 +291,7 @@ def export_ledger(
             ):
                 file.writelines(lines)
     if locked_by := lock_owner(options.file):
-        warn(f"the state file is locked by {locked_by}: what that daemon counts from now on is not in the export")
+        warn(f"the state file is locked by {locked_by}: what that exporter counts from now on is not in the export")
     if output is not None:
         _print(f"wrote {output}: {_name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}.")
     return 0
@@ -366,7 +366,7 @@ def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool
         store.forget(number)
     _print(f"deleted the ledger of {loss}.")
     _print(
-        "A daemon that polls this account starts from 0: it counts unfinished jobs in full, and treats finished ones as"
+        "If the account is polled again, counters start at 0: unfinished jobs are counted in full, finished ones are"
         " existing jobs."
     )
     return 0

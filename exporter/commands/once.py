@@ -1,4 +1,4 @@
-"""``once``: one full listing of every account, then the exposition, with the daemon's state file and counters."""
+"""``once``: one full listing of every account, then the exposition, with the state file and counters of ``run``."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""``run``: the daemon."""
+"""``run``: the exporter, until it is stopped."""
 
 import click
 
@@ -19,7 +19,7 @@ Examples:
 @settings_options()
 @click.pass_obj
 def command(errors: NonBlockingStream, /, **flags: object) -> int:
-    """Run the daemon: poll the accounts and serve /metrics.
+    """Run the exporter: poll the accounts and serve /metrics.
 
     Every option is also a variable (--poll-interval is SBG_EXPORTER_POLL_INTERVAL) and a key of the TOML file
     (poll_interval). Options override variables, and variables override the file. Durations are seconds, or 30s, 5m, 1h.

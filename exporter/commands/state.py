@@ -40,8 +40,7 @@ Examples:
 def command() -> None:
     """Inspect, back up or migrate the state file.
 
-    ACCOUNT is the configured name, or the endpoint, user name and division as far as needed to be unique. Exit codes: 0
-    done or valid, 1 failed or invalid, 2 wrong usage.
+    Exit codes: 0 done or valid, 1 failed or invalid, 2 wrong usage.
     """
 
 
@@ -57,7 +56,7 @@ Example:
 def _show(*, as_json: bool, **flags: object) -> int:
     """Show the accounts in the state file.
 
-    Safe while the daemon runs. No request is sent.
+    Safe while the exporter runs. No request is sent.
     """
     return show(_options(flags), as_json=as_json)
 
@@ -73,8 +72,8 @@ Example:
 def _check(**flags: object) -> int:
     """Verify the integrity of the state file.
 
-    Safe while the daemon runs. Runs SQLite's own check, and verifies that values are valid and that counters agree with
-    the tracked jobs. Prints a line for each problem.
+    Safe while the exporter runs. Runs SQLite's own check, and verifies that values are valid and that counters agree
+    with the tracked jobs. Prints a line for each problem.
     """
     return check(_options(flags))
 
@@ -92,8 +91,8 @@ Example:
 def _backup(*, path: str, force: bool, **flags: object) -> int:
     """Copy the state file to PATH.
 
-    Safe while the daemon runs. The copy is a single file that has been verified. To restore it: stop the daemon, remove
-    state.db-wal and state.db-shm if they exist, copy the backup to state.db, and start the daemon.
+    Safe while the exporter runs. The copy is a single file that has been verified. To restore it: stop the exporter,
+    remove state.db-wal and state.db-shm if they exist, copy the backup to state.db, and start the exporter.
     """
     return backup(_options(flags, stop_on_signals()), Path(path), force=force)
 
@@ -116,9 +115,11 @@ def _export(
 ) -> int:
     """Write an account's whole ledger.
 
-    To move an account to another daemon: stop both, export here, import there, and start the other one. Then forget the
-    account here, remove it from the configuration, and start this one. An export from a running daemon lacks what is
-    counted afterwards.
+    ACCOUNT is the configured name, or the endpoint, user name and division as far as needed to be unique.
+
+    To move an account to another exporter: stop both, export here, import there, and start the other one. Then forget
+    the account here, remove it from the configuration, and start this one. An export while the exporter runs lacks what
+    is counted afterwards.
     """
     # Without an output file there is nothing to clean up, so that a signal may end the process at once.
     options = _options(flags, threading.Event() if output is None else stop_on_signals())
@@ -140,8 +141,8 @@ Example:
 def _import(errors: NonBlockingStream, /, *, source: str, replace: bool, **flags: object) -> int:
     """Import a ledger that `state export` wrote to FILE.
 
-    FILE may be - for standard input. Stop the daemon first. Counters, creation times, job records and the configured
-    name are restored as exported. A damaged file changes nothing.
+    FILE may be - for standard input. Stop the exporter first. Counters, creation times, job records and the
+    configured name are restored as exported. A damaged file changes nothing.
     """
     return import_ledger(_options(flags), Path(source), replace=replace, warn=_warn_on(errors))
 
@@ -159,8 +160,10 @@ Example:
 def _forget(*, account: tuple[str, ...], yes: bool, **flags: object) -> int:
     """Delete an account's ledger.
 
-    Stop the daemon first. A daemon that polls the account later starts with counters at 0: it counts unfinished jobs in
-    full and treats finished jobs as history.
+    ACCOUNT is the configured name, or the endpoint, user name and division as far as needed to be unique.
+
+    Stop the exporter first. If it polls the account again, counters start at 0: unfinished jobs are counted in full,
+    and finished ones are existing jobs, which count only with `history = "count"`.
     """
     return forget_ledger(_options(flags), account, sure=yes)
 

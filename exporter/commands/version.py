@@ -1,4 +1,4 @@
-"""``version``: which exporter, Python and platform this is."""
+"""``version``: which exporter, Python and operating system this is."""
 
 import platform
 
@@ -15,11 +15,11 @@ Example:
   sbg-exporter version""",
 )
 def command() -> int:
-    """Print the versions of sbg-exporter and Python, and the platform."""
+    """Print the versions of sbg-exporter and Python, and the operating system."""
     click.echo(version_line())
     return 0
 
 
 def version_line() -> str:
-    """Version, Python and platform."""
+    """The versions of sbg-exporter and Python, and the operating system."""
     return f"sbg-exporter {__version__} (Python {platform.python_version()}, {platform.system()} {platform.machine()})"

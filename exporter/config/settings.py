@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     )
     show_username: bool = Field(
         True,  # noqa: FBT003  # pydantic's way of giving a default
-        description="show the account owner's user name in sbg_account_info and on the status page",
+        description="show user names in sbg_account_info, on the status page and in the output of `state`",
     )
     log_format: Literal["auto", "json", "logfmt", "console"] = Field(
         "auto", description="json, logfmt or console; auto is console on a terminal, json elsewhere"

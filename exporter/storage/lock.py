@@ -36,7 +36,7 @@ def acquire_lock(path: Path) -> int:
         owner = _read_owner(descriptor)
         os.close(descriptor)
         raise StateError(
-            f"state file {path} is locked by {owner}; stop that daemon or set a different state_file"
+            f"state file {path} is locked by {owner}; stop that exporter or set a different state_file"
         ) from error
     except OSError as error:
         os.close(descriptor)

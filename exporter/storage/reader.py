@@ -152,7 +152,7 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
         check_header(path, read_header(path))
     except FileNotFoundError as error:
         raise StateError(
-            f"state file {path} does not exist; start the daemon once to create it, or set a different state_file"
+            f"state file {path} does not exist; start the exporter once to create it, or set a different state_file"
         ) from error
     except OSError as error:
         raise StateError(f"state file {path} cannot be read: {error.strerror}") from error

@@ -320,10 +320,10 @@ def test_what_writes_is_refused_while_the_daemon_runs(
 
         [line] = done(here, *command, code=1).lines
 
-        assert f"is locked by process {daemon.pid} on {socket.gethostname()}; stop that daemon" in line
+        assert f"is locked by process {daemon.pid} on {socket.gethostname()}; stop that exporter" in line
         assert "".join(export.lines) == (
             f"sbg-exporter: warning: the state file is locked by process {daemon.pid} on {socket.gethostname()}:"
-            " what that daemon counts from now on is not in the export\n"
+            " what that exporter counts from now on is not in the export\n"
         )
         submit(simulator, "bob")
         daemon.await_exact("bob", simulator, "bob")

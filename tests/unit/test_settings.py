@@ -113,7 +113,7 @@ VALUES: dict[str, tuple[object, str, object, object]] = {
 every_key = pytest.mark.parametrize(("key", "values"), VALUES.items(), ids=VALUES)
 
 
-def test_the_table_below_names_every_setting() -> None:
+def test_the_table_above_names_every_setting() -> None:
     assert set(VALUES) == set(Settings.model_fields) - {"accounts"}
 
 

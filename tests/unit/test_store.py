@@ -78,7 +78,7 @@ def test_permissions_of_an_existing_file_are_tightened(state_file: Path) -> None
 def test_second_process_is_refused_and_names_the_lock_owner(store: Store, state_file: Path) -> None:
     begin(store)
 
-    with pytest.raises(StateError, match=rf"is locked by process {os.getpid()} on \S+; stop that daemon"):
+    with pytest.raises(StateError, match=rf"is locked by process {os.getpid()} on \S+; stop that exporter"):
         Store(state_file)
 
 
