@@ -1,6 +1,6 @@
 """``check``: is the configuration valid, does every account respond, and how many requests will polling take.
 
-Each account is polled once for real, into a temporary ledger. So the daemon will see what this poll sees.
+Each account is polled once for real, into a temporary ledger. So the exporter will see what this poll sees.
 """
 
 import sys
@@ -84,7 +84,7 @@ def _found(
         yield f"error       {status.last_error}"
         return
     if snapshot.listed is not None:
-        yield f"jobs        {sum(totals.jobs for totals in snapshot.listed.values())} listed"
+        yield f"jobs        {snapshot.jobs_by_state().total()} listed"
     elif status.incremental_polling:
         yield f"jobs        {estimate.jobs} or more listed: too many to list at every poll; polled incrementally"
     else:

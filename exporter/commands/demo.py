@@ -1,4 +1,4 @@
-"""``demo``: a simulated platform and the daemon in one process, and a line every few seconds about the jobs."""
+"""``demo``: a simulated platform and the exporter in one process, and a line every few seconds about the jobs."""
 
 import math
 import sys
@@ -138,10 +138,8 @@ def submit_examples(platform: Platform, speed: float) -> None:
 
 def line_of(snapshot: AccountSnapshot, now: float) -> str:
     """One line about the account's jobs at *now*, in Unix seconds."""
-    states: dict[str, int] = {}
-    for (_, state), totals in (snapshot.listed or {}).items():
-        states[state] = states.get(state, 0) + totals.jobs
-    jobs = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number) or "none listed yet"
+    states = sorted(snapshot.jobs_by_state().items())
+    jobs = ", ".join(f"{number} {state}" for state, number in states if number) or "none listed yet"
     files, completed, failed = snapshot.files_counted()
     counted = f"files counted: {completed} completed, {failed} failed of {files}"
     return f"jobs: {jobs}; {counted}{_stuck(snapshot, now)}{_age(snapshot, now)}"

@@ -137,6 +137,13 @@ class AccountSnapshot:
         expiries = (display.shown_until(record) for record in self._failed())
         return min((at for at in expiries if at > now), default=math.inf)
 
+    def jobs_by_state(self) -> Counter[str]:
+        """Number of listed jobs by state, over all operations; empty before the first full listing."""
+        states = Counter[str]()
+        for (_, state), totals in (self.listed or {}).items():
+            states[state] += totals.jobs
+        return states
+
     def files_counted(self) -> FilesCounted:
         """Files counted since counting began; zeros without a ledger."""
         sums = Counter[str]()

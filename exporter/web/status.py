@@ -5,7 +5,6 @@ accounts, those with problems first. Tables of jobs are cut off at a limit and s
 table becomes a card.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nlargest, nsmallest
@@ -397,7 +396,7 @@ def _account_row(account: _Account, display: DisplayOptions) -> AccountRow:
         allowance_used=status.allowance_used,
         rate_limit_remaining=status.rate_limit_remaining,
         stale=account.stale,
-        states=_jobs_by_state(snapshot),
+        states=None if snapshot.listed is None else snapshot.jobs_by_state().most_common(),
         files=account.files,
         counting_since=snapshot.ledger.account.counting_since if snapshot.ledger is not None else None,
     )
@@ -407,12 +406,3 @@ def _incremental(status: PollStatus) -> Incremental | None:
     if not status.incremental_polling or status.full_listing_interval is None:
         return None
     return Incremental(status.full_listing_interval, status.detection_delay or 0.0)
-
-
-def _jobs_by_state(snapshot: AccountSnapshot) -> Sequence[tuple[str, int]] | None:
-    if snapshot.listed is None:
-        return None
-    states = Counter[str]()
-    for (_, state), totals in snapshot.listed.items():
-        states[state] += totals.jobs
-    return states.most_common()

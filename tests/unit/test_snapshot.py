@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from exporter.counting.values import JobTotals
 from exporter.metrics.snapshot import SnapshotRegistry, error_codes
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
@@ -52,6 +53,17 @@ def test_owner_is_the_platforms_user_name_or_else_the_ledgers() -> None:
     assert snapshot(ledger).owner == "rosalind"
     assert snapshot(ledger, status=replace(STATUS, username=None)).owner == "franklin"
     assert snapshot(None, status=UNTRIED).owner == ""
+
+
+def test_listed_jobs_are_summed_by_state_over_all_operations() -> None:
+    listed = {
+        ("copy", "finished"): JobTotals(jobs=3),
+        ("copy", "running"): JobTotals(jobs=1),
+        ("move", "finished"): JobTotals(jobs=2),
+    }
+
+    assert snapshot(None, listed=listed).jobs_by_state() == {"finished": 5, "running": 1}
+    assert snapshot(None, listed=None).jobs_by_state() == {}
 
 
 def test_error_codes_come_most_frequent_first() -> None:
