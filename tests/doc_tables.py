@@ -16,8 +16,9 @@ from typing import Final, get_type_hints
 
 import msgspec
 import yaml
+from pydantic.fields import FieldInfo
 
-from exporter.config.settings import Settings
+from exporter.config.settings import Settings, default_text
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
 from exporter.simulator import control, faults
 from exporter.simulator.platform import Behaviour
@@ -30,7 +31,6 @@ RUNBOOKS: Final = RULES.with_name("RUNBOOKS.md")
 _NOT_IN_TABLE: Final = {"accounts"}
 """Settings that are tables of their own."""
 _ON_COMMAND_LINE: Final = ("listen", "seed", "speed", "jobs", "rate", "order", "token", "chaos")
-_UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60))
 
 QUERIES: Final[Mapping[str, str]] = {
     "sbg_jobs": 'sum by (account) (max by (account, operation, state) (sbg_jobs{state!="finished"}))',
@@ -114,7 +114,7 @@ def settings() -> str:
     return _table(
         ("key", "default", "meaning"),
         (
-            (_code(key), _default(key, field.default), field.description or "")
+            (_code(key), _default(field), field.description or "")
             for key, field in Settings.model_fields.items()
             if key not in _NOT_IN_TABLE
         ),
@@ -251,25 +251,11 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=\.)\s", text.partition("\n\n")[0], maxsplit=1)[0].replace("\n", " ")
 
 
-def _default(key: str, value: object) -> str:
-    annotation = str(Settings.model_fields[key].metadata)
-    if value in (None, (), ""):
-        return ""
-    if isinstance(value, bool):
-        return _code(str(value).lower())
-    if isinstance(value, tuple):
-        return " ".join(f"{each:g}" for each in value)
-    if isinstance(value, float) and "seconds" in annotation:
-        return _code(_duration(value))
-    return _code(value)
-
-
-def _duration(seconds: float) -> str:
-    """In the largest unit that leaves more than one of it, as people write durations."""
-    for unit, size in _UNITS:
-        if seconds > size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
+def _default(field: FieldInfo) -> str:
+    text = default_text(field)
+    if isinstance(field.default, bool):
+        text = text.lower()
+    return text if isinstance(field.default, tuple) or not text else _code(text)
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

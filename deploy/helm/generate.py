@@ -15,7 +15,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from deploy.kubernetes.generate import dashboards, rule_groups, with_version, write
-from exporter.config.settings import Settings
+from exporter.config.settings import Settings, is_duration
 
 CHART: Final = Path(__file__).parent / "sbg-exporter"
 NOT_SETTINGS: Final = {"accounts", "listen", "state_file", "profiles"}
@@ -87,7 +87,7 @@ def _type(field: FieldInfo) -> dict[str, object]:
         return {"enum": list(get_args(wanted))}
     if get_origin(wanted) is tuple:
         return {"type": "array", "items": _DURATION, "minItems": 1}
-    if wanted is float and "seconds" in str(field.metadata):
+    if is_duration(field):
         return dict(_DURATION)
     kinds: dict[object, str] = {bool: "boolean", int: "integer", float: "number"}
     bounds = {

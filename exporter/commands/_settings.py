@@ -9,11 +9,10 @@ from types import FrameType
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
-from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from exporter.config.loading import Configuration, load
-from exporter.config.settings import PREFIX, Settings, seconds
+from exporter.config.settings import PREFIX, Settings, default_text, is_duration
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.redaction import Redactor
 
@@ -43,36 +42,20 @@ def settings_options(only: Collection[str] = tuple(Settings.model_fields)) -> Ca
 
 
 def _option(key: str, field: FieldInfo) -> Callable[[Function], Function]:
-    flag, default = f"--{key.replace('_', '-')}", _shown(field)
-    text = f"{field.description} (default: {default})" if default else field.description
+    flag, default = f"--{key.replace('_', '-')}", default_text(field)
     if key == "accounts":  # tables have no option
         return lambda function: function
     if field.annotation is bool:
+        text = f"{field.description} (default: {'yes' if field.default else 'no'})"
         return click.option(f"{flag}/--no-{flag.removeprefix('--')}", key, default=None, help=text)
+    text = f"{field.description} (default: {default})" if default else str(field.description)
     return click.option(flag, key, metavar=_placeholder(key, field), help=text)
 
 
 def _placeholder(key: str, field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return "|".join(get_args(field.annotation))
-    return "DURATION" if _is_duration(field) else _PLACEHOLDERS.get(key, "SECONDS")
-
-
-def _is_duration(field: FieldInfo) -> bool:
-    return any(isinstance(each, BeforeValidator) and each.func is seconds for each in field.metadata)
-
-
-def _shown(field: FieldInfo) -> str:
-    """A default as a person would write it."""
-    default = field.default
-    if isinstance(default, tuple):
-        return " ".join(f"{each:g}" for each in default)
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    if _is_duration(field):
-        unit, size = next(((u, n) for u, n in (("h", 3600), ("m", 60)) if default % n == 0 and default > n), ("s", 1))
-        return f"{default / size:g}{unit}"
-    return "" if default is None else str(default)
+    return "DURATION" if is_duration(field) else _PLACEHOLDERS.get(key, "SECONDS")
 
 
 def load_configuration(flags: Mapping[str, object]) -> Configuration:

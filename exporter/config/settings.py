@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from exporter.config.accounts import AccountTable
@@ -64,6 +65,24 @@ def _at_least_a_second(value: float) -> float:
 def _listen_address(value: str) -> str:
     parse_listen_address(value)
     return value
+
+
+def is_duration(field: FieldInfo) -> bool:
+    """Whether the setting is a duration."""
+    return any(isinstance(each, BeforeValidator) and each.func is seconds for each in field.metadata)
+
+
+def default_text(field: FieldInfo) -> str:
+    """The setting's default as a person would write it; empty if there is none."""
+    default = field.default
+    if default is None:
+        return ""
+    if isinstance(default, tuple):
+        return " ".join(f"{each:g}" for each in default)
+    if is_duration(field):
+        unit = next((unit for unit in "hm" if default % _UNITS[unit] == 0 and default > _UNITS[unit]), "s")
+        return f"{default / _UNITS[unit]:g}{unit}"
+    return str(default)
 
 
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]

@@ -211,7 +211,7 @@ def test_problems_come_first_with_account_job_age_and_reason() -> None:
             "broken: cannot be polled, last successful poll 6 min ago: the token is refused.",
             (
                 "failing: 1 job with failed files, the latest detected 30 s ago:"
-                f" copy {job_id(START + 1)}, 3 of 10 files failed (4007 (2), none (1))."
+                f" copy {job_id(START + 1)}, 3 of 10 files failed; errors: 4007 (2), none (1)."
             ),
             f"still: 1 job without progress, the longest since 68 min ago: copy {job_id(START + 2)}, running.",
         ],
