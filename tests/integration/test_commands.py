@@ -108,7 +108,7 @@ def test_once_counts_into_the_state_file_and_prints_the_page(tmp_path: Path) -> 
 
 def test_once_that_cannot_list_shows_what_is_known_and_fails(tmp_path: Path) -> None:
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
-        simulator.platform.submit(JobScript(total=9, failed=4, hangs_after=8))
+        simulator.platform.submit(JobScript(total=9, failed=4, hangs_after=5))
         assert site.start("once", "--config", str(site.config)).end() == 0
         simulator.platform.queue(Fault(kind=FaultKind.UNAUTHORIZED), times=9)
 
@@ -141,7 +141,7 @@ def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
     folder = tmp_path / "textfiles"
     folder.mkdir()
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
-        simulator.platform.submit(JobScript(total=9, failed=4, hangs_after=8))
+        simulator.platform.submit(JobScript(total=9, failed=4, hangs_after=5))
         written = folder / "sbg.prom"
         written.write_text("something older\n")
 

@@ -254,12 +254,16 @@ def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installa
         resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (0, most))
         for _ in range(3):
             simulator.platform.submit(FAST)
-        full = daemon.scrape_when(lambda now: (now.value(failures) or 0) >= 2)
+        full = daemon.scrape_when(
+            lambda now: (
+                (now.value(failures) or 0) >= 2
+                and now.value("sbg_jobs", account="sim", operation="copy", state="finished") == 4
+            )
+        )
         counters.see(full)
 
         assert before.value(failures) == 0
         assert counted(full, "sim") == counted(before, "sim")
-        assert full.value("sbg_jobs", account="sim", operation="copy", state="finished") == 4
         assert full.value("sbg_jobs_files_failed", account="sim", operation="copy", state="finished") == 4
         assert len(daemon.said("job.finished")) == 1
         assert daemon.get("/-/healthy").status_code == 200
