@@ -1,17 +1,21 @@
 """``python -m exporter``, and the ``sbg-exporter`` command."""
 
-import signal
-import sys
+# Importing signal takes milliseconds in which Ctrl-C would print a traceback; the module below it is built in.
+import _signal  # type: ignore[import-not-found]  # known to Python, not to the type checker
 
-# Ctrl-C while modules are being imported ends the process silently, without a traceback.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+_signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM))
 
-from exporter.commands import main as command_line  # noqa: E402  # the signal comes first
+import sys  # noqa: E402  # the signals come first
+
+from exporter import signals  # noqa: E402
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(command_line())
+    signals.watch(sys.argv[1:])
+    from exporter.commands import main as command_line  # noqa: PLC0415  # takes long, and signals end it already
+
+    signals.leave(command_line())
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ writing take as long as usual.
 """
 
 import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
+from exporter import signals
 from exporter.clock import RealClock
 from exporter.config.loading import load
 from exporter.daemon import run
@@ -48,9 +48,8 @@ class ScaledClock(RealClock):
 
 def main(anchor: float, speed: float, config: Path) -> int:
     """Run until a signal arrives. Return the exit code."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signals.watch(["run"])
+    stop = signals.stop_event()
     configuration, redactor = load({"config": str(config)}, os.environ, Path.home()), Redactor()
     errors = NonBlockingStream(sys.stderr)
     log = logger(configuration.settings.log_format, configuration.settings.log_level, errors, redactor)

@@ -83,8 +83,8 @@ def _dispatch(argv: list[str], errors: NonBlockingStream) -> int:
         problems, code = [usage_error(error)], INVALID_CONFIGURATION
     except ConfigError as error:
         problems, code = list(error.problems), INVALID_CONFIGURATION
-    except Stopping as error:
-        problems, code = [str(error)], OK
+    except Stopping:
+        problems, code = ["interrupted by a signal before it was done"], FAILED
     except ExporterError as error:
         problems, code = [str(error)], FAILED
     for problem in problems:

@@ -1,11 +1,8 @@
-"""Shared by commands with a configuration: an option for each setting, the logger, the stop event."""
+"""Shared by commands with a configuration: an option for each setting, and the logger."""
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
@@ -78,15 +75,3 @@ def configured_logger(configuration: Configuration, errors: NonBlockingStream, r
     """A logger with the configured format and level."""
     settings = configuration.settings
     return logger(settings.log_format, settings.log_level, errors, redactor)
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-
-    def request_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, request_stop)
-    signal.signal(signal.SIGINT, request_stop)
-    return stop

@@ -14,7 +14,7 @@ import click
 
 from exporter.commands._click import Command
 from exporter.commands._parallel import poll_each
-from exporter.commands._settings import load_configuration, settings_options, stop_on_signals
+from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.loading import Configuration
 from exporter.daemon import assembly
 from exporter.logs import Log, NonBlockingStream, logger
@@ -22,6 +22,7 @@ from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.poller import Poller, UsageEstimate
 from exporter.redaction import Redactor
+from exporter.signals import stop_event
 
 
 @click.command(
@@ -42,7 +43,7 @@ def command(errors: NonBlockingStream, /, *, offline: bool, **flags: object) -> 
     """
     configuration, redactor = load_configuration(flags), Redactor()
     log = logger("auto", "error", errors, redactor)
-    return check(configuration, stop_on_signals(), log, redactor, offline=offline)
+    return check(configuration, stop_event(), log, redactor, offline=offline)
 
 
 def check(configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, offline: bool) -> int:

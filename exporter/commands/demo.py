@@ -14,7 +14,6 @@ import msgspec
 
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
-from exporter.commands._settings import stop_on_signals
 from exporter.commands.simulate import simulator_options, simulator_settings
 from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_listen_address
@@ -26,6 +25,7 @@ from exporter.errors import ConfigError, Problems
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.redaction import Redactor, Secret
+from exporter.signals import stop_event
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import running
@@ -81,7 +81,7 @@ def command(errors: NonBlockingStream, /, *, listen: str | None, duration: str |
         raise ConfigError(*problems)
     redactor = Redactor()
     log = logger("console", "warning", errors, redactor)
-    return demonstrate(Demonstration(address, ends_after), settings, stop_on_signals(), log, redactor)
+    return demonstrate(Demonstration(address, ends_after), settings, stop_event(), log, redactor)
 
 
 def demonstrate(

@@ -11,7 +11,7 @@ import click
 
 from exporter.commands._click import Command
 from exporter.commands._parallel import poll_each
-from exporter.commands._settings import configured_logger, load_configuration, settings_options, stop_on_signals
+from exporter.commands._settings import configured_logger, load_configuration, settings_options
 from exporter.config.loading import Configuration
 from exporter.daemon import assembly
 from exporter.errors import OutputError
@@ -19,6 +19,7 @@ from exporter.logs import Log, NonBlockingStream
 from exporter.metrics.exposition import Exposition, Format
 from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
+from exporter.signals import stop_event
 from exporter.storage.files import atomic_write
 
 
@@ -39,7 +40,7 @@ def command(errors: NonBlockingStream, /, *, textfile: str | None, **flags: obje
     """
     configuration, redactor = load_configuration(flags), Redactor()
     path = None if textfile is None else Path(textfile)
-    return once(configuration, path, stop_on_signals(), configured_logger(configuration, errors, redactor), redactor)
+    return once(configuration, path, stop_event(), configured_logger(configuration, errors, redactor), redactor)
 
 
 def once(

@@ -1,12 +1,17 @@
 """``run``: the exporter, until it is stopped."""
 
+from typing import Final
+
 import click
 
 from exporter.commands._click import Command
-from exporter.commands._settings import configured_logger, load_configuration, settings_options, stop_on_signals
+from exporter.commands._settings import configured_logger, load_configuration, settings_options
 from exporter.daemon import run
 from exporter.logs import NonBlockingStream
 from exporter.redaction import Redactor
+from exporter.signals import on_hangup, stop_event
+
+_NO_RELOAD: Final = "reload on SIGHUP is not available in this version; restart the daemon to read its configuration"
 
 
 @click.command(
@@ -29,4 +34,6 @@ def command(errors: NonBlockingStream, /, **flags: object) -> int:
     SB_AUTH_TOKEN) configure one account.
     """
     configuration, redactor = load_configuration(flags), Redactor()
-    return run.run(configuration, stop_on_signals(), configured_logger(configuration, errors, redactor), redactor)
+    log = configured_logger(configuration, errors, redactor)
+    on_hangup(lambda: log.warning("reload.ignored", reason=_NO_RELOAD))
+    return run.run(configuration, stop_event(), log, redactor)

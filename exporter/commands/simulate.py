@@ -8,6 +8,7 @@ import click
 
 from exporter.commands._click import Command
 from exporter.errors import ConfigError
+from exporter.signals import stop_event
 from exporter.simulator.server import serve
 from exporter.simulator.settings import SimulatorSettings
 
@@ -74,4 +75,4 @@ Example, in two terminals:
 @simulator_options("listen", "seed", "speed", "jobs", "rate", "order", "token", "chaos")
 def command(**flags: object) -> int:
     """Serve a simulated platform over HTTP."""
-    return serve(simulator_settings(flags))
+    return serve(simulator_settings(flags), stop_event())

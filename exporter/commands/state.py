@@ -9,7 +9,7 @@ import click
 
 from exporter.commands import print_error
 from exporter.commands._click import Command, Group
-from exporter.commands._settings import load_configuration, settings_options, stop_on_signals
+from exporter.commands._settings import load_configuration, settings_options
 from exporter.commands._state import (
     StateFileOptions,
     backup,
@@ -20,6 +20,7 @@ from exporter.commands._state import (
     show,
 )
 from exporter.logs import NonBlockingStream
+from exporter.signals import stop_event
 
 _SETTINGS: Final = ("state_file", "show_username")
 _NO_ACCOUNTS: Final[Mapping[str, object]] = {
@@ -94,7 +95,7 @@ def _backup(*, path: str, force: bool, **flags: object) -> int:
     Safe while the exporter runs. The copy is a single file that has been verified. To restore it: stop the exporter,
     remove state.db-wal and state.db-shm if they exist, copy the backup to state.db, and start the exporter.
     """
-    return backup(_options(flags, stop_on_signals()), Path(path), force=force)
+    return backup(_options(flags, stop_event()), Path(path), force=force)
 
 
 @command.command(
@@ -122,7 +123,7 @@ def _export(
     is counted afterwards.
     """
     # Without an output file there is nothing to clean up, so that a signal may end the process at once.
-    options = _options(flags, threading.Event() if output is None else stop_on_signals())
+    options = _options(flags, threading.Event() if output is None else stop_event())
     path = None if output is None else Path(output)
     return export_ledger(options, account, path, force=force, warn=_warn_on(errors))
 

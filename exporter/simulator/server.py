@@ -6,14 +6,12 @@ second, even while faults keep clients waiting.
 
 import asyncio
 import gzip
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
 
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
@@ -46,14 +44,8 @@ class RunningSimulator:
     settings: SimulatorSettings
 
 
-def serve(settings: SimulatorSettings) -> int:
-    """Serve in the foreground until SIGINT or SIGTERM. Return the exit code."""
-    stopped = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def serve(settings: SimulatorSettings, stopped: threading.Event) -> int:
+    """Serve in the foreground until *stopped* is set. Return the exit code."""
     try:
         with running(settings) as simulator:
             token = settings.token if settings.token == DEMO_TOKEN else "as given by --token"
@@ -70,9 +62,6 @@ def serve(settings: SimulatorSettings) -> int:
             f"sbg-exporter: cannot listen on {settings.listen}: {reason}; choose another address with --listen\n"
         )
         return 1
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return 0
 
 

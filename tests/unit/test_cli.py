@@ -40,16 +40,12 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "100")
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def type_in(*arguments: str) -> Ended:
         try:
             code = main(arguments)
         except SystemExit as left:
             code = int(left.code or 0)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         return Ended(code, *capsys.readouterr())
 
     return type_in
@@ -420,7 +416,7 @@ exporter.__main__.main()
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_ends_the_demo_with_exit_0(number: signal.Signals) -> None:
     with subprocess.Popen(
         [COMMAND, "demo", "--listen", "127.0.0.1:0", "--jobs", "3"],

@@ -1,9 +1,11 @@
 """The simulated platform keeps to what is known of the real one, and to its own scripts."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -1037,7 +1039,7 @@ def test_an_address_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
     with running(STILL) as simulator:
         taken = urlsplit(simulator.url).netloc
 
-        assert serve(replace(STILL, listen=taken)) == 1
+        assert serve(replace(STILL, listen=taken), threading.Event()) == 1
 
     assert (
         capsys.readouterr().err
@@ -1045,14 +1047,15 @@ def test_an_address_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
-def test_serving_in_the_foreground_ends_well_on_a_signal() -> None:
-    program = "from exporter.simulator.server import *; raise SystemExit(serve(QUIET))"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_simulator_in_the_foreground_ends_well_on_a_signal(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "exporter", "simulate", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(3)]
         url = said[0].split()[-1]
         assert httpx.get(url, trust_env=False).status_code == 200
-        process.terminate()
+        process.send_signal(number)
 
         assert process.wait(PATIENCE) == 0
     assert said[1].split()[-1] == DEMO_TOKEN
