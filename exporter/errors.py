@@ -2,12 +2,14 @@
 
 * ExporterError
   + ConfigError       invalid configuration: print one line per problem, exit with 2
+    - TokenError      no usable token: the account waits for one, the others are polled
   + StateError        unusable state file: print the reason and what to do, exit with 1
   + StateWriteError   a commit failed: keep showing the last commit, retry at the next poll
   + ListenError       cannot listen on the metrics address: exit with 1
   + OutputError       cannot write a file: exit with 1
   + PollError         the poll ends, the next one follows; ``result`` is the label in metrics
     - Unreachable     no response, a truncated or slow one, or a 5xx: retried within the poll first
+      . Overloaded    503 with Retry-After: send nothing until then
     - Unauthorized    401 or 403: request only the user until the token changes
     - RateLimited     429: send nothing until the platform's window ends
     - Maintenance     503 with code 0: retry every minute
@@ -17,7 +19,7 @@
       . JobRequestFailed  only this job's request failed: the poll continues with the others
     - WrongAccount    the token belongs to another user: the counters stay unchanged
       . DuplicateAccount  another account with the same identity comes first in the configuration
-  + AllowanceExhausted  the exporter's share of the rate limit is used up: the poll commits what it has
+  + AllowanceExhausted  no request may be sent for now: the poll commits what it has
   + Stopping          the process is ending
 
 Any other exception is a bug: the poll logs it with its traceback, and the next poll follows as usual.
@@ -26,10 +28,39 @@ Any other exception is a bug: the poll logs it with its traceback, and the next 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from enum import StrEnum
 from typing import ClassVar, Final
 
 _AFTER_REFUSAL: Final = 300.0
 """Seconds after which a refused token is tried again, in case the platform was wrong."""
+
+
+_MAINTENANCE_PAUSE: Final = 60.0
+"""Seconds after which a platform under maintenance is asked again."""
+
+
+class WaitReason(StrEnum):
+    """Why an account makes no request for a while; the value is the label of ``sbg_exporter_waiting``."""
+
+    ALLOWANCE = "allowance"
+    YIELDING = "yielding"
+    RATE_LIMITED = "rate_limited"
+    MAINTENANCE = "maintenance"
+    TOKEN = "token"  # noqa: S105  # a label
+
+    @property
+    def explanation(self) -> str:
+        """The reason in words, for the log and the status page."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS: Final = {
+    WaitReason.ALLOWANCE: "the exporter has used up its share of the rate limit",
+    WaitReason.YIELDING: "other programs of the user have used up the rate limit",
+    WaitReason.RATE_LIMITED: "the platform asked for a pause",
+    WaitReason.MAINTENANCE: "the platform is under maintenance",
+    WaitReason.TOKEN: "the token is missing, unreadable or refused",
+}
 
 
 class ExporterError(Exception):
@@ -46,6 +77,10 @@ class ConfigError(ExporterError):
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class TokenError(ConfigError):
+    """A token is missing, unreadable or malformed."""
 
 
 class Problems(list[str]):
@@ -89,9 +124,11 @@ class PollError(ExporterError):
         result: the poll's label in ``sbg_exporter_polls_total``.
         retry_after: seconds until the next poll; None for the usual interval.
         reidentify: whether the next poll must first request the token's user.
+        wait_reason: why nothing is requested until then; None if the next poll comes as usual.
     """
 
     result: ClassVar[str] = "error"
+    wait_reason: ClassVar[WaitReason | None] = None
     retry_after: float | None = None
     reidentify: ClassVar[bool] = False
 
@@ -102,10 +139,25 @@ class Unreachable(PollError):
     result = "unreachable"
 
 
+class Overloaded(Unreachable):
+    """The platform is unavailable and says for how long (503 with ``Retry-After``).
+
+    Attributes:
+        retry_after: seconds until the platform accepts requests again.
+    """
+
+    wait_reason = WaitReason.RATE_LIMITED
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after: float = retry_after
+
+
 class Unauthorized(PollError):
     """The platform refused the token (401, 403)."""
 
     result = "unauthorized"
+    wait_reason: ClassVar[WaitReason | None] = WaitReason.TOKEN
     retry_after = _AFTER_REFUSAL
     reidentify = True
 
@@ -118,6 +170,7 @@ class RateLimited(PollError):
     """
 
     result = "rate_limited"
+    wait_reason = WaitReason.RATE_LIMITED
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -128,7 +181,12 @@ class Maintenance(PollError):
     """The platform reports that it is under maintenance (503 with code 0)."""
 
     result = "maintenance"
-    retry_after = 60.0
+    wait_reason = WaitReason.MAINTENANCE
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        """*retry_after*: seconds that the platform asked for, if any."""
+        super().__init__(message)
+        self.retry_after: float = max(_MAINTENANCE_PAUSE, retry_after)
 
 
 class BadAnswer(PollError):
@@ -152,6 +210,7 @@ class JobRequestFailed(BadAnswer):
 class WrongAccount(PollError):
     """The token belongs to another user than this account's ledger."""
 
+    wait_reason: ClassVar[WaitReason | None] = WaitReason.TOKEN
     retry_after = _AFTER_REFUSAL
     reidentify = True
 
@@ -159,17 +218,21 @@ class WrongAccount(PollError):
 class DuplicateAccount(WrongAccount):
     """An earlier account in the configuration has the same identity."""
 
+    wait_reason = None
+
 
 class AllowanceExhausted(ExporterError):
-    """The exporter's share of the rate limit is used up: the poll commits what it has.
+    """No request may be sent for now: the poll commits what it has.
 
     Attributes:
         wait: seconds until the next request may be sent.
+        reason: what holds it up.
     """
 
-    def __init__(self, wait: float) -> None:
-        super().__init__(f"the API allowance is used up for another {wait:.0f} s")
+    def __init__(self, wait: float, reason: WaitReason = WaitReason.ALLOWANCE) -> None:
+        super().__init__(f"no request for another {wait:.0f} s: {reason.explanation}")
         self.wait = wait
+        self.reason = reason
 
 
 class Stopping(ExporterError):

@@ -8,9 +8,9 @@ from grafana_foundation_sdk.builders import stat as stat_panel
 from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
 from grafana import jobs, theme
-from grafana.layout import Page, Row, accounts, cells, tiles
+from grafana.layout import Cell, Page, Row, accounts, cells, tiles
 from grafana.panels import PanelInfo, bar_gauge, durations, label_stat, stat, states, timeseries
-from grafana.queries import ACCOUNT, ACCOUNT_STATE, Query, each, increase, now, quantile, rate, since
+from grafana.queries import ACCOUNT, ACCOUNT_STATE, WAITING, Query, each, increase, now, quantile, rate, since
 
 _REFUSED: Final = ("token refused", theme.WARNING_TEXT)
 _MAINTENANCE: Final = ("maintenance", theme.QUIET)
@@ -22,6 +22,16 @@ ACCOUNT_STATES: Final = {
     **dict.fromkeys(("4", "5", "6", "7"), _MAINTENANCE),
 }
 """Text and colour for each value of the account state query."""
+
+WAIT_REASONS: Final = {
+    "0": ("not waiting", theme.GOOD),
+    "1": ("allowance used up", theme.WARNING),
+    "2": ("limit used by others", theme.GONE),
+    "3": ("pause asked for", "yellow"),
+    "4": _MAINTENANCE,
+    "5": ("no usable token", theme.WARNING_TEXT),
+}
+"""Text and colour for each value of the query for waiting accounts."""
 
 _STEP: Final = "5m"
 _LATE: Final = 900
@@ -41,6 +51,16 @@ def account_states() -> statetimeline.Panel:
         ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
     )
     return states(info, Query(ACCOUNT_STATE, "{{account}}", step="1m"), ACCOUNT_STATES)
+
+
+def _waiting() -> statetimeline.Panel:
+    info = PanelInfo(
+        "Waiting accounts",
+        "When the exporter made no request for an account, and why. The log says until when, and what to do.",
+        "none",
+        ("SbgDetectionDelayed", "SbgAllowanceNearlyUsed", "SbgTokenRefused"),
+    )
+    return states(info, Query(WAITING, "{{account}}", step="1m"), WAIT_REASONS)
 
 
 def polled_in_time(*, listed: bool = False) -> timeseries_panel.Panel:
@@ -286,7 +306,7 @@ def page() -> Page:
         (accounts(several=True),),
         (
             Row("", answers),
-            Row("Polling", seen),
+            Row("Polling", (*seen, Cell(_waiting(), 24, 6))),
             Row("API usage", (*asked, *took)),
             Row("Process and state file", (*cells(6, 6, *_process()), *cells(8, 6, *_oddities()))),
         ),

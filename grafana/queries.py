@@ -90,6 +90,17 @@ ACCOUNT_STATE: Final = (
 """0: down, 1: up, 2 and 3: token refused, 4 and more: under maintenance."""
 
 
+def _waiting(reason: str) -> str:
+    return each("sbg_exporter_waiting", where=f'{ACCOUNT}, reason="{reason}"')
+
+
+WAITING: Final = " + ".join(
+    f"{number} * {_waiting(reason)}"
+    for number, reason in enumerate(("allowance", "yielding", "rate_limited", "maintenance", "token"), 1)
+)
+"""0: not waiting; else the number of the reason."""
+
+
 def ranked_codes(rank: int) -> str:
     """Return the *rank*-th most frequent error code of each failed job as label ``code_<rank>``."""
     rest = each("sbg_failed_job_errors", "operation", "job_id", "code", where=OPERATION)

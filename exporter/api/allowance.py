@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from exporter.api.models import Priority, RateLimit
+from exporter.errors import WaitReason
 
 DEFAULT_LIMIT: Final = 1000
 WINDOW_SECONDS: Final = 300.0
@@ -140,6 +141,13 @@ class Allowance:
                 self._remaining -= 1
             self._write(now)
             return 0.0
+
+    def wait_reason(self, now: float, priority: Priority = Priority.DISCOVERY) -> WaitReason:
+        """Return why :meth:`take` gives no request."""
+        with self._lock:
+            if now < self._paused_until:
+                return WaitReason.RATE_LIMITED
+            return WaitReason.ALLOWANCE if self._limit_for(priority) else WaitReason.YIELDING
 
     def learn(self, rate_limit: RateLimit, date: float | None, now: float) -> None:
         """Update from the headers of one response."""

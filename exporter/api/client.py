@@ -4,6 +4,7 @@ One request at a time, limited in duration and size. Connection failures are ret
 project's errors. Each request is reported to one observer, so the client needs neither logs nor metrics.
 """
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ from exporter.errors import (
     BadRequest,
     JobRequestFailed,
     Maintenance,
+    Overloaded,
     RateLimited,
     Unauthorized,
     Unreachable,
+    WaitReason,
 )
 from exporter.redaction import MASK
 
@@ -43,6 +46,8 @@ _UNDER_MAINTENANCE: Final = 0
 _GOOD_PAGES_TO_GROW: Final = 10
 """Consecutive successful pages before the page size is doubled again."""
 _BACKOFF_SECONDS: Final = 1.0
+_SHORT_PAUSE: Final = 5.0
+"""Longest ``Retry-After`` of a 503, in seconds, after which a request is retried within the same poll."""
 _OK, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TIMED_OUT, _TOO_MANY, _UNAVAILABLE = (
     200,
     400,
@@ -125,6 +130,7 @@ class Client:
         self._token = ""
         self._limit = PAGE_LIMIT
         self._good_pages = 0
+        self._jobs_paused_until = -math.inf
         self._result_filter = ResultFilter()
         self._http = httpx.Client(
             transport=transport,
@@ -224,6 +230,8 @@ class Client:
             body, headers = self._request(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}", priority)
         except _NoSuchJob as error:
             return Response(None, error.date)
+        except Overloaded as error:
+            raise Unreachable(str(error)) from None  # This job's path is to rest, not the account.
         try:
             job = decoding.parse_job(body)
         except BadAnswer as error:
@@ -240,21 +248,23 @@ class Client:
                 return self._attempt(endpoint, path, priority)
             except Unreachable as error:
                 failures.append(error)
-                if len(failures) == ATTEMPTS:
+                if len(failures) == ATTEMPTS or (error.retry_after or 0.0) > _SHORT_PAUSE:
                     raise
             except AllowanceExhausted:
                 if failures:  # Report the cause, not the missing allowance for a retry.
                     raise failures[-1] from None
                 raise
-            wait = after_failure(len(failures), self._clock.roll())
+            wait = max(after_failure(len(failures), self._clock.roll()), failures[-1].retry_after or 0.0)
             self._observer.on_retry_scheduled(RetryScheduled(endpoint, str(failures[-1]), len(failures), wait))
             self._clock.pause(wait)
 
     def _attempt(self, endpoint: Endpoint, path: str, priority: Priority) -> tuple[bytes, Mapping[str, str]]:
-        wait = self.allowance.take(self._clock.monotonic(), priority)
-        if wait > 0:
-            raise AllowanceExhausted(wait)
         began = self._clock.monotonic()
+        if endpoint is Endpoint.JOB and began < self._jobs_paused_until:
+            raise AllowanceExhausted(self._jobs_paused_until - began, WaitReason.RATE_LIMITED)
+        wait = self.allowance.take(began, priority)
+        if wait > 0:
+            raise AllowanceExhausted(wait, self.allowance.wait_reason(began, priority))
         status = "other"
         try:
             with self._transport_errors(), self._send(path) as response:
@@ -273,14 +283,26 @@ class Client:
         if code == _OK:
             return body, headers
         api_error = decoding.parse_error(self._masked(body))
+        retry_after = decoding.parse_retry_after(headers)
+        if retry_after is not None:
+            retry_after = min(retry_after, LONGEST_PAUSE)
         if code == _TOO_MANY:
-            retry_after = decoding.parse_retry_after(headers)
-            wait = seconds_until_reset(rate_limit, date) if retry_after is None else min(retry_after, LONGEST_PAUSE)
+            wait = seconds_until_reset(rate_limit, date) if retry_after is None else retry_after
             self.allowance.pause_for(wait, self._clock.monotonic())
             raise RateLimited("the platform's rate limit is exhausted (429)", wait)
+        if code == _UNAVAILABLE and retry_after is not None and retry_after > _SHORT_PAUSE:
+            self._pause(endpoint, retry_after)
         if endpoint is Endpoint.JOB and code == _NOT_FOUND and api_error.code == NO_SUCH_JOB:
             raise _NoSuchJob(date)
-        raise _failure(endpoint, code, api_error)
+        raise _failure(endpoint, code, api_error, retry_after)
+
+    def _pause(self, endpoint: Endpoint, seconds: float) -> None:
+        """Honour a ``Retry-After``. If it came for one job, the job list is requested as usual."""
+        now = self._clock.monotonic()
+        if endpoint is Endpoint.JOB:
+            self._jobs_paused_until = now + seconds
+        else:
+            self.allowance.pause_for(seconds, now)
 
     @contextmanager
     def _send(self, path: str) -> Iterator[httpx.Response]:
@@ -331,12 +353,15 @@ class _TransportError(Unreachable):
         self.status = status
 
 
-def _failure(endpoint: Endpoint, code: int, api_error: ApiError) -> Exception:
-    """Return the error for a response other than 200."""
+def _failure(endpoint: Endpoint, code: int, api_error: ApiError, retry_after: float | None) -> Exception:
+    """Return the error for a response other than 200; *retry_after* in seconds, if the platform sent it."""
     details = f" {api_error.message!r}" if api_error.message else ""
     details += f" (code {api_error.code})" if api_error.code is not None else ""
     if code == _UNAVAILABLE and api_error.code == _UNDER_MAINTENANCE:
-        return Maintenance("the platform is under maintenance")
+        return Maintenance("the platform is under maintenance", retry_after or 0.0)
+    if code == _UNAVAILABLE and retry_after:
+        asked = f"the platform answered {code}{details} and asked for a pause of {retry_after:.0f} s"
+        return Overloaded(asked, retry_after)
     if code in _SERVER_ERRORS or code == _TIMED_OUT:
         return _TransportError(f"the platform answered {code}{details}", str(code))
     if code == _UNAUTHORIZED or (code == _FORBIDDEN and endpoint is not Endpoint.JOB):

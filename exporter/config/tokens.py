@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, TokenError
 from exporter.redaction import Secret
 
 _LONGEST_TOKEN: Final = 4096
@@ -21,15 +21,15 @@ def parse_token(text: str, where: str) -> Secret:
     """The token in *text*, without surrounding white space.
 
     Raises:
-        ConfigError: the token is empty or cannot be sent in a header.
+        TokenError: the token is empty or cannot be sent in a header.
     """
     token = text.strip()
     if not token:
-        raise ConfigError(f"{where}: the token is empty")
+        raise TokenError(f"{where}: the token is empty")
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{where}: invalid token: contains spaces, line breaks or non-ASCII characters")
+        raise TokenError(f"{where}: invalid token: contains spaces, line breaks or non-ASCII characters")
     if len(token) > _LONGEST_TOKEN:
-        raise ConfigError(f"{where}: invalid token: longer than {_LONGEST_TOKEN} characters")
+        raise TokenError(f"{where}: invalid token: longer than {_LONGEST_TOKEN} characters")
     return Secret(token)
 
 
@@ -42,6 +42,11 @@ class FixedToken:
     def __init__(self, secret: Secret, file: Path | None = None) -> None:
         self._secret = secret
         self._file = file
+
+    @property
+    def remedy(self) -> str:
+        """How to replace the token."""
+        return "set a valid token of this user in the configuration and restart"
 
     def read(self) -> Secret:
         """The token."""
@@ -58,18 +63,23 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @property
+    def remedy(self) -> str:
+        """How to replace the token."""
+        return "write a valid token of this user, and nothing else, to the token file; it is used within seconds"
+
     def read(self) -> Secret:
         """The token that is in the file now.
 
         Raises:
-            ConfigError: the file cannot be read or holds no token.
+            TokenError: the file cannot be read or holds no token.
         """
         try:
             with self._path.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(2 * _LONGEST_TOKEN)
         except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"{self._path}: cannot read the token file: {reason}") from error
+            raise TokenError(f"{self._path}: cannot read the token file: {reason}") from error
         return parse_token(text, str(self._path))
 
     def exposure_warning(self) -> str | None:

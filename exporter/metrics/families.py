@@ -14,6 +14,7 @@ from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
 from exporter.counting import values as counting
 from exporter.counting.values import CounterValue, HistogramValue, JobRecord, JobTotals
+from exporter.errors import WaitReason
 from exporter.metrics.snapshot import (
     AccountSnapshot,
     DisplayOptions,
@@ -243,6 +244,12 @@ def _account_info(snapshot: AccountSnapshot, display: DisplayOptions, _now: floa
     yield Sample((snapshot.owner if display.show_username else "", snapshot.endpoint), 1)
 
 
+def _waiting(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
+    waiting = snapshot.status.waiting
+    for reason in WaitReason:
+        yield Sample((reason,), int(waiting is not None and waiting.reason is reason))
+
+
 def _counting_since(snapshot: AccountSnapshot, _display: DisplayOptions, _now: float) -> Iterator[Sample]:
     if snapshot.ledger is not None:
         yield Sample((), snapshot.ledger.account.counting_since)
@@ -450,6 +457,17 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "sbg_exporter_detection_delay_seconds",
         "Longest time since an unfinished job, or the head of the list, was last checked.",
         lambda status: status.detection_delay,
+    ),
+    Family(
+        Section.EXPORTER,
+        "sbg_exporter_waiting",
+        Type.GAUGE,
+        "Whether the exporter makes no request for the account for now, by reason: its share of the rate limit is used "
+        "up (allowance), others have used up the limit (yielding), the platform asked for a pause (rate_limited), "
+        "maintenance, or no usable token (token).",
+        (*_ACCOUNT, "reason"),
+        Source.STATUS,
+        _waiting,
     ),
     _labelled_counter(
         "sbg_exporter_records_skipped_total",

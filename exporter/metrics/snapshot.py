@@ -17,6 +17,21 @@ from exporter.counting.values import (
     JobTotals,
     Ledger,
 )
+from exporter.errors import WaitReason
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An account that makes no request for now. Times are Unix seconds by this machine's clock.
+
+    Attributes:
+        since: when it began.
+        until: when the next request is due; None: as soon as the cause is removed.
+    """
+
+    reason: WaitReason
+    since: float
+    until: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +52,7 @@ class PollStatus:
         full_listing_interval: effective seconds between two full listings; None before the first poll.
         detection_delay: longest time since an unfinished job, or the head of the list, was last checked.
         last_error: why the last poll failed; empty if it succeeded.
+        waiting: why nothing is requested for now, if so.
     """
 
     up: bool | None
@@ -59,6 +75,7 @@ class PollStatus:
     full_listing_interval: float | None
     detection_delay: float | None
     last_error: str
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +222,7 @@ class SnapshotRegistry:
 
     @property
     def ready(self) -> bool:
-        """Whether every account has been polled once."""
+        """Whether every account has been polled once, or is known to wait."""
         return len(self._snapshots) == len(self._order) and all(
-            snapshot.status.last_poll is not None for snapshot in self._snapshots
+            snapshot.status.last_poll is not None or snapshot.status.waiting is not None for snapshot in self._snapshots
         )

@@ -10,7 +10,7 @@ from exporter.api.client import Client
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.counting.values import Ledger, Rules
-from exporter.errors import ConfigError, DuplicateAccount, WrongAccount
+from exporter.errors import ConfigError, DuplicateAccount, TokenError, WrongAccount
 from exporter.logs import Log
 from exporter.polling.stats import PollStats
 from exporter.redaction import Redactor, Secret
@@ -95,6 +95,12 @@ class AccountIdentity:
         self._identified = False
         self.unproven = False
         """Whether the platform rejected the token, or its user is the wrong one: the next poll checks it first."""
+        self._unreadable = False
+
+    @property
+    def awaits_token(self) -> bool:
+        """Whether a new token would end the wait for the next poll."""
+        return self.unproven or self._unreadable
 
     def ask_again(self) -> None:
         """Ask the platform before the next poll which user the token belongs to."""
@@ -102,9 +108,9 @@ class AccountIdentity:
         self.unproven = True
 
     def token_changed(self) -> bool:
-        """Whether the token differs from the one in use; false while it cannot be read."""
+        """Whether the token differs from the one in use, or is back; false while it cannot be read."""
         try:
-            return self._account.token.read() != self._secret
+            return self._account.token.read() != self._secret or self._unreadable
         except ConfigError:
             return False
 
@@ -130,10 +136,15 @@ class AccountIdentity:
         Raises:
             WrongAccount: the token belongs to another user than *current*, or an earlier account polls its user.
             PollError: the platform did not report the user.
-            ConfigError: the token cannot be read.
+            TokenError: the token cannot be read.
             StateWriteError: the new ledger could not be written.
         """
-        secret = self._account.token.read()
+        try:
+            secret = self._account.token.read()
+        except TokenError:
+            self._unreadable = True
+            raise
+        self._unreadable = False
         if secret != self._secret:
             self._identified = False
             self._client.use_token(secret.reveal())

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from exporter.api.allowance import WINDOW_SECONDS, AllowancePool
 from exporter.api.client import Client, ClientObserver
@@ -15,10 +15,13 @@ from exporter.errors import (
     AllowanceExhausted,
     ConfigError,
     DuplicateAccount,
+    Overloaded,
     PollError,
     RateLimited,
     StateWriteError,
     Stopping,
+    TokenError,
+    WaitReason,
 )
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
@@ -26,11 +29,12 @@ from exporter.polling.cycle import CycleResult, PollCycle
 from exporter.polling.identity import AccountIdentity, IdentityRegistry
 from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
+from exporter.polling.waiting import WaitTracker
 from exporter.redaction import Redactor
 from exporter.storage.store import Store
 
-_TOKEN_CHECK_INTERVAL: Final = 5.0
-"""Seconds between checks of a token file while the platform rejects its token."""
+_WAITING_STEP: Final = 5.0
+"""While an account waits: seconds between two snapshots, and between two checks of a token file."""
 _REQUESTS_PER_PAGE_SMALL: Final = 1.25
 """Requests to allow for each request of discovery: the rest is for jobs that it does not show and for details."""
 _REQUESTS_PER_PAGE_LARGE: Final = 2.0
@@ -55,6 +59,13 @@ class PollSchedule:
     stale_after: float
     first: float
     phase: float
+
+
+class _Delay(NamedTuple):
+    """Seconds until the next poll, None for its usual time, and why nothing is requested until then, if so."""
+
+    seconds: float | None
+    reason: WaitReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,7 @@ class Poller:
         self._redactor = redactor
         self._log = log.bind(account=account.name)
         self._stats = PollStats(clock, self._log)
+        self._waits = WaitTracker(clock, self._log, account.token.remedy)
         self._client = connect(self._stats)
         self._identity = AccountIdentity(
             account,
@@ -204,55 +216,64 @@ class Poller:
         """
         began = self._stats.last_activity_at = self._clock.monotonic()
         made = self._stats.requests_made
-        wait: float | None = None
+        delay = _Delay(None)
         result, error_text = "success", ""
         try:
-            wait = self._run_cycle()
+            delay = self._run_cycle()
         except Stopping:
             raise
         except AllowanceExhausted as spent:
-            if self._stats.requests_made == made:
-                return spent.wait  # no request was made: do not count this as a poll
-            wait = spent.wait
+            delay = _Delay(spent.wait, spent.reason)
         except PollError as error:
             # The status page shows this text, and a platform's error message may contain the token.
             result, error_text = error.result, self._redactor.redact(str(error))
-            wait = self._handle_failure(error)
+            delay = self._handle_failure(error)
         except (ConfigError, StateWriteError) as error:
             result, error_text = "error", self._redactor.redact(str(error))
+            delay = _Delay(None, WaitReason.TOKEN if isinstance(error, TokenError) else None)
         except Exception:  # noqa: BLE001  # an unexpected error must not end the thread
             result, error_text = "error", "unexpected error, see the log"
             self._log.exception("poll.unexpected_error")
         if error_text or self._stats.requests_made > made:  # without a request it was no poll
             self._stats.polled(result, error_text, self._clock.time(), self._clock.monotonic() - began)
+        if delay.reason is None:
+            self._waits.end()
+        else:
+            self._waits.begin(delay.reason, delay.seconds)
         self._stats.last_activity_at = self._clock.monotonic()
         self._publish_snapshot()
-        return wait
+        return delay.seconds
 
-    def _handle_failure(self, error: PollError) -> float | None:
+    def _handle_failure(self, error: PollError) -> _Delay:
         """Update state after a failed poll and return the delay before the next one; None for the usual delay."""
         self._stats.failed(error)
         if isinstance(error, DuplicateAccount):
             self._ledger = self._listed = None  # the earlier account publishes them
         if error.reidentify:
             self._identity.ask_again()
-        if isinstance(error, RateLimited):
-            return max(error.retry_after, self._interval)
-        return error.retry_after
+        if isinstance(error, RateLimited | Overloaded):
+            return _Delay(max(error.retry_after, self._interval), error.wait_reason)
+        return _Delay(error.retry_after, error.wait_reason)
 
     def _sleep_until(self, due: float) -> float:
-        """Sleep until *due*, or until a rejected token has been replaced; return when that was."""
+        """Sleep until *due*, or until an unusable token has been replaced; return when that was.
+
+        While the account waits, its snapshots go on: the detection delay grows.
+        """
         self._stats.last_activity_at = due
         while (left := due - self._clock.monotonic()) > 0:
-            if self._identity.unproven and self._identity.token_changed():
+            if self._identity.awaits_token and self._identity.token_changed():
                 return self._clock.monotonic()
-            self._clock.pause(min(left, _TOKEN_CHECK_INTERVAL) if self._identity.unproven else left)
+            waiting = self._waits.current is not None
+            self._clock.pause(min(left, _WAITING_STEP) if waiting or self._identity.awaits_token else left)
+            if waiting:
+                self._publish_snapshot()
         return due
 
     # ---- fetch, reconcile, commit ----
 
-    def _run_cycle(self) -> float | None:
-        """Run one poll's cycle; return the delay before the next one, 0 if a small account's list goes on.
+    def _run_cycle(self) -> _Delay:
+        """Run one poll's cycle; return the delay before the next one, 0 s if a small account's list goes on.
 
         Raises:
             AllowanceExhausted: the allowance ended the poll before it observed a job.
@@ -266,12 +287,14 @@ class Poller:
         self._apply(ledger, result)
         failure = result.stopped
         if isinstance(failure, AllowanceExhausted) and result.saw_jobs:
-            return failure.wait
+            return _Delay(failure.wait, failure.reason)
+        if result.discovered:
+            self._waits.end()
         if result.may_continue and self._continues_listing and self._plan.incremental:
             self._continue_listing(began)
         if failure is not None:
             raise failure
-        return 0.0 if result.written and self._plan.half_read else None
+        return _Delay(0.0 if result.written and self._plan.half_read else None)
 
     def _continue_listing(self, began: float) -> None:
         """Read a large account's full listing, commit after each phase, and stop when the next poll is due."""
@@ -368,6 +391,7 @@ class Poller:
                     delay=None
                     if self._ledger is None
                     else self._plan.delay(self._clock.monotonic(), self._ledger.live),
+                    waiting=self._waits.current,
                 ),
                 (stats.last_success or -math.inf) + valid_for,
             )

@@ -17,7 +17,7 @@ from exporter.counting.values import (
 )
 from exporter.errors import Maintenance, PollError, Unauthorized, Unreachable
 from exporter.logs import Log
-from exporter.metrics.snapshot import PollStatus
+from exporter.metrics.snapshot import PollStatus, Waiting
 
 POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -129,7 +129,14 @@ class PollStats:
         values[labels] = values.get(labels, 0) + number
 
     def status(
-        self, allowance: Allowance, *, interval: float, full_interval: float, incremental: bool, delay: float | None
+        self,
+        allowance: Allowance,
+        *,
+        interval: float,
+        full_interval: float,
+        incremental: bool,
+        delay: float | None,
+        waiting: Waiting | None = None,
     ) -> PollStatus:
         """Return the current statistics."""
         rate_limit, polled = allowance.known, self.last_poll is not None
@@ -154,6 +161,7 @@ class PollStats:
             full_listing_interval=full_interval if polled else None,
             detection_delay=delay if polled else None,
             last_error=self.last_error,
+            waiting=waiting,
         )
 
 

@@ -139,6 +139,14 @@ class Incremental:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitNote:
+    """Why nothing is requested for an account for now; seconds until that ends, None if it depends on an operator."""
+
+    reason: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class AccountRow:
     """One account.
 
@@ -153,6 +161,7 @@ class AccountRow:
     endpoint: str
     state: AccountState
     error: str
+    waiting: WaitNote | None
     last_success: float | None
     last_poll: float | None
     interval: float
@@ -211,6 +220,7 @@ class StatusView:
     accounts_up: int
     accounts_failing: int
     accounts_untried: int
+    accounts_waiting: int
     jobs_unfinished: int
     jobs_failed: int
     jobs_stuck: int
@@ -287,6 +297,7 @@ def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, n
         accounts_up=sum(account.state == "up" for account in accounts),
         accounts_failing=sum(account.failing for account in accounts),
         accounts_untried=sum(account.state == "untried" for account in accounts),
+        accounts_waiting=sum(account.snapshot.status.waiting is not None for account in accounts),
         jobs_unfinished=sum(len(account.unfinished) for account in accounts),
         jobs_failed=sum(len(account.detected) for account in accounts),
         jobs_stuck=sum(len(account.stuck) for account in accounts),
@@ -297,7 +308,7 @@ def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, n
         unfinished_jobs=_unfinished_jobs(accounts, limit, now),
         listed=_listed(accounts),
         accounts=tuple(
-            _account_row(account, display)
+            _account_row(account, display, now)
             for account in sorted(
                 accounts, key=lambda account: (not account.failing, not account.detected, account.link.number)
             )
@@ -380,7 +391,7 @@ def _listed(accounts: Sequence[_Account]) -> Table[ListedRow]:
     )
 
 
-def _account_row(account: _Account, display: DisplayOptions) -> AccountRow:
+def _account_row(account: _Account, display: DisplayOptions, now: float) -> AccountRow:
     snapshot, status = account.snapshot, account.snapshot.status
     return AccountRow(
         account=account.link,
@@ -388,6 +399,7 @@ def _account_row(account: _Account, display: DisplayOptions) -> AccountRow:
         endpoint=snapshot.endpoint.removeprefix("https://"),
         state=account.state,
         error=status.last_error,
+        waiting=_wait_note(status, now),
         last_success=status.last_success,
         last_poll=status.last_poll,
         interval=status.interval,
@@ -400,6 +412,13 @@ def _account_row(account: _Account, display: DisplayOptions) -> AccountRow:
         files=account.files,
         counting_since=snapshot.ledger.account.counting_since if snapshot.ledger is not None else None,
     )
+
+
+def _wait_note(status: PollStatus, now: float) -> WaitNote | None:
+    if status.waiting is None:
+        return None
+    until = status.waiting.until
+    return WaitNote(status.waiting.reason.explanation, None if until is None else max(0.0, until - now))
 
 
 def _incremental(status: PollStatus) -> Incremental | None:

@@ -34,6 +34,7 @@ from exporter.errors import (
     ConfigError,
     JobRequestFailed,
     Maintenance,
+    Overloaded,
     PollError,
     RateLimited,
     Stopping,
@@ -332,6 +333,85 @@ def test_429_pauses_for_retry_after_or_until_the_reset(
     bench.clock.advance(wait)
     assert client.page(0).page.items == 0
     assert bench.told.statuses == ["429", "200"]
+
+
+@pytest.mark.parametrize("body", [fault(90005), fault(0), b"<html>", b""], ids=["JSON", "maintenance", "HTML", "empty"])
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        pytest.param({"retry-after": "60"}, 60, id="seconds"),
+        pytest.param({"retry-after": " 60.5 "}, 60.5, id="with a fraction"),
+        pytest.param({"retry-after": "Wed, 20 Feb 2019 12:04:50 GMT", "date": DATE}, 60, id="a date"),
+        pytest.param({"retry-after": "Wed, 20 Feb 2119 12:04:50 GMT", "date": DATE}, LONGEST_PAUSE, id="far date"),
+        pytest.param({"retry-after": "99999999"}, LONGEST_PAUSE, id="years"),
+    ],
+)
+@pytest.mark.parametrize("ask", [user, page])
+def test_503_with_retry_after_sends_nothing_until_then(
+    bench: ClientFixture, ask: Ask, headers: dict[str, str], wait: float, body: bytes
+) -> None:
+    client = bench.answered(reply(503, body, headers), reply(body=EMPTY_PAGE if ask is page else USER))
+
+    error = failure(client, ask)
+
+    assert isinstance(error, Overloaded | Maintenance)
+    assert error.retry_after == max(wait, 60)
+    bench.clock.advance(wait / 2)
+    with pytest.raises(AllowanceExhausted) as held:
+        ask(client)
+    assert held.value.wait == pytest.approx(wait / 2)
+    assert held.value.reason == "rate_limited"
+    bench.clock.advance(wait / 2)
+    ask(client)
+    assert bench.told.statuses == ["503", "200"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"retry-after": ""}, id="empty"),
+        pytest.param({"retry-after": "soon"}, id="a word"),
+        pytest.param({"retry-after": "-60"}, id="negative"),
+        pytest.param({"retry-after": "0"}, id="zero"),
+        pytest.param({"retry-after": "nan"}, id="nan"),
+        pytest.param({"retry-after": "inf"}, id="infinity"),
+        pytest.param({"retry-after": "9" * 4000}, id="endless"),
+        pytest.param({"retry-after": "Wed, 20 Feb 2019 12:00:00 GMT", "date": DATE}, id="a date that has passed"),
+        pytest.param({"retry-after": "Wed, 20 Feb 2119 12:04:50 GMT"}, id="a date without the platform's time"),
+        pytest.param({"retry-after": "Wed, 99 Feb 2019 12:04:50 GMT", "date": DATE}, id="no such date"),
+    ],
+)
+@every_question
+def test_503_with_an_unusable_retry_after_is_retried_like_one_without(
+    bench: ClientFixture, ask: Ask, headers: dict[str, str]
+) -> None:
+    error = failure(bench.answered(reply(503, fault(90005), headers)), ask)
+
+    assert type(error).result == "unreachable"
+    assert bench.told.statuses == ["503"] * ATTEMPTS
+    assert bench.clock.pauses == [0.5, 1.0]
+
+
+def test_a_short_retry_after_delays_the_retry(bench: ClientFixture) -> None:
+    client = bench.answered(reply(503, fault(90005), {"retry-after": "3"}), reply(body=EMPTY_PAGE))
+
+    assert client.page(0).page.items == 0
+    assert bench.clock.pauses == [3]
+
+
+def test_a_retry_after_for_one_job_holds_up_jobs_but_not_the_list(bench: ClientFixture) -> None:
+    client = bench.answered(reply(503, fault(90005), {"retry-after": "60"}), reply(body=EMPTY_PAGE))
+
+    error = failure(client, one_job)
+    assert type(error) is Unreachable
+    assert bench.told.statuses == ["503"]
+    assert client.page(0).page.items == 0
+    with pytest.raises(AllowanceExhausted):
+        one_job(client)
+    bench.clock.advance(60)
+    failure(client, one_job)  # the page that this server sends is no job
+
+    assert bench.told.statuses == ["503", "200", "200"]
 
 
 @pytest.mark.real_time

@@ -81,6 +81,7 @@ CONTRACT = {
         sbg_exporter_poll_interval_seconds{account}
         sbg_exporter_full_listing_interval_seconds{account}
         sbg_exporter_detection_delay_seconds{account}
+        sbg_exporter_waiting{account,reason}
         sbg_exporter_records_skipped_total{account,reason}
         sbg_exporter_counts_lowered_total{account,field}
         sbg_exporter_counting_since_timestamp_seconds{account}
@@ -194,4 +195,5 @@ def test_nothing_is_known_of_an_account_whose_ledger_is_not_known() -> None:
         "sbg_exporter_allowance_requests",
         "sbg_exporter_allowance_used_requests",
         "sbg_exporter_poll_interval_seconds",
+        "sbg_exporter_waiting",
     }

@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 
 from exporter.counting.values import JobTotals
-from exporter.metrics.snapshot import SnapshotRegistry, error_codes
+from exporter.errors import WaitReason
+from exporter.metrics.snapshot import SnapshotRegistry, Waiting, error_codes
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture
@@ -43,6 +44,14 @@ def test_registry_is_ready_once_every_account_has_been_polled() -> None:
     registry.put(snapshot(None, account="b", status=UNTRIED))
     assert not registry.ready
     registry.put(snapshot(None, account="b", status=replace(UNTRIED, up=False, last_poll=1.0)))
+
+    assert registry.ready
+
+
+def test_an_account_that_waits_for_its_first_poll_does_not_hold_up_readiness() -> None:
+    registry = SnapshotRegistry(("a",))
+
+    registry.put(snapshot(None, account="a", status=replace(UNTRIED, waiting=Waiting(WaitReason.ALLOWANCE, 1.0, 2.0))))
 
     assert registry.ready
 

@@ -14,7 +14,8 @@ from jinja2 import DictLoader, TemplateError
 
 from exporter import __version__
 from exporter.api.models import Job
-from exporter.metrics.snapshot import AccountSnapshot
+from exporter.errors import WaitReason
+from exporter.metrics.snapshot import AccountSnapshot, Waiting
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import STUCK_SECONDS
 from tests.clocks import START
@@ -273,6 +274,25 @@ def test_failing_account_shows_reason_and_age_but_no_stale_jobs() -> None:
     assert "rosalind at" in page.text, "the ledger remembers whose it is"
     not_shown = "1 account not shown: no full listing yet, or the last successful poll is too old."
     assert rows(page, UNFINISHED) == rows(page, LISTED) == [["None.", not_shown]]
+
+
+def test_account_that_waits_says_why_and_for_how_long() -> None:
+    yielding = replace(STATUS, waiting=Waiting(WaitReason.YIELDING, START, NOW + 240))
+    refused = replace(STATUS, up=False, last_error="refused", waiting=Waiting(WaitReason.TOKEN, START, None))
+
+    page = tree(snapshot(ledger_of(), status=yielding))
+    both = tree(snapshot(ledger_of(), status=yielding), snapshot(ledger_of(), account="two", status=refused))
+
+    assert overview(page) == ("No problems; 1 account waiting", [])
+    assert account(page)[0] == "up / waiting 4 min: other programs of the user have used up the rate limit"
+    assert overview(both)[0] == "1 account cannot be polled"
+    assert account(both, "two")[0].endswith("/ waiting: the token is missing, unreadable or refused")
+
+
+def test_wait_that_should_have_ended_is_not_negative() -> None:
+    late = replace(STATUS, waiting=Waiting(WaitReason.ALLOWANCE, START, NOW - 5))
+
+    assert account(tree(snapshot(ledger_of(), status=late)))[0].startswith("up / waiting 0 s: ")
 
 
 def test_account_without_a_successful_poll_says_so() -> None:

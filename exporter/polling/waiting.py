@@ -1,0 +1,58 @@
+"""Why an account makes no request for a while: for the metric, the status page and the log."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from exporter.clock import Clock
+from exporter.errors import WaitReason
+from exporter.logs import Log
+from exporter.metrics.snapshot import Waiting
+
+_NEXT_STEPS: Final[Mapping[WaitReason, str]] = {
+    WaitReason.ALLOWANCE: "none; if this happens in every window, raise rate_share or poll_interval",
+    WaitReason.YIELDING: "none; if this happens often, let the user's other programs send fewer requests",
+    WaitReason.RATE_LIMITED: "none; polling continues by itself",
+    WaitReason.MAINTENANCE: "none; the platform is asked again every minute",
+}
+
+
+class WaitTracker:
+    """Whether one account waits, and why. Logs when waiting begins and when it ends. For one thread."""
+
+    def __init__(self, clock: Clock, log: Log, token_remedy: str) -> None:
+        """Not waiting yet; *token_remedy* says how to replace the account's token."""
+        self._clock = clock
+        self._log = log
+        self._next_steps = {**_NEXT_STEPS, WaitReason.TOKEN: token_remedy}
+        self._began = 0.0
+        self.current: Waiting | None = None
+        """The reason and the times; None while requests are made as planned."""
+
+    def begin(self, reason: WaitReason, seconds: float | None) -> None:
+        """Wait for *seconds*, or until the cause is removed. A wait for the same reason goes on."""
+        now = self._clock.time()
+        until = None if seconds is None else now + seconds
+        if self.current is not None and self.current.reason is reason:
+            self.current = Waiting(reason, self.current.since, until)
+            return
+        self.current, self._began = Waiting(reason, now, until), self._clock.monotonic()
+        self._log.warning(
+            "polling.paused",
+            reason=str(reason),
+            explanation=reason.explanation,
+            seconds=None if seconds is None else round(seconds),
+            until=None if until is None else _utc(until),
+            next_step=self._next_steps[reason],
+        )
+
+    def end(self) -> None:
+        """Requests are made again."""
+        if self.current is not None:
+            waited = round(self._clock.monotonic() - self._began)
+            self._log.info("polling.resumed", reason=str(self.current.reason), waited_seconds=waited)
+            self.current = None
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
