@@ -3,6 +3,7 @@
 * ExporterError
   + ConfigError       invalid configuration: print one line per problem, exit with 2
     - TokenError      no usable token: the account waits for one, the others are polled
+    - ProfileError    no usable profile: the same
   + StateError        unusable state file: print the reason and what to do, exit with 1
   + StateWriteError   a commit failed: keep showing the last commit, retry at the next poll
   + ListenError       cannot listen on the metrics address: exit with 1
@@ -81,6 +82,10 @@ class ConfigError(ExporterError):
 
 class TokenError(ConfigError):
     """A token is missing, unreadable or malformed."""
+
+
+class ProfileError(ConfigError):
+    """A profile of the official clients is missing or incomplete: it may be completed later."""
 
 
 class Problems(list[str]):

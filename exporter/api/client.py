@@ -6,7 +6,7 @@ project's errors. Each request is reported to one observer, so the client needs 
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -119,8 +119,22 @@ class Client:
         clock: Clock,
         observer: ClientObserver,
         timeout: float,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
+        """A client.
+
+        Args:
+            endpoint: the API's base URL.
+            transport: sends the requests.
+            deadline: limits the duration of each request.
+            allowance: how many requests may be sent.
+            clock: for waits and durations.
+            observer: receives an event for each request and retry.
+            timeout: seconds that a request may take.
+            prepare: called before each request; may raise ConfigError if none can be sent.
+        """
         self._endpoint = endpoint
+        self._prepare = prepare
         self._host = httpx.URL(endpoint).host
         self._deadline = deadline
         self._timeout = timeout
@@ -262,6 +276,7 @@ class Client:
         began = self._clock.monotonic()
         if endpoint is Endpoint.JOB and began < self._jobs_paused_until:
             raise AllowanceExhausted(self._jobs_paused_until - began, WaitReason.RATE_LIMITED)
+        self._prepare()
         wait = self.allowance.take(began, priority)
         if wait > 0:
             raise AllowanceExhausted(wait, self.allowance.wait_reason(began, priority))

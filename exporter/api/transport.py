@@ -1,6 +1,15 @@
 """Build the HTTP transport of an account: TLS, proxy, one connection with a deadline per request."""
 
+import errno
+import hashlib
+import os
 import ssl
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import httpcore
 import httpx
@@ -16,32 +25,146 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         ConfigError: the file cannot be read or holds no certificate.
     """
     try:
+        if ca_file:
+            _require_regular(Path(ca_file))
         return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
-    except OSError as error:  # ssl.SSLError is a subclass.
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a ValueError for a path with a null byte
         source = ca_file or "SSL_CERT_FILE or SSL_CERT_DIR"
-        raise ConfigError(f"{source}: expected certificates in PEM format: {error.strerror or error}") from error
+        raise ConfigError(
+            f"{source}: expected certificates in PEM format: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
-def transport_to(deadline: Deadline, tls: ssl.SSLContext | None, proxy: str | None) -> httpx.BaseTransport:
+@dataclass(frozen=True, slots=True)
+class CertificatesReloaded:
+    """The file changed, and new connections trust what is in it now."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatesKept:
+    """The file changed into something unusable; what was in it before is still trusted."""
+
+    file: str
+    problem: str
+
+
+class TrustedCertificates:
+    """The certificate authorities to trust, loaded again when their file changes. Safe to share between threads.
+
+    The file is *ca_file*, else ``SSL_CERT_FILE``. It is compared by its content: its times and size may stay the same,
+    and Kubernetes replaces a link above it. OpenSSL itself looks into ``SSL_CERT_DIR`` at each connection.
+    """
+
+    def __init__(
+        self,
+        ca_file: str | None,
+        report: Callable[[CertificatesReloaded | CertificatesKept], None] = lambda _event: None,
+    ) -> None:
+        """Load nothing yet; *report* receives each change."""
+        self._ca_file = ca_file
+        self._report = report
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._loaded = ""
+        self._refused = ""
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for new connections: another one after a change.
+
+        Raises:
+            ConfigError: there is none yet, because the file cannot be read or holds no certificate.
+        """
+        file = self._ca_file or os.environ.get("SSL_CERT_FILE")
+        with self._lock:
+            found = "" if file is None else _fingerprint(Path(file))
+            if self._context is None:
+                self._context, self._loaded = tls_context(self._ca_file), found
+            elif found not in {self._loaded, self._refused}:
+                self._context = self._reloaded(self._context, file or "", found)
+            return self._context
+
+    def _reloaded(self, before: ssl.SSLContext, file: str, found: str) -> ssl.SSLContext:
+        try:
+            context = tls_context(self._ca_file)
+        except ConfigError as error:
+            self._refused = found
+            self._report(CertificatesKept(file, str(error)))
+            return before
+        self._loaded, self._refused = found, found
+        self._report(CertificatesReloaded(file))
+        return context
+
+
+def _fingerprint(file: Path) -> str:
+    """Return the hash of the file's content, or why it cannot be read."""
+    try:
+        _require_regular(file)
+        with file.open("rb") as opened:
+            return hashlib.sha256(opened.read(_LARGEST_FILE)).hexdigest()
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _require_regular(file: Path) -> None:
+    if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe could block permanently
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+_LARGEST_FILE: Final = 64 * 1024 * 1024
+
+
+def transport_to(deadline: Deadline, tls: TrustedCertificates | None, proxy: str | None) -> "Transport":
     """Build a transport with one keep-alive connection, through *proxy* (a URL that may hold credentials) if set."""
     backend = DeadlineBackend(deadline)
-    if proxy is None:
-        pool = httpcore.ConnectionPool(ssl_context=tls, max_connections=1, network_backend=backend)
-    else:
+
+    def pool(context: ssl.SSLContext | None) -> httpcore.ConnectionPool:
+        if proxy is None:
+            return httpcore.ConnectionPool(ssl_context=context, max_connections=1, network_backend=backend)
         url = httpx.Proxy(proxy)
-        pool = httpcore.HTTPProxy(
+        return httpcore.HTTPProxy(
             proxy_url=httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=url.url.port, target="/"),
             proxy_auth=url.raw_auth,
-            ssl_context=tls,
-            proxy_ssl_context=tls if url.url.scheme == "https" else None,
+            ssl_context=context,
+            proxy_ssl_context=context if url.url.scheme == "https" else None,
             max_connections=1,
             network_backend=backend,
         )
-    return _Transport(pool)
+
+    return Transport(pool, tls)
 
 
-class _Transport(httpx.HTTPTransport):
-    """httpx's own transport over a given pool: its constructor has no argument for the network backend."""
+class Transport(httpx.HTTPTransport):
+    """httpx's own transport over our own pool: its constructor has no argument for the network backend."""
 
-    def __init__(self, pool: httpcore.ConnectionPool) -> None:
-        self._pool = pool
+    def __init__(
+        self, pool: Callable[[ssl.SSLContext | None], httpcore.ConnectionPool], tls: TrustedCertificates | None
+    ) -> None:
+        """Open connections by *pool*, which is called again when the trusted certificates have changed."""
+        self._new_pool = pool
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Use the certificates that are in their file now.
+
+        Raises:
+            ConfigError: there are none, and never were.
+        """
+        context = None if self._tls is None else self._tls.context()
+        if not self._prepared or context is not self._context:
+            self.close()
+            self._context, self._pool, self._prepared = context, self._new_pool(context), True
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, over the open connection if there is one."""
+        if not self._prepared:
+            self.prepare()
+        return super().handle_request(request)
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        if self._prepared:
+            self._pool.close()

@@ -5,9 +5,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from exporter.daemon.assembly import Components
+from exporter.daemon.assembly import AnyPoller, Components
 from exporter.errors import Stopping
-from exporter.polling.poller import Poller
 
 _CHECK_SECONDS: Final = 0.2
 """Time between two checks whether the process is to end."""
@@ -16,7 +15,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def poll_each(components: Components, poll: Callable[[Poller], None], stop: threading.Event) -> None:
+def poll_each(components: Components, poll: Callable[[AnyPoller], None], stop: threading.Event) -> None:
     """Poll every account once, all at the same time.
 
     Raises:

@@ -20,7 +20,7 @@ from exporter.daemon import assembly
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
-from exporter.polling.poller import Poller, UsageEstimate
+from exporter.polling.poller import UsageEstimate
 from exporter.redaction import Redactor
 from exporter.signals import stop_event
 
@@ -39,7 +39,8 @@ def command(errors: NonBlockingStream, /, *, offline: bool, **flags: object) -> 
     """Validate the configuration and poll every account once.
 
     Takes the options, variables and file of `run`. For each account it prints the user, the jobs listed, the rate
-    limit, and the requests and series to expect. Nothing is counted. Exits 1 if an account cannot be polled.
+    limit, and the requests and series to expect. Nothing is counted. Exits 1 if an account cannot be polled,
+    2 if the configuration is wrong or leaves no account to poll.
     """
     configuration, redactor = load_configuration(flags), Redactor()
     log = logger("auto", "error", errors, redactor)
@@ -58,13 +59,17 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, redacto
     for warning in configuration.warnings:
         _say(f"warning: {warning}")
     if offline:
-        number = len(configuration.accounts)
+        for problem in configuration.setup_problems.values():
+            _say(f"error: {problem}")
+        if configuration.setup_problems:
+            return 1
+        number = len(configuration.names)
         _say(f"Configuration OK: {number} account{'' if number == 1 else 's'} (API not contacted).")
         return 0
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
         with assembly.build(throwaway, stop, log, redactor) as components:
-            poll_each(components, Poller.poll_once, stop)
+            poll_each(components, lambda poller: poller.poll_once(), stop)
             snapshots, display, now = components.registry.snapshots, components.display, components.clock.time
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
     for snapshot in snapshots:

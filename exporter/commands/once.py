@@ -17,7 +17,6 @@ from exporter.daemon import assembly
 from exporter.errors import OutputError
 from exporter.logs import Log, NonBlockingStream
 from exporter.metrics.exposition import Exposition, Format
-from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
 from exporter.signals import stop_event
 from exporter.storage.files import atomic_write
@@ -60,7 +59,7 @@ def once(
     if textfile is not None:
         _check_writable(textfile)  # before any request is sent and counted
     with assembly.build(configuration, stop, log, redactor) as components:
-        poll_each(components, Poller.poll_until_listed, stop)
+        poll_each(components, lambda poller: poller.poll_until_listed(), stop)
         if textfile is None:
             sys.stdout.buffer.write(components.exposition.page(Format.TEXT, gzip=False))
             sys.stdout.buffer.flush()

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
@@ -17,14 +17,16 @@ from exporter.config.endpoints import (
 )
 from exporter.config.tokens import (
     FixedToken,
+    ProfileToken,
     Token,
     TokenFile,
     credentials_path,
+    find_profile,
     parse_token,
     read_profiles,
     token_path,
 )
-from exporter.errors import ConfigError, Problems
+from exporter.errors import ConfigError, Problems, ProfileError, TokenError
 
 _LONGEST_NAME: Final = 64
 
@@ -72,6 +74,7 @@ class AccountConfig:
         token: the source of the token.
         ca_file: certificates to trust instead of the system's.
         proxy: the proxy's URL, credentials included; never shown.
+        where: where it is configured, for errors.
     """
 
     name: str
@@ -80,11 +83,96 @@ class AccountConfig:
     token: Token
     ca_file: Path | None
     proxy: str | None = field(repr=False)
+    where: str = ""
 
     @property
     def needs_tls(self) -> bool:
         """Whether a connection to the endpoint or to its proxy is encrypted."""
         return self.endpoint.startswith("https:") or bool(self.proxy and self.proxy.startswith("https:"))
+
+    def setup_problem(self) -> str:
+        """Read the account's files, and say in a line what is wrong with them now; an empty line if nothing is.
+
+        They may be written or repaired later, so this is no reason to refuse the configuration.
+        """
+        try:
+            self.token.read()
+            if self.ca_file is not None and self.needs_tls:
+                check_certificates(self.ca_file, self.where)
+        except TokenError as error:
+            hint = "; write only the token to it" if isinstance(self.token, TokenFile) else ""
+            return f"{self.where}: {error}{hint}"
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAccount:
+    """An account whose endpoint is not known, because its profile is missing or incomplete.
+
+    Attributes:
+        problem: what is wrong, in a line.
+        resolve: reads the profile again; raises ConfigError while the account cannot be set up.
+        remedy: what to do.
+    """
+
+    name: str
+    problem: str
+    remedy: str
+    resolve: Callable[[], AccountConfig] = field(repr=False)
+
+
+@dataclass(slots=True)
+class ResolvedAccounts:
+    """What the tables and profiles gave.
+
+    Attributes:
+        accounts: with an endpoint, in the order of the configuration.
+        pending: without one for now.
+        setup_problems: account to what is wrong with its files now.
+        lines: everything that is wrong, in the order of the configuration.
+        refused: whether some of it can only be repaired in the configuration.
+    """
+
+    accounts: list[AccountConfig] = field(default_factory=list)
+    pending: list[PendingAccount] = field(default_factory=list)
+    setup_problems: dict[str, str] = field(default_factory=dict)
+    lines: Problems = field(default_factory=Problems)
+    refused: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether at least one account can be polled now."""
+        return any(account.name not in self.setup_problems for account in self.accounts)
+
+    @property
+    def names(self) -> list[str]:
+        """All accounts' names."""
+        return [*(account.name for account in self.accounts), *(account.name for account in self.pending)]
+
+    def refuse(self, *lines: str) -> None:
+        """Note what is wrong with the configuration itself."""
+        self.lines.extend(lines)
+        self.refused = True
+
+    def add(self, name: str, remedy: str, resolve: "_Resolve", cached: "_Known", fresh: "_Known") -> None:
+        """Add the account that *resolve* makes of the profiles, or note what is wrong."""
+        try:
+            account = resolve(cached)
+        except ProfileError as error:
+            self.pending.append(PendingAccount(name, str(error), remedy, partial(resolve, fresh)))
+            self._note(name, str(error))
+        except ConfigError as error:
+            self.refuse(*error.problems)
+        else:
+            self.accounts.append(account)
+            self._note(account.name, account.setup_problem())
+
+    def _note(self, name: str, problem: str) -> None:
+        if problem:
+            self.setup_problems[name] = problem
+            self.lines.append(problem)
 
 
 def resolve_accounts(
@@ -94,38 +182,47 @@ def resolve_accounts(
     file: Path | None,
     environ: Mapping[str, str],
     home: Path,
-    problems: Problems,
-) -> tuple[AccountConfig, ...]:
-    """All accounts of *tables* and profiles; without any, the one of the official clients' conventions.
+) -> ResolvedAccounts:
+    """All accounts of *tables* and profiles; without any, the one of the official clients' conventions."""
+    found = ResolvedAccounts()
+    inputs = _Inputs(environ, credentials_path(home))
 
-    Errors of an account are added to *problems*, and the next account is resolved.
-    """
-    accounts: list[AccountConfig] = []
+    def fresh() -> _Profiles:
+        return read_profiles(inputs.credentials)
 
-    @cache
-    def known() -> _Profiles:  # read on demand: a service may have no access to a home directory
-        return read_profiles(credentials_path(home))
+    known = cache(fresh)  # read on demand: a service may have no access to a home directory
 
     for position, table in enumerate(tables, 1):
-        with problems.collected():
-            accounts.append(_from_table(table, f"{file}: accounts.#{position} ({table.name})", file, known, environ))
-    with problems.collected():
+        where = f"{file}: accounts.#{position} ({table.name})"
+        remedy = f"add profile {table.profile!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
+        found.add(table.name, remedy, partial(_from_table, table, where, file, inputs), known, fresh)
+    try:
         for name in _wanted_profiles(wanted_profiles, known):
-            with problems.collected():
-                accounts.append(_from_profile(name, known(), f"profiles: {name}", environ))
-    if not tables and not wanted_profiles:
-        with problems.collected():
-            accounts.append(_from_conventions(known, environ))
-    names = [account.name for account in accounts]
-    problems.extend(
-        f"accounts: the name {name!r} is used {names.count(name)} times; give each account its own name"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    )
-    return tuple(accounts)
+            remedy = f"add profile {name!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
+            resolve = partial(_from_profile, name, f"profiles: {name}", inputs)
+            found.add(name, remedy, resolve, known, fresh)
+        if not tables and not wanted_profiles:
+            found.add("default", "", partial(_from_conventions, inputs), known, fresh)
+    except ConfigError as error:
+        found.refuse(*error.problems)
+    names = found.names
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            times = names.count(name)
+            found.refuse(f"accounts: the name {name!r} is used {times} times; give each account its own name")
+    return found
 
 
 _Profiles = Mapping[str, Mapping[str, str]]
+_Known = Callable[[], _Profiles]
+_Resolve = Callable[[_Known], AccountConfig]
+
+
+class _Inputs(NamedTuple):
+    """The environment, and the credentials file of the official clients."""
+
+    environ: Mapping[str, str]
+    credentials: Path
 
 
 def _wanted_profiles(named: tuple[str, ...], known: Callable[[], _Profiles]) -> Iterable[str]:
@@ -140,21 +237,20 @@ def _from_table(
     table: AccountTable,
     where: str,
     file: Path | None,
-    known: Callable[[], _Profiles],
-    environ: Mapping[str, str],
+    inputs: _Inputs,
+    known: _Known,
 ) -> AccountConfig:
     beside = file.parent if file is not None else Path()
     endpoint = table.api_endpoint
     token: Token
     match table.auth_token_file, table.auth_token, table.profile:
         case Path() as path, None, None:
-            token = TokenFile(token_path(path, beside, environ))
+            token = TokenFile(token_path(path, beside, inputs.environ))
         case None, SecretStr() as text, None:
             token = FixedToken(parse_token(text.get_secret_value(), f"{where}: auth_token"), file)
         case None, None, str() as name:
-            profile = _profile(name, known(), where)
-            token = FixedToken(parse_token(profile.get("auth_token", ""), f"{where}: profile {name}"))
-            endpoint = endpoint or profile.get("api_endpoint")
+            token = ProfileToken(inputs.credentials, name, f"profile {name}")
+            endpoint = endpoint or _of_profile(name, where, known, allow_plain_http=table.allow_plain_http)
         case _:
             raise ConfigError(f"{where}: set exactly one of auth_token_file, auth_token and profile")
     return _account_config(
@@ -162,7 +258,7 @@ def _from_table(
         table.name,
         endpoint,
         token,
-        environ,
+        inputs.environ,
         division=table.division,
         ca_file=None if table.ca_file is None else beside / table.ca_file,
         proxy=None if table.proxy is None else table.proxy.get_secret_value(),
@@ -170,22 +266,23 @@ def _from_table(
     )
 
 
-def _from_profile(name: str, known: _Profiles, where: str, environ: Mapping[str, str]) -> AccountConfig:
-    profile = _profile(name, known, where)
-    token = FixedToken(parse_token(profile.get("auth_token", ""), f"{where}: auth_token"))
-    return _account_config(where, name, profile.get("api_endpoint"), token, environ)
+def _from_profile(name: str, where: str, inputs: _Inputs, known: _Known) -> AccountConfig:
+    token = ProfileToken(inputs.credentials, name, "auth_token")
+    return _account_config(where, name, _of_profile(name, where, known), token, inputs.environ)
 
 
-def _from_conventions(known: Callable[[], _Profiles], environ: Mapping[str, str]) -> AccountConfig:
+def _from_conventions(inputs: _Inputs, known: _Known) -> AccountConfig:
     """The one account that the official clients would use: their variables, else their default profile."""
-    endpoint, text, path = (environ.get(f"SB_{name}") for name in ("API_ENDPOINT", "AUTH_TOKEN", "AUTH_TOKEN_FILE"))
+    endpoint, text, path = (
+        inputs.environ.get(f"SB_{name}") for name in ("API_ENDPOINT", "AUTH_TOKEN", "AUTH_TOKEN_FILE")
+    )
     if endpoint and (path or text):
         token: Token
         if path:
-            token = TokenFile(token_path(Path(path), Path(), environ))
+            token = TokenFile(token_path(Path(path), Path(), inputs.environ))
         else:
             token = FixedToken(parse_token(text or "", "SB_AUTH_TOKEN"))
-        return _account_config("SB_API_ENDPOINT", None, endpoint, token, environ)
+        return _account_config("SB_API_ENDPOINT", None, endpoint, token, inputs.environ)
     if endpoint:  # the default profile may be for another platform
         raise ConfigError("SB_API_ENDPOINT: no token; set SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN")
     if path or text:
@@ -194,18 +291,36 @@ def _from_conventions(known: Callable[[], _Profiles], environ: Mapping[str, str]
             " for example to https://cavatica-api.sbgenomics.com/v2"
         )
     if "default" in known():
-        return _from_profile("default", known(), "profile default", environ)
+        return _from_profile("default", "profile default", inputs, known)
     raise ConfigError(
         "accounts: none configured; write an [[accounts]] table to a file and pass it with --config,"
         " or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
     )
 
 
-def _profile(name: str, known: _Profiles, where: str) -> Mapping[str, str]:
-    if name not in known:
-        available = ", ".join(sorted(known)) or "none"
-        raise ConfigError(f"{where}: no profile {name!r} in ~/.sevenbridges/credentials (available: {available})")
-    return known[name]
+def _of_profile(name: str, where: str, known: _Known, *, allow_plain_http: bool = False) -> str:
+    """The endpoint of a profile.
+
+    Raises:
+        ProfileError: the profile is missing, or has no usable endpoint.
+    """
+    try:
+        profile = find_profile(name, known())
+    except ProfileError as error:
+        raise ProfileError(f"{where}: {error}") from None
+    try:
+        endpoint = _given(profile.get("api_endpoint"), where)
+        return parse_endpoint(endpoint, where, allow_plain_http=allow_plain_http)[0]
+    except ConfigError as error:
+        raise ProfileError(*error.problems) from None
+
+
+def _given(endpoint: str | None, where: str) -> str:
+    if not endpoint:
+        raise ConfigError(
+            f"{where}: api_endpoint is missing; set it, for example to https://cavatica-api.sbgenomics.com/v2"
+        )
+    return endpoint
 
 
 def _account_config(
@@ -220,19 +335,9 @@ def _account_config(
     proxy: str | None = None,
     allow_plain_http: bool = False,
 ) -> AccountConfig:
-    if not endpoint:
-        raise ConfigError(
-            f"{where}: api_endpoint is missing; set it, for example to https://cavatica-api.sbgenomics.com/v2"
-        )
-    url, host = parse_endpoint(endpoint, where, allow_plain_http=allow_plain_http)
-    try:
-        token.read()  # at start an unreadable token is a configuration error; later it fails a poll
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}; write only the token to it") from None
-    if ca_file is not None:
-        check_certificates(ca_file, where)
+    url, host = parse_endpoint(_given(endpoint, where), where, allow_plain_http=allow_plain_http)
     if proxy is not None:
         proxy = parse_proxy(proxy, f"{where}: proxy")
     elif not is_loopback(host):
         proxy = proxy_from_environment(environ, url)
-    return AccountConfig(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy)
+    return AccountConfig(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy, where)

@@ -64,6 +64,8 @@ def check_certificates(ca_file: Path, where: str) -> None:
         ConfigError: *ca_file* cannot be read or holds no certificate.
     """
     try:
+        if not ca_file.is_file() and ca_file.exists():  # reading a pipe could block permanently
+            raise ConfigError(f"{where}: ca_file: {ca_file} is not a file; expected PEM certificates")
         ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:
         raise ConfigError(f"{where}: ca_file: no certificate in {ca_file}; expected PEM certificates") from None

@@ -7,7 +7,7 @@ never repeated, because they may be secrets.
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
-from exporter.config.accounts import AccountConfig, AccountTable, resolve_accounts
+from exporter.config.accounts import AccountConfig, AccountTable, PendingAccount, ResolvedAccounts, resolve_accounts
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.settings import PREFIX, Settings
 from exporter.counting.values import Rules
@@ -33,6 +33,8 @@ class Configuration:
 
     Attributes:
         host: address to listen on; None for all addresses, IPv4 and IPv6.
+        pending: accounts without a known endpoint for now, because their profile is missing or incomplete.
+        setup_problems: account to what is wrong with its files now; never all accounts.
         warnings: what works but should be changed, one line each.
     """
 
@@ -44,6 +46,13 @@ class Configuration:
     accounts: tuple[AccountConfig, ...]
     rules: Rules
     warnings: tuple[str, ...]
+    pending: tuple[PendingAccount, ...] = ()
+    setup_problems: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All accounts' names."""
+        return (*(account.name for account in self.accounts), *(account.name for account in self.pending))
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) -> Configuration:
@@ -55,7 +64,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         home: the user's home directory.
 
     Raises:
-        ConfigError: with a line for every problem.
+        ConfigError: with a line for every problem. What is wrong with an account's files counts only if no account can
+            be used; else :attr:`Configuration.setup_problems` has it.
     """
     problems = Problems(
         f"{name}: unknown setting; {_suggestion_for_variable(name)}"
@@ -74,13 +84,11 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     except ValidationError as error:
         found_wrong = error.errors(include_input=False)
         raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
-    accounts: tuple[AccountConfig, ...] = ()
+    found = ResolvedAccounts()
     if in_file is not None:  # a file that cannot be read would be reported as one without accounts
-        accounts = resolve_accounts(
-            settings.accounts, settings.profiles, file=file, environ=environ, home=home, problems=problems
-        )
-    if problems:
-        raise ConfigError(*problems)
+        found = resolve_accounts(settings.accounts, settings.profiles, file=file, environ=environ, home=home)
+    if problems or found.refused or not found.usable:
+        raise ConfigError(*problems, *found.lines)
     host, port = parse_listen_address(settings.listen)
     return Configuration(
         settings,
@@ -88,9 +96,11 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         host,
         port,
         settings.state_file or _default_state_file(environ, home),
-        accounts,
+        tuple(found.accounts),
         rules_of(settings),
-        tuple(dict.fromkeys(warning for account in accounts if (warning := account.token.exposure_warning()))),
+        tuple(dict.fromkeys(warning for each in found.accounts if (warning := each.token.exposure_warning()))),
+        tuple(found.pending),
+        found.setup_problems,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from exporter.errors import ConfigError, TokenError
+from exporter.errors import ConfigError, ProfileError, TokenError
 from exporter.redaction import Secret
 
 _LONGEST_TOKEN: Final = 4096
@@ -89,15 +89,49 @@ class TokenFile:
 
 def _exposure_warning(path: Path, kind: str) -> str | None:
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:
+        found = path.stat().st_mode
+    except (OSError, ValueError):  # a ValueError for a path with a null byte
         return None
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
+    mode = stat.S_IMODE(found)
+    if stat.S_ISREG(found) and mode & (stat.S_IROTH | stat.S_IWOTH):
         return f"{path}: others can read this {kind} (mode {mode:04o}); chmod 600 it"
     return None
 
 
-Token = FixedToken | TokenFile
+class ProfileToken:
+    """The token of a profile in the official clients' credentials file, read at every use.
+
+    *label* says in errors what is wrong.
+    """
+
+    def __init__(self, path: Path, profile: str, label: str) -> None:
+        self._path = path
+        self._profile = profile
+        self._label = label
+
+    @property
+    def remedy(self) -> str:
+        """How to replace the token."""
+        return f"set auth_token of profile {self._profile!r} in ~/.sevenbridges/credentials; it is used within seconds"
+
+    def read(self) -> Secret:
+        """The token that the profile has now.
+
+        Raises:
+            TokenError: the profile cannot be read or holds no token.
+        """
+        try:
+            profile = find_profile(self._profile, read_profiles(self._path))
+        except ConfigError as error:
+            raise TokenError(str(error)) from None
+        return parse_token(profile.get("auth_token", ""), self._label)
+
+    def exposure_warning(self) -> str | None:
+        """None: the credentials file belongs to the official clients."""
+        return None
+
+
+Token = FixedToken | TokenFile | ProfileToken
 
 
 def credentials_path(home: Path) -> Path:
@@ -109,7 +143,7 @@ def read_profiles(path: Path) -> dict[str, dict[str, str]]:
     """The profiles of a credentials file, as name to keys; empty if the file does not exist.
 
     Raises:
-        ConfigError: the file cannot be read or is not INI.
+        ProfileError: the file cannot be read or is not INI.
     """
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
@@ -117,11 +151,23 @@ def read_profiles(path: Path) -> dict[str, dict[str, str]]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the credentials file: {error.strerror}") from error
+        raise ProfileError(f"{path}: cannot read the credentials file: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError):
         # The parser's own message quotes the line, which may contain a token.
-        raise ConfigError(f"{path}: invalid credentials file; expected INI with [profile] sections") from None
+        raise ProfileError(f"{path}: invalid credentials file; expected INI with [profile] sections") from None
     return {name: {key: value or "" for key, value in parser.items(name)} for name in parser.sections()}
+
+
+def find_profile(name: str, profiles: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """The profile *name*.
+
+    Raises:
+        ProfileError: it is not among *profiles*.
+    """
+    if name not in profiles:
+        available = ", ".join(sorted(profiles)) or "none"
+        raise ProfileError(f"no profile {name!r} in ~/.sevenbridges/credentials (available: {available})")
+    return profiles[name]
 
 
 def token_path(relative: Path, folder: Path, environ: Mapping[str, str]) -> Path:

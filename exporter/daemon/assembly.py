@@ -1,16 +1,16 @@
 """Constructs all objects between the state file and the metrics page; the only place that does."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Final
+from typing import Final, TypeAlias
 
-from exporter.api.allowance import AllowanceKey, AllowancePool
+from exporter.api.allowance import Allowance, AllowanceKey, AllowancePool
 from exporter.api.client import Client, ClientObserver
 from exporter.api.deadline import Deadline
-from exporter.api.transport import tls_context, transport_to
+from exporter.api.transport import CertificatesKept, CertificatesReloaded, TrustedCertificates, transport_to
 from exporter.clock import Clock, RealClock
 from exporter.config.accounts import AccountConfig
 from exporter.config.loading import Configuration
@@ -18,18 +18,23 @@ from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.identity import IdentityRegistry
+from exporter.polling.pending import PendingPoller
 from exporter.polling.poller import Poller, PollSchedule
+from exporter.polling.stats import PollStats
 from exporter.redaction import Redactor
 from exporter.storage.store import Store
 
 _FIRST_POLLS_APART: Final = 0.05
 
 
+AnyPoller: TypeAlias = Poller | PendingPoller
+
+
 @dataclass(frozen=True, slots=True)
 class Components:
     """All objects between the state file and the metrics page, constructed but not started."""
 
-    pollers: tuple[Poller, ...]
+    pollers: tuple[AnyPoller, ...]
     registry: SnapshotRegistry
     exposition: Exposition
     display: DisplayOptions
@@ -47,7 +52,7 @@ def build(
         StateError: the state file cannot be used.
     """
     settings = configuration.settings
-    names = tuple(account.name for account in configuration.accounts)
+    names = configuration.names
     registry, identities, clock = SnapshotRegistry(names), IdentityRegistry(names), clock or RealClock(stop)
     started_at = clock.time()
     display = DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username)
@@ -59,28 +64,48 @@ def build(
             saved=lambda key: store.allowance(key, clock.time()),
             save=lambda key, saved: store.save_allowance(key, saved, clock.time()),
         )
+        certificates = cache(lambda ca_file: TrustedCertificates(ca_file, partial(_log_certificates, log)))
+
+        def schedule(position: int) -> PollSchedule:
+            return PollSchedule(
+                settings.poll_interval,
+                settings.full_listing_interval,
+                settings.stale_after,
+                first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
+                phase=position * settings.poll_interval / len(names),
+            )
+
+        def poller(account: AccountConfig, stats: PollStats | None = None) -> Poller:
+            return Poller(
+                account,
+                connect=partial(client_of, account, configuration, allowances, certificates=certificates, clock=clock),
+                store=store,
+                identities=identities,
+                allowances=allowances,
+                rules=configuration.rules,
+                schedule=schedule(names.index(account.name)),
+                clock=clock,
+                publish=registry.put,
+                log=log,
+                redactor=redactor,
+                stats=stats,
+            )
+
         yield Components(
-            tuple(
-                Poller(
-                    account,
-                    connect=partial(client_of, account, configuration, allowances, clock),
-                    store=store,
-                    identities=identities,
-                    allowances=allowances,
-                    rules=configuration.rules,
-                    schedule=PollSchedule(
+            (
+                *(poller(account) for account in configuration.accounts),
+                *(
+                    PendingPoller(
+                        account,
                         settings.poll_interval,
-                        settings.full_listing_interval,
-                        settings.stale_after,
-                        first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
-                        phase=position * settings.poll_interval / len(names),
-                    ),
-                    clock=clock,
-                    publish=registry.put,
-                    log=log,
-                    redactor=redactor,
-                )
-                for position, account in enumerate(configuration.accounts)
+                        allowance=Allowance(settings.rate_share),
+                        begin=poller,
+                        clock=clock,
+                        publish=registry.put,
+                        log=log,
+                    )
+                    for account in configuration.pending
+                ),
             ),
             registry,
             Exposition(
@@ -99,22 +124,31 @@ def client_of(
     account: AccountConfig,
     configuration: Configuration,
     allowances: AllowancePool,
-    clock: Clock,
     observer: ClientObserver,
+    *,
+    certificates: Callable[[str | None], TrustedCertificates],
+    clock: Clock,
 ) -> Client:
     """An account's client, which reports to *observer*."""
     deadline = Deadline(clock)
-    tls = _tls(str(account.ca_file) if account.ca_file else None) if account.needs_tls else None
+    tls = certificates(str(account.ca_file) if account.ca_file else None) if account.needs_tls else None
+    transport = transport_to(deadline, tls, account.proxy)
     return Client(
         account.endpoint,
-        transport_to(deadline, tls, account.proxy),
+        transport,
         deadline,
         allowance=allowances.of(AllowanceKey(account.endpoint, "", account.name), clock.monotonic()),
         clock=clock,
         observer=observer,
         timeout=configuration.settings.request_timeout,
+        prepare=transport.prepare,
     )
 
 
-_tls = cache(tls_context)
-"""Accounts share TLS contexts, because loading certificates takes 1 MB and 20 ms."""
+def _log_certificates(log: Log, event: CertificatesReloaded | CertificatesKept) -> None:
+    match event:
+        case CertificatesReloaded(file):
+            log.info("certificates.reloaded", file=file)
+        case CertificatesKept(file, problem):
+            next_step = "write PEM certificates to the file; until then, those that were in it before are trusted"
+            log.error("certificates.kept", file=file, reason=problem, next_step=next_step)

@@ -13,10 +13,9 @@ from exporter.api.client import ATTEMPTS
 from exporter.clock import SYSTEM_CLOCK, Clock
 from exporter.config.loading import Configuration
 from exporter.daemon import systemd
-from exporter.daemon.assembly import build
+from exporter.daemon.assembly import AnyPoller, build
 from exporter.logs import Log
 from exporter.metrics.snapshot import SnapshotRegistry
-from exporter.polling.poller import Poller
 from exporter.redaction import Redactor
 from exporter.web.app import application
 from exporter.web.page import StatusPage
@@ -51,7 +50,7 @@ def run(
         StateError: the state file cannot be used.
         ListenError: the address is not available.
     """
-    names = [account.name for account in configuration.accounts]
+    names = configuration.names
     with (
         start(configuration, stop, log, redactor, clock=clock) as daemon,
         systemd.informed(
@@ -108,12 +107,12 @@ def start(
             pid=os.getpid(),
             listen=shown_address(configuration.host, port),
             state_file=str(configuration.state_file.absolute()),
-            accounts=len(configuration.accounts),
+            accounts=len(configuration.names),
         )
         yield RunningDaemon(port, components.registry, unhealthy)
 
 
-def _guarded(poller: Poller, log: Log) -> Callable[[], None]:
+def _guarded(poller: AnyPoller, log: Log) -> Callable[[], None]:
     def work() -> None:
         try:
             poller.run()
@@ -123,7 +122,7 @@ def _guarded(poller: Poller, log: Log) -> Callable[[], None]:
     return work
 
 
-def _unhealthy(pollers: Iterable[Poller], clock: Clock, silent_for: float) -> str:
+def _unhealthy(pollers: Iterable[AnyPoller], clock: Clock, silent_for: float) -> str:
     now = clock.monotonic()
     return ", ".join(
         f"account {poller.name} has not moved for {now - poller.last_activity_at:.0f} s"

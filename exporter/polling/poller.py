@@ -98,7 +98,9 @@ class Poller:
         publish: Callable[[AccountSnapshot], None],
         log: Log,
         redactor: Redactor,
+        stats: PollStats | None = None,
     ) -> None:
+        """A poller; *stats* continues the statistics of the time before the account could be set up."""
         self.name = account.name
         self._account = account
         self._store = store
@@ -109,7 +111,7 @@ class Poller:
         self._publish = publish
         self._redactor = redactor
         self._log = log.bind(account=account.name)
-        self._stats = PollStats(clock, self._log)
+        self._stats = stats or PollStats(clock, self._log)
         self._waits = WaitTracker(clock, self._log, account.token.remedy)
         self._client = connect(self._stats)
         self._identity = AccountIdentity(

@@ -6,7 +6,6 @@ import io
 import json
 import socket
 import ssl
-import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from exporter.api.bodies import LARGEST_ANSWER
 from exporter.api.client import ATTEMPTS, Client, Endpoint, RequestCompleted, RetryScheduled, after_failure
 from exporter.api.deadline import Deadline
 from exporter.api.models import PAGE_LIMIT, Job, Operation, Priority, Response
-from exporter.api.transport import tls_context, transport_to
+from exporter.api.transport import TrustedCertificates, transport_to
 from exporter.errors import (
     AllowanceExhausted,
     AnswerTooLarge,
@@ -44,10 +43,10 @@ from exporter.errors import (
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, RunningSimulator, running
+from tests.certificates import Certificate, new_certificate
 from tests.clocks import START, ManualClock
 from tests.raw_server import Connection, RawServer, Script, answering, reply, serving
 from tests.recording_server import RecordingServer
-from tests.tools import tool
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 USER = b'{"username": "rfranklin"}'
@@ -89,18 +88,20 @@ class ClientFixture:
         *,
         token: str = TOKEN,
         timeout: float = 20.0,
-        tls: ssl.SSLContext | None = None,
+        tls: TrustedCertificates | None = None,
         proxy: str | None = None,
     ) -> Client:
         deadline = Deadline()
+        transport = transport_to(deadline, tls, proxy)
         client = Client(
             url,
-            transport_to(deadline, tls, proxy),
+            transport,
             deadline,
             allowance=self.allowance,
             clock=self.clock,
             observer=self.told,
             timeout=timeout,
+            prepare=transport.prepare,
         )
         self._stack.callback(client.close)
         client.use_token(token)
@@ -1285,35 +1286,23 @@ def test_observer_receives_every_request_with_endpoint_and_status(bench: ClientF
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for localhost that nobody trusts, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key)]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run(
-        [tool("openssl"), "req", "-x509", *made, "-out", str(certificate), "-days", "2", *names],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return new_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture
-def server_tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
+def server_tls(certificate: Certificate) -> ssl.SSLContext:
+    return certificate.server()
 
 
 @pytest.mark.tools("openssl")
-def test_ca_file_is_trusted(bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext) -> None:
+def test_ca_file_is_trusted(bench: ClientFixture, certificate: Certificate, server_tls: ssl.SSLContext) -> None:
     server = bench.serving(answering(reply(body=USER)), server_tls)
     url = f"https://localhost:{server.port}/v2"
 
-    assert bench.client(url, tls=tls_context(str(certificate[0]))).user().value == "rfranklin"
+    assert bench.client(url, tls=TrustedCertificates(str(certificate.cert))).user().value == "rfranklin"
 
-    error = failure(bench.client(url, tls=tls_context(None)), user)
+    error = failure(bench.client(url, tls=TrustedCertificates(None)), user)
     assert isinstance(error, Unreachable)
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
     assert bench.told.statuses == ["200", "connect", "connect", "connect"]
@@ -1322,12 +1311,12 @@ def test_ca_file_is_trusted(bench: ClientFixture, certificate: tuple[Path, Path]
 
 @pytest.mark.tools("openssl")
 def test_ssl_cert_file_is_trusted_by_default(
-    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    bench: ClientFixture, certificate: Certificate, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.cert))
     server = bench.serving(answering(reply(body=USER)), server_tls)
 
-    client = bench.client(f"https://localhost:{server.port}/v2", tls=tls_context(None))
+    client = bench.client(f"https://localhost:{server.port}/v2", tls=TrustedCertificates(None))
 
     assert client.user().value == "rfranklin"
 
@@ -1339,7 +1328,7 @@ def test_unreadable_certificates_are_a_config_error(tmp_path: Path, monkeypatch:
 
     for named, words in ((str(missing), "missing.pem"), (str(empty), "empty.pem"), (None, "SSL_CERT_FILE")):
         with pytest.raises(ConfigError, match=words):
-            tls_context(named)
+            TrustedCertificates(named).context()
 
 
 def relay(target: int, refuse: bytes = b"") -> Script:
@@ -1386,11 +1375,11 @@ def test_http_proxy_gets_requests_with_its_own_credentials(bench: ClientFixture)
 
 @pytest.mark.tools("openssl")
 def test_proxy_tunnels_https_and_never_sees_the_token(
-    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+    bench: ClientFixture, certificate: Certificate, server_tls: ssl.SSLContext
 ) -> None:
     server = bench.serving(hangs_up(reply(body=USER)), server_tls)
     proxy = bench.serving(relay(server.port))
-    tls = tls_context(str(certificate[0]))
+    tls = TrustedCertificates(str(certificate.cert))
 
     client = bench.client(
         f"https://localhost:{server.port}/v2", tls=tls, proxy=f"http://team:s3cret%2Fpass@127.0.0.1:{proxy.port}"
@@ -1407,13 +1396,15 @@ def test_proxy_tunnels_https_and_never_sees_the_token(
 
 @pytest.mark.tools("openssl")
 def test_https_proxy_is_verified_with_the_same_certificates(
-    bench: ClientFixture, certificate: tuple[Path, Path], server_tls: ssl.SSLContext
+    bench: ClientFixture, certificate: Certificate, server_tls: ssl.SSLContext
 ) -> None:
     server = bench.serving(hangs_up(reply(body=USER)))
     proxy = bench.serving(relay(server.port), server_tls)
 
     client = bench.client(
-        "http://platform.example/v2", tls=tls_context(str(certificate[0])), proxy=f"https://localhost:{proxy.port}"
+        "http://platform.example/v2",
+        tls=TrustedCertificates(str(certificate.cert)),
+        proxy=f"https://localhost:{proxy.port}",
     )
 
     assert client.user().value == "rfranklin"
@@ -1424,7 +1415,7 @@ def test_proxy_refusal_is_a_connect_error_without_its_password(bench: ClientFixt
     proxy = bench.serving(relay(0, refuse=refusal))
 
     client = bench.client(
-        "https://platform.example/v2", tls=tls_context(None), proxy=f"http://team:s3cret@127.0.0.1:{proxy.port}"
+        "https://platform.example/v2", tls=TrustedCertificates(None), proxy=f"http://team:s3cret@127.0.0.1:{proxy.port}"
     )
     error = failure(client)
 

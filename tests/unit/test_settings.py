@@ -571,6 +571,121 @@ def test_token_in_a_readable_file_is_one_warning_for_all_accounts(desk: Desk) ->
     )
 
 
+# ---- accounts that cannot be set up ----
+
+UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
+    "token file missing": (
+        {"auth_token_file": '"gone"'},
+        "gone: cannot read the token file: No such file or directory; write only the token to it",
+    ),
+    "token file a folder": (
+        {"auth_token_file": '"folder"'},
+        "folder: cannot read the token file: Is a directory; write only the token to it",
+    ),
+    "token file empty": ({"auth_token_file": '"empty"'}, "empty: the token is empty; write only the token to it"),
+    "token file with a password": (
+        {"auth_token_file": '"words"'},
+        "words: invalid token: contains spaces, line breaks or non-ASCII characters; write only the token to it",
+    ),
+    "ca_file missing": ({"ca_file": '"gone"'}, "ca_file: cannot read gone: No such file or directory"),
+    "ca_file empty": ({"ca_file": '"empty"'}, "ca_file: no certificate in empty; expected PEM certificates"),
+    "ca_file a folder": ({"ca_file": '"folder"'}, "ca_file: folder is not a file; expected PEM certificates"),
+    "profile missing": (
+        {"auth_token_file": "", "profile": '"gone"'},
+        "no profile 'gone' in ~/.sevenbridges/credentials (available: bare, default, elsewhere)",
+    ),
+    "profile and endpoint missing": (
+        {"auth_token_file": "", "api_endpoint": "", "profile": '"gone"'},
+        "no profile 'gone' in ~/.sevenbridges/credentials (available: bare, default, elsewhere)",
+    ),
+    "profile without a token": (
+        {"auth_token_file": "", "profile": '"bare"'},
+        "profile bare: the token is empty",
+    ),
+    "profile without an endpoint": (
+        {"auth_token_file": "", "api_endpoint": "", "profile": '"bare"'},
+        f"api_endpoint is missing; set it, for example to {CAVATICA}",
+    ),
+    "profile with an unusable endpoint": (
+        {"auth_token_file": "", "api_endpoint": "", "profile": '"elsewhere"'},
+        f"api_endpoint must be a URL, such as {CGC}",
+    ),
+}
+every_unusable = pytest.mark.parametrize(("keys", "line"), UNUSABLE.values(), ids=UNUSABLE)
+
+
+@pytest.fixture
+def mixed(desk: Desk) -> Desk:
+    """A folder with what the accounts above need to go wrong."""
+    (desk.folder / "folder").mkdir()
+    (desk.folder / "empty").touch()
+    (desk.folder / "words").write_text("correct horse")
+    desk.credentials(
+        f"[default]\napi_endpoint = {CGC}\nauth_token = {TOKEN}\n[bare]\n[elsewhere]\napi_endpoint = nowhere\n"
+    )
+    return desk
+
+
+@every_unusable
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+def test_one_account_that_cannot_be_set_up_stops_no_other(
+    mixed: Desk, keys: dict[str, str], line: str, *, first: bool
+) -> None:
+    tables = [account(name='"good"'), account(name='"bad"', **keys)]
+    mixed.write("".join(reversed(tables) if first else tables))
+
+    configuration = mixed.load()
+
+    assert sorted(configuration.names) == ["bad", "good"]
+    assert "good" in [each.name for each in configuration.accounts]
+    [(name, problem)] = configuration.setup_problems.items()
+    assert name == "bad"
+    assert problem.replace(f"{mixed.folder}/", "") == f"config.toml: accounts.#{1 if first else 2} (bad): {line}"
+    assert TOKEN not in repr(configuration)
+
+
+@every_unusable
+def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, str], line: str) -> None:
+    text = account(name='"one"', **keys) + account(name='"two"', auth_token_file='"none"')
+
+    assert mixed.problems(text) == [
+        f"config.toml: accounts.#1 (one): {line}",
+        (
+            "config.toml: accounts.#2 (two): none: cannot read the token file: No such file or directory;"
+            " write only the token to it"
+        ),
+    ]
+
+
+def test_a_wrong_key_is_an_error_whatever_the_other_accounts_are(mixed: Desk) -> None:
+    [line] = mixed.problems(account(name='"good"') + account(name='"bad"', auth_tokn='"x"'))
+
+    assert "unknown key" in line
+
+
+def test_an_account_whose_profile_is_missing_is_complete_when_the_profile_is_there(mixed: Desk) -> None:
+    mixed.write('profiles = ["later"]\n' + account())
+    credentials = mixed.home / ".sevenbridges" / "credentials"
+
+    [pending] = mixed.load().pending
+    with pytest.raises(ConfigError, match="no profile 'later'"):
+        pending.resolve()
+    credentials.write_text(f"[later]\napi_endpoint = {CGC}\nauth_token = {OTHER}\n")
+
+    account_config = pending.resolve()
+    assert (account_config.name, account_config.endpoint) == ("later", CGC)
+    assert account_config.token.read() == Secret(OTHER)
+    credentials.unlink()
+    with pytest.raises(ConfigError, match="no profile 'later'"):
+        account_config.token.read()
+
+
+def test_a_ca_file_that_no_connection_needs_is_no_problem(desk: Desk) -> None:
+    desk.write(account(api_endpoint='"http://127.0.0.1:9/v2"', ca_file='"gone"'))
+
+    assert desk.load().setup_problems == {}
+
+
 # ---- accounts from profiles ----
 
 PROFILES = f"""\

@@ -201,7 +201,8 @@ def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
         log = logger("json", "error", io.StringIO(), redactor := Redactor())
         events = _plot(tokens, begins)
         with assembly.build(configuration, threading.Event(), log, redactor, clock=clock) as components:
-            due, apart = dict.fromkeys(components.pollers, begins), _dice("apart")
+            pollers = [poller for poller in components.pollers if isinstance(poller, Poller)]
+            due, apart = dict.fromkeys(pollers, begins), _dice("apart")
             for step in range(int((ENDS - begins) / SCRAPE_SECONDS) + 1):
                 at = begins + step * SCRAPE_SECONDS
                 while events and events[0].at <= at:
@@ -210,7 +211,7 @@ def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
                 simulator.platform.advance(at - simulator.platform.now())
                 clock.step_to(at)
                 yield from _stamped(components.exposition.page(Format.TEXT, gzip=False), at)
-                for poller in components.pollers:
+                for poller in pollers:
                     # Not all in the same instant, and not in time with the windows of the platform's rate limit.
                     at += apart.uniform(0.5, 2.5)
                     simulator.platform.advance(at - simulator.platform.now())

@@ -1,0 +1,264 @@
+"""One account that cannot be set up, or that waits, does not stop the others, says why, and goes on by itself."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.certificates import new_certificate
+from tests.harness import Account, Daemon, Installation, Scrape, counted
+from tests.raw_server import Connection, RawServer, reply, serving
+
+STUCK = JobScript(total=6, failed=2, queued=0, resolving=0, running=0.002, hangs_after=0.001)
+REASONS = ("allowance", "yielding", "rate_limited", "maintenance", "token")
+
+
+def waiting(scrape: Scrape, account: str) -> str:
+    """The reason why *account* waits, as the metric shows it; an empty string if it does not."""
+    values = {each: scrape.value("sbg_exporter_waiting", account=account, reason=each) for each in REASONS}
+    assert set(values.values()) <= {0, 1}, "all reasons are always shown"
+    return next((each for each, value in values.items() if value), "")
+
+
+def told(daemon: Daemon, account: str) -> list[tuple[str, str]]:
+    return [
+        (str(event["event"]), str(event["reason"]))
+        for event in [*daemon.events]
+        if event.get("account") == account and str(event["event"]).startswith("polling.")
+    ]
+
+
+def up(account: str, value: int = 1) -> Callable[[Scrape], bool]:
+    return lambda scrape: scrape.value("sbg_up", account=account) == value
+
+
+BOB = "token-of-bob-000000000000000000"
+
+
+@contextmanager
+def two_accounts(folder: Path) -> Iterator[tuple[RunningSimulator, Installation]]:
+    """A simulated platform with an unfinished job of each of two users, and a configuration of both: good and bad."""
+    with running(replace(QUIET, users={BOB: "bob"})) as simulator:
+        accounts = Account.at(simulator, "good"), Account.at(simulator, "bad", BOB)
+        with Installation(folder / "etc", *accounts) as site:
+            for user in simulator.platform.users():
+                simulator.platform.submit(STUCK, user)
+            yield simulator, site
+
+
+def _remove(site: Installation) -> None:
+    (site.folder / "bad.token").unlink()
+
+
+def _folder(site: Installation) -> None:
+    _remove(site)
+    (site.folder / "bad.token").mkdir()
+
+
+def _empty(site: Installation) -> None:
+    site.write_token("bad", "")
+
+
+def _profile(site: Installation) -> None:
+    """The second account is a profile, and there is no credentials file."""
+    text = site.config.read_text()
+    head, _, _ = text.rpartition("[[accounts]]")
+    site.config.write_text(head + '[[accounts]]\nname = "bad"\nprofile = "bob"\n')
+
+
+def _mend(site: Installation, simulator: RunningSimulator) -> None:
+    token = site.folder / "bad.token"
+    if token.is_dir():
+        token.rmdir()
+    site.write_token("bad", BOB)
+    (site.folder / "home" / ".sevenbridges").mkdir()
+    credentials = site.folder / "home" / ".sevenbridges" / "credentials"
+    credentials.write_text(f"[bob]\napi_endpoint = {simulator.url}\nauth_token = {BOB}\n")
+
+
+SPOILT = {"missing": _remove, "folder": _folder, "empty": _empty, "profile": _profile}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_an_account_without_a_token_stops_no_other_and_starts_when_it_has_one(
+    tmp_path: Path, spoil: Callable[[Installation], None]
+) -> None:
+    with two_accounts(tmp_path) as (simulator, site):
+        spoil(site)
+        with site.running() as daemon:
+            daemon.await_polls("good", 2)
+            scrape = daemon.await_exact("good", simulator, "demo")
+
+            assert scrape.value("sbg_up", account="good") == 1
+            assert scrape.value("sbg_up", account="bad") == 0
+            assert waiting(scrape, "bad") == "token"
+            assert scrape.series("sbg_jobs_submitted_total", account="bad") == {}
+            [failed] = daemon.said("poll.failed", account="bad")
+            assert "token" in str(failed["reason"]) or "profile" in str(failed["reason"])
+            [paused] = daemon.said("polling.paused", account="bad")
+            assert paused["next_step"]
+            page = daemon.get("/").text
+            assert "waiting: the token is missing, unreadable or refused" in page
+
+            _mend(site, simulator)
+
+            daemon.await_exact("bad", simulator, "bob")
+            daemon.scrape_when(lambda now: up("bad")(now) and not waiting(now, "bad"))
+            assert told(daemon, "bad") == [("polling.paused", "token"), ("polling.resumed", "token")]
+            assert daemon.said("poll.recovered", account="bad")
+
+
+def test_a_token_that_disappears_later_stops_that_account_until_it_is_back(tmp_path: Path) -> None:
+    with two_accounts(tmp_path) as (simulator, site), site.running() as daemon:
+        before = daemon.await_exact("bad", simulator, "bob")
+        _folder(site)
+
+        scrape = daemon.scrape_when(lambda now: waiting(now, "bad") == "token")
+        assert counted(scrape, "bad") == counted(before, "bad")
+        daemon.await_polls("good")
+
+        _mend(site, simulator)
+        daemon.scrape_when(lambda now: up("bad")(now) and not waiting(now, "bad"))
+        daemon.await_exact("bad", simulator, "bob")
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_commands_name_the_account_that_cannot_be_set_up_and_exit_1(
+    tmp_path: Path, spoil: Callable[[Installation], None]
+) -> None:
+    with two_accounts(tmp_path) as (_, site):
+        spoil(site)
+
+        offline = site.start("check", "--offline", "--config", str(site.config))
+        assert offline.end() == 1
+        [line] = offline.stdout.splitlines()
+        assert line.startswith(f"error: {site.config}: accounts.#2 (bad): ")
+
+        check = site.start("check", "--config", str(site.config))
+        assert check.end() == 1
+        good, bad = check.stdout.split("\nbad\n")
+        assert good.startswith("good\n")
+        assert "1 listed" in good
+        assert "  error       " in bad
+
+        once = site.start("once", "--config", str(site.config))
+        assert once.end() == 1
+        page = Scrape(once.stdout, openmetrics=False)
+        assert page.total("sbg_jobs_submitted_total", account="good") == 1
+        assert page.value("sbg_up", account="good") == 1
+        assert page.value("sbg_up", account="bad") == 0
+        assert waiting(page, "bad") == "token"
+
+
+@pytest.mark.parametrize("command", ["run", "check", "once", "check --offline"])
+def test_without_any_usable_account_it_exits_2_with_a_line_for_each(tmp_path: Path, command: str) -> None:
+    with two_accounts(tmp_path) as (_, site):
+        _remove(site)
+        site.write_token("good", "")
+
+        ended = site.start(*command.split(), "--config", str(site.config))
+
+        assert ended.end() == 2
+        assert ended.stdout == ""
+        assert [line.partition(": accounts.")[2].partition(":")[0] for line in ended.lines] == ["#1 (good)", "#2 (bad)"]
+        assert not site.state.exists()
+
+
+def answers(connection: Connection) -> None:
+    """An account without jobs."""
+    while True:
+        head = connection.request()
+        body: dict[str, object] = {"username": "tess"} if b"/user " in head else {"items": [], "links": []}
+        connection.send(reply(body=json.dumps(body).encode()))
+
+
+@pytest.mark.tools("openssl")
+def test_certificate_authorities_may_come_late_and_are_replaced_while_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = new_certificate(tmp_path / "old"), new_certificate(tmp_path / "new")
+    tls = old.server()
+    with serving(answers, tls) as server, running(QUIET) as simulator:
+        private = Account("private", f"https://localhost:{server.port}/v2", more={"ca_file": "ca.pem"})
+        with Installation(tmp_path / "etc", Account.at(simulator, "good"), private) as site:
+            ca_file = site.folder / "ca.pem"
+            with site.running() as daemon:
+                daemon.await_polls("good")
+                scrape = daemon.scrape()
+                assert scrape.value("sbg_up", account="private") == 0
+                assert waiting(scrape, "private") == ""
+                assert scrape.total("sbg_exporter_requests_total", account="private") == 0
+                [line] = daemon.said("poll.failed", account="private")
+                assert "ca.pem: expected certificates" in str(line["reason"])
+
+                shutil.copy(old.cert, ca_file)
+                daemon.scrape_when(up("private"))
+
+                tls.load_cert_chain(*new)
+                shutil.copy(new.cert, site.folder / "ca.new")
+                (site.folder / "ca.new").replace(ca_file)
+                assert daemon.await_event("certificates.reloaded")
+                daemon.await_polls("private", 2)
+
+                ca_file.write_text("broken")
+                assert daemon.await_event("certificates.kept")
+                daemon.await_polls("private", 2)
+                assert len(daemon.said("certificates.kept")) == 1
+                assert daemon.scrape().value("sbg_up", account="private") == 1
+
+
+def test_an_account_whose_limit_others_used_up_says_so_while_it_waits(tmp_path: Path) -> None:
+    with two_accounts(tmp_path) as (simulator, site), site.running() as daemon:
+        daemon.await_exact("bad", simulator, "bob")
+        posted = httpx.post(
+            simulator.url.removesuffix("/v2") + "/simulator/rate",
+            json={"remaining": 10, "user": "bob"},
+            trust_env=False,
+        )
+        assert posted.status_code == 200
+
+        first = daemon.scrape_when(lambda now: waiting(now, "bad") == "yielding")
+        delay = first.value("sbg_exporter_detection_delay_seconds", account="bad")
+        assert delay is not None
+        later = daemon.scrape_when(
+            lambda now: (now.value("sbg_exporter_detection_delay_seconds", account="bad") or 0) > delay + 4
+        )
+
+        assert first.value("sbg_up", account="bad") == 1
+        assert waiting(later, "bad") == "yielding"
+        assert waiting(later, "good") == ""
+        assert told(daemon, "bad") == [("polling.paused", "yielding")]
+        assert told(daemon, "good") == []
+        assert "other programs of the user have used up the rate limit" in daemon.get("/").text
+
+
+def test_a_503_with_retry_after_is_not_asked_again_until_then(tmp_path: Path) -> None:
+    def unavailable(connection: Connection) -> None:
+        while True:
+            connection.request()
+            connection.send(reply(503, b'{"code": 90005}', {"Retry-After": "600"}))
+
+    with serving(unavailable) as server, running(QUIET) as simulator:
+        accounts = Account.at(simulator, "good"), Account("bad", server.url)
+        with Installation(tmp_path / "etc", *accounts) as site:
+            with site.running() as daemon:
+                daemon.await_polls("good", 3)
+                scrape = daemon.scrape_when(lambda now: waiting(now, "bad") == "rate_limited")
+                assert scrape.value("sbg_up", account="bad") == 0
+                assert scrape.value("sbg_exporter_polls_total", account="bad", result="unreachable") == 1
+                assert told(daemon, "bad") == [("polling.paused", "rate_limited")]
+            with site.running() as daemon:  # nor by the next process
+                daemon.await_polls("good", 2)
+                assert waiting(daemon.scrape(), "bad") == "rate_limited"
+        assert _requests(server) == 1
+
+
+def _requests(server: RawServer) -> int:
+    return len(server.heads)

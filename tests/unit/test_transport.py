@@ -1,0 +1,234 @@
+"""Trusted certificates are loaded again when their file changes, by whatever means, and never lost by a bad change."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from exporter.api.allowance import Allowance
+from exporter.api.client import Client, RequestCompleted, RetryScheduled
+from exporter.api.deadline import Deadline
+from exporter.api.transport import CertificatesKept, CertificatesReloaded, TrustedCertificates, transport_to
+from exporter.errors import ConfigError, Unreachable
+from tests.certificates import Certificate, new_certificate
+from tests.clocks import ManualClock
+from tests.raw_server import Connection, RawServer, reply, serving
+
+pytestmark = pytest.mark.tools("openssl")
+USER = json.dumps({"username": "rfranklin"}).encode()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificate, Certificate]:
+    """The certificate that the server shows at first, and the one after."""
+    return new_certificate(tmp_path_factory.mktemp("old")), new_certificate(tmp_path_factory.mktemp("new"))
+
+
+class Unobserved:
+    def on_request_completed(self, event: RequestCompleted) -> None:
+        pass
+
+    def on_retry_scheduled(self, event: RetryScheduled) -> None:
+        pass
+
+
+@dataclass
+class Site:
+    """A server with TLS, a client of it, and the file with the certificates that the client trusts."""
+
+    folder: Path
+    old: Certificate
+    new: Certificate
+    stack: ExitStack
+    reports: list[object] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.file = self.folder / "ca.pem"
+        self.tls = self.old.server()
+        self.server: RawServer = self.stack.enter_context(serving(_one_answer, self.tls))
+        trusted, deadline = TrustedCertificates(str(self.file), self.reports.append), Deadline()
+        transport = transport_to(deadline, trusted, None)
+        self.allowance = Allowance(1.0)
+        self.client = Client(
+            f"https://localhost:{self.server.port}/v2",
+            transport,
+            deadline,
+            allowance=self.allowance,
+            clock=ManualClock(),
+            observer=Unobserved(),
+            timeout=20.0,
+            prepare=transport.prepare,
+        )
+        self.stack.callback(self.client.close)
+        self.client.use_token("t0k3n")
+
+    def trusts(self) -> bool:
+        """Whether the client accepts the certificate that the server shows."""
+        try:
+            return self.client.user().value == "rfranklin"
+        except Unreachable as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise
+            return False
+
+    def server_moves_on(self) -> None:
+        """Show the new certificate from now on."""
+        self.tls.load_cert_chain(*self.new)
+
+
+def _one_answer(connection: Connection) -> None:
+    connection.request()
+    connection.send(reply(body=USER))
+
+
+@pytest.fixture
+def site(tmp_path: Path, certificates: tuple[Certificate, Certificate]) -> Iterator[Site]:
+    with ExitStack() as stack:
+        yield Site(tmp_path, *certificates, stack)
+
+
+def _renamed(file: Path, new: Path) -> None:
+    fresh = file.with_suffix(".new")
+    shutil.copy(new, fresh)
+    fresh.replace(file)
+
+
+def _in_place(file: Path, new: Path) -> None:
+    """The same times and, by a comment, the same size."""
+    before, size = file.stat(), file.stat().st_size
+    text = new.read_text()
+    assert len(text) <= size
+    file.write_text(text + "\n" * (size - len(text)))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("replace", [_renamed, _in_place])
+def test_replaced_certificates_are_trusted_from_the_next_request_on(
+    site: Site, replace: Callable[[Path, Path], None]
+) -> None:
+    site.file.write_text(site.old.cert.read_text() + "\n" * 100)
+    assert site.trusts()
+    site.server_moves_on()
+    assert not site.trusts()
+
+    replace(site.file, site.new.cert)
+
+    assert site.trusts()
+    assert site.reports == [CertificatesReloaded(str(site.file))]
+
+
+def test_certificates_replaced_as_kubernetes_does_are_trusted(site: Site) -> None:
+    for name, certificate in (("..1", site.old), ("..2", site.new)):
+        (site.folder / name).mkdir()
+        shutil.copy(certificate.cert, site.folder / name / "ca.pem")
+    (site.folder / "..data").symlink_to("..1")
+    site.file.symlink_to("..data/ca.pem")
+    assert site.trusts()
+
+    site.server_moves_on()
+    (site.folder / "..data.new").symlink_to("..2")
+    (site.folder / "..data.new").replace(site.folder / "..data")
+
+    assert site.trusts()
+
+
+def test_a_certificate_that_is_no_longer_trusted_is_refused(site: Site) -> None:
+    shutil.copy(site.old.cert, site.file)
+    assert site.trusts()
+
+    _renamed(site.file, site.new.cert)
+
+    assert not site.trusts()
+
+
+def _unlink(file: Path) -> None:
+    file.unlink()
+
+
+def _folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+BROKEN = {
+    "missing": _unlink,
+    "folder": _folder,
+    "pipe": _pipe,
+    "empty": lambda file: file.write_text(""),
+    "text": lambda file: file.write_text("no certificate"),
+    "cut off": lambda file: file.write_text(file.read_text()[:300]),
+}
+
+
+@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_changes_nothing_and_is_reported_once(site: Site, spoil: Callable[[Path], object]) -> None:
+    shutil.copy(site.old.cert, site.file)
+    assert site.trusts()
+
+    spoil(site.file)
+
+    assert site.trusts()
+    assert site.trusts()
+    [kept] = site.reports
+    assert isinstance(kept, CertificatesKept)
+    assert str(site.file) in kept.problem
+    _remove(site.file)
+    site.server_moves_on()
+    shutil.copy(site.new.cert, site.file)
+    assert site.trusts()
+    assert site.reports[1:] == [CertificatesReloaded(str(site.file))]
+
+
+@pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
+def test_without_certificates_at_the_start_nothing_is_sent_until_there_are_some(
+    site: Site, spoil: Callable[[Path], object]
+) -> None:
+    shutil.copy(site.old.cert, site.file)
+    spoil(site.file)
+
+    with pytest.raises(ConfigError, match=r"ca\.pem: expected certificates in PEM format"):
+        site.client.user()
+    assert site.allowance.used == 0
+    assert site.server.heads == []
+
+    _remove(site.file)
+    shutil.copy(site.old.cert, site.file)
+    assert site.trusts()
+    assert site.reports == []
+
+
+def _remove(file: Path) -> None:
+    if file.is_dir():
+        file.rmdir()
+    file.unlink(missing_ok=True)
+
+
+def test_the_file_that_the_environment_names_is_loaded_again_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(site.file))
+    shutil.copy(site.old.cert, site.file)
+    trusted = TrustedCertificates(None, site.reports.append)
+    before = trusted.context()
+    assert trusted.context() is before
+
+    shutil.copy(site.new.cert, site.file)
+
+    assert trusted.context() is not before
+    assert site.reports == [CertificatesReloaded(str(site.file))]
+
+
+def test_without_a_file_the_certificates_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    trusted = TrustedCertificates(None)
+
+    assert trusted.context() is trusted.context()
