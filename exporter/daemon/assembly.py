@@ -19,7 +19,7 @@ from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.pending import PendingPoller
-from exporter.polling.poller import Poller, PollSchedule
+from exporter.polling.poller import SETUP_INTERVAL, Poller, PollSchedule
 from exporter.polling.stats import PollStats
 from exporter.redaction import Redactor
 from exporter.storage.store import Store
@@ -97,7 +97,7 @@ def build(
                 *(
                     PendingPoller(
                         account,
-                        settings.poll_interval,
+                        min(settings.poll_interval, SETUP_INTERVAL),
                         allowance=Allowance(settings.rate_share),
                         begin=poller,
                         clock=clock,

@@ -35,6 +35,8 @@ from exporter.storage.store import Store
 
 _WAITING_STEP: Final = 5.0
 """While an account waits: seconds between two snapshots, and between two checks of a token file."""
+SETUP_INTERVAL: Final = 30.0
+"""Longest time in seconds between two attempts to set up an account whose files are missing or unusable."""
 _REQUESTS_PER_PAGE_SMALL: Final = 1.25
 """Requests to allow for each request of discovery: the rest is for jobs that it does not show and for details."""
 _REQUESTS_PER_PAGE_LARGE: Final = 2.0
@@ -230,9 +232,12 @@ class Poller:
             # The status page shows this text, and a platform's error message may contain the token.
             result, error_text = error.result, self._redactor.redact(str(error))
             delay = self._handle_failure(error)
-        except (ConfigError, StateWriteError) as error:
+        except ConfigError as error:  # one of the account's files
             result, error_text = "error", self._redactor.redact(str(error))
-            delay = _Delay(None, WaitReason.TOKEN if isinstance(error, TokenError) else None)
+            reason = WaitReason.TOKEN if isinstance(error, TokenError) else None
+            delay = _Delay(min(self._interval, SETUP_INTERVAL), reason)
+        except StateWriteError as error:
+            result, error_text = "error", self._redactor.redact(str(error))
         except Exception:  # noqa: BLE001  # an unexpected error must not end the thread
             result, error_text = "error", "unexpected error, see the log"
             self._log.exception("poll.unexpected_error")
@@ -241,7 +246,8 @@ class Poller:
         if delay.reason is None:
             self._waits.end()
         else:
-            self._waits.begin(delay.reason, delay.seconds)
+            # A token is used as soon as it is replaced.
+            self._waits.begin(delay.reason, None if delay.reason is WaitReason.TOKEN else delay.seconds)
         self._stats.last_activity_at = self._clock.monotonic()
         self._publish_snapshot()
         return delay.seconds

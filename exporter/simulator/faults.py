@@ -82,6 +82,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``drip``: real seconds between two bytes."""
     size: int = 17 * 1024 * 1024
     """``oversized``: bytes of white space added to the response."""
+    retry_after: float = 0.0
+    """``unavailable``, ``maintenance``, ``rate_limited``: seconds in ``Retry-After``; 0 for no such header."""
     location: str = "http://elsewhere.invalid"
     """``redirect``: the host that the client is redirected to."""
     record: Malformed = Malformed.ID_MISSING
@@ -168,7 +170,10 @@ def instead(fault: Fault, target: str) -> Answer | None:
     """Return the response that replaces the correct one; None if *fault* only modifies it."""
     if fault.kind is FaultKind.REDIRECT:
         return Answer(302, b"", {"location": fault.location + target})
-    return _INSTEAD.get(fault.kind)
+    answer = _INSTEAD.get(fault.kind)
+    if answer is not None and fault.retry_after > 0:
+        return answer.with_headers({"retry-after": f"{fault.retry_after:g}"})
+    return answer
 
 
 def spoil(fault: Fault, answer: Answer) -> Answer:

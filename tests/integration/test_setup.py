@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.certificates import new_certificate
 from tests.harness import Account, Daemon, Installation, Scrape, counted
-from tests.raw_server import Connection, RawServer, reply, serving
+from tests.raw_server import Connection, reply, serving
 
 STUCK = JobScript(total=6, failed=2, queued=0, resolving=0, running=0.002, hangs_after=0.001)
 REASONS = ("allowance", "yielding", "rate_limited", "maintenance", "token")
@@ -240,25 +241,25 @@ def test_an_account_whose_limit_others_used_up_says_so_while_it_waits(tmp_path: 
 
 
 def test_a_503_with_retry_after_is_not_asked_again_until_then(tmp_path: Path) -> None:
-    def unavailable(connection: Connection) -> None:
-        while True:
-            connection.request()
-            connection.send(reply(503, b'{"code": 90005}', {"Retry-After": "600"}))
+    with two_accounts(tmp_path) as (simulator, site):
+        with site.running() as daemon:
+            daemon.await_exact("bad", simulator, "bob")
+            daemon.await_exact("good", simulator, "demo")
+            # Whoever asks first is refused. The other user is not concerned.
+            simulator.platform.queue(Fault(kind=FaultKind.UNAVAILABLE, retry_after=600), matching="/async/files")
+            daemon.scrape_when(lambda now: "rate_limited" in {waiting(now, "good"), waiting(now, "bad")})
+            refused = "good" if waiting(daemon.scrape(), "good") else "bad"
+            other = {"good": "bad", "bad": "good"}[refused]
+            daemon.await_polls(other, 3)
+            scrape = daemon.scrape()
 
-    with serving(unavailable) as server, running(QUIET) as simulator:
-        accounts = Account.at(simulator, "good"), Account("bad", server.url)
-        with Installation(tmp_path / "etc", *accounts) as site:
-            with site.running() as daemon:
-                daemon.await_polls("good", 3)
-                scrape = daemon.scrape_when(lambda now: waiting(now, "bad") == "rate_limited")
-                assert scrape.value("sbg_up", account="bad") == 0
-                assert scrape.value("sbg_exporter_polls_total", account="bad", result="unreachable") == 1
-                assert told(daemon, "bad") == [("polling.paused", "rate_limited")]
-            with site.running() as daemon:  # nor by the next process
-                daemon.await_polls("good", 2)
-                assert waiting(daemon.scrape(), "bad") == "rate_limited"
-        assert _requests(server) == 1
-
-
-def _requests(server: RawServer) -> int:
-    return len(server.heads)
+            assert scrape.value("sbg_up", account=refused) == 0
+            assert scrape.value("sbg_exporter_polls_total", account=refused, result="unreachable") == 1
+            assert scrape.value("sbg_exporter_requests_total", account=refused, endpoint="list", status="503") == 1
+            assert told(daemon, refused) == [("polling.paused", "rate_limited")]
+            assert waiting(scrape, other) == ""
+        with site.running() as daemon:  # nor by the next process
+            daemon.await_polls(other, 2)
+            scrape = daemon.scrape()
+            assert waiting(scrape, refused) == "rate_limited"
+            assert scrape.total("sbg_exporter_requests_total", account=refused) == 0

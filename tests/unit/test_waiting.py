@@ -12,6 +12,7 @@ import pytest
 from exporter.errors import Stopping, WaitReason
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.snapshot import AccountSnapshot
+from exporter.polling.poller import PollSchedule
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.snapshots import DISPLAY
@@ -248,6 +249,16 @@ def test_an_account_without_a_usable_token_waits_and_starts_when_it_is_there(
     assert bench.snapshots[-1].status.up is True
     assert reason(bench.snapshots[-1]) == ""
     assert told(bench) == [("paused", "token"), ("resumed", "token")]
+
+
+def test_a_missing_token_is_looked_for_often_however_rarely_the_account_is_polled(bench: PollerFixture) -> None:
+    bench.schedule = PollSchedule(3600, 21600, 7200, first=0, phase=0)
+    bench.poller = bench.new_poller()
+    bench.token.unlink()
+
+    bench.poll()
+
+    assert bench.wait == 30
 
 
 def test_a_wait_for_another_reason_is_told_anew(bench: PollerFixture) -> None:
