@@ -90,7 +90,7 @@ class AccountConfig:
         """Whether a connection to the endpoint or to its proxy is encrypted."""
         return self.endpoint.startswith("https:") or bool(self.proxy and self.proxy.startswith("https:"))
 
-    def setup_problem(self) -> str:
+    def setup_problem(self, environ: Mapping[str, str]) -> str:
         """Read the account's files, and say in a line what is wrong with them now; an empty line if nothing is.
 
         They may be written or repaired later, so this is no reason to refuse the configuration.
@@ -98,7 +98,9 @@ class AccountConfig:
         try:
             self.token.read()
             if self.ca_file is not None and self.needs_tls:
-                check_certificates(self.ca_file, self.where)
+                check_certificates(self.ca_file, f"{self.where}: ca_file")
+            elif self.needs_tls and environ.get("SSL_CERT_FILE"):
+                check_certificates(Path(environ["SSL_CERT_FILE"]), f"{self.where}: SSL_CERT_FILE")
         except TokenError as error:
             hint = "; write only the token to it" if isinstance(self.token, TokenFile) else ""
             return f"{self.where}: {error}{hint}"
@@ -132,6 +134,7 @@ class ResolvedAccounts:
         pending: without one for now.
         setup_problems: account to what is wrong with its files now.
         lines: everything that is wrong, in the order of the configuration.
+        environ: the environment.
         refused: whether some of it can only be repaired in the configuration.
     """
 
@@ -140,6 +143,7 @@ class ResolvedAccounts:
     setup_problems: dict[str, str] = field(default_factory=dict)
     lines: Problems = field(default_factory=Problems)
     refused: bool = False
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def usable(self) -> bool:
@@ -167,7 +171,7 @@ class ResolvedAccounts:
             self.refuse(*error.problems)
         else:
             self.accounts.append(account)
-            self._note(account.name, account.setup_problem())
+            self._note(account.name, account.setup_problem(self.environ))
 
     def _note(self, name: str, problem: str) -> None:
         if problem:
@@ -184,7 +188,7 @@ def resolve_accounts(
     home: Path,
 ) -> ResolvedAccounts:
     """All accounts of *tables* and profiles; without any, the one of the official clients' conventions."""
-    found = ResolvedAccounts()
+    found = ResolvedAccounts(environ=environ)
     inputs = _Inputs(environ, credentials_path(home))
 
     def fresh() -> _Profiles:

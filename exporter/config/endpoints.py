@@ -57,20 +57,20 @@ def _is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
 
 
-def check_certificates(ca_file: Path, where: str) -> None:
+def check_certificates(file: Path, where: str) -> None:
     """Refuse a file without certificates.
 
     Raises:
-        ConfigError: *ca_file* cannot be read or holds no certificate.
+        ConfigError: *file* cannot be read or holds no certificate.
     """
     try:
-        if not ca_file.is_file() and ca_file.exists():  # reading a pipe could block permanently
-            raise ConfigError(f"{where}: ca_file: {ca_file} is not a file; expected PEM certificates")
-        ssl.create_default_context(cafile=ca_file)
+        if not file.is_file() and file.exists():  # reading a pipe could block permanently
+            raise ConfigError(f"{where}: {file} is not a file; expected PEM certificates")
+        ssl.create_default_context(cafile=file)
     except ssl.SSLError:
-        raise ConfigError(f"{where}: ca_file: no certificate in {ca_file}; expected PEM certificates") from None
+        raise ConfigError(f"{where}: no certificate in {file}; expected PEM certificates") from None
     except OSError as error:
-        raise ConfigError(f"{where}: ca_file: cannot read {ca_file}: {error.strerror}") from None
+        raise ConfigError(f"{where}: cannot read {file}: {error.strerror}") from None
 
 
 def is_loopback(host: str) -> bool:

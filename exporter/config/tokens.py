@@ -6,6 +6,8 @@ needs no restart.
 """
 
 import configparser
+import errno
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from exporter.errors import ConfigError, ProfileError, TokenError
 from exporter.redaction import Secret
 
 _LONGEST_TOKEN: Final = 4096
+_LARGEST_CREDENTIALS: Final = 1024 * 1024
 
 
 def parse_token(text: str, where: str) -> Secret:
@@ -75,7 +78,7 @@ class TokenFile:
             TokenError: the file cannot be read or holds no token.
         """
         try:
-            with self._path.open(encoding="utf-8", errors="replace") as file:
+            with open(self._path, encoding="utf-8", errors="replace", opener=_open_without_waiting) as file:
                 text = file.read(2 * _LONGEST_TOKEN)
         except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
             reason = error.strerror if isinstance(error, OSError) else error
@@ -85,6 +88,15 @@ class TokenFile:
     def exposure_warning(self) -> str | None:
         """A warning if other users can read the file."""
         return _exposure_warning(self._path, "token file")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; refuse a pipe, which would block until somebody writes to it."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is a pipe")
+    return descriptor
 
 
 def _exposure_warning(path: Path, kind: str) -> str | None:
@@ -147,7 +159,8 @@ def read_profiles(path: Path) -> dict[str, dict[str, str]]:
     """
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+        with open(path, encoding="utf-8", opener=_open_without_waiting) as file:
+            parser.read_string(file.read(_LARGEST_CREDENTIALS), source=str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:

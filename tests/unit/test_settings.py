@@ -680,6 +680,17 @@ def test_an_account_whose_profile_is_missing_is_complete_when_the_profile_is_the
         account_config.token.read()
 
 
+def test_unusable_certificates_of_the_environment_concern_the_accounts_that_need_them(mixed: Desk) -> None:
+    local = account(name='"local"', api_endpoint='"http://127.0.0.1:9/v2"')
+    environ = {"SSL_CERT_FILE": str(mixed.folder / "gone")}
+    problem = "SSL_CERT_FILE: cannot read gone: No such file or directory"
+
+    mixed.write(account() + local)
+    [line] = mixed.load(environ).setup_problems.values()
+    assert line.replace(f"{mixed.folder}/", "") == f"config.toml: accounts.#1 (lab): {problem}"
+    assert mixed.problems(account(), environ) == [f"config.toml: accounts.#1 (lab): {problem}"]
+
+
 def test_a_ca_file_that_no_connection_needs_is_no_problem(desk: Desk) -> None:
     desk.write(account(api_endpoint='"http://127.0.0.1:9/v2"', ca_file='"gone"'))
 

@@ -119,6 +119,18 @@ def test_a_folder_is_no_token_file(tmp_path: Path) -> None:
         TokenFile(tmp_path).read()
 
 
+@pytest.mark.parametrize("writer", [True, False], ids=["with a writer", "without"])
+def test_a_pipe_is_no_token_file_and_does_not_block(tmp_path: Path, *, writer: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    held = os.open(tmp_path / "pipe", os.O_RDWR) if writer else None
+
+    with pytest.raises(ConfigError, match="pipe: cannot read the token file: it is a pipe"):
+        TokenFile(tmp_path / "pipe").read()
+
+    if held is not None:
+        os.close(held)
+
+
 def test_endless_token_file_is_read_only_in_part() -> None:
     with pytest.raises(ConfigError, match="/dev/zero: invalid token"):
         TokenFile(Path("/dev/zero")).read()
