@@ -91,7 +91,7 @@ class TokenFile:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; refuse a pipe, which would block until somebody writes to it."""
+    """Open a file; refuse a pipe, which would block until a program writes to it."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         os.close(descriptor)
