@@ -38,6 +38,7 @@ STATUS = PollStatus(
     full_listing_interval=30.0,
     detection_delay=30.0,
     last_error="",
+    clock_skew=-0.5,
 )
 """Successful polls, except for one."""
 
@@ -60,6 +61,7 @@ UNTRIED = replace(
     rate_limit_remaining=None,
     rate_limit_reset=None,
     allowance_used=0,
+    clock_skew=None,
 )
 """Before the first poll."""
 

@@ -10,7 +10,8 @@ in this package. Nothing in it reads a clock, a socket or a file.
 
 1.  The totals in a record never decrease. Overlapping pages, a listing repeated after a crash and a late old response
     add nothing. A count that the platform lowers stays counted and is reported.
-2.  When an account's ledger is created, the platform's time is stored as *counting since*. A job that is finished when
+2.  When an account's ledger is created, the platform's time is stored as *counting since*, once two responses in a row
+    agree on it. A job that is finished when
     first observed is an *existing job* (history) if it finished before that time. Without a readable time, it is one if
     it was finished in the first full listing. Existing jobs are recorded, so that later corrections by the platform do
     not count them. They are counted only with ``history = "count"``, and even then their failures are not detections.
@@ -25,8 +26,8 @@ in this package. Nothing in it reads a clock, a socket or a file.
     the job. A job whose operation has no documented endpoint is lost after 45 days of listing time without being
     listed. Absence from a listing proves nothing.
 7.  The record of a finished job expires after 45 days of *listing time* without being listed. At each full listing, the
-    account's listing clock advances by the platform's time since the previous one, at most six hours. Downtime
-    therefore does not count as evidence.
+    account's listing clock advances by the time since the previous one, at most six hours. Downtime therefore does not
+    count as evidence.
 8.  The submission time is the time in the job's id if that is plausible: within 45 days, not after ``started_on`` plus
     2 s. Otherwise it is the first observation if the job was SUBMITTED then, else unknown. See
     :mod:`exporter.counting.submission`.
@@ -36,8 +37,10 @@ in this package. Nothing in it reads a clock, a socket or a file.
 10. An undocumented label value is kept if it is among the first eight of its kind (32 error codes) of an account; later
     ones become ``other``. The ledger stores which ones are kept.
 
-*Server times* are Unix seconds by the platform's clock (``Date`` header); they decide. *Local times* are by this
-machine's clock, the one that Prometheus compares with; they are only shown.
+*Server times* are Unix seconds by the platform's clock (``Date`` header). They decide what is history and when a job
+was submitted. *Local times* are by this machine's clock, the one that Prometheus compares with; they are only shown.
+Either may be wrong. How long ago something was (rules 5 to 7) is therefore measured by the account's *wait clock*,
+which advances only by what two clocks agree on: see :class:`.values.WaitClock`.
 """
 
 import dataclasses
@@ -61,6 +64,7 @@ from exporter.counting.values import (
     LedgerEvent,
     Observations,
     Rules,
+    WaitClock,
 )
 
 _MAX_LISTING_STEP: Final = 6 * 3600.0
@@ -75,6 +79,7 @@ def reconcile(
     *,
     local_time: float,
     server_time: float,
+    wait_clock: WaitClock | None = None,
 ) -> Changes:
     """What *observations* change in *ledger*.
 
@@ -85,8 +90,9 @@ def reconcile(
         rules: the settings that counting depends on.
         local_time: Unix seconds by this machine's clock.
         server_time: Unix seconds by the platform's clock.
+        wait_clock: the reading of the account's wait clock; without one, *server_time* measures the waits.
     """
-    return _Reconciler(ledger, records, rules, local_time, server_time).reconcile(observations)
+    return _Reconciler(ledger, records, rules, local_time, server_time, wait_clock=wait_clock).reconcile(observations)
 
 
 def initial_changes(account: Account, rules: Rules, local_time: float) -> Changes:
@@ -114,9 +120,20 @@ class _Reconciler:
         rules: Rules,
         local_time: float,
         server_time: float,
+        *,
+        wait_clock: WaitClock | None = None,
     ) -> None:
         self.tally = Tally(ledger, rules, local_time)
-        self._context = Context(ledger.account, rules, local_time, server_time, ledger.account.listing_clock)
+        self._wait_clock = wait_clock
+        self._saved_wait_clock = ledger.wait_clock
+        self._context = Context(
+            ledger.account,
+            rules,
+            local_time,
+            server_time,
+            server_time if wait_clock is None else wait_clock.seconds,
+            ledger.account.listing_clock,
+        )
         self._committed = committed
         self._records: dict[str, JobRecord] = {}
         self._forgotten: list[str] = []
@@ -139,10 +156,15 @@ class _Reconciler:
         return self.changes(complete=observations.complete)
 
     def _advance_listing_clock(self) -> None:
-        account = self._context.account
-        if account.listed_on is not None:
-            step = min(max(0.0, self._context.server_time - account.listed_on), _MAX_LISTING_STEP)
-            self._context = dataclasses.replace(self._context, listing_clock=account.listing_clock + step)
+        if self._since_listing is not None:
+            step = min(max(0.0, self._since_listing), _MAX_LISTING_STEP)
+            self._context = dataclasses.replace(self._context, listing_clock=self._context.account.listing_clock + step)
+
+    @property
+    def _since_listing(self) -> float | None:
+        """Seconds since the last full listing; None before the first, negative if a clock was put back."""
+        saved, account = self._saved_wait_clock, self._context.account
+        return since_listing(account, saved, self._wait_clock, self._context.server_time)
 
     def _observe(self, job: Job, *, listed: bool) -> None:
         old = self._record(job.id)
@@ -189,7 +211,7 @@ class _Reconciler:
             account = msgspec.structs.replace(
                 account, listing_clock=context.listing_clock, listed_on=context.server_time
             )
-        return Changes(
+        changes = Changes(
             self._records,
             self._forgotten,
             tally.counters,
@@ -200,17 +222,43 @@ class _Reconciler:
             self._new_records,
             context.local_time - context.rules.failed_job_window,
         )
+        return dataclasses.replace(changes, wait_clock=self._wait_clock_to_store(changes, complete=complete))
+
+    def _wait_clock_to_store(self, changes: Changes, *, complete: bool) -> WaitClock | None:
+        """The reading, if there is something else to write or the stored one is of no use to the next process."""
+        reading, saved = self._wait_clock, self._saved_wait_clock
+        if reading is None or not (changes or saved is None or _is_put_back(saved, reading)):
+            return None
+        listed = saved.listed if saved is not None else None
+        return reading._replace(listed=reading.seconds if complete and changes.account is not None else listed)
 
     def _clock_is_due(self) -> bool:
         """Whether to save the listing clock even if nothing else changes: not at every listing, as a write costs."""
-        listed_on = self._context.account.listed_on
-        return listed_on is None or not 0 <= self._context.server_time - listed_on < _CLOCK_SAVED_EVERY
+        passed = self._since_listing
+        return passed is None or not 0 <= passed < _CLOCK_SAVED_EVERY
 
     def _with_latest_record(self, event: LedgerEvent) -> LedgerEvent:
         """The event with everything that this poll observed of its job, also after the event."""
         if isinstance(event, JobFinished | FilesFailed):
             return event._replace(record=self._records.get(event.record.id, event.record))
         return event
+
+
+def since_listing(
+    account: Account, saved: WaitClock | None, reading: WaitClock | None, server_time: float
+) -> float | None:
+    """Return the seconds since the last full listing, by the wait clock if it was stored; None before the first."""
+    if saved is not None and saved.listed is not None and reading is not None:
+        return reading.seconds - saved.listed
+    return None if account.listed_on is None else server_time - account.listed_on
+
+
+def _is_put_back(saved: WaitClock, reading: WaitClock) -> bool:
+    """Whether a clock shows less than when it was stored, or is known only now: the next process needs this reading."""
+    if reading.platform_time is None:
+        return False
+    before = saved.platform_time
+    return before is None or reading.platform_time < before or reading.local_time < saved.local_time
 
 
 def _least_advanced_first(jobs: Collection[Job]) -> Iterable[Job]:

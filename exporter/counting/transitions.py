@@ -42,6 +42,7 @@ class Context:
         account: as committed.
         local_time: Unix seconds by this machine's clock.
         server_time: Unix seconds by the platform's clock.
+        wait_clock: seconds of the account's wait clock (rules 5 and 6).
         listing_clock: the account's listing time after this poll (rule 7).
     """
 
@@ -49,6 +50,7 @@ class Context:
     rules: Rules
     local_time: float
     server_time: float
+    wait_clock: float
     listing_clock: float
 
 
@@ -198,9 +200,9 @@ def _finish(old: JobRecord, record: JobRecord, job: Job, context: Context, tally
     outcome = outcome_of(job, old)
     if outcome is Outcome.INCOMPLETE:
         agrees = (old.last_total, old.last_completed) == (record.last_total, record.last_completed)
-        since = old.settling_since if old.settling_since is not None and agrees else context.server_time
-        since = min(since, context.server_time)  # an earlier response may have had a clock that was ahead
-        if context.server_time - since < context.rules.settle_after:
+        since = old.settling_since if old.settling_since is not None and agrees else context.wait_clock
+        since = min(since, context.wait_clock)  # the file may come from a clock that was ahead
+        if context.wait_clock - since < context.rules.settle_after:
             return msgspec.structs.replace(record, settling_since=since)
     tally.count(JOBS_FINISHED, (record.operation, outcome), 1, record)
     detail_requests = _MAX_DETAIL_REQUESTS if record.operation in OPERATIONS else 0
@@ -280,9 +282,9 @@ def not_found(record: JobRecord, context: Context, tally: Tally) -> JobRecord:
     """The platform answers that it does not know the job (rules 6 and 9)."""
     if not record.unfinished:
         return msgspec.structs.replace(record, detail_requests_left=0)
-    if record.missing_since is None or record.missing_since > context.server_time:
-        return msgspec.structs.replace(record, missing_since=context.server_time)
-    if context.server_time - record.missing_since < context.rules.lost_after:
+    if record.missing_since is None or record.missing_since > context.wait_clock:
+        return msgspec.structs.replace(record, missing_since=context.wait_clock)
+    if context.wait_clock - record.missing_since < context.rules.lost_after:
         return record
     # A job that was observed finished, and waited for its missing files, is not lost.
     return _lose(record, Outcome.LOST if record.settling_since is None else Outcome.INCOMPLETE, context, tally)

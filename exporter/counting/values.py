@@ -115,8 +115,8 @@ class JobRecord(msgspec.Struct, frozen=True, gc=False):
         queue_counted, duration_counted, errors_counted: counted, or found not to be countable.
         last_progress_at: when its state or counts last changed, by this machine's clock.
         detected_at: when its first failed file was counted, by this machine's clock.
-        settling_since: platform time since which its missing files have not changed.
-        missing_since: platform time since which the platform answers that it does not know the job.
+        settling_since: the account's wait clock since which its missing files have not changed.
+        missing_since: the account's wait clock since which the platform answers that it does not know the job.
         unlisted_at: the account's listing clock when the job was no longer listed; None while listed.
         error_counts: error records by code, encoded (see :mod:`exporter.counting.labels`), of a job with failed files.
     """
@@ -196,6 +196,25 @@ class Account(msgspec.Struct, frozen=True):
     failure_counted_at: Mapping[str, float] = {}
 
 
+class WaitClock(NamedTuple):
+    """A reading of the account's wait clock, by which rules 5 to 7 measure how long ago something was.
+
+    It advances only by what two clocks agree on (:class:`exporter.polling.platform_clock.WaitTimer`), so that one wrong
+    clock neither shortens a wait nor ends it.
+
+    Attributes:
+        seconds: the reading. Close to the platform's time when counting began, but only differences have a meaning.
+        platform_time: the platform's time then; None if it was not believed.
+        local_time: this machine's clock then. Both only tell the next process how long it has not been running.
+        listed: the reading at the last full listing; None if unknown.
+    """
+
+    seconds: float
+    platform_time: float | None
+    local_time: float
+    listed: float | None = None
+
+
 # ---- events ----
 
 
@@ -272,6 +291,7 @@ class Changes:
         listed: totals over all listed jobs, as they are now.
         new_records: how many of the job records are of jobs never observed before.
         failed_since: failed jobs that ended and were detected before this time (Unix seconds) may leave memory.
+        wait_clock: the reading to store with the rest, so that a later process continues the waits.
     """
 
     records: Mapping[str, JobRecord]
@@ -283,10 +303,13 @@ class Changes:
     events: tuple[LedgerEvent, ...]
     new_records: int
     failed_since: float
+    wait_clock: WaitClock | None = None
 
     def __bool__(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self.records or self.forgotten or self.counters or self.histograms or self.account)
+        return bool(
+            self.records or self.forgotten or self.counters or self.histograms or self.account or self.wait_clock
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +320,7 @@ class Ledger:
         live: records of jobs that are unfinished or need details, by id.
         failed: records of jobs with failed files that are or may be shown individually, by id.
         listed: totals over the listed jobs, as last observed.
+        wait_clock: the reading stored last; None before the first.
     """
 
     account: Account
@@ -306,6 +330,7 @@ class Ledger:
     failed: Mapping[str, JobRecord]
     listed: Mapping[tuple[str, str], JobTotals]
     tracked_jobs: int
+    wait_clock: WaitClock | None = None
 
     def after(self, changes: Changes) -> "Ledger":
         """The ledger after *changes* are committed; this same object if there are none."""
@@ -329,6 +354,7 @@ class Ledger:
             failed,
             changes.listed,
             self.tracked_jobs + changes.new_records - len(changes.forgotten),
+            changes.wait_clock or self.wait_clock,
         )
 
 

@@ -469,6 +469,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Source.STATUS,
         _waiting,
     ),
+    _poll_gauge(
+        "sbg_exporter_clock_skew_seconds",
+        "The platform's clock less this machine's; no sample before two responses in a row show the same clock.",
+        lambda status: status.clock_skew,
+    ),
     _labelled_counter(
         "sbg_exporter_records_skipped_total",
         "Job records that the exporter could not read, by reason, counted each time they are seen.",

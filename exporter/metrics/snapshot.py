@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from exporter.counting.labels import decode_error_counts
 from exporter.counting.values import (
@@ -34,6 +34,10 @@ class Waiting:
     until: float | None
 
 
+MAX_SKEW: Final = 60.0
+"""Seconds by which this machine's clock may differ from the platform's without a warning."""
+
+
 @dataclass(frozen=True, slots=True)
 class PollStatus:
     """How polling went since the process started. Times are Unix seconds by this machine's clock; None: not yet known.
@@ -53,6 +57,7 @@ class PollStatus:
         detection_delay: longest time since an unfinished job, or the head of the list, was last checked.
         last_error: why the last poll failed; empty if it succeeded.
         waiting: why nothing is requested for now, if so.
+        clock_skew: seconds by which the platform's clock is ahead of this machine's; None while it is not believed.
     """
 
     up: bool | None
@@ -76,6 +81,7 @@ class PollStatus:
     detection_delay: float | None
     last_error: str
     waiting: Waiting | None = None
+    clock_skew: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

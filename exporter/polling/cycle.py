@@ -11,10 +11,11 @@ from typing import Protocol
 
 from exporter.api.models import Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
-from exporter.counting.rules import reconcile
+from exporter.counting.rules import reconcile, since_listing
 from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Observations, Rules
 from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unreachable
 from exporter.polling.plan import PollPlan
+from exporter.polling.platform_clock import WaitTimer
 from exporter.polling.requests import (
     Exhausted,
     GetJob,
@@ -144,6 +145,7 @@ class PollCycle:
         self._stats = stats
         self._clock = clock
         self._commit = commit
+        self._waits = WaitTimer(stats.platform_clock)
 
     def run(self, ledger: Ledger, budget: int) -> CycleResult:
         """Run the first two phases: discover new jobs, then refresh unfinished ones by at most *budget* requests.
@@ -180,12 +182,13 @@ class PollCycle:
 
     def view(self, ledger: Ledger) -> LedgerView:
         """Return what the plan needs to know of *ledger*."""
-        listed_on = ledger.account.listed_on
+        reading = self._waits.peek(ledger.wait_clock, self._clock.monotonic(), self._clock.time())
+        age = since_listing(ledger.account, ledger.wait_clock, reading, self._stats.server_time)
         return LedgerView(
             ledger.live,
             sum(totals.jobs for totals in ledger.listed.values()),
             ledger.account.ever_listed,
-            None if listed_on is None else max(0.0, self._stats.server_time - listed_on),
+            None if age is None else max(0.0, age),
         )
 
     def _finish(
@@ -251,7 +254,7 @@ class PollCycle:
 
     def _job(self, request: GetJob, seen: ObservationBuffer) -> JobResult:
         try:
-            job = self._source.job(*request).value
+            response = self._source.job(*request)
         except JobRequestFailed as error:
             self._stats.job_refused(request.job_id, str(error))
             seen.refused.add(request.job_id)
@@ -260,6 +263,8 @@ class PollCycle:
             # Count the attempt, so that a job whose endpoint always fails does not fail every poll.
             seen.refused.add(request.job_id)
             raise
+        self._stats.date_received(response.date)
+        job = response.value
         if job is None:
             seen.unknown.add(request.job_id)
         else:
@@ -294,4 +299,5 @@ class PollCycle:
             self._rules,
             local_time=self._clock.time(),
             server_time=self._stats.server_time,
+            wait_clock=self._waits.read(ledger.wait_clock, self._clock.monotonic(), self._clock.time()),
         )

@@ -334,7 +334,7 @@ class Poller:
         self._plan = PollPlan(self._schedule.full_listing_interval, self._clock.monotonic(), incremental=incremental)
         self._cycle = PollCycle(
             self._plan,
-            self._client,
+            self._identity,
             self._store,
             rules=self._rules,
             stats=self._stats,

@@ -68,7 +68,7 @@ class LedgerView:
         live: job records that are unfinished or still need details, by id.
         listed: how many jobs the platform lists, as far as is known.
         ever_listed: whether a full listing was ever completed.
-        listing_age: seconds since the last complete listing, by the platform's clock; None before the first.
+        listing_age: seconds since the last complete listing, by the account's wait clock; None before the first.
     """
 
     live: Mapping[str, JobRecord]

@@ -17,7 +17,8 @@ from exporter.counting.values import (
 )
 from exporter.errors import Maintenance, PollError, Unauthorized, Unreachable
 from exporter.logs import Log
-from exporter.metrics.snapshot import PollStatus, Waiting
+from exporter.metrics.snapshot import MAX_SKEW, PollStatus, Waiting
+from exporter.polling.platform_clock import PlatformClock
 
 POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -40,7 +41,8 @@ class PollStats:
         self.last_success: float | None = None
         self.last_full_listing: float | None = None
         self.last_error = ""
-        self._server_ahead = 0.0
+        self.platform_clock = PlatformClock()
+        self._skewed = False
         self._counters: dict[str, dict[tuple[str, ...], int]] = {}
         self._poll_duration = HistogramValue.empty(POLL_SECONDS, started)
         self._requests_made = 0
@@ -76,13 +78,33 @@ class PollStats:
 
     @property
     def server_time(self) -> float:
-        """The platform's time in Unix seconds, judged by its last response; this machine's before the first."""
-        return self._clock.time() + self._server_ahead
+        """The platform's time in Unix seconds; this machine's while the platform's is not believed."""
+        local = self._clock.time()
+        time = self.platform_clock.time(self._clock.monotonic(), local)
+        return local if time is None else time
+
+    @property
+    def clock_skew(self) -> float | None:
+        """Seconds by which the platform's clock is ahead of this machine's; None while it is not believed."""
+        return self.platform_clock.skew(self._clock.monotonic(), self._clock.time())
+
+    def date_received(self, date: float | None) -> None:
+        """Take the platform's time from a response that was just received; warn if this machine's clock is wrong."""
+        self.platform_clock.observe(date, self._clock.monotonic())
+        skew = self.clock_skew
+        if skew is None or (abs(skew) > MAX_SKEW) == self._skewed:
+            return
+        self._skewed = not self._skewed
+        if self._skewed:
+            self._log.warning(
+                "clock.skewed", platform_ahead_seconds=round(skew), reason="check this machine's time synchronization"
+            )
+        else:
+            self._log.info("clock.right", platform_ahead_seconds=round(skew))
 
     def page_read(self, date: float | None, skipped: Mapping[str, int]) -> None:
         """Record a list page that the platform sent at *date*, with its *skipped* records by reason."""
-        if date is not None:
-            self._server_ahead = date - self._clock.time()
+        self.date_received(date)
         for reason, records in skipped.items():
             # Warn once per reason: an unreadable record appears in every listing for a month.
             known = (reason,) in self._counters.get("sbg_exporter_records_skipped_total", {})
@@ -162,6 +184,7 @@ class PollStats:
             detection_delay=delay if polled else None,
             last_error=self.last_error,
             waiting=waiting,
+            clock_skew=self.clock_skew,
         )
 
 

@@ -16,6 +16,7 @@ from exporter.counting.values import (
     JobRecord,
     JobTotals,
     Key,
+    WaitClock,
 )
 from exporter.storage.schema import JOB_COLUMNS, LEDGER, Row, number_column
 
@@ -99,6 +100,14 @@ def read_records(db: sqlite3.Connection, number: int, condition: str = "1", *val
         yield JobRecord(*row)  # SQLite's 0 and 1 serve as booleans
 
 
+def read_wait_clock(db: sqlite3.Connection, number: int) -> WaitClock | None:
+    """The reading of an account's wait clock that was stored last."""
+    row = db.execute(
+        "SELECT seconds, platform_time, local_time, listed FROM wait_clock WHERE account = ?", (number,)
+    ).fetchone()
+    return None if row is None else WaitClock(*row)
+
+
 def read_rows(db: sqlite3.Connection, number: int) -> Iterator[tuple[str, Row]]:
     """An account's whole ledger as tables and rows, the account's own row first, with the columns of ``LEDGER``."""
     for table, columns in LEDGER.items():
@@ -126,6 +135,8 @@ def write_changes(db: sqlite3.Connection, number: int, changes: Changes) -> None
     )
     if changes.account is not None:
         upsert_account(db, changes.account)
+    if changes.wait_clock is not None:
+        db.execute("INSERT OR REPLACE INTO wait_clock VALUES (?, ?, ?, ?, ?)", (number, *changes.wait_clock))
 
 
 def upsert_account(db: sqlite3.Connection, account: Account) -> None:
@@ -151,7 +162,7 @@ def insert_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, R
 
 def delete_ledger(db: sqlite3.Connection, number: int) -> None:
     """Delete every row of an account's ledger."""
-    for table in reversed(tuple(LEDGER)):
+    for table in ("wait_clock", *reversed(tuple(LEDGER))):
         db.execute(f"DELETE FROM {table} WHERE {number_column(table)} = ?", (number,))  # noqa: S608  # constants
 
 

@@ -31,10 +31,26 @@ CREATE TABLE IF NOT EXISTS allowance (
     slices INTEGER NOT NULL,
     window_ends REAL NOT NULL,
     paused_until REAL NOT NULL,
+    saved_at REAL,
     PRIMARY KEY (endpoint, username, entry)
 ) WITHOUT ROWID;
 """
-"""Requests in the current rate limit window. Not part of a ledger; older files get the table when they are opened."""
+"""Requests in the current rate limit window. Not part of a ledger; older files get the table when they are opened.
+
+What counts are the lengths from ``saved_at``, which is this machine's clock and may be put right later. Files of the
+first versions lack that column until they are opened.
+"""
+
+WAIT_CLOCK_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS wait_clock (
+    account INTEGER PRIMARY KEY REFERENCES account (number),
+    seconds REAL NOT NULL,
+    platform_time REAL,
+    local_time REAL NOT NULL,
+    listed REAL
+);
+"""
+"""The account's wait clock. Older files get the table when they are opened; an exported ledger does not contain it."""
 
 SCHEMA: Final = f"""
 CREATE TABLE account (
@@ -107,6 +123,7 @@ CREATE TABLE histogram (
     PRIMARY KEY (account, family, labels)
 ) WITHOUT ROWID;
 {ALLOWANCE_TABLE}
+{WAIT_CLOCK_TABLE}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """

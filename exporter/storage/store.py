@@ -26,6 +26,7 @@ from exporter.storage.rows import (
     read_histograms,
     read_records,
     read_totals,
+    read_wait_clock,
     upsert_account,
     write_changes,
 )
@@ -34,6 +35,7 @@ from exporter.storage.schema import (
     BUSY_SECONDS,
     RESTORE_ADVICE,
     SCHEMA,
+    WAIT_CLOCK_TABLE,
     Row,
     check_header,
     read_header,
@@ -164,22 +166,35 @@ class Store:
             {record.id: record for record in read_records(self._db, number, _SHOWN_AS_FAILED, failed_since)},
             read_totals(self._db, number),
             self._one("SELECT count(*) FROM job WHERE account = ?", number),
+            read_wait_clock(self._db, number),
         )
 
     # ---- allowances ----
 
     def allowance(self, key: AllowanceKey, now: float) -> SavedAllowance | None:
-        """What an earlier process saved of *key*'s allowance; *now* in Unix seconds."""
+        """What an earlier process saved of *key*'s allowance; *now* in Unix seconds.
+
+        What is left of the window and of a pause is never longer than it was when it was saved, even if this machine's
+        clock was put back since then. In that case it is saved again, as of *now*: otherwise each of many restarts
+        would wait for the whole pause.
+        """
         with self._lock:
             row = self._db.execute(
-                "SELECT rate_limit, used, slices, window_ends, paused_until FROM allowance"
+                "SELECT rate_limit, used, slices, window_ends, paused_until, saved_at FROM allowance"
                 " WHERE endpoint = ? AND username = ? AND entry = ?",
                 key,
             ).fetchone()
         if row is None:
             return None
-        limit, used, slices, window_ends, paused_until = row
-        return SavedAllowance(limit, used, slices, window_ends - now, min(LONGEST_PAUSE, paused_until - now))
+        limit, used, slices, window_ends, paused_until, saved_at = row
+        if saved_at is None:  # An earlier version saved neither this nor whether there was a pause: assume none.
+            saved_at = min(window_ends, paused_until)
+        passed = now - saved_at
+        left, pause = window_ends - saved_at, min(LONGEST_PAUSE, paused_until - saved_at)
+        saved = SavedAllowance(limit, used, slices, left - max(0.0, passed), max(0.0, pause - max(0.0, passed)))
+        if passed < 0:
+            self.save_allowance(key, saved, now)
+        return saved
 
     def save_allowance(self, key: AllowanceKey, saved: SavedAllowance, now: float) -> None:
         """Save what is left of *key*'s allowance; *now* in Unix seconds.
@@ -187,12 +202,12 @@ class Store:
         It must outlive this process, but not a power failure, so this does not wait for the disk. A failure is only
         counted in ``write_failures``, because polling matters more than remembering the requests.
         """
-        row = (*key, saved.limit, saved.used, saved.slices, now + saved.window_left, now + saved.pause_left)
+        row = (*key, saved.limit, saved.used, saved.slices, now + saved.window_left, now + saved.pause_left, now)
         with self._lock, suppress(StateWriteError):
             self._db.execute("PRAGMA synchronous = NORMAL")
             try:
                 with self._transaction():
-                    self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                    self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             finally:
                 self._db.execute("PRAGMA synchronous = FULL")
 
@@ -301,6 +316,13 @@ class Store:
         return int(self._db.execute(query, values).fetchone()[0])
 
 
+def _add_later_tables(db: sqlite3.Connection) -> None:
+    """Add to an older file what it lacks: none of it is part of a ledger."""
+    db.executescript(ALLOWANCE_TABLE + WAIT_CLOCK_TABLE)
+    if "saved_at" not in {name for _, name, *_ in db.execute("PRAGMA table_info(allowance)")}:
+        db.execute("ALTER TABLE allowance ADD COLUMN saved_at REAL")
+
+
 def _open(path: Path) -> sqlite3.Connection:
     """Open the file, and create its tables if it is new.
 
@@ -323,7 +345,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 # Before write-ahead logging is on, so that the header identifies the file even after a kill.
                 db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
             db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(ALLOWANCE_TABLE)
+            _add_later_tables(db)
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             db.execute("SELECT count(*) FROM job")
         except BaseException:

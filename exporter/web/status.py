@@ -12,6 +12,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 from exporter.counting.values import JobRecord, JobTotals
 from exporter.metrics.snapshot import (
+    MAX_SKEW,
     AccountSnapshot,
     DisplayOptions,
     FilesCounted,
@@ -154,6 +155,7 @@ class AccountRow:
         username: empty if unknown or hidden.
         states: number of listed jobs by state, most frequent first; None before the first full listing.
         counting_since: None before the account has a ledger.
+        clock_skew: seconds by which the platform's clock is ahead of this machine's; None if they agree or if unknown.
     """
 
     account: AccountLink
@@ -173,6 +175,7 @@ class AccountRow:
     states: Sequence[tuple[str, int]] | None
     files: FilesCounted
     counting_since: float | None
+    clock_skew: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +414,7 @@ def _account_row(account: _Account, display: DisplayOptions, now: float) -> Acco
         states=None if snapshot.listed is None else snapshot.jobs_by_state().most_common(),
         files=account.files,
         counting_since=snapshot.ledger.account.counting_since if snapshot.ledger is not None else None,
+        clock_skew=status.clock_skew if abs(status.clock_skew or 0.0) > MAX_SKEW else None,
     )
 
 

@@ -82,6 +82,7 @@ CONTRACT = {
         sbg_exporter_full_listing_interval_seconds{account}
         sbg_exporter_detection_delay_seconds{account}
         sbg_exporter_waiting{account,reason}
+        sbg_exporter_clock_skew_seconds{account}
         sbg_exporter_records_skipped_total{account,reason}
         sbg_exporter_counts_lowered_total{account,field}
         sbg_exporter_counting_since_timestamp_seconds{account}

@@ -42,6 +42,8 @@ class Platform:
         self.asked: list[str] = []
         self.dated = True
         self.clock_ahead = 0.0
+        self.dates: list[str | None] = []
+        """The Date headers of the next responses; None for none."""
 
     def add(
         self, job_id: str, state: str = "RUNNING", total: int = 10, completed: int = 0, failed: int = 0, **more: object
@@ -81,7 +83,9 @@ class Platform:
         return self.said(200, job) if job else self.said(404, {"code": 10211, "message": "Job not found"})
 
     def said(self, status: int, body: object) -> httpx.Response:
-        at = httpx.Headers({"Date": _http_date(self.clock.now + self.clock_ahead)} if self.dated else {})
+        date = _http_date(self.clock.now + self.clock_ahead) if self.dated else None
+        date = self.dates.pop(0) if self.dates else date
+        at = httpx.Headers({} if date is None else {"Date": date})
         # As an iterator, the body is read the way it is from a socket.
         return httpx.Response(status, headers=at, content=iter([json.dumps(body).encode()]))
 
@@ -111,9 +115,16 @@ class PollerFixture:
         self.schedule = PollSchedule(30, 21600, 600, first=0, phase=0)
         self.poller = self.new_poller()
 
-    def new_poller(self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25) -> Poller:
+    def new_poller(
+        self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25, saving: bool = False
+    ) -> Poller:
+        """*saving*: whether the allowance is saved in the state file, as it is in the daemon."""
         redactor = Redactor()
-        allowances = AllowancePool(share)
+        allowances = AllowancePool(
+            share,
+            saved=(lambda key: self.store.allowance(key, self.clock.time())) if saving else None,
+            save=(lambda key, saved: self.store.save_allowance(key, saved, self.clock.time())) if saving else None,
+        )
         return Poller(
             AccountConfig(name, ENDPOINT, "", TokenFile(self.token), ca_file=None, proxy=None),
             connect=lambda observer: Client(
@@ -141,6 +152,11 @@ class PollerFixture:
         self.clock.advance(after)
         self.wait = self.poller.poll()
         return self.snapshots[-1]
+
+    def restart(self, *, downtime: float = 0.0) -> None:
+        """End the process, and start another one after *downtime*."""
+        self.clock.advance(downtime)
+        self.poller = self.new_poller(saving=True)
 
     def counted(self, family: str, *labels: str) -> int:
         ledger = self.snapshots[-1].ledger
@@ -1009,3 +1025,263 @@ def test_no_job_is_lost_by_a_poll_whose_list_did_not_answer(bench: PollerFixture
         bench.poll(after=400)
 
     assert bench.counted(counting.JOBS_FINISHED, "lost") == 0
+
+
+# ---- clocks that are wrong ----
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+def wait_for_both(bench: PollerFixture) -> None:
+    """Begin to wait for a finished job's missing file and for a job that the platform no longer knows."""
+    bench.platform.add("1")
+    bench.platform.add("2")
+    bench.poll()
+    bench.platform.finish("1", 3, total_files=5)
+    del bench.platform.jobs["2"]
+    bench.poll()
+
+
+def ended_early(bench: PollerFixture) -> tuple[int, int]:
+    """How many jobs are called incomplete, and how many lost."""
+    return (
+        bench.counted(counting.JOBS_FINISHED, "incomplete"),
+        bench.counted(counting.JOBS_FINISHED, "lost"),
+    )
+
+
+@pytest.mark.parametrize("jump", [61, HOUR, DAY])
+@pytest.mark.parametrize("responses", [1, 2, 3, 1000], ids="{} responses".format)
+def test_platform_clock_that_jumps_ahead_ends_no_wait_early(bench: PollerFixture, jump: float, responses: int) -> None:
+    wait_for_both(bench)
+    bench.platform.dates = [_http_date(bench.clock.now + jump + 1)] * min(responses, 3)
+    bench.platform.clock_ahead = jump if responses == 1000 else 0.0
+    for _ in range(7):
+        bench.poll(after=3.5)
+
+    assert ended_early(bench) == (0, 0)
+    for _ in range(4):
+        bench.poll(after=20)
+    assert ended_early(bench) == (1, 0)
+    for _ in range(12):
+        bench.poll()
+    assert ended_early(bench) == (1, 1)
+
+
+@pytest.mark.parametrize("jump", [HOUR, DAY, 1000 * DAY])
+@pytest.mark.parametrize("whose", ["the platform's", "this machine's"])
+def test_clock_that_is_put_back_prolongs_no_wait_by_more_than_a_poll(
+    bench: PollerFixture, jump: float, whose: str
+) -> None:
+    wait_for_both(bench)
+    if whose == "the platform's":
+        bench.platform.clock_ahead = -jump
+    else:
+        bench.clock.wrong_by = -jump
+    for _ in range(12):
+        bench.poll()
+
+    assert ended_early(bench) == (1, 1)
+
+
+@pytest.mark.parametrize("jump", [-DAY, -HOUR, HOUR, DAY])
+def test_this_machines_clock_neither_ends_nor_prolongs_a_wait(bench: PollerFixture, jump: float) -> None:
+    wait_for_both(bench)
+    bench.clock.wrong_by = jump
+    bench.poll()
+    assert ended_early(bench) == (0, 0)
+    bench.poll()
+    assert ended_early(bench) == (1, 0)
+    for _ in range(8):
+        bench.poll()
+    assert ended_early(bench) == (1, 1)
+
+
+@pytest.mark.parametrize(("platform_ahead", "wrong_by"), [(DAY, 0), (0, DAY), (HOUR, -HOUR), (-HOUR, HOUR)])
+def test_one_wrong_clock_ends_no_wait_at_a_restart(
+    bench: PollerFixture, platform_ahead: float, wrong_by: float
+) -> None:
+    wait_for_both(bench)
+    bench.platform.clock_ahead, bench.clock.wrong_by = platform_ahead, wrong_by
+    bench.restart()
+
+    bench.poll(after=5)
+
+    assert ended_early(bench) == (0, 0)
+    for _ in range(13):
+        bench.poll()
+    assert ended_early(bench) == (1, 1)
+
+
+def test_crash_loop_ends_waits_in_time(bench: PollerFixture) -> None:
+    wait_for_both(bench)
+    for _ in range(11):
+        bench.restart(downtime=30)
+        bench.poll(after=0)
+
+    assert ended_early(bench) == (1, 1)
+
+
+@pytest.mark.parametrize("put_back", ["platform", "machine"])
+def test_crash_loop_after_a_clock_was_put_right_ends_waits_one_restart_later(
+    bench: PollerFixture, put_back: str
+) -> None:
+    bench.platform.clock_ahead = 10 * DAY if put_back == "platform" else 0.0
+    bench.clock.wrong_by = 10 * DAY if put_back == "machine" else 0.0
+    wait_for_both(bench)
+    bench.platform.clock_ahead = bench.clock.wrong_by = 0.0
+    for _ in range(12):
+        bench.restart(downtime=30)
+        bench.poll(after=0)
+
+    assert ended_early(bench) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "requests"),
+    [
+        (_http_date(START + 30 + DAY), ["/user", "/async/files", "/user"]),
+        (_http_date(START + 30 - HOUR), ["/user", "/async/files", "/user"]),
+        (_http_date(0), ["/user", "/async/files", "/user"]),
+        (None, ["/user", "/async/files", "/user"]),
+        ("yesterday", ["/user", "/async/files", "/user"]),
+        (_http_date(START + 30), ["/user", "/async/files"]),
+    ],
+    ids=["a day ahead", "an hour behind", "1970", "absent", "unreadable", "right"],
+)
+def test_first_wrong_date_does_not_decide_what_is_history(
+    bench: PollerFixture, wrong: str | None, requests: list[str]
+) -> None:
+    times = [("old", "2026-08-21T14:00:00Z"), ("new", "2026-09-21T14:13:51Z")]  # START is 14:13:20
+    for job_id, at in times:
+        bench.platform.finish(job_id, 1, 2, started_on=at, finished_on=at)
+    bench.platform.dates = [wrong]
+
+    ledger = bench.poll().ledger
+
+    assert bench.platform.asked == requests
+    assert ledger is not None
+    assert ledger.account.counting_since == START + 30
+    assert bench.counted(counting.FILES_FAILED) == 2
+    bench.poll()
+    assert bench.platform.asked == [*requests, "/async/files"]
+
+
+def test_account_does_not_begin_while_no_two_dates_agree(bench: PollerFixture) -> None:
+    bench.platform.dates = [_http_date(START + days * DAY) for days in range(1, 7)]
+
+    snapshot = bench.poll()
+
+    assert snapshot.ledger is None
+    assert polls(snapshot) == {"bad_answer": 1}
+    assert "Date" in snapshot.status.last_error
+    assert snapshot.status.clock_skew is None
+    ledger = bench.poll().ledger
+    assert ledger is not None
+    assert ledger.account.counting_since == START + 30  # its first answer
+
+
+@pytest.mark.parametrize("date", [None, "", "garbage", "Mon, 99 Foo 2026 99:99:99 GMT"])
+def test_platform_without_a_readable_date_is_timed_by_this_machines_clock(
+    bench: PollerFixture, date: str | None
+) -> None:
+    bench.platform.dates = [date] * 1000
+    wait_for_both(bench)
+
+    assert bench.platform.asked[:3] == ["/user", "/async/files", "/async/files"]
+    assert bench.snapshots[-1].status.clock_skew is None
+    for _ in range(10):
+        bench.poll()
+    assert ended_early(bench) == (1, 1)
+    ledger = bench.snapshots[-1].ledger
+    assert ledger is not None
+    assert ledger.account.counting_since == START + 30
+
+
+def test_date_that_stands_still_stops_no_wait(bench: PollerFixture) -> None:
+    bench.platform.dates = [_http_date(START + 30)] * 1000
+    wait_for_both(bench)
+    for _ in range(10):
+        bench.poll()
+
+    assert ended_early(bench) == (1, 1)
+    assert bench.snapshots[-1].status.clock_skew == 0
+
+
+def test_ledger_begins_although_the_list_fails_and_counts_from_the_first_answer(bench: PollerFixture) -> None:
+    bench.platform.instead = lambda request: bench.platform.said(500, {}) if "files" in request.url.path else None
+
+    snapshot = bench.poll()
+
+    assert polls(snapshot) == {"unreachable": 1}
+    assert snapshot.ledger is not None
+    assert snapshot.ledger.account.counting_since == START + 30
+
+
+@pytest.mark.parametrize(
+    ("status", "result"), [(429, "rate_limited"), (403, "unauthorized"), (503, "unreachable"), (404, "bad_answer")]
+)
+def test_first_poll_whose_list_fails_reports_the_failure_of_the_list(
+    bench: PollerFixture, status: int, result: str
+) -> None:
+    bench.platform.instead = lambda request: bench.platform.said(status, {}) if "files" in request.url.path else None
+
+    assert polls(bench.poll()) == {result: 1}
+
+
+@pytest.mark.parametrize("behind", [-2 * HOUR, -61, 61, 2 * HOUR, 10 * DAY])
+def test_wrong_clock_of_this_machine_is_shown_and_logged_once(bench: PollerFixture, behind: float) -> None:
+    bench.clock.wrong_by = -behind
+    for _ in range(3):
+        snapshot = bench.poll()
+
+    assert snapshot.status.clock_skew == behind
+    bench.clock.wrong_by = 0
+    for _ in range(3):
+        snapshot = bench.poll()
+    assert snapshot.status.clock_skew == 0
+    events = [(each["event"], each["platform_ahead_seconds"]) for each in bench.events() if "clock" in each["event"]]
+    assert events == [("clock.skewed", behind), ("clock.right", 0)]
+
+
+@pytest.mark.parametrize("behind", [-60, 0, 1, 60])
+def test_clock_that_is_nearly_right_is_not_logged(bench: PollerFixture, behind: float) -> None:
+    bench.clock.wrong_by = -behind
+    bench.poll()
+
+    assert bench.poll().status.clock_skew == behind
+    assert not [each for each in bench.events() if "clock" in each["event"]]
+
+
+@pytest.mark.parametrize("wrong_by", [2 * HOUR, 10 * DAY, -2 * HOUR, -10 * DAY])
+def test_clock_that_is_put_right_between_two_processes_delays_no_poll(bench: PollerFixture, wrong_by: float) -> None:
+    bench.clock.wrong_by = wrong_by
+    bench.restart()
+    bench.poll()
+    bench.clock.wrong_by = 0
+    bench.restart()
+
+    snapshot = bench.poll()
+
+    assert snapshot.status.up is True
+    assert bench.wait is None
+
+
+@pytest.mark.parametrize("wrong_by", [2 * HOUR, 10 * DAY])
+def test_clock_that_is_put_right_prolongs_no_pause_after_a_429(bench: PollerFixture, wrong_by: float) -> None:
+    bench.clock.wrong_by = wrong_by
+    bench.restart()
+    bench.poll()
+    refusal = httpx.Response(429, headers={"Retry-After": "90"}, content=iter([b"{}"]))
+    bench.platform.instead = lambda _: refusal
+    bench.poll()
+    assert bench.wait == 90
+    bench.platform.instead = lambda _: None
+    bench.clock.wrong_by = 0
+    bench.restart()
+    bench.poller._publish_saved_ledger()  # noqa: SLF001  # as the daemon does, which loads the user's allowance
+
+    bench.poll(after=0)
+
+    assert bench.wait == 90
+    assert bench.poll(after=90).status.up is True

@@ -355,6 +355,22 @@ def test_account_polled_incrementally_shows_its_intervals() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("skew", "shown"),
+    [
+        (None, ""),
+        (60.0, ""),
+        (-60.0, ""),
+        (7200.0, " / this machine's clock is 2 h behind the platform's"),
+        (-61.0, " / this machine's clock is 61 s ahead of the platform's"),
+    ],
+)
+def test_wrong_clock_of_this_machine_is_shown(skew: float | None, shown: str) -> None:
+    status = replace(STATUS, clock_skew=skew)
+
+    assert account(tree(snapshot(ledger_of(), status=status)))[1] == f"30 s ago / every 30 s{shown}"
+
+
 def test_unfinished_and_failed_jobs_are_shown_with_details() -> None:
     counted = LedgerFixture()
     counted.observe_listing(

@@ -24,6 +24,7 @@ from tests.ledgers import observe_in
 
 SINCE = START
 NOW = SINCE + 5
+HOUR, DAY = 3600.0, 86400.0
 RULES = Rules()
 ENDPOINT = "https://p/v2"
 
@@ -288,7 +289,7 @@ def test_allowance_that_was_never_saved_is_none(store: Store) -> None:
 def test_allowance_times_advance_during_downtime(store: Store) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
-    assert store.allowance(LAB, NOW + 50) == SavedAllowance(400, 30, 20, 10.0, -10.0)
+    assert store.allowance(LAB, NOW + 50) == SavedAllowance(400, 30, 20, 10.0, 0.0)
 
 
 def test_last_saved_allowance_replaces_earlier_ones(store: Store) -> None:
@@ -313,13 +314,80 @@ def test_every_key_has_its_own_allowance(store: Store, other: AllowanceKey) -> N
     assert store.allowance(other, NOW) == SavedAllowance(1, 1, 1, 1.0, 1.0)
 
 
-def test_clock_set_back_does_not_prolong_a_pause_without_limit(store: Store) -> None:
+@pytest.mark.parametrize("put_back", [1.0, HOUR, 2 * HOUR, 10 * DAY])
+def test_clock_put_back_prolongs_neither_the_window_nor_a_pause(store: Store, put_back: float) -> None:
     store.save_allowance(LAB, KEPT, NOW)
 
-    saved = store.allowance(LAB, NOW - 1e6)
+    assert store.allowance(LAB, NOW - put_back) == KEPT
+
+
+@pytest.mark.parametrize("put_back", [2 * HOUR, 10 * DAY])
+def test_allowance_without_a_pause_is_not_a_pause_after_the_clock_was_put_back(store: Store, put_back: float) -> None:
+    store.save_allowance(LAB, SavedAllowance(400, 30, 20, 60.0, 0.0), NOW)
+
+    saved = store.allowance(LAB, NOW - put_back)
+
+    assert saved is not None
+    assert saved.pause_left == 0
+
+
+def test_crash_loop_after_the_clock_was_put_back_ends_the_pause_and_the_window_in_time(state_file: Path) -> None:
+    first = Store(state_file)
+    first.save_allowance(LAB, KEPT, NOW)
+    first.close()
+
+    left = []
+    for restart in range(4):
+        store = Store(state_file)
+        saved = store.allowance(LAB, NOW - 10 * DAY + 20 * restart)
+        assert saved is not None
+        left.append((saved.window_left, saved.pause_left))
+        store.close()
+
+    assert left == [(60, 40), (40, 20), (20, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("ahead", [2 * HOUR, 10 * DAY])
+def test_clock_ahead_ends_a_pause_at_once(store: Store, ahead: float) -> None:
+    store.save_allowance(LAB, KEPT, NOW)
+
+    saved = store.allowance(LAB, NOW + ahead)
+
+    assert saved is not None
+    assert saved.pause_left == 0
+    assert saved.window_left < 0
+
+
+def test_no_stored_pause_exceeds_the_longest_one(store: Store) -> None:
+    store.save_allowance(LAB, SavedAllowance(400, 30, 20, 60.0, 1e9), NOW)
+
+    saved = store.allowance(LAB, NOW)
 
     assert saved is not None
     assert saved.pause_left == LONGEST_PAUSE
+
+
+@pytest.mark.parametrize("put_back", [0.0, 2 * HOUR, 10 * DAY])
+def test_allowance_of_an_older_file_is_no_pause_whatever_the_clock_showed(state_file: Path, put_back: float) -> None:
+    older = Store(state_file)
+    older.close()
+    with sqlite3.connect(state_file) as db:
+        db.executescript(
+            "DROP TABLE allowance; CREATE TABLE allowance (endpoint TEXT NOT NULL, username TEXT NOT NULL,"
+            " entry TEXT NOT NULL, rate_limit INTEGER, used INTEGER NOT NULL, slices INTEGER NOT NULL,"
+            " window_ends REAL NOT NULL, paused_until REAL NOT NULL, PRIMARY KEY (endpoint, username, entry))"
+            " WITHOUT ROWID;"
+        )
+        db.execute("INSERT INTO allowance VALUES (?, ?, ?, 400, 30, 20, ?, ?)", (*LAB, NOW + 60, NOW))
+    db.close()
+
+    store = Store(state_file)
+    try:
+        assert store.allowance(LAB, NOW - put_back) == SavedAllowance(400, 30, 20, 60.0, 0.0)
+        store.save_allowance(LAB, KEPT, NOW)
+        assert store.allowance(LAB, NOW) == KEPT
+    finally:
+        store.close()
 
 
 def test_allowance_survives_a_restart(state_file: Path) -> None:
