@@ -290,6 +290,15 @@ def _oddities() -> tuple[timeseries_panel.Panel, ...]:
             Query(f"sum by (kind) ({each('sbg_exporter_job_series_hidden', 'kind')})", "{{kind}}"),
             colors={"unfinished": theme.WARNING, "failed": theme.FAILURE},
         ),
+        timeseries(
+            PanelInfo(
+                "Clock skew",
+                "By how much the clock of the exporter's machine and the platform's clock differ.",
+                "s",
+                ("SbgClockSkew",),
+            ),
+            Query(f"abs({each('sbg_exporter_clock_skew_seconds')})", "{{account}}"),
+        ),
     )
 
 
@@ -308,6 +317,6 @@ def page() -> Page:
             Row("", answers),
             Row("Polling", (*seen, Cell(_waiting(), 24, 6))),
             Row("API usage", (*asked, *took)),
-            Row("Process and state file", (*cells(6, 6, *_process()), *cells(8, 6, *_oddities()))),
+            Row("Process and state file", (*cells(6, 6, *_process()), *cells(6, 6, *_oddities()))),
         ),
     )

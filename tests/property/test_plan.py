@@ -1,8 +1,9 @@
 """Poll cycles against lists that change between any two requests, in every order, with and without a total.
 
 The ledger is the real one, in memory; the platform is a list. Responses and commits may fail, the process may restart,
-and other programs may use up the rate limit. In all cases each finish is counted once, within a bounded number of polls
-once the platform is at rest, and no rate limit window sees more requests than the exporter's share.
+other programs may use up the rate limit, and the platform's clock and this machine's may jump. In all cases each finish
+is counted once, within a bounded number of polls once the platform is at rest, and no rate limit window sees more
+requests than the exporter's share.
 """
 
 import io
@@ -93,6 +94,10 @@ class World:
     """How often a response fails."""
     greedy: float = 0.0
     """How often, between two requests, the user's own scripts use a part of the rate limit."""
+    jumping: float = 0.0
+    """How often, before a response, the platform's clock or this machine's jumps, or is put right."""
+    platform_ahead: float = 0.0
+    machine_ahead: float = 0.0
     now: float = 0.0
     lives: list[ModelJob] = field(default_factory=list)
     serial: int = 1 << 40
@@ -143,7 +148,22 @@ class World:
             elif len(self.lives) > 1 and self.lives[0].history:
                 self.lives.pop(0)  # the oldest job expires
 
+    @property
+    def date(self) -> float:
+        """The platform's time, as it shows it."""
+        return START + self.now + self.platform_ahead
+
+    def jump(self) -> None:
+        """Let a clock jump, at random."""
+        if self.dice.random() < self.jumping:
+            ahead = self.dice.choice([0.0, 59.0, -3600.0, 3600.0, -86_400.0, 86_400.0, 4e6, -START])
+            if self.dice.random() < 0.5:
+                self.platform_ahead = ahead
+            else:
+                self.machine_ahead = ahead
+
     def asked(self) -> RateLimit:
+        self.jump()
         if self.now >= self.window_ends:
             self.window_ends = self.now + WINDOW
             self.requests.clear()
@@ -155,7 +175,8 @@ class World:
         assert len(self.requests) <= self.limit // 4
         if self.dice.random() < self.greedy:
             self.others = min(self.others + self.dice.randint(1, self.limit // 4), self.limit * 3 // 4)
-        rate_limit = RateLimit(self.limit, self.limit - len(self.requests) - self.others, START + self.window_ends)
+        reset = START + self.window_ends + self.platform_ahead
+        rate_limit = RateLimit(self.limit, self.limit - len(self.requests) - self.others, reset)
         if failing:
             raise NoAnswerError(rate_limit)
         return rate_limit
@@ -167,7 +188,7 @@ class World:
         part = [life.job() for life in listed[offset : offset + self.per_page]]
         more = self.linked and offset + self.per_page < len(listed)
         page = Page(tuple(part), len(part), {}, len(part) - 1, has_next=more)
-        return JobPage(page, START + self.now, len(listed) if self.reports_total else None, self.per_page), rate_limit
+        return JobPage(page, self.date, len(listed) if self.reports_total else None, self.per_page), rate_limit
 
     def job(self, job_id: str) -> tuple[Job | None, RateLimit]:
         self.live()
@@ -228,7 +249,7 @@ class PollLoop:
         return self._answer(priority, partial(self.world.page, offset))
 
     def job(self, _: Operation, job_id: str) -> Response[Job | None]:
-        return Response(self._answer(Priority.REFRESH, partial(self.world.job, job_id)), START + self.world.now)
+        return Response(self._answer(Priority.REFRESH, partial(self.world.job, job_id)), self.world.date)
 
     def _answer(self, priority: Priority, ask: Callable[[], tuple[T, RateLimit]]) -> T:
         if wait := self.allowance.take(self.world.now, priority):
@@ -237,9 +258,9 @@ class PollLoop:
             answer, rate_limit = ask()
         except NoAnswerError as error:
             if error.rate_limit is not None:
-                self.allowance.learn(error.rate_limit, START + self.world.now, self.world.now)
+                self.allowance.learn(error.rate_limit, self.world.date, self.world.now)
             raise
-        self.allowance.learn(rate_limit, START + self.world.now, self.world.now)
+        self.allowance.learn(rate_limit, self.world.date, self.world.now)
         return answer
 
     # ---- the stored records ----
@@ -255,13 +276,13 @@ class PollLoop:
 
 
 class WorldClock:
-    """This machine's clock, which agrees with the platform's."""
+    """This machine's clock."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def time(self) -> float:
-        return START + self._world.now
+        return START + self._world.now + self._world.machine_ahead
 
     def monotonic(self) -> float:
         return self._world.now
@@ -338,6 +359,7 @@ def polls_to_rest(world: World) -> int:
     unwritten=st.sampled_from([0.0, 0.0, 0.1]),
     restarting=st.sampled_from([0.0, 0.02, 0.2]),
     greedy=st.sampled_from([0.0, 0.0, 0.1]),
+    jumping=st.sampled_from([0.0, 0.02, 0.3]),
     seed=st.integers(0, 2**32),
 )
 def test_every_finish_is_counted_once_in_every_order_despite_failures(  # noqa: PLR0917  # what hypothesis draws
@@ -352,9 +374,11 @@ def test_every_finish_is_counted_once_in_every_order_despite_failures(  # noqa: 
     unwritten: float,
     restarting: float,
     greedy: float,
+    jumping: float,
     seed: int,
 ) -> None:
     world = World(order, per_page, reports_total, dice(seed), busy, linked=linked, failing=failing, greedy=greedy)
+    world.jumping = jumping
     world.begin(jobs, running)
     poller = PollLoop(world, unwritten=unwritten)
     for _ in range(40):
@@ -362,7 +386,7 @@ def test_every_finish_is_counted_once_in_every_order_despite_failures(  # noqa: 
         world.now += INTERVAL
         if world.dice.random() < restarting:
             poller.restart()
-    world.busy = world.failing = world.greedy = poller.unwritten = 0.0
+    world.busy = world.failing = world.greedy = world.jumping = poller.unwritten = 0.0
     for _ in range(polls_to_rest(world)):
         if at_rest(world, poller):
             break
