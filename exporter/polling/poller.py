@@ -401,6 +401,6 @@ class Poller:
                     else self._plan.delay(self._clock.monotonic(), self._ledger.live),
                     waiting=self._waits.current,
                 ),
-                (stats.last_success or -math.inf) + valid_for,
+                self._clock.time() + valid_for - (self._clock.monotonic() - stats.succeeded_at),
             )
         )

@@ -1,5 +1,6 @@
 """Statistics about polling one account, for metrics, and log events about its polls and its jobs."""
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -39,6 +40,8 @@ class PollStats:
         self.username: str | None = None
         self.last_poll: float | None = None
         self.last_success: float | None = None
+        self.succeeded_at = -math.inf
+        """When a poll last succeeded, in monotonic seconds: a clock that jumps does not change how old gauges are."""
         self.last_full_listing: float | None = None
         self.last_error = ""
         self.platform_clock = PlatformClock()
@@ -123,6 +126,7 @@ class PollStats:
         self.last_poll = now
         if self.up:
             self.last_success = now
+            self.succeeded_at = self._clock.monotonic()
         self._count("sbg_exporter_polls_total", result)
         self._poll_duration = self._poll_duration.observe(seconds, None)
 

@@ -1,6 +1,7 @@
 """From rows of the state file to values, and back."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -105,7 +106,9 @@ def read_wait_clock(db: sqlite3.Connection, number: int) -> WaitClock | None:
     row = db.execute(
         "SELECT seconds, platform_time, local_time, listed FROM wait_clock WHERE account = ?", (number,)
     ).fetchone()
-    return None if row is None else WaitClock(*row)
+    if row is None or not all(isinstance(value, float) and math.isfinite(value) for value in row if value is not None):
+        return None  # A damaged reading only begins the waits again.
+    return WaitClock(*row)
 
 
 def read_rows(db: sqlite3.Connection, number: int) -> Iterator[tuple[str, Row]]:

@@ -1285,3 +1285,26 @@ def test_clock_that_is_put_right_prolongs_no_pause_after_a_429(bench: PollerFixt
 
     assert bench.wait == 90
     assert bench.poll(after=90).status.up is True
+
+
+@pytest.mark.parametrize("jump", [-10 * DAY, -HOUR, HOUR, 10 * DAY])
+def test_gauges_become_stale_in_time_although_this_machines_clock_jumps(bench: PollerFixture, jump: float) -> None:
+    bench.poll()
+    bench.clock.wrong_by = jump
+    bench.platform.instead = lambda _: bench.platform.said(404, {})
+
+    snapshot = bench.poll()
+
+    assert snapshot.gauges_until - bench.clock.time() == pytest.approx(570)
+
+
+@pytest.mark.parametrize("damage", ["seconds = 'x'", "seconds = 9e999", "platform_time = 'x'", "local_time = x'00'"])
+def test_damaged_reading_of_the_wait_clock_only_begins_the_waits_again(bench: PollerFixture, damage: str) -> None:
+    wait_for_both(bench)
+    bench.store._db.execute(f"UPDATE wait_clock SET {damage}")  # noqa: SLF001, S608  # constants above
+    bench.restart()
+    for _ in range(13):
+        bench.poll()
+
+    assert bench.snapshots[-1].status.up is True
+    assert ended_early(bench) == (1, 1)
