@@ -103,6 +103,7 @@ def test_others_that_use_up_the_limit_are_named_until_the_window_ends(bench: Pol
 
 
 def test_the_detection_delay_grows_while_an_account_waits(bench: PollerFixture) -> None:
+    bench.poll()
     bench.platform.instead = rate(bench, remaining=10)
 
     run_for(bench, 90)
