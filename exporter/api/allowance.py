@@ -219,18 +219,18 @@ class Allowance:
         with self._lock:
             return max(1, len(self._accounts))
 
-    def budget(self, now: float, interval: float, discovery: int) -> int:
+    def budget(self, now: float, interval: float, discovery: int) -> float:
         """Return how many requests one poll may send in addition to its *discovery* requests.
 
-        What is left of this window is divided equally among its remaining polls. The result is at least 1 while there
-        are enough requests left for the discovery of all of them, else 0.
+        What is left of this window is divided equally among its remaining polls, so that the last of them have as many
+        as the first. The result may be less than one: then only some of the polls may send one.
         """
         with self._lock:
             ends = self._roll_window(now)
             left = min(ends - now, self.window)  # The platform may report a shorter window than the default.
             polls = max(1, int(left / interval)) * self.accounts
             rest = self._limit_for(Priority.REFRESH) - self._used - polls * discovery
-            return max(1, rest // polls) if rest > 0 else 0
+            return rest // polls if rest >= polls else max(0.0, rest / polls)
 
     def min_interval(self, requests: float) -> float:
         """Return the shortest poll interval in seconds at which *requests* per poll stay within the share."""

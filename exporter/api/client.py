@@ -39,7 +39,7 @@ from exporter.errors import (
 from exporter.redaction import MASK
 
 ATTEMPTS: Final = 3
-"""How often a request is sent within one poll if the connection or the platform fails."""
+"""How often a request is sent within one poll if the connection or the platform fails; for a single job, once."""
 NO_SUCH_JOB: Final = 10211
 """The platform's error code for an unknown job id."""
 _UNDER_MAINTENANCE: Final = 0
@@ -177,10 +177,15 @@ class Client:
         body, headers = self._request(Endpoint.USER, "/user", Priority.DISCOVERY)
         return Response(decoding.parse_username(body), decoding.parse_date(headers))
 
-    def page(self, offset: int, priority: Priority = Priority.DISCOVERY) -> JobPage:
+    def page(self, offset: int, priority: Priority = Priority.DISCOVERY, *, until: float = math.inf) -> JobPage:
         """Return a page of the job list from *offset*, with fewer jobs while responses are too large.
 
         A single record that is too large is skipped like any other unreadable record.
+
+        Args:
+            offset: position on the list.
+            priority: whose turn it is if the allowance is short.
+            until: monotonic seconds at which to give up.
 
         Raises:
             PollError: the request failed.
@@ -189,7 +194,7 @@ class Client:
         while True:
             limit = self._limit
             try:
-                response = self._page(offset, limit, priority)
+                response = self._page(offset, limit, priority, until)
             except AnswerTooLarge:
                 self._good_pages = 0
                 self._limit = max(1, limit // 2)
@@ -203,23 +208,23 @@ class Client:
                 self._limit = min(PAGE_LIMIT, 2 * limit)
             return response
 
-    def _page(self, offset: int, limit: int, priority: Priority) -> JobPage:
+    def _page(self, offset: int, limit: int, priority: Priority, until: float) -> JobPage:
         path = f"/async/files?offset={offset}&limit={limit}"
-        filtered = self._filtered_page(path, limit, priority) if self._result_filter.usable else None
+        filtered = self._filtered_page(path, limit, priority, until) if self._result_filter.usable else None
         if filtered is not None and self._result_filter.accepts(filtered.page):
             return filtered
         try:
-            unfiltered = self._listed(path, limit, priority)
+            unfiltered = self._listed(path, limit, priority, until)
         except (BadAnswer, Unreachable):
             self._result_filter.unfiltered_failed()
             raise
         self._result_filter.unfiltered_succeeded(unfiltered.page, filtered.page if filtered else None)
         return unfiltered
 
-    def _filtered_page(self, path: str, limit: int, priority: Priority) -> JobPage | None:
+    def _filtered_page(self, path: str, limit: int, priority: Priority, until: float) -> JobPage | None:
         """Return the page without results; None if the platform refuses the parameter."""
         try:
-            return self._listed(path + ResultFilter.PARAMETER, limit, priority)
+            return self._listed(path + ResultFilter.PARAMETER, limit, priority, until)
         except BadRequest:
             return None
         except AnswerTooLarge:  # The size of a page says nothing about the filter.
@@ -228,51 +233,59 @@ class Client:
             self._result_filter.filtered_failed()
             raise
 
-    def _listed(self, path: str, limit: int, priority: Priority) -> JobPage:
-        body, headers = self._request(Endpoint.LIST, path, priority)
+    def _listed(self, path: str, limit: int, priority: Priority, until: float) -> JobPage:
+        body, headers = self._request(Endpoint.LIST, path, priority, until=until)
         return JobPage(decoding.parse_page(body), decoding.parse_date(headers), decoding.parse_total(headers), limit)
 
-    def job(self, operation: Operation, job_id: str, priority: Priority = Priority.REFRESH) -> Response[Job | None]:
-        """Return one job, or None if the platform reports that it has no such job.
+    def job(
+        self, operation: Operation, job_id: str, priority: Priority = Priority.REFRESH, *, until: float = math.inf
+    ) -> Response[Job | None]:
+        """Return one job, or None if the platform reports that it has no such job. Nothing is retried.
 
         Raises:
-            JobRequestFailed: the request failed for this job only.
-            PollError: the request failed.
+            JobRequestFailed: there was no response that says something about the job, by *until* (monotonic seconds).
+            Unauthorized: the platform refused the token, for this job at least.
+            PollError: the platform refuses all requests.
             AllowanceExhausted: the request was not sent.
         """
+        path = f"/async/files/{operation}/{quote(job_id, safe='')}"
         try:
-            body, headers = self._request(Endpoint.JOB, f"/async/files/{operation}/{quote(job_id, safe='')}", priority)
+            body, headers = self._request(Endpoint.JOB, path, priority, until=until)
+            job = decoding.parse_job(body)
         except _NoSuchJob as error:
             return Response(None, error.date)
-        except Overloaded as error:
-            raise Unreachable(str(error)) from None  # This job's path is to rest, not the account.
-        try:
-            job = decoding.parse_job(body)
-        except BadAnswer as error:
+        except (Unreachable, BadAnswer) as error:
             raise JobRequestFailed(str(error)) from error
         if job.id != job_id:
             raise JobRequestFailed(f"requested job {job_id}, but the platform returned job {job.id}")
         return Response(job, decoding.parse_date(headers))
 
-    def _request(self, endpoint: Endpoint, path: str, priority: Priority) -> tuple[bytes, Mapping[str, str]]:
+    def _request(
+        self, endpoint: Endpoint, path: str, priority: Priority, *, until: float = math.inf
+    ) -> tuple[bytes, Mapping[str, str]]:
         """Return the body and headers of a 200 response; retry if the connection or the platform fails."""
         failures: list[Unreachable] = []
+        attempts = 1 if endpoint is Endpoint.JOB else ATTEMPTS
         while True:
             try:
-                return self._attempt(endpoint, path, priority)
+                return self._attempt(endpoint, path, priority, until)
             except Unreachable as error:
                 failures.append(error)
-                if len(failures) == ATTEMPTS or (error.retry_after or 0.0) > _SHORT_PAUSE:
+                if len(failures) == attempts or (error.retry_after or 0.0) > _SHORT_PAUSE:
                     raise
             except AllowanceExhausted:
                 if failures:  # Report the cause, not the missing allowance for a retry.
                     raise failures[-1] from None
                 raise
             wait = max(after_failure(len(failures), self._clock.roll()), failures[-1].retry_after or 0.0)
+            if self._clock.monotonic() + wait >= until:
+                raise failures[-1]
             self._observer.on_retry_scheduled(RetryScheduled(endpoint, str(failures[-1]), len(failures), wait))
             self._clock.pause(wait)
 
-    def _attempt(self, endpoint: Endpoint, path: str, priority: Priority) -> tuple[bytes, Mapping[str, str]]:
+    def _attempt(
+        self, endpoint: Endpoint, path: str, priority: Priority, until: float
+    ) -> tuple[bytes, Mapping[str, str]]:
         began = self._clock.monotonic()
         if endpoint is Endpoint.JOB and began < self._jobs_paused_until:
             raise AllowanceExhausted(self._jobs_paused_until - began, WaitReason.RATE_LIMITED)
@@ -281,8 +294,9 @@ class Client:
         if wait > 0:
             raise AllowanceExhausted(wait, self.allowance.wait_reason(began, priority))
         status = "other"
+        seconds = max(0.0, min(self._timeout, until - began))
         try:
-            with self._transport_errors(), self._send(path) as response:
+            with self._transport_errors(seconds), self._send(path, seconds) as response:
                 code, headers = response.status_code, response.headers
                 status = str(code)
                 date, rate_limit = decoding.parse_date(headers), decoding.parse_rate_limit(headers)
@@ -291,8 +305,6 @@ class Client:
         except _TransportError as error:
             status = error.status
             raise
-        except BadAnswer as error:
-            raise (JobRequestFailed(str(error)) if endpoint is Endpoint.JOB else error) from None
         finally:
             self._observer.on_request_completed(RequestCompleted(endpoint, status, self._clock.monotonic() - began))
         if code == _OK:
@@ -320,9 +332,9 @@ class Client:
             self.allowance.pause_for(seconds, now)
 
     @contextmanager
-    def _send(self, path: str) -> Iterator[httpx.Response]:
+    def _send(self, path: str, seconds: float) -> Iterator[httpx.Response]:
         """Send a GET request and yield the response, whose body has not been read yet."""
-        self._deadline.start(self._timeout)
+        self._deadline.start(seconds)
         request = self._http.build_request("GET", self._endpoint + path, headers={"X-SBG-Auth-Token": self._token})
         response = self._http.send(request, stream=True)
         try:
@@ -331,12 +343,12 @@ class Client:
             response.close()
 
     @contextmanager
-    def _transport_errors(self) -> Iterator[None]:
+    def _transport_errors(self, seconds: float) -> Iterator[None]:
         """Translate the errors of httpx and zlib. No other code sees them."""
         try:
             yield
         except httpx.TimeoutException as error:
-            raise _TransportError(f"no complete response within {self._timeout:g} s", "timeout") from error
+            raise _TransportError(f"no complete response within {seconds:.3g} s", "timeout") from error
         except (httpx.ConnectError, httpx.ProxyError) as error:
             raise _TransportError(f"cannot connect to {self._host}: {error}", "connect") from error
         except (httpx.TransportError, zlib.error) as error:

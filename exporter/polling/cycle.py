@@ -2,10 +2,14 @@
 
 A cycle that fails halfway still counts what it observed: counting is idempotent, and the observations of a partial
 listing are as valid as those of a complete one. Only a complete listing shows which jobs the platform no longer lists.
+
+The first phase, the *look*, decides whether the poll succeeds. Each request after it may fail alone, and ends before
+the next look is due (see :mod:`.time_left`). Only a platform that refuses all requests ends them.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,11 +17,12 @@ from exporter.api.models import Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
 from exporter.counting.rules import reconcile, since_listing
 from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Observations, Rules
-from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unreachable
+from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unauthorized, Unreachable
 from exporter.polling.plan import PollPlan
 from exporter.polling.platform_clock import WaitTimer
 from exporter.polling.requests import (
     Exhausted,
+    Failed,
     GetJob,
     JobResult,
     LedgerView,
@@ -29,6 +34,7 @@ from exporter.polling.requests import (
     Tick,
 )
 from exporter.polling.stats import PollStats
+from exporter.polling.time_left import TimeLeft
 
 Stopped = PollError | AllowanceExhausted | None
 """The error that ended a phase early; None if the phase ran to its end."""
@@ -37,12 +43,16 @@ Stopped = PollError | AllowanceExhausted | None
 class Source(Protocol):
     """The part of the API client that a cycle uses."""
 
-    def page(self, offset: int, priority: Priority) -> JobPage:
-        """Return the page of the job list that begins at *offset*."""
+    def page(self, offset: int, priority: Priority, *, until: float) -> JobPage:
+        """Return the page of the job list that begins at *offset*; give up at *until*, in monotonic seconds."""
         ...
 
-    def job(self, operation: Operation, job_id: str) -> Response[Job | None]:
+    def job(self, operation: Operation, job_id: str, *, until: float) -> Response[Job | None]:
         """Return one job from its own endpoint; without a value if the platform does not know the job."""
+        ...
+
+    def user(self) -> Response[str]:
+        """Return the user that the token belongs to."""
         ...
 
 
@@ -67,7 +77,9 @@ class CycleResult:
     """Result of one cycle.
 
     Attributes:
-        ledger: the ledger after the cycle, as committed. Its unfinished jobs are current even if the commit failed.
+        ledger: the ledger after the cycle, as committed.
+        ahead: what its live jobs would be if the commit had not failed; None if it has not. For gauges only: the next
+            cycle goes on from what is committed, so that a job that never was is not requested once it is unlisted.
         listed: totals over the listed jobs, as observed.
         complete: whether the cycle completed a full listing.
         written: whether the changes are committed; if not, the next cycle finds them again.
@@ -77,6 +89,7 @@ class CycleResult:
     """
 
     ledger: Ledger
+    ahead: Mapping[str, JobRecord] | None
     listed: Mapping[tuple[str, str], JobTotals]
     complete: bool
     written: bool
@@ -86,12 +99,8 @@ class CycleResult:
 
     @property
     def may_continue(self) -> bool:
-        """Whether the full listing of a large account may continue after this cycle.
-
-        A single job that cannot be requested does not delay it. A platform that refuses more requests does.
-        """
-        undisturbed = self.stopped is None or (self.discovered and isinstance(self.stopped, Unreachable | BadAnswer))
-        return self.written and undisturbed
+        """Whether the full listing of a large account may continue after this cycle."""
+        return self.written and self.stopped is None
 
 
 @dataclass(slots=True)
@@ -111,6 +120,12 @@ class ObservationBuffer:
     def ids(self) -> set[str]:
         """Every job with an observation."""
         return self.listed | self.asked | self.refused | self.unknown
+
+    def committed(self, changes: Changes) -> None:
+        """Replace the job records by those of *changes*."""
+        self.records.update(changes.records)
+        for job_id in changes.forgotten:
+            self.records.pop(job_id, None)
 
 
 class PollCycle:
@@ -146,27 +161,55 @@ class PollCycle:
         self._clock = clock
         self._commit = commit
         self._waits = WaitTimer(stats.platform_clock)
+        self._time = TimeLeft()
+        self._token_proven = False
+        """Whether this poll has asked the platform whether it accepts the token."""
 
-    def run(self, ledger: Ledger, budget: int) -> CycleResult:
-        """Run the first two phases: discover new jobs, then refresh unfinished ones by at most *budget* requests.
+    def run(
+        self,
+        ledger: Ledger,
+        budget: float,
+        next_look: Callable[[float], float] = lambda _: math.inf,
+        look_counted: Callable[[CycleResult], None] = lambda _: None,
+    ) -> CycleResult:
+        """Run the first two phases: discover new jobs, then refresh unfinished ones by about *budget* requests.
+
+        What the first phase saw is committed before the second begins, which a slow platform may make long.
+
+        Args:
+            ledger: as committed.
+            budget: requests to refresh by, per poll; may be less than one.
+            next_look: returns when the next poll is due after a given time; both in monotonic seconds.
+            look_counted: called when changes that the first phase made are committed, and requests follow.
 
         Raises:
             Exception: an unexpected error; the plan has forgotten what was not counted.
         """
         tick, seen = Tick(self._clock.monotonic(), self.view(ledger), budget), ObservationBuffer()
+        self._token_proven = False
+        self._stats.jobs_in_question(ledger.live.keys())
         with self._forgotten_if_not_counted(tick.now):
             stopped = self._run_phase(self._plan.discover(tick), ledger, seen)
             changes = self._reconcile(ledger, seen)
-            discovered = stopped is None
             if isinstance(stopped, AllowanceExhausted):
                 self._plan.cut_short()
-            if discovered:
-                tick = replace(tick, ledger=self.view(ledger.after(changes)))
-                stopped = self._run_phase(self._plan.refresh(tick), ledger, seen)
+            if stopped is not None:
+                written = self._commit(ledger, changes)
+                return self._finish(ledger, changes, seen, tick.now, stopped, written=written, discovered=False)
+            now = self._clock.monotonic()
+            self._time.look_ended(now, next_look(now), listing=self._plan.incremental)
+            phase = self._plan.refresh(replace(tick, ledger=self.view(ledger.after(changes))))
+            request = next(phase, None)
+            written = self._commit(ledger, changes)
+            if request is not None:
+                if written and changes:
+                    ledger = ledger.after(changes)
+                    seen.committed(changes)
+                    look_counted(self._result(ledger, changes, seen, None, written=True, discovered=True))
+                stopped = self._run_phase(phase, ledger, seen, request)
                 changes = self._reconcile(ledger, seen)
-            return self._finish(
-                ledger, changes, tick.now, stopped=stopped, discovered=discovered, saw_jobs=bool(seen.jobs)
-            )
+                written = written and self._commit(ledger, changes)
+            return self._finish(ledger, changes, seen, tick.now, stopped, written=written, discovered=True)
 
     def continue_listing(self, ledger: Ledger) -> CycleResult:
         """Run the third phase: read the next pages of a large account's full listing.
@@ -178,7 +221,8 @@ class PollCycle:
         with self._forgotten_if_not_counted(tick.now):
             stopped = self._run_phase(self._plan.continue_listing(tick), ledger, seen)
             changes = self._reconcile(ledger, seen)
-            return self._finish(ledger, changes, tick.now, stopped=stopped, discovered=True, saw_jobs=bool(seen.jobs))
+            written = self._commit(ledger, changes)
+            return self._finish(ledger, changes, seen, tick.now, stopped, written=written, discovered=True)
 
     def view(self, ledger: Ledger) -> LedgerView:
         """Return what the plan needs to know of *ledger*."""
@@ -192,19 +236,42 @@ class PollCycle:
         )
 
     def _finish(
-        self, ledger: Ledger, changes: Changes, now: float, *, stopped: Stopped, discovered: bool, saw_jobs: bool
+        self,
+        ledger: Ledger,
+        changes: Changes,
+        seen: ObservationBuffer,
+        now: float,
+        stopped: Stopped,
+        *,
+        written: bool,
+        discovered: bool,
     ) -> CycleResult:
-        complete, after = self._plan.listing is not None, ledger.after(changes)
-        written = self._commit(ledger, changes)
+        after = ledger.after(changes)
+        result = self._result(
+            after if written else ledger, changes, seen, stopped, written=written, discovered=discovered
+        )
         self._plan.settle(now, written=written, failed=isinstance(stopped, PollError))
+        return result if written else replace(result, ahead=after.live)
+
+    def _result(
+        self,
+        ledger: Ledger,
+        changes: Changes,
+        seen: ObservationBuffer,
+        stopped: Stopped,
+        *,
+        written: bool,
+        discovered: bool,
+    ) -> CycleResult:
         return CycleResult(
-            after if written else replace(ledger, live=after.live),
+            ledger,
+            None,
             changes.listed,
-            complete=complete,
+            complete=self._plan.listing is not None,
             written=written,
             discovered=discovered,
             stopped=stopped,
-            saw_jobs=saw_jobs,
+            saw_jobs=bool(seen.jobs),
         )
 
     @contextmanager
@@ -218,10 +285,15 @@ class PollCycle:
 
     # ---- fetch ----
 
-    def _run_phase(self, phase: Phase, ledger: Ledger, seen: ObservationBuffer) -> Stopped:
-        """Make the requests of *phase*, collect the observations in *seen*, and return the error that ended it."""
+    def _run_phase(
+        self, phase: Phase, ledger: Ledger, seen: ObservationBuffer, request: Request | None = None
+    ) -> Stopped:
+        """Make the requests of *phase*, collect the observations in *seen*, and return the error that ended it.
+
+        *request* is the first one, if it is known already.
+        """
         try:
-            request = next(phase)
+            request = request or next(phase)
             while True:
                 request = phase.send(self._execute(request, ledger, seen))
         except StopIteration:
@@ -232,16 +304,57 @@ class PollCycle:
 
     def _execute(self, request: Request, ledger: Ledger, seen: ObservationBuffer) -> Result:
         try:
-            if isinstance(request, ListPage):
-                return self._page(request, ledger, seen)
-            return self._job(request, seen)
+            if isinstance(request, GetJob):
+                return self._job(request, seen)
+            match request.priority:
+                case Priority.DISCOVERY:
+                    return self._look(request, ledger, seen)
+                case Priority.REFRESH:
+                    return self._refresh_page(request, ledger, seen)
+                case Priority.BACKGROUND:
+                    return self._slice(request, ledger, seen)
         except AllowanceExhausted:
             if isinstance(request, ListPage) and request.priority is Priority.DISCOVERY:
                 raise
             return Exhausted()
 
-    def _page(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer) -> PageResult:
-        response = self._source.page(*request)
+    def _look(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer) -> PageResult:
+        began = self._clock.monotonic()
+        result = self._page(request, ledger, seen, math.inf)
+        self._time.look_answered(self._clock.monotonic() - began)
+        return result
+
+    def _refresh_page(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer) -> Result:
+        began = self._clock.monotonic()
+        seconds = self._time.for_page(began)
+        if seconds is None:
+            return Exhausted()
+        try:
+            result = self._page(request, ledger, seen, began + seconds)
+        except (Unreachable, BadAnswer) as error:
+            self._stats.page_failed(str(error))
+            return Failed()
+        self._stats.page_answered()
+        return result
+
+    def _slice(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer) -> Result:
+        began = self._clock.monotonic()
+        seconds = self._time.for_slice(began)
+        if seconds is None:
+            return Exhausted()
+        try:
+            result = self._page(request, ledger, seen, began + seconds)
+        except PollError:
+            now = self._clock.monotonic()
+            self._time.slice_ended(now, now - began, seconds, answered=False)
+            raise
+        now = self._clock.monotonic()
+        self._time.slice_ended(now, now - began, seconds, answered=True)
+        self._stats.page_answered()
+        return result
+
+    def _page(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer, until: float) -> PageResult:
+        response = self._source.page(*request, until=until)
         self._stats.answered()
         self._stats.page_read(response.date, response.page.skipped)
         ids = {job.id for job in response.page.jobs}
@@ -252,17 +365,20 @@ class PollCycle:
         seen.list_answered = True
         return PageResult(response, known)
 
-    def _job(self, request: GetJob, seen: ObservationBuffer) -> JobResult:
+    def _job(self, request: GetJob, seen: ObservationBuffer) -> Result:
+        began = self._clock.monotonic()
+        seconds = self._time.for_job(began, request.failures)
+        if seconds is None:
+            return Exhausted()
         try:
-            response = self._source.job(*request)
+            response = self._source.job(request.operation, request.job_id, until=began + seconds)
         except JobRequestFailed as error:
-            self._stats.job_refused(request.job_id, str(error))
-            seen.refused.add(request.job_id)
-            return JobResult(conclusive=False)
-        except Unreachable:
-            # Count the attempt, so that a job whose endpoint always fails does not fail every poll.
-            seen.refused.add(request.job_id)
-            raise
+            return self._job_refused(request, str(error), seen)
+        except Unauthorized as error:
+            self._prove_token()
+            return self._job_refused(request, str(error), seen)
+        self._time.job_answered(self._clock.monotonic() - began)
+        self._stats.job_answered(request.job_id)
         self._stats.date_received(response.date)
         job = response.value
         if job is None:
@@ -271,6 +387,22 @@ class PollCycle:
             seen.asked.add(job.id)
             seen.jobs.append(job)
         return JobResult()
+
+    def _job_refused(self, request: GetJob, reason: str, seen: ObservationBuffer) -> JobResult:
+        self._stats.job_refused(request.job_id, reason)
+        seen.refused.add(request.job_id)
+        return JobResult(conclusive=False)
+
+    def _prove_token(self) -> None:
+        """Ask, once a poll, whether the platform accepts the token, which one job's endpoint has refused.
+
+        Raises:
+            Unauthorized: it does not.
+        """
+        if not self._token_proven:
+            with suppress(Unreachable, BadAnswer):
+                self._source.user()
+            self._token_proven = True
 
     # ---- reconcile ----
 

@@ -255,18 +255,22 @@ class AccountIdentity:
             self._stats.date_received(page.date)
             self._first_page = replace(page, date=None)
 
-    def page(self, offset: int, priority: Priority) -> JobPage:
+    def page(self, offset: int, priority: Priority, *, until: float) -> JobPage:
         """Return a page of the job list: the first one as it was already read, if it was; see :meth:`.Client.page`."""
         first, self._first_page = self._first_page, None
         if first is None or offset != 0:
-            return self._client.page(offset, priority)
+            return self._client.page(offset, priority, until=until)
         if isinstance(first, PollError):
             raise first
         return first
 
-    def job(self, operation: Operation, job_id: str) -> Response[Job | None]:
+    def job(self, operation: Operation, job_id: str, *, until: float) -> Response[Job | None]:
         """Return one job; see :meth:`.Client.job`."""
-        return self._client.job(operation, job_id)
+        return self._client.job(operation, job_id, until=until)
+
+    def user(self) -> Response[str]:
+        """Return the name of the user that the token belongs to; see :meth:`.Client.user`."""
+        return self._client.user()
 
     def _use_allowance_of(self, username: str) -> None:
         """Use this user's allowance; move the requests made so far to it."""

@@ -1,5 +1,6 @@
 """One account: its poll schedule, the handling of failed polls, and its snapshots. :mod:`.cycle` makes the requests."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from exporter.api.client import Client, ClientObserver
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.counting.rules import reset_changed_histograms
-from exporter.counting.values import Changes, JobTotals, Ledger, Rules
+from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Rules
 from exporter.errors import (
     AllowanceExhausted,
     ConfigError,
@@ -21,11 +22,12 @@ from exporter.errors import (
     StateWriteError,
     Stopping,
     TokenError,
+    Unauthorized,
     WaitReason,
 )
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.polling.cycle import CycleResult, PollCycle
+from exporter.polling.cycle import CycleResult, PollCycle, Stopped
 from exporter.polling.identity import AccountIdentity, IdentityRegistry
 from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
@@ -41,6 +43,8 @@ _REQUESTS_PER_PAGE_SMALL: Final = 1.25
 """Requests to allow for each request of discovery: the rest is for jobs that it does not show and for details."""
 _REQUESTS_PER_PAGE_LARGE: Final = 2.0
 """The same for large accounts, which also refresh unfinished jobs and list in full in the background."""
+_STILL_IN_TIME: Final = 1 / 10
+"""The part of its interval by which a poll may begin late and is not skipped."""
 _USABLE_INTERVALS: Final = 2
 """Full listing intervals after which an earlier process' listing is too old to compute gauges from."""
 
@@ -130,7 +134,12 @@ class Poller:
         )
         self._begin_plan()
         self._interval = schedule.poll_interval
+        self._due = 0.0
+        """When this poll was due; monotonic seconds."""
         self._ledger: Ledger | None = None
+        """As committed."""
+        self._ahead: Mapping[str, JobRecord] | None = None
+        """Its live jobs as last observed, if they could not be committed."""
         self._listed: Mapping[tuple[str, str], JobTotals] | None = None
         self._continues_listing = True
 
@@ -157,12 +166,13 @@ class Poller:
             due = self._clock.monotonic() + self._schedule.phase - self._interval
             self._clock.pause(self._schedule.first)
             while True:
-                wait = self.poll()
+                began = self._clock.monotonic()
+                wait = self.poll(due)
                 now = self._clock.monotonic()
-                due += self._interval
-                if due <= now:  # overran: skip the missed polls
-                    due += (math.floor((now - due) / self._interval) + 1) * self._interval
-                if wait is not None:
+                if wait is None:
+                    late = now - _STILL_IN_TIME * self._interval
+                    due = self._next_look(max(late, began))
+                else:
                     due = now + wait
                 due = self._sleep_until(due)
         except Stopping:
@@ -209,8 +219,8 @@ class Poller:
         finally:
             self._client.close()
 
-    def poll(self) -> float | None:
-        """Poll once.
+    def poll(self, due: float | None = None) -> float | None:
+        """Poll once; the poll was *due* at that time (monotonic seconds), or is now.
 
         Returns:
             Seconds until the next poll; None for its usual time.
@@ -219,6 +229,7 @@ class Poller:
             Stopping: the process is ending.
         """
         began = self._stats.last_activity_at = self._clock.monotonic()
+        self._due = began if due is None else due
         made = self._stats.requests_made
         delay = _Delay(None)
         result, error_text = "success", ""
@@ -263,6 +274,10 @@ class Poller:
             return _Delay(max(error.retry_after, self._interval), error.wait_reason)
         return _Delay(error.retry_after, error.wait_reason)
 
+    def _next_look(self, now: float) -> float:
+        """When the next poll is due after *now*; polls that were missed are skipped."""
+        return self._due + (math.floor((now - self._due) / self._interval) + 1) * self._interval
+
     def _sleep_until(self, due: float) -> float:
         """Sleep until *due*, or until an unusable token has been replaced; return when that was.
 
@@ -290,7 +305,10 @@ class Poller:
         ledger = self._reset_changed_histograms(self._ledger)
         began = self._clock.monotonic()
         result = self._cycle.run(
-            ledger, self._client.allowance.budget(began, self._interval, self._plan.pages_per_discovery)
+            ledger,
+            self._client.allowance.budget(began, self._interval, self._plan.pages_per_discovery),
+            self._next_look,
+            lambda look: self._show_look(ledger, look),
         )
         self._apply(ledger, result)
         failure = result.stopped
@@ -298,14 +316,32 @@ class Poller:
             return _Delay(failure.wait, failure.reason)
         if result.discovered:
             self._waits.end()
-        if result.may_continue and self._continues_listing and self._plan.incremental:
-            self._continue_listing(began)
-        if failure is not None:
+        if failure is not None and not result.discovered:
             raise failure
+        if result.may_continue and self._continues_listing and self._plan.incremental:
+            failure = self._continue_listing()
+        if isinstance(failure, PollError):
+            return self._after_look(failure)
         return _Delay(0.0 if result.written and self._plan.half_read else None)
 
-    def _continue_listing(self, began: float) -> None:
-        """Read a large account's full listing, commit after each phase, and stop when the next poll is due."""
+    def _show_look(self, ledger: Ledger, result: CycleResult) -> None:
+        """Publish what the look found; what is requested after it may take its time."""
+        self._apply(ledger, result)
+        self._publish_snapshot()
+
+    def _after_look(self, failure: PollError) -> _Delay:
+        """Take note of a failure after a look that succeeded; return the delay before the next poll.
+
+        Raises:
+            Unauthorized: the platform refuses the token.
+        """
+        if isinstance(failure, Unauthorized):
+            raise failure
+        self._stats.page_failed(self._redactor.redact(str(failure)))
+        return self._handle_failure(failure)
+
+    def _continue_listing(self) -> Stopped:
+        """Read a large account's full listing, and commit after each phase; return the error that ended it."""
         continues = True
         while continues and self._ledger is not None:
             self._publish_snapshot()  # what the first phases found does not wait for this
@@ -313,8 +349,9 @@ class Poller:
             result = self._cycle.continue_listing(ledger)
             self._apply(ledger, result)
             if result.stopped is not None:
-                raise result.stopped
-            continues = result.written and self._plan.goes_on and self._clock.monotonic() - began < self._interval
+                return result.stopped
+            continues = result.written and self._plan.goes_on
+        return None
 
     def _apply(self, ledger: Ledger, result: CycleResult) -> None:
         """Take over what a cycle that began with *ledger* found: committed counters, and gauges in any case."""
@@ -324,6 +361,8 @@ class Poller:
         elif self._plan.incremental and (self._listed is not None or self._can_resume_from(ledger)):
             self._listed = result.listed
         self._ledger = result.ledger
+        if result.stopped is None or result.saw_jobs:
+            self._ahead = result.ahead
 
     def _can_resume_from(self, ledger: Ledger) -> bool:
         """Whether an earlier process' listing is recent enough for incremental polling to keep its gauges current."""
@@ -370,6 +409,13 @@ class Poller:
     # ---- publish ----
 
     @property
+    def _shown(self) -> Ledger | None:
+        """The ledger with its live jobs as last observed."""
+        if self._ledger is None or self._ahead is None:
+            return self._ledger
+        return dataclasses.replace(self._ledger, live=self._ahead)
+
+    @property
     def _full_interval(self) -> float:
         """The effective full listing interval, in seconds."""
         if not self._plan.incremental:
@@ -379,7 +425,7 @@ class Poller:
         return max(self._schedule.full_listing_interval, soonest) if self._plan.head_known else soonest
 
     def _publish_snapshot(self) -> None:
-        stats = self._stats
+        stats, shown = self._stats, self._shown
         room = _REQUESTS_PER_PAGE_LARGE if self._plan.incremental else _REQUESTS_PER_PAGE_SMALL
         self._interval = max(
             self._schedule.poll_interval, self._client.allowance.min_interval(room * self._plan.pages_per_discovery)
@@ -389,16 +435,14 @@ class Poller:
             AccountSnapshot(
                 self._account.name,
                 self._account.endpoint,
-                self._ledger,
+                shown,
                 self._listed,
                 stats.status(
                     self._client.allowance,
                     interval=self._interval,
                     full_interval=self._full_interval,
                     incremental=self._plan.incremental,
-                    delay=None
-                    if self._ledger is None
-                    else self._plan.delay(self._clock.monotonic(), self._ledger.live),
+                    delay=None if shown is None else self._plan.delay(self._clock.monotonic(), shown.live),
                     waiting=self._waits.current,
                 ),
                 self._clock.time() + valid_for - (self._clock.monotonic() - stats.succeeded_at),

@@ -1,14 +1,16 @@
 """Refreshing unfinished jobs that discovery did not show, by the fewest requests that cover them. Pure.
 
 Unfinished jobs that lie less than a page apart are covered by one list page, others by their own endpoints. What
-exceeds the budget waits for the next poll, and the jobs that were checked longest ago come first.
+exceeds the budget waits for the next poll, and the jobs that were checked longest ago come first. A job whose own
+endpoint fails is requested ever less often, unless a page of the list can show it.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Final, TypeVar
 
 from exporter.api.models import OPERATIONS, Operation, Priority
 from exporter.counting.values import JobRecord
+from exporter.polling.backoff import JobBackoff
 from exporter.polling.discovery import HeadProgress
 from exporter.polling.freshness import FreshnessTracker
 from exporter.polling.ordering import JobPositions, ListShape
@@ -18,8 +20,9 @@ _SLACK: Final = 3
 """Jobs by which a depth may be wrong: some may appear, or leave the list, between two requests."""
 _WORTH_A_PAGE: Final = 2
 """Unfinished jobs on a page that make the page cheaper than a request for each."""
-_FOR_DETAILS: Final = 1 / 4
-"""The part of the budget for finished jobs that need details, where unfinished ones would take all of it."""
+_FOR_OTHERS: Final = 1 / 4
+"""The part of the budget for finished jobs that need details, where unfinished ones would take all of it, and for jobs
+whose endpoints failed, where others would."""
 _MOST_PROBES: Final = 5
 
 T = TypeVar("T")
@@ -45,6 +48,27 @@ class PollBudget:
         self._left -= 1
         self.spent_on_unfinished += not for_details
         self.exhausted = self.exhausted or isinstance(result, Exhausted)
+
+
+class _Share:
+    """Keeps a part of the budget for some requests, where others would take all of it."""
+
+    def __init__(self) -> None:
+        self._credit = 0.0
+
+    def shared(self, first: list[T], others: list[T], budget: int) -> list[T]:
+        """Return *first*, then *others*; some of the others within the *budget*, if *first* may take all of it.
+
+        These come last in the budget, since they may take long. Credit for a part of a request is carried over to the
+        next poll.
+        """
+        due = 0
+        if len(first) >= budget > 0:
+            self._credit += budget * _FOR_OTHERS
+            due = min(int(self._credit), len(others))
+        self._credit = min(self._credit - due, 1.0)
+        before = max(0, budget - due)
+        return [*first[:before], *others[:due], *first[before:], *others[due:]]
 
 
 class Refresh:
@@ -74,13 +98,18 @@ class Refresh:
         self._head = head
         self._page_shown = page_shown
         self._probes = 0
-        self._details_credit = 0.0
+        self._for_details = _Share()
+        self._for_failing = _Share()
+        self._backoff = JobBackoff()
+        self._saved = 1.0
+        """Part of a request that polls with less than one have saved."""
         self.budget = PollBudget(0)
         """What the last refresh could spend."""
 
-    def begin_poll(self) -> None:
-        """Begin a poll, which has spent nothing yet."""
+    def begin_poll(self, live: Collection[str]) -> None:
+        """Begin a poll, which has spent nothing yet; from now on only the *live* jobs matter."""
         self.budget = PollBudget(0)
+        self._backoff.keep(live)
 
     def forget_positions(self) -> None:
         """Look for the jobs on the list again."""
@@ -89,19 +118,41 @@ class Refresh:
 
     def run(self, unseen: Collection[JobRecord], tick: Tick, *, head_known: bool) -> Phase:
         """Check *unseen* unfinished jobs and jobs that need details, within the budget."""
-        self.budget = PollBudget(tick.budget)
+        requests = self._requests(tick.budget)
+        self.budget = PollBudget(requests)
         if head_known:
             yield from self._probe(unseen, tick)
         needing_details = [
-            record for record in tick.ledger.live.values() if record.needs_details and record.operation in OPERATIONS
+            record
+            for record in tick.ledger.live.values()
+            if record.needs_details and record.operation in OPERATIONS and self._backoff.due(record.id, tick.now)
         ]
         needing_details.sort(key=lambda record: (-record.detail_requests_left, record.last_progress_at, record.id))
-        for group in self._share(self._groups(unseen), [[record] for record in needing_details], tick.budget):
+        unfinished, failing = self._by_endpoint(self._groups(unseen, tick.now))
+        details, failing_details = self._by_endpoint([[record] for record in needing_details])
+        answering = self._for_details.shared(unfinished, details, requests)
+        for group in self._for_failing.shared(answering, failing + failing_details, requests):
             if not self.budget.available:
                 return
             left = [each for each in group if each.needs_details or not self._freshness.checked(each.id)]
             left = yield from self._by_page(left, tick)
             yield from self._one_by_one(left, tick)
+
+    def _requests(self, budget: float) -> int:
+        """Return the requests of this poll; where there is less than one for each, some polls make one."""
+        if budget >= 1:
+            return int(budget)
+        self._saved = min(1.0, self._saved + budget)
+        return int(self._saved)
+
+    def _by_endpoint(self, groups: Iterable[list[JobRecord]]) -> tuple[list[list[JobRecord]], list[list[JobRecord]]]:
+        """Divide *groups*: those that a page or an endpoint can show, and those whose endpoints failed."""
+        answering: list[list[JobRecord]] = []
+        failing: list[list[JobRecord]] = []
+        for group in groups:
+            failed = all(self._backoff.failures(each.id) and self._positions.of(each.id) is None for each in group)
+            (failing if failed else answering).append(group)
+        return answering, failing
 
     def _probe(self, unseen: Collection[JobRecord], tick: Tick) -> Phase:
         """Read inwards from the head while each page shows some of the jobs whose positions are unknown."""
@@ -118,7 +169,7 @@ class Refresh:
             self._probes = self._probes + 1 if found >= _WORTH_A_PAGE else _MOST_PROBES
             self._head.read_to += max(0, items - 1)
 
-    def _groups(self, unseen: Iterable[JobRecord]) -> list[list[JobRecord]]:
+    def _groups(self, unseen: Iterable[JobRecord], now: float) -> list[list[JobRecord]]:
         """Groups of jobs that one request can show; the group whose check is longest ago comes first."""
         groups: list[list[JobRecord]] = []
         deep: list[tuple[int, JobRecord]] = []
@@ -128,7 +179,8 @@ class Refresh:
                 deep.append((depth, record))
             elif not self._freshness.checked(record.id):
                 self._positions.drop(record.id)  # a page that should have shown it did not
-                groups.append([record])
+                if self._backoff.due(record.id, now):
+                    groups.append([record])
         ends = -1
         for depth, record in sorted(deep, key=lambda each: each[0]):
             if depth <= ends:
@@ -139,53 +191,57 @@ class Refresh:
         groups.sort(key=lambda group: min(self._freshness.last_tried(record.id) for record in group))
         return groups
 
-    def _share(self, unfinished: list[T], needing_details: list[T], budget: int) -> Iterator[T]:
-        """Unfinished jobs first; a quarter of the *budget* for the others where unfinished ones would take all of it.
-
-        Credit for a part of a request is carried over to the next poll.
-        """
-        due = 0
-        if len(unfinished) > budget:
-            self._details_credit += budget * _FOR_DETAILS
-            due = min(int(self._details_credit), len(needing_details))
-        self._details_credit = min(self._details_credit - due, 1.0)
-        yield from (*needing_details[:due], *unfinished, *needing_details[due:])
-
     def _by_page(self, group: list[JobRecord], tick: Tick) -> Generator[Request, Result, list[JobRecord]]:
         """Check a group by a list page, if that is cheaper or the only way; return the jobs still to check."""
         depths = [depth for record in group if (depth := self._positions.of(record.id)) is not None]
-        if not depths or (len(group) < _WORTH_A_PAGE and group[0].operation in OPERATIONS):
+        if not depths or (len(group) < _WORTH_A_PAGE and self._answers(group[0])):
             return group
+        for record in group:
+            self._freshness.mark_tried(record.id, tick.now)
         yield from self._read_page(max(0, min(depths) - _SLACK), tick, for_details=group[0].needs_details)
         left = [record for record in group if not self._freshness.checked(record.id)]
-        for record in left:
-            self._positions.drop(record.id)
+        if not self.budget.exhausted:
+            for record in left:
+                self._positions.drop(record.id)
         return left
+
+    def _answers(self, record: JobRecord) -> bool:
+        """Whether the job has an endpoint of its own, which has not failed when it was last requested."""
+        return record.operation in OPERATIONS and self._backoff.failures(record.id) == 0
 
     def _one_by_one(self, group: Iterable[JobRecord], tick: Tick) -> Phase:
         """Check jobs by their own endpoints, those of operations that have one."""
         for record in group:
             if not self.budget.available:
                 return
-            if record.operation in OPERATIONS:
+            if record.operation in OPERATIONS and self._backoff.due(record.id, tick.now):
                 yield from self._get_job(record, Operation(record.operation), tick)
 
     def _get_job(self, record: JobRecord, operation: Operation, tick: Tick) -> Phase:
         self._freshness.mark_tried(record.id, tick.now)
-        result = yield GetJob(operation, record.id)
-        self.budget.spend(result, for_details=record.needs_details)
+        result = yield GetJob(operation, record.id, self._backoff.failures(record.id))
+        self._spend(result, for_details=record.needs_details)
         depth = self._positions.of(record.id)
         if isinstance(result, JobResult) and result.conclusive:
+            self._backoff.answered(record.id)
             self._freshness.mark_checked(record.id, tick.now)
-        elif record.unfinished and depth is not None and self.budget.available:
+            return
+        if isinstance(result, JobResult):
+            self._backoff.failed(record.id, tick.now)
+        if record.unfinished and depth is not None and self.budget.available:
             yield from self._read_page(max(0, depth - _SLACK), tick)
 
     def _read_page(self, depth: int, tick: Tick, *, for_details: bool = False) -> Generator[Request, Result, int]:
         """Read the page that shows the jobs from *depth* inwards; return how many records it has."""
         offset = self._shape.offset(depth)
         result = yield ListPage(offset, Priority.REFRESH)
-        self.budget.spend(result, for_details=for_details)
+        self._spend(result, for_details=for_details)
         if not isinstance(result, PageResult):
             return 0
         self._page_shown(result, offset, tick)
         return result.response.page.items
+
+    def _spend(self, result: Result, *, for_details: bool) -> None:
+        self.budget.spend(result, for_details=for_details)
+        if not isinstance(result, Exhausted):
+            self._saved = max(0.0, self._saved - 1.0)

@@ -22,10 +22,11 @@ class ListPage(NamedTuple):
 
 
 class GetJob(NamedTuple):
-    """Request one job by its own endpoint."""
+    """Request one job by its own endpoint, which failed as often in a row before."""
 
     operation: Operation
     job_id: str
+    failures: int = 0
 
 
 class PageResult(NamedTuple):
@@ -51,12 +52,16 @@ class JobResult(NamedTuple):
     conclusive: bool = True
 
 
+class Failed(NamedTuple):
+    """The page could not be read. The phase goes on without it."""
+
+
 class Exhausted(NamedTuple):
-    """The request was not made, because the allowance is exhausted for now."""
+    """The request was not made, because the allowance, or the time before the next look, is exhausted for now."""
 
 
 Request = ListPage | GetJob
-Result = PageResult | JobResult | Exhausted
+Result = PageResult | JobResult | Failed | Exhausted
 Phase = Generator[Request, Result, None]
 
 
@@ -84,9 +89,10 @@ class Tick:
     Attributes:
         now: monotonic seconds.
         ledger: the ledger as it is before the phase.
-        budget: requests that :meth:`.plan.PollPlan.refresh` may make; the other phases have limits of their own.
+        budget: requests per poll that :meth:`.plan.PollPlan.refresh` may make, also less than one; the other phases
+            have limits of their own.
     """
 
     now: float
     ledger: LedgerView
-    budget: int = 0
+    budget: float = 0

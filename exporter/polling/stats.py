@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from exporter.api.allowance import Allowance
@@ -46,6 +47,8 @@ class PollStats:
         self.last_error = ""
         self.platform_clock = PlatformClock()
         self._skewed = False
+        self._refused_jobs: set[str] = set()
+        self._page_failure = ""
         self._counters: dict[str, dict[tuple[str, ...], int]] = {}
         self._poll_duration = HistogramValue.empty(POLL_SECONDS, started)
         self._requests_made = 0
@@ -140,8 +143,32 @@ class PollStats:
             self.auth_ok = False
 
     def job_refused(self, job_id: str, reason: str) -> None:
-        """Log that a job's own endpoint gave a response that says nothing about the job."""
-        self._log.warning("job.refused", job_id=job_id, reason=reason)
+        """Log, once until it responds again, that a job's own endpoint said nothing about the job."""
+        if job_id not in self._refused_jobs:
+            self._refused_jobs.add(job_id)
+            self._log.warning("job.refused", job_id=job_id, reason=reason)
+
+    def job_answered(self, job_id: str) -> None:
+        """Log that a job's own endpoint responds again, if it did not before."""
+        if job_id in self._refused_jobs:
+            self._refused_jobs.remove(job_id)
+            self._log.info("job.answered", job_id=job_id)
+
+    def jobs_in_question(self, ids: AbstractSet[str]) -> None:
+        """Forget all jobs but these, whose own endpoints may be requested."""
+        self._refused_jobs &= ids
+
+    def page_failed(self, reason: str) -> None:
+        """Log, once until the reason changes or such a page is read, that a page after the look could not be read."""
+        if reason != self._page_failure:
+            self._page_failure = reason
+            self._log.warning("page.failed", reason=reason)
+
+    def page_answered(self) -> None:
+        """Log that pages after the look can be read again, if they could not before."""
+        if self._page_failure:
+            self._page_failure = ""
+            self._log.info("page.recovered")
 
     def committed(self, event: LedgerEvent) -> None:
         """Count and log an event after its commit."""

@@ -245,11 +245,14 @@ class PollLoop:
 
     # ---- the API ----
 
-    def page(self, offset: int, priority: Priority) -> JobPage:
+    def page(self, offset: int, priority: Priority, *, until: float) -> JobPage:  # noqa: ARG002  # no response is slow
         return self._answer(priority, partial(self.world.page, offset))
 
-    def job(self, _: Operation, job_id: str) -> Response[Job | None]:
+    def job(self, _: Operation, job_id: str, *, until: float) -> Response[Job | None]:  # noqa: ARG002  # see page
         return Response(self._answer(Priority.REFRESH, partial(self.world.job, job_id)), self.world.date)
+
+    def user(self) -> Response[str]:
+        raise AssertionError("no endpoint refuses the token")
 
     def _answer(self, priority: Priority, ask: Callable[[], tuple[T, RateLimit]]) -> T:
         if wait := self.allowance.take(self.world.now, priority):

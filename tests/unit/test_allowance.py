@@ -398,13 +398,15 @@ def test_a_refused_request_is_not_counted() -> None:
         pytest.param(30.0, 1, 100, 11, id="after a hundred requests"),
         pytest.param(300.0, 1, 0, 224, id="one poll of a window"),
         pytest.param(3600.0, 1, 0, 224, id="less than one poll of a window"),
-        pytest.param(30.0, 22, 0, 1, id="one at least"),
+        pytest.param(30.0, 22, 0, 0.5, id="less than one"),
         pytest.param(30.0, 23, 0, 0, id="none when a poll could not look any more"),
         pytest.param(30.0, 1, 215, 0, id="none with the rest for looking alone"),
-        pytest.param(30.0, 1, 214, 1, id="one with a little more than that"),
+        pytest.param(30.0, 1, 214, 0.1, id="one for all polls with a little more than that"),
     ],
 )
-def test_budget_divides_the_window_equally_among_its_polls(interval: float, look: int, used: int, budget: int) -> None:
+def test_budget_divides_the_window_equally_among_its_polls(
+    interval: float, look: int, used: int, budget: float
+) -> None:
     allowance = Allowance(0.25)
     taken(allowance, 0.0, most=used)
 

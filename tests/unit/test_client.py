@@ -249,16 +249,16 @@ STATUSES: dict[str, tuple[bytes, type[PollError], type[PollError]]] = {
     "404 in HTML": (reply(404, b"<html>"), BadAnswer, JobRequestFailed),
     "404 with the code as text": (reply(404, b'{"code": "10211"}'), BadAnswer, JobRequestFailed),
     "405": (reply(405, fault(90006)), BadAnswer, JobRequestFailed),
-    "408": (reply(408, b""), Unreachable, Unreachable),
+    "408": (reply(408, b""), Unreachable, JobRequestFailed),
     "429": (reply(429, fault(1000)), RateLimited, RateLimited),
     "429 in HTML": (reply(429, b"<html>"), RateLimited, RateLimited),
-    "500": (reply(500, fault(90004)), Unreachable, Unreachable),
-    "500 with code 0": (reply(500, fault(0)), Unreachable, Unreachable),
-    "502 in HTML": (reply(502, b"<html><h1>502 Bad Gateway</h1></html>"), Unreachable, Unreachable),
+    "500": (reply(500, fault(90004)), Unreachable, JobRequestFailed),
+    "500 with code 0": (reply(500, fault(0)), Unreachable, JobRequestFailed),
+    "502 in HTML": (reply(502, b"<html><h1>502 Bad Gateway</h1></html>"), Unreachable, JobRequestFailed),
     "503 with code 0": (reply(503, fault(0)), Maintenance, Maintenance),
-    "503 with another code": (reply(503, fault(90005)), Unreachable, Unreachable),
-    "503 in HTML": (reply(503, b"<html>"), Unreachable, Unreachable),
-    "504 without a body": (reply(504, b""), Unreachable, Unreachable),
+    "503 with another code": (reply(503, fault(90005)), Unreachable, JobRequestFailed),
+    "503 in HTML": (reply(503, b"<html>"), Unreachable, JobRequestFailed),
+    "504 without a body": (reply(504, b""), Unreachable, JobRequestFailed),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", BadAnswer, JobRequestFailed),
     "200 in HTML": (reply(200, b"<html>"), BadAnswer, JobRequestFailed),
     "200 without a body": (reply(200, b""), BadAnswer, JobRequestFailed),
@@ -567,6 +567,46 @@ def test_shutdown_ends_the_wait_for_a_retry(bench: ClientFixture) -> None:
     with pytest.raises(Stopping):
         bench.answered(reply(500)).page(0)
     assert bench.told.statuses == ["500"]
+
+
+@pytest.mark.parametrize("kind", [FaultKind.SERVER_ERROR, FaultKind.CLOSE, FaultKind.CUT])
+def test_single_job_request_is_sent_once(bench: ClientFixture, kind: FaultKind) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.queue(Fault(kind=kind), times=ATTEMPTS)
+
+    assert isinstance(failure(client, one_job), JobRequestFailed)
+    assert len(bench.told.asked) == 1
+    assert bench.clock.pauses == []
+
+
+def test_page_is_not_retried_past_its_end(bench: ClientFixture) -> None:
+    client = bench.answered(reply(502))
+    bench.clock.rolls = [0.5, 0.5]
+
+    with pytest.raises(Unreachable, match="answered 502"):
+        client.page(0, until=bench.clock.monotonic() + 1.0)
+
+    assert bench.told.statuses == ["502", "502"]
+    assert bench.clock.pauses == [0.5]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("endpoint", [Endpoint.LIST, Endpoint.JOB])
+def test_request_ends_when_the_next_look_is_due(bench: ClientFixture, endpoint: Endpoint) -> None:
+    simulator, client = bench.simulator()
+    simulator.platform.queue(Fault(kind=FaultKind.HANG))
+    bench.clock.rolls = [0.9]
+    until = bench.clock.monotonic() + 0.25
+
+    def ask(client: Client) -> object:
+        if endpoint is Endpoint.JOB:
+            return client.job(Operation.COPY, "7", until=until)
+        return client.page(0, until=until)
+
+    error = failure(client, ask)
+
+    assert str(error) == "no complete response within 0.25 s"
+    assert bench.told.statuses == ["timeout"]
 
 
 @given(st.integers(1, ATTEMPTS), st.floats(0, 1, exclude_max=True))
@@ -1228,7 +1268,7 @@ def test_a_redirect_is_never_followed(bench: ClientFixture, ask: Ask, status: in
 
         error = failure(bench.client(server.url), ask)
 
-    assert type(error) is BadAnswer
+    assert type(error) is (JobRequestFailed if ask is one_job else BadAnswer)
     assert str(error) == f"the platform answered {status}, a redirect, which is not followed; check api_endpoint"
     assert len(server.heads) == 1
     assert elsewhere.requests == []

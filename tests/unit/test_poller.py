@@ -104,6 +104,7 @@ class PollerFixture:
 
     def __init__(self, folder: Path, clock: ManualClock, store: Store) -> None:
         self.clock = clock
+        self.deadline = Deadline(clock)
         self.platform = Platform(self.clock)
         self.store = store
         self.token = folder / "token"
@@ -130,7 +131,7 @@ class PollerFixture:
             connect=lambda observer: Client(
                 ENDPOINT,
                 httpx.MockTransport(self.platform),
-                Deadline(),
+                self.deadline,
                 allowance=allowances.of(AllowanceKey(ENDPOINT, "", name), self.clock.monotonic()),
                 clock=self.clock,
                 observer=observer,
@@ -142,10 +143,13 @@ class PollerFixture:
             rules=self.rules,
             schedule=self.schedule,
             clock=clock or self.clock,
-            publish=self.snapshots.append,
+            publish=self.publish,
             log=logger("json", "info", self.log, redactor),
             redactor=redactor,
         )
+
+    def publish(self, snapshot: AccountSnapshot) -> None:
+        self.snapshots.append(snapshot)
 
     def poll(self, after: float = 30) -> AccountSnapshot:
         """One poll, *after* seconds."""
@@ -263,14 +267,14 @@ def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(benc
     assert bench.platform.asked.count("/async/files/copy/1") == 3
 
 
-def test_a_finished_job_whose_own_endpoint_always_fails_does_not_fail_every_poll(bench: PollerFixture) -> None:
+def test_finished_job_whose_endpoint_always_fails_is_requested_five_times_ever_less_often(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.finish("1", 2, 1, started_on=None, finished_on=None)
     bench.platform.instead = lambda request: bench.platform.said(500, {}) if "/copy/" in request.url.path else None
 
-    snapshots = [bench.poll() for _ in range(7)]
+    asked = [bench.platform.asked.count("/async/files/copy/1") for _ in range(20) if bench.poll().status.up]
 
-    assert [snapshot.status.up for snapshot in snapshots] == [*[False] * 5, True, True]
+    assert asked == [1, 2, 3, 3, 4, 4, 4, 4, *[5] * 12]
 
 
 def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: PollerFixture) -> None:
@@ -358,7 +362,7 @@ def test_a_listing_that_took_many_polls_goes_on_where_a_page_failed(bench: Polle
     bench.platform.instead = lambda request: (
         bench.platform.said(502, {}) if request.url.params.get("offset") == str(99 * 52) else None
     )
-    assert bench.poll().status.up is False
+    assert bench.poll().listed is None
     bench.platform.instead = lambda _: None
     asked = len(bench.platform.asked)
 
@@ -941,7 +945,7 @@ def test_what_watching_saw_is_shown_before_slices_are_read(bench: PollerFixture)
     assert ledger.tracked_jobs >= 600
 
 
-def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: PollerFixture) -> None:
+def test_slice_that_fails_does_not_fail_the_poll(bench: PollerFixture) -> None:
     for number in range(2000):
         bench.platform.add(f"{10_000 + number}", failed=1)
     bench.platform.instead = lambda request: (
@@ -950,12 +954,15 @@ def test_a_slice_that_fails_fails_the_poll_and_keeps_what_watching_saw(bench: Po
 
     snapshot = bench.poll()
 
-    assert snapshot.status.last_error
+    assert snapshot.status.up is True
+    assert [event["reason"] for event in bench.events() if event["event"] == "page.failed"] == [
+        "the platform answered 502"
+    ]
     assert bench.counted(counting.FILES_FAILED) >= 700
     assert snapshot.listed is None
 
 
-def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_listing(bench: PollerFixture) -> None:
+def test_job_whose_endpoint_fails_does_not_hold_up_the_listing(bench: PollerFixture) -> None:
     large(bench)
     bench.platform.add("20000")
     bench.poll()
@@ -966,7 +973,7 @@ def test_a_job_that_cannot_be_asked_for_fails_the_poll_and_does_not_hold_up_the_
     asked = len(bench.platform.asked)
     snapshot = bench.poll(after=5 * 3600)
 
-    assert snapshot.status.last_error
+    assert snapshot.status.up is True
     assert lists_asked(bench, asked) > 5
 
 

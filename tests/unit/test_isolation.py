@@ -1,0 +1,367 @@
+"""The look alone decides a poll: whatever single jobs and later pages do, in the product's own schedule and cycle.
+
+Time passes only while the simulated platform responds and while the poller waits.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from exporter.counting import values as counting
+from exporter.errors import Stopping
+from exporter.metrics.snapshot import AccountSnapshot
+from exporter.polling.poller import PollSchedule
+from exporter.storage.store import Store
+from tests.clocks import START, ManualClock
+from tests.unit.test_poller import PollerFixture, polls
+
+Answer = Callable[[httpx.Request], httpx.Response | None]
+
+
+class TimedPoller(PollerFixture):
+    """A poller on its own schedule, and a platform whose responses take time.
+
+    Attributes:
+        published: each snapshot with its time in seconds since the start.
+        requests: each request's path and offset, with the time at which it was sent.
+        delay: seconds until the response to a request.
+        answer: the response in place of the platform's; None for the platform's own.
+    """
+
+    def __init__(self, folder: Path, clock: ManualClock, store: Store) -> None:
+        self.published: list[tuple[float, AccountSnapshot]] = []
+        self.requests: list[tuple[float, str]] = []
+        self.delay: Callable[[httpx.Request], float] = lambda _: 0.0
+        self.answer: Answer = lambda _: None
+        self._changes: list[tuple[float, Callable[[], None]]] = []
+        super().__init__(folder, clock, store)
+        self.platform.instead = self._respond
+
+    def polled_every(self, interval: float, full_listing: float = 21600.0) -> None:
+        self.schedule = PollSchedule(interval, full_listing, 600, first=0, phase=0)
+        self.poller = self.new_poller()
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock.now - START
+
+    def at(self, seconds: float, change: Callable[[], None]) -> None:
+        """Change the platform after as many seconds."""
+        self._changes.append((seconds, change))
+
+    def run_until(self, seconds: float) -> None:
+        """Run the poller until as many seconds after the start."""
+
+        def stop(paused: float) -> None:
+            self._pass(1e-6 if 0 < paused < 1e-6 else 0.0)  # less does not move a clock that shows this many seconds
+            if self.elapsed >= seconds:
+                raise Stopping("enough")
+
+        self.clock.during_pause = stop
+        self.poller.run()
+
+    def publish(self, snapshot: AccountSnapshot) -> None:
+        super().publish(snapshot)
+        self.published.append((self.elapsed, snapshot))
+
+    def hang(self) -> httpx.Response:
+        """Let the request's whole time pass without a response."""
+        self._pass(max(0.0, self.deadline.left()))
+        raise httpx.ReadTimeout("no response")
+
+    def looks(self) -> list[float]:
+        """When the list was requested from its first page."""
+        return [at for at, path in self.requests if path == "/async/files?0"]
+
+    def asked(self, job_id: str) -> list[float]:
+        """When a job's own endpoint was requested."""
+        return [at for at, path in self.requests if path.startswith(f"/async/files/copy/{job_id}?")]
+
+    def shown_at(self, failed: int) -> float:
+        """When as many failed files were first shown."""
+        return next(
+            at
+            for at, snapshot in self.published
+            if snapshot.ledger is not None
+            and snapshot.ledger.counters[counting.FILES_FAILED, ("copy",)].value >= failed
+        )
+
+    def finished_jobs(self, jobs: int) -> None:
+        """Jobs that finished long ago."""
+        for number in range(jobs):
+            self.platform.finish(
+                f"{10_000 + number}", 1, started_on="2026-09-01T00:00:00Z", finished_on="2026-09-01T00:01:00Z"
+            )
+
+    def _pass(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        due = [each for each in self._changes if each[0] <= self.elapsed]
+        self._changes = [each for each in self._changes if each[0] > self.elapsed]
+        for _, change in due:
+            change()
+
+    def _respond(self, request: httpx.Request) -> httpx.Response | None:
+        path = request.url.path.removeprefix("/v2")
+        self.requests.append((self.elapsed, f"{path}?{request.url.params.get('offset', '')}"))
+        seconds = self.delay(request)
+        if seconds > self.deadline.left():
+            return self.hang()
+        self._pass(seconds)
+        return self.answer(request)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: ManualClock, store: Store) -> TimedPoller:
+    return TimedPoller(tmp_path, clock, store)
+
+
+def lost_connection(_: TimedPoller) -> httpx.Response:
+    raise httpx.RemoteProtocolError("connection reset")
+
+
+BAD_ANSWERS: dict[str, Callable[[TimedPoller], httpx.Response]] = {
+    "hangs": TimedPoller.hang,
+    "lost connection": lost_connection,
+    "500": lambda bench: bench.platform.said(500, {"code": 90004}),
+    "503": lambda bench: bench.platform.said(503, {"code": 90005}),
+    "HTML": lambda _: httpx.Response(200, content=iter([b"<html>Welcome</html>"])),
+    "17 MiB": lambda _: httpx.Response(200, content=iter([b" " * 2**20] * 17)),
+    "another job": lambda bench: bench.platform.said(200, {"id": "9", "type": "COPY", "state": "RUNNING"}),
+    "403": lambda bench: bench.platform.said(403, {"code": 90002}),
+    "403 in HTML": lambda _: httpx.Response(403, content=iter([b"<html>"])),
+    "404 in HTML": lambda _: httpx.Response(404, content=iter([b"<html>"])),
+    "401": lambda bench: bench.platform.said(401, {"code": 90001}),
+    "redirect": lambda _: httpx.Response(302, headers={"location": "/login"}, content=iter([b""])),
+}
+bad_answers = pytest.mark.parametrize("bad", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
+
+
+def unlisted(bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response], *job_ids: str) -> None:
+    """After ten seconds the list no longer shows these running jobs, and their own endpoints give a bad response."""
+    for job_id in job_ids:
+        bench.platform.add(job_id)
+    bench.at(10, lambda: bench.platform.unlisted.update(job_ids))
+    bench.answer = lambda request: bad(bench) if request.url.path.rpartition("/")[2] in job_ids else None
+
+
+@bad_answers
+def test_job_whose_endpoint_fails_does_not_harm_its_account(
+    bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response]
+) -> None:
+    bench.platform.add("1")
+    unlisted(bench, bad, "2")
+    bench.at(295, lambda: bench.platform.finish("1", 9, 1))
+
+    bench.run_until(900)
+
+    assert bench.looks() == [30.0 * number for number in range(30)]
+    assert polls(bench.snapshots[-1]) == {"success": 30}
+    assert all(snapshot.status.up is not False for snapshot in bench.snapshots)
+    assert all(snapshot.status.auth_ok is not False for snapshot in bench.snapshots)
+    assert bench.shown_at(failed=1) == 300
+    assert bench.asked("2") == pytest.approx([30, 60, 90, 150, 270, 510], abs=0.1)
+    assert [event["event"] for event in bench.events() if event.get("job_id") == "2"] == ["job.refused"]
+
+
+def test_job_whose_endpoint_responds_again_is_counted_and_logged_once(bench: TimedPoller) -> None:
+    unlisted(bench, lambda bench: bench.platform.said(502, {}), "2")
+    bench.at(200, lambda: setattr(bench, "answer", lambda _: None))
+    bench.at(200, lambda: bench.platform.finish("2", 9, 1))
+
+    bench.run_until(900)
+
+    assert bench.shown_at(failed=1) == 270
+    events = [event["event"] for event in bench.events() if event.get("job_id") == "2"]
+    assert events == ["job.refused", "job.answered", "job.finished"]
+
+
+def test_job_whose_endpoint_fails_every_other_time_is_tracked(bench: TimedPoller) -> None:
+    unlisted(bench, lambda bench: bench.platform.said(502, {}), "2")
+    bad = bench.answer
+    bench.answer = lambda request: bad(request) if len(bench.asked("2")) % 2 else None
+
+    bench.run_until(900)
+
+    assert len(bench.asked("2")) == 29
+    assert polls(bench.snapshots[-1]) == {"success": 30}
+
+
+@bad_answers
+def test_job_whose_endpoint_always_fails_is_neither_lost_nor_forgotten(
+    bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response]
+) -> None:
+    unlisted(bench, bad, "2")
+
+    bench.run_until(3600)
+
+    ledger = bench.snapshots[-1].ledger
+    assert ledger is not None
+    assert ledger.live.keys() == {"2"}
+    assert bench.counted(counting.JOBS_FINISHED, "lost") == 0
+    assert 7 <= len(bench.asked("2")) <= 9
+
+
+def test_failures_between_two_answers_that_the_job_is_unknown_do_not_lose_it_early(bench: TimedPoller) -> None:
+    unlisted(bench, lambda bench: bench.platform.said(404, {"code": 10211}), "2")
+    unknown = bench.answer
+    bench.at(70, lambda: setattr(bench, "answer", lambda request: bad(bench) if unknown(request) else None))
+    bench.at(1000, lambda: setattr(bench, "answer", unknown))
+    bad = BAD_ANSWERS["500"]
+
+    bench.run_until(4000)
+
+    lost = [at for at, snapshot in bench.published if snapshot.ledger is not None and not snapshot.ledger.live]
+    assert bench.counted(counting.JOBS_FINISHED, "lost") == 1
+    assert 1000 < lost[0] <= 3000
+
+
+@pytest.mark.parametrize("bad", [TimedPoller.hang, BAD_ANSWERS["500"]], ids=["hang", "500"])
+def test_hundred_bad_jobs_leave_time_for_a_good_one(
+    bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response]
+) -> None:
+    unlisted(bench, bad, *(f"{number:03d}" for number in range(100)), "good")
+    bad_answer = bench.answer
+    bench.answer = lambda request: None if request.url.path.endswith("good") else bad_answer(request)
+    bench.at(601, lambda: bench.platform.finish("good", 9, 1))
+
+    bench.run_until(1800)
+
+    assert set(bench.looks()) >= {30.0 * number for number in range(60)}
+    assert set(polls(bench.snapshots[-1])) == {"success"}
+    assert bench.shown_at(failed=1) <= 601 + 120
+
+
+def test_bad_job_of_a_large_account_delays_neither_looks_nor_the_full_listing(bench: TimedPoller) -> None:
+    bench.polled_every(5, full_listing=300)
+    bench.finished_jobs(1000)
+    unlisted(bench, TimedPoller.hang, "20000")
+    bench.delay = lambda _: 0.5
+    bench.at(500.1, lambda: bench.platform.finish("20001", 9, 1))
+
+    bench.run_until(1000)
+
+    assert set(polls(bench.snapshots[-1])) == {"success"}
+    assert bench.shown_at(failed=1) <= 500.1 + 5 + 2
+    listed = {snapshot.status.last_full_listing for snapshot in bench.snapshots}
+    assert len(listed) >= 4
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(429, {"code": 1000}), (503, {"code": 0})], ids=["rate limit", "maintenance"]
+)
+def test_platform_that_refuses_everything_stops_the_rest_of_the_poll(
+    bench: TimedPoller, status: int, body: dict[str, int]
+) -> None:
+    unlisted(bench, lambda bench: bench.platform.said(status, body), "2", "3")
+
+    bench.run_until(31)
+
+    assert len(bench.asked("2") + bench.asked("3")) == 1
+    assert polls(bench.snapshots[-1]) == {"success": 2}
+    assert bench.snapshots[-1].status.maintenance is (status == 503)
+
+
+def test_token_that_one_job_refuses_is_proven_by_its_user(bench: TimedPoller) -> None:
+    unlisted(bench, BAD_ANSWERS["401"], "2", "3")
+
+    bench.run_until(31)
+
+    users = [at for at, path in bench.requests if path == "/user?"]
+    assert users == [0, 30]
+    assert len(bench.asked("2") + bench.asked("3")) == 2
+    assert bench.snapshots[-1].status.auth_ok is True
+
+
+def test_token_that_its_user_refuses_too_is_refused(bench: TimedPoller) -> None:
+    unlisted(bench, BAD_ANSWERS["401"], "2")
+    bad = bench.answer
+    bench.answer = lambda request: (
+        bench.platform.said(401, {"code": 90001})
+        if bench.elapsed > 20 and request.url.path.endswith("/user")
+        else bad(request)
+    )
+
+    bench.run_until(31)
+
+    assert polls(bench.snapshots[-1]) == {"success": 1, "unauthorized": 1}
+    assert bench.snapshots[-1].status.auth_ok is False
+
+
+# ---- a state file that cannot be written ----
+
+
+def test_job_that_was_never_committed_disappears_with_the_list(bench: TimedPoller) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    bench.platform.add("2", failed=1)
+    bench.platform.finish("3", 1, 1, started_on=None)
+    bench.answer = lambda request: bench.platform.said(500, {}) if request.url.path.endswith("/3") else None
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+
+    full = bench.poll()
+    assert full.ledger is not None
+    assert full.ledger.live.keys() == {"1", "2", "3"}
+    for job_id in ("2", "3"):
+        del bench.platform.jobs[job_id]
+    gone = bench.poll()
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
+    asked = len(bench.requests)
+    later = bench.poll()
+
+    for snapshot in (gone, later):
+        assert snapshot.ledger is not None
+        assert snapshot.ledger.live.keys() == {"1"}
+        assert snapshot.ledger.failed == {}
+        assert snapshot.listed == {("copy", "running"): (1, 10, 0, 0)}
+    assert [path for _, path in bench.requests[asked:]] == ["/async/files?0"]
+    assert bench.counted(counting.FILES_FAILED) == 0
+
+
+def test_job_that_is_still_listed_when_there_is_room_is_counted_once(bench: TimedPoller) -> None:
+    bench.poll()
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+    bench.platform.add("2", failed=1)
+    for _ in range(3):
+        bench.poll()
+    bench.platform.finish("2", 9, 1)
+    bench.poll()
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
+
+    for _ in range(3):
+        bench.poll()
+
+    assert bench.counted(counting.FILES_FAILED) == 1
+    assert bench.counted(counting.JOBS_SUBMITTED) == 1
+
+
+def test_uncommitted_jobs_of_a_large_account_are_found_again(bench: TimedPoller) -> None:
+    bench.finished_jobs(1000)
+    bench.poll()
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+    for number in range(250):
+        bench.platform.add(f"{20_000 + number}", failed=1)
+        if number % 100 == 0:
+            bench.poll()
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001  # and room again
+
+    for _ in range(3):
+        bench.poll()
+
+    assert bench.counted(counting.FILES_FAILED) == 250
+
+
+def test_poll_that_sees_nothing_leaves_the_gauges_ahead(bench: TimedPoller) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    bench.platform.add("1", completed=5)
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
+    bench.poll()
+    bench.answer = lambda _: bench.platform.said(502, {})
+
+    snapshot = bench.poll()
+
+    assert snapshot.status.up is False
+    assert snapshot.ledger is not None
+    assert snapshot.ledger.live["1"].completed == 5
