@@ -3,11 +3,14 @@
 Time passes only while the simulated platform responds and while the poller waits.
 """
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from exporter.counting import values as counting
 from exporter.errors import Stopping
@@ -16,6 +19,7 @@ from exporter.polling.poller import PollSchedule
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.unit.test_poller import PollerFixture, polls
+from tests.width import width
 
 Answer = Callable[[httpx.Request], httpx.Response | None]
 
@@ -287,6 +291,75 @@ def test_token_that_its_user_refuses_too_is_refused(bench: TimedPoller) -> None:
 
     assert polls(bench.snapshots[-1]) == {"success": 1, "unauthorized": 1}
     assert bench.snapshots[-1].status.auth_ok is False
+
+
+# ---- a slow platform ----
+
+
+@settings(
+    max_examples=width(6, 60),
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking runs for minutes
+)
+@given(
+    interval=st.sampled_from([1.0, 5.0, 6.0]),
+    slowest=st.sampled_from([0.1, 0.2, 1 / 3]),
+    evenly=st.booleans(),
+    failing=st.floats(300, 400),  # after the first full listing
+    seed=st.integers(0, 2**32),
+)
+def test_failed_file_is_shown_within_an_interval_while_pages_are_slow(
+    tmp_path_factory: pytest.TempPathFactory,
+    interval: float,
+    slowest: float,
+    *,
+    evenly: bool,
+    failing: float,
+    seed: int,
+) -> None:
+    dice = random.Random(seed)  # noqa: S311  # a repeatable platform
+    store = Store(tmp_path_factory.mktemp("state") / "state.db")
+    bench = TimedPoller(tmp_path_factory.mktemp("token"), ManualClock(), store)
+    bench.polled_every(interval, full_listing=60)
+    bench.finished_jobs(1000)
+    bench.platform.add("20000")
+    bench.delay = lambda _: interval * slowest * (1.0 if evenly else dice.random())
+    bench.at(failing, lambda: bench.platform.finish("20000", 9, 1))
+
+    bench.run_until(failing + 4 * interval)
+    store.close()
+
+    effective = bench.snapshots[-1].status.interval
+    assert effective <= max(interval, 2.5)
+    assert bench.shown_at(failed=1) <= failing + effective + 2
+
+
+@pytest.mark.parametrize(
+    ("interval", "look", "page", "within"),
+    [
+        pytest.param(5, 0.1, 1.7, 600, id="a third of the interval"),
+        pytest.param(5, 1.7, 1.7, 600, id="a third, looks too"),
+        pytest.param(5, 0.1, 20, 5000, id="longer than the interval"),
+        pytest.param(5, 6, 6, 3000, id="longer than the interval, looks too"),
+        pytest.param(30, 20, 20, 6000, id="two thirds of the interval, looks too"),
+    ],
+)
+def test_full_listing_ends_on_a_slow_platform(
+    bench: TimedPoller, interval: float, look: float, page: float, within: float
+) -> None:
+    bench.polled_every(interval, full_listing=300)
+    bench.finished_jobs(1000)
+    bench.platform.add("20000")
+    bench.at(1, lambda: setattr(bench, "delay", slow))
+
+    def slow(request: httpx.Request) -> float:
+        return page if 0 < int(request.url.params.get("offset", "0")) < 900 else look
+
+    bench.run_until(within)
+
+    listed = {snapshot.status.last_full_listing for snapshot in bench.snapshots}
+    assert len(listed - {None}) >= 2
+    assert set(polls(bench.snapshots[-1])) == {"success"}
 
 
 # ---- a state file that cannot be written ----

@@ -77,7 +77,7 @@ class Account:
         self.jobs[at:at] = new
         return new
 
-    def poll(self, budget: int = 10) -> None:
+    def poll(self, budget: float = 10) -> None:
         """Poll once, half a minute after the poll before."""
         self.now += POLL
         self.requests = []
@@ -539,6 +539,31 @@ def test_details_get_a_quarter_of_a_budget_that_unfinished_jobs_exceed() -> None
         asked.append(sum(job_id in wanted for job_id in account.single_jobs))
 
     assert asked == [3, 2, 1]  # a quarter of eight, and one more from earlier polls' credit
+
+
+def test_details_are_requested_while_unfinished_jobs_take_the_only_request_of_each_poll() -> None:
+    account, _ = with_running_apart(1)
+    [finished] = account.jobs[10:11]
+    account.live[finished.id] = record(finished, detail_requests_left=1, outcome="failed")
+    asked: list[str] = []
+
+    for _ in range(5):
+        account.poll(budget=1)
+        asked += account.single_jobs
+
+    assert len(asked) == 5
+    assert finished.id in asked
+
+
+def test_budget_of_less_than_a_request_is_saved_up() -> None:
+    account, _ = with_running_apart(3)
+    made = []
+
+    for _ in range(9):
+        account.poll(budget=0.25)
+        made.append(len(account.single_jobs))
+
+    assert made == [0, 0, 0, 1, 0, 0, 0, 1, 0]
 
 
 def test_exhausted_allowance_ends_the_refresh() -> None:
