@@ -14,14 +14,18 @@ LARGEST_ERROR: Final = 2**16
 _OK: Final = 200
 
 
-def read_body(response: httpx.Response) -> bytes:
+def read_body(response: httpx.Response, largest: int = LARGEST_ANSWER) -> bytes:
     """Read the body: complete for status 200, else empty if it is too large or damaged.
+
+    Args:
+        response: not read yet.
+        largest: maximum size of a 200 response in bytes, decompressed.
 
     Raises:
         BadAnswer: the body of a 200 response is too large, or has an unsupported encoding.
     """
     if response.status_code == _OK:
-        return _bounded_body(response, LARGEST_ANSWER)
+        return _bounded_body(response, largest)
     try:
         return _bounded_body(response, LARGEST_ERROR)
     except (BadAnswer, httpx.TransportError, zlib.error):

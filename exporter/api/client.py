@@ -18,9 +18,10 @@ import httpx
 from exporter import __version__
 from exporter.api import decoding
 from exporter.api.allowance import LONGEST_PAUSE, Allowance, seconds_until_reset
-from exporter.api.bodies import read_body
+from exporter.api.bodies import LARGEST_ANSWER, read_body
 from exporter.api.deadline import Deadline
 from exporter.api.models import PAGE_LIMIT, ApiError, Job, JobPage, Operation, Priority, Response
+from exporter.api.oversized import OversizedJobs
 from exporter.api.result_filter import ResultFilter
 from exporter.clock import Clock
 from exporter.errors import (
@@ -145,6 +146,7 @@ class Client:
         self._limit = PAGE_LIMIT
         self._good_pages = 0
         self._jobs_paused_until = -math.inf
+        self._oversized = OversizedJobs()
         self._result_filter = ResultFilter()
         self._http = httpx.Client(
             transport=transport,
@@ -180,7 +182,7 @@ class Client:
     def page(self, offset: int, priority: Priority = Priority.DISCOVERY, *, until: float = math.inf) -> JobPage:
         """Return a page of the job list from *offset*, with fewer jobs while responses are too large.
 
-        A single record that is too large is skipped like any other unreadable record.
+        A single record that is too large is skipped like any other unreadable record, unless all are.
 
         Args:
             offset: position on the list.
@@ -195,13 +197,18 @@ class Client:
             limit = self._limit
             try:
                 response = self._page(offset, limit, priority, until)
-            except AnswerTooLarge:
+            except AnswerTooLarge as error:
                 self._good_pages = 0
                 self._limit = max(1, limit // 2)
                 if limit == 1:
+                    if self._oversized.too_large(offset, self._clock.monotonic()):
+                        raise AnswerTooLarge(
+                            f"the platform's responses are larger than {LARGEST_ANSWER} bytes, even with one job"
+                        ) from error
                     return JobPage(decoding.too_large(1), None, None, 1)
                 self._clock.pause(0)  # Raise Stopping if the process is ending: each attempt reads megabytes.
                 continue
+            self._oversized.read(offset, response.page.items)
             self._good_pages += 1
             if self._good_pages >= _GOOD_PAGES_TO_GROW:
                 self._good_pages = 0
@@ -210,21 +217,22 @@ class Client:
 
     def _page(self, offset: int, limit: int, priority: Priority, until: float) -> JobPage:
         path = f"/async/files?offset={offset}&limit={limit}"
-        filtered = self._filtered_page(path, limit, priority, until) if self._result_filter.usable else None
+        largest = self._oversized.bytes_to_read(offset, limit, self._clock.monotonic())
+        filtered = self._filtered_page(path, limit, priority, until, largest) if self._result_filter.usable else None
         if filtered is not None and self._result_filter.accepts(filtered.page):
             return filtered
         try:
-            unfiltered = self._listed(path, limit, priority, until)
+            unfiltered = self._listed(path, limit, priority, until, largest)
         except (BadAnswer, Unreachable):
             self._result_filter.unfiltered_failed()
             raise
         self._result_filter.unfiltered_succeeded(unfiltered.page, filtered.page if filtered else None)
         return unfiltered
 
-    def _filtered_page(self, path: str, limit: int, priority: Priority, until: float) -> JobPage | None:
+    def _filtered_page(self, path: str, limit: int, priority: Priority, until: float, largest: int) -> JobPage | None:
         """Return the page without results; None if the platform refuses the parameter."""
         try:
-            return self._listed(path + ResultFilter.PARAMETER, limit, priority, until)
+            return self._listed(path + ResultFilter.PARAMETER, limit, priority, until, largest)
         except BadRequest:
             return None
         except AnswerTooLarge:  # The size of a page says nothing about the filter.
@@ -233,8 +241,8 @@ class Client:
             self._result_filter.filtered_failed()
             raise
 
-    def _listed(self, path: str, limit: int, priority: Priority, until: float) -> JobPage:
-        body, headers = self._request(Endpoint.LIST, path, priority, until=until)
+    def _listed(self, path: str, limit: int, priority: Priority, until: float, largest: int) -> JobPage:
+        body, headers = self._request(Endpoint.LIST, path, priority, until=until, largest=largest)
         return JobPage(decoding.parse_page(body), decoding.parse_date(headers), decoding.parse_total(headers), limit)
 
     def job(
@@ -261,14 +269,20 @@ class Client:
         return Response(job, decoding.parse_date(headers))
 
     def _request(
-        self, endpoint: Endpoint, path: str, priority: Priority, *, until: float = math.inf
+        self,
+        endpoint: Endpoint,
+        path: str,
+        priority: Priority,
+        *,
+        until: float = math.inf,
+        largest: int = LARGEST_ANSWER,
     ) -> tuple[bytes, Mapping[str, str]]:
         """Return the body and headers of a 200 response; retry if the connection or the platform fails."""
         failures: list[Unreachable] = []
         attempts = 1 if endpoint is Endpoint.JOB else ATTEMPTS
         while True:
             try:
-                return self._attempt(endpoint, path, priority, until)
+                return self._attempt(endpoint, path, priority, until, largest)
             except Unreachable as error:
                 failures.append(error)
                 if len(failures) == attempts or (error.retry_after or 0.0) > _SHORT_PAUSE:
@@ -284,7 +298,7 @@ class Client:
             self._clock.pause(wait)
 
     def _attempt(
-        self, endpoint: Endpoint, path: str, priority: Priority, until: float
+        self, endpoint: Endpoint, path: str, priority: Priority, until: float, largest: int
     ) -> tuple[bytes, Mapping[str, str]]:
         began = self._clock.monotonic()
         if endpoint is Endpoint.JOB and began < self._jobs_paused_until:
@@ -301,7 +315,7 @@ class Client:
                 status = str(code)
                 date, rate_limit = decoding.parse_date(headers), decoding.parse_rate_limit(headers)
                 self.allowance.learn(rate_limit, date, self._clock.monotonic())
-                body = read_body(response)
+                body = read_body(response, largest)
         except _TransportError as error:
             status = error.status
             raise

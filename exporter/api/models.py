@@ -174,6 +174,11 @@ class JobPage:
     total: int | None
     limit: int = PAGE_LIMIT
 
+    @property
+    def unread(self) -> bool:
+        """Whether it stands for a job that was too large to read."""
+        return "too_large" in self.page.skipped
+
 
 class Priority(IntEnum):
     """The purpose of a request; a lower value has precedence."""

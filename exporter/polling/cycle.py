@@ -113,6 +113,7 @@ class ObservationBuffer:
     refused: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
     list_answered: bool = False
+    unread: bool = False
     looked_up: set[str] = field(default_factory=set)
     records: dict[str, JobRecord] = field(default_factory=dict)
 
@@ -190,6 +191,8 @@ class PollCycle:
         self._stats.jobs_in_question(ledger.live.keys())
         with self._forgotten_if_not_counted(tick.now):
             stopped = self._run_phase(self._plan.discover(tick), ledger, seen)
+            if stopped is None and seen.unread and not seen.jobs:
+                stopped = BadAnswer("no job of the list could be read: each is too large")
             changes = self._reconcile(ledger, seen)
             if isinstance(stopped, AllowanceExhausted):
                 self._plan.cut_short()
@@ -363,6 +366,7 @@ class PollCycle:
         seen.jobs.extend(response.page.jobs)
         seen.listed |= ids
         seen.list_answered = True
+        seen.unread = seen.unread or response.unread
         return PageResult(response, known)
 
     def _job(self, request: GetJob, seen: ObservationBuffer) -> Result:

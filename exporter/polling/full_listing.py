@@ -9,8 +9,9 @@ jobs at its front expire. If the last job of one page is on the next, no job bet
   listing rewinds until it meets a job that it knows.
 * **Backward**, because jobs were added before the overlap. The page shows only jobs already met. The listing goes on.
 
-A listing is *complete* when every overlap matched and it reached the end of the list. The total that the platform may
-report is a second check: after a listing with fewer jobs than that, the next one is trusted for its overlaps alone.
+A listing is *complete* when every overlap matched, it reached the end of the list, and no job was too large to read.
+The total that the platform may report is a second check: after a listing with fewer jobs than that, the next one is
+trusted for its overlaps alone.
 
 Where overlaps keep failing, the list has no stable order. A listing is then complete if neither it nor the one before
 met a job that earlier listings had not seen.
@@ -76,6 +77,8 @@ class FullListing:
         self._overlaps_failed = 0
         self._rewinds = 0
         self._given_up = False
+        self._unread = False
+        """Whether a job was too large to read: it is not known which, so that none may be taken to be unlisted."""
         self._last: str | None = None
         """The last job of the page before: the next page is expected to show it."""
         self._last_at = 0
@@ -104,7 +107,7 @@ class FullListing:
     def complete(self) -> bool:
         """Whether the listing ended and missed no job that was on the list throughout."""
         found_nothing_new = not self._was_stable and self._found_nothing_new and self._found_nothing_new_before
-        return self.ended and not self._given_up and (self._whole or found_nothing_new)
+        return self.ended and not self._given_up and not self._unread and (self._whole or found_nothing_new)
 
     def after(self) -> "FullListing":
         """The listing that follows this one, which has ended."""
@@ -151,6 +154,7 @@ class FullListing:
         if self.offset is None:
             return
         self.pages += 1
+        self._unread = self._unread or response.unread
         if response.total is not None:
             # The smallest total reported: the listing need not meet jobs that appear while it is under way.
             self._total = response.total if self._total is None else min(self._total, response.total)

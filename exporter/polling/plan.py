@@ -237,9 +237,9 @@ class PollPlan:
         unfinished = [record for record in live if record.unfinished]
         if self.incremental:
             return [record for record in unfinished if not self._freshness.checked(record.id)]
-        listing = self.listing
-        if listing is None:
+        if not self._full_listing.ended:
             return []  # the rest of the list may show them
+        listing = self._full_listing.listing
         return [record for record in unfinished if record.id not in listing]
 
     def _refresh_page_shown(self, result: PageResult, offset: int, tick: Tick) -> None:

@@ -141,6 +141,8 @@ class Poller:
         self._ahead: Mapping[str, JobRecord] | None = None
         """Its live jobs as last observed, if they could not be committed."""
         self._listed: Mapping[tuple[str, str], JobTotals] | None = None
+        self._listed_at = 0.0
+        """When a small account was last listed in full; monotonic seconds."""
         self._continues_listing = True
 
     @property
@@ -357,6 +359,7 @@ class Poller:
         """Take over what a cycle that began with *ledger* found: committed counters, and gauges in any case."""
         if result.complete:
             self._listed = result.listed
+            self._listed_at = self._clock.monotonic()
             self._stats.last_full_listing = self._clock.time()
         elif self._plan.incremental and (self._listed is not None or self._can_resume_from(ledger)):
             self._listed = result.listed
@@ -431,6 +434,8 @@ class Poller:
             self._schedule.poll_interval, self._client.allowance.min_interval(room * self._plan.pages_per_discovery)
         )
         valid_for = max(self._schedule.stale_after, 2 * self._interval)
+        if not self._plan.incremental and self._clock.monotonic() - self._listed_at > valid_for:
+            self._listed = None  # polls succeed, but a job that cannot be read keeps each listing from being complete
         self._publish(
             AccountSnapshot(
                 self._account.name,

@@ -4,7 +4,7 @@ Time passes only while the simulated platform responds and while the poller wait
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -438,3 +438,95 @@ def test_poll_that_sees_nothing_leaves_the_gauges_ahead(bench: TimedPoller) -> N
     assert snapshot.status.up is False
     assert snapshot.ledger is not None
     assert snapshot.ledger.live["1"].completed == 5
+
+
+# ---- a list that is too large to read ----
+
+
+class OversizedList:
+    """Answers list requests whose page has one of these positions with more than can be read."""
+
+    def __init__(self, bench: TimedPoller, *positions: int, every: bool = False) -> None:
+        self.bench = bench
+        self.positions = set(positions)
+        self.every = every
+        self.mebibytes = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response | None:
+        if not request.url.path.endswith("/files"):
+            return None
+        offset, limit = int(request.url.params["offset"]), int(request.url.params["limit"])
+        if self.every or self.positions.intersection(range(offset, offset + limit)):
+            return httpx.Response(200, content=self._body())
+        return None
+
+    def _body(self) -> Iterator[bytes]:
+        for _ in range(17):
+            self.mebibytes += 1
+            yield b" " * 2**20
+
+
+def test_list_that_cannot_be_read_fails_the_poll_and_is_read_less_and_less(bench: TimedPoller) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    bench.answer = oversized = OversizedList(bench, every=True)
+
+    read = []
+    for _ in range(20):
+        before = oversized.mebibytes
+        snapshot = bench.poll()
+        read.append(oversized.mebibytes - before)
+        assert snapshot.status.up is False
+    bench.answer = lambda _: None
+
+    assert polls(snapshot) == {"success": 1, "bad_answer": 20}
+    assert "even with one job" in snapshot.status.last_error
+    assert sum(read[1:]) <= 19 * 6 + 3 * 4 * 17
+    assert max(read[-3:]) <= 6
+    assert bench.poll().status.up is True
+
+
+def test_job_that_is_too_large_costs_a_small_account_its_totals_only(bench: TimedPoller) -> None:
+    for number in range(8):
+        bench.platform.add(str(number))
+    bench.poll()
+    bench.answer = OversizedList(bench, 4)
+    for job_id in ("1", "6"):
+        bench.platform.finish(job_id, 9, 1)
+    bench.platform.finish("4", 9, 1)  # its own endpoint can still be read
+
+    for _ in range(10):
+        snapshot = bench.poll(after=300)
+
+    assert set(polls(snapshot)) == {"success"}
+    assert bench.counted(counting.FILES_FAILED) == 3
+    assert snapshot.listed is None
+    assert snapshot.status.counters["sbg_exporter_records_skipped_total"]["too_large",] > 0
+
+
+def test_job_that_is_too_large_keeps_a_large_account_s_listing_from_being_complete(bench: TimedPoller) -> None:
+    bench.finished_jobs(1000)
+    for job_id in ("10003", "10480", "10520"):
+        bench.platform.finish(job_id, 9, 1)
+    bench.answer = OversizedList(bench, 500)
+
+    for _ in range(30):
+        snapshot = bench.poll(after=60)
+
+    assert set(polls(snapshot)) == {"success"}
+    assert bench.counted(counting.FILES_FAILED) == 3
+    assert snapshot.status.last_full_listing is None
+    bench.answer = lambda _: None
+    for _ in range(30):
+        snapshot = bench.poll(after=60)
+    assert snapshot.status.last_full_listing is not None
+
+
+def test_list_of_which_no_job_can_be_read_is_not_an_empty_one(bench: TimedPoller) -> None:
+    bench.platform.add("1")
+    bench.answer = OversizedList(bench, 0)
+
+    snapshot = bench.poll()
+
+    assert polls(snapshot) == {"bad_answer": 1}
+    assert snapshot.listed is None
