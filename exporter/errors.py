@@ -107,7 +107,7 @@ def suggestion(word: str, known: Iterable[str], otherwise: str, *, prefix: str =
 
 
 class StateError(ExporterError):
-    """The state file cannot be read, written or locked."""
+    """The state file cannot be read, written or locked. While the daemon runs, it is tried again at each poll."""
 
 
 class StateWriteError(ExporterError):

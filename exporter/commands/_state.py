@@ -20,6 +20,7 @@ from exporter.errors import ConfigError, OutputError, StateError
 from exporter.storage.audit import audit
 from exporter.storage.files import atomic_write, is_in_use
 from exporter.storage.lock import lock_owner
+from exporter.storage.paths import real_path
 from exporter.storage.reader import LedgerSummary, StateReader, open_read_only
 from exporter.storage.store import Store
 from exporter.storage.transfer import InvalidExport, export_lines, read_export, timestamp
@@ -69,7 +70,7 @@ def show(options: StateFileOptions, *, as_json: bool) -> int:
     """
     with options.read() as state:
         layout, ledgers = state.layout, state.ledgers()
-    files = (options.file, Path(f"{options.file}-wal"))
+    files = (options.file, Path(f"{real_path(options.file)}-wal"))
     size, locked_by = sum(each.stat().st_size for each in files if each.exists()), lock_owner(options.file)
     if as_json:
         properties = {
@@ -251,7 +252,7 @@ def _replacing(path: Path, options: StateFileOptions, *, force: bool) -> Iterato
 
     try:
         check_replaceable()  # before a long copy
-        with atomic_write(path, before_replacing=check_replaceable) as temporary:
+        with atomic_write(path, state_file=options.file, before_replacing=check_replaceable) as temporary:
             yield temporary
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -300,7 +301,7 @@ def export_ledger(
 def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, warn: Callable[[str], object]) -> int:
     """Import the ledger in *source* (``-``: standard input) into the state file, which is created if missing; 0.
 
-    The ledger is first loaded and checked in memory.
+    The ledger is first loaded and checked in memory, as strictly as the state file itself at the daemon's start.
 
     Raises:
         StateError: it cannot be imported, or the state file cannot be used; nothing was changed.
@@ -309,13 +310,12 @@ def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, war
     try:
         with _open_source(source) as file, read_export(file) as state:
             ledger = _checked(state, options)
-            rows = list(state.rows(ledger.account.number))
+            with closing(Store(options.file)) as store:
+                taken = store.import_ledger(state.rows(ledger.account.number), replace=replace)
     except OSError as error:
         raise StateError(f"{source} cannot be read: {error.strerror or error}") from error
     except InvalidExport as error:
         raise StateError(f"{source} cannot be imported: {error}") from error
-    with closing(Store(options.file)) as store:
-        taken = store.import_ledger(rows, replace=replace)
     for name in taken:
         warn(f"the name {name} stays with another account of {options.file}")
     _print(

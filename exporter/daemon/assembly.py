@@ -59,6 +59,8 @@ def build(
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     with closing(Store(configuration.state_file)) as store:
+        for warning in store.warnings:
+            log.warning("state.exposed", reason=warning)
         allowances = AllowancePool(
             settings.rate_share,
             saved=lambda key: store.allowance(key, clock.time()),

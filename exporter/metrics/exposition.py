@@ -176,17 +176,27 @@ class Exposition:
         return chunks
 
     def _process_families(self, wanted: Format) -> bytes:
-        stats = self._process()
+        """The exporter's own families; without those that cannot be collected, because the others matter more."""
+        try:
+            stats = self._process()
+        except Exception:  # noqa: BLE001  # even after a bug the accounts' families are shown
+            return b""
         return "".join(line for family in PROCESS_FAMILIES for line in _process_family(family, stats, wanted)).encode()
 
     def _library_metrics(self, wanted: Format) -> bytes:
         """``process_*`` and ``python_*``, and in OpenMetrics the end of the page."""
-        return (generate_openmetrics if wanted is Format.OPENMETRICS else generate_latest)(self._registry)
+        try:
+            return (generate_openmetrics if wanted is Format.OPENMETRICS else generate_latest)(self._registry)
+        except Exception:  # noqa: BLE001  # such as an unreadable /proc
+            return b"# EOF\n" if wanted is Format.OPENMETRICS else b""
 
 
 def _process_family(family: ProcessFamily, stats: StoreStats, wanted: Format) -> Iterator[str]:
+    sample = family.samples(stats)
+    if sample is None:
+        return
+    labels, value = sample
     yield _heading(family, wanted)
-    labels, value = family.samples(stats)
     yield from _lines(family, ",".join(_pairs(family.labels, labels)), value, wanted)
 
 

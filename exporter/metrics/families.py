@@ -91,7 +91,7 @@ class ProcessFamily:
     type: Type
     help: str
     labels: Labels
-    samples: Callable[[StoreStats], Sample]
+    samples: Callable[[StoreStats], Sample | None]
 
 
 _ACCOUNT: Final = ("account",)
@@ -521,7 +521,7 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Type.GAUGE,
         "Size of the state file on disk, including its write-ahead log.",
         (),
-        lambda stats: Sample((), stats.state_bytes),
+        lambda stats: None if stats.state_bytes is None else Sample((), stats.state_bytes),
     ),
     ProcessFamily(
         Section.EXPORTER,

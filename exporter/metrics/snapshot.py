@@ -196,13 +196,13 @@ class StoreStats:
     Attributes:
         state_write_failures: failed commits since the process started.
         state_jobs: jobs tracked in the state file.
-        state_bytes: size of the state file on disk.
+        state_bytes: size of the state file on disk; None while it cannot be seen.
         since: when the process started to count, Unix seconds.
     """
 
     state_write_failures: int
     state_jobs: int
-    state_bytes: int
+    state_bytes: int | None
     since: float
 
 

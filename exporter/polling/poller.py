@@ -19,6 +19,7 @@ from exporter.errors import (
     Overloaded,
     PollError,
     RateLimited,
+    StateError,
     StateWriteError,
     Stopping,
     TokenError,
@@ -144,6 +145,7 @@ class Poller:
         self._listed_at = 0.0
         """When a small account was last listed in full; monotonic seconds."""
         self._continues_listing = True
+        self._commit_error = ""
 
     @property
     def last_activity_at(self) -> float:
@@ -249,7 +251,7 @@ class Poller:
             result, error_text = "error", self._redactor.redact(str(error))
             reason = WaitReason.TOKEN if isinstance(error, TokenError) else None
             delay = _Delay(min(self._interval, SETUP_INTERVAL), reason)
-        except StateWriteError as error:
+        except (StateError, StateWriteError) as error:
             result, error_text = "error", self._redactor.redact(str(error))
         except Exception:  # noqa: BLE001  # an unexpected error must not end the thread
             result, error_text = "error", "unexpected error, see the log"
@@ -403,8 +405,13 @@ class Poller:
             with self._identities.writer_lock((account.endpoint, account.username, account.division), self.name):
                 self._store.commit(account.number, changes)
         except StateWriteError as error:
-            self._log.error("state.commit_failed", reason=str(error))
+            if self._commit_error != str(error):  # once, not at every poll
+                self._log.error("state.commit_failed", reason=str(error))
+            self._commit_error = str(error)
             return False
+        if self._commit_error:
+            self._log.info("state.commit_succeeded")
+            self._commit_error = ""
         for event in changes.events:
             self._stats.committed(event)
         return True

@@ -1,5 +1,6 @@
 """Files that are replaced in one step, so that no reader ever finds half of one."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Final
 
 from exporter.storage.lock import SUFFIX as LOCK_SUFFIX
 from exporter.storage.lock import lock_owner
+from exporter.storage.paths import give_to_owner, kind_of, real_path
 
 _COMPANIONS: Final = ("-journal", "-wal", "-shm", LOCK_SUFFIX)
 """Suffixes of the files that SQLite and the lock create next to a state file."""
@@ -16,7 +18,11 @@ _COMPANIONS: Final = ("-journal", "-wal", "-shm", LOCK_SUFFIX)
 
 @contextmanager
 def atomic_write(
-    path: Path, *, mode: int = 0o600, before_replacing: Callable[[], object] = lambda: None
+    path: Path,
+    *,
+    mode: int = 0o600,
+    state_file: Path | None = None,
+    before_replacing: Callable[[], object] = lambda: None,
 ) -> Iterator[Path]:
     """An empty file next to *path*, which replaces it when the context ends without an error.
 
@@ -25,15 +31,20 @@ def atomic_write(
     Args:
         path: the file to write.
         mode: its permissions.
+        state_file: what root writes into the folder of this state file gets its owner.
         before_replacing: called right before the replacement; an error that it raises prevents that.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or *path* is no regular file: a device or FIFO is never replaced.
     """
+    if kind := kind_of(path):
+        raise OSError(errno.EINVAL, f"it is {kind}")
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
     temporary = Path(name)
     try:
+        if state_file is not None and real_path(path).parent == real_path(state_file).parent:
+            give_to_owner(descriptor, real_path(state_file))
+        os.close(descriptor)
         yield temporary
         temporary.chmod(mode)
         _sync(temporary)
@@ -52,7 +63,11 @@ def is_in_use(path: Path, state_file: Path) -> bool:
     """Whether *path* is *state_file*, a state file that a process uses, or a file that belongs to one of these."""
     files = (path, *(Path(str(path).removesuffix(suffix)) for suffix in _COMPANIONS if path.name.endswith(suffix)))
     return any(
-        file.resolve() == state_file.resolve() or lock_owner(file) or Path(f"{file}-wal").exists() for file in files
+        real_path(file) == real_path(state_file)
+        or (file.exists() and state_file.exists() and file.samefile(state_file))
+        or lock_owner(file)
+        or Path(f"{real_path(file)}-wal").exists()
+        for file in files
     )
 
 

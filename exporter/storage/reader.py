@@ -1,26 +1,25 @@
 """Read a state file without locking it: consistent, and without a trace, whether or not a daemon is writing it."""
 
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
 from exporter.counting.values import Account, CounterValue, HistogramValue, JobRecord, Key
 from exporter.errors import StateError
+from exporter.storage.diagnosis import why
+from exporter.storage.lock import check_regular, is_held_here
+from exporter.storage.paths import real_path
 from exporter.storage.rows import read_account, read_counters, read_histograms, read_records, read_rows
 from exporter.storage.schema import (
     BUSY_SECONDS,
-    JSON_COLUMNS,
-    LEDGER,
     RESTORE_ADVICE,
     Row,
     check_header,
     read_header,
 )
+from exporter.storage.validation import invalid_values
 
 _STEPS_BETWEEN_CHECKS: Final = 10_000
 """Steps of SQLite's virtual machine, about a millisecond, between two checks whether to stop."""
@@ -87,31 +86,11 @@ class StateReader:
         return read_rows(self._db, number)
 
     def integrity_errors(self) -> Iterator[str]:
-        """One line per error that SQLite finds, and per column with values of a wrong type."""
+        """One line per error that SQLite finds, and per column with invalid values."""
         for (found,) in self._db.execute(f"PRAGMA integrity_check({_MAX_INTEGRITY_ERRORS})"):
             if found != "ok":
                 yield " ".join(found.split())
-        orphans = Counter(table for table, *_ in self._db.execute("PRAGMA foreign_key_check"))
-        for table, number in orphans.items():
-            yield f"{table}: {number} rows belong to a missing account"
-        for table, columns in LEDGER.items():
-            known = {name: (kind, bool(needed)) for _, name, kind, needed, *_ in self._columns(table)}
-            for column in columns:
-                wrong = self._mistyped(table, column, *known.get(column, ("", True)))
-                if wrong:
-                    yield f"{table}.{column}: {wrong} values have a wrong type"
-
-    def _columns(self, table: str) -> Iterable[tuple[int, str, str, int, object, int]]:
-        return self._db.execute(f"PRAGMA table_info({table})")
-
-    def _mistyped(self, table: str, column: str, kind: str, needed: bool) -> int:  # noqa: FBT001  # SQLite's own words
-        is_wrong = f"typeof({column}) <> '{kind.lower()}'" + ("" if needed else f" AND {column} IS NOT NULL")
-        wrong = self._db.execute(f"SELECT count(*) FROM {table} WHERE {is_wrong}").fetchone()[0]  # noqa: S608  # constants
-        json_type = JSON_COLUMNS.get((table, column))
-        if wrong or json_type is None:
-            return int(wrong)
-        texts = self._db.execute(f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL")  # noqa: S608  # constants
-        return sum(not _is_json_of(text, json_type) for (text,) in texts)
+        yield from invalid_values(self._db)
 
     def copy_to(self, path: Path, cancelled: Callable[[], bool]) -> None:
         """Copy the whole file to the empty or missing *path*, without any files next to it.
@@ -133,14 +112,6 @@ class StateReader:
             raise OSError(f"{error}; nothing was changed") from error
 
 
-def _is_json_of(text: str, kind: object) -> bool:
-    try:
-        msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError:
-        return False
-    return True
-
-
 @contextmanager
 def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateReader]:
     """Open a state file to read it, also while a daemon has it locked. Nothing is written, not even next to it.
@@ -148,8 +119,11 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
     Raises:
         StateError: it does not exist or cannot be used, or *cancelled* returned true.
     """
+    check_regular(path)
+    file = real_path(path)
     try:
-        check_header(path, read_header(path))
+        if not is_held_here(file):  # opening it once more would end the locks of SQLite's connection
+            check_header(path, read_header(file))
     except FileNotFoundError as error:
         raise StateError(
             f"state file {path} does not exist; start the exporter once to create it, or set a different state_file"
@@ -157,9 +131,9 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
     except OSError as error:
         raise StateError(f"state file {path} cannot be read: {error.strerror}") from error
     # Without a write-ahead log no process has the file open, and SQLite would create a log and leave it behind.
-    log = Path(f"{path}-wal")
+    log = Path(f"{file}-wal")
     has_log = log.exists()
-    address = f"{path.absolute().as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"
+    address = f"{file.as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"
     try:
         with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_SECONDS)) as db:
             db.set_progress_handler(cancelled, _STEPS_BETWEEN_CHECKS)
@@ -169,6 +143,6 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
     except sqlite3.Error as error:
         if cancelled():
             raise StateError(_INTERRUPTED) from error
-        raise StateError(f"state file {path} cannot be used: {error}; {RESTORE_ADVICE}") from error
+        raise StateError(f"state file {path} cannot be used: {why(error, file)}") from error
     if not has_log and log.exists():
         raise StateError(f"a daemon opened the state file {path} while it was read; try again")

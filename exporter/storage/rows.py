@@ -4,7 +4,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -47,17 +47,15 @@ def read_account(db: sqlite3.Connection, number: int) -> Account:
         ever_listed=bool(ever_listed),
         listing_clock=listing_clock,
         listed_on=listed_on,
-        labels={kind: tuple(values) for kind, values in json.loads(labels).items()},
-        failure_counted_at=json.loads(failure_counted_at),
+        labels={kind: tuple(values) for kind, values in _loads(labels).items()},
+        failure_counted_at=_loads(failure_counted_at),
     )
 
 
 def read_counters(db: sqlite3.Connection, number: int) -> dict[Key, CounterValue]:
     """All counters of an account."""
     return {
-        (family, tuple(json.loads(labels))): CounterValue(
-            value, created, Exemplar(*json.loads(exemplar)) if exemplar else None
-        )
+        (family, tuple(_loads(labels))): CounterValue(value, created, Exemplar(*_loads(exemplar)) if exemplar else None)
         for family, labels, value, created, exemplar in db.execute(
             "SELECT family, labels, value, created, exemplar FROM counter WHERE account = ?", (number,)
         )
@@ -67,12 +65,12 @@ def read_counters(db: sqlite3.Connection, number: int) -> dict[Key, CounterValue
 def read_histograms(db: sqlite3.Connection, number: int) -> dict[Key, HistogramValue]:
     """All histograms of an account."""
     return {
-        (family, tuple(json.loads(labels))): HistogramValue(
-            tuple(json.loads(bounds)),
-            tuple(json.loads(counts)),
+        (family, tuple(_loads(labels))): HistogramValue(
+            tuple(_loads(bounds)),
+            tuple(_loads(counts)),
             total,
             created,
-            tuple(Exemplar(*each) if each else None for each in json.loads(exemplars)),
+            tuple(Exemplar(*each) if each else None for each in _loads(exemplars)),
         )
         for family, labels, bounds, counts, total, created, exemplars in db.execute(
             "SELECT family, labels, bounds, counts, sum, created, exemplars FROM histogram WHERE account = ?", (number,)
@@ -118,6 +116,13 @@ def read_rows(db: sqlite3.Connection, number: int) -> Iterator[tuple[str, Row]]:
         query = f"SELECT {', '.join(columns)} FROM {table} WHERE {key} = ? ORDER BY {columns[0]}"  # noqa: S608  # constants
         for row in db.execute(query, (number,)):
             yield table, row
+
+
+def _loads(text: str) -> Any:  # noqa: ANN401  # as json.loads
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets are nested too deeply") from error
 
 
 # ---- writing ----

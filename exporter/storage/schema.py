@@ -17,10 +17,12 @@ BUSY_SECONDS: Final = 1.0
 RESTORE_ADVICE: Final = "restore a backup, or move the file away to start with empty counters"
 
 _HEADER: Final = b"SQLite format 3\0"
-_HEADER_BYTES: Final = 100
+HEADER_BYTES: Final = 100
+"""Length of the header of a SQLite file."""
 
 JOB_COLUMNS: Final = JobRecord.__struct_fields__
 
+ALLOWANCE: Final = "allowance"
 ALLOWANCE_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS allowance (
     endpoint TEXT NOT NULL,
@@ -150,19 +152,6 @@ LEDGER: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The tables of an account's ledger, and their columns without the account's number."""
 
-_EXEMPLAR = tuple[str, float, float] | None
-JSON_COLUMNS: Final[Mapping[tuple[str, str], object]] = {
-    ("account", "labels"): dict[str, list[str]],
-    ("account", "failure_counted_at"): dict[str, float],
-    ("counter", "labels"): list[str],
-    ("counter", "exemplar"): _EXEMPLAR,
-    ("histogram", "labels"): list[str],
-    ("histogram", "bounds"): list[float],
-    ("histogram", "counts"): list[int],
-    ("histogram", "exemplars"): list[_EXEMPLAR],
-}
-"""Columns that hold JSON, and the type of their values."""
-
 
 def number_column(table: str) -> str:
     """The column of *table* with the number of the account that a row belongs to."""
@@ -170,9 +159,10 @@ def number_column(table: str) -> str:
 
 
 @contextmanager
-def tables_in_memory() -> Iterator[sqlite3.Connection]:
-    """The state file's tables in memory."""
+def tables_in_memory(most_bytes: int) -> Iterator[sqlite3.Connection]:
+    """The state file's tables in memory, which takes at most *most_bytes*."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.execute(f"PRAGMA max_page_count = {most_bytes // db.execute('PRAGMA page_size').fetchone()[0]}")
         db.executescript(SCHEMA)
         yield db
 
@@ -180,7 +170,7 @@ def tables_in_memory() -> Iterator[sqlite3.Connection]:
 def read_header(path: Path) -> bytes:
     """The header of a SQLite file; empty for an empty file."""
     with path.open("rb") as file:
-        return file.read(_HEADER_BYTES)
+        return file.read(HEADER_BYTES)
 
 
 def check_header(path: Path, header: bytes) -> None:
@@ -189,7 +179,7 @@ def check_header(path: Path, header: bytes) -> None:
     Raises:
         StateError: it is not a state file of this version or an older one.
     """
-    if len(header) < _HEADER_BYTES or not header.startswith(_HEADER):
+    if len(header) < HEADER_BYTES or not header.startswith(_HEADER):
         raise StateError(f"{path} is not a state file of sbg-exporter; {RESTORE_ADVICE}")
     version = int.from_bytes(header[60:64], "big")
     application = int.from_bytes(header[68:72], "big")

@@ -6,7 +6,9 @@ taken while the daemon runs.
 
 import json
 import os
+import shlex
 import sqlite3
+import stat
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +19,9 @@ from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, SavedAllowance
 from exporter.counting.rules import initial_changes
 from exporter.counting.values import FORGET_AFTER, Account, Changes, JobRecord, Ledger, Rules
 from exporter.errors import StateError, StateWriteError
-from exporter.storage.lock import acquire_lock
+from exporter.storage.connection import Connection, log_of
+from exporter.storage.diagnosis import is_full, why
+from exporter.storage.lock import hold
 from exporter.storage.rows import (
     delete_ledger,
     insert_rows,
@@ -30,16 +34,7 @@ from exporter.storage.rows import (
     upsert_account,
     write_changes,
 )
-from exporter.storage.schema import (
-    ALLOWANCE_TABLE,
-    BUSY_SECONDS,
-    RESTORE_ADVICE,
-    SCHEMA,
-    WAIT_CLOCK_TABLE,
-    Row,
-    check_header,
-    read_header,
-)
+from exporter.storage.schema import HEADER_BYTES, RESTORE_ADVICE, Row, check_header
 
 _IDS_PER_QUERY: Final = 1000
 _LIVE: Final = "outcome = '' OR detail_requests_left > 0"
@@ -48,33 +43,88 @@ _SHOWN_AS_FAILED: Final = (
 )
 
 
+class _NotInPlace(Exception):
+    """The state file or one of its files is gone from its path; the text says what follows."""
+
+
 class Store:
     """The state file, locked by this process. Safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
         """Lock and open the state file; create it with mode 0600 if it does not exist.
 
+        On a full disk, an existing file is opened all the same: what it holds is shown, commits fail, and they succeed
+        once there is space.
+
         Raises:
-            StateError: another process has locked it, or it cannot be read or created, or a newer version wrote it;
-                it is not changed then.
+            StateError: it is no regular file, another process has locked it, it cannot be read or created, is damaged
+                or contains invalid values, or a newer version wrote it; it is not changed then.
         """
         self.write_failures = 0
         """Transactions that failed since the start."""
         self._path = path
         self._lock = threading.RLock()
-        self._lock_fd = acquire_lock(path)
+        self._file = hold(path)
         try:
-            self._db = _open(path)
+            self.warnings = self._prepare()
+            """What the operator should change about the file's permissions."""
+            self._connection = self._open()
             self._tracked_jobs = self._count_jobs()
         except BaseException:
-            os.close(self._lock_fd)
+            self._file.close()
             raise
 
     def close(self) -> None:
         """Close and unlock the file."""
         with self._lock:
-            self._db.close()
-            os.close(self._lock_fd)
+            self._connection.close()
+            self._file.close()
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._connection.db
+
+    def _prepare(self) -> tuple[str, ...]:
+        """Check type and version, and let only the owner read a file of this process' user; warnings otherwise."""
+        header = self._file.header(HEADER_BYTES)
+        if header:
+            check_header(self._path, header)
+        found = self._file.found
+        if found.st_uid == os.geteuid():
+            with suppress(OSError):  # some file systems have no permissions
+                self._file.make_private()
+        elif found.st_mode & stat.S_IRWXO:
+            remedy = f"chmod o-rwx {shlex.quote(str(self._file.path))}"
+            return (f"other users of this machine can read the state file {self._path}; as its owner, run `{remedy}`",)
+        return ()
+
+    def _open(self) -> Connection:
+        """Open the database and check its pages and its values.
+
+        Raises:
+            StateError: it cannot be used.
+        """
+        try:
+            connection = self._connect()
+            try:
+                problem = connection.problem()
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise StateError(f"state file {self._path} cannot be used: {why(error, self._file.path)}") from error
+        if problem:
+            connection.close()
+            raise StateError(f"state file {self._path} is damaged: {problem}; {RESTORE_ADVICE}")
+        return connection
+
+    def _connect(self) -> Connection:
+        try:
+            return Connection(self._file.path)
+        except sqlite3.Error:
+            if not self._file.header(HEADER_BYTES) or not is_full(self._file.path):
+                raise
+            return Connection(self._file.path, exclusive=True)
 
     @property
     def tracked_jobs(self) -> int:
@@ -82,9 +132,15 @@ class Store:
         return self._tracked_jobs
 
     @property
-    def bytes_total(self) -> int:
-        """Bytes on disk, including the write-ahead log."""
-        return sum(file.stat().st_size for file in (self._path, Path(f"{self._path}-wal")) if file.exists())
+    def bytes_total(self) -> int | None:
+        """Bytes on disk, including the write-ahead log; None if the file cannot be seen at its path."""
+        try:
+            size = self._file.path.stat().st_size
+            with suppress(FileNotFoundError):
+                size += log_of(self._file.path).stat().st_size
+        except OSError:
+            return None
+        return size
 
     # ---- accounts ----
 
@@ -93,7 +149,7 @@ class Store:
 
         Failed jobs that ended and were detected before *failed_since* (Unix seconds) are not loaded.
         """
-        with self._lock:
+        with self._reading():
             row = self._db.execute(
                 "SELECT number FROM account JOIN binding ON account = number"
                 " WHERE name = ? AND endpoint = ? AND division = ?",
@@ -107,7 +163,7 @@ class Store:
         Raises:
             StateWriteError: the binding could not be written.
         """
-        with self._lock:
+        with self._reading():
             number = self._find((endpoint, username, division))
             if number is None:
                 return None
@@ -134,7 +190,7 @@ class Store:
         Raises:
             StateWriteError: it could not be written.
         """
-        with self._lock:
+        with self._reading():
             with self._transaction():
                 number = self._find((endpoint, username, division))
                 if number is None:
@@ -178,7 +234,7 @@ class Store:
         clock was put back since then. In that case it is saved again, as of *now*: otherwise each of many restarts
         would wait for the whole pause.
         """
-        with self._lock:
+        with self._reading():
             row = self._db.execute(
                 "SELECT rate_limit, used, slices, window_ends, paused_until, saved_at FROM allowance"
                 " WHERE endpoint = ? AND username = ? AND entry = ?",
@@ -203,13 +259,8 @@ class Store:
         counted in ``write_failures``, because polling matters more than remembering the requests.
         """
         row = (*key, saved.limit, saved.used, saved.slices, now + saved.window_left, now + saved.pause_left, now)
-        with self._lock, suppress(StateWriteError):
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            try:
-                with self._transaction():
-                    self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-            finally:
-                self._db.execute("PRAGMA synchronous = FULL")
+        with self._lock, suppress(StateWriteError), self._transaction(durable=False):
+            self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     # ---- job records ----
 
@@ -217,7 +268,7 @@ class Store:
         """The records of those of *ids* that have one."""
         found: dict[str, JobRecord] = {}
         wanted = list(ids)
-        with self._lock:
+        with self._reading():
             for start in range(0, len(wanted), _IDS_PER_QUERY):
                 some = json.dumps(wanted[start : start + _IDS_PER_QUERY])
                 for record in read_records(self._db, number, "id IN (SELECT value FROM json_each(?))", some):
@@ -226,7 +277,7 @@ class Store:
 
     def no_longer_listed(self, number: int, listed: Collection[str]) -> list[JobRecord]:
         """Records of jobs that were listed before and are not among *listed*."""
-        with self._lock:
+        with self._reading():
             known = self._db.execute("SELECT id FROM job WHERE account = ? AND unlisted_at IS NULL", (number,))
             missing = [job_id for (job_id,) in known if job_id not in listed]
             return list(self.records(number, missing).values())
@@ -234,7 +285,7 @@ class Store:
     def expirable(self, number: int, listing_clock: float) -> list[JobRecord]:
         """Records of jobs that have not been listed for so long that they may expire."""
         condition = "unlisted_at IS NOT NULL AND unlisted_at <= ?"
-        with self._lock:
+        with self._reading():
             return list(read_records(self._db, number, condition, listing_clock - FORGET_AFTER))
 
     # ---- writing ----
@@ -263,7 +314,9 @@ class Store:
             StateError: the identity has a ledger here that has counted something.
             StateWriteError: nothing was written.
         """
-        (_, account), *others = rows
+        others = iter(rows)
+        _, account = next(others)
+        taken: list[str] = []
         with self._lock:
             with self._transaction():
                 number = self._find(account[:3])
@@ -277,11 +330,18 @@ class Store:
                         )
                     delete_ledger(self._db, number)
                 bound = {name for (name,) in self._db.execute("SELECT name FROM binding")}
-                taken = tuple(str(row[0]) for table, row in others if table == "binding" and row[0] in bound)
-                free = (each for each in others if each[0] != "binding" or each[1][0] not in taken)
-                insert_rows(self._db, number, [("account", account), *free])
+
+                def free() -> Iterator[tuple[str, Row]]:
+                    for table, row in others:
+                        if table == "binding" and row[0] in bound:
+                            taken.append(str(row[0]))
+                        else:
+                            yield table, row
+
+                insert_rows(self._db, number, [("account", account)])
+                insert_rows(self._db, number, free())
             self._tracked_jobs = self._count_jobs()
-            return taken
+            return tuple(taken)
 
     def forget(self, number: int) -> None:
         """Delete an account's ledger in one transaction.
@@ -295,65 +355,66 @@ class Store:
             self._tracked_jobs = self._count_jobs()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """A transaction; one that is not *durable* does not wait for the disk.
+
+        Raises:
+            StateWriteError: nothing was written.
+        """
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._check_in_place()
+            with self._connection.transaction(durable=durable):
+                yield
+        except (sqlite3.Error, _NotInPlace) as error:
+            self.write_failures += 1
+            reason = str(error) if isinstance(error, _NotInPlace) else why(error, self._file.path)
+            raise StateWriteError(f"state file {self._path} could not be written: {reason}") from error
+        if self._connection.exclusive:  # there is space again
+            with suppress(sqlite3.Error):
+                self._reconnect()
+
+    def _check_in_place(self) -> None:
+        """Make sure that what is committed will be found at the next start.
+
+        Raises:
+            _NotInPlace: the state file, or a file that SQLite keeps next to it, is gone from its path.
+            sqlite3.Error: the database cannot be opened again.
+        """
+        if absence := self._file.absence():
+            raise _NotInPlace(absence)
+        if self._connection.closed:
+            self._reconnect()
+        lost = self._connection.lost_files()
+        if lost:
+            # Everything committed is still in the deleted log, which stays open until the connection is closed.
+            if not self._connection.checkpoint():
+                raise _NotInPlace(
+                    f"{lost} was deleted while in use; do not restart the exporter: each poll tries to save"
+                )
+            self._reconnect()
+            raise _NotInPlace(
+                f"{lost} was deleted while in use; all earlier commits were saved, and the next poll writes"
+            )
+
+    def _reconnect(self) -> None:
+        self._connection.close()
+        self._connection = self._connect()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """One thread at a time; errors of SQLite become the operator's.
+
+        Raises:
+            StateError: the file cannot be read.
+        """
+        with self._lock:
             try:
                 yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # SQLite itself rolls back on some errors, such as a full disk
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            self.write_failures += 1
-            raise StateWriteError(f"state file {self._path} could not be written: {error}") from error
+            except sqlite3.Error as error:
+                raise StateError(f"state file {self._path} cannot be read: {why(error, self._file.path)}") from error
 
     def _count_jobs(self) -> int:
         return self._one("SELECT count(*) FROM job")
 
     def _one(self, query: str, *values: object) -> int:
         return int(self._db.execute(query, values).fetchone()[0])
-
-
-def _add_later_tables(db: sqlite3.Connection) -> None:
-    """Add to an older file what it lacks: none of it is part of a ledger."""
-    db.executescript(ALLOWANCE_TABLE + WAIT_CLOCK_TABLE)
-    if "saved_at" not in {name for _, name, *_ in db.execute("PRAGMA table_info(allowance)")}:
-        db.execute("ALTER TABLE allowance ADD COLUMN saved_at REAL")
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Open the file, and create its tables if it is new.
-
-    Raises:
-        StateError: it is not a state file, was written by a newer version, is damaged or cannot be read.
-    """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        header = read_header(path)
-        if header:
-            check_header(path, header)
-        path.chmod(0o600)
-    except OSError as error:
-        raise StateError(f"state file {path} cannot be opened: {error.strerror}") from error
-    try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
-        try:
-            db.execute("PRAGMA synchronous = FULL")
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                # Before write-ahead logging is on, so that the header identifies the file even after a kill.
-                db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            db.execute("PRAGMA journal_mode = WAL")
-            _add_later_tables(db)
-            damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            db.execute("SELECT count(*) FROM job")
-        except BaseException:
-            db.close()
-            raise
-    except sqlite3.Error as error:
-        raise StateError(f"state file {path} cannot be used: {error}; {RESTORE_ADVICE}") from error
-    if damage != "ok":
-        db.close()
-        raise StateError(f"state file {path} is damaged: {' '.join(damage.split())}; {RESTORE_ADVICE}")
-    return db

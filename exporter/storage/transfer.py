@@ -9,10 +9,11 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -23,6 +24,9 @@ from exporter.storage.schema import LEDGER, SCHEMA_VERSION, Row, tables_in_memor
 
 _FORMAT: Final = "sbg-exporter ledger"
 _FORMAT_VERSION: Final = 1
+_LONGEST_LINE: Final = 2**20
+_LARGEST_LEDGER: Final = 2**29
+"""Bytes of a ledger in memory: two million jobs."""
 
 
 class InvalidExport(Exception):
@@ -36,6 +40,9 @@ class _FirstLine(msgspec.Struct):
     version: int
     layout: int
     columns: dict[str, list[str]]
+
+
+_ROW: Final = msgspec.json.Decoder(list[str | int | float | None])
 
 
 class _LastLine(msgspec.Struct):
@@ -75,29 +82,37 @@ def export_lines(ledger: LedgerSummary, state: StateReader) -> Iterator[str]:
 
 
 @contextmanager
-def read_export(lines: Iterable[bytes]) -> Iterator[StateReader]:
+def read_export(file: BinaryIO) -> Iterator[StateReader]:
     """The exported ledger, in memory, as account number 1.
 
     Raises:
-        InvalidExport: *lines* are not an exported ledger, or are damaged.
+        InvalidExport: *file* is not an exported ledger, or is damaged or larger than any real one.
     """
-    with tables_in_memory() as memory:
+    with tables_in_memory(_LARGEST_LEDGER) as memory:
         try:
-            insert_rows(memory, 1, _rows_in(lines))
-        except (sqlite3.Error, OverflowError) as error:
+            insert_rows(memory, 1, _rows_in(_lines_of(file)))
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                raise InvalidExport(f"it takes more than {_LARGEST_LEDGER // 2**20} MiB") from error
             raise InvalidExport(f"its rows are not a ledger: {error}") from error
         yield StateReader(memory)
 
 
-def _rows_in(lines: Iterable[bytes]) -> Iterator[tuple[str, Row]]:
+def _lines_of(file: BinaryIO) -> Iterator[bytes]:
+    for line in iter(partial(file.readline, _LONGEST_LINE + 1), b""):
+        if len(line) > _LONGEST_LINE:
+            raise InvalidExport("it is damaged: a line is longer than any row")
+        yield line
+
+
+def _rows_in(lines: Iterator[bytes]) -> Iterator[tuple[str, Row]]:
     """The rows of an exported ledger; whether all are there is known only after the last."""
-    remaining = iter(lines)
-    first = next(remaining, b"")
+    first = next(lines, b"")
     _check_first(first)
     digest, rows = hashlib.sha256(first), Counter[str]()
-    for line in remaining:
+    for line in lines:
         if line.startswith(b"{"):
-            if next(remaining, None) is not None:
+            if next(lines, None) is not None:
                 raise InvalidExport("it continues after its last line")
             _check_last(line, _LastLine(dict(rows), digest.hexdigest()))
             return
@@ -110,19 +125,19 @@ def _rows_in(lines: Iterable[bytes]) -> Iterator[tuple[str, Row]]:
 
 def _parse_row(line: bytes) -> tuple[str, Row]:
     try:
-        table, *row = json.loads(line)
-        fits = len(row) == len(LEDGER[table])
-    except (ValueError, TypeError, KeyError):
+        table, *row = _ROW.decode(line)
+        fits = len(row) == len(LEDGER[str(table)])
+    except (msgspec.DecodeError, UnicodeError, ValueError, KeyError):
         fits = False
     if not fits:
         raise InvalidExport("it is damaged: a line is not a row of a ledger")
-    return table, tuple(row)
+    return str(table), tuple(row)
 
 
 def _check_first(line: bytes) -> None:
     try:
         first = msgspec.json.decode(line, type=_FirstLine)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         first = _FirstLine("", 0, 0, {})
     if first.format != _FORMAT:
         raise InvalidExport("it was not written by sbg-exporter state export")
@@ -135,7 +150,7 @@ def _check_first(line: bytes) -> None:
 def _check_last(line: bytes, expected: _LastLine) -> None:
     try:
         last = msgspec.json.decode(line, type=_LastLine)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         last = None
     if last != expected:
         raise InvalidExport("it is damaged: its number of rows or its checksum is wrong")

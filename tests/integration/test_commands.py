@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,7 +197,7 @@ def test_a_textfile_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: 
     (tmp_path / "sbg.prom").mkdir()
 
     with pytest.raises(OutputError, match=r"sbg\.prom cannot be written: Is a directory"):
-        write_textfile(exposition(), tmp_path / "sbg.prom")
+        write_textfile(exposition(), tmp_path / "sbg.prom", threading.Event())
 
     assert [each.name for each in tmp_path.iterdir()] == ["sbg.prom"]
 

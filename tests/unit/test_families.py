@@ -162,7 +162,9 @@ def test_every_family_gives_as_many_label_values_as_it_names() -> None:
         assert len({sample.labels for sample in samples}) == len(samples), family.name
         assert {isinstance(sample.value, HistogramValue) for sample in samples} == {family.type is Type.HISTOGRAM}
     for own in PROCESS_FAMILIES:
-        assert len(own.samples(StoreStats(1, 2, 3, START)).labels) == len(own.labels)
+        sample = own.samples(StoreStats(1, 2, 3, START))
+        assert sample is not None
+        assert len(sample.labels) == len(own.labels)
 
 
 def test_what_polling_counts_is_what_is_shown_of_it() -> None:

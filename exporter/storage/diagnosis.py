@@ -1,0 +1,90 @@
+"""Why a state file cannot be used, and what to do about it.
+
+SQLite reports a full disk, a read-only file system and a missing permission alike as an I/O error or as a file that
+cannot be opened, and does not pass on the system's own error. So the folder is asked: a small file is created there.
+"""
+
+import errno
+import os
+import shlex
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from exporter.storage.schema import RESTORE_ADVICE
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a disk without space."""
+_PROBE_BYTES: Final = 65536
+_PRIMARY: Final = 0xFF
+_COMPANIONS: Final = ("", "-wal", "-shm")
+
+_ADVICE: Final = {
+    errno.ENOSPC: "the disk is full; free space on that of {folder}, and keep the file: it is intact",
+    errno.EDQUOT: "the disk quota is used up; raise it or free space in {folder}, and keep the file: it is intact",
+    errno.EROFS: "the file system is read-only; mount that of {folder} read-write",
+    errno.EIO: "the disk has an input/output error; look into the kernel's log (dmesg) and keep a copy of the file",
+    errno.ENOENT: "no such folder; create {folder}, or mount the volume that contains it",
+    errno.ENOTDIR: "a part of the path is not a folder; correct state_file",
+    errno.ELOOP: "symbolic links lead in a circle; correct them, or state_file",
+    errno.EFBIG: "the process may not write larger files; raise its limit (ulimit -f, LimitFSIZE=)",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "too many open files on this machine; close some, or raise fs.file-max",
+    errno.ENOMEM: "out of memory; raise the memory limit",
+}
+_FROM_SQLITE: Final = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EACCES,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_NOMEM: errno.ENOMEM,
+}
+"""What an error of SQLite means if the folder shows no other reason."""
+_LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+
+
+def why(error: OSError | sqlite3.Error, path: Path) -> str:
+    """The reason of *error*, which concerns the state file at the real *path*, and the next step."""
+    if isinstance(error, OSError):
+        return _why_not(error.errno or 0, path, str(error.strerror or error))
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+    if code in _LOCKED:
+        return "another program has it locked, such as a sqlite3 shell; end that program"
+    if code in _FROM_SQLITE:
+        return _why_not(probe(path.parent) or _FROM_SQLITE[code], path, str(error))
+    return f"{' '.join(str(error).split())}; {RESTORE_ADVICE}"
+
+
+def is_full(path: Path) -> bool:
+    """Whether the disk with *path* has no space."""
+    return probe(path.parent) in FULL
+
+
+def probe(folder: Path) -> int:
+    """The error number of creating a small file in *folder*; 0 if that works. Nothing is left behind."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, _PROBE_BYTES)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def permission_advice(path: Path) -> str:
+    """How to let this process write the existing *path*, with a command for the shell."""
+    return f"permission denied; as root, run `chown {os.geteuid()} {shlex.quote(str(path))}`"
+
+
+def _why_not(number: int, path: Path, text: str) -> str:
+    if number in (errno.EACCES, errno.EPERM):
+        return permission_advice(_inaccessible(path))
+    advice = _ADVICE.get(number, f"{' '.join(text.split())}; check the path, and the disk that it is on")
+    return advice.format(folder=path.parent)
+
+
+def _inaccessible(path: Path) -> Path:
+    """Which file this process may not write: the state file, one that SQLite keeps next to it, or else their folder."""
+    files = (Path(f"{path}{suffix}") for suffix in _COMPANIONS)
+    return next((each for each in files if each.exists() and not os.access(each, os.R_OK | os.W_OK)), path.parent)

@@ -1,0 +1,74 @@
+"""Where a path leads, what kind of file that is, and to whom files next to it belong."""
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+class Inode(NamedTuple):
+    """What identifies a file under any of its paths: its device and its number there."""
+
+    device: int
+    number: int
+
+
+def real_path(path: Path) -> Path:
+    """*path* without symbolic links; SQLite puts its other files next to that one."""
+    return Path(os.path.realpath(path))
+
+
+def kind_of(path: Path) -> str:
+    """What *path* leads to if that is no regular file, such as ``a FIFO``; else, and if nothing is there, empty.
+
+    Nothing is opened: opening a device may already have an effect, and opening a FIFO waits.
+
+    Raises:
+        OSError: it cannot be found out.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return ""
+    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
+
+
+def inode_at(path: Path) -> Inode | None:
+    """The file at *path*; None if there is none, or it cannot be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return inode_of(found)
+
+
+def inode_of(found: os.stat_result) -> Inode:
+    """The file that *found* describes."""
+    return Inode(found.st_dev, found.st_ino)
+
+
+def give_to_owner(descriptor: int, file: Path) -> None:
+    """If this process is root, give an open file to the owner of *file*, or of its folder if root owns *file* too.
+
+    A command that root runs would otherwise leave files behind that the daemon may not open.
+    """
+    if os.geteuid() != 0:
+        return
+    for each in (file, file.parent):
+        try:
+            owner = each.stat()
+        except OSError:
+            continue
+        if owner.st_uid != 0:
+            with suppress(OSError):  # a container's root may lack the capability
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            return

@@ -1,0 +1,367 @@
+"""One process per state file whatever the path, only regular files, and files that belong to the right user."""
+
+import multiprocessing
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import StateError
+from exporter.storage.files import atomic_write, is_in_use
+from exporter.storage.lock import lock_owner
+from exporter.storage.reader import open_read_only
+from exporter.storage.store import Store
+from tests.isolated import STRANGER, isolated, needs_root
+from tests.waiting import PATIENCE
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may reach, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="sbg-exporter-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _hold(state_file: Path, ready: Connection) -> None:
+    with closing(Store(state_file)):
+        ready.send(os.getpid())
+        ready.recv()
+
+
+@contextmanager
+def held(state_file: Path) -> Iterator[int]:
+    """Another process holds *state_file*; its process number."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(state_file, theirs))
+    process.start()
+    try:
+        assert ours.poll(PATIENCE)
+        yield ours.recv()
+    finally:
+        ours.send("end")
+        process.join()
+
+
+# ---- one process per file ----
+
+
+def symbolic_link(file: Path, other: Path) -> None:
+    other.symlink_to(file)
+
+
+def folder_link(file: Path, other: Path) -> None:
+    other.parent.rmdir()
+    other.parent.symlink_to(file.parent)
+
+
+def hard_link(file: Path, other: Path) -> None:
+    other.hardlink_to(file)
+
+
+def renamed(file: Path, other: Path) -> None:
+    file.rename(other)
+
+
+def replaced(file: Path, other: Path) -> None:
+    file.rename(other)
+    file.touch()
+
+
+@pytest.mark.parametrize("lead", [symbolic_link, folder_link, hard_link, renamed, replaced])
+@pytest.mark.parametrize("in_this_process", [False, True])
+def test_file_is_locked_through_every_path(
+    tmp_path: Path, lead: Callable[[Path, Path], None], *, in_this_process: bool
+) -> None:
+    file, other = tmp_path / "state.db", tmp_path / "other" / "state.db"
+    other.parent.mkdir()
+
+    with closing(Store(file)) if in_this_process else held(file) as holder:
+        process = holder if isinstance(holder, int) else os.getpid()
+        lead(file, other)
+        with pytest.raises(StateError, match=rf"other/state.db is locked by process {process}\b.*; stop that daemon"):
+            Store(other)
+        owner = lock_owner(other)
+
+    assert owner is not None
+    assert owner.startswith(f"process {process}")
+
+
+def test_lock_holds_without_the_lock_file(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+
+    with held(file) as process:
+        (tmp_path / "state.db.lock").unlink()
+        with pytest.raises(StateError, match=f"is locked by process {process}; stop that daemon"):
+            Store(file)
+        assert lock_owner(file) == f"process {process}"
+
+
+def test_refused_process_does_not_name_itself_in_the_lock_file(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+
+    with held(file) as process:
+        for _ in range(2):
+            with pytest.raises(StateError, match=f"is locked by process {process} on {socket.gethostname()}; stop"):
+                Store(file)
+
+
+def test_lock_does_not_disturb_sqlite_s_own(tmp_path: Path) -> None:
+    """Even while the file is read in the same process, another one cannot delete the log of a file in use."""
+    file = tmp_path / "state.db"
+    with closing(Store(file)):
+        with open_read_only(file, lambda: False) as state:
+            assert state.ledgers() == []
+        isolated(partial(_come_and_go, file))
+
+        assert (tmp_path / "state.db-wal").exists()
+
+
+def _come_and_go(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("SELECT * FROM job")
+
+
+def test_reading_through_a_link_sees_what_is_not_in_the_file_yet(tmp_path: Path) -> None:
+    file, link = tmp_path / "state.db", tmp_path / "links" / "state.db"
+    link.parent.mkdir()
+    link.symlink_to(file)
+
+    with closing(Store(file)) as store:
+        store._db.execute("INSERT INTO account VALUES (1, 'e', 'u', '', 0, 0, 0, NULL, '{}', '{}')")  # noqa: SLF001
+        with open_read_only(link, lambda: False) as state:
+            assert len(state.ledgers()) == 1
+
+
+@pytest.mark.parametrize("lead", [symbolic_link, hard_link])
+def test_other_paths_of_a_state_file_are_in_use(tmp_path: Path, lead: Callable[[Path, Path], None]) -> None:
+    file, other = tmp_path / "state.db", tmp_path / "other.db"
+    Store(file).close()
+    lead(file, other)
+
+    assert is_in_use(other, file)
+
+
+# ---- what is no regular file ----
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def a_character_device(path: Path) -> None:
+    path.symlink_to("/dev/full")
+
+
+def a_link_to_the_null_device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+def a_link_to_a_link_to_a_fifo(path: Path) -> None:
+    os.mkfifo(path.parent / "fifo")
+    (path.parent / "link").symlink_to("fifo")
+    path.symlink_to("link")
+
+
+SPECIAL = [a_folder, a_fifo, a_socket, a_character_device, a_link_to_the_null_device, a_link_to_a_link_to_a_fifo]
+
+
+def _mode_and_names(path: Path) -> tuple[int, list[str]]:
+    return path.stat().st_mode, sorted(each.name for each in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("make", SPECIAL)
+def test_special_file_is_refused_by_name_and_unchanged(
+    tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    path = Path("state.db")
+    make(path)
+    before = _mode_and_names(path)
+
+    with pytest.raises(StateError, match=r"state file state.db is a \w+.*; set state_file to the path of a regular"):
+        Store(path)
+    with pytest.raises(StateError, match="is a "), open_read_only(path, lambda: False):
+        pytest.fail("it was opened")
+
+    assert _mode_and_names(path) == before
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"])
+def test_device_is_refused_and_keeps_its_mode(device: str) -> None:
+    before = Path(device).stat()
+
+    with pytest.raises(StateError, match=f"state file {device} is a character device; set state_file"):
+        Store(Path(device))
+
+    assert Path(device).stat().st_mode == before.st_mode == stat.S_IFCHR | 0o666
+    assert not Path(f"{device}.lock").exists()
+
+
+@pytest.mark.parametrize("make", SPECIAL)
+def test_special_file_is_never_replaced(
+    tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("copy.db")
+    make(path)
+    before = _mode_and_names(path)
+
+    with pytest.raises(OSError, match="it is a"), atomic_write(path):
+        pytest.fail("it was opened")
+
+    assert _mode_and_names(path) == before
+
+
+@pytest.mark.parametrize("make", [a_folder, a_fifo, a_character_device])
+def test_special_lock_file_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "state.db.lock")
+
+    with pytest.raises(StateError, match=r"lock file \S+/state.db.lock is not a regular file; remove it"):
+        Store(tmp_path / "state.db")
+
+
+def test_links_in_a_circle_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "state.db").symlink_to("state.db")
+
+    with pytest.raises(StateError, match="symbolic links lead in a circle"):
+        Store(tmp_path / "state.db")
+
+
+def test_link_into_a_missing_folder_creates_no_empty_ledger(tmp_path: Path) -> None:
+    (tmp_path / "state.db").symlink_to(tmp_path / "not mounted" / "state.db")
+
+    with pytest.raises(StateError, match=r"no such folder; create .*not mounted, or mount the volume that contains it"):
+        Store(tmp_path / "state.db")
+
+    assert not (tmp_path / "not mounted").exists()
+
+
+# ---- owners ----
+
+
+def _no_warnings(path: Path) -> None:
+    with closing(Store(path)) as store:
+        assert store.warnings == ()
+
+
+def _warned(path: Path) -> None:
+    with closing(Store(path)) as store:
+        [warning] = store.warnings
+    assert warning.startswith(f"other users of this machine can read the state file {path}; as its owner, run `chmod")
+
+
+@needs_root
+@pytest.mark.parametrize(("mode", "work"), [(0o660, _no_warnings), (0o664, _warned)])
+def test_file_of_another_owner_is_used_through_its_group(
+    open_folder: Path, mode: int, work: Callable[[Path], None]
+) -> None:
+    """As on a Kubernetes volume with ``fsGroup``."""
+    shared = open_folder / "volume"
+    shared.mkdir()
+    file = shared / "state.db"
+    Store(file).close()
+    (shared / "state.db.lock").unlink()
+    for path in (shared, file):
+        os.chown(path, 1234, 5678)
+    file.chmod(mode)
+    shared.chmod(0o2775)
+
+    isolated(partial(work, file), user=STRANGER, groups=(5678,))
+
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert file.stat().st_uid == 1234
+
+
+@needs_root
+def test_what_root_creates_belongs_to_the_owner_of_the_folder(open_folder: Path) -> None:
+    os.chown(open_folder, STRANGER, STRANGER)
+    file = open_folder / "state.db"
+
+    with closing(Store(file)):
+        assert {each.name for each in open_folder.iterdir()} == {f"state.db{s}" for s in ("", ".lock", "-wal", "-shm")}
+        assert {each.stat().st_uid for each in open_folder.iterdir()} == {STRANGER}
+    with atomic_write(open_folder / "backup.db", state_file=file) as temporary:
+        temporary.write_text("copy")
+
+    assert (open_folder / "backup.db").stat().st_uid == STRANGER
+    isolated(partial(_no_warnings, file), user=STRANGER)
+
+
+@needs_root
+def test_what_root_writes_elsewhere_stays_root_s(open_folder: Path) -> None:
+    os.chown(open_folder, STRANGER, STRANGER)
+    (open_folder / "state").mkdir()
+
+    with atomic_write(open_folder / "backup.db", state_file=open_folder / "state" / "state.db") as temporary:
+        temporary.write_text("copy")
+
+    assert (open_folder / "backup.db").stat().st_uid == 0
+
+
+@needs_root
+def test_lock_file_that_root_left_is_handed_over_by_root(open_folder: Path) -> None:
+    os.chown(open_folder, STRANGER, STRANGER)
+    (open_folder / "state.db.lock").touch(mode=0o600)
+
+    Store(open_folder / "state.db").close()
+
+    isolated(partial(_no_warnings, open_folder / "state.db"), user=STRANGER)
+
+
+def _refused(path: Path, complaint: str) -> None:
+    with pytest.raises(StateError) as raised:
+        Store(path)
+    assert str(raised.value) == complaint
+
+
+@needs_root
+@pytest.mark.parametrize("suffix", [".lock", "", "-wal", "-shm"])
+def test_file_that_root_left_is_named_with_the_remedy(open_folder: Path, suffix: str) -> None:
+    os.chown(open_folder, STRANGER, STRANGER)
+    file = open_folder / "state.db"
+    Store(file).close()
+    left = Path(f"{file}{suffix}")
+    left.touch()
+    os.chown(left, 0, 0)
+    left.chmod(0o600)
+    complaint = {
+        ".lock": f"lock file {left} cannot be opened",
+        "": f"state file {file} cannot be opened",
+    }.get(suffix, f"state file {file} cannot be used")
+
+    isolated(
+        partial(_refused, file, f"{complaint}: permission denied; as root, run `chown {STRANGER} {left}`"),
+        user=STRANGER,
+    )
+
+
+@needs_root
+def test_folder_that_may_not_be_written_is_named(open_folder: Path) -> None:
+    file = open_folder / "state.db"
+    Store(file).close()
+    (open_folder / "state.db.lock").unlink()
+    os.chown(file, STRANGER, STRANGER)
+
+    advice = f"permission denied; as root, run `chown {STRANGER} {open_folder}`"
+    isolated(partial(_refused, file, f"lock file {file}.lock cannot be created: {advice}"), user=STRANGER)
