@@ -1,6 +1,8 @@
 """Fixtures of all tests, skipping of tests whose programs are missing, and hypothesis profiles."""
 
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -40,6 +42,15 @@ def clock() -> ManualClock:
 def state_file(tmp_path: Path) -> Path:
     """Path of a state file; neither the file nor its folder exists."""
     return tmp_path / "state" / "state.db"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may write, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="sbg-exporter-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

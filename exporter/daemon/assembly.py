@@ -59,6 +59,7 @@ def build(
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     with closing(Store(configuration.state_file)) as store:
+        store.report_missing = lambda reason: log.error("state.file_missing", reason=reason)
         for warning in store.warnings:
             log.warning("state.exposed", reason=warning)
         allowances = AllowancePool(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exporter.storage.paths import inode_at
+from exporter.storage.paths import inode_at, is_gone
 from exporter.storage.schema import ALLOWANCE_TABLE, BUSY_SECONDS, SCHEMA, WAIT_CLOCK_TABLE
 from exporter.storage.validation import invalid_values
 
@@ -67,7 +67,7 @@ class Connection:
 
     def lost_files(self) -> str:
         """The names of the files next to the database that are no longer the ones in use."""
-        lost = (each.name for each, inode in self._companions.items() if inode_at(each) != inode)
+        lost = (each.name for each, inode in self._companions.items() if is_gone(each, inode))
         return " and ".join(lost)
 
     def checkpoint(self) -> bool:

@@ -23,7 +23,7 @@ from typing import Final
 from exporter.clock import SYSTEM_CLOCK
 from exporter.errors import StateError
 from exporter.storage.diagnosis import permission_advice, why
-from exporter.storage.paths import Inode, give_to_owner, inode_at, inode_of, kind_of, real_path
+from exporter.storage.paths import Inode, give_to_owner, inode_at, inode_of, is_gone, kind_of, real_path
 
 SUFFIX: Final = ".lock"
 _RETRY_SECONDS: Final = 0.05
@@ -64,7 +64,7 @@ class HeldFile:
 
     def absence(self) -> str:
         """Why it is no longer at its path, and what to do; empty while it is there."""
-        if inode_at(self.path) == inode_of(self.found):
+        if not is_gone(self.path, inode_of(self.found)):
             return ""
         if os.fstat(self._descriptor).st_nlink == 0:
             return (

@@ -51,6 +51,16 @@ def inode_at(path: Path) -> Inode | None:
     return inode_of(found)
 
 
+def is_gone(path: Path, inode: Inode) -> bool:
+    """Whether there is no file at *path*, or another one than *inode*; false if its folder cannot be read."""
+    try:
+        return inode_of(path.stat()) != inode
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
 def inode_of(found: os.stat_result) -> Inode:
     """The file that *found* describes."""
     return Inode(found.st_dev, found.st_ino)

@@ -10,7 +10,7 @@ import shlex
 import sqlite3
 import stat
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,9 @@ class Store:
         """
         self.write_failures = 0
         """Transactions that failed since the start."""
+        self.report_missing: Callable[[str], object] = lambda _reason: None
+        """Called with the reason when a file of the state file is gone from its path, once per reason."""
+        self._missing = ""
         self._path = path
         self._lock = threading.RLock()
         self._file = hold(path)
@@ -365,13 +368,22 @@ class Store:
             self._check_in_place()
             with self._connection.transaction(durable=durable):
                 yield
-        except (sqlite3.Error, _NotInPlace) as error:
-            self.write_failures += 1
-            reason = str(error) if isinstance(error, _NotInPlace) else why(error, self._file.path)
-            raise StateWriteError(f"state file {self._path} could not be written: {reason}") from error
+        except sqlite3.Error as error:
+            raise self._failed(why(error, self._file.path)) from error
+        except _NotInPlace as error:
+            failure = self._failed(str(error))
+            if self._missing != str(failure):
+                self._missing = str(failure)
+                self.report_missing(self._missing)
+            raise failure from error
+        self._missing = ""
         if self._connection.exclusive:  # there is space again
             with suppress(sqlite3.Error):
                 self._reconnect()
+
+    def _failed(self, reason: str) -> StateWriteError:
+        self.write_failures += 1
+        return StateWriteError(f"state file {self._path} could not be written: {reason}")
 
     def _check_in_place(self) -> None:
         """Make sure that what is committed will be found at the next start.

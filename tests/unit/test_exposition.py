@@ -614,6 +614,36 @@ def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
     assert (value("sbg_exporter_state_write_failures"), value("sbg_exporter_state_bytes")) == (2, 200)
 
 
+@pytest.mark.parametrize("wanted", Format)
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "x"), ValueError("a bug")])
+def test_page_is_served_without_what_cannot_be_collected(wanted: Format, error: Exception) -> None:
+    def fail() -> StoreStats:
+        raise error
+
+    made = Exposition(registry(snapshot(busy().ledger)), fail, DISPLAY, ManualClock(START + 60).time)
+
+    found = parsed(made.page(wanted, gzip=False).decode(), wanted)
+
+    assert "sbg_jobs" in found
+    assert "sbg_exporter_state_bytes" not in found
+
+
+@pytest.mark.parametrize("wanted", Format)
+def test_page_is_served_without_the_process_metrics_if_they_fail(wanted: Format) -> None:
+    class Failing(Collector):
+        def collect(self) -> Iterator[Metric]:
+            raise OSError(5, "Input/output error")
+
+    stats = StoreStats(0, 0, None, START)
+    made = Exposition(registry(snapshot(busy().ledger)), lambda: stats, DISPLAY, ManualClock(START + 60).time)
+    made._registry.register(Failing())  # noqa: SLF001
+
+    found = parsed(made.page(wanted, gzip=False).decode(), wanted)
+
+    assert "sbg_exporter_state_write_failures" in found
+    assert "sbg_exporter_state_bytes" not in found
+
+
 def test_threads_that_scrape_while_pictures_change_get_whole_pages_of_one_moment() -> None:
     counted = LedgerFixture()
     shown = registry(snapshot(counted.ledger, account="one"), snapshot(counted.ledger, account="two"))

@@ -2,11 +2,9 @@
 
 import multiprocessing
 import os
-import shutil
 import socket
 import sqlite3
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -22,15 +20,6 @@ from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 from tests.isolated import STRANGER, isolated, needs_root
 from tests.waiting import PATIENCE
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user may reach, unlike pytest's."""
-    folder = Path(tempfile.mkdtemp(prefix="sbg-exporter-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def _hold(state_file: Path, ready: Connection) -> None:
@@ -361,6 +350,7 @@ def test_folder_that_may_not_be_written_is_named(open_folder: Path) -> None:
     file = open_folder / "state.db"
     Store(file).close()
     (open_folder / "state.db.lock").unlink()
+    open_folder.chmod(0o755)
     os.chown(file, STRANGER, STRANGER)
 
     advice = f"permission denied; as root, run `chown {STRANGER} {open_folder}`"

@@ -1,0 +1,180 @@
+"""The state file of a running daemon is deleted, moved or hidden, or cannot be used at the start."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.harness import Account, Daemon, Installation
+from tests.isolated import fill, isolated, needs_root
+
+DONE = JobScript(total=3, failed=1, errors={"5001": 1}, queued=0, resolving=0, running=0)
+WITHOUT_ERRORS = JobScript(total=3, queued=0, resolving=0, running=0)
+FAILURES = "sbg_exporter_state_write_failures_total"
+BYTES = "sbg_exporter_state_bytes"
+
+
+@pytest.fixture
+def simulator() -> Iterator[RunningSimulator]:
+    with running(QUIET) as served:
+        yield served
+
+
+def submit(simulator: RunningSimulator) -> None:
+    simulator.platform.submit(DONE)
+    simulator.platform.advance(60)
+
+
+def installed(folder: Path, simulator: RunningSimulator) -> Installation:
+    place = Installation(
+        folder / "etc", Account.at(simulator), settle_after=0, state_file=str(folder / "state/state.db")
+    )
+    place.state = folder / "state" / "state.db"
+    return place
+
+
+def await_failures(daemon: Daemon) -> None:
+    """Wait for failed commits of two polls, each logged once."""
+    before = daemon.scrape().value(FAILURES) or 0
+    daemon.scrape_when(lambda now: (now.value(FAILURES) or 0) > before)
+    daemon.await_polls("sim", 2)
+    assert len(daemon.said("state.commit_failed")) == 1, daemon.output()
+    assert len(daemon.said("state.file_missing")) <= 1, daemon.output()
+
+
+def test_deleted_state_file_is_noticed_and_not_claimed_as_stored(simulator: RunningSimulator, tmp_path: Path) -> None:
+    with installed(tmp_path, simulator) as place, place.running() as daemon:
+        submit(simulator)
+        before = daemon.await_exact("sim", simulator)
+        for each in place.state.parent.iterdir():
+            each.unlink()
+        submit(simulator)
+
+        await_failures(daemon)
+
+        now = daemon.scrape()
+        assert now.value("sbg_files_total", account="sim", operation="copy") == 3
+        assert before.value(BYTES) is not None
+        assert now.value(BYTES) is None
+        [event] = daemon.said("state.file_missing")
+        assert str(event["reason"]).endswith(
+            "it was deleted; restore a backup and restart the exporter, which otherwise starts with empty counters"
+        )
+        assert daemon.stop() == 0
+
+
+def test_moved_state_file_is_locked_there_and_goes_on_when_it_is_put_back(
+    simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    away = tmp_path / "state" / "away.db"
+    with installed(tmp_path, simulator) as place, place.running() as daemon:
+        submit(simulator)
+        daemon.await_exact("sim", simulator)
+        place.state.rename(away)
+        submit(simulator)
+        await_failures(daemon)
+
+        second = place.start("run", "--config", str(place.config), "--state-file", str(away))
+        assert second.end() == 1
+        assert f"away.db is locked by process {daemon.pid}; stop that daemon" in second.output()
+
+        away.rename(place.state)
+        daemon.await_exact("sim", simulator)
+        assert daemon.said("state.commit_succeeded")
+        assert daemon.stop() == 0
+        with place.running() as again:
+            again.await_exact("sim", simulator)
+
+
+def test_deleted_log_loses_nothing_even_after_a_kill(simulator: RunningSimulator, tmp_path: Path) -> None:
+    with installed(tmp_path, simulator) as place:
+        with place.running() as daemon:
+            submit(simulator)
+            daemon.await_exact("sim", simulator)
+            Path(f"{place.state}-wal").unlink()
+            submit(simulator)
+            daemon.await_exact("sim", simulator)
+            daemon.kill()
+            [event] = daemon.said("state.file_missing")
+            assert "state.db-wal was deleted while in use; all earlier commits were saved" in str(event["reason"])
+        with place.running() as daemon:
+            daemon.await_exact("sim", simulator)
+            assert daemon.said("ledger.created") == []
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_second_daemon_through_a_link_is_refused(
+    simulator: RunningSimulator, tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    (tmp_path / "other").mkdir()
+    with installed(tmp_path, simulator) as place, place.running() as daemon:
+        link(tmp_path / "other" / "state.db", place.state)
+
+        second = place.start("run", "--config", str(place.config), "--state-file", str(tmp_path / "other" / "state.db"))
+
+        assert second.end() == 1
+        assert f"is locked by process {daemon.pid}" in second.output()
+
+
+def test_value_that_no_page_can_show_stops_the_start(simulator: RunningSimulator, tmp_path: Path) -> None:
+    with installed(tmp_path, simulator) as place:
+        with place.running() as daemon:
+            assert daemon.stop() == 0
+        with closing(sqlite3.connect(place.state, isolation_level=None)) as db:
+            db.execute("UPDATE histogram SET counts = '[1]'")
+
+        daemon = place.start()
+
+        assert daemon.end() == 1
+        [line] = daemon.lines
+        assert "state.db is damaged: histogram.counts: " in line
+        assert "Traceback" not in daemon.output()
+
+
+# ---- with a disk of its own ----
+
+
+def _full(folder: Path) -> None:
+    disk = folder / "state"
+    with running(QUIET) as simulator, installed(folder, simulator) as place:
+        with place.running() as daemon:
+            submit(simulator)
+            before = daemon.await_exact("sim", simulator)
+            assert daemon.stop() == 0
+        ballast = fill(disk)
+        for _ in range(20):
+            simulator.platform.submit(WITHOUT_ERRORS)
+        simulator.platform.advance(60)
+        with place.running() as daemon:
+            await_failures(daemon)
+            now = daemon.scrape()
+            [event] = daemon.said("state.commit_failed")
+            assert "the disk is full; free space" in str(event["reason"])
+            for name in ("sbg_files_total", "sbg_jobs_finished_total"):
+                assert now.series(name) == before.series(name)
+            ballast.unlink()
+            daemon.await_exact("sim", simulator)
+            assert daemon.stop() == 0
+
+
+@needs_root
+def test_start_on_a_full_disk_shows_what_is_committed_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+
+    isolated(partial(_full, tmp_path), disk=tmp_path / "state")
+
+
+def test_null_device_as_state_file_is_refused(simulator: RunningSimulator, tmp_path: Path) -> None:
+    mode = Path("/dev/null").stat().st_mode
+    with installed(tmp_path, simulator) as place:
+        daemon = place.start("run", "--config", str(place.config), "--state-file", "/dev/null")
+
+        assert daemon.end() == 1
+        [line] = daemon.lines
+        assert line.startswith("sbg-exporter: state file /dev/null is a character device; set state_file to the path")
+    assert Path("/dev/null").stat().st_mode == mode
