@@ -22,7 +22,6 @@ HEADER_BYTES: Final = 100
 
 JOB_COLUMNS: Final = JobRecord.__struct_fields__
 
-ALLOWANCE: Final = "allowance"
 ALLOWANCE_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS allowance (
     endpoint TEXT NOT NULL,

@@ -19,19 +19,21 @@ from msgspec import Meta
 from exporter.api.models import OUTCOMES
 from exporter.counting import values as counting
 from exporter.counting.labels import decode_error_counts, encode_error_counts
-from exporter.storage.schema import ALLOWANCE, LEDGER, Row
+from exporter.storage.schema import LEDGER, Row
 
 T = TypeVar("T")
 
+_TABLE: Final = re.compile("[a-z_]+")
 _MOST_FILES: Final = 2**40
 """Sums over millions of jobs still fit into SQLite's 64 bits."""
 _LARGEST_COUNTER: Final = 2**62
-_LONGEST_TEXT: Final = 4096
-_LONGEST_JSON: Final = 2**20
+_LONGEST_ID: Final = 4096
+_LONGEST_TEXT: Final = 2**20
+_LARGEST_NUMBER: Final = 1e300
+"""Sums of such numbers are finite."""
 _FIRST_TIME: Final = -62_135_596_800
 _LAST_TIME: Final = 253_402_300_799
 """Unix seconds of the years 1 to 9999: what a date can show."""
-_MOST_BOUNDS: Final = 1000
 
 
 class _Domain(NamedTuple):
@@ -48,13 +50,16 @@ _TIME: Final = _Domain(
     f"typeof({{0}}) = 'real' AND {{0}} BETWEEN {_FIRST_TIME} AND {_LAST_TIME}", "a time in Unix seconds"
 )
 _LENGTH: Final = _Domain(f"typeof({{0}}) = 'real' AND {{0}} BETWEEN 0 AND {_LAST_TIME}", "a number of seconds")
+_SUM: Final = _Domain(f"typeof({{0}}) = 'real' AND {{0}} BETWEEN 0 AND {_LARGEST_NUMBER}", _LENGTH.words)
 _TEXT: Final = _Domain(
     f"typeof({{0}}) = 'text' AND length(CAST({{0}} AS BLOB)) <= {_LONGEST_TEXT}",
     f"text of at most {_LONGEST_TEXT} bytes",
 )
 # The two lengths differ if the text contains a zero byte, where the pattern ends.
 _NO_ZERO: Final = f"{_TEXT.condition} AND length(CAST({{0}} AS BLOB)) = length({{0}})"
-_ID: Final = _Domain(f"{_NO_ZERO} AND {{0}} <> '' AND {{0}} NOT GLOB '*[^!-~]*'", "a job's id")
+_ID: Final = _Domain(
+    f"{_NO_ZERO} AND length({{0}}) BETWEEN 1 AND {_LONGEST_ID} AND {{0}} NOT GLOB '*[^!-~]*'", "a job's id"
+)
 _LABEL: Final = _Domain(
     f"{_NO_ZERO} AND length({{0}}) BETWEEN 1 AND 32 AND {{0}} NOT GLOB '*[^a-z0-9_]*'", "a label in lower case"
 )
@@ -66,17 +71,17 @@ _ERROR_COUNTS: Final = _Domain(
     f"({{0}} = '' OR {_NO_ZERO} AND {{0}} NOT GLOB '*[^a-z0-9_: ]*')", "numbers of errors by code, such as 5001:3"
 )
 _JSON: Final = _Domain(
-    f"typeof({{0}}) = 'text' AND length(CAST({{0}} AS BLOB)) <= {_LONGEST_JSON}",
-    f"JSON of at most {_LONGEST_JSON} bytes",
+    f"typeof({{0}}) = 'text' AND length(CAST({{0}} AS BLOB)) <= {_LONGEST_TEXT}",
+    f"JSON of at most {_LONGEST_TEXT} bytes",
 )
 
 _BY_TYPE: Final = {"INTEGER": _COUNT, "REAL": _TIME, "TEXT": _TEXT}
-_ALLOWANCE_BY_TYPE: Final = {
-    "INTEGER": _Domain(f"typeof({{0}}) = 'integer' AND abs({{0}}) <= {_MOST_FILES}", "a whole number"),
-    "REAL": _Domain(f"typeof({{0}}) = 'real' AND abs({{0}}) <= {_LAST_TIME}", "a number of seconds"),
+_BY_TYPE_ELSEWHERE: Final = {
+    "INTEGER": _Domain("typeof({0}) = 'integer'", "a whole number"),
+    "REAL": _Domain(f"typeof({{0}}) = 'real' AND abs({{0}}) <= {_LARGEST_NUMBER}", "a number of seconds"),
     "TEXT": _TEXT,
 }
-"""A platform may report any limit, so only what cannot be computed with is refused."""
+"""In tables that belong to no ledger, such as the allowances, only what cannot be computed with is refused."""
 _DOMAINS: Final[Mapping[str, Mapping[str, _Domain]]] = {
     "account": {"ever_listed": _FLAG, "listing_clock": _LENGTH, "labels": _JSON, "failure_counted_at": _JSON},
     "job": {
@@ -93,7 +98,7 @@ _DOMAINS: Final[Mapping[str, Mapping[str, _Domain]]] = {
         "error_counts": _ERROR_COUNTS,
     },
     "counter": {"labels": _JSON, "value": _COUNTER, "exemplar": _JSON},
-    "histogram": {"labels": _JSON, "bounds": _JSON, "counts": _JSON, "sum": _LENGTH, "exemplars": _JSON},
+    "histogram": {"labels": _JSON, "bounds": _JSON, "counts": _JSON, "sum": _SUM, "exemplars": _JSON},
 }
 """Columns whose values are not just any count, time or short text, as their type says."""
 
@@ -108,7 +113,7 @@ def invalid_values(db: sqlite3.Connection) -> Iterator[str]:
     for table, number in orphans.items():
         yield f"{table}: {number} rows belong to a missing account"
     is_plain = True
-    for table in (*LEDGER, ALLOWANCE):
+    for table in (*LEDGER, *_other_tables(db)):
         for line in _outside_domains(db, table):
             is_plain = False
             yield line
@@ -116,8 +121,17 @@ def invalid_values(db: sqlite3.Connection) -> Iterator[str]:
         yield from _undecodable(db)
 
 
+def _other_tables(db: sqlite3.Connection) -> list[str]:
+    names = [str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return [name for name in names if name not in LEDGER and _TABLE.fullmatch(name) and not name.startswith("sqlite_")]
+
+
 def _outside_domains(db: sqlite3.Connection, table: str) -> Iterator[str]:
-    domains = {name: (_domain(table, name, kind), needed) for name, kind, needed in _columns(db, table)}
+    domains = {
+        name: (domain, needed)
+        for name, kind, needed in _columns(db, table)
+        if (domain := _domain(table, name, kind)) is not None
+    }
     for column in LEDGER.get(table, ()):
         if column not in domains:
             yield f"{table}.{column}: the column is missing"
@@ -134,9 +148,9 @@ def _outside_domains(db: sqlite3.Connection, table: str) -> Iterator[str]:
             yield _line(table, column, number, domains[column][0].words)
 
 
-def _domain(table: str, column: str, kind: str) -> _Domain:
-    by_type = _ALLOWANCE_BY_TYPE if table == ALLOWANCE else _BY_TYPE
-    return _DOMAINS.get(table, {}).get(column) or by_type.get(kind, _TEXT)
+def _domain(table: str, column: str, kind: str) -> _Domain | None:
+    by_type = _BY_TYPE if table in LEDGER else _BY_TYPE_ELSEWHERE
+    return _DOMAINS.get(table, {}).get(column) or by_type.get(kind)
 
 
 def _columns(db: sqlite3.Connection, table: str) -> Iterator[tuple[str, str, bool]]:
@@ -155,17 +169,17 @@ def _line(table: str, column: str, number: int, words: str) -> str:
 # ---- what SQL cannot test ----
 
 _Name = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,32}\Z")]
-_JobId = Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=_LONGEST_TEXT)]
+_JobId = Annotated[str, Meta(pattern=r"^[!-~]+\Z", max_length=_LONGEST_ID)]
 _When = Annotated[float, Meta(ge=_FIRST_TIME, le=_LAST_TIME)]
-_Value = Annotated[float, Meta(ge=0, le=float(_LARGEST_COUNTER))]
-_Bound = Annotated[float, Meta(gt=0, le=float(_LAST_TIME))]
+_Value = Annotated[float, Meta(ge=0, le=_LARGEST_NUMBER)]
+_Bound = Annotated[float, Meta(gt=0, le=_LARGEST_NUMBER)]
 _Bucket = Annotated[int, Meta(ge=0, le=_LARGEST_COUNTER)]
 
 _LABELS: Final = msgspec.json.Decoder(list[_Name])
 _KEPT_LABELS: Final = msgspec.json.Decoder(dict[str, list[_Name]])
 _TIMES: Final = msgspec.json.Decoder(dict[_Name, _When])
 _ONE_EXEMPLAR: Final = msgspec.json.Decoder(tuple[_JobId, _Value, _When])
-_BOUNDS: Final = msgspec.json.Decoder(Annotated[list[_Bound], Meta(max_length=_MOST_BOUNDS)])
+_BOUNDS: Final = msgspec.json.Decoder(list[_Bound])
 _BUCKETS: Final = msgspec.json.Decoder(list[_Bucket])
 _EXEMPLARS: Final = msgspec.json.Decoder(list[tuple[_JobId, _Value, _When] | None])
 
