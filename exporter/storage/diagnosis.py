@@ -87,4 +87,6 @@ def _why_not(number: int, path: Path, text: str) -> str:
 def _inaccessible(path: Path) -> Path:
     """Which file this process may not write: the state file, one that SQLite keeps next to it, or else their folder."""
     files = (Path(f"{path}{suffix}") for suffix in _COMPANIONS)
-    return next((each for each in files if each.exists() and not os.access(each, os.R_OK | os.W_OK)), path.parent)
+    return next(
+        (each for each in files if os.access(each, os.F_OK) and not os.access(each, os.R_OK | os.W_OK)), path.parent
+    )

@@ -10,7 +10,7 @@ from typing import Final
 
 from exporter.storage.lock import SUFFIX as LOCK_SUFFIX
 from exporter.storage.lock import lock_owner
-from exporter.storage.paths import give_to_owner, kind_of, real_path
+from exporter.storage.paths import give_to_owner, inode_at, kind_of, real_path
 
 _COMPANIONS: Final = ("-journal", "-wal", "-shm", LOCK_SUFFIX)
 """Suffixes of the files that SQLite and the lock create next to a state file."""
@@ -64,7 +64,7 @@ def is_in_use(path: Path, state_file: Path) -> bool:
     files = (path, *(Path(str(path).removesuffix(suffix)) for suffix in _COMPANIONS if path.name.endswith(suffix)))
     return any(
         real_path(file) == real_path(state_file)
-        or (file.exists() and state_file.exists() and file.samefile(state_file))
+        or (inode_at(file) is not None and inode_at(file) == inode_at(state_file))
         or lock_owner(file)
         or Path(f"{real_path(file)}-wal").exists()
         for file in files

@@ -162,7 +162,7 @@ def _unusable(lock: Path, file: Path, error: OSError) -> str:
         return f"lock file {lock} {_NOT_REGULAR}"
     if error.errno in (errno.EACCES, errno.EPERM) and os.path.lexists(lock):
         return f"lock file {lock} cannot be opened: {permission_advice(lock)}"
-    if file.exists():
+    if os.access(file, os.F_OK):
         return f"lock file {lock} cannot be created: {why(error, file)}"
     return f"state file {file} cannot be created: {why(error, file)}, or set state_file to a path in a writable folder"
 

@@ -346,6 +346,15 @@ def test_file_that_root_left_is_named_with_the_remedy(open_folder: Path, suffix:
 
 
 @needs_root
+def test_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
+    file = open_folder / "state" / "state.db"
+    Store(file).close()
+
+    advice = f"permission denied; as root, run `chown {STRANGER} {file.parent}`"
+    isolated(partial(_refused, file, f"state file {file} cannot be opened: {advice}"), user=STRANGER)
+
+
+@needs_root
 def test_folder_that_may_not_be_written_is_named(open_folder: Path) -> None:
     file = open_folder / "state.db"
     Store(file).close()
