@@ -49,12 +49,17 @@ def why(error: OSError | sqlite3.Error, path: Path) -> str:
     """The reason of *error*, which concerns the state file at the real *path*, and the next step."""
     if isinstance(error, OSError):
         return _why_not(error.errno or 0, path, str(error.strerror or error))
-    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
-    if code in _LOCKED:
+    if is_locked(error):
         return "another program has it locked, such as a sqlite3 shell; end that program"
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     if code in _FROM_SQLITE:
         return _why_not(probe(path.parent) or _FROM_SQLITE[code], path, str(error))
     return f"{' '.join(str(error).split())}; {RESTORE_ADVICE}"
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Whether another program has locked the database."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _LOCKED
 
 
 def is_full(path: Path) -> bool:

@@ -64,13 +64,39 @@ class HeldFile:
 
     def absence(self) -> str:
         """Why it is no longer at its path, and what to do; empty while it is there."""
+        taken = self._keep_lock_file()
         if not is_gone(self.path, inode_of(self.found)):
             return ""
+        if taken:
+            return f"{taken} has taken its place; stop one of the two exporters"
         if os.fstat(self._descriptor).st_nlink == 0:
             return (
                 "it was deleted; restore a backup and restart the exporter, which otherwise starts with empty counters"
             )
         return "it is no longer at its path; put it back, and the next poll writes it, or restart the exporter"
+
+    def _keep_lock_file(self) -> str:
+        """Create the lock file anew if it was deleted, so that no other process starts at this path meanwhile.
+
+        Returns:
+            The process that has already done so, or an empty string.
+        """
+        if not is_gone(Path(f"{self.path}{SUFFIX}"), inode_of(os.fstat(self._lock_file))):
+            return ""
+        try:
+            fresh = _open_lock_file(self.path, may_create_folder=False)
+        except StateError:  # the folder is gone, too
+            return ""
+        try:
+            _lock_with_retry(fresh, self.path)
+        except StateError:
+            owner = _read_owner(fresh)
+            os.close(fresh)
+            return owner
+        _write_owner(fresh)
+        os.close(self._lock_file)
+        self._lock_file = fresh
+        return ""
 
     def close(self) -> None:
         """Release it; SQLite must have closed it before."""

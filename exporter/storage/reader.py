@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from exporter.counting.values import Account, CounterValue, HistogramValue, JobRecord, Key
 from exporter.errors import StateError
-from exporter.storage.diagnosis import why
-from exporter.storage.lock import check_regular, is_held_here
+from exporter.storage.diagnosis import is_locked, why
+from exporter.storage.lock import check_regular, is_held_here, lock_owner
 from exporter.storage.paths import real_path
 from exporter.storage.rows import read_account, read_counters, read_histograms, read_records, read_rows
 from exporter.storage.schema import (
@@ -143,6 +143,11 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
     except sqlite3.Error as error:
         if cancelled():
             raise StateError(_INTERRUPTED) from error
+        owner = lock_owner(file)
+        if owner and is_locked(error):
+            raise StateError(
+                f"state file {path} can be read by {owner} only, until its disk has space again"
+            ) from error
         raise StateError(f"state file {path} cannot be used: {why(error, file)}") from error
     if not has_log and log.exists():
         raise StateError(f"a daemon opened the state file {path} while it was read; try again")

@@ -65,6 +65,10 @@ def test_deleted_state_file_is_noticed_and_not_claimed_as_stored(simulator: Runn
         assert str(event["reason"]).endswith(
             "it was deleted; restore a backup and restart the exporter, which otherwise starts with empty counters"
         )
+        second = place.start()
+        assert second.end() == 1
+        assert f"is locked by process {daemon.pid} on" in second.output()
+        assert not place.state.exists()
         assert daemon.stop() == 0
 
 

@@ -1,8 +1,10 @@
 """What goes wrong with a state file at the start and later: the message, what is lost, and how it goes on."""
 
 import errno
+import os
 import resource
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -83,6 +85,32 @@ def test_deleted_file_is_a_failed_commit_that_asks_for_a_restart(state_file: Pat
         )
         assert store.bytes_total is None
     assert not state_file.exists()
+
+
+def test_path_of_a_deleted_file_stays_locked(state_file: Path) -> None:
+    with closing(Store(state_file)) as store:
+        ledger = begin(store)
+        shutil.rmtree(state_file.parent)
+        refused(store, ledger)  # without a folder there is nothing to lock
+        state_file.parent.mkdir()
+        refused(store, ledger)
+
+        with pytest.raises(StateError, match=f"is locked by process {os.getpid()} on"):
+            Store(state_file)
+
+    Store(state_file).close()
+
+
+def test_process_that_took_the_place_of_a_deleted_file_is_named(state_file: Path) -> None:
+    with closing(Store(state_file)) as store:
+        ledger = begin(store)
+        shutil.rmtree(state_file.parent)
+        with closing(Store(state_file)):
+            message = refused(store, ledger)
+
+    assert message.endswith(
+        f"process {os.getpid()} on {socket.gethostname()} has taken its place; stop one of the two exporters"
+    )
 
 
 @pytest.mark.parametrize("whole_folder", [False, True])
@@ -189,6 +217,7 @@ def _full_at_the_start(disk: Path) -> None:
     assert saved(store) == ledger
     message = refused(store, ledger, jobs=3000)
     assert "the disk is full" in message
+    isolated(partial(_unreadable, file))
     assert not any(each in message for each in DISCARDS)
     ballast.unlink()
     store.commit(ledger.account.number, change(ledger))
@@ -197,6 +226,12 @@ def _full_at_the_start(disk: Path) -> None:
     store.close()
     with closing(Store(file)) as again:
         assert saved(again) == ledger.after(change(ledger))
+
+
+def _unreadable(file: Path) -> None:
+    complaint = r"can be read by process \d+ .* only, until its disk has space again"
+    with pytest.raises(StateError, match=complaint), open_read_only(file, lambda: False):
+        pytest.fail("it was opened")
 
 
 def _full_after_a_kill(disk: Path) -> None:
