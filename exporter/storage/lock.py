@@ -76,7 +76,7 @@ class HeldFile:
         return "it is no longer at its path; put it back, and the next poll writes it, or restart the exporter"
 
     def _keep_lock_file(self) -> str:
-        """Create the lock file anew if it was deleted, so that no other process starts at this path meanwhile.
+        """Create the lock file again if it was deleted, so that no other process starts at this path meanwhile.
 
         Returns:
             The process that has already done so, or an empty string.

@@ -85,7 +85,7 @@ def test_moved_state_file_is_locked_there_and_goes_on_when_it_is_put_back(
 
         second = place.start("run", "--config", str(place.config), "--state-file", str(away))
         assert second.end() == 1
-        assert f"away.db is locked by process {daemon.pid}; stop that daemon" in second.output()
+        assert f"away.db is locked by process {daemon.pid}; stop that exporter" in second.output()
 
         away.rename(place.state)
         daemon.await_exact("sim", simulator)

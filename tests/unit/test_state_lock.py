@@ -79,7 +79,7 @@ def test_file_is_locked_through_every_path(
     with closing(Store(file)) if in_this_process else held(file) as holder:
         process = holder if isinstance(holder, int) else os.getpid()
         lead(file, other)
-        with pytest.raises(StateError, match=rf"other/state.db is locked by process {process}\b.*; stop that daemon"):
+        with pytest.raises(StateError, match=rf"other/state.db is locked by process {process}\b.*; stop that exporter"):
             Store(other)
         owner = lock_owner(other)
 
@@ -92,7 +92,7 @@ def test_lock_holds_without_the_lock_file(tmp_path: Path) -> None:
 
     with held(file) as process:
         (tmp_path / "state.db.lock").unlink()
-        with pytest.raises(StateError, match=f"is locked by process {process}; stop that daemon"):
+        with pytest.raises(StateError, match=f"is locked by process {process}; stop that exporter"):
             Store(file)
         assert lock_owner(file) == f"process {process}"
 
