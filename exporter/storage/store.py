@@ -423,6 +423,8 @@ class Store:
             try:
                 yield
             except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:
+                    raise  # a query that SQLite rejects is unexpected, and logged with its traceback
                 raise StateError(f"state file {self._path} cannot be read: {why(error, self._file.path)}") from error
 
     def _count_jobs(self) -> int:
