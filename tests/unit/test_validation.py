@@ -129,7 +129,7 @@ def fill(state_file: Path) -> None:
 def spoil(state_file: Path, table: str, column: str, value: str) -> None:
     with closing(sqlite3.connect(state_file, isolation_level=None)) as db:
         if table == "allowance":
-            db.execute("INSERT INTO allowance VALUES ('e', 'u', 'a', 1, 1, 1, 1, 1)")
+            db.execute("INSERT INTO allowance VALUES ('e', 'u', 'a', 1, 1, 1, 1, 1, 1)")
         db.execute(f"UPDATE OR REPLACE {table} SET {column} = {value}")  # noqa: S608  # constants of this file
 
 
