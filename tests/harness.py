@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -163,7 +163,10 @@ class Account:
 class Daemon:
     """A process that runs a Python module. All its output is collected."""
 
-    def __init__(self, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, arguments: list[str], environment: Mapping[str, str], folder: Path, wrapper: Sequence[str] = ()
+    ) -> None:
+        """Start it in *folder*. *wrapper* is a command that starts another one in its own place."""
         self.events: list[Event] = []
         self.lines: list[str] = []
         """Standard error by line. Lines with JSON are also in ``events``."""
@@ -171,7 +174,7 @@ class Daemon:
         """Standard output."""
         self._news = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", *arguments],
+            [*wrapper, sys.executable, "-W", "error", "-m", *arguments],
             env=dict(environment),
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -325,6 +328,8 @@ class Installation:
     def __init__(self, folder: Path, *accounts: Account, speed: float = 1, **settings: object) -> None:
         """Write the files. With *speed* above 1, daemons get a faster clock; see :func:`fast` for the platform."""
         self.folder = folder
+        self.descriptors: int | None = None
+        """How many file descriptors each daemon may have; None: as many as this process."""
         self._speed = speed
         self.config = folder / "config.toml"
         self.state = folder / "state.db"
@@ -356,7 +361,8 @@ class Installation:
         clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         clean |= {"HOME": str(self.folder / "home"), "PYTHONPATH": str(_REPOSITORY), **environment}
         program = ["exporter"] if self._speed == 1 else ["tests.fast_daemon", repr(ANCHOR), str(self._speed)]
-        daemon = Daemon([*program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder)
+        limit = () if self.descriptors is None else ("sh", "-c", f'ulimit -n {self.descriptors} && exec "$@"', "sh")
+        daemon = Daemon([*program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder, limit)
         self._started.append(daemon)
         return daemon
 

@@ -18,7 +18,7 @@ from deploy.kubernetes.generate import dashboards, rule_groups, with_version, wr
 from exporter.config.settings import Settings, is_duration
 
 CHART: Final = Path(__file__).parent / "sbg-exporter"
-NOT_SETTINGS: Final = {"accounts", "listen", "state_file", "profiles"}
+NOT_SETTINGS: Final = {"accounts", "listen", "state_file", "profiles", "web_config_file"}
 """Keys of the configuration file that the chart writes itself, or that make no sense in a pod."""
 _DURATION: Final = {
     "anyOf": [

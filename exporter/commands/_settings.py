@@ -20,6 +20,7 @@ _PLACEHOLDERS: Final = {
     "state_file": "FILE",
     "rate_share": "SHARE",
     "job_series": "N",
+    "web_config_file": "FILE",
     "profiles": "NAMES",
 }
 """What stands for a value in help, where its type does not say it."""

@@ -56,7 +56,7 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, redacto
     Raises:
         Stopping: *stop* was set before all accounts had responded.
     """
-    for warning in configuration.warnings:
+    for warning in (*configuration.warnings, *configuration.web.warnings):
         _say(f"warning: {warning}")
     if offline:
         for problem in configuration.setup_problems.values():

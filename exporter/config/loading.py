@@ -19,6 +19,7 @@ from pydantic_settings import EnvSettingsSource
 from exporter.config.accounts import AccountConfig, AccountTable, PendingAccount, ResolvedAccounts, resolve_accounts
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.settings import PREFIX, Settings
+from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
 from exporter.errors import ConfigError, Problems, suggestion
 
@@ -36,6 +37,7 @@ class Configuration:
         pending: accounts without a known endpoint for now, because their profile is missing or incomplete.
         setup_problems: account to what is wrong with its files now; never all accounts.
         warnings: what works but should be changed, one line each.
+        web: TLS and authentication of the metrics server.
     """
 
     settings: Settings
@@ -48,6 +50,7 @@ class Configuration:
     warnings: tuple[str, ...]
     pending: tuple[PendingAccount, ...] = ()
     setup_problems: Mapping[str, str] = field(default_factory=dict)
+    web: WebConfig = PLAIN
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,6 +90,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     found = ResolvedAccounts()
     if in_file is not None:  # a file that cannot be read would be reported as one without accounts
         found = resolve_accounts(settings.accounts, settings.profiles, file=file, environ=environ, home=home)
+    web = PLAIN
+    with problems.collected():
+        if settings.web_config_file is not None:
+            web = load_web_config(settings.web_config_file)
     if problems or found.refused or not found.usable:
         raise ConfigError(*problems, *found.lines)
     host, port = parse_listen_address(settings.listen)
@@ -101,6 +108,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         tuple(dict.fromkeys(warning for each in found.accounts if (warning := each.token.exposure_warning()))),
         tuple(found.pending),
         found.setup_problems,
+        web,
     )
 
 
@@ -131,8 +139,9 @@ def _toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: invalid TOML: {error}") from None
-    if isinstance(path := values.get("state_file"), str):
-        values["state_file"] = str(file.parent / path)
+    for key in ("state_file", "web_config_file"):
+        if isinstance(path := values.get(key), str):
+            values[key] = str(file.parent / path)
     return values
 
 

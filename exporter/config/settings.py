@@ -154,6 +154,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level logged: debug, info, warning, error"
     )
+    web_config_file: Path | None = Field(
+        None,
+        description="TLS and basic authentication of the metrics server, in the format of Prometheus' exporter-toolkit",
+    )
     profiles: Names = Field((), description='profiles of ~/.sevenbridges/credentials to monitor, or "*" for all')
     accounts: tuple[AccountTable, ...] = Field((), description="[[accounts]] tables; in the file only")
 

@@ -12,14 +12,15 @@ from exporter import __version__
 from exporter.api.client import ATTEMPTS
 from exporter.clock import SYSTEM_CLOCK, Clock
 from exporter.config.loading import Configuration
-from exporter.daemon import systemd
+from exporter.daemon import descriptors, systemd
 from exporter.daemon.assembly import AnyPoller, build
+from exporter.daemon.web_config import CurrentWebConfig
 from exporter.logs import Log
 from exporter.metrics.snapshot import SnapshotRegistry
 from exporter.redaction import Redactor
 from exporter.web.app import application
 from exporter.web.page import StatusPage
-from exporter.web.server import bound_sockets, serving, shown_address
+from exporter.web.server import Limits, bound_sockets, serving, shown_address
 
 _JOIN_SECONDS: Final = 1.5
 """For all pollers together to end. A poller that hangs in a request ends with the process."""
@@ -100,16 +101,28 @@ def start(
         stack.callback(stop.set)
         for thread in threads:
             thread.start()
-        port = stack.enter_context(serving(app, sockets))
+        web = CurrentWebConfig(settings.web_config_file, configuration.web, log)
+        stack.enter_context(web.refreshed(components.clock))
+        port = stack.enter_context(serving(app, sockets, _limits(configuration), config=web, log=log))
         log.info(
             "daemon.started",
             version=__version__,
             pid=os.getpid(),
             listen=shown_address(configuration.host, port),
+            scheme=configuration.web.scheme,
+            authentication=configuration.web.authentication,
             state_file=str(configuration.state_file.absolute()),
             accounts=len(configuration.names),
         )
+        for warning in configuration.web.warnings:
+            log.warning("web_config.warning", reason=warning)
         yield RunningDaemon(port, components.registry, unhealthy)
+
+
+def _limits(configuration: Configuration) -> Limits:
+    """What clients may use of the metrics server, with the descriptors that polls and ledger leave over."""
+    limit, accounts = descriptors.raise_limit(), len(configuration.names)
+    return Limits(connections=descriptors.connections_within(limit, accounts, Limits().connections))
 
 
 def _guarded(poller: AnyPoller, log: Log) -> Callable[[], None]:

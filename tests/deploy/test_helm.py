@@ -38,6 +38,7 @@ EVERYTHING: Final = CHART / "ci" / "everything-values.yaml"
 RENDERS: Final = {"helm-default": (), "helm-everything": ("--values", str(EVERYTHING))}
 IMMUTABLE: Final = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
 """What Kubernetes does not let an upgrade change of a StatefulSet."""
+HASH: Final = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
 
 
 def golden(name: str) -> str:
@@ -247,6 +248,25 @@ def test_the_chart_packs_and_renders_from_its_package(tmp_path: Path) -> None:
     assert templated(*RENDERS["helm-everything"], chart=package) == templated(*RENDERS["helm-everything"])
 
 
+@needs_helm
+@pytest.mark.parametrize(("tls", "schemes"), [("true", {"HTTPS"}), ("false", {None})])
+def test_a_web_config_is_mounted_and_probes_use_its_scheme(tls: str, schemes: set[str | None]) -> None:
+    values = f"webConfig.secretName=web,webConfig.tls={tls},serviceMonitor.enabled=true"
+    among = objects(templated("--set", values))
+
+    pod = only("StatefulSet", among)["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "web-config"]
+    [volume] = [each["secret"] for each in pod["volumes"] if each["name"] == "web-config"]
+    probes = [container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+    [endpoint] = only("ServiceMonitor", among)["spec"]["endpoints"]
+    config = tomllib.loads(configuration(among)["data"]["config.toml"])
+    assert Path(config["web_config_file"]) == Path(mount["mountPath"]) / "web-config.yml"
+    assert volume == {"secretName": "web", "defaultMode": 0o440}
+    assert {probe.get("scheme") for probe in probes} == schemes
+    assert endpoint.get("scheme") == ("https" if tls == "true" else None)
+
+
 # ----------------------------------------------------------------------------------------------------------- the values
 
 
@@ -262,6 +282,8 @@ def test_the_exporter_takes_the_configuration(name: str, tmp_path: Path) -> None
             token.chmod(0o440)
         authority = site.folder / "ca.pem"
         shutil.copy(certificates(), authority)
+        (site.folder / "web.yml").write_text(f"basic_auth_users: {{prometheus: {HASH}}}\n")
+        config = config.replace("/run/web-config/", f"{site.folder}/")
         config = config.replace("/run/secrets/", f"{site.folder}/").replace(
             "/etc/ssl/private-ca/ca.pem", str(authority)
         )
@@ -297,6 +319,10 @@ def certificates() -> str:
         ("fullnameOverride=A B", "fullnameOverride"),
         ("nameOverride=a/b", "nameOverride"),
         ("settings.listen=:80", "listen"),
+        ("settings.web_config_file=/tmp/web.yml", "web_config_file"),
+        ("webConfig.secretName=A_B", "secretName"),
+        ("webConfig.key=a/b", "key"),
+        ("webConfig.tls=perhaps", "tls"),
         ("settings.state_file=/tmp/state.db", "state_file"),
         ("persistence.accessMode=ReadWriteMany", "accessMode"),
         ("persistence.size=big", "size"),

@@ -108,6 +108,8 @@ VALUES: dict[str, tuple[object, str, object, object]] = {
     "show_username": ("false", "true", False, False),
     "log_format": ('"json"', "console", "logfmt", "logfmt"),
     "log_level": ('"debug"', "error", "warning", "warning"),
+    # Each is an empty file, which is a valid one.
+    "web_config_file": ('"/dev/null"', "/dev/../dev/null", "/usr/../dev/null", Path("/usr/../dev/null")),
     "profiles": ('["default"]', "cgc", "cgc, default", ("cgc", "default")),
 }
 every_key = pytest.mark.parametrize(("key", "values"), VALUES.items(), ids=VALUES)

@@ -51,5 +51,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if hasKey $settings "job_series" }}
 {{- $settings = set $settings "job_series" (int $settings.job_series) }}
 {{- end }}
+{{- with .Values.webConfig }}
+{{- if .secretName }}
+{{- $settings = set $settings "web_config_file" (printf "/run/web-config/%s" .key) }}
+{{- end }}
+{{- end }}
 {{- toToml (merge (dict "state_file" "/var/lib/sbg-exporter/state.db" "accounts" $accounts) $settings) }}
+{{- end }}
+
+{{- /* Whether the exporter serves HTTPS; empty if not. */}}
+{{- define "sbg-exporter.tls" -}}
+{{- if and .Values.webConfig.secretName .Values.webConfig.tls }}true{{ end }}
 {{- end }}
