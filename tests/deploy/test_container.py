@@ -17,6 +17,7 @@ import yaml
 from exporter import __version__
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import RunningSimulator, SimulatorSettings, running
+from exporter.web import probe
 from tests.deploy.containers import (
     DOCKERFILE,
     HARDENED,
@@ -81,7 +82,8 @@ def test_nothing_is_run_in_the_image_that_is_kept_and_no_shell_starts_it() -> No
     assert json.loads(the("CMD")) == ["run"]
     check = json.loads(the("HEALTHCHECK").partition("CMD ")[2])
     assert check[0] == "/opt/sbg-exporter/bin/python"
-    assert f"'http://127.0.0.1:{PORT}/-/healthy'" in check[2]
+    assert check[1:] == ["-m", probe.__name__]
+    assert probe.PORT == PORT
 
 
 def test_the_base_image_is_pinned_by_version_and_digest() -> None:
