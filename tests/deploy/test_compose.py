@@ -19,10 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import bcrypt
 import httpx
 import pytest
 import yaml
 
+from exporter.config.web_config import load_web_config
 from exporter.simulator.settings import DEMO_TOKEN
 from tests.deploy.containers import DOCKERFILE, REPOSITORY, Container, Engine, engine, needs_containers
 from tests.tools import developers, tool
@@ -34,6 +36,11 @@ SERVICES: Final[dict[str, dict[str, Any]]] = WRITTEN["services"]
 OURS: Final = {"simulator", "exporter", "inbox"}
 """The services that run the exporter's image."""
 
+HTPASSWD: Final = """\
+import bcrypt, sys
+sys.stdout.write(f"prometheus:{bcrypt.hashpw(sys.stdin.buffer.readline().strip(), bcrypt.gensalt(4)).decode()}\\n\\n")
+"""
+"""Stands in for Apache's program: what it prints for ``-niB``."""
 FIRING: Final = {
     "alerts": [
         {
@@ -110,7 +117,7 @@ def clean(**more: str) -> dict[str, str]:
 
 
 def test_it_follows_the_compose_specification() -> None:
-    files = [str(COMPOSE / name) for name in ("compose.yml", "account.yml")]
+    files = [str(COMPOSE / name) for name in ("compose.yml", "account.yml", "tls.yml")]
     satisfied(developers("check-jsonschema"), "--builtin-schema=vendor.compose-spec", *files)
 
 
@@ -170,6 +177,47 @@ def test_prometheus_reads_the_rules_and_finds_the_exporter_and_alertmanager(tmp_
     assert reachable(told) == ("alertmanager", listening("alertmanager"))
 
 
+@pytest.mark.tools("promtool", "openssl")
+def test_exporter_and_prometheus_take_the_files_that_the_readme_makes_for_tls(tmp_path: Path) -> None:
+    place = tmp_path / "deploy" / "compose"
+    shutil.copytree(COMPOSE, place)
+    shutil.copytree(COMPOSE.parent / "prometheus", tmp_path / "deploy" / "prometheus")
+    [commands] = re.findall(
+        r"<!-- tls -->\n\n```sh\n(.*?)^docker compose.*?```",
+        (COMPOSE / "README.md").read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+    (tmp_path / "htpasswd").write_text(f"#!{sys.executable}\n{HTPASSWD}")
+    (tmp_path / "htpasswd").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, env={"PATH": path}, check=True, capture_output=True)
+    override = yaml.safe_load((COMPOSE / "tls.yml").read_text())["services"]
+
+    variable = PurePosixPath(override["exporter"]["environment"]["SBG_EXPORTER_WEB_CONFIG_FILE"])
+    [mount] = override["exporter"]["volumes"]
+    source, target, _ = mount.split(":")
+    web = load_web_config(place / source / variable.relative_to(target))
+    assert (web.scheme, web.authentication, web.warnings) == ("https", "password", ())
+    password = (place / "tls" / "sbg-exporter.password").read_bytes().strip()
+    assert bcrypt.checkpw(password, web.users[b"prometheus"])
+
+    files = {
+        PurePosixPath(target): place / source for source, target, _ in map(split, override["prometheus"]["volumes"])
+    }
+    for target, source in {**mounts("prometheus"), **files}.items():
+        inside_container = tmp_path / "container" / target.relative_to("/")
+        inside_container.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, inside_container)
+    config = tmp_path / "container" / inside("prometheus", "--config.file").lstrip("/")
+    assert "rules found" in satisfied(tool("promtool"), "check", "config", str(config))
+    [job] = yaml.safe_load(config.read_text())["scrape_configs"]
+    assert reachable(f"https://{job['tls_config']['server_name']}")[0] == "exporter"
+
+
+def split(mount: str) -> list[str]:
+    return mount.split(":")
+
+
 @pytest.mark.tools("amtool")
 def test_alertmanager_delivers_to_the_inbox(tmp_path: Path) -> None:
     config = laid_out("alertmanager", tmp_path) / inside("alertmanager", "--config.file").lstrip("/")
@@ -211,7 +259,7 @@ def test_a_real_account_is_named_in_a_file_that_git_ignores() -> None:
     over = yaml.safe_load((COMPOSE / "account.yml").read_text())["services"]
     assert set(over) <= set(SERVICES)
     [name] = over["exporter"]["env_file"]
-    assert (COMPOSE / ".gitignore").read_text().split() == [name]
+    assert (COMPOSE / ".gitignore").read_text().split() == [name, "/tls/"]
     example = (COMPOSE / f"{name}.example").read_text()
     variables = dict(line.split("=", 1) for line in example.splitlines() if not line.startswith("#"))
     assert set(variables) == {"SB_API_ENDPOINT", "SB_AUTH_TOKEN"}

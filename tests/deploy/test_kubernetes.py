@@ -40,7 +40,7 @@ from tests.deploy.kubernetes_tools import (
 from tests.harness import Account, Installation
 
 OVERLAYS: Final = ("external-secret", "grafana-sidecar", "prometheus-operator")
-FOLDERS: Final = ("base", "state", *(f"overlays/{name}" for name in OVERLAYS))
+FOLDERS: Final = ("base", "state", "overlays/web-config", *(f"overlays/{name}" for name in OVERLAYS))
 ENDS_WITHIN: Final = 5
 """Seconds from SIGTERM to the daemon's end, as it promises and other tests prove."""
 EVERYTHING: Final = ("--values", str(CHART / "ci" / "everything-values.yaml"))
@@ -135,6 +135,28 @@ def test_all_components_can_be_combined(tmp_path: Path) -> None:
     assert settings["data"] == {"config.toml": 'log_level = "debug"\n'}
     assert mounted["configMap"]["name"] == settings["metadata"]["name"]
     assert container["image"] == f"registry.example/sbg-exporter:{__version__}"
+
+
+@needs_kubectl
+def test_the_web_config_is_mounted_and_probes_and_scrapes_use_https() -> None:
+    among = objects(rendered("overlays/web-config"))
+    pod = only("StatefulSet", among)["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [variable] = container["env"]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "web-config"]
+    [volume] = [each["secret"] for each in pod["volumes"] if each["name"] == "web-config"]
+    [endpoint] = only("ServiceMonitor", among)["spec"]["endpoints"]
+    readme = (KUSTOMIZE / "README.md").read_text()
+
+    assert variable["name"] == f"SBG_EXPORTER_{'web_config_file'.upper()}"
+    assert Path(variable["value"]).parent == Path(mount["mountPath"])
+    assert f"create secret generic {volume['secretName']} --from-file={Path(variable['value']).name} " in readme
+    assert volume["defaultMode"] == 0o440
+    assert {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "liveness", "readiness")} == {
+        "HTTPS"
+    }
+    assert endpoint["scheme"] == "https"
+    assert f"create secret generic {endpoint['basicAuth']['password']['name']} " in readme
 
 
 def test_the_readme_names_what_is_there() -> None:
@@ -290,7 +312,7 @@ def test_the_operator_s_own_models_know_every_field() -> None:
 
     assert checked.returncode == 0, checked.stderr
     assert json.loads(checked.stdout) == operated
-    assert len(operated) == 4
+    assert len(operated) == 6
 
 
 @needs_both
@@ -396,6 +418,7 @@ def test_a_pod_is_not_played_without_its_secret() -> None:
 def test_a_played_pod_is_one_that_kubernetes_takes(tmp_path: Path) -> None:
     tokens = {"cavatica": DEMO_TOKEN, "rehearsal": DEMO_TOKEN}
     secrets = {"sbg-exporter-tokens": tokens, "platform-tokens": tokens, "cgc": {"imaging.token": DEMO_TOKEN}}
+    secrets["sbg-exporter-web"] = {"web.yml": ""}
     for name in ("base", "helm-default", "helm-everything"):
         document = pod_document(every_rendering()[name], image="localhost/sbg-exporter:test", secrets=secrets)
         (tmp_path / f"{name}.yaml").write_text(document)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import httpx
@@ -109,17 +110,25 @@ class _Program:
 class Prometheus(_Program):
     """A Prometheus with the example's scrape job and the rules; *target* and *alertmanagers* are addresses.
 
-    *features* are the names of optional features to be switched on beside exemplars.
+    *features* are the names of optional features to be switched on beside exemplars. *example* is the configuration of
+    deploy/prometheus that it starts from; *files* are put beside it.
     """
 
     def __init__(
-        self, folder: Path, target: str, alertmanagers: Sequence[str] = (), features: Sequence[str] = ()
+        self,
+        folder: Path,
+        target: str,
+        alertmanagers: Sequence[str] = (),
+        features: Sequence[str] = (),
+        *,
+        example: str = "prometheus.yml",
+        files: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(folder)
         self._features = ("exemplar-storage", *features)
         self.data = folder / "data"
         self.config = folder / "prometheus.yml"
-        configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+        configuration = yaml.safe_load((FOLDER / example).read_text(encoding="utf-8"))
         assert {"scrape_interval", "evaluation_interval"} == set(configuration["global"])
         configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         [job] = configuration["scrape_configs"]
@@ -131,6 +140,8 @@ class Prometheus(_Program):
         self.labels: Mapping[str, str] = {"job": job["job_name"], **static["labels"]}
         """What a scrape adds to every series."""
         self.config.write_text(json.dumps(configuration), encoding="utf-8")  # which is YAML, too
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
     def _command(self) -> list[str]:
         return [

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from tests.rules.rulebook import ALERTS, EVERY_RULE, FOLDER, RULES, TESTS, Rule, load, run_tests
@@ -54,6 +55,20 @@ def test_promtool_takes_the_configuration_and_the_rules() -> None:
     checked = run("promtool", "check", "rules", RULES)
 
     assert f"{len(EVERY_RULE)} rules found" in checked
+
+
+def test_the_example_with_tls_differs_only_in_how_it_connects() -> None:
+    plain, encrypted = (
+        yaml.safe_load((FOLDER / name).read_text()) for name in ("prometheus.yml", "prometheus-tls.yml")
+    )
+
+    [job] = encrypted["scrape_configs"]
+    assert (job.pop("scheme"), set(job.pop("tls_config")), set(job.pop("basic_auth"))) == (
+        "https",
+        {"ca_file", "server_name"},
+        {"username", "password_file"},
+    )
+    assert encrypted == plain
 
 
 @pytest.mark.tools("amtool")
