@@ -1,9 +1,13 @@
-"""The two servers that are scraped: ``ours N`` and ``client N``, each with N series of the same samples."""
+"""The servers that are scraped: ``ours N``, ``tls N FOLDER`` and ``client N``, each with N series of the same samples.
+
+``tls`` is ours over TLS with a password: ``FOLDER`` has the web configuration.
+"""
 
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
@@ -11,6 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from exporter.api.models import Job
+from exporter.config.web_config import PLAIN, load_web_config
 from exporter.counting.rules import initial_changes, reconcile
 from exporter.counting.values import Account, Ledger, Observations, Rules
 from exporter.metrics.exposition import Exposition, Format
@@ -46,7 +51,7 @@ class Same(Collector):
         return iter(self._families)
 
 
-def main(which: str, series: int) -> None:
+def main(which: str, series: int, folder: str = "") -> None:
     """Serve until killed."""
     snapshot_registry = SnapshotRegistry(("large",))
     snapshot_registry.put(snapshot(series, 0))
@@ -59,7 +64,8 @@ def main(which: str, series: int) -> None:
         sys.stdout.flush()
         threading.Event().wait()
     app = application(exposition, unhealthy=str, unready=str, status_page=str)
-    with serving(app, bound_sockets("127.0.0.1", 0)) as port:
+    config = load_web_config(Path(folder) / "web-config.yml") if which == "tls" else PLAIN
+    with serving(app, bound_sockets("127.0.0.1", 0), config=lambda: config) as port:
         sys.stdout.write(f"port {port}\n")
         sys.stdout.flush()
         for poll in range(1, 10**9):
@@ -68,4 +74,4 @@ def main(which: str, series: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
