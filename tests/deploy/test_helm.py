@@ -39,6 +39,10 @@ RENDERS: Final = {"helm-default": (), "helm-everything": ("--values", str(EVERYT
 IMMUTABLE: Final = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
 """What Kubernetes does not let an upgrade change of a StatefulSet."""
 HASH: Final = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
+PARENTS_KEYS: Final = {"global", "enabled"}
+"""Values that a parent chart sets."""
+SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+"""What Kubernetes takes as the name of a Service."""
 
 
 def golden(name: str) -> str:
@@ -79,7 +83,7 @@ def test_everything_means_every_value() -> None:
     defaults, everything = (yaml.safe_load(file.read_text()) for file in (CHART / "values.yaml", EVERYTHING))
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]
 
-    assert set(everything) == set(defaults) == set(schema) - {"global"}
+    assert set(everything) == set(defaults) == set(schema) - PARENTS_KEYS
     for key, value in defaults.items():
         if schema[key].get("additionalProperties") is False and key not in {"settings", "resources"}:
             assert set(everything[key]) == set(value) == set(schema[key]["properties"]), key
@@ -158,6 +162,60 @@ def test_a_long_release_name_leaves_room_for_what_kubernetes_adds() -> None:
 
     assert len(only("StatefulSet", among)["metadata"]["name"]) <= 63 - 11
     assert {each["metadata"]["name"] for each in among} == {"a" * 52}
+
+
+@needs_helm
+@pytest.mark.parametrize("release", ["team.a", "1.2.3", "3-copies", "123", f"{'a' * 51}.b"])
+def test_a_release_name_that_is_no_service_name_is_made_one(release: str) -> None:
+    """Helm allows dots and leading digits, which Kubernetes allows in labels but not in the name of a Service."""
+    among = objects(templated("--set", "dashboards.enabled=true", release=release))
+
+    names = {each["metadata"]["name"] for each in among}
+    assert [name for name in names if not SERVICE_NAME.fullmatch(name)] == []
+    assert len(only("StatefulSet", among)["metadata"]["name"]) <= 63 - 11
+    assert {each["metadata"]["labels"]["app.kubernetes.io/instance"] for each in among} == {release}
+
+
+@needs_helm
+@pytest.mark.parametrize("name", ["Team_A", "v1.2", "2nd"])
+def test_a_name_override_that_is_no_service_name_is_made_one(name: str) -> None:
+    among = objects(templated("--set-string", f"nameOverride={name}", release=name.lower().replace("_", "-")))
+
+    assert [each["metadata"]["name"] for each in among if not SERVICE_NAME.fullmatch(each["metadata"]["name"])] == []
+    assert {each["metadata"]["labels"]["app.kubernetes.io/name"] for each in among} == {name}
+
+
+def parent_chart(folder: Path, **dependency: str) -> Path:
+    """A chart that has this one as a dependency."""
+    parent = folder / "parent"
+    shutil.copytree(CHART, parent / "charts" / CHART.name)
+    listed = {"name": CHART.name, "version": __version__, **dependency}
+    about = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [listed]}
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(about))
+    return parent
+
+
+@needs_helm
+@pytest.mark.parametrize("alias", [None, "bulkJobs", "bulk_jobs"])
+def test_a_parent_chart_may_switch_it_on_and_off(alias: str | None, tmp_path: Path) -> None:
+    key = alias or CHART.name
+    parent = parent_chart(tmp_path, condition=f"{key}.enabled", **({"alias": alias} if alias else {}))
+
+    on, off = (
+        objects(templated("--set", f"{key}.enabled={value},global.team=a", chart=parent)) for value in ("true", "false")
+    )
+
+    assert {each["kind"] for each in on} == {each["kind"] for each in objects(templated())}
+    assert [each["metadata"]["name"] for each in on if not SERVICE_NAME.fullmatch(each["metadata"]["name"])] == []
+    assert off == []
+
+
+@needs_helm
+def test_it_is_not_switched_off_without_a_parent_s_condition(tmp_path: Path) -> None:
+    """It would be installed all the same."""
+    for chart, value in ((CHART, "enabled=false"), (parent_chart(tmp_path), "sbg-exporter.enabled=false")):
+        with pytest.raises(Refused, match=r"enabled: .*condition: sbg-exporter\.enabled"):
+            templated("--set", value, chart=chart)
 
 
 @needs_helm
@@ -359,6 +417,130 @@ def test_a_wrong_account_is_refused(values: str, complaint: str, tmp_path: Path)
 
     with pytest.raises(Refused, match=complaint):
         templated("--values", str(tmp_path / "values.yaml"))
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("podLabels", r"app\.kubernetes\.io/name"),
+        ("podLabels", r"app\.kubernetes\.io/instance"),
+        ("podAnnotations", "checksum/config"),
+    ],
+)
+def test_what_the_chart_itself_sets_of_a_pod_is_refused(key: str, value: str) -> None:
+    """The pod would have the key twice, and with another value no selector would find it."""
+    with pytest.raises(Refused, match=f"{key}: .*{value}.* is set by the chart"):
+        templated("--set-string", f"{key}.{value}=x")
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Reads YAML, and rejects a mapping with the same key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  # as in PyYAML
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key is there twice among {keys}"
+        return super().construct_mapping(node, deep)
+
+
+@needs_helm
+def test_labels_of_its_own_for_an_object_replace_the_chart_s() -> None:
+    """Some Prometheus selects by a label that the chart sets too."""
+    label = r"app\.kubernetes\.io/part-of"
+    objects_with_labels = ("serviceMonitor", "prometheusRule", "dashboards")
+    given = ",".join(f"{each}.enabled=true,{each}.labels.{label}=monitoring" for each in objects_with_labels)
+
+    rendered = templated("--set", given, "--set-string", f"podLabels.{label}=mine")
+
+    among = [each for each in yaml.load_all(rendered, UniqueKeys) if each]  # a SafeLoader
+    labelled = [each for each in among if each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "monitoring"]
+    assert sorted({each["kind"] for each in labelled}) == ["ConfigMap", "PrometheusRule", "ServiceMonitor"]
+    assert only("StatefulSet", among)["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "mine"
+
+
+@needs_helm
+@pytest.mark.parametrize("name", RENDERS)
+def test_no_key_is_there_twice(name: str) -> None:
+    assert list(yaml.load_all(templated(*RENDERS[name]), UniqueKeys))  # a SafeLoader
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("interval", "timeout"), [("5s", "10s"), ("30s", "1m"), ("9000ms", "10s"), ("1m", "1h"), ("59s", "60000ms")]
+)
+def test_a_scrape_must_not_take_longer_than_the_interval(interval: str, timeout: str) -> None:
+    """Prometheus rejects such a configuration as a whole."""
+    with pytest.raises(Refused, match=f"scrapeTimeout: {timeout} is longer than .*interval, {interval}"):
+        templated(
+            "--set",
+            f"serviceMonitor.enabled=true,serviceMonitor.interval={interval},serviceMonitor.scrapeTimeout={timeout}",
+        )
+
+
+@needs_helm
+@pytest.mark.parametrize(("interval", "timeout"), [("10s", "10s"), ("1m", "60s"), ("1h", "59m"), ("1s", "999ms")])
+def test_a_scrape_may_take_as_long_as_the_interval(interval: str, timeout: str) -> None:
+    given = f"serviceMonitor.enabled=true,serviceMonitor.interval={interval},serviceMonitor.scrapeTimeout={timeout}"
+
+    [endpoint] = only("ServiceMonitor", objects(templated("--set", given)))["spec"]["endpoints"]
+
+    assert (endpoint["interval"], endpoint["scrapeTimeout"]) == (interval, timeout)
+
+
+def egress_ports(*arguments: str) -> set[int]:
+    """Ports that the NetworkPolicy opens beside DNS."""
+    policy = only("NetworkPolicy", objects(templated(*arguments)))
+    [_, platforms] = policy["spec"]["egress"]
+    ports = [each["port"] for each in platforms["ports"]]
+    assert len(ports) == len(set(ports))
+    return set(ports)
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("account", "port"),
+    [
+        ({"proxy": "http://proxy.example:3128"}, 3128),
+        ({"proxy": "http://user:p%40ss:w@proxy.example:3128/"}, 3128),
+        ({"proxy": "https://proxy.example"}, 443),
+        ({"proxy": "HTTP://proxy.example"}, 80),
+        ({"proxy": "proxy.example:8080"}, 8080),
+        ({"proxy": "10.0.0.1"}, 80),
+        ({"proxy": "http://[2001:db8::3128]:1080"}, 1080),
+        ({"proxy": "http://[2001:db8::3128]"}, 80),
+        ({"apiEndpoint": "https://platform.example:8443/v2"}, 8443),
+        ({"apiEndpoint": "http://platform.example/v2", "allowPlainHttp": True}, 80),
+    ],
+)
+def test_the_network_policy_opens_the_ports_of_proxies_and_platforms(
+    account: dict[str, object], port: int, tmp_path: Path
+) -> None:
+    (tmp_path / "values.yaml").write_text(one_account(**account))
+
+    assert egress_ports("--values", str(tmp_path / "values.yaml")) == {443, port}
+
+
+@needs_helm
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY"])
+def test_the_network_policy_opens_the_port_of_a_proxy_in_the_environment(variable: str) -> None:
+    given = f"extraEnv[0].name={variable},extraEnv[0].value=http://proxy.example:3128"
+    others = "extraEnv[1].name=NO_PROXY,extraEnv[1].value=.example:99"
+
+    assert egress_ports("--set", f"{given},{others}") == {443, 3128}
+
+
+@needs_helm
+def test_notes_tell_of_a_proxy_whose_port_the_chart_cannot_know() -> None:
+    secret = "extraEnv[0].valueFrom.secretKeyRef.name=proxy,extraEnv[0].valueFrom.secretKeyRef.key=url"
+    install = ("install", "copies", str(CHART), "--dry-run=client", "--set")
+    told = "add its port to networkPolicy.egressPorts"
+
+    with_secret = helm(*install, f"extraEnv[0].name=HTTPS_PROXY,{secret}")
+    with_value = helm(*install, "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy.example:3128")
+    unrestricted = helm(*install, f"networkPolicy.enabled=false,extraEnv[0].name=HTTPS_PROXY,{secret}")
+
+    assert [told in each for each in (with_secret, with_value, unrestricted)] == [True, False, False]
+    assert "HTTPS_PROXY" in with_secret.partition("NOTES:")[2]
 
 
 @needs_helm

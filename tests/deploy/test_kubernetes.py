@@ -159,6 +159,19 @@ def test_the_web_config_is_mounted_and_probes_and_scrapes_use_https() -> None:
     assert f"create secret generic {endpoint['basicAuth']['password']['name']} " in readme
 
 
+@needs_kubectl
+def test_the_port_of_a_proxy_is_opened_as_the_readme_says(tmp_path: Path) -> None:
+    [example] = re.findall(r"```yaml\npatches:\n.*?```", (KUSTOMIZE / "README.md").read_text(), re.DOTALL)
+    mine = yaml.safe_load(example.removeprefix("```yaml").removesuffix("```"))
+    mine["resources"] = [os.path.relpath(KUSTOMIZE / "base", tmp_path)]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(mine))
+
+    dns, platforms = only("NetworkPolicy", objects(kubectl("kustomize", str(tmp_path))))["spec"]["egress"]
+
+    assert {each["port"] for each in dns["ports"]} == {53}
+    assert [each["port"] for each in platforms["ports"]] == [443, 3128]
+
+
 def test_the_readme_names_what_is_there() -> None:
     named = re.findall(r"\bdeploy/[\w./-]*\w", (KUSTOMIZE / "README.md").read_text())
 

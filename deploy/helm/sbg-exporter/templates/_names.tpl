@@ -1,8 +1,16 @@
-{{- /* At most 52 characters, because a StatefulSet adds a hash to its name in a label of the pod. */}}
+{{- /*
+The name of a Service must begin with a letter and may contain no dot; a release's name need not and may. At most 52
+characters, because a StatefulSet adds a hash to its name in a label of the pod.
+*/}}
 {{- define "sbg-exporter.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
-{{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- $full = default $full .Values.fullnameOverride }}
+{{- $full = regexReplaceAll "[^-a-z0-9]+" (lower $full) "-" }}
+{{- if not (regexMatch "^[a-z]" $full) }}
+{{- $full = printf "sbg-exporter-%s" $full }}
+{{- end }}
+{{- $full | trunc 52 | trimAll "-" }}
 {{- end }}
 
 {{- define "sbg-exporter.selectorLabels" -}}
@@ -17,6 +25,12 @@ app.kubernetes.io/component: exporter
 app.kubernetes.io/part-of: sbg-exporter
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* Labels of an object that has labels of its own in the values, which replace the chart's: (list . labels). */}}
+{{- define "sbg-exporter.labelsAnd" -}}
+{{- $own := index . 1 | default dict }}
+{{- toYaml (merge (deepCopy $own) (include "sbg-exporter.labels" (index . 0) | fromYaml)) }}
 {{- end }}
 
 {{- define "sbg-exporter.serviceAccountName" -}}

@@ -1,0 +1,38 @@
+{{- /* Port of a URL, http if it has no scheme. Not urlParse, which fails on what the exporter takes or explains. */}}
+{{- define "sbg-exporter.port" -}}
+{{- $address := regexReplaceAll "^[^/]*://" . "" | splitList "/" | first }}
+{{- $port := regexFind ":[0-9]+$" $address | trimPrefix ":" }}
+{{- default (ternary 443 80 (hasPrefix "https:" (lower .))) $port }}
+{{- end }}
+
+{{- /* Ports to open: those of the values, of the accounts' endpoints and proxies, and of proxies in the environment. */}}
+{{- define "sbg-exporter.egressPorts" -}}
+{{- $ports := list }}
+{{- range .Values.networkPolicy.egressPorts }}
+{{- $ports = append $ports (int .) }}
+{{- end }}
+{{- $urls := list }}
+{{- range .Values.accounts }}
+{{- $urls = concat $urls (compact (list .apiEndpoint .proxy)) }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if has (lower .name) (list "http_proxy" "https_proxy") }}
+{{- $urls = concat $urls (compact (list .value)) }}
+{{- end }}
+{{- end }}
+{{- range $urls }}
+{{- $ports = append $ports (include "sbg-exporter.port" . | int) }}
+{{- end }}
+{{- uniq $ports | toJson }}
+{{- end }}
+
+{{- /* Variables with a proxy from a Secret or a ConfigMap, whose port the chart does not know. */}}
+{{- define "sbg-exporter.unknownProxies" -}}
+{{- $names := list }}
+{{- range .Values.extraEnv }}
+{{- if and .valueFrom (has (lower .name) (list "http_proxy" "https_proxy")) }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- end }}
+{{- join " and " $names }}
+{{- end }}
