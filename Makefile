@@ -16,7 +16,7 @@ PROMETHEUS3_FOLDER := build/tools/prometheus-$(PROMETHEUS3)
 OF_PROMETHEUS := tests/rules tests/e2e/test_alerts.py tests/e2e/test_creation_times.py tests/e2e/test_dashboards.py tests/integration/test_promtool.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint bench generated screenshots dist lock clean
+.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint bench generated screenshots dist lock audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,12 +66,13 @@ test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without t
 	@$(MAKE) --no-print-directory -C build/wheel PRODUCT=dist/*.whl $(VENV)/test
 	cd build/wheel && TEST_CACHE=$${TEST_CACHE:-$(CURDIR)/build/cache} $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
 
-lint: $(VENV)/test ## formatting, ruff, mypy and the direction of imports
+lint: $(VENV)/test ## formatting, ruff, mypy, the direction of imports, YAML, and what is unsafe in workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint -c deploy/prometheus/.yamllint deploy/prometheus deploy/compose
+	$(BIN)/zizmor --quiet --offline --pedantic --no-progress .github
 
 bench: $(VENV)/test ## measure, as ratios of two things run side by side
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -94,12 +95,21 @@ dist: $(VENV)/test ## build a release into dist (needs helm and buildah; ARGS="-
 # for the one at hand would lack what older ones need.
 LOCK = uv pip compile --generate-hashes --universal --python-version=3.11
 
+LOCKS = requirements.lock tests/requirements.lock deploy/docker/build-requirements.lock tests/deploy/requirements.txt tests/deploy/binaries.txt
+
 lock: $(VENV)/test ## pin the newest versions that pyproject.toml allows, and what npm's packages need (needs npm)
 	$(BIN)/$(LOCK) -q -U --output-file=requirements.lock pyproject.toml
 	$(BIN)/$(LOCK) -q -U --group=dev --constraints=requirements.lock --output-file=tests/requirements.lock pyproject.toml
 	cd deploy/docker && ../../$(BIN)/$(LOCK) -q -U --output-file=build-requirements.lock build-requirements.in
 	cd tests/deploy && ../../$(BIN)/$(LOCK) -q -U --output-file=requirements.txt requirements.in
 	cd tests/e2e/render && rm -f package-lock.json && npm install --silent --package-lock-only
+
+# Lock by lock, because pip-audit rejects a package in two versions. Strict, because it otherwise passes what the database
+# does not know.
+audit: $(VENV)/test ## look for known vulnerabilities in what the locks pin (asks a public database)
+	@failed=; for lock in $(LOCKS); do \
+	  echo "$$lock"; $(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r $$lock $(ARGS) || failed=1; \
+	done; [ -z "$$failed" ]
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist

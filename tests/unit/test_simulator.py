@@ -706,7 +706,7 @@ def test_the_truth_can_be_told_by_user_and_since() -> None:
 
 @pytest.mark.parametrize(
     ("listen", "address"),
-    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), (":8089", ("0.0.0.0", 8089))],  # noqa: S104
+    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), (":8089", ("0.0.0.0", 8089))],  # noqa: S104  # only parsed
 )
 def test_addresses_are_taken_apart(listen: str, address: tuple[str, int]) -> None:
     assert parse_address(listen) == address
@@ -1009,7 +1009,8 @@ def test_stopping_does_not_wait_for_hanging_clients() -> None:
 
     def wait_for_ever(url: str) -> None:
         try:
-            httpx.get(f"{url}/user", headers={"X-SBG-Auth-Token": DEMO_TOKEN}, timeout=None, trust_env=False)  # noqa: S113
+            headers = {"X-SBG-Auth-Token": DEMO_TOKEN}
+            httpx.get(f"{url}/user", headers=headers, timeout=None, trust_env=False)  # noqa: S113  # it is to hang
         except httpx.TransportError as error:
             ended.append(type(error).__name__)
 
