@@ -357,6 +357,24 @@ def test_the_pod_meets_the_restricted_standard(name: str) -> None:
     assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
 
 
+@needs_both
+@pytest.mark.parametrize("name", ["base", "state", "helm-default", "helm-everything"])
+def test_the_pod_is_bounded_and_has_nothing_of_its_node(name: str) -> None:
+    among = objects(every_rendering()[name])
+    stateful = [each["spec"]["template"]["spec"] for each in among if each["kind"] == "StatefulSet"]
+    [spec] = stateful or [only("Pod", among)["spec"]]
+    [container] = spec["containers"]
+    volumes = [{key: value for key, value in each.items() if key != "name"} for each in spec["volumes"]]
+
+    assert container["resources"]["limits"]["memory"]
+    assert {kind for each in volumes for kind in each} <= {"configMap", "secret", "emptyDir", "persistentVolumeClaim"}
+    assert [each for each in volumes if "emptyDir" in each and not each["emptyDir"]["sizeLimit"]] == []
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "shareProcessNamespace"} & set(spec)
+    assert [each["automountServiceAccountToken"] for each in among if each["kind"] == "ServiceAccount"] == (
+        [] if name == "state" else [False]
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------- for real
 
 
