@@ -1,7 +1,10 @@
 """Build all files of a release in one folder, with checksums: ``python -m deploy.dist dist`` (``make dist``).
 
-These are the wheel, the source distribution, the bill of materials, the Helm chart, the archive of rules and
-dashboards, and the container image. The version is that of the package.
+These are the wheel, the source distribution, the Helm chart, the archive of rules and dashboards, the container image,
+and the bills of materials of wheel and image. The version is that of the package.
+
+Building the same commit twice gives the same bytes, of the image as far as ``deploy/docker/README.md`` says. All files
+bear the time of the commit; set ``SOURCE_DATE_EPOCH`` to that time to rebuild a release from its source distribution.
 """
 
 import argparse
@@ -16,9 +19,11 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from deploy import image_contents
 from exporter import __version__
 
 REPOSITORY: Final = Path(__file__).parents[1]
@@ -26,11 +31,22 @@ NAME: Final = f"sbg-exporter-{__version__}"
 MONITORING: Final = ("deploy/prometheus", "grafana/dashboards", "grafana/provisioning", "grafana/README.md")
 """Sources of the monitoring archive: rules, runbooks, example configurations, dashboards."""
 _BIN: Final = Path(sys.executable).parent
+_WITHOUT_COMMIT: Final = 1_580_601_600
+"""Time of all files where there is no commit: 2 February 2020, as hatchling has it."""
+
+
+@cache
+def source_date() -> int:
+    """Return the time that all files of the release bear, in Unix seconds."""
+    if given := os.environ.get("SOURCE_DATE_EPOCH"):
+        return int(given)
+    return int(_git("log", "-1", "--format=%ct")) if (REPOSITORY / ".git").exists() else _WITHOUT_COMMIT
 
 
 def wheel_and_sdist(folder: Path) -> Path:
     """Build wheel and source distribution in *folder* and return the path of the wheel."""
-    _run(_BIN / "uv", "build", "-q", "--python", sys.executable, "--out-dir", folder, REPOSITORY)
+    locked = ("--require-hashes", "--build-constraints", REPOSITORY / "deploy" / "docker" / "build-requirements.lock")
+    _run(_BIN / "uv", "build", "-q", "--python", sys.executable, *locked, "--out-dir", folder, REPOSITORY)
     (folder / ".gitignore").unlink(missing_ok=True)
     [wheel] = folder.glob("*.whl")
     return wheel
@@ -57,33 +73,43 @@ def bill_of_materials(folder: Path, wheel: Path) -> None:
 
 
 def monitoring(folder: Path) -> None:
-    """Write the archive of rules and dashboards reproducibly: the same sources give the same bytes."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path in _files(MONITORING):
-            about = archive.gettarinfo(path, f"{NAME}-monitoring/{path.relative_to(REPOSITORY)}")
-            about.uid = about.gid = about.mtime = 0
-            about.uname = about.gname = ""
-            with path.open("rb") as file:
-                archive.addfile(about, file)
-    with (
-        (folder / f"{NAME}-monitoring.tar.gz").open("wb") as plain,
-        gzip.GzipFile("", "wb", fileobj=plain, mtime=0) as out,
-    ):
-        out.write(packed.getvalue())
+    """Write the archive of rules and dashboards."""
+    files = ((f"{NAME}-monitoring/{path.relative_to(REPOSITORY)}", path.read_bytes()) for path in _files(MONITORING))
+    _pack(folder / f"{NAME}-monitoring.tar.gz", files)
 
 
 def chart(folder: Path, helm: str) -> None:
-    """Package the Helm chart."""
-    _run(helm, "package", "--destination", folder, REPOSITORY / "deploy" / "helm" / "sbg-exporter")
+    """Package the Helm chart, again, because Helm's own package depends on time and place."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _run(helm, "package", "--destination", scratch, REPOSITORY / "deploy" / "helm" / "sbg-exporter")
+        [package] = Path(scratch).iterdir()
+        with tarfile.open(package) as archive:
+            opened = [(member.name, archive.extractfile(member)) for member in archive if member.isfile()]
+            files = [(name, file.read()) for name, file in opened if file is not None]
+        _pack(folder / package.name, sorted(files))
+
+
+def _pack(archive: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write *files* so that the archive depends only on their names and contents, and on the release's time."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as out:
+        for name, content in files:
+            about = tarfile.TarInfo(name)
+            about.size, about.mtime = len(content), source_date()
+            out.addfile(about, io.BytesIO(content))
+    with archive.open("wb") as plain, gzip.GzipFile("", "wb", fileobj=plain, mtime=0) as zipped:
+        zipped.write(packed.getvalue())
 
 
 def image(folder: Path, buildah: str, base: str | None) -> None:
-    """Build the container image, on *base* if given, as an archive for ``docker load`` and ``podman load``."""
+    """Build the container image, on *base* if given, as an archive for ``docker load`` and ``podman load``.
+
+    Its bill of materials is written too.
+    """
     dockerfile = REPOSITORY / "deploy" / "docker" / "Dockerfile"
     on_base = ("--build-arg", f"BASE={base}") if base else ()
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S607  # uses the git on PATH
-    about = ("--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision.stdout.strip()}")
+    revision = _git("rev-parse", "HEAD") if (REPOSITORY / ".git").exists() else ""
+    about = ("--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision}")
     tag = f"localhost/sbg-exporter:{__version__}"
     build = (
         buildah,
@@ -94,13 +120,45 @@ def image(folder: Path, buildah: str, base: str | None) -> None:
         "chroot",
         "--network",
         "host",
+        "--timestamp",
+        source_date(),
         *on_base,
         *about,
         "-t",
         tag,
     )
     _run(*build, "-f", dockerfile, REPOSITORY)
-    _run(buildah, "push", "-q", tag, f"docker-archive:{folder / f'{NAME}-image.tar'}:{tag}")
+    archive = folder / f"{NAME}-image.tar"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        pushed = Path(scratch) / archive.name
+        _run(buildah, "push", "-q", tag, f"docker-archive:{pushed}:{tag}")
+        _repack_image(pushed, archive)
+    bill = image_contents.bill_of_materials(archive, "sbg-exporter", __version__)
+    (folder / f"{NAME}-image.cdx.json").write_text(f"{json.dumps(bill, indent=2)}\n")
+
+
+def _repack_image(pushed: Path, archive: Path) -> None:
+    """Copy an image's archive without the random names of the container that buildah made it in."""
+    with tarfile.open(pushed) as read, tarfile.open(archive, "w") as written:
+
+        def add(name: str, content: IO[bytes], size: int) -> None:
+            about = tarfile.TarInfo(name)
+            about.size, about.mtime = size, source_date()
+            written.addfile(about, content)
+
+        [manifest] = json.loads(image_contents.content(read, "manifest.json"))
+        configuration = json.loads(image_contents.content(read, manifest["Config"]))
+        for random in ("container", "container_config"):
+            configuration.pop(random, None)
+        configuration["config"]["Hostname"] = ""
+        for layer in manifest["Layers"]:
+            with image_contents.opened(read, layer) as content:
+                add(layer, content, read.getmember(layer).size)
+        text = json.dumps(configuration).encode()
+        manifest["Config"] = f"{hashlib.sha256(text).hexdigest()}.json"
+        listed = json.dumps([manifest]).encode()
+        add(manifest["Config"], io.BytesIO(text), len(text))
+        add("manifest.json", io.BytesIO(listed), len(listed))
 
 
 def checksums(folder: Path) -> None:
@@ -125,9 +183,23 @@ def _need(program: str) -> None:
         raise SystemExit(f"make dist needs {program}; skip it with ARGS='--without chart' or '--without image'")
 
 
+def _git(*words: str) -> str:
+    """Return what git says of this checkout.
+
+    Raises:
+        SystemExit: git is missing or fails, so that a release is not silently built without its commit.
+    """
+    if shutil.which("git") is None:
+        raise SystemExit("make dist needs git, to read the commit of this checkout")
+    done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)  # noqa: S603, S607  # constants, and the git on PATH
+    if done.returncode:
+        raise SystemExit(f"make dist needs the commit of this checkout: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
 def _run(*command: object) -> None:
     words = [str(word) for word in command]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "SOURCE_DATE_EPOCH": str(source_date())}
     subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603  # arguments are constants and paths
 
 

@@ -8,6 +8,7 @@ otherwise, and all in them listens on loopback, on free ports.
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,6 +203,12 @@ class Engine:
         how = ("bud", "--isolation=chroot", "--network=host", "--format=docker", "--layers", "--pull-never")
         self._do(tool("buildah"), *how, *options, "--tag", tag, "--file", str(dockerfile), str(context))
         return tag
+
+    def released(self, folder: Path, date: int) -> None:
+        """The image of a release and its bill of materials, built from the first step in *folder*, at that time."""
+        build = "import sys, pathlib, deploy.dist as d; d.image(pathlib.Path(sys.argv[1]), *sys.argv[2:])"
+        environment = (f"PYTHONPATH={REPOSITORY}", f"SOURCE_DATE_EPOCH={date}")
+        self._do("env", *environment, sys.executable, "-c", build, str(folder), tool("buildah"), self.base)
 
     def about(self, image: str) -> dict[str, Any]:
         """Everything podman knows of an image."""

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from exporter import __version__
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import RunningSimulator, SimulatorSettings, running
 from exporter.web import probe
+from tests.deploy.bills import mistakes
 from tests.deploy.containers import (
     DOCKERFILE,
     HARDENED,
@@ -49,6 +51,9 @@ SETTINGS: Final = "/etc/sbg-exporter/config.toml"
 MIB: Final = 1024 * 1024
 JOBS: Final = 10_000
 POLLS: Final = 10
+DATE: Final = 1_700_000_000
+BASE_S: Final = re.compile(r"pkg:pypi/(pip|setuptools|wheel)@")
+"""Packages that a base image may bring."""
 
 # ------------------------------------------------------------------------------------------------ what the file says
 
@@ -171,6 +176,74 @@ def test_it_says_what_it_is(containers: Engine, image: str) -> None:
     version = containers.run(image, "version")
     assert (version.code, version.errors) == (0, "")
     assert version.output.startswith(f"sbg-exporter {__version__} (Python 3.")
+
+
+@pytest.fixture(scope="module")
+def releases(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The release's image, built twice."""
+    first, second = (tmp_path_factory.mktemp(name) for name in ("first", "second"))
+    for folder in (first, second):
+        containers.released(folder, DATE)
+    return first, second
+
+
+def layers(release: Path) -> list[dict[str, tarfile.TarInfo]]:
+    """The files of each layer by name."""
+    found = []
+    with tarfile.open(next(release.glob("*-image.tar"))) as archive:
+        for name in json.loads(archive.extractfile("manifest.json").read())[0]["Layers"]:  # type: ignore[union-attr]  # a file
+            with tarfile.open(fileobj=archive.extractfile(name)) as layer:
+                found.append({each.name: each for each in layer})
+    return found
+
+
+@pytest.mark.slow
+@needs_containers
+def test_built_again_it_is_the_same(releases: tuple[Path, Path]) -> None:
+    first, second = (sorted(folder.iterdir()) for folder in releases)
+
+    assert [path.name for path in first] == [f"sbg-exporter-{__version__}-image.{kind}" for kind in ("cdx.json", "tar")]
+    assert [path.name for path in second] == [path.name for path in first]
+    assert {each.mtime for each in layers(releases[0])[-1].values()} == {DATE}
+    assert [path.read_bytes() == other.read_bytes() for path, other in zip(first, second, strict=True)] == [True, True]
+
+
+@pytest.mark.slow
+@needs_containers
+def test_a_release_s_image_is_loaded_and_runs(containers: Engine, releases: tuple[Path, Path]) -> None:
+    told = containers.podman("load", "--quiet", "--input", str(next(releases[0].glob("*.tar"))))
+
+    version = containers.run(told.split()[-1], "version")
+
+    assert told == f"Loaded image: localhost/sbg-exporter:{__version__}\n"
+    assert version.output.startswith(f"sbg-exporter {__version__} ")
+
+
+@pytest.mark.slow
+@needs_containers
+def test_its_bill_of_materials_lists_the_base_and_exactly_what_is_locked(releases: tuple[Path, Path]) -> None:
+    bill = (releases[0] / f"sbg-exporter-{__version__}-image.cdx.json").read_text()
+    urls = {each["purl"] for each in json.loads(bill)["components"]}
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    locked = {f"pkg:pypi/{name}@{version}" for name, version in re.findall(r"(?m)^([a-z][\w.-]*)==(\S+)", lock)}
+
+    assert mistakes(bill) == []
+    assert any(url.startswith("pkg:deb/debian/libc6@") for url in urls)
+    ours = {url for url in urls if url.startswith("pkg:pypi/")} - {f"pkg:pypi/sbg-exporter@{__version__}"}
+    assert len(ours) > 10
+    assert {url for url in ours if url not in locked and not BASE_S.match(url)} == set()
+
+
+@pytest.mark.slow
+@needs_containers
+def test_its_user_can_change_nothing_that_is_added_but_the_state(releases: tuple[Path, Path]) -> None:
+    added = {name: each for layer in layers(releases[0])[1:] for name, each in layer.items()}
+    others = {name: each for name, each in added.items() if f"/{name.rstrip('/')}" != STATE}
+
+    assert len(others) > 1000
+    assert [name for name, each in others.items() if each.uid or each.gid] == []
+    assert [name for name, each in others.items() if not each.issym() and each.mode & 0o6022] == []
+    assert (added[STATE[1:]].uid, oct(added[STATE[1:]].mode & 0o7777)) == (USER, "0o700")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a release consists of, and that the wheel alone, without the checkout, is the product."""
 
+import io
 import json
 import os
 import re
@@ -8,13 +9,20 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import pytest
 import yaml
 
+from deploy import dist
+from deploy.image_contents import bill_of_materials
 from exporter import __version__
+from tests.deploy.bills import mistakes
+from tests.deploy.kubernetes_tools import CHART, helm, needs_helm
+from tests.tools import tool
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.sources
@@ -61,6 +69,214 @@ def test_its_bill_of_materials_names_what_is_pinned_and_nothing_else(release: Pa
     assert about["hashes"] == [{"alg": "SHA-256", "content": sha256(wheel.read_bytes()).hexdigest()}]
     assert {each for each in listed if not each.startswith("sbg-exporter==")} <= pinned
     assert {"httpx", "msgspec", "uvicorn"} <= {each["name"] for each in bill["components"]}
+
+
+def test_its_bill_of_materials_is_one_in_cyclonedx_s_format(release: Path) -> None:
+    bill = (release / f"sbg-exporter-{__version__}.cdx.json").read_text()
+
+    assert mistakes(bill) == []
+
+
+# ------------------------------------------------------------------------------------------------------- the same again
+
+
+def test_its_source_distribution_gives_the_same_release_elsewhere(release: Path, tmp_path: Path) -> None:
+    """In another folder and time zone, from files of another time, mode, order and owner, and without git."""
+    [source] = release.glob("sbg_exporter-*.tar.gz")
+    shutil.unpack_archive(source, tmp_path / "unpacked")
+    (tmp_path / "unpacked" / source.name.removesuffix(".tar.gz")).rename(elsewhere := tmp_path / "el se where")
+    for path in sorted(elsewhere.rglob("*"), reverse=True):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.utime(path, (1, 1))
+        if os.geteuid() == 0:
+            os.chown(path, 4321, 4321)
+    environment = {
+        **os.environ,
+        "TZ": "Asia/Kathmandu",
+        "LC_ALL": "C",
+        "PYTHONHASHSEED": "7",
+        "SOURCE_DATE_EPOCH": str(dist.source_date()),
+    }
+
+    subprocess.run(
+        [sys.executable, "-m", "deploy.dist", "again", "--without", "chart", "--without", "image"],
+        cwd=elsewhere,
+        env=environment,
+        umask=0o077,
+        check=True,
+        capture_output=True,
+    )
+
+    assert (elsewhere / "again" / "SHA256SUMS").read_text() == (release / "SHA256SUMS").read_text()
+
+
+@needs_helm
+def test_the_chart_s_package_is_the_same_again_and_one_that_helm_takes(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        dist.chart(tmp_path / name, tool("helm"))
+
+    first, second = (tmp_path / name / f"sbg-exporter-{__version__}.tgz" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert helm("template", "copies", str(first)) == helm("template", "copies", str(CHART))
+    with tarfile.open(first) as archive:
+        assert {each.mtime for each in archive} == {dist.source_date()}
+
+
+def test_the_wheel_is_built_by_the_locked_tools(release: Path) -> None:
+    lock = (REPOSITORY / "deploy" / "docker" / "build-requirements.lock").read_text()
+    [wheel] = release.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        about = archive.read(f"sbg_exporter-{__version__}.dist-info/WHEEL").decode()
+
+    [locked] = re.findall(r"(?m)^hatchling==(\S+)", lock)
+    assert f"Generator: hatchling {locked}\n" in about
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with what builds a release."""
+    for name in ("deploy/__init__.py", "deploy/dist.py", "deploy/image_contents.py", "exporter/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    return tmp_path
+
+
+def dated(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the release is dated in that folder."""
+    printed = "from deploy.dist import source_date; print(source_date())"
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(("GIT_", "SOURCE_"))}
+    return subprocess.run(
+        [sys.executable, "-c", printed],
+        cwd=checkout,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.tools("git")
+def test_a_release_bears_the_time_of_its_commit(checkout: Path) -> None:
+    someone = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+    date = {"GIT_COMMITTER_DATE": "2001-02-03T04:05:06+07:00"}
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=a"]):
+        subprocess.run(["git", *someone, *command], cwd=checkout, env=os.environ | date, check=True)
+
+    assert dated(checkout).stdout == "981147906\n"
+    assert dated(checkout, SOURCE_DATE_EPOCH="86400").stdout == "86400\n"
+
+
+def test_a_release_without_a_commit_bears_a_fixed_time(checkout: Path) -> None:
+    assert dated(checkout).stdout == "1580601600\n"
+
+
+@pytest.mark.tools("git")
+def test_a_checkout_that_git_cannot_read_is_not_taken_for_none(checkout: Path) -> None:
+    (checkout / ".git").write_text("gitdir: /nowhere\n")
+
+    done = dated(checkout)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("make dist needs the commit of this checkout: ")
+
+
+# ------------------------------------------------------------------------------------------- what an image contains
+
+DEBIAN: Final = """\
+Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9+deb12u10
+Description: GNU C Library
+ Continued.
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: all
+Version: 1
+
+Package: tzdata
+Status: install ok installed
+Architecture: all
+Version: 1:2025b~1
+"""
+METADATA: Final = "Metadata-Version: 2.4\nName: {}\nVersion: {}\n\nText\nVersion: 9\n"
+SITE: Final = "opt/sbg-exporter/lib/python3.14/site-packages"
+
+
+def archived(files: Mapping[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path, text in files.items():
+            about = tarfile.TarInfo(path)
+            about.size = len(text.encode())
+            archive.addfile(about, io.BytesIO(text.encode()))
+    return packed.getvalue()
+
+
+def image_of(folder: Path, *layers: Mapping[str, str], **config: object) -> Path:
+    """An archive of an image with these layers."""
+    names = [f"layer{number}.tar" for number in range(len(layers))]
+    with tarfile.open(folder / "image.tar", "w") as archive:
+        files = {
+            "manifest.json": json.dumps([{"Config": "config.json", "Layers": names}]).encode(),
+            "config.json": json.dumps({"config": config}).encode(),
+            **dict(zip(names, map(archived, layers), strict=True)),
+        }
+        for name, content in files.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+    return folder / "image.tar"
+
+
+def listed(archive: Path) -> list[str]:
+    """The package URLs in a valid bill of materials of that image."""
+    bill = bill_of_materials(archive, "sbg-exporter", "1")
+    assert mistakes(json.dumps(bill)) == []
+    return [each["purl"] for each in bill["components"]]
+
+
+def test_an_image_s_bill_of_materials_names_debian_s_and_python_s_packages(tmp_path: Path) -> None:
+    base = {"./etc/os-release": 'ID=debian\nVERSION_ID="12"\n', "var/lib/dpkg/status": DEBIAN}
+    ours = {f"{SITE}/httpx-0.28.1.dist-info/METADATA": METADATA.format("httpx", "0.28.1"), f"{SITE}/httpx/a.py": ""}
+
+    assert listed(image_of(tmp_path, base, ours, Env=["PATH=/bin", "PYTHON_VERSION=3.14.5"])) == [
+        "pkg:deb/debian/libc6@2.36-9%2Bdeb12u10?arch=amd64&distro=debian-12",
+        "pkg:deb/debian/tzdata@1:2025b~1?arch=all&distro=debian-12",
+        "pkg:generic/python@3.14.5",
+        "pkg:pypi/httpx@0.28.1",
+    ]
+
+
+def test_packages_of_an_image_without_dpkg_are_listed(tmp_path: Path) -> None:
+    base = {"var/lib/dpkg/status.d/tzdata": "Package: tzdata\nArchitecture: all\nVersion: 2\n"}
+    base |= {"var/lib/dpkg/status.d/tzdata.md5sums": "0123  usr/share/zoneinfo/UTC\n"}
+
+    assert listed(image_of(tmp_path, base)) == ["pkg:deb/debian/tzdata@2?arch=all&distro=debian"]
+
+
+@pytest.mark.parametrize(
+    "whiteout",
+    [
+        f"{SITE}/.wh.pip-26.3.dist-info",
+        f"{SITE}/pip-26.3.dist-info/.wh.METADATA",
+        f"{SITE}/.wh..wh..opq",
+        "opt/.wh.sbg-exporter",
+    ],
+)
+def test_what_a_later_layer_removes_is_not_listed(whiteout: str, tmp_path: Path) -> None:
+    pip = {f"{SITE}/pip-26.3.dist-info/METADATA": METADATA.format("pip", "26.3"), "var/lib/dpkg/status": DEBIAN}
+    status = "Package: tzdata\nStatus: install ok installed\nArchitecture: all\nVersion: 3\n"
+    upgraded = {"var/lib/dpkg/status": status}
+
+    assert listed(image_of(tmp_path, pip, upgraded | {whiteout: ""})) == [
+        "pkg:deb/debian/tzdata@3?arch=all&distro=debian"
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- contents
 
 
 def test_its_archive_holds_rules_and_dashboards(release: Path) -> None:
