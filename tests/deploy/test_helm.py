@@ -501,7 +501,7 @@ def egress_ports(*arguments: str) -> set[int]:
     ("account", "port"),
     [
         ({"proxy": "http://proxy.example:3128"}, 3128),
-        ({"proxy": "http://user:p%40ss:w@proxy.example:3128/"}, 3128),
+        ({"proxy": "http://proxy.example:3128/"}, 3128),
         ({"proxy": "https://proxy.example"}, 443),
         ({"proxy": "HTTP://proxy.example"}, 80),
         ({"proxy": "proxy.example:8080"}, 8080),
@@ -527,6 +527,18 @@ def test_the_network_policy_opens_the_port_of_a_proxy_in_the_environment(variabl
     others = "extraEnv[1].name=NO_PROXY,extraEnv[1].value=.example:99"
 
     assert egress_ports("--set", f"{given},{others}") == {443, 3128}
+
+
+@needs_helm
+@pytest.mark.parametrize("proxy", ["http://user:p%40ss:w@proxy.example:3128/", "user@10.0.0.1:3128"])
+def test_a_proxy_s_password_is_not_put_into_a_config_map(proxy: str, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(one_account(proxy=proxy))
+
+    with pytest.raises(Refused, match='proxy of "a" has credentials') as refused:
+        templated("--values", str(tmp_path / "values.yaml"))
+
+    assert proxy not in str(refused.value)
+    assert egress_ports("--set", f"extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value={proxy}") == {443, 3128}
 
 
 @needs_helm

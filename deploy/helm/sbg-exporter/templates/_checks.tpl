@@ -3,6 +3,11 @@
 {{- if eq .Values.enabled false }}
 {{- fail "enabled: false switches the chart off only in a parent chart that lists it with condition: sbg-exporter.enabled" }}
 {{- end }}
+{{- range .Values.accounts }}
+{{- if contains "@" (.proxy | default "") }}
+{{- fail (printf "accounts: the proxy of %q has credentials, which would be in a ConfigMap; set HTTPS_PROXY from a Secret in extraEnv instead" .name) }}
+{{- end }}
+{{- end }}
 {{- range $key := include "sbg-exporter.selectorLabels" . | fromYaml | keys | sortAlpha }}
 {{- if hasKey ($.Values.podLabels | default dict) $key }}
 {{- fail (printf "podLabels: %s is set by the chart; use nameOverride and the name of the release" $key) }}
