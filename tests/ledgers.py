@@ -1,5 +1,6 @@
 """One account's ledger for tests: the real rules count observations, in memory or in a store."""
 
+import os
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -11,6 +12,8 @@ from exporter.storage.store import Store
 from tests.clocks import START
 from tests.factories import ENDPOINT
 
+IN_MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  # not a place of ours
+"""A folder in memory, for state files with many commits; None where there is none."""
 FEW_BUCKETS: Final = Rules(duration_buckets=(60, 3600), queue_buckets=(1.5, 60))
 """Few buckets, to keep metrics pages readable."""
 
@@ -128,7 +131,13 @@ def ledger_of(*jobs: Job, at: float = START) -> Ledger:
 def observe_in(store: Store, ledger: Ledger, *jobs: Job, rules: Rules, now: float) -> Ledger:
     """Count a full listing of *jobs* and commit it; the ledger after it."""
     number, listed = ledger.account.number, {job.id for job in jobs}
-    observations = Observations(jobs, listed, no_longer_listed=store.no_longer_listed(number, listed), complete=True)
+    observations = Observations(
+        jobs,
+        listed,
+        no_longer_listed=store.no_longer_listed(number, listed),
+        expirable=store.expirable(number, ledger.account.listing_clock),
+        complete=True,
+    )
     changes = reconcile(ledger, store.records(number, listed), observations, rules, local_time=now, server_time=now)
     store.commit(number, changes)
     return ledger.after(changes)

@@ -5,7 +5,6 @@ file, opened again after each crash.
 """
 
 import itertools
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -24,11 +23,11 @@ from exporter.counting.rules import reconcile
 from exporter.counting.values import Changes, JobTotals, Observations, Rules
 from exporter.storage.store import Store
 from tests.clocks import START
+from tests.ledgers import IN_MEMORY
 from tests.width import width
 
 SINCE = START
 RULES = Rules(settle_after=60, lost_after=300)
-IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  # where each commit is quick
 STATES = ("submitted", "resolving", "running", "finished")
 _serial = itertools.count(1)
 
