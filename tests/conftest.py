@@ -14,12 +14,16 @@ from hypothesis import HealthCheck, settings
 
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from exporter.storage.store import Store
+from tests import fault_table
 from tests.clocks import START, ManualClock
 from tests.tools import TOOLS, missing
 from tests.width import FULL, width
 
 _MISSING = "missing tool"
 """Property under which a skipped test reports a missing program, also to xdist's main process."""
+
+_COST = "cost of the fault"
+"""Property under which a test reports what was lost and what was counted twice."""
 
 settings.register_profile(
     "project",
@@ -67,6 +71,26 @@ def simulator() -> Iterator[RunningSimulator]:
         yield served
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that records what faults cost."""
+    parser.addoption("--record-faults", action="store_true", help="write what faults cost to tests/faults.json")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Make sure that a fault costs what the table of faults says, unless that is to be recorded."""
+    fault_table.begin()
+    yield
+    cost = fault_table.total()
+    if cost is None or item.get_closest_marker("fault") is None:
+        return
+    item.user_properties.append((_COST, cost))
+    if not item.config.getoption("--record-faults"):
+        assert cost == fault_table.recorded().get(item.nodeid, (0, 0)), (
+            "run: pytest -m fault --record-faults; make generated"
+        )
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test if a program that it needs is missing; with ``CI=true``, fail it."""
     lacking = missing(name for mark in item.iter_markers("tools") for name in mark.args)
@@ -79,8 +103,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(reason)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List each missing program with its purpose, the number of skipped tests, and how to install it."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """List each missing program with its purpose and how to install it. Record what faults cost, if asked to."""
+    if config.getoption("--record-faults"):
+        passed = terminalreporter.stats.get("passed", [])
+        costs = {each.nodeid: cost for each in passed for key, cost in each.user_properties if key == _COST}
+        fault_table.record(costs)
     reports = terminalreporter.stats.get("skipped", [])
     lacking = Counter(name for report in reports for key, name in report.user_properties if key == _MISSING)
     if lacking:

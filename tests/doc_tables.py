@@ -24,6 +24,7 @@ from exporter.simulator import control, faults
 from exporter.simulator.platform import Behaviour
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.settings import SimulatorSettings
+from tests import fault_table
 
 REPOSITORY: Final = Path(__file__).parents[1]
 RULES: Final = REPOSITORY / "deploy" / "prometheus" / "sbg-exporter.rules.yml"
@@ -195,6 +196,11 @@ def struct(described: type[msgspec.Struct]) -> str:
     return _table(("field", "default", "meaning"), rows)
 
 
+def fault_costs() -> str:
+    """The table of faults: what is done about each, and what it costs."""
+    return _table(fault_table.COLUMNS, fault_table.cells())
+
+
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "exporter/metrics/README.md": {"metrics": metrics},
     "exporter/config/README.md": {"settings": settings},
@@ -207,6 +213,7 @@ TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
         "behaviour": lambda: struct(Behaviour),
     },
     "deploy/prometheus/README.md": {"alerts": alerts},
+    "tests/README.md": {"faults": fault_costs},
 }
 """Document to the tables in it, by the names of their markers."""
 

@@ -28,6 +28,7 @@ from exporter.simulator.jobs import Truth
 from exporter.simulator.platform import Request
 from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
 from tests.fast_daemon import fast_now
+from tests.fault_table import measure
 from tests.waiting import PATIENCE, eventually
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
@@ -127,7 +128,9 @@ def difference(scrape: Scrape, account: str, simulator: RunningSimulator, user: 
         return {"the ledger": -1}
     have = counted(scrape, account)
     want = expected(simulator.platform.truth(user or simulator.platform.users()[0], since))
-    return {" ".join(key): have[key] - want[key] for key in have | want if have[key] != want[key]}
+    found = {" ".join(key): have[key] - want[key] for key in have | want if have[key] != want[key]}
+    measure(account, found.values())
+    return found
 
 
 def windows(simulator: RunningSimulator) -> list[list[Request]]:

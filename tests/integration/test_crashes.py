@@ -16,6 +16,7 @@ from exporter.storage.audit import audit
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 from tests.crashing import COMMITS, STATE, TRUTH, Ending, Life, Lives, live, rows_in, starting
+from tests.fault_table import measure
 from tests.faulty_disk import Action
 from tests.ledgers import IN_MEMORY
 from tests.width import width
@@ -56,6 +57,16 @@ def states(ending: Ending) -> list[tuple[str, ...]]:
     return [(), *(event.rows for event in ending.events if event.what == "done")]
 
 
+def differences(folder: Path) -> list[int]:
+    """By how much each counter family differs from the truth."""
+    with open_read_only(folder / STATE, lambda: False) as reader:
+        [ledger] = reader.ledgers()
+    sums: Counter[str] = Counter()
+    for (family, _), counter in ledger.counters.items():
+        sums[family] += counter.value
+    return [sums[family] - TRUTH[family] for family in sums | TRUTH]
+
+
 def test_undisturbed_ledger_ends_at_the_truth(undisturbed: Ending, tmp_path: Path) -> None:
     assert undisturbed.status == 0
     assert len(set(states(undisturbed))) == len(COMMITS) + 1, "a commit changed nothing"
@@ -64,14 +75,17 @@ def test_undisturbed_ledger_ends_at_the_truth(undisturbed: Ending, tmp_path: Pat
     with open_read_only(tmp_path / STATE, lambda: False) as reader:
         [ledger] = reader.ledgers()
         records = list(reader.records(ledger.account.number))
-    sums: Counter[str] = Counter()
-    for (family, _), counter in ledger.counters.items():
-        sums[family] += counter.value
-    assert sums == TRUTH
+    assert not any(differences(tmp_path))
     assert not list(audit(ledger, records))
     assert rows_in(tmp_path) == states(undisturbed)[-1]
 
 
+@pytest.mark.fault(
+    "SIGKILL at each SQL statement, write (also half of one), sync, truncation and deletion of every commit",
+    action="SQLite's log is played or dropped at the next start",
+    shown="the ledger before the commit or after it",
+    recovery="the poll is made again",
+)
 def test_killed_at_any_step_a_commit_is_whole_or_not_there(
     lives: Lives, undisturbed: Ending, folders: Callable[[], Path], record_property: Callable[[str, object], None]
 ) -> None:
@@ -90,6 +104,7 @@ def test_killed_at_any_step_a_commit_is_whole_or_not_there(
         assert found in allowed, where
         assert not [event for event in ending.events if event.what == "failed"], where
         list(live(folder, first=begun.commit))
+        measure(str(step), differences(folder))
         assert rows_in(folder) == known[-1], where
     record_property("steps", len(undisturbed.steps))
     record_property("kills", len(chosen))
@@ -97,6 +112,12 @@ def test_killed_at_any_step_a_commit_is_whole_or_not_there(
 
 
 @pytest.mark.parametrize("action", [Action.DISK_FULL, Action.BROKEN_WRITE])
+@pytest.mark.fault(
+    "{action} at each write, sync, truncation and deletion of every commit",
+    action="gives up the commit",
+    shown="the ledger before the commit",
+    recovery="the next poll",
+)
 def test_failed_at_any_write_a_commit_is_not_there_and_the_next_poll_succeeds(
     lives: Lives, undisturbed: Ending, folders: Callable[[], Path], action: Action
 ) -> None:
@@ -115,6 +136,7 @@ def test_failed_at_any_write_a_commit_is_not_there_and_the_next_poll_succeeds(
         for event in ending.events:
             assert event.rows == known[event.commit + (event.what == "done")] or event.what == "begun", where
             failures += event.what == "failed"
+        measure(str(step), differences(folder))
         assert states(ending)[1:] == known[1:], where
         assert rows_in(folder) == known[-1], where
     assert failures >= len(chosen) / 2

@@ -143,6 +143,12 @@ def assert_exact(scrape: Scrape, simulator: RunningSimulator, users: Users) -> N
         assert durations(scrape, user) == finished(scrape, user) - users.timeless[user]
 
 
+@pytest.mark.fault(
+    "SIGKILL as it starts, as a response comes, as it commits; two daemons, some hundred jobs",
+    action="starts again from the last commit",
+    shown="the committed counters, from the first scrape on",
+    recovery="the first polls after the start",
+)
 def test_killed_daemon_counts_everything_exactly_once(tmp_path: Path) -> None:
     """Two daemons with separate ledgers poll the same two users and are killed independently."""
     with ExitStack() as stack:
@@ -216,6 +222,12 @@ def settled(simulator: RunningSimulator, place: Installation, counters: Monotoni
         return counters.see(daemon.await_polls("bob"))
 
 
+@pytest.mark.fault(
+    "jobs begin and end while it is down",
+    action="counts each in full when it first sees it",
+    shown="each job, also individually",
+    recovery="the first poll",
+)
 def test_jobs_that_start_and_end_while_it_is_down_are_counted(tmp_path: Path) -> None:
     with (
         running(fast(QUIET, SPEED)) as simulator,

@@ -154,6 +154,12 @@ def test_failed_poll_keeps_the_last_snapshot(rehearsal: Rehearsal, kind: FaultKi
     assert scrape.value("sbg_jobs", account=kind, operation="copy", state="finished") == 2
 
 
+@pytest.mark.fault(
+    "twelve other accounts fail in every way at once",
+    action="polls each account by itself",
+    shown="everything of this account",
+    recovery="none needed",
+)
 def test_fault_of_one_account_does_not_affect_others(rehearsal: Rehearsal) -> None:
     scrape = rehearsal.daemon.await_exact("healthy", rehearsal.simulators["healthy"])
 
@@ -161,6 +167,12 @@ def test_fault_of_one_account_does_not_affect_others(rehearsal: Rehearsal) -> No
     assert failed_polls(scrape, "healthy") == 0
 
 
+@pytest.mark.fault(
+    "the token is refused: `unauthorized`",
+    action="asks for the user only, every 5 minutes or when the token changes",
+    shown="`sbg_up` 0, `sbg_auth_ok` 0; the last gauges",
+    recovery="a new token in the file, without a restart",
+)
 def test_while_the_token_is_refused_only_the_user_is_asked_for(rehearsal: Rehearsal) -> None:
     kind, daemon = FaultKind.UNAUTHORIZED, rehearsal.daemon
     simulator = rehearsal.simulators[kind]
@@ -178,6 +190,12 @@ def test_while_the_token_is_refused_only_the_user_is_asked_for(rehearsal: Rehear
 
 
 @pytest.mark.parametrize("kind", [kind for kind in RECOVERING if kind is not FaultKind.UNAUTHORIZED])
+@pytest.mark.fault(
+    "requests fail: `{kind}`",
+    action="polls on; connection failures and 5xx are retried within the poll",
+    shown="`sbg_up` 0 and the poll's result; the last gauges",
+    recovery="the next poll that succeeds",
+)
 def test_it_recovers_by_itself_with_exact_counters(rehearsal: Rehearsal, kind: FaultKind) -> None:
     rehearsal.daemon.await_exact(kind, rehearsal.simulators[kind])
     scrape = rehearsal.daemon.scrape_when(lambda now: now.value("sbg_up", account=kind))
@@ -187,6 +205,30 @@ def test_it_recovers_by_itself_with_exact_counters(rehearsal: Rehearsal, kind: F
     assert scrape.value("sbg_files_failed_total", account=kind, operation="copy") == 4
 
 
+@pytest.mark.fault(
+    "a job record without an id, or with an endless one",
+    action="skips it once",
+    shown="`sbg_exporter_records_skipped_total`",
+    recovery="the next response with a readable record",
+)
+@pytest.mark.fault(
+    "a job record without a state, or with a number for one",
+    action="skips it once",
+    shown="`sbg_exporter_records_skipped_total`",
+    recovery="the next response with a readable record",
+)
+@pytest.mark.fault(
+    "a count in words, or below zero",
+    action="skips the record",
+    shown="`sbg_exporter_records_skipped_total`",
+    recovery="the next response with a readable record",
+)
+@pytest.mark.fault(
+    "numbers as text, a time that is no time, a result that is no list",
+    action="reads what can be read",
+    shown="everything else of that job",
+    recovery="none needed",
+)
 def test_a_malformed_record_is_skipped_and_costs_nothing_else(rehearsal: Rehearsal) -> None:
     daemon, simulator = rehearsal.daemon, rehearsal.simulators["malformed"]
     eventually(lambda: not simulator.platform.waiting_faults(), within=60)
@@ -204,6 +246,12 @@ def test_a_malformed_record_is_skipped_and_costs_nothing_else(rehearsal: Rehears
 # ----------------------------------------------------------------------------------------------- the token and the user
 
 
+@pytest.mark.fault(
+    "403 for the user: the token may not be used",
+    action="asks for nothing else",
+    shown="`sbg_up` 0, `sbg_auth_ok` 0; no counter",
+    recovery="a new token in the file",
+)
 def test_a_forbidden_token_is_refused_too(tmp_path: Path) -> None:
     refusal = '{"status": 403, "code": 90002, "message": "Forbidden."}'
     with (
@@ -219,6 +267,12 @@ def test_a_forbidden_token_is_refused_too(tmp_path: Path) -> None:
     assert scrape.series("sbg_jobs_submitted_total") == scrape.series("sbg_jobs") == {}
 
 
+@pytest.mark.fault(
+    "two entries of one user",
+    action="polls the first only",
+    shown="`sbg_up` 0 and result `error` for the second, one log line",
+    recovery="one entry is removed",
+)
 def test_second_entry_for_the_same_user_is_not_polled(tmp_path: Path) -> None:
     with (
         running(PLENTY) as simulator,
@@ -240,6 +294,12 @@ def test_second_entry_for_the_same_user_is_not_polled(tmp_path: Path) -> None:
         assert requests <= polls + 1
 
 
+@pytest.mark.fault(
+    "the token file gets another user's token",
+    action="counts nothing of that user",
+    shown="`sbg_up` 0, result `error`; the counters as they were",
+    recovery="the right token in the file",
+)
 def test_token_of_another_user_stops_the_account(tmp_path: Path) -> None:
     other = "token-of-bob-000000000000000000"
     with (
@@ -269,6 +329,12 @@ def test_token_of_another_user_stops_the_account(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- number of requests
 
 
+@pytest.mark.fault(
+    "429: the rate limit is used up",
+    action="waits for its reset",
+    shown="`sbg_up` 0, result `rate_limited`",
+    recovery="the first poll after the reset",
+)
 def test_429_pauses_requests_until_the_reset(tmp_path: Path) -> None:
     with (
         running(fast(replace(QUIET, rate_window=60), SPEED)) as simulator,
@@ -310,6 +376,12 @@ def test_it_uses_no_more_than_its_share_of_each_window(tmp_path: Path) -> None:
     assert statuses == {200}
 
 
+@pytest.mark.fault(
+    "an account's responses never come",
+    action="waits in that account's thread only",
+    shown="everything of the other account; `/-/healthy` 200",
+    recovery="the platform responds",
+)
 def test_an_account_that_hangs_delays_no_other(tmp_path: Path) -> None:
     with (
         running(PLENTY) as hung,
@@ -357,6 +429,12 @@ def churning(simulator: RunningSimulator) -> Iterator[Callable[[], int]]:
         yield lambda: rounds[0]
 
 
+@pytest.mark.fault(
+    "the list moves while it is read",
+    action="lets pages overlap, and steps back",
+    shown="only complete listings",
+    recovery="none needed",
+)
 def test_list_that_changes_during_a_listing_is_counted_exactly(tmp_path: Path) -> None:
     counters = MonotonicCounters()
     with ExitStack() as stack:
@@ -385,6 +463,12 @@ def test_list_that_changes_during_a_listing_is_counted_exactly(tmp_path: Path) -
 # --------------------------------------------------------------------------------------------------- all faults at once
 
 
+@pytest.mark.fault(
+    "all faults at random, with restarts in between",
+    action="as for each alone",
+    shown="results by their cause",
+    recovery="polls after the faults have ended",
+)
 def test_counters_are_exact_after_all_faults_at_once(tmp_path: Path) -> None:
     """The daemon is restarted whenever it has to wait; other tests cover waits of minutes."""
     tokens = {f"token-of-{name}-000000000000000000": name for name in ("alice", "bob", "carol")}
@@ -437,6 +521,12 @@ def test_counters_are_exact_after_all_faults_at_once(tmp_path: Path) -> None:
     assert len({request.fault for request in asked(simulator)}) >= 8
 
 
+@pytest.mark.fault(
+    "the platform is down at the start",
+    action="shows what was saved",
+    shown="the saved counters; no gauges",
+    recovery="the first poll that succeeds",
+)
 def test_counters_are_shown_if_the_platform_is_down_at_the_start(tmp_path: Path) -> None:
     with running(PLENTY) as simulator:
         place = Installation(tmp_path / "place", Account.at(simulator))
@@ -455,6 +545,12 @@ def test_counters_are_shown_if_the_platform_is_down_at_the_start(tmp_path: Path)
     assert after.value(since, account="sim") == before.value(since, account="sim")
 
 
+@pytest.mark.fault(
+    "the platform is under maintenance",
+    action="asks once a minute",
+    shown="`sbg_up` 0, `sbg_maintenance` 1; the last gauges",
+    recovery="within a minute of its end",
+)
 def test_end_of_maintenance_is_noticed_within_a_minute(rehearsal: Rehearsal) -> None:
     kind, simulator = FaultKind.MAINTENANCE, rehearsal.simulators[FaultKind.MAINTENANCE]
     scrape = rehearsal.daemon.scrape_when(lambda now: now.value("sbg_up", account=kind), within=90)

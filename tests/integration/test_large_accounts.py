@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+import pytest
 
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import RateHeaders, Request
@@ -134,6 +135,12 @@ def settled(daemon: Daemon, simulators: Mapping[str, RunningSimulator]) -> Scrap
     return scrape
 
 
+@pytest.mark.fault(
+    "the user's own scripts use up the rate limit",
+    action="yields: polls less, discovery first",
+    shown="the detection delay",
+    recovery="as the limit allows",
+)
 def test_user_script_is_never_refused_and_jobs_are_counted_exactly(tmp_path: Path) -> None:
     with ExitStack() as stack:
         simulators = {str(order): stack.enter_context(platform_with_short_pages(order)) for order in ORDERS}
@@ -155,6 +162,12 @@ def test_user_script_is_never_refused_and_jobs_are_counted_exactly(tmp_path: Pat
         assert scrape.total("sbg_jobs_finished_total", account=order) == user.submitted
 
 
+@pytest.mark.fault(
+    "SIGKILL in the middle of a large account's full listing",
+    action="lists again from the start",
+    shown="the committed counters",
+    recovery="the next complete listing",
+)
 def test_daemon_killed_during_a_full_listing_counts_exactly(tmp_path: Path) -> None:
     counters = MonotonicCounters()
     with ExitStack() as stack:
@@ -194,6 +207,12 @@ def deep_pages(simulator: RunningSimulator) -> list[Request]:
     ]
 
 
+@pytest.mark.fault(
+    "a crash loop, for example on Kubernetes",
+    action="remembers what it has used of the rate limit",
+    shown="the committed counters",
+    recovery="the crash loop's end",
+)
 def test_a_crash_loop_keeps_to_its_share(tmp_path: Path) -> None:
     with ExitStack() as stack:
         simulator = stack.enter_context(platform_with_short_pages(jobs=70, rate_limit=80, rate_window=10))
@@ -230,6 +249,12 @@ HOUR = 3600.0
 WINDOW = 4.0
 
 
+@pytest.mark.fault(
+    "429 with a reset in seconds, milliseconds, the past or ten years ahead, or none",
+    action="waits for the reset, at most 5 minutes",
+    shown="`sbg_up` 0, result `rate_limited`",
+    recovery="the first poll after the wait",
+)
 def test_429_pauses_until_the_reset_in_any_header_format(tmp_path: Path) -> None:
     """One daemon with an account per kind of rate headers, and two whose platform's clock is an hour off."""
     with ExitStack() as stack:
@@ -318,6 +343,12 @@ def resize(simulator: RunningSimulator, jobs: int) -> None:
         simulator.platform.submit(LIVES[2])
 
 
+@pytest.mark.fault(
+    "a large list without any order",
+    action="lists in full as often as the rate limit allows",
+    shown="the true detection delay",
+    recovery="none needed",
+)
 def test_detection_delay_is_correct_without_an_order(tmp_path: Path) -> None:
     with ExitStack() as stack:
         simulator = stack.enter_context(platform_with_short_pages(Order.MIXED, jobs=90, rate_limit=80))

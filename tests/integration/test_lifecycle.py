@@ -44,6 +44,12 @@ def place(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Installation]
 
 @pytest.mark.real_time
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.fault(
+    "{number.name} while requests, bodies, waits and clients hang",
+    action="ends within 5 s, with exit code 0",
+    shown="two log lines",
+    recovery="the next start",
+)
 def test_shutdown_takes_at_most_five_seconds_while_everything_hangs(tmp_path: Path, number: int) -> None:
     """Responses, a body, waits between requests and clients of the daemon all hang at once."""
     hanging = {
@@ -91,6 +97,12 @@ def clients_that_hold_on(url: str) -> Iterator[socket.socket]:
         yield client
 
 
+@pytest.mark.fault(
+    "a restart",
+    action="commits at every poll",
+    shown="the same counters with the same creation times, from the first scrape on",
+    recovery="none needed",
+)
 def test_counters_survive_a_restart(simulator: RunningSimulator, place: Installation) -> None:
     counters = MonotonicCounters()
     with place.running() as daemon:
@@ -114,6 +126,12 @@ def complaint(daemon: Daemon) -> str:
     return daemon.lines[0]
 
 
+@pytest.mark.fault(
+    "a second daemon on one state file",
+    action="exits 1",
+    shown="one line with the first one's process",
+    recovery="either ends",
+)
 def test_second_daemon_on_a_state_file_names_the_lock_owner(place: Installation) -> None:
     with place.running() as first:
         second = place.start()
@@ -134,6 +152,12 @@ def test_second_start_reports_the_lock_not_the_port(place: Installation) -> None
         assert f"is locked by process {first.pid}" in complaint(second)
 
 
+@pytest.mark.fault(
+    "the port is in use",
+    action="exits 1",
+    shown="one line",
+    recovery="another port",
+)
 def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -143,6 +167,12 @@ def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
         assert address in complaint(daemon)
 
 
+@pytest.mark.fault(
+    "the status page's template is broken",
+    action="exits 1",
+    shown="one line",
+    recovery="a whole installation",
+)
 def test_broken_status_page_template_fails_the_start(place: Installation, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(Path(exporter.__file__).parent, copy / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
@@ -156,6 +186,12 @@ def test_broken_status_page_template_fails_the_start(place: Installation, tmp_pa
     assert not daemon.said("daemon.started")
 
 
+@pytest.mark.fault(
+    "a wrong configuration",
+    action="exits 2",
+    shown="a line for each problem, with its key",
+    recovery="the corrected file",
+)
 def test_a_wrong_configuration_is_a_line_per_problem_and_exit_2(place: Installation) -> None:
     with place.config.open("a") as file:
         file.write('[[accounts]]\nname = "other"\napi_endpoint = "http://platform.example/v2"\n')
@@ -184,6 +220,12 @@ def test_every_wrong_value_is_told_with_its_key(place: Installation) -> None:
         assert any(key in line and str(place.config) in line for line in daemon.lines)
 
 
+@pytest.mark.fault(
+    "a configuration that is no TOML",
+    action="exits 2",
+    shown="one line",
+    recovery="the corrected file",
+)
 def test_a_file_that_is_no_toml_is_one_line(place: Installation) -> None:
     place.config.write_text("= broken\n")
     daemon = place.start()
@@ -218,6 +260,12 @@ def newer(state: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [random_bytes, half_a_file, broken_pages, somebody_elses, newer])
+@pytest.mark.fault(
+    "a state file of other content: `{damage.__name__}`",
+    action="exits 1 and does not touch the file",
+    shown="one line with the reason and what to do",
+    recovery="a backup, or another state_file",
+)
 def test_a_state_file_that_cannot_be_used_is_not_touched(place: Installation, damage: Callable[[Path], None]) -> None:
     with place.running() as daemon:
         assert daemon.stop() == 0
@@ -233,6 +281,12 @@ def test_a_state_file_that_cannot_be_used_is_not_touched(place: Installation, da
     assert not [file for file in place.state.parent.glob("state.db-*") if file.stat().st_size]
 
 
+@pytest.mark.fault(
+    "the state file is a directory",
+    action="exits 1",
+    shown="one line",
+    recovery="another state_file",
+)
 def test_a_state_file_that_is_a_directory_is_one_line_and_exit_1(place: Installation) -> None:
     place.state.mkdir()
     daemon = place.start()
@@ -244,6 +298,12 @@ def test_a_state_file_that_is_a_directory_is_one_line_and_exit_1(place: Installa
 # ---------------------------------------------------------------------------------------------------------- a full disk
 
 
+@pytest.mark.fault(
+    "the disk is full",
+    action="tries again at every poll",
+    shown="gauges move on, counters stay; `sbg_exporter_state_write_failures_total`",
+    recovery="the first poll after there is space",
+)
 def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installation) -> None:
     """A file size limit of 0 bytes replaces a full disk, because it can be lifted again."""
     counters, failures = MonotonicCounters(), "sbg_exporter_state_write_failures_total"

@@ -67,6 +67,12 @@ def assert_nothing_leaks(place: Installation, daemon: Daemon, seen: str = "") ->
         assert secret.encode() not in kept
 
 
+@pytest.mark.fault(
+    "every fault of the platform",
+    action="masks the token",
+    shown="no token",
+    recovery="none needed",
+)
 def test_no_fault_reveals_a_token(tmp_path: Path) -> None:
     """A platform for each fault, polled at once."""
     with ExitStack() as stack:
@@ -108,6 +114,12 @@ def down(scrape: Scrape, account: str) -> bool:
     return scrape.value("sbg_up", account=account) == 0
 
 
+@pytest.mark.fault(
+    "a redirect to another host",
+    action="does not follow it",
+    shown="result `bad_answer`; no request to that host",
+    recovery="the platform answers itself",
+)
 def test_redirect_sends_no_token_to_another_host(simulator: RunningSimulator, tmp_path: Path) -> None:
     with (
         RecordingServer(200) as elsewhere,
@@ -121,6 +133,12 @@ def test_redirect_sends_no_token_to_another_host(simulator: RunningSimulator, tm
         assert_nothing_leaks(place, daemon, pages(daemon))
 
 
+@pytest.mark.fault(
+    "the platform repeats the token in an error",
+    action="masks it",
+    shown="`[masked]` in its place",
+    recovery="none needed",
+)
 def test_repeated_token_is_masked_in_logs_and_metrics(tmp_path: Path) -> None:
     """Some proxies and gateways repeat the header that they reject."""
 
@@ -153,6 +171,12 @@ def test_proxy_password_is_sent_to_the_proxy_only(tmp_path: Path) -> None:
             assert_nothing_leaks(place, daemon, pages(daemon))
 
 
+@pytest.mark.fault(
+    "the proxy is down",
+    action="polls on",
+    shown="its name, without its password",
+    recovery="the proxy is back",
+)
 def test_a_proxy_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
     account = Account(
         "sim", "https://platform.invalid/v2", TOKEN, {"proxy": f"http://proxy-user:{PASSWORD}@127.0.0.1:1"}
@@ -162,6 +186,12 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(tmp_path: Path)
         assert_nothing_leaks(place, daemon, pages(daemon))
 
 
+@pytest.mark.fault(
+    "an unexpected error in a poll",
+    action="ends the poll and logs the traceback",
+    shown="result `error`; no token",
+    recovery="the next poll",
+)
 def test_a_crash_of_a_poll_has_a_traceback_and_no_token(simulator: RunningSimulator, tmp_path: Path) -> None:
     """A table is dropped under the running daemon, which causes an unexpected error."""
     with Installation(tmp_path / "place", Account.at(simulator), **LOUD) as place, place.running() as daemon:

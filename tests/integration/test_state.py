@@ -126,6 +126,12 @@ def test_no_account_and_no_token_is_needed_to_look(here: Installation) -> None:
     assert command.end() == 0
 
 
+@pytest.mark.fault(
+    "`state verify` while it runs, and after SIGKILL",
+    action="reads without locking",
+    shown="a sound ledger",
+    recovery="none needed",
+)
 def test_what_a_daemon_counted_is_sound_while_it_runs_when_it_was_killed_and_when_it_has_ended(
     simulator: RunningSimulator, here: Installation
 ) -> None:
@@ -143,6 +149,12 @@ def test_what_a_daemon_counted_is_sound_while_it_runs_when_it_was_killed_and_whe
     assert running_still == killed == ended == f"{here.state} is intact: 2 accounts, {2 * len(VARIED)} jobs tracked.\n"
 
 
+@pytest.mark.fault(
+    "a counter and its job records disagree",
+    action="`state verify` exits 1",
+    shown="a line for each",
+    recovery="a backup",
+)
 def test_what_is_wrong_is_a_line_each_and_exit_1(simulator: RunningSimulator, here: Installation) -> None:
     with here.running() as daemon:
         submit(simulator, "alice")
@@ -159,6 +171,12 @@ def test_what_is_wrong_is_a_line_each_and_exit_1(simulator: RunningSimulator, he
     ]
 
 
+@pytest.mark.fault(
+    "a backup from the middle of a day is put back",
+    action="counts what has happened since then",
+    shown="counters of the backup, then the truth",
+    recovery="the first polls",
+)
 def test_a_backup_of_a_daemon_that_is_counting_goes_on_to_the_truth_when_it_is_put_back(
     simulator: RunningSimulator, here: Installation
 ) -> None:
@@ -236,6 +254,12 @@ def test_a_ledger_that_moves_takes_its_counters_and_the_times_of_their_creation_
     assert daemon.said("ledger.created") == []
 
 
+@pytest.mark.fault(
+    "a ledger moves to another machine while jobs go on",
+    action="counts what has happened meanwhile",
+    shown="the same counters with the same creation times",
+    recovery="the first polls",
+)
 def test_a_ledger_that_moved_while_jobs_went_on_counts_them_once(
     simulator: RunningSimulator, here: Installation, there: Installation
 ) -> None:
@@ -260,6 +284,12 @@ def test_a_ledger_that_moved_while_jobs_went_on_counts_them_once(
     assert after == before + before
 
 
+@pytest.mark.fault(
+    "`state import` of an account that has counts here",
+    action="refuses it",
+    shown="one line",
+    recovery="`--replace`",
+)
 def test_a_ledger_is_not_imported_beside_one_that_has_counted(
     simulator: RunningSimulator, here: Installation, there: Installation
 ) -> None:
@@ -310,6 +340,12 @@ def test_an_account_that_was_forgotten_is_counted_anew_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("command", [("import", "bob.ledger", "--replace"), ("forget", "bob", "--yes")])
+@pytest.mark.fault(
+    "`state import` or `forget` while the daemon runs",
+    action="refuses it",
+    shown="one line",
+    recovery="the daemon is stopped",
+)
 def test_what_writes_is_refused_while_the_daemon_runs(
     simulator: RunningSimulator, here: Installation, command: tuple[str, ...]
 ) -> None:
@@ -329,6 +365,12 @@ def test_what_writes_is_refused_while_the_daemon_runs(
         daemon.await_exact("bob", simulator, "bob")
 
 
+@pytest.mark.fault(
+    "a signal while `state import` waits for its input",
+    action="changes nothing",
+    shown="one line",
+    recovery="it is run again",
+)
 def test_a_signal_while_an_import_waits_for_its_input_changes_nothing(
     simulator: RunningSimulator, here: Installation, there: Installation
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -23,6 +24,7 @@ from exporter.counting.rules import reconcile
 from exporter.counting.values import Changes, JobTotals, Observations, Rules
 from exporter.storage.store import Store
 from tests.clocks import START
+from tests.fault_table import measure
 from tests.ledgers import IN_MEMORY
 from tests.width import width
 
@@ -237,6 +239,7 @@ class Counting(RuleBasedStateMachine):
             if script.times:
                 durations[script.operation, script.outcome] += 1
         counted = {key: count.value for key, count in self.ledger.counters.items() if count.value}
+        measure("a", [counted.get(key, 0) - expected[key] for key in counted.keys() | expected.keys()])
         assert counted == {key: value for key, value in expected.items() if value}
         observed = {
             labels: added
@@ -269,4 +272,9 @@ def totals(jobs: list[Job]) -> dict[tuple[str, str], JobTotals]:
 Counting.TestCase.settings = settings(
     max_examples=width(120, 600), stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )
-TestCounting: Any = Counting.TestCase
+TestCounting: Any = pytest.mark.fault(
+    "responses repeated, outdated, incomplete and in any order, with crashes before and after commits",
+    action="counts only what exceeds the job's record",
+    shown="counters that never fall",
+    recovery="the next complete listing",
+)(Counting.TestCase)

@@ -29,6 +29,7 @@ from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
 from exporter.redaction import Redactor
 from tests.clocks import START
+from tests.fault_table import measure
 from tests.ledgers import LedgerFixture
 from tests.width import width
 
@@ -308,6 +309,8 @@ def right(world: World, poller: PollLoop) -> bool:
     """Whether the counters are what a perfect observer would have counted."""
     counted = [life for life in world.lives if not life.history]
     failed = sum(life.job().failed or 0 for life in counted)
+    measure("finished", [poller.finished() - sum(life.finished for life in counted)])
+    measure("failed files", [poller.ledger.counted(FILES_FAILED, "copy") - failed])
     return (
         poller.finished() == sum(life.finished for life in counted)
         and poller.ledger.counted(FILES_FAILED, "copy") == failed
@@ -349,6 +352,12 @@ def polls_to_rest(world: World) -> int:
     return math.ceil(polls_per_window + 4 * listing + sum(not life.history for life in world.lives))
 
 
+@pytest.mark.fault(
+    "responses and commits that fail at random, restarts, others' requests, in lists of any order",
+    action="goes on where it can, lists in full again where it must",
+    shown="committed counters",
+    recovery="two full listings at most",
+)
 @THOROUGH
 @given(
     order=st.sampled_from(ORDERS),

@@ -142,6 +142,12 @@ def test_metrics_come_compressed_when_that_is_acceptable(here: Served) -> None:
 @pytest.mark.parametrize(
     "accept", ["version=", ";;;q=q", "text/plain;version=not.a.version;q=1e999", ",", "\xff", "x" * 5000]
 )
+@pytest.mark.fault(
+    "a scrape with a malformed `Accept`",
+    action="answers in the text format",
+    shown="all metrics",
+    recovery="none needed",
+)
 def test_a_malformed_header_gets_the_text_format(here: Served, accept: str) -> None:
     response, _ = here.ask("/metrics", Accept=accept, Accept_Encoding=accept)
 
@@ -226,6 +232,12 @@ def test_answers_carry_the_date_and_not_the_servers_name(here: Served) -> None:
     assert "server" not in response.headers
 
 
+@pytest.mark.fault(
+    "an unexpected error in a request handler",
+    action="answers 500 and logs it",
+    shown="500",
+    recovery="the next request",
+)
 def test_an_error_that_nobody_expected_is_a_500_that_is_told_of(here: Served) -> None:
     def broken() -> str:
         raise ZeroDivisionError("the page divided by zero")
@@ -297,6 +309,12 @@ def test_what_is_not_http_is_a_bad_request(here: Served, request_text: bytes) ->
 
 
 @pytest.mark.parametrize("chunk", [64 * 1024, 1000])
+@pytest.mark.fault(
+    "a client sends a header over 16 KiB",
+    action="refuses it",
+    shown="431 or a closed connection",
+    recovery="a shorter header",
+)
 def test_a_header_over_16_kib_is_refused_however_it_comes(here: Served, chunk: int) -> None:
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * (17 * 1024) + b"\r\n\r\n"
 

@@ -361,6 +361,12 @@ def test_changed_counts_restart_settling() -> None:
 # ---- rule 6: lost ----
 
 
+@pytest.mark.fault(
+    "a job is gone before it finished",
+    action="asks twice, 5 minutes apart",
+    shown="outcome `lost`",
+    recovery="none needed",
+)
 def test_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=3))
@@ -374,6 +380,12 @@ def test_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
     assert ledger.events == [JobFinished(ledger.records["42"])]
 
 
+@pytest.mark.fault(
+    "a job is unknown once, and known again",
+    action="counts on",
+    shown="an unfinished job",
+    recovery="the next response",
+)
 def test_job_observed_in_between_is_not_lost() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=3))
@@ -385,6 +397,12 @@ def test_job_observed_in_between_is_not_lost() -> None:
     assert ledger.outcomes() == {}
 
 
+@pytest.mark.fault(
+    "a lost job comes back",
+    action="counts its files, no second outcome",
+    shown="the files",
+    recovery="none needed",
+)
 def test_returning_lost_job_counts_files_but_no_second_outcome() -> None:
     ledger = listed_ledger()
     ledger.observe(job(completed=3))
@@ -601,6 +619,12 @@ def test_details_are_requested_once(answer: str) -> None:
     assert "42" not in ledger.ledger.live
 
 
+@pytest.mark.fault(
+    "a finished job's own endpoint never responds with it",
+    action="asks five times at most",
+    shown="a job without its errors",
+    recovery="none",
+)
 def test_refused_details_are_requested_five_times_at_most() -> None:
     patient, endless = listed_ledger(), listed_ledger()
     for ledger in (patient, endless):

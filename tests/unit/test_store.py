@@ -84,6 +84,12 @@ def test_second_process_is_refused_and_names_the_lock_owner(store: Store, state_
         Store(state_file)
 
 
+@pytest.mark.fault(
+    "the process that holds the lock dies",
+    action="the kernel drops the lock",
+    shown="nothing",
+    recovery="the next start",
+)
 def test_lock_is_released_when_its_owner_dies(state_file: Path) -> None:
     owner = multiprocessing.get_context("spawn").Process(target=_hold_and_die, args=(state_file,))
     owner.start()
@@ -158,6 +164,12 @@ def test_failed_jobs_outside_the_window_are_not_loaded(store: Store) -> None:
     assert later.failed == {}
 
 
+@pytest.mark.fault(
+    "a commit fails halfway",
+    action="rolls it back",
+    shown="the ledger before the commit",
+    recovery="the next commit",
+)
 def test_failed_commit_writes_nothing_and_can_be_retried(store: Store) -> None:
     ledger = begin(store)
     jobs = {str(n): msgspec.structs.replace(FAILED, id=str(n)) for n in range(3000)}
@@ -177,6 +189,12 @@ def test_failed_commit_writes_nothing_and_can_be_retried(store: Store) -> None:
     assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger.after(changes)
 
 
+@pytest.mark.fault(
+    "killed while it creates the tables",
+    action="creates them at the next start",
+    shown="nothing was counted yet",
+    recovery="the next start",
+)
 def test_interrupted_creation_of_the_tables_is_repeated(state_file: Path) -> None:
     state_file.parent.mkdir()
     state_file.touch()
@@ -207,6 +225,12 @@ def test_file_of_another_program_is_refused_and_unchanged(state_file: Path, cont
     assert sorted(each.name for each in state_file.parent.iterdir()) == ["state.db", "state.db.lock"]
 
 
+@pytest.mark.fault(
+    "a state file of a newer version",
+    action="refuses it, unchanged",
+    shown="the version that wrote it",
+    recovery="that version, or a backup",
+)
 def test_newer_state_file_is_refused_and_unchanged(state_file: Path) -> None:
     Store(state_file).close()
     with sqlite3.connect(state_file) as db:
@@ -232,6 +256,12 @@ def test_damaged_state_file_is_refused(state_file: Path) -> None:
         Store(state_file)
 
 
+@pytest.mark.fault(
+    "a state file without tables",
+    action="refuses it",
+    shown="what is missing",
+    recovery="a backup",
+)
 def test_state_file_without_tables_is_refused(state_file: Path) -> None:
     Store(state_file).close()
     with sqlite3.connect(state_file) as db:
@@ -249,6 +279,12 @@ def test_two_accounts_of_one_identity_share_a_ledger(store: Store) -> None:
     assert store.write_failures == 0
 
 
+@pytest.mark.fault(
+    "a state file's path that cannot be written",
+    action="refuses it",
+    shown="the path",
+    recovery="a writable folder",
+)
 def test_unwritable_path_is_refused(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
@@ -315,6 +351,12 @@ def test_every_key_has_its_own_allowance(store: Store, other: AllowanceKey) -> N
     assert store.allowance(other, NOW) == SavedAllowance(1, 1, 1, 1.0, 1.0)
 
 
+@pytest.mark.fault(
+    "the clock is put back by {put_back:g} s while a pause is saved",
+    action="stores the pause as a duration",
+    shown="the pause that is left",
+    recovery="the end of that pause",
+)
 @pytest.mark.parametrize("put_back", [1.0, HOUR, 2 * HOUR, 10 * DAY])
 def test_clock_put_back_prolongs_neither_the_window_nor_a_pause(store: Store, put_back: float) -> None:
     store.save_allowance(LAB, KEPT, NOW)
@@ -402,6 +444,12 @@ def test_allowance_survives_a_restart(state_file: Path) -> None:
     second.close()
 
 
+@pytest.mark.fault(
+    "SIGKILL after requests",
+    action="remembers the requests of this window",
+    shown="the requests used",
+    recovery="none needed",
+)
 def test_allowance_survives_a_kill(state_file: Path) -> None:
     killed = multiprocessing.get_context("spawn").Process(target=_keep_and_die, args=(state_file,))
     killed.start()
@@ -435,6 +483,12 @@ def test_repeated_restarts_do_not_exceed_one_share(state_file: Path, wrong_by: f
     assert made == 10
 
 
+@pytest.mark.fault(
+    "a state file of an earlier version, without allowances",
+    action="adds the table",
+    shown="the same counters",
+    recovery="none needed",
+)
 def test_file_without_allowance_table_gets_one_and_keeps_its_ledger(state_file: Path) -> None:
     older = Store(state_file)
     ledger = see(older, begin(older), FAILED, RUNNING)
@@ -456,6 +510,12 @@ def full(store: Store, *, is_full: bool) -> None:
     store._db.execute(f"PRAGMA query_only = {'ON' if is_full else 'OFF'}")  # noqa: SLF001
 
 
+@pytest.mark.fault(
+    "the allowance cannot be saved",
+    action="polls on",
+    shown="`sbg_exporter_state_write_failures_total`",
+    recovery="the next request saves it",
+)
 def test_failure_to_save_an_allowance_is_only_counted(store: Store) -> None:
     full(store, is_full=True)
 

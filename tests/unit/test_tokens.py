@@ -136,6 +136,12 @@ def test_endless_token_file_is_read_only_in_part() -> None:
         TokenFile(Path("/dev/zero")).read()
 
 
+@pytest.mark.fault(
+    "a token file with binary data",
+    action="refuses it without showing it",
+    shown="one line with the path",
+    recovery="a right token file",
+)
 def test_token_file_with_binary_data_is_refused(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
 
