@@ -52,7 +52,6 @@ INTERVAL = 30.0
 TIMEOUT = 30.0
 POLLS_TO_RECOVER = 120
 WRITES = {"commit", "create", "load"}
-CLOCKS_JUMP = True
 JUMPS = st.sampled_from([-1e9, -86400.0, -3601.0, -61.0, 61.0, 301.0, 3600.0, 86400.0, 1e9])
 """Seconds by which a clock jumps."""
 
@@ -368,19 +367,18 @@ class Polling(RuleBasedStateMachine):
         """Let requests of one kind or of any fail."""
         self.platform.queue(Fault(kind=kind), where, times)
 
-    @precondition(lambda self: CLOCKS_JUMP and self.ever_listed)
+    @precondition(lambda self: self.ever_listed)
     @rule(by=JUMPS)
     def set_platform_clock(self, by: float) -> None:
         """All responses have another time, once counting has begun: history is what its times say."""
         self.wire.ahead = by
 
-    @precondition(lambda self: CLOCKS_JUMP and (self.ever_listed or not self.wire.glitched))
+    @precondition(lambda self: self.ever_listed or not self.wire.glitched)
     @rule(by=JUMPS, responses=st.integers(0, 3))
     def platform_clock_glitches(self, by: float, responses: int) -> None:
         """One response has another time."""
         self.wire.glitch, self.wire.glitched = [0.0] * responses + [by], True
 
-    @precondition(lambda _: CLOCKS_JUMP)
     @rule(by=JUMPS)
     def set_clock(self, by: float) -> None:
         self.clock.wrong_by = by
