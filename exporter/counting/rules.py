@@ -31,9 +31,10 @@ in this package. Nothing in it reads a clock, a socket or a file.
 8.  The submission time is the time in the job's id if that is plausible: within 45 days, not after ``started_on`` plus
     2 s. Otherwise it is the first observation if the job was SUBMITTED then, else unknown. See
     :mod:`exporter.counting.submission`.
-9.  A finished job without times, or with failed files and no result, *needs details*: its own endpoint is requested,
-    five times at most until a response says something about the job. Duration and errors have flags of their own, so
-    they may be counted after the finish. Existing jobs that are shown individually need details too, for their errors.
+9.  A finished job without times, or with failed files and no result, *needs details*: its own endpoint is requested
+    until a response says something about the job. If requests fail, they are repeated ever less often for about a day.
+    Duration and errors have flags of their own, so they may be counted after the finish. Existing jobs that are shown
+    individually need details too, for their errors.
 10. An undocumented label value is kept if it is among the first eight of its kind (32 error codes) of an account; later
     ones become ``other``. The ledger stores which ones are kept.
 

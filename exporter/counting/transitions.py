@@ -30,8 +30,9 @@ from exporter.counting.values import (
     Rules,
 )
 
-_MAX_DETAIL_REQUESTS: Final = 5
-"""Retries, so that a proxy's error page in place of a response does not cost the errors of a job."""
+_MAX_DETAIL_REQUESTS: Final = 50
+"""Requests that may fail, so that an endpoint that is down does not cost a job its errors. As failed requests are
+repeated ever less often, these last for about a day."""
 
 
 @dataclass(frozen=True, slots=True)

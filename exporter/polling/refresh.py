@@ -150,7 +150,10 @@ class Refresh:
         answering: list[list[JobRecord]] = []
         failing: list[list[JobRecord]] = []
         for group in groups:
-            failed = all(self._backoff.failures(each.id) and self._positions.of(each.id) is None for each in group)
+            failed = all(
+                self._backoff.failures(each.id) and (each.needs_details or self._positions.of(each.id) is None)
+                for each in group
+            )
             (failing if failed else answering).append(group)
         return answering, failing
 
@@ -192,13 +195,16 @@ class Refresh:
         return groups
 
     def _by_page(self, group: list[JobRecord], tick: Tick) -> Generator[Request, Result, list[JobRecord]]:
-        """Check a group by a list page, if that is cheaper or the only way; return the jobs still to check."""
+        """Check a group by a list page, if that is cheaper or the only way; return the jobs still to check.
+
+        Details are not looked for on a page: it need not have them, and only a job's own endpoint says so for good.
+        """
         depths = [depth for record in group if (depth := self._positions.of(record.id)) is not None]
-        if not depths or (len(group) < _WORTH_A_PAGE and self._answers(group[0])):
+        if not depths or group[0].needs_details or (len(group) < _WORTH_A_PAGE and self._answers(group[0])):
             return group
         for record in group:
             self._freshness.mark_tried(record.id, tick.now)
-        yield from self._read_page(max(0, min(depths) - _SLACK), tick, for_details=group[0].needs_details)
+        yield from self._read_page(max(0, min(depths) - _SLACK), tick)
         left = [record for record in group if not self._freshness.checked(record.id)]
         if not self.budget.exhausted:
             for record in left:
@@ -231,17 +237,17 @@ class Refresh:
         if record.unfinished and depth is not None and self.budget.available:
             yield from self._read_page(max(0, depth - _SLACK), tick)
 
-    def _read_page(self, depth: int, tick: Tick, *, for_details: bool = False) -> Generator[Request, Result, int]:
+    def _read_page(self, depth: int, tick: Tick) -> Generator[Request, Result, int]:
         """Read the page that shows the jobs from *depth* inwards; return how many records it has."""
         offset = self._shape.offset(depth)
         result = yield ListPage(offset, Priority.REFRESH)
-        self._spend(result, for_details=for_details)
+        self._spend(result)
         if not isinstance(result, PageResult):
             return 0
         self._page_shown(result, offset, tick)
         return result.response.page.items
 
-    def _spend(self, result: Result, *, for_details: bool) -> None:
+    def _spend(self, result: Result, *, for_details: bool = False) -> None:
         self.budget.spend(result, for_details=for_details)
         if not isinstance(result, Exhausted):
             self._saved = max(0.0, self._saved - 1.0)

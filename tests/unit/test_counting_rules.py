@@ -621,15 +621,15 @@ def test_details_are_requested_once(answer: str) -> None:
 
 @pytest.mark.fault(
     "a finished job's own endpoint never responds with it",
-    action="asks five times at most",
+    action="asks ever less often, for about a day",
     shown="a job without its errors",
     recovery="none",
 )
-def test_refused_details_are_requested_five_times_at_most() -> None:
+def test_refused_details_are_requested_fifty_times_at_most() -> None:
     patient, endless = listed_ledger(), listed_ledger()
     for ledger in (patient, endless):
         ledger.observe(ended(1, 2))
-        for _ in range(4):
+        for _ in range(49):
             ledger.observe(refused=["42"])
         assert ledger.records["42"].needs_details
 
