@@ -3,16 +3,17 @@
 import ipaddress
 import re
 import ssl
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from exporter.config.no_proxy import bypasses_proxy
 from exporter.errors import ConfigError
 
 _HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
 _HIGHEST_PORT: Final = 65535
+_DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
 def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, str]:
@@ -41,8 +42,7 @@ def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[st
             " use https, or set allow_plain_http = true"
         )
     shown = f"[{host}]" if ":" in host else host
-    default = {"http": 80, "https": 443}[parts.scheme]
-    at = f"{shown}:{port}" if port not in {None, default} else shown
+    at = f"{shown}:{port}" if port not in {None, _DEFAULT_PORTS[parts.scheme]} else shown
     path = parts.path.rstrip("/") or "/v2"  # users omit /v2, or add a slash
     return f"{parts.scheme}://{at}{path}", host
 
@@ -84,14 +84,27 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_from_environment(environ: Mapping[str, str], url: str) -> str | None:
-    """``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``, in upper or lower case; lower case wins, as is customary."""
+    """The proxy for *url* by ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``.
+
+    In upper or lower case; lower case wins, as is customary. ``ALL_PROXY`` is not used, because not all programs do.
+    ``HTTP_PROXY`` in upper case is ignored where ``REQUEST_METHOD`` is set: in a CGI program, a client sets it by a
+    header.
+
+    Raises:
+        ConfigError: the variable holds no URL of a proxy.
+    """
     upper_first = sorted(name for name in environ if name.lower() in {"http_proxy", "https_proxy", "no_proxy"})
+    if "REQUEST_METHOD" in environ and "HTTP_PROXY" in upper_first:
+        upper_first.remove("HTTP_PROXY")
     set_by = {name.lower().removesuffix("_proxy"): name for name in upper_first}
-    values = {kind: environ[name] for kind, name in set_by.items()}
-    scheme, _, rest = url.partition("://")
-    if urllib.request.proxy_bypass_environment(rest.partition("/")[0], values):  # type: ignore[attr-defined]  # typeshed lacks it
+    parts = urlsplit(url)
+    variable = set_by.get(parts.scheme)
+    if variable is None or not environ[variable].strip():
         return None
-    return parse_proxy(values[scheme], set_by[scheme]) if values.get(scheme) else None
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    if "no" in set_by and bypasses_proxy(environ[set_by["no"]], parts.hostname or "", port):
+        return None
+    return parse_proxy(environ[variable], variable)
 
 
 def parse_proxy(text: str, where: str) -> str:

@@ -914,8 +914,13 @@ PROXY = "http://team:s3cret@proxy.example.org:3128"
         ({"HTTPS_PROXY": "https://proxy.example.org"}, "https://proxy.example.org"),
         ({"HTTPS_PROXY": PROXY, "NO_PROXY": "*"}, None),
         ({"HTTPS_PROXY": PROXY, "no_proxy": "example.org, .sbgenomics.com"}, None),
-        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "cavatica-api.sbgenomics.com:443"}, PROXY),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "*.sbgenomics.com"}, None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "cavatica-api.sbgenomics.com:443"}, None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "cavatica-api.sbgenomics.com:8443"}, PROXY),
         ({"HTTPS_PROXY": PROXY, "NO_PROXY": "sbgenomics.org,::1,fe80::/10"}, PROXY),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "*", "no_proxy": ""}, PROXY),
+        ({"HTTPS_PROXY": " "}, None),
+        ({"ALL_PROXY": PROXY, "all_proxy": PROXY}, None),
     ],
 )
 def test_proxy_variables_are_used(desk: Desk, environ: dict[str, str], proxy: str | None) -> None:
@@ -931,6 +936,33 @@ def test_plain_http_has_a_proxy_of_its_own_and_no_proxy_may_name_a_port(desk: De
     [direct] = desk.load({"HTTP_PROXY": PROXY, "NO_PROXY": "api.example.org:8080"}).accounts
 
     assert (proxied.proxy, direct.proxy) == (PROXY, None)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "no_proxy", "direct"),
+    [
+        ("https://[2001:db8::1]:8443/v2", "2001:db8::1", True),
+        ("https://[2001:db8::1]:8443/v2", "[2001:db8::1]:8443", True),
+        ("https://[2001:db8::1]:8443/v2", "2001:db8::/32", True),
+        ("https://[2001:db8::1]/v2", "[2001:db8::1]:443", True),
+        ("https://[2001:db8::1]/v2", "2001:db9::/32", False),
+        ("https://10.1.2.3/v2", "10.0.0.0/8", True),
+        ("https://10.1.2.3:8443/v2", "10.1.2.3:443", False),
+    ],
+)
+def test_no_proxy_may_name_addresses_and_networks(desk: Desk, endpoint: str, no_proxy: str, *, direct: bool) -> None:
+    environ = {**SB, "SB_API_ENDPOINT": endpoint, "HTTPS_PROXY": PROXY, "NO_PROXY": no_proxy}
+
+    assert [each.proxy for each in desk.load(environ).accounts] == [None if direct else PROXY]
+
+
+@pytest.mark.parametrize(("name", "proxy"), [("HTTP_PROXY", None), ("http_proxy", PROXY)])
+def test_a_cgi_program_ignores_the_variable_that_its_clients_can_set(desk: Desk, name: str, proxy: str | None) -> None:
+    desk.write(account(api_endpoint='"http://api.example.org/v2"', allow_plain_http="true"))
+
+    [found] = desk.load({name: PROXY, "REQUEST_METHOD": "GET"}).accounts
+
+    assert found.proxy == proxy
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "platform.localhost"])
