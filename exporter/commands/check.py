@@ -56,7 +56,7 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, redacto
     Raises:
         Stopping: *stop* was set before all accounts had responded.
     """
-    for warning in (*configuration.warnings, *configuration.web.warnings):
+    for warning in (*configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings):
         _say(f"warning: {warning}")
     if offline:
         for problem in configuration.setup_problems.values():
@@ -67,7 +67,7 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, redacto
         _say(f"Configuration OK: {number} account{'' if number == 1 else 's'} (API not contacted).")
         return 0
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
-        throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=())
+        throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=())
         with assembly.build(throwaway, stop, log, redactor) as components:
             poll_each(components, lambda poller: poller.poll_once(), stop)
             snapshots, display, now = components.registry.snapshots, components.display, components.clock.time

@@ -8,12 +8,14 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
+from exporter.api.platforms import SHORT_NAMES
 from exporter.config.endpoints import (
     check_certificates,
     is_loopback,
     parse_endpoint,
     parse_proxy,
     proxy_from_environment,
+    unusual_path,
 )
 from exporter.config.tokens import (
     FixedToken,
@@ -29,16 +31,6 @@ from exporter.config.tokens import (
 from exporter.errors import ConfigError, Problems, ProfileError, TokenError
 
 _LONGEST_NAME: Final = 64
-
-PLATFORMS: Final[Mapping[str, str]] = {
-    "api.sbgenomics.com": "aws-us",
-    "eu-api.sbgenomics.com": "aws-eu",
-    "cgc-api.sbgenomics.com": "cgc",
-    "cavatica-api.sbgenomics.com": "cavatica",
-    "api.sb.biodatacatalyst.nhlbi.nih.gov": "f4c",
-    "api.sevenbridges.cn": "ali-cn",
-}
-"""The platforms' hosts and short names."""
 
 
 def _label(value: str) -> str:
@@ -89,6 +81,12 @@ class AccountConfig:
     def needs_tls(self) -> bool:
         """Whether a connection to the endpoint or to its proxy is encrypted."""
         return self.endpoint.startswith("https:") or bool(self.proxy and self.proxy.startswith("https:"))
+
+    @property
+    def endpoint_warning(self) -> str:
+        """What is unusual about the endpoint, in a line; empty if nothing is."""
+        question = unusual_path(self.endpoint)
+        return f"{self.where}: {question}" if question else ""
 
     def setup_problem(self, environ: Mapping[str, str]) -> str:
         """Read the account's files, and say in a line what is wrong with them now; an empty line if nothing is.
@@ -344,4 +342,4 @@ def _account_config(
         proxy = parse_proxy(proxy, f"{where}: proxy")
     elif not is_loopback(host):
         proxy = proxy_from_environment(environ, url)
-    return AccountConfig(name or PLATFORMS.get(host, host), url, division, token, ca_file, proxy, where)
+    return AccountConfig(name or SHORT_NAMES.get(host, host), url, division, token, ca_file, proxy, where)

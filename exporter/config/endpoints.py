@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from exporter.api.platforms import api_base, is_api
 from exporter.config.no_proxy import bypasses_proxy
 from exporter.errors import ConfigError
 
 _HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
+_BASE_PATH: Final = re.compile(r"/v2(?=/|$)")
 _HIGHEST_PORT: Final = 65535
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
@@ -34,6 +36,8 @@ def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[st
         raise ConfigError(f"{where}: api_endpoint must be http or https, such as https://cgc-api.sbgenomics.com/v2")
     if parts.scheme not in {"http", "https"} or not _is_host(host) or not text.strip().isprintable():
         raise ConfigError(wrong)
+    if not parts.username and not parts.password:
+        _refuse_web_address(host, where)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"{where}: api_endpoint must not contain a user, query or fragment")
     if parts.scheme == "http" and not allow_plain_http and not is_loopback(host):
@@ -44,7 +48,30 @@ def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[st
     shown = f"[{host}]" if ":" in host else host
     at = f"{shown}:{port}" if port not in {None, _DEFAULT_PORTS[parts.scheme]} else shown
     path = parts.path.rstrip("/") or "/v2"  # users omit /v2, or add a slash
+    if is_api(host) and path != "/v2":
+        raise ConfigError(
+            f"{where}: api_endpoint is more than the API's base URL; should it be {parts.scheme}://{at}/v2?"
+        )
     return f"{parts.scheme}://{at}{path}", host
+
+
+def _refuse_web_address(host: str, where: str) -> None:
+    api = api_base(host)
+    if api is not None and not is_api(host):
+        raise ConfigError(f"{where}: api_endpoint is a web address of the platform, not its API; should it be {api}?")
+
+
+def unusual_path(endpoint: str) -> str:
+    """A question about an API's base URL that does not end in one ``/v2``; empty if it does.
+
+    It may be right where another server passes requests on to the API.
+    """
+    found = _BASE_PATH.search(endpoint)
+    if found is None:
+        return f"api_endpoint does not end in /v2; should it be {endpoint}/v2?"
+    if found.end() < len(endpoint):
+        return f"api_endpoint goes on after /v2; should it be {endpoint[: found.end()]}?"
+    return ""
 
 
 def _is_host(text: str) -> bool:

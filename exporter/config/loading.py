@@ -38,6 +38,7 @@ class Configuration:
         setup_problems: account to what is wrong with its files now; never all accounts.
         warnings: what works but should be changed, one line each.
         web: TLS and authentication of the metrics server.
+        endpoint_warnings: endpoints that are probably wrong, one line each.
     """
 
     settings: Settings
@@ -51,6 +52,7 @@ class Configuration:
     pending: tuple[PendingAccount, ...] = ()
     setup_problems: Mapping[str, str] = field(default_factory=dict)
     web: WebConfig = PLAIN
+    endpoint_warnings: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,6 +111,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         tuple(found.pending),
         found.setup_problems,
         web,
+        tuple(warning for each in found.accounts if (warning := each.endpoint_warning)),
     )
 
 

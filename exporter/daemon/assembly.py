@@ -58,6 +58,8 @@ def build(
     display = DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
+    for warning in configuration.endpoint_warnings:
+        log.warning("endpoint.unusual", reason=warning)
     with closing(Store(configuration.state_file)) as store:
         store.report_missing = lambda reason: log.error("state.file_missing", reason=reason)
         for warning in store.warnings:

@@ -82,6 +82,23 @@ def test_check_offline_asks_nobody(tmp_path: Path) -> None:
         )
 
 
+def test_check_offline_questions_a_path_that_a_base_url_rarely_has(tmp_path: Path) -> None:
+    with Installation(tmp_path / "etc", Account("far", "https://nobody.invalid/v2/v2")) as site:
+        check = site.start("check", "--offline", "--config", str(site.config))
+
+        assert check.end() == 0
+        assert "api_endpoint goes on after /v2; should it be https://nobody.invalid/v2?\n" in check.stdout
+
+
+def test_check_offline_recognises_a_web_address(tmp_path: Path) -> None:
+    with Installation(tmp_path / "etc", Account("far", "https://cavatica.sbgenomics.com")) as site:
+        check = site.start("check", "--offline", "--config", str(site.config))
+
+        assert check.end() == 2
+        [line] = check.lines
+        assert line.endswith("should it be https://cavatica-api.sbgenomics.com/v2?\n")
+
+
 def test_once_counts_into_the_state_file_and_prints_the_page(tmp_path: Path) -> None:
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), history="count") as site:
         for number in range(250):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.api.platforms import SHORT_NAMES
 from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.loading import Configuration, load
@@ -867,6 +868,70 @@ def test_invalid_endpoint_is_refused(desk: Desk, text: str) -> None:
     assert desk.problems(environ={**SB, "SB_API_ENDPOINT": text}) == [
         "SB_API_ENDPOINT: api_endpoint must be a URL, such as https://cgc-api.sbgenomics.com/v2"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "api"),
+    [
+        ("https://cavatica.sbgenomics.com", CAVATICA),
+        ("https://cavatica.sbgenomics.com/v2", CAVATICA),
+        ("https://cavatica.sbgenomics.com/u/rfranklin/#q?a=b", CAVATICA),
+        ("http://CAVATICA.sbgenomics.com.:80/", CAVATICA),
+        ("https://www.cavatica.org/", CAVATICA),
+        ("https://docs.cavatica.org/reference", CAVATICA),
+        ("https://cgc.sbgenomics.com", CGC),
+        ("https://www.cancergenomicscloud.org", CGC),
+        ("https://igor.sbgenomics.com/developer#token", "https://api.sbgenomics.com/v2"),
+        ("https://sbgenomics.com", "https://api.sbgenomics.com/v2"),
+        ("https://eu.sbgenomics.com", "https://eu-api.sbgenomics.com/v2"),
+        ("https://platform.sb.biodatacatalyst.nhlbi.nih.gov", "https://api.sb.biodatacatalyst.nhlbi.nih.gov/v2"),
+        ("https://www.sevenbridges.cn", "https://api.sevenbridges.cn/v2"),
+        ("https://gcp.sbgenomics.com", "https://gcp-api.sbgenomics.com/v2"),
+    ],
+)
+def test_web_address_is_refused_with_the_api_that_belongs_to_it(desk: Desk, text: str, api: str) -> None:
+    assert desk.problems(environ={**SB, "SB_API_ENDPOINT": text}) == [
+        f"SB_API_ENDPOINT: api_endpoint is a web address of the platform, not its API; should it be {api}?"
+    ]
+
+
+@pytest.mark.parametrize("path", ["/v2/v2", "/v2/async/files", "/v2/user/", "/v1", "/V2", "/api/v2", "/developer"])
+@pytest.mark.parametrize("host", [*SHORT_NAMES, "gcp-api.sbgenomics.com"])
+def test_path_after_the_base_of_a_known_api_is_refused(desk: Desk, host: str, path: str) -> None:
+    assert desk.problems(environ={**SB, "SB_API_ENDPOINT": f"https://{host}{path}"}) == [
+        f"SB_API_ENDPOINT: api_endpoint is more than the API's base URL; should it be https://{host}/v2?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "question"),
+    [
+        ("", None),
+        ("/v2/", None),
+        ("/proxied/v2", None),
+        ("/v2/v2", "goes on after /v2; should it be https://api.example.org/v2?"),
+        ("/proxied/v2/async/files/", "goes on after /v2; should it be https://api.example.org/proxied/v2?"),
+        ("/proxied", "does not end in /v2; should it be https://api.example.org/proxied/v2?"),
+        ("/v20/v2", None),
+        ("/v20", "does not end in /v2; should it be https://api.example.org/v20/v2?"),
+    ],
+)
+def test_unusual_path_of_another_host_gets_a_warning(desk: Desk, path: str, question: str | None) -> None:
+    found = desk.load({**SB, "SB_API_ENDPOINT": f"https://api.example.org{path}"})
+
+    assert found.endpoint_warnings == (() if question is None else (f"SB_API_ENDPOINT: api_endpoint {question}",))
+
+
+def test_unknown_host_of_a_platforms_domain_is_left_alone(desk: Desk) -> None:
+    [account] = desk.load({**SB, "SB_API_ENDPOINT": "https://new-api.sbgenomics.com"}).accounts
+
+    assert account.endpoint == "https://new-api.sbgenomics.com/v2"
+
+
+def test_user_in_a_web_address_is_not_repeated(desk: Desk) -> None:
+    [problem] = desk.problems(environ={**SB, "SB_API_ENDPOINT": f"https://user:{TOKEN}@cavatica.sbgenomics.com"})
+
+    assert TOKEN not in problem
 
 
 def test_endpoint_of_another_protocol_is_refused(desk: Desk) -> None:

@@ -1,0 +1,65 @@
+"""The Seven Bridges platforms: the hosts of their APIs, and web addresses that are easily taken for them. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+SHORT_NAMES: Final[Mapping[str, str]] = {
+    "api.sbgenomics.com": "aws-us",
+    "eu-api.sbgenomics.com": "aws-eu",
+    "cgc-api.sbgenomics.com": "cgc",
+    "cavatica-api.sbgenomics.com": "cavatica",
+    "api.sb.biodatacatalyst.nhlbi.nih.gov": "f4c",
+    "api.sevenbridges.cn": "ali-cn",
+}
+"""API host to the platform's short name."""
+
+_OLD_API_HOST: Final = "gcp-api.sbgenomics.com"
+_WEB_HOSTS: Final[Mapping[str, str]] = {
+    "igor.sbgenomics.com": "api.sbgenomics.com",
+    "us.sbgenomics.com": "api.sbgenomics.com",
+    "platform.sbgenomics.com": "api.sbgenomics.com",
+    "www.sbgenomics.com": "api.sbgenomics.com",
+    "sbgenomics.com": "api.sbgenomics.com",
+    "us-api.sbgenomics.com": "api.sbgenomics.com",
+    "platform.sevenbridges.com": "api.sbgenomics.com",
+    "api.sevenbridges.com": "api.sbgenomics.com",
+    "docs.sevenbridges.com": "api.sbgenomics.com",
+    "www.sevenbridges.com": "api.sbgenomics.com",
+    "sevenbridges.com": "api.sbgenomics.com",
+    "eu.sbgenomics.com": "eu-api.sbgenomics.com",
+    "cgc.sbgenomics.com": "cgc-api.sbgenomics.com",
+    "api.cgc.sbgenomics.com": "cgc-api.sbgenomics.com",
+    "cancergenomicscloud.org": "cgc-api.sbgenomics.com",
+    "cavatica.sbgenomics.com": "cavatica-api.sbgenomics.com",
+    "cavatica.org": "cavatica-api.sbgenomics.com",
+    "platform.sb.biodatacatalyst.nhlbi.nih.gov": "api.sb.biodatacatalyst.nhlbi.nih.gov",
+    "sb.biodatacatalyst.nhlbi.nih.gov": "api.sb.biodatacatalyst.nhlbi.nih.gov",
+    "biodatacatalyst.nhlbi.nih.gov": "api.sb.biodatacatalyst.nhlbi.nih.gov",
+    "f4c.sbgenomics.com": "api.sb.biodatacatalyst.nhlbi.nih.gov",
+    "platform.sevenbridges.cn": "api.sevenbridges.cn",
+    "sevenbridges.cn": "api.sevenbridges.cn",
+    "gcp.sbgenomics.com": _OLD_API_HOST,
+}
+_NOT_COMMON: Final = {"sbgenomics.com"}
+"""Domains with several platforms in them: an unknown sub-domain may be an API."""
+
+
+def api_base(host: str) -> str | None:
+    """Return the base URL of the API that belongs to *host*, an API's own or a web address; None for other hosts."""
+    found = host if is_api(host) else _api_of_web_host(host)
+    return None if found is None else f"https://{found}/v2"
+
+
+def is_api(host: str) -> bool:
+    """Whether *host* is the API of a known platform."""
+    return host in SHORT_NAMES or host == _OLD_API_HOST
+
+
+def _api_of_web_host(host: str) -> str | None:
+    """Return the API's host for a web address, which may be a sub-domain of a known one."""
+    domain = host
+    while domain not in _WEB_HOSTS:
+        _, dot, domain = domain.partition(".")
+        if not dot:
+            return None
+    return None if domain in _NOT_COMMON and domain != host else _WEB_HOSTS[domain]
