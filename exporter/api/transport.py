@@ -6,7 +6,7 @@ import os
 import ssl
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,21 +17,66 @@ import httpx
 from exporter.api.deadline import Deadline, DeadlineBackend
 from exporter.errors import ConfigError
 
+_PATHS: Final = ssl.get_default_verify_paths()
+_SYSTEM_FOLDER: Final = _PATHS.openssl_capath
+SYSTEM_BUNDLES: Final = (
+    _PATHS.openssl_cafile,
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
+    "/etc/pki/tls/certs/ca-bundle.crt",  # older Fedora and RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # BSD, macOS, Alpine
+)
+"""Where systems keep the certificates that they trust, in one file. OpenSSL itself knows only the first of these."""
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Load the trusted certificates: *ca_file*, else ``SSL_CERT_FILE``, else the bundle that httpx brings.
+
+@dataclass(frozen=True, slots=True)
+class CertificateSource:
+    """Where trusted certificates are read from. Without both, from the bundle that httpx brings.
+
+    Attributes:
+        file: in PEM format.
+        folder: with one certificate per file, named by hashes; OpenSSL looks into it at each connection.
+        name: for errors.
+    """
+
+    file: str | None
+    folder: str | None
+    name: str
+
+
+def certificate_source(
+    ca_file: str | None, environ: Mapping[str, str], system_bundles: Sequence[str] = SYSTEM_BUNDLES
+) -> CertificateSource:
+    """Return *ca_file*; else what ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name; else the system's certificates.
+
+    If the system has none, as in a small container image, those that come with the installation are used.
+    """
+    if ca_file:
+        return CertificateSource(ca_file, None, ca_file)
+    file, folder = environ.get("SSL_CERT_FILE") or None, environ.get("SSL_CERT_DIR") or None
+    if file or folder:
+        return CertificateSource(file, folder, "SSL_CERT_FILE" if file else "SSL_CERT_DIR")
+    readable = (bundle for bundle in system_bundles if os.path.isfile(bundle) and os.access(bundle, os.R_OK))  # noqa: PTH113  # Path.is_file raises PermissionError
+    file = next(readable, None)
+    return CertificateSource(file, _SYSTEM_FOLDER if file else None, file or "the certificates that httpx brings")
+
+
+def tls_context(source: CertificateSource) -> ssl.SSLContext:
+    """Load the trusted certificates.
 
     Raises:
         ConfigError: the file cannot be read or holds no certificate.
     """
     try:
-        if ca_file:
-            _require_regular(Path(ca_file))
-        return ssl.create_default_context(cafile=ca_file) if ca_file else httpx.create_ssl_context()
+        if source.file is None and source.folder is None:
+            return httpx.create_ssl_context(trust_env=False)
+        if source.file:
+            _require_regular(Path(source.file))
+        return ssl.create_default_context(cafile=source.file, capath=source.folder)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a ValueError for a path with a null byte
-        source = ca_file or "SSL_CERT_FILE or SSL_CERT_DIR"
         raise ConfigError(
-            f"{source}: expected certificates in PEM format: {getattr(error, 'strerror', None) or error}"
+            f"{source.name}: expected certificates in PEM format: {getattr(error, 'strerror', None) or error}"
         ) from error
 
 
@@ -53,8 +98,8 @@ class CertificatesKept:
 class TrustedCertificates:
     """The certificate authorities to trust, loaded again when their file changes. Safe to share between threads.
 
-    The file is *ca_file*, else ``SSL_CERT_FILE``. It is compared by its content: its times and size may stay the same,
-    and Kubernetes replaces a link above it. OpenSSL itself looks into ``SSL_CERT_DIR`` at each connection.
+    See :func:`certificate_source` for where they are. The file is compared by its content: its times and size may stay
+    the same, and Kubernetes replaces a link above it. OpenSSL itself looks into a folder at each connection.
     """
 
     def __init__(
@@ -76,18 +121,19 @@ class TrustedCertificates:
         Raises:
             ConfigError: there is none yet, because the file cannot be read or holds no certificate.
         """
-        file = self._ca_file or os.environ.get("SSL_CERT_FILE")
+        source = certificate_source(self._ca_file, os.environ)
         with self._lock:
-            found = "" if file is None else _fingerprint(Path(file))
+            found = "" if source.file is None else _fingerprint(Path(source.file))
             if self._context is None:
-                self._context, self._loaded = tls_context(self._ca_file), found
+                self._context, self._loaded = tls_context(source), found
             elif found not in {self._loaded, self._refused}:
-                self._context = self._reloaded(self._context, file or "", found)
+                self._context = self._reloaded(self._context, source, found)
             return self._context
 
-    def _reloaded(self, before: ssl.SSLContext, file: str, found: str) -> ssl.SSLContext:
+    def _reloaded(self, before: ssl.SSLContext, source: CertificateSource, found: str) -> ssl.SSLContext:
+        file = source.file or ""
         try:
-            context = tls_context(self._ca_file)
+            context = tls_context(source)
         except ConfigError as error:
             self._refused = found
             self._report(CertificatesKept(file, str(error)))

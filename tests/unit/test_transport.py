@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,11 +14,19 @@ import pytest
 from exporter.api.allowance import Allowance
 from exporter.api.client import Client, RequestCompleted, RetryScheduled
 from exporter.api.deadline import Deadline
-from exporter.api.transport import CertificatesKept, CertificatesReloaded, TrustedCertificates, transport_to
+from exporter.api.transport import (
+    CertificatesKept,
+    CertificatesReloaded,
+    TrustedCertificates,
+    certificate_source,
+    tls_context,
+    transport_to,
+)
 from exporter.errors import ConfigError, Unreachable
 from tests.certificates import Certificate, new_certificate
 from tests.clocks import ManualClock
 from tests.raw_server import Connection, RawServer, reply, serving
+from tests.tools import tool
 
 pytestmark = pytest.mark.tools("openssl")
 USER = json.dumps({"username": "rfranklin"}).encode()
@@ -51,10 +60,14 @@ class Site:
         self.file = self.folder / "ca.pem"
         self.tls = self.old.server()
         self.server: RawServer = self.stack.enter_context(serving(_one_answer, self.tls))
-        trusted, deadline = TrustedCertificates(str(self.file), self.reports.append), Deadline()
-        transport = transport_to(deadline, trusted, None)
         self.allowance = Allowance(1.0)
-        self.client = Client(
+        self.client = self.with_trust(TrustedCertificates(str(self.file), self.reports.append))
+
+    def with_trust(self, trusted: TrustedCertificates) -> Client:
+        """Return a client of the server that trusts *trusted*."""
+        deadline = Deadline()
+        transport = transport_to(deadline, trusted, None)
+        client = Client(
             f"https://localhost:{self.server.port}/v2",
             transport,
             deadline,
@@ -64,8 +77,9 @@ class Site:
             timeout=20.0,
             prepare=transport.prepare,
         )
-        self.stack.callback(self.client.close)
-        self.client.use_token("t0k3n")
+        self.stack.callback(client.close)
+        client.use_token("t0k3n")
+        return client
 
     def trusts(self) -> bool:
         """Whether the client accepts the certificate that the server shows."""
@@ -224,6 +238,49 @@ def test_the_file_that_the_environment_names_is_loaded_again_too(site: Site, mon
 
     assert trusted.context() is not before
     assert site.reports == [CertificatesReloaded(str(site.file))]
+
+
+def test_the_systems_certificates_are_used_and_loaded_again(site: Site) -> None:
+    bundles = (str(site.folder / "elsewhere.pem"), str(site.file))
+    shutil.copy(site.old.cert, site.file)
+
+    source = certificate_source(None, {}, bundles)
+
+    assert source.file == str(site.file)
+    [found] = tls_context(source).get_ca_certs()
+    assert found["subject"] == ((("commonName", "localhost"),),)
+
+
+def test_configured_certificates_replace_the_systems(site: Site) -> None:
+    shutil.copy(site.old.cert, site.file)
+    environ = {"SSL_CERT_FILE": "environment.pem", "SSL_CERT_DIR": "folder"}
+
+    own = certificate_source("own.pem", environ, (str(site.file),))
+    environment = certificate_source(None, environ, (str(site.file),))
+    folder = certificate_source(None, {"SSL_CERT_FILE": "", "SSL_CERT_DIR": "folder"}, (str(site.file),))
+
+    assert (own.file, own.folder) == ("own.pem", None)
+    assert (environment.file, environment.folder) == ("environment.pem", "folder")
+    assert (folder.file, folder.folder) == (None, "folder")
+
+
+def test_a_system_without_certificates_has_those_of_the_installation(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    source = certificate_source(None, {}, (str(tmp_path / "missing"), str(tmp_path / "folder")))
+
+    assert (source.file, source.folder) == (None, None)
+    assert len(tls_context(source).get_ca_certs()) > 50
+
+
+def test_a_certificate_folder_of_the_environment_is_trusted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = site.folder / "certs"
+    folder.mkdir()
+    shutil.copy(site.old.cert, folder / "ca.pem")
+    subprocess.run([tool("openssl"), "rehash", str(folder)], check=True, capture_output=True)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+
+    assert site.with_trust(TrustedCertificates(None)).user().value == "rfranklin"
 
 
 def test_without_a_file_the_certificates_stay(monkeypatch: pytest.MonkeyPatch) -> None:
