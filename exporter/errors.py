@@ -16,6 +16,7 @@
     - Maintenance     503 with code 0: retry every minute
     - BadAnswer       a response that differs from the API's documentation
       . BadRequest    400: a request with ``fields`` is repeated without it
+      . NotThePlatform  a proxy, a firewall or a web site responded: says nothing about the token or a job
       . AnswerTooLarge  the page is requested again with half as many jobs
       . JobRequestFailed  only this job's request failed: the poll continues with the others
     - WrongAccount    the token belongs to another user: the counters stay unchanged
@@ -159,7 +160,7 @@ class Overloaded(Unreachable):
 
 
 class Unauthorized(PollError):
-    """The platform refused the token (401, 403)."""
+    """The platform refused the token (401 or 403 with its own JSON, or for the token's user)."""
 
     result = "unauthorized"
     wait_reason: ClassVar[WaitReason | None] = WaitReason.TOKEN
@@ -198,6 +199,18 @@ class BadAnswer(PollError):
     """A response that differs from the API's documentation."""
 
     result = "bad_answer"
+
+
+class NotThePlatform(BadAnswer):
+    """A response of something between the exporter and the platform, such as a firewall, or of another server.
+
+    Attributes:
+        doubts_token: whether it looks like a refused token, which only the platform can tell.
+    """
+
+    def __init__(self, message: str, *, doubts_token: bool = False) -> None:
+        super().__init__(message)
+        self.doubts_token = doubts_token
 
 
 class AnswerTooLarge(BadAnswer):

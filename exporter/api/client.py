@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, Protocol
 from urllib.parse import quote
 
@@ -19,10 +20,13 @@ from exporter import __version__
 from exporter.api import decoding
 from exporter.api.allowance import LONGEST_PAUSE, Allowance, seconds_until_reset
 from exporter.api.bodies import LARGEST_ANSWER, read_body
+from exporter.api.connection_errors import Route, connecting, losing, tunnelling
 from exporter.api.deadline import Deadline
-from exporter.api.models import PAGE_LIMIT, ApiError, Job, JobPage, Operation, Priority, Response
+from exporter.api.failures import Asked, Received, TransportFailed, failure, not_json
+from exporter.api.models import PAGE_LIMIT, Job, JobPage, Operation, Priority, Response
 from exporter.api.oversized import OversizedJobs
 from exporter.api.result_filter import ResultFilter
+from exporter.api.transport import Transport
 from exporter.clock import Clock
 from exporter.errors import (
     AllowanceExhausted,
@@ -30,8 +34,8 @@ from exporter.errors import (
     BadAnswer,
     BadRequest,
     JobRequestFailed,
-    Maintenance,
-    Overloaded,
+    NotThePlatform,
+    PollError,
     RateLimited,
     Unauthorized,
     Unreachable,
@@ -43,24 +47,13 @@ ATTEMPTS: Final = 3
 """How often a request is sent within one poll if the connection or the platform fails; for a single job, once."""
 NO_SUCH_JOB: Final = 10211
 """The platform's error code for an unknown job id."""
-_UNDER_MAINTENANCE: Final = 0
 _GOOD_PAGES_TO_GROW: Final = 10
 """Consecutive successful pages before the page size is doubled again."""
 _BACKOFF_SECONDS: Final = 1.0
 _SHORT_PAUSE: Final = 5.0
 """Longest ``Retry-After`` of a 503, in seconds, after which a request is retried within the same poll."""
-_OK, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TIMED_OUT, _TOO_MANY, _UNAVAILABLE = (
-    200,
-    400,
-    401,
-    403,
-    404,
-    408,
-    429,
-    503,
-)
-_REDIRECTS: Final = range(300, 400)
-_SERVER_ERRORS: Final = range(500, 600)
+_OK, _NOT_FOUND, _TOO_MANY, _UNAVAILABLE = 200, 404, 429, 503
+_NO_COOKIES: Final = DefaultCookiePolicy(allowed_domains=[])
 
 
 class Endpoint(StrEnum):
@@ -136,7 +129,7 @@ class Client:
         """
         self._endpoint = endpoint
         self._prepare = prepare
-        self._host = httpx.URL(endpoint).host
+        self._route = Route(endpoint, transport.proxy if isinstance(transport, Transport) else "")
         self._deadline = deadline
         self._timeout = timeout
         self._clock = clock
@@ -153,6 +146,7 @@ class Client:
             timeout=timeout,
             follow_redirects=False,
             trust_env=False,
+            cookies=CookieJar(_NO_COOKIES),
             headers={
                 "Accept": "application/json",
                 "Content-Type": "application/json",  # Documented as required, even without a body.
@@ -208,12 +202,29 @@ class Client:
                     return JobPage(decoding.too_large(1), None, None, 1)
                 self._clock.pause(0)  # Raise Stopping if the process is ending: each attempt reads megabytes.
                 continue
+            except NotThePlatform as error:
+                if error.doubts_token:
+                    self._check_token(until)
+                raise
             self._oversized.read(offset, response.page.items)
             self._good_pages += 1
             if self._good_pages >= _GOOD_PAGES_TO_GROW:
                 self._good_pages = 0
                 self._limit = min(PAGE_LIMIT, 2 * limit)
             return response
+
+    def _check_token(self, until: float) -> None:
+        """Request the token's user, whose response is about the token in any case. Nothing is retried.
+
+        Raises:
+            Unauthorized: the platform refuses the token.
+        """
+        try:
+            self._attempt(Endpoint.USER, "/user", Priority.DISCOVERY, until, LARGEST_ANSWER)
+        except Unauthorized:
+            raise
+        except (PollError, AllowanceExhausted):
+            pass  # It says nothing about the token either.
 
     def _page(self, offset: int, limit: int, priority: Priority, until: float) -> JobPage:
         path = f"/async/files?offset={offset}&limit={limit}"
@@ -316,14 +327,26 @@ class Client:
                 date, rate_limit = decoding.parse_date(headers), decoding.parse_rate_limit(headers)
                 self.allowance.learn(rate_limit, date, self._clock.monotonic())
                 body = read_body(response, largest)
-        except _TransportError as error:
+        except TransportFailed as error:
             status = error.status
             raise
         finally:
             self._observer.on_request_completed(RequestCompleted(endpoint, status, self._clock.monotonic() - began))
+        asked = Asked(
+            self._endpoint,
+            self._endpoint + path,
+            self._route.proxy_address,
+            is_user=endpoint is Endpoint.USER,
+            is_job=endpoint is Endpoint.JOB,
+        )
+        received = Received(
+            code, self._masked(body), headers.get("content-type", ""), self._mask(headers.get("location", ""))
+        )
         if code == _OK:
+            wrong = not_json(received, asked)
+            if wrong is not None:
+                raise wrong
             return body, headers
-        api_error = decoding.parse_error(self._masked(body))
         retry_after = decoding.parse_retry_after(headers)
         if retry_after is not None:
             retry_after = min(retry_after, LONGEST_PAUSE)
@@ -333,9 +356,9 @@ class Client:
             raise RateLimited("the platform's rate limit is exhausted (429)", wait)
         if code == _UNAVAILABLE and retry_after is not None and retry_after > _SHORT_PAUSE:
             self._pause(endpoint, retry_after)
-        if endpoint is Endpoint.JOB and code == _NOT_FOUND and api_error.code == NO_SUCH_JOB:
+        if endpoint is Endpoint.JOB and code == _NOT_FOUND and decoding.parse_error(body).code == NO_SUCH_JOB:
             raise _NoSuchJob(date)
-        raise _failure(endpoint, code, api_error, retry_after)
+        raise failure(received, asked, retry_after)
 
     def _pause(self, endpoint: Endpoint, seconds: float) -> None:
         """Honour a ``Retry-After``. If it came for one job, the job list is requested as usual."""
@@ -362,15 +385,22 @@ class Client:
         try:
             yield
         except httpx.TimeoutException as error:
-            raise _TransportError(f"no complete response within {seconds:.3g} s", "timeout") from error
-        except (httpx.ConnectError, httpx.ProxyError) as error:
-            raise _TransportError(f"cannot connect to {self._host}: {error}", "connect") from error
+            through = f" through the proxy {self._route.proxy_address}" if self._route.proxy else ""
+            raise TransportFailed(f"no complete response within {seconds:.3g} s{through}", "timeout") from error
+        except httpx.ProxyError as error:
+            raise TransportFailed(self._mask(tunnelling(error, self._route)), "connect") from error
+        except httpx.ConnectError as error:
+            raise TransportFailed(self._mask(connecting(error, self._route)), "connect") from error
         except (httpx.TransportError, zlib.error) as error:
-            raise _TransportError(f"lost the connection to {self._host}: {error}", "other") from error
+            raise TransportFailed(self._mask(losing(error, self._route)), "other") from error
 
     def _masked(self, body: bytes) -> bytes:
         """Mask the token in *body*, in case the platform repeats it."""
         return body.replace(self._token.encode(), MASK.encode()) if self._token else body
+
+    def _mask(self, text: str) -> str:
+        """Mask the token in *text*, which may repeat what a server sent."""
+        return text.replace(self._token, MASK) if self._token else text
 
 
 def after_failure(attempt: int, roll: float) -> float:
@@ -384,30 +414,3 @@ class _NoSuchJob(Exception):
     def __init__(self, date: float | None) -> None:
         super().__init__("no such job")
         self.date = date
-
-
-class _TransportError(Unreachable):
-    """No usable response. *status* is the label of the reason."""
-
-    def __init__(self, message: str, status: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _failure(endpoint: Endpoint, code: int, api_error: ApiError, retry_after: float | None) -> Exception:
-    """Return the error for a response other than 200; *retry_after* in seconds, if the platform sent it."""
-    details = f" {api_error.message!r}" if api_error.message else ""
-    details += f" (code {api_error.code})" if api_error.code is not None else ""
-    if code == _UNAVAILABLE and api_error.code == _UNDER_MAINTENANCE:
-        return Maintenance("the platform is under maintenance", retry_after or 0.0)
-    if code == _UNAVAILABLE and retry_after:
-        asked = f"the platform answered {code}{details} and asked for a pause of {retry_after:.0f} s"
-        return Overloaded(asked, retry_after)
-    if code in _SERVER_ERRORS or code == _TIMED_OUT:
-        return _TransportError(f"the platform answered {code}{details}", str(code))
-    if code == _UNAUTHORIZED or (code == _FORBIDDEN and endpoint is not Endpoint.JOB):
-        return Unauthorized(f"the platform refused the token: {code}{details}")
-    if code in _REDIRECTS:
-        return BadAnswer(f"the platform answered {code}, a redirect, which is not followed; check api_endpoint")
-    kind = JobRequestFailed if endpoint is Endpoint.JOB else BadRequest if code == _BAD_REQUEST else BadAnswer
-    return kind(f"the platform answered {code}{details}")

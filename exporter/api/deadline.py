@@ -49,6 +49,22 @@ def lookup(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
+class NameUnknown(httpcore.ConnectError):
+    """The name of *host* cannot be resolved, for this *reason*."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"{host}: {reason}")
+        self.reason = reason
+
+
+class TlsFailed(httpcore.ConnectError):
+    """The TLS handshake with *server*, the platform's host or the proxy's, failed."""
+
+    def __init__(self, message: str, server: str) -> None:
+        super().__init__(message)
+        self.server = server
+
+
 class DeadlineBackend(httpcore.NetworkBackend):
     """Opens TCP connections that keep to a :class:`Deadline`."""
 
@@ -120,7 +136,10 @@ class _DeadlineStream(httpcore.NetworkStream):
         if left <= 0:
             self.close()  # httpcore expects the stream to close itself.
             raise httpcore.ConnectTimeout("the request's deadline has passed")
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        try:
+            return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        except httpcore.ConnectError as error:
+            raise TlsFailed(str(error), server_hostname or "") from error
 
     def get_extra_info(self, info: str) -> typing.Any:  # noqa: ANN401  # httpcore's signature
         return self._stream.get_extra_info(info)
@@ -142,7 +161,7 @@ class _Names:
         """Resolve *host*.
 
         Raises:
-            httpcore.ConnectError: the name is unknown.
+            NameUnknown: the name is unknown.
             httpcore.ConnectTimeout: the resolver did not respond within *seconds*.
         """
         if self._asked != (host, port):
@@ -155,7 +174,7 @@ class _Names:
             raise httpcore.ConnectTimeout(f"the name lookup of {host} took too long") from None
         self._asked = None
         if isinstance(found, OSError):
-            raise httpcore.ConnectError(f"{host}: {found.strerror or found}") from found
+            raise NameUnknown(host, found.strerror or str(found)) from found
         return found
 
     def _ask(self, host: str, port: int, answer: "queue.SimpleQueue[list[str] | OSError]") -> None:

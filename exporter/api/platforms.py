@@ -1,5 +1,6 @@
 """The Seven Bridges platforms: the hosts of their APIs, and web addresses that are easily taken for them. Pure."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,6 +14,7 @@ SHORT_NAMES: Final[Mapping[str, str]] = {
 }
 """API host to the platform's short name."""
 
+_BASE_PATH: Final = re.compile(r"/v2(?=/|$)")
 _OLD_API_HOST: Final = "gcp-api.sbgenomics.com"
 _WEB_HOSTS: Final[Mapping[str, str]] = {
     "igor.sbgenomics.com": "api.sbgenomics.com",
@@ -53,6 +55,19 @@ def api_base(host: str) -> str | None:
 def is_api(host: str) -> bool:
     """Whether *host* is the API of a known platform."""
     return host in SHORT_NAMES or host == _OLD_API_HOST
+
+
+def unusual_path(endpoint: str) -> str:
+    """Return a question about an API's base URL that does not end in one ``/v2``; empty if it does.
+
+    It may be right where another server passes requests on to the API.
+    """
+    found = _BASE_PATH.search(endpoint)
+    if found is None:
+        return f"api_endpoint does not end in /v2; should it be {endpoint}/v2?"
+    if found.end() < len(endpoint):
+        return f"api_endpoint goes on after /v2; should it be {endpoint[: found.end()]}?"
+    return ""
 
 
 def _api_of_web_host(host: str) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -178,16 +179,27 @@ def transport_to(deadline: Deadline, tls: TrustedCertificates | None, proxy: str
             network_backend=backend,
         )
 
-    return Transport(pool, tls)
+    return Transport(pool, tls, "" if proxy is None else without_credentials(proxy))
+
+
+def without_credentials(proxy: str) -> str:
+    """Return the URL of *proxy*, as it may be shown."""
+    parts = urlsplit(proxy)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 class Transport(httpx.HTTPTransport):
     """httpx's own transport over our own pool: its constructor has no argument for the network backend."""
 
     def __init__(
-        self, pool: Callable[[ssl.SSLContext | None], httpcore.ConnectionPool], tls: TrustedCertificates | None
+        self,
+        pool: Callable[[ssl.SSLContext | None], httpcore.ConnectionPool],
+        tls: TrustedCertificates | None,
+        proxy: str = "",
     ) -> None:
         """Open connections by *pool*, which is called again when the trusted certificates have changed."""
+        self.proxy = proxy
+        """The proxy's URL without credentials; empty for none."""
         self._new_pool = pool
         self._tls = tls
         self._context: ssl.SSLContext | None = None
@@ -208,7 +220,11 @@ class Transport(httpx.HTTPTransport):
         """Send a request, over the open connection if there is one."""
         if not self._prepared:
             self.prepare()
-        return super().handle_request(request)
+        try:
+            return super().handle_request(request)
+        except Exception:
+            self.close()  # httpcore keeps a connection whose handshake through a proxy failed, and waits for it.
+            raise
 
     def close(self) -> None:
         """Close the connection, if one is open."""

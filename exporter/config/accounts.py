@@ -8,14 +8,13 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
-from exporter.api.platforms import SHORT_NAMES
+from exporter.api.platforms import SHORT_NAMES, unusual_path
 from exporter.config.endpoints import (
     check_certificates,
     is_loopback,
     parse_endpoint,
     parse_proxy,
     proxy_from_environment,
-    unusual_path,
 )
 from exporter.config.tokens import (
     FixedToken,

@@ -13,7 +13,6 @@ from exporter.config.no_proxy import bypasses_proxy
 from exporter.errors import ConfigError
 
 _HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
-_BASE_PATH: Final = re.compile(r"/v2(?=/|$)")
 _HIGHEST_PORT: Final = 65535
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
@@ -59,19 +58,6 @@ def _refuse_web_address(host: str, where: str) -> None:
     api = api_base(host)
     if api is not None and not is_api(host):
         raise ConfigError(f"{where}: api_endpoint is a web address of the platform, not its API; should it be {api}?")
-
-
-def unusual_path(endpoint: str) -> str:
-    """A question about an API's base URL that does not end in one ``/v2``; empty if it does.
-
-    It may be right where another server passes requests on to the API.
-    """
-    found = _BASE_PATH.search(endpoint)
-    if found is None:
-        return f"api_endpoint does not end in /v2; should it be {endpoint}/v2?"
-    if found.end() < len(endpoint):
-        return f"api_endpoint goes on after /v2; should it be {endpoint[: found.end()]}?"
-    return ""
 
 
 def _is_host(text: str) -> bool:

@@ -17,7 +17,7 @@ from exporter.counting.values import (
     JobFinished,
     LedgerEvent,
 )
-from exporter.errors import Maintenance, PollError, Unauthorized, Unreachable
+from exporter.errors import Maintenance, NotThePlatform, PollError, Unauthorized, Unreachable
 from exporter.logs import Log
 from exporter.metrics.snapshot import MAX_SKEW, PollStatus, Waiting
 from exporter.polling.platform_clock import PlatformClock
@@ -137,7 +137,7 @@ class PollStats:
         """Record a failure that shows the state of the platform or of the token."""
         if isinstance(error, Maintenance):
             self.maintenance = True
-        elif self.maintenance and not isinstance(error, Unreachable):
+        elif self.maintenance and not isinstance(error, Unreachable | NotThePlatform):
             self.maintenance = False  # it responds again, even if with an error
         if isinstance(error, Unauthorized):
             self.auth_ok = False

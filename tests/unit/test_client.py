@@ -33,6 +33,7 @@ from exporter.errors import (
     ConfigError,
     JobRequestFailed,
     Maintenance,
+    NotThePlatform,
     Overloaded,
     PollError,
     RateLimited,
@@ -243,7 +244,7 @@ def test_an_answer_without_a_date_has_none(bench: ClientFixture) -> None:
 STATUSES: dict[str, tuple[bytes, type[PollError], type[PollError]]] = {
     "400": (reply(400, fault(90000, "Bad request.")), BadAnswer, JobRequestFailed),
     "401": (reply(401, fault(90001, "Unauthorized.")), Unauthorized, Unauthorized),
-    "401 in HTML": (reply(401, b"<html>"), Unauthorized, Unauthorized),
+    "401 in HTML": (reply(401, b"<html>"), NotThePlatform, JobRequestFailed),
     "403": (reply(403, fault(90002)), Unauthorized, JobRequestFailed),
     "404": (reply(404, fault(90003)), BadAnswer, JobRequestFailed),
     "404 in HTML": (reply(404, b"<html>"), BadAnswer, JobRequestFailed),
@@ -278,7 +279,9 @@ def test_every_status_has_its_error(
     assert error.result == expected.result
     assert set(bench.told.statuses) == {answer.decode().split()[1]}
     again_without_fields = ask is page and answer.startswith(b"HTTP/1.1 400")
-    assert len(bench.told.asked) == (ATTEMPTS if expected is Unreachable else 1 + again_without_fields)
+    asks_for_the_user = ask is page and expected is NotThePlatform
+    again = again_without_fields or asks_for_the_user
+    assert len(bench.told.asked) == (ATTEMPTS if expected is Unreachable else 1 + again)
 
 
 @pytest.mark.parametrize("ask", [user, page])
@@ -536,7 +539,12 @@ def test_transport_failures_are_retried_with_full_jitter(bench: ClientFixture) -
     assert bench.told.statuses == ["503", "502", "200"]
     assert bench.told.retried == [
         RetryScheduled(Endpoint.USER, "the platform answered 503 'Service unavailable.' (code 90005)", 1, 0.25),
-        RetryScheduled(Endpoint.USER, "the platform answered 502", 2, 1.5),
+        RetryScheduled(
+            Endpoint.USER,
+            "the platform answered 502 with an HTML page titled '502 Bad Gateway': from a gateway or proxy?",
+            2,
+            1.5,
+        ),
     ]
 
 
@@ -897,7 +905,9 @@ def test_pages_before_an_oversized_record_shrink_only_as_needed(bench: ClientFix
 
 
 def test_only_size_makes_pages_smaller(bench: ClientFixture) -> None:
-    server = bench.serving(answering(reply(body=b"<html>"), reply(404), reply(401), reply(body=EMPTY_PAGE)))
+    server = bench.serving(
+        answering(reply(body=b"<html>"), reply(404), reply(401, fault(90001)), reply(body=EMPTY_PAGE))
+    )
     client = bench.client(server.url)
     for _ in range(3):
         failure(client)
@@ -1269,7 +1279,10 @@ def test_a_redirect_is_never_followed(bench: ClientFixture, ask: Ask, status: in
         error = failure(bench.client(server.url), ask)
 
     assert type(error) is (JobRequestFailed if ask is one_job else BadAnswer)
-    assert str(error) == f"the platform answered {status}, a redirect, which is not followed; check api_endpoint"
+    assert str(error) == (
+        f"the platform answered {status}, a redirect to {elsewhere.origin}/v2/async/files, which is not followed:"
+        f" a web site, or the login page of this network? check api_endpoint ({server.url})"
+    )
     assert len(server.heads) == 1
     assert elsewhere.requests == []
 
@@ -1460,7 +1473,9 @@ def test_proxy_refusal_is_a_connect_error_without_its_password(bench: ClientFixt
     error = failure(client)
 
     assert isinstance(error, Unreachable)
-    assert str(error) == "cannot connect to platform.example: 407 Proxy Authentication Required"
+    assert str(error) == (
+        f"the proxy 127.0.0.1:{proxy.port} demands valid credentials (407); write user and password into its URL"
+    )
     assert bench.told.statuses == ["connect"] * ATTEMPTS
     shown = "".join(traceback.format_exception(error)) + repr(client) + repr(bench.told)
     assert "s3cret" not in shown

@@ -1226,7 +1226,7 @@ def test_ledger_begins_although_the_list_fails_and_counts_from_the_first_answer(
 
 
 @pytest.mark.parametrize(
-    ("status", "result"), [(429, "rate_limited"), (403, "unauthorized"), (503, "unreachable"), (404, "bad_answer")]
+    ("status", "result"), [(429, "rate_limited"), (403, "bad_answer"), (503, "unreachable"), (404, "bad_answer")]
 )
 def test_first_poll_whose_list_fails_reports_the_failure_of_the_list(
     bench: PollerFixture, status: int, result: str
