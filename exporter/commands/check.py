@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
+from exporter.api.platforms import SHORT_NAMES
 from exporter.commands._click import Command
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
@@ -88,6 +90,8 @@ def _found(
         yield f"user        {status.username}"
     if status.last_error:
         yield f"error       {status.last_error}"
+        if status.auth_ok is False:
+            yield f"next step   {_for_a_refused_token(snapshot.endpoint)}"
         return
     if snapshot.listed is not None:
         yield f"jobs        {snapshot.jobs_by_state().total()} listed"
@@ -102,6 +106,15 @@ def _found(
     expected = min(estimate.requests, status.allowance)
     yield f"requests    {expected} per 5 minutes expected, {status.allowance} allowed"
     yield f"series      {_series(snapshot, display, now)} expected"
+
+
+def _for_a_refused_token(endpoint: str) -> str:
+    host = urlsplit(endpoint).hostname or ""
+    platform = f"{SHORT_NAMES[host]} ({host})" if host in SHORT_NAMES else host
+    return (
+        f"make a token on the Developer page of {platform}: this one has expired or been replaced, or belongs to"
+        " another platform"
+    )
 
 
 def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[], float]) -> int:

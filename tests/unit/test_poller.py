@@ -1315,3 +1315,90 @@ def test_damaged_reading_of_the_wait_clock_only_begins_the_waits_again(bench: Po
 
     assert bench.snapshots[-1].status.up is True
     assert ended_early(bench) == (1, 1)
+
+
+# ---- responses that are not the platform's ----
+
+
+def page_of_a_firewall(status: int) -> httpx.Response:
+    content = iter([b"<html><title>Blocked</title></html>"])
+    return httpx.Response(status, headers={"Content-Type": "text/html"}, content=content)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_firewalls_page_in_place_of_the_list_costs_polls_and_nothing_else(bench: PollerFixture, status: int) -> None:
+    bench.platform.add("1", completed=3)
+    bench.poll()
+    bench.platform.instead = lambda request: page_of_a_firewall(status) if "files" in request.url.path else None
+
+    for _ in range(3):
+        snapshot = bench.poll()
+
+        assert snapshot.status.auth_ok is True
+        assert snapshot.status.waiting is None
+        assert snapshot.status.up is False
+        assert "'Blocked'" in snapshot.status.last_error
+        assert bench.wait is None
+    assert polls(snapshot) == {"success": 1, "bad_answer": 3}
+    [logged] = [event for event in bench.events() if event["event"] == "poll.failed"]
+    assert logged["reason"] == snapshot.status.last_error
+
+    bench.platform.instead = lambda _: None
+    bench.platform.finish("1", 9, 1)
+    assert bench.poll().status.up is True
+    assert bench.counted(counting.JOBS_FINISHED, "partial") == 1
+    assert bench.counted(counting.FILES_FAILED) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_firewalls_page_in_place_of_everything_refuses_no_token(bench: PollerFixture, status: int) -> None:
+    bench.platform.instead = lambda _: page_of_a_firewall(status)
+
+    for _ in range(3):
+        snapshot = bench.poll()
+
+        assert snapshot.status.auth_ok is None
+        assert bench.wait is None
+    bench.platform.instead = lambda _: None
+    assert bench.poll().status.auth_ok is True
+
+
+def test_token_is_refused_if_a_firewall_hides_the_list_but_not_the_user(bench: PollerFixture) -> None:
+    bench.poll()
+    bench.platform.users = {}
+    bench.platform.instead = lambda request: page_of_a_firewall(403) if "files" in request.url.path else None
+
+    snapshot = bench.poll()
+
+    assert snapshot.status.auth_ok is False
+    assert polls(snapshot) == {"success": 1, "unauthorized": 1}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_firewalls_page_in_place_of_a_job_neither_loses_it_nor_fails_polls(bench: PollerFixture, status: int) -> None:
+    bench.platform.add("1", completed=3)
+    bench.poll()
+    bench.platform.unlisted.add("1")
+    bench.platform.instead = lambda request: page_of_a_firewall(status) if "copy" in request.url.path else None
+
+    for _ in range(30):
+        snapshot = bench.poll(after=60)
+
+    assert bench.platform.asked[-1] != "/user"
+    assert snapshot.status.up is True
+    assert snapshot.status.auth_ok is True
+    assert bench.counted(counting.JOBS_FINISHED, "lost") == 0
+    bench.platform.instead = lambda _: None
+    bench.platform.finish("1", 9, 1)
+    for _ in range(70):
+        bench.poll(after=60)
+    assert bench.counted(counting.JOBS_FINISHED, "partial") == 1
+
+
+def test_maintenance_goes_on_behind_a_page_of_a_gateway(bench: PollerFixture) -> None:
+    bench.poll()
+    bench.platform.instead = lambda _: bench.platform.said(503, {"code": 0})
+    assert bench.poll(after=60).status.maintenance is True
+    bench.platform.instead = lambda _: page_of_a_firewall(403)
+
+    assert bench.poll(after=60).status.maintenance is True
