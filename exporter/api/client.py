@@ -20,7 +20,7 @@ from exporter import __version__
 from exporter.api import decoding
 from exporter.api.allowance import LONGEST_PAUSE, Allowance, seconds_until_reset
 from exporter.api.bodies import LARGEST_ANSWER, read_body
-from exporter.api.connection_errors import Route, connecting, losing, tunnelling
+from exporter.api.connection_errors import Route, connecting, losing, tunnelling, waiting
 from exporter.api.deadline import Deadline
 from exporter.api.failures import Asked, Received, TransportFailed, failure, not_json
 from exporter.api.models import PAGE_LIMIT, Job, JobPage, Operation, Priority, Response
@@ -385,8 +385,7 @@ class Client:
         try:
             yield
         except httpx.TimeoutException as error:
-            through = f" through the proxy {self._route.proxy_address}" if self._route.proxy else ""
-            raise TransportFailed(f"no complete response within {seconds:.3g} s{through}", "timeout") from error
+            raise TransportFailed(waiting(error, self._route, seconds), "timeout") from error
         except httpx.ProxyError as error:
             raise TransportFailed(self._mask(tunnelling(error, self._route)), "connect") from error
         except httpx.ConnectError as error:

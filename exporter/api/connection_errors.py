@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+import httpcore
+
 from exporter.api.deadline import NameUnknown, TlsFailed
 from exporter.api.failures import printable, proxy_refusal
 
@@ -89,19 +91,29 @@ def tunnelling(error: Exception, route: Route) -> str:
     return proxy_refusal(int(status), printable(reason, _LONGEST_REASON), route.host, route.proxy_address)
 
 
+def waiting(error: Exception, route: Route, seconds: float) -> str:
+    """Return what took longer than *seconds*."""
+    if _cause(error, httpcore.ConnectTimeout) is not None:
+        return f"no connection to {route.first} within {seconds:.3g} s; {route.check}"
+    return f"no complete response within {seconds:.3g} s{_through(route)}"
+
+
 def losing(error: Exception, route: Route) -> str:
     """Return how a connection was lost."""
-    through = f" through the proxy {route.proxy_address}" if route.proxy else ""
     if _TLS_ALERT in str(error):
         what = "proxy's URL" if route.proxy else "api_endpoint"
         return f"{route.first} wants TLS on this port; write the {what} with https://"
-    return f"lost the connection to {route.host}{through}: {_reason(error)}"
+    return f"lost the connection to {route.host}{_through(route)}: {_reason(error)}"
+
+
+def _through(route: Route) -> str:
+    return f" through the proxy {route.proxy_address}" if route.proxy else ""
 
 
 def _tls(error: Exception, server: str, route: Route) -> str:
     of_proxy = bool(route.proxy) and server == route.proxy_host and server != route.host
     peer = f"the proxy {route.proxy_address}" if of_proxy else server
-    between = f" (through the proxy {route.proxy_address})" if route.proxy and not of_proxy else ""
+    between = "" if of_proxy else _through(route)
     refused = _cause(error, ssl.SSLCertVerificationError)
     if refused is not None:
         return f"cannot connect to {peer}{between}: {_certificate(refused, peer)}"

@@ -92,9 +92,10 @@ def failure(received: Received, asked: Asked, retry_after: float | None = None) 
         return _refusal(received, asked, api_error)
     if status in _REDIRECTS:
         return BadAnswer(_redirect(received, asked))
-    if _is_platforms(api_error) or _document(received) is None:
+    if _is_platforms(api_error):
         return (BadRequest if status == _BAD_REQUEST else BadAnswer)(_answered(status, api_error))
-    text = f"got {described(received)} with status {status}, not the API; {_check_endpoint(asked)}"
+    came = f"{described(received)} with status {status}{_details(api_error)}"
+    text = f"got {came}, not the API's response; {_check_endpoint(asked)}"
     return BadRequest(text) if status == _BAD_REQUEST else NotThePlatform(text)
 
 

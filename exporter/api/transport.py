@@ -58,9 +58,16 @@ def certificate_source(
     file, folder = environ.get("SSL_CERT_FILE") or None, environ.get("SSL_CERT_DIR") or None
     if file or folder:
         return CertificateSource(file, folder, "SSL_CERT_FILE" if file else "SSL_CERT_DIR")
-    readable = (bundle for bundle in system_bundles if os.path.isfile(bundle) and os.access(bundle, os.R_OK))  # noqa: PTH113  # Path.is_file raises PermissionError
-    file = next(readable, None)
+    file = next(filter(_is_filled, system_bundles), None)
     return CertificateSource(file, _SYSTEM_FOLDER if file else None, file or "the certificates that httpx brings")
+
+
+def _is_filled(bundle: str) -> bool:
+    try:
+        found = Path(bundle).stat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0 and os.access(bundle, os.R_OK)
 
 
 def tls_context(source: CertificateSource) -> ssl.SSLContext:

@@ -84,7 +84,7 @@ def test_authority_that_nothing_trusts_is_named(
 
     assert code == 1
     assert findings["error"].startswith(
-        f"cannot connect to {HOST} (through the proxy {proxy.address}): its certificate is signed by an authority that"
+        f"cannot connect to {HOST} through the proxy {proxy.address}: its certificate is signed by an authority that"
         " is not trusted here (CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate); if a proxy decrypts"
         " traffic on the way, add its authority"
     )

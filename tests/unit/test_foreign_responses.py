@@ -233,9 +233,26 @@ def test_a_page_with_another_status_is_named(bench: ClientFixture, status: int) 
 
     assert type(error) is NotThePlatform
     assert str(error) == (
-        f"got an HTML page titled 'Not Found' with status {status}, not the API;"
+        f"got an HTML page titled 'Not Found' with status {status}, not the API's response;"
         f" api_endpoint goes on after /v2; should it be {server.url}?"
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b'{"message": "no Route matched"}', "JSON of another form with status 404 'no Route matched'"),
+        (b"404 page not found", "text instead of JSON with status 404"),
+        (b"", "an empty body with status 404"),
+    ],
+)
+def test_a_gateways_404_is_named(bench: ClientFixture, body: bytes, what: str) -> None:
+    server = bench.serving(answering(reply(404, body)))
+
+    error = failed(bench.client(server.url))
+
+    assert type(error) is NotThePlatform
+    assert str(error) == f"got {what}, not the API's response; check api_endpoint ({server.url})"
 
 
 def test_a_title_is_shown_in_one_short_line_without_the_token(bench: ClientFixture) -> None:
@@ -422,6 +439,24 @@ def test_a_proxy_that_hangs_up_is_named(bench: ClientFixture) -> None:
     assert str(error).startswith(f"lost the connection to platform.example through the proxy 127.0.0.1:{proxy.port}: ")
 
 
+@pytest.mark.real_time
+def test_a_proxy_that_does_not_respond_is_named(bench: ClientFixture) -> None:
+    def script(connection: Connection) -> None:
+        connection.wait_until_left()
+
+    proxy = bench.serving(script)
+    tls = TrustedCertificates(None)
+
+    connecting = failed(bench.client(ENDPOINT, tls=tls, timeout=0.25, proxy=f"https://localhost:{proxy.port}"))
+    asking = failed(bench.client(ENDPOINT, tls=tls, timeout=0.25, proxy=f"http://localhost:{proxy.port}"))
+
+    assert str(connecting) == (
+        f"no connection to the proxy localhost:{proxy.port} within 0.25 s; check proxy, HTTPS_PROXY and NO_PROXY"
+    )
+    assert str(asking) == f"no complete response within 0.25 s through the proxy localhost:{proxy.port}"
+    assert set(bench.told.statuses) == {"timeout"}
+
+
 def test_a_page_through_a_proxy_names_the_proxy(bench: ClientFixture) -> None:
     proxy = bench.serving(answering(reply(403, FIREWALL, HTML)))
 
@@ -593,7 +628,7 @@ def test_a_proxy_that_decrypts_traffic_is_named(bench: ClientFixture, certificat
     error = failed(client)
 
     assert str(error).startswith(
-        f"cannot connect to platform.example (through the proxy 127.0.0.1:{proxy.port}): its certificate is signed by"
+        f"cannot connect to platform.example through the proxy 127.0.0.1:{proxy.port}: its certificate is signed by"
         " an authority that is not trusted here (CERTIFICATE_VERIFY_FAILED: "
     )
     assert bench.told.statuses == ["connect"] * ATTEMPTS

@@ -1,4 +1,9 @@
-"""NO_PROXY as curl, Go's httpproxy and Python's requests read it, form by form."""
+"""NO_PROXY as curl, Go's httpproxy and Python's requests read it, form by form.
+
+The rows were compared with curl 7.88.1, golang.org/x/net 0.61.0 and requests 2.34.2: where the three agree, so do the
+rows. A form that only some of them read is accepted. Brackets around an address without a port, which none of them
+reads, are accepted because a URL needs them.
+"""
 
 import urllib.request
 

@@ -266,7 +266,8 @@ def test_configured_certificates_replace_the_systems(site: Site) -> None:
 
 def test_a_system_without_certificates_has_those_of_the_installation(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    source = certificate_source(None, {}, (str(tmp_path / "missing"), str(tmp_path / "folder")))
+    (tmp_path / "empty").touch()
+    source = certificate_source(None, {}, tuple(str(tmp_path / name) for name in ("missing", "folder", "empty")))
 
     assert (source.file, source.folder) == (None, None)
     assert len(tls_context(source).get_ca_certs()) > 50
