@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from typing import Final, Protocol
 from urllib.parse import quote
 
@@ -53,7 +53,13 @@ _BACKOFF_SECONDS: Final = 1.0
 _SHORT_PAUSE: Final = 5.0
 """Longest ``Retry-After`` of a 503, in seconds, after which a request is retried within the same poll."""
 _OK, _NOT_FOUND, _TOO_MANY, _UNAVAILABLE = 200, 404, 429, 503
-_NO_COOKIES: Final = DefaultCookiePolicy(allowed_domains=[])
+
+
+class _NoCookies(CookieJar):
+    """Stores no cookie, and does not even parse them."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Leave the cookies of *response* where they are."""
 
 
 class Endpoint(StrEnum):
@@ -146,7 +152,7 @@ class Client:
             timeout=timeout,
             follow_redirects=False,
             trust_env=False,
-            cookies=CookieJar(_NO_COOKIES),
+            cookies=_NoCookies(),
             headers={
                 "Accept": "application/json",
                 "Content-Type": "application/json",  # Documented as required, even without a body.

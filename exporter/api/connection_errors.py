@@ -22,8 +22,6 @@ _NO_TLS: Final = {
     "PACKET_LENGTH_TOO_LONG",
 }
 """OpenSSL's reasons for a response that is not TLS, from its versions 1.1 to 3."""
-_TLS_ALERT: Final = r"\x15\x03"
-"""Begin of the response of a TLS server to plain HTTP, as it is quoted in an error."""
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _WRONG_NAME: Final = {62, 64}
 _UNKNOWN_AUTHORITY: Final = {2, 18, 19, 20, 21}
@@ -100,9 +98,6 @@ def waiting(error: Exception, route: Route, seconds: float) -> str:
 
 def losing(error: Exception, route: Route) -> str:
     """Return how a connection was lost."""
-    if _TLS_ALERT in str(error):
-        what = "proxy's URL" if route.proxy else "api_endpoint"
-        return f"{route.first} wants TLS on this port; write the {what} with https://"
     return f"lost the connection to {route.host}{_through(route)}: {_reason(error)}"
 
 
