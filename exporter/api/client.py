@@ -135,7 +135,9 @@ class Client:
         """
         self._endpoint = endpoint
         self._prepare = prepare
-        self._route = Route(endpoint, transport.proxy if isinstance(transport, Transport) else "")
+        self._route = Route(endpoint)
+        if isinstance(transport, Transport):
+            self._route = Route(endpoint, transport.proxy, transport.place_of_certificates)
         self._deadline = deadline
         self._timeout = timeout
         self._clock = clock

@@ -35,10 +35,12 @@ class Route(NamedTuple):
     Attributes:
         endpoint: the API's base URL.
         proxy: the proxy's URL without credentials; empty for none.
+        place: where to add a certificate authority.
     """
 
     endpoint: str
     proxy: str = ""
+    place: str = ""
 
     @property
     def host(self) -> str:
@@ -111,7 +113,7 @@ def _tls(error: Exception, server: str, route: Route) -> str:
     between = "" if of_proxy else _through(route)
     refused = _cause(error, ssl.SSLCertVerificationError)
     if refused is not None:
-        return f"cannot connect to {peer}{between}: {_certificate(refused, peer)}"
+        return f"cannot connect to {peer}{between}: {_certificate(refused, peer, route.place)}"
     failed = _cause(error, ssl.SSLError)
     if failed is not None and _is_no_tls(failed):
         what = "the proxy's URL with http://" if of_proxy else "the scheme and port of api_endpoint"
@@ -123,7 +125,7 @@ def _is_no_tls(error: ssl.SSLError) -> bool:
     return (error.reason or "").upper().replace(" ", "_") in _NO_TLS
 
 
-def _certificate(error: ssl.SSLCertVerificationError, peer: str) -> str:
+def _certificate(error: ssl.SSLCertVerificationError, peer: str, place: str) -> str:
     """Return why a certificate is refused, and what to do, with OpenSSL's words in brackets."""
     said = f"(CERTIFICATE_VERIFY_FAILED: {printable(error.verify_message, _LONGEST_REASON)})"
     if error.verify_code == _EXPIRED:
@@ -138,7 +140,7 @@ def _certificate(error: ssl.SSLCertVerificationError, peer: str) -> str:
     if error.verify_code in _UNKNOWN_AUTHORITY:
         return (
             f"its certificate is signed by an authority that is not trusted here {said}; if a proxy decrypts traffic"
-            " on the way, add its authority to the system's store or set ca_file"
+            f" on the way, add its authority {place}"
         )
     return f"its certificate is not accepted {said}"
 

@@ -39,11 +39,13 @@ class CertificateSource:
         file: in PEM format.
         folder: with one certificate per file, named by hashes; OpenSSL looks into it at each connection.
         name: for errors.
+        place: where to add an authority, for errors.
     """
 
     file: str | None
     folder: str | None
     name: str
+    place: str
 
 
 def certificate_source(
@@ -54,12 +56,15 @@ def certificate_source(
     If the system has none, as in a small container image, those that come with the installation are used.
     """
     if ca_file:
-        return CertificateSource(ca_file, None, ca_file)
+        return CertificateSource(ca_file, None, ca_file, f"to {ca_file}")
     file, folder = environ.get("SSL_CERT_FILE") or None, environ.get("SSL_CERT_DIR") or None
     if file or folder:
-        return CertificateSource(file, folder, "SSL_CERT_FILE" if file else "SSL_CERT_DIR")
+        name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
+        return CertificateSource(file, folder, name, f"to {file or folder}, which {name} names")
     file = next(filter(_is_filled, system_bundles), None)
-    return CertificateSource(file, _SYSTEM_FOLDER if file else None, file or "the certificates that httpx brings")
+    if file is None:
+        return CertificateSource(None, None, "the certificates that httpx brings", "by ca_file or SSL_CERT_FILE")
+    return CertificateSource(file, _SYSTEM_FOLDER, file, "to the system's store or by ca_file")
 
 
 def _is_filled(bundle: str) -> bool:
@@ -122,6 +127,11 @@ class TrustedCertificates:
         self._context: ssl.SSLContext | None = None
         self._loaded = ""
         self._refused = ""
+
+    @property
+    def place(self) -> str:
+        """Where to add an authority, for errors."""
+        return certificate_source(self._ca_file, os.environ).place
 
     def context(self) -> ssl.SSLContext:
         """Return the context for new connections: another one after a change.
@@ -211,6 +221,11 @@ class Transport(httpx.HTTPTransport):
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._prepared = False
+
+    @property
+    def place_of_certificates(self) -> str:
+        """Where to add a certificate authority, for errors; empty without TLS."""
+        return "" if self._tls is None else self._tls.place
 
     def prepare(self) -> None:
         """Use the certificates that are in their file now.

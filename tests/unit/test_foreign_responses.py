@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exporter.api.client import ATTEMPTS, Client
 from exporter.api.failures import Asked, Received, TransportFailed, failure, not_json
-from exporter.api.transport import TrustedCertificates, without_credentials
+from exporter.api.transport import TrustedCertificates, certificate_source, without_credentials
 from exporter.errors import (
     BadAnswer,
     JobRequestFailed,
@@ -563,15 +563,24 @@ def test_a_certificate_for_another_host_is_named(bench: ClientFixture, tmp_path:
 
 
 @pytest.mark.tools("openssl")
-def test_an_unknown_authority_is_named(bench: ClientFixture, certificate: Certificate) -> None:
-    words = shown(bench, certificate.server(), None)
+@pytest.mark.parametrize("by", ["system", "ca_file", "SSL_CERT_FILE"])
+def test_an_unknown_authority_is_named(
+    bench: ClientFixture, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    other = Authority(tmp_path).certificate
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    if by == "SSL_CERT_FILE":
+        monkeypatch.setenv(by, str(other))
+    place = {"ca_file": f"to {other}", "SSL_CERT_FILE": f"to {other}, which SSL_CERT_FILE names"}
+
+    words = shown(bench, certificate.server(), other if by == "ca_file" else None)
 
     assert words.startswith(
         "cannot connect to localhost: its certificate is signed by an authority that is not trusted"
     )
-    assert words.endswith(
-        "; if a proxy decrypts traffic on the way, add its authority to the system's store or set ca_file"
-    )
+    default = certificate_source(None, {}).place
+    assert words.endswith(f"; if a proxy decrypts traffic on the way, add its authority {place.get(by, default)}")
 
 
 @pytest.mark.parametrize("answer", [reply(400, b"<html>"), b"220 mail.example ESMTP\r\n", b"SSH-2.0-OpenSSH_9\r\n"])
