@@ -563,6 +563,16 @@ def test_a_certificate_for_another_host_is_named(bench: ClientFixture, tmp_path:
 
 
 @pytest.mark.tools("openssl")
+def test_a_certificate_that_is_refused_for_another_reason_is_named(bench: ClientFixture, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    of_a_client = authority.issue("client", usage="clientAuth")
+
+    words = shown(bench, of_a_client.server(), authority.certificate)
+
+    assert words.startswith("cannot connect to localhost: its certificate is not accepted (CERTIFICATE_VERIFY_FAILED: ")
+
+
+@pytest.mark.tools("openssl")
 @pytest.mark.parametrize("by", ["system", "ca_file", "SSL_CERT_FILE"])
 def test_an_unknown_authority_is_named(
     bench: ClientFixture, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
