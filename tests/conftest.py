@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ from tests import fault_table
 from tests.clocks import START, ManualClock
 from tests.tools import TOOLS, missing
 from tests.width import FULL, width
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # Under nohup, what tests start would ignore SIGHUP too. A handler is not inherited, and keeps the tests running.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 _MISSING = "missing tool"
 """Property under which a skipped test reports a missing program, also to xdist's main process."""

@@ -39,7 +39,6 @@ SILENT: Final[Mapping[str, str]] = {
     "SbgNotPolling": "all accounts are polled",
     "SbgDetectionDelayed": "all unfinished jobs have just been looked at",
     "SbgListingOverdue": "no account is large enough to be watched",
-    "SbgClockSkew": "the simulated platform has this machine's clock",
     "SbgExporterDown": "it is up",
     "SbgStateNotWritable": "the disk is not full",
 }

@@ -22,7 +22,7 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
 from tests.harness import Account, Installation
 from tests.snapshots import exposition
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 DONE = JobScript(total=3, queued=0, resolving=0, running=0)
 
@@ -237,7 +237,8 @@ def test_daemon_with_an_unread_log_pipe_runs_and_stops(tmp_path: Path) -> None:
                 lambda: (
                     'sbg_files_failed_total{account="sim",operation="copy"} 2000'
                     in (_page(f"http://{address}/metrics") or "")
-                )
+                ),
+                within=4 * PATIENCE,  # a list of 20 pages is read between polls
             )
             daemon.terminate()
             assert daemon.wait(5) == 0
