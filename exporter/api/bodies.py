@@ -1,6 +1,8 @@
 """Read response bodies, decompressed and limited in size."""
 
+import io
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import httpx
@@ -12,6 +14,12 @@ LARGEST_ANSWER: Final = 16 * 2**20
 LARGEST_ERROR: Final = 2**16
 """Maximum size of any other response in bytes. Of a larger one only the status is used."""
 _OK: Final = 200
+_GZIP: Final = frozenset({"gzip", "x-gzip"})
+_MAGIC: Final = b"\x1f\x8b"
+"""The first bytes of every gzip member."""
+_OVERHEAD: Final = 2**10
+_PIECE: Final = 2**12
+"""Bytes to decompress at a time, which become 4 MiB at most. zlib copies what lies behind the end of a member."""
 
 
 def read_body(response: httpx.Response, largest: int = LARGEST_ANSWER) -> bytes:
@@ -33,18 +41,52 @@ def read_body(response: httpx.Response, largest: int = LARGEST_ANSWER) -> bytes:
 
 
 def _bounded_body(response: httpx.Response, limit: int) -> bytes:
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in {"gzip", "identity"}:
-        raise BadAnswer(f"the platform's response has an unsupported encoding: {encoding[:40]!r}")
-    inflate = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
-    chunks: list[bytes] = []
+    sent = response.iter_raw()
+    body = io.BytesIO()
+    for chunk in _inflated(_bounded(sent, limit)) if _is_gzip(response) else sent:
+        if body.tell() + len(chunk) > limit:
+            raise _too_large(limit)
+        body.write(chunk)
+    return body.getvalue()
+
+
+def _is_gzip(response: httpx.Response) -> bool:
+    header = response.headers.get("content-encoding", "")
+    encodings = [each for each in header.lower().replace(",", " ").split() if each != "identity"]
+    if encodings and (len(encodings) > 1 or encodings[0] not in _GZIP):
+        raise BadAnswer(f"the platform's response has an unsupported encoding: {header.strip().lower()[:40]!r}")
+    return bool(encodings)
+
+
+def _bounded(sent: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Yield what was *sent*, up to what *limit* bytes need that cannot be compressed: others may become nothing."""
     size = 0
-    for raw in response.iter_raw():
-        chunk = inflate.decompress(raw, limit - size + 1) if inflate else raw
-        size += len(chunk)
-        if size > limit:
-            raise AnswerTooLarge(f"the platform's response is larger than {limit} bytes")
-        chunks.append(chunk)
-    if inflate and not inflate.eof:
+    for raw in sent:
+        size += len(raw)
+        if size > limit + limit // 64 + _OVERHEAD:
+            raise _too_large(limit)
+        yield raw
+
+
+def _inflated(sent: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompress gzip of one or several members, as RFC 1952 permits; what follows them is not read."""
+    inflate = zlib.decompressobj(wbits=31)
+    left = b""
+    for raw in sent:
+        left += raw
+        while left:
+            if inflate.eof:
+                if left == _MAGIC[:1]:
+                    break  # The next byte shows whether this is a member.
+                if left[:2] != _MAGIC:
+                    return
+                inflate = zlib.decompressobj(wbits=31)
+            piece = left[:_PIECE]
+            yield inflate.decompress(piece)
+            left = left[len(piece) - len(inflate.unused_data) :]
+    if not inflate.eof:
         raise zlib.error("compressed data ends early")
-    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> AnswerTooLarge:
+    return AnswerTooLarge(f"the platform's response is larger than {limit} bytes")

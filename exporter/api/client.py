@@ -235,23 +235,23 @@ class Client:
             pass  # It says nothing about the token either.
 
     def _page(self, offset: int, limit: int, priority: Priority, until: float) -> JobPage:
-        path = f"/async/files?offset={offset}&limit={limit}"
+        positions = range(offset, offset + limit)
         largest = self._oversized.bytes_to_read(offset, limit, self._clock.monotonic())
-        filtered = self._filtered_page(path, limit, priority, until, largest) if self._result_filter.usable else None
+        filtered = self._filtered_page(positions, priority, until, largest) if self._result_filter.usable else None
         if filtered is not None and self._result_filter.accepts(filtered.page):
             return filtered
         try:
-            unfiltered = self._listed(path, limit, priority, until, largest)
+            unfiltered = self._listed(positions, priority, until, largest)
         except (BadAnswer, Unreachable):
             self._result_filter.unfiltered_failed()
             raise
         self._result_filter.unfiltered_succeeded(unfiltered.page, filtered.page if filtered else None)
         return unfiltered
 
-    def _filtered_page(self, path: str, limit: int, priority: Priority, until: float, largest: int) -> JobPage | None:
+    def _filtered_page(self, positions: range, priority: Priority, until: float, largest: int) -> JobPage | None:
         """Return the page without results; None if the platform refuses the parameter."""
         try:
-            return self._listed(path + ResultFilter.PARAMETER, limit, priority, until, largest)
+            return self._listed(positions, priority, until, largest, ResultFilter.PARAMETER)
         except BadRequest:
             return None
         except AnswerTooLarge:  # The size of a page says nothing about the filter.
@@ -260,9 +260,12 @@ class Client:
             self._result_filter.filtered_failed()
             raise
 
-    def _listed(self, path: str, limit: int, priority: Priority, until: float, largest: int) -> JobPage:
+    def _listed(self, positions: range, priority: Priority, until: float, largest: int, parameter: str = "") -> JobPage:
+        path = f"/async/files?offset={positions.start}&limit={len(positions)}{parameter}"
         body, headers = self._request(Endpoint.LIST, path, priority, until=until, largest=largest)
-        return JobPage(decoding.parse_page(body), decoding.parse_date(headers), decoding.parse_total(headers), limit)
+        total = decoding.parse_total(headers)
+        page = decoding.parse_page(body, len(positions), None if total is None else total - positions.start)
+        return JobPage(page, decoding.parse_date(headers), total, len(positions))
 
     def job(
         self, operation: Operation, job_id: str, priority: Priority = Priority.REFRESH, *, until: float = math.inf

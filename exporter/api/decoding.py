@@ -1,23 +1,30 @@
 """Decode response bodies and headers into the exporter's own types. No other module parses JSON of the platform.
 
-A page is first decoded in one step. If that fails, it is decoded record by record, so that an unreadable record costs
-only itself. ``result`` stays undecoded unless a job has failed files, because a page may hold megabytes of it.
+A page is first decoded in one step. If that fails, it is repaired and decoded record by record, so that an unreadable
+record costs only itself. ``result`` stays undecoded unless a job has failed files, because a page may hold megabytes of
+it.
+
+16 MiB of JSON of any kind become little more than that: no more items, links and error records are decoded than
+are wanted, and no list or object where a single value is expected.
 
 The fields are documented in the platform's pages "Get details of all async jobs" and "Get details of a copy job". The
 tables there call the counts strings, while the examples show integers. Times and counts may be absent.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from exporter.api.models import OTHER, ApiError, Job, Page, RateLimit
+from exporter.api.damaged_json import elements, end_of_value, repaired, skip_blank
+from exporter.api.models import BAD_TIME, OTHER, PAGE_LIMIT, ApiError, Job, Page, RateLimit
 from exporter.errors import BadAnswer
 
 _LABEL: Final = re.compile(r"[a-z0-9_]{1,32}")
@@ -26,53 +33,114 @@ _LONGEST_LABEL_TEXT: Final = 64
 _LONGEST_NAME: Final = 256
 _MOST_FILES: Final = 2**31
 """A record with more files is broken. The sum over all jobs of a ledger must fit into the database's 64 bits."""
-_ESCAPE: Final = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
-"""A JSON escape. Its group matches a lone surrogate: half of a character without the other half."""
 _COUNT: Final = re.compile(r"\s*0*([0-9]{1,16})\s*")
 _MILLISECONDS_FROM: Final = 1e11
 """Reset values from here on are milliseconds, as in old samples. As seconds this would be the year 5138."""
+_MOST_LINKS: Final = 16
+_MOST_ERRORS: Final = 2**17
+"""Most records of a result that are looked at."""
+_LONGEST_VALUE: Final = 4096
+"""Most bytes of a single value in a record that could not be decoded in one step."""
+_LARGE_RESULT: Final = 2**20
+"""A result of as many bytes is decoded record by record, which takes longer and less memory."""
+
+_UNKNOWN_CHARACTER: Final = "\ufffd"
+_OFFSET: Final = re.compile(r"[?&]offset=([0-9]{1,9})(?![^&#])")
+_ITEMS: Final = re.compile(rb'"items"\s*:\s*\[')
+_END_BEFORE_LINKS: Final = re.compile(rb'\](?=\s*,\s*"links"\s*:)')
+_CLOSE: Final = ord("]")
+_LONGEST_FOUND: Final = 2**20
+"""Most bytes of a record that is found behind a damaged one."""
+_MOST_EFFORT: Final = 2**26
+"""Most bytes to look through in vain for such records, on one page."""
 
 NO_CODE: Final = "none"
 """Code of an error record without a code."""
 
 
-SKIPPED: Final = ("bad_count", "bad_id", "no_id", "no_state", "not_a_job", "too_large")
-"""Reasons why a record is skipped, as labels of metrics."""
+SKIPPED: Final = ("bad_count", "bad_id", BAD_TIME, "no_id", "no_state", "not_a_job", "too_large")
+"""Reasons why a record is skipped, or one of its times is, as labels of metrics."""
+
+
+_T = TypeVar("_T")
+_Single = str | int | float | bool | None
 
 
 class _Record(msgspec.Struct):
-    id: Any = None
-    type: Any = None
-    state: Any = None
-    href: Any = None
-    total_files: Any = None
-    completed_files: Any = None
-    failed_files: Any = None
-    started_on: Any = None
-    finished_on: Any = None
+    id: _Single = None
+    type: _Single = None
+    state: _Single = None
+    href: _Single = None
+    total_files: _Single = None
+    completed_files: _Single = None
+    failed_files: _Single = None
+    started_on: _Single = None
+    finished_on: _Single = None
     result: msgspec.Raw = msgspec.Raw()
 
 
+class _RawRecord(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw()
+    type: msgspec.Raw = msgspec.Raw()
+    state: msgspec.Raw = msgspec.Raw()
+    href: msgspec.Raw = msgspec.Raw()
+    total_files: msgspec.Raw = msgspec.Raw()
+    completed_files: msgspec.Raw = msgspec.Raw()
+    failed_files: msgspec.Raw = msgspec.Raw()
+    started_on: msgspec.Raw = msgspec.Raw()
+    finished_on: msgspec.Raw = msgspec.Raw()
+    result: msgspec.Raw = msgspec.Raw()
+
+
+_RECORD: Final = re.compile(rb",\s*(\{)\s*\"(?:" + "|".join(_Record.__struct_fields__).encode() + rb")\"\s*:")
+
+
+def _first(most: int, kind: Any) -> Any:  # noqa: ANN401  # a type that is built here
+    """Return a type for the first *most* elements of a list. Those behind them are skipped without being stored."""
+    fields = [(f"element_{number}", kind | msgspec.UnsetType, msgspec.UNSET) for number in range(most)]
+    return msgspec.defstruct("First", fields, array_like=True)
+
+
+def _elements(first: msgspec.Struct) -> list[Any]:
+    return [each for each in msgspec.structs.astuple(first) if each is not msgspec.UNSET]
+
+
+_Items = _first(PAGE_LIMIT, _Record)
+_Links = _first(_MOST_LINKS, msgspec.Raw)
+
+
 class _Page(msgspec.Struct):
-    items: list[_Record]
-    links: Any = None
+    items: _Items | msgspec.UnsetType | None = msgspec.UNSET  # type: ignore[valid-type]  # built above
+    links: msgspec.Raw = msgspec.Raw()
 
 
-class _RawPage(msgspec.Struct):
-    items: list[msgspec.Raw]
-    links: Any = None
+class _Link(msgspec.Struct):
+    rel: _Single = None
+    href: _Single = None
 
 
 class _User(msgspec.Struct):
     username: str
 
 
+class _Result(msgspec.Struct):
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class _Error(msgspec.Struct):
+    code: msgspec.Raw = msgspec.Raw()
+
+
 _page = msgspec.json.Decoder(_Page)
-_raw_page = msgspec.json.Decoder(_RawPage)
 _record = msgspec.json.Decoder(_Record)
+_raw_record = msgspec.json.Decoder(_RawRecord)
+_links = msgspec.json.Decoder(_Links)
+_link = msgspec.json.Decoder(_Link)
 _user = msgspec.json.Decoder(_User)
+_results = msgspec.json.Decoder(list[msgspec.Raw])
+_result = msgspec.json.Decoder(_Result)
+_error = msgspec.json.Decoder(_Error)
+_raw = msgspec.json.Decoder(msgspec.Raw)
 _anything = msgspec.json.Decoder()
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """Errors of a decoder. RecursionError is raised for deeply nested brackets."""
@@ -82,35 +150,172 @@ class _InvalidRecord(Exception):  # never leaves this module
     """A record that cannot be read; the message is one of SKIPPED."""
 
 
-def parse_page(body: bytes) -> Page:
+def parse_page(body: bytes, limit: int = PAGE_LIMIT, left: int | None = None) -> Page:
     """Decode one page of the job list.
+
+    Args:
+        body: the response.
+        limit: the number of jobs requested. The page is not read further.
+        left: how many jobs the list has from this page on, as the platform reports; None if it does not. Where none is
+            left, the page may lack its list.
 
     Raises:
         BadAnswer: the body is not a page of jobs.
     """
-    skipped: Counter[str] = Counter()
     try:
-        page: _Page | _RawPage = _page.decode(body)
-    except _UNDECODABLE:
+        page = _page.decode(body)
+    except _UNDECODABLE as error:
+        text = repaired(body)
         try:
-            page = _raw_page.decode(_replace_lone_surrogates(body))
-        except _UNDECODABLE as error:
-            raise BadAnswer(f"not a page of jobs: {error}") from error
-    jobs: list[Job] = []
-    last = -1
-    whole = True
-    records: Sequence[_Record | msgspec.Raw] = page.items
-    for position, item in enumerate(records):
+            page = _page.decode(text)
+        except _UNDECODABLE:
+            return _damaged_page(text, limit, str(error))
+    records = _Records()
+    if isinstance(page.items, _Items):
+        for record in _elements(page.items)[:limit]:
+            records.add(record)
+    elif (left is None or left > 0) and (page.items is msgspec.UNSET or left is not None):
+        raise BadAnswer("not a page of jobs: the response has no items")
+    return records.page(page.links)
+
+
+class _Records:
+    """Collects the records of one page."""
+
+    def __init__(self) -> None:
+        self.items = 0
+        self._jobs: list[Job] = []
+        self._skipped: Counter[str] = Counter()
+        self._last = -1
+        self._whole = True
+        self._bad_times = 0
+
+    def add(self, record: _Record) -> None:
         try:
-            record = _decoded(item) if isinstance(item, msgspec.Raw) else item
-            whole = whole and _is_whole(record)
-            jobs.append(_job(record))
+            job = _job(record)
         except _InvalidRecord as reason:
-            whole = False
-            skipped[str(reason)] += 1
+            self.skip(str(reason))
+            return
+        self._jobs.append(job)
+        self._last = self.items
+        self._whole = self._whole and _is_whole(record)
+        if job.started_on is None or job.finished_on is None:
+            self._bad_times += _is_bad_time(record.started_on) + _is_bad_time(record.finished_on)
+        self.items += 1
+
+    def skip(self, reason: str) -> None:
+        self._whole = False
+        self._skipped[reason] += 1
+        self.items += 1
+
+    def page(self, links: msgspec.Raw) -> Page:
+        has_next, next_offset = _next_page(links)
+        return Page(
+            tuple(self._jobs),
+            self.items,
+            self._skipped,
+            self._last,
+            has_next,
+            self._whole,
+            next_offset,
+            self._bad_times,
+        )
+
+
+def _damaged_page(text: bytearray, limit: int, problem: str) -> Page:
+    """Decode a page that is no JSON as a whole, or holds records of unexpected types."""
+    found = _ITEMS.search(text)
+    if found is None:
+        raise BadAnswer(f"not a page of jobs: {problem}")
+    records = _Records()
+    end = _add_damaged(records, text, skip_blank(text, found.end()), limit)
+    if end is None:
+        return records.page(msgspec.Raw())
+    try:
+        envelope = _page.decode(text[: found.end()] + memoryview(text)[end:])
+    except _UNDECODABLE:
+        raise BadAnswer(f"not a page of jobs: {problem}") from None
+    return records.page(envelope.links)
+
+
+def _add_damaged(records: _Records, text: bytearray, position: int, limit: int) -> int | None:
+    """Add the records from *position*; return where their list ends, or None if there are more than *limit*."""
+    search = _RecordSearch(text)
+    while text[position : position + 1] != b"]" or records.items:
+        after, record = _element(text, position)
+        if after is None:
+            records.skip("not_a_job")
+            begins = search.next_job(position)
+            if begins is None:
+                return _end_of_items(text, position)
+            position = begins
         else:
-            last = position
-    return Page(tuple(jobs), len(page.items), skipped, last, _links_next(page.links), whole)
+            if record is None:
+                records.skip("not_a_job")
+            else:
+                records.add(record)
+            if text[after] == _CLOSE:
+                return after
+            position = skip_blank(text, after + 1)
+        if records.items >= limit:
+            return None
+    return position
+
+
+def _element(text: bytearray, position: int) -> tuple[int | None, _Record | None]:
+    """Return what separates the element at *position* from the next one, and the record if it is one.
+
+    No position means that the element is not JSON, so that its end is unknown.
+    """
+    end = end_of_value(text, position)
+    after = None if end is None else skip_blank(text, end)
+    if after is None or not text[after : after + 1].startswith((b",", b"]")):
+        return None, None
+    element = memoryview(text)[position:end]
+    try:
+        _raw.decode(element)
+    except _UNDECODABLE:
+        return None, None
+    return after, _decoded(element)
+
+
+class _RecordSearch:
+    """Finds the next record behind one whose end is unknown, with an effort that is limited for each page.
+
+    A record is known by a comma and a brace before the name of a field. No string can hold these three.
+    """
+
+    def __init__(self, text: bytearray) -> None:
+        self._text = text
+        self._effort = _MOST_EFFORT
+
+    def next_job(self, position: int) -> int | None:
+        """Return where a record that is a job begins; None if there is none."""
+        for found in _RECORD.finditer(self._text, position):
+            begins = found.start(1)
+            window = self._text[begins : begins + _LONGEST_FOUND]
+            end = end_of_value(window, 0)
+            if end is not None and _is_job(memoryview(window)[:end]):
+                return begins
+            self._effort -= len(window)
+            if self._effort < 0:
+                return None
+        return None
+
+
+def _is_job(element: memoryview) -> bool:
+    try:
+        record = _decoded(element)
+        return record is not None and bool(_job(record))
+    except _InvalidRecord:
+        return False
+
+
+def _end_of_items(text: bytearray, position: int) -> int:
+    """Return where the list ends whose last record, at *position*, is damaged; at worst, the end of *text*."""
+    ends = [found.start() for found in deque(_END_BEFORE_LINKS.finditer(text, position), 1)]
+    last = text.rstrip().rfind(b"]", position)
+    return ends[0] if ends else last if last >= 0 else len(text)
 
 
 def too_large(records: int) -> Page:
@@ -125,8 +330,16 @@ def parse_job(body: bytes) -> Job:
         BadAnswer: the body is not a job.
     """
     try:
-        return _job(_record.decode(_replace_lone_surrogates(body)))
-    except (*_UNDECODABLE, _InvalidRecord) as error:
+        return _job(_record.decode(body))
+    except _UNDECODABLE as error:
+        record = _decoded(repaired(body))
+        if record is None:
+            raise BadAnswer(f"not a job: {error}") from error
+    except _InvalidRecord as error:
+        raise BadAnswer(f"not a job: {error}") from error
+    try:
+        return _job(record)
+    except _InvalidRecord as error:
         raise BadAnswer(f"not a job: {error}") from error
 
 
@@ -137,10 +350,10 @@ def parse_username(body: bytes) -> str:
         BadAnswer: the body names no user.
     """
     try:
-        username = _user.decode(body).username
+        username = _strict_or_repaired(_user, body).username
     except _UNDECODABLE as error:
         raise BadAnswer("not a user: the response has no user name") from error
-    if not username or len(username) > _LONGEST_NAME or not username.isprintable():
+    if not username or len(username) > _LONGEST_NAME or not username.isprintable() or _UNKNOWN_CHARACTER in username:
         raise BadAnswer(f"not a user: expected 1 to {_LONGEST_NAME} printable characters as the user name")
     return username
 
@@ -148,7 +361,7 @@ def parse_username(body: bytes) -> str:
 def parse_error(body: bytes) -> ApiError:
     """Decode the body of an error response: the platform's flat JSON, or anything else, such as a proxy's HTML."""
     try:
-        answer = _anything.decode(body)
+        answer = _strict_or_repaired(_anything, body)
     except _UNDECODABLE:
         return ApiError(None, "")
     if not isinstance(answer, dict):
@@ -208,16 +421,40 @@ def _label(text: str) -> str:
     return label if _LABEL.fullmatch(label) else OTHER
 
 
-def _replace_lone_surrogates(body: bytes) -> bytes:
-    """Replace lone surrogates, which decoders refuse. A truncated message in a ``result`` may end in one."""
-    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
-
-
-def _decoded(item: msgspec.Raw) -> _Record:
+def _strict_or_repaired(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
     try:
-        return _record.decode(item)
+        return decoder.decode(body)
     except _UNDECODABLE:
-        raise _InvalidRecord("not_a_job") from None
+        return decoder.decode(repaired(body))
+
+
+def _decoded(element: memoryview | bytearray) -> _Record | None:
+    """Decode a record, its fields of any type; None if it is no object."""
+    try:
+        return _record.decode(element)
+    except _UNDECODABLE:
+        pass
+    try:
+        raw = _raw_record.decode(element)
+    except _UNDECODABLE:
+        return None
+    values: dict[str, Any] = {name: _single(getattr(raw, name)) for name in _RawRecord.__struct_fields__[:-1]}
+    return _Record(**values, result=raw.result)
+
+
+class _Unreadable:
+    """Stands for a value that is no id, no count, no time and no label."""
+
+
+def _single(value: msgspec.Raw) -> object:
+    """Decode a value of any type, if it is short; None if it is absent."""
+    size = memoryview(value).nbytes
+    if size == 0:
+        return None
+    try:
+        return _anything.decode(value) if size <= _LONGEST_VALUE else _Unreadable()
+    except _UNDECODABLE:
+        return _Unreadable()
 
 
 def _job(record: _Record) -> Job:
@@ -273,48 +510,105 @@ def _count(value: object) -> int | None:
 
 
 def parse_time(value: object) -> float | None:
-    """Parse an ISO 8601 time into Unix seconds (UTC if it names no zone); None if it is none."""
-    return _seconds(value) if type(value) is str and len(value) <= _LONGEST_TIME else None
+    """Parse a time into Unix seconds; None if it is none.
+
+    It may be an ISO 8601 time (UTC if it names no zone), or a number of seconds, milliseconds, microseconds or
+    nanoseconds since 1970, by its size.
+    """
+    seconds = _seconds_of_text(value) if type(value) is str and len(value) <= _LONGEST_TIME else _seconds(value)
+    return seconds if seconds is not None and seconds > 0 else None
+
+
+def _is_bad_time(value: object) -> bool:
+    """Whether *value* was to be a time, but is none."""
+    return value is not None and value != "" and _seconds(value) is None
+
+
+def _seconds(value: object) -> float | None:
+    """Return Unix seconds, not positive where servers mean "never" by year 1 or 1970; None for no time."""
+    if type(value) is str:
+        return _seconds_of_text(value) if len(value) <= _LONGEST_TIME else None
+    return _seconds_of_number(value) if type(value) is int or type(value) is float else None
 
 
 _LONGEST_TIME: Final = 64
+_EARLIEST: Final = 1e8
+"""1973: a smaller number is no time. From a thousand times this, it counts milliseconds, and so on."""
+_LATEST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
+_NUMERAL: Final = re.compile(r"[0-9]{9,19}(?:\.[0-9]{1,9})?")
+_ZONE: Final = re.compile(r"\s*(?:UTC|GMT|Z)$|\s+(?=[+-][0-9:]+$)")
+_LEAP_SECOND: Final = re.compile(r"(?<=:[0-5][0-9]:)60")
+
+
+def _seconds_of_number(number: float) -> float | None:
+    for divisor in (1, 1e3, 1e6, 1e9):
+        if number < _EARLIEST * 1e3 * divisor:
+            return number / divisor if number == 0 or _EARLIEST * divisor <= number <= _LATEST * divisor else None
+    return None
 
 
 @lru_cache(maxsize=4096)  # The same times come with every poll, and parsing them is half of the cost of a page.
-def _seconds(text: str) -> float | None:
+def _seconds_of_text(text: str) -> float | None:
+    text = text.strip().upper()
+    if _NUMERAL.fullmatch(text):
+        return _seconds_of_number(float(text))
+    if text[:1].isalpha():  # as in HTTP headers
+        return _http_date(text)
+    text = _ZONE.sub(lambda zone: "+00:00" if zone[0].strip() else "", text)
     try:
-        time = datetime.fromisoformat(text.strip())
+        time = datetime.fromisoformat(_LEAP_SECOND.sub("59", text))
     except ValueError:
         return None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    seconds = time.timestamp()
-    return seconds if seconds > 0 else None  # Some servers write "never" as the year 1.
+    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
 
 
 def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
     """Count error records by code; None if the list is absent or empty, so that the job is requested individually."""
-    if not bytes(result):
-        return None
+    content = memoryview(result)
     try:
-        records = _anything.decode(result)
+        records: Iterable[msgspec.Raw | memoryview] = (
+            _results.decode(result) if content.nbytes <= _LARGE_RESULT else islice(elements(content), _MOST_ERRORS)
+        )
     except _UNDECODABLE:
         return None
-    if not isinstance(records, list) or not records:
-        return None
     codes: Counter[str] = Counter()
+    empty = True
     for record in records:
-        if isinstance(record, dict) and record.get("error") is not None:
-            error = record["error"]
-            code = error.get("code") if isinstance(error, dict) else None
-            codes[NO_CODE if code is None or code == "" else parse_label(code)] += 1
-    return tuple(sorted(codes.items()))
+        empty = False
+        code = _error_code(record)
+        if code is not None:
+            codes[code] += 1
+    return None if empty else tuple(sorted(codes.items()))
 
 
-def _links_next(links: object) -> bool:
-    return isinstance(links, list) and any(
-        isinstance(link, dict) and str(link.get("rel", "")).lower() == "next" for link in links
-    )
+def _error_code(record: msgspec.Raw | memoryview) -> str | None:
+    """Return the code of an error record; None if the record is none."""
+    try:
+        error = _result.decode(record).error
+    except _UNDECODABLE:
+        return None
+    if memoryview(error).nbytes == 0 or bytes(memoryview(error)[:5]) == b"null":
+        return None
+    try:
+        code = _single(_error.decode(error).code)
+    except _UNDECODABLE:
+        return NO_CODE
+    return NO_CODE if code is None or code == "" else parse_label(code)
+
+
+def _next_page(links: msgspec.Raw) -> tuple[bool, int | None]:
+    """Return whether a next page is linked, and its offset, if the link names that."""
+    try:
+        each: list[msgspec.Raw] = _elements(_links.decode(links)) if memoryview(links).nbytes else []
+    except _UNDECODABLE:
+        return False, None
+    for content in each:
+        with suppress(*_UNDECODABLE):
+            link = _link.decode(content) if memoryview(content).nbytes <= _LONGEST_VALUE else _Link()
+            if isinstance(link.rel, str) and link.rel.strip().lower() == "next":
+                found = _OFFSET.search(link.href) if isinstance(link.href, str) else None
+                return True, int(found[1]) if found else None
+    return False, None
 
 
 _LARGEST_NUMBER: Final = 2**53

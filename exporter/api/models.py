@@ -101,6 +101,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         return self.rank, (self.completed or 0) + (self.failed or 0)
 
 
+BAD_TIME: Final = "bad_time"
+"""The reason that stands for unreadable times."""
 PAGE_LIMIT: Final = 100
 """Maximum number of jobs per page."""
 
@@ -115,6 +117,8 @@ class Page(msgspec.Struct, frozen=True):
         last: the position of the last readable record; -1 if there is none.
         has_next: whether the platform links a next page (the link itself is never followed).
         whole: whether every record has an id, a type, a state and the three counts.
+        next_offset: the offset that the link to the next page names; None if it names none.
+        bad_times: the number of times that could not be read; their records are among the readable ones.
     """
 
     jobs: tuple[Job, ...]
@@ -123,6 +127,13 @@ class Page(msgspec.Struct, frozen=True):
     last: int
     has_next: bool
     whole: bool = True
+    next_offset: int | None = None
+    bad_times: int = 0
+
+    @property
+    def unreadable(self) -> Mapping[str, int]:
+        """The number of unreadable records by reason, and of unreadable times."""
+        return {**self.skipped, BAD_TIME: self.bad_times} if self.bad_times else self.skipped
 
 
 class RateLimit(msgspec.Struct, frozen=True):

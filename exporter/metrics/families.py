@@ -476,7 +476,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     _labelled_counter(
         "sbg_exporter_records_skipped_total",
-        "Job records that the exporter could not read, by reason, counted each time they are seen.",
+        "Job records that the exporter could not read, by reason, counted each time they are seen; for bad_time, times "
+        "that it could not read, of jobs that it shows without.",
         "reason",
         always=SKIPPED,
     ),

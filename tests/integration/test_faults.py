@@ -57,7 +57,7 @@ AMONG_OTHERS: dict[Malformed, str | None] = {
     Malformed.COUNT_NEGATIVE: "bad_count",
     Malformed.COUNT_MISSING: None,
     Malformed.COUNT_NUMERAL: None,
-    Malformed.TIME_GARBAGE: None,
+    Malformed.TIME_GARBAGE: "bad_time",
     Malformed.TIME_NULL: None,
     Malformed.RESULT_OBJECT: None,
     Malformed.NOT_AN_OBJECT: "not_a_job",

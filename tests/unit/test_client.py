@@ -713,6 +713,53 @@ def test_a_compressed_answer_is_read(bench: ClientFixture) -> None:
     assert bench.answered(reply(body=gzip.compress(USER), headers=GZIP)).user().value == "rfranklin"
 
 
+EMPTY_MEMBER = gzip.compress(b"")
+MEMBERS = {
+    "one": gzip.compress(USER),
+    "two": gzip.compress(USER[:9]) + gzip.compress(USER[9:]),
+    "one for each byte": b"".join(gzip.compress(bytes([byte])) for byte in USER),
+    "empty ones between": EMPTY_MEMBER + gzip.compress(USER[:9]) + EMPTY_MEMBER * 500 + gzip.compress(USER[9:]),
+    "zeros behind": gzip.compress(USER) + bytes(1000),
+    "garbage behind": gzip.compress(USER) + b"garbage",
+    "the first byte of another": gzip.compress(USER) + EMPTY_MEMBER[:1],
+}
+
+
+@pytest.mark.parametrize("step", [1, 10, 2**16])
+@pytest.mark.parametrize("body", MEMBERS.values(), ids=MEMBERS)
+def test_gzip_of_any_number_of_members_is_read_completely(bench: ClientFixture, body: bytes, step: int) -> None:
+    pieces = [body[at : at + step] for at in range(0, len(body), step)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    assert bench.answered(head + chunks + b"0\r\n\r\n").user().value == "rfranklin"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", " gzip ", "gzip, identity", "identity, gzip"])
+def test_gzip_is_known_by_all_its_names(bench: ClientFixture, encoding: str) -> None:
+    answer = reply(body=gzip.compress(USER), headers={"content-encoding": encoding})
+
+    assert bench.answered(answer).user().value == "rfranklin"
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity, identity"])
+def test_a_body_that_is_not_compressed_may_say_so(bench: ClientFixture, encoding: str) -> None:
+    assert bench.answered(reply(body=USER, headers={"content-encoding": encoding})).user().value == "rfranklin"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(MEMBERS["two"][:-9], id="cut"),
+        pytest.param(MEMBERS["one"] + EMPTY_MEMBER[:2], id="cut in its header"),
+        pytest.param(MEMBERS["one"] + EMPTY_MEMBER[:-1] + b"x", id="with a wrong checksum"),
+        pytest.param(MEMBERS["one"] + EMPTY_MEMBER[:2] + b"garbage", id="damaged"),
+    ],
+)
+def test_damaged_further_member_is_a_lost_connection(bench: ClientFixture, body: bytes) -> None:
+    assert isinstance(failure(bench.answered(reply(body=body, headers=GZIP)), user), Unreachable)
+
+
 def test_truncated_gzip_response_is_retried(bench: ClientFixture) -> None:
     whole = gzip.compress(USER)
     client = bench.answered(
@@ -745,6 +792,8 @@ OVERSIZED = {
     "plain and endless": b"HTTP/1.1 200 OK\r\n\r\n" + MEGABYTE * 18,
     "gzip": reply(body=compressed(FULL + b" ", 1), headers=GZIP),
     "a gzip bomb": reply(body=BOMB, headers=GZIP),
+    "gzip in two members": reply(body=compressed(FULL, 1) + compressed(b" ", 1), headers=GZIP),
+    "gzip of nothing without end": reply(body=EMPTY_MEMBER * (17 * 2**20 // len(EMPTY_MEMBER)), headers=GZIP),
 }
 
 
@@ -1241,7 +1290,7 @@ def test_result_filter_is_untried_after_a_restart(bench: ClientFixture) -> None:
     assert later(simulator, bench.client(simulator.url, token=DEMO_TOKEN)) == [CHOSEN]
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x" * 1000])
+@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip", "gzip, br", "br, gzip", "x" * 1000])
 def test_an_encoding_that_was_not_asked_for_is_refused(bench: ClientFixture, encoding: str) -> None:
     error = failure(bench.answered(reply(body=USER, headers={"content-encoding": encoding})))
 

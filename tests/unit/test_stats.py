@@ -7,6 +7,7 @@ import pytest
 
 from exporter.api.allowance import Allowance
 from exporter.api.client import Endpoint, RequestCompleted, RetryScheduled
+from exporter.api.models import Page
 from exporter.counting.values import CountDecreased
 from exporter.logs import logger
 from exporter.metrics.snapshot import PollStatus
@@ -51,6 +52,11 @@ def test_retry_is_no_request_of_its_own(stats: PollStats) -> None:
     stats.on_retry_scheduled(RetryScheduled(Endpoint.LIST, "connection lost", attempt=1, wait=0.5))
 
     assert stats.requests_made == 0
+
+
+def test_page_names_unreadable_times_beside_skipped_records() -> None:
+    assert Page((), 3, {"no_id": 1}, -1, has_next=False, bad_times=2).unreadable == {"no_id": 1, "bad_time": 2}
+    assert Page((), 3, {"no_id": 1}, -1, has_next=False).unreadable == {"no_id": 1}
 
 
 def test_skipped_records_are_counted_by_reason_each_time(stats: PollStats) -> None:
