@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 
 _CONTROLS_TO_SPACES: Final = bytes.maketrans(bytes(range(0x20)), b" " * 0x20)
+_UNKNOWN: Final = "\ufffd"
+_UNPRINTABLE: Final = "\x7f"
+"""Stands for bytes that are not UTF-8: one byte, which is valid in no id, label or user name."""
 _STEP: Final = 2**16
 _DEEPEST: Final = 200
 """Most brackets within each other. The platform's own records have five."""
@@ -40,8 +43,9 @@ def repaired(body: bytes) -> bytearray:
     text = bytearray()
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     for start in range(0, len(body), _STEP):
-        text += decoder.decode(body[start : start + _STEP].translate(_CONTROLS_TO_SPACES)).encode()
-    text += decoder.decode(b"", final=True).encode()
+        piece = decoder.decode(body[start : start + _STEP].translate(_CONTROLS_TO_SPACES))
+        text += piece.replace(_UNKNOWN, _UNPRINTABLE).encode()
+    text += _UNPRINTABLE.encode() * len(decoder.decode(b"", final=True))
     if b"\\u" in text:
         text = _replaced(text, _LONE_SURROGATE, rb"\ufffd")
     if b"NaN" in text or b"Infinity" in text:

@@ -39,12 +39,13 @@ _MILLISECONDS_FROM: Final = 1e11
 _MOST_LINKS: Final = 16
 _MOST_ERRORS: Final = 2**17
 """Most records of a result that are looked at."""
+_MOST_CODES: Final = 100
+"""Most different codes of one result; the others count as ``other``."""
 _LONGEST_VALUE: Final = 4096
 """Most bytes of a single value in a record that could not be decoded in one step."""
 _LARGE_RESULT: Final = 2**20
 """A result of as many bytes is decoded record by record, which takes longer and less memory."""
 
-_UNKNOWN_CHARACTER: Final = "\ufffd"
 _OFFSET: Final = re.compile(r"[?&]offset=([0-9]{1,9})(?![^&#])")
 _ITEMS: Final = re.compile(rb'"items"\s*:\s*\[')
 _END_BEFORE_LINKS: Final = re.compile(rb'\](?=\s*,\s*"links"\s*:)')
@@ -353,7 +354,7 @@ def parse_username(body: bytes) -> str:
         username = _strict_or_repaired(_user, body).username
     except _UNDECODABLE as error:
         raise BadAnswer("not a user: the response has no user name") from error
-    if not username or len(username) > _LONGEST_NAME or not username.isprintable() or _UNKNOWN_CHARACTER in username:
+    if not username or len(username) > _LONGEST_NAME or not username.isprintable():
         raise BadAnswer(f"not a user: expected 1 to {_LONGEST_NAME} printable characters as the user name")
     return username
 
@@ -461,7 +462,7 @@ def _job(record: _Record) -> Job:
     job_id = record.id if type(record.id) is str else str(record.id) if type(record.id) is int else ""
     if _ID.fullmatch(job_id) is None:
         raise _InvalidRecord("bad_id" if record.id else "no_id")
-    if type(record.state) is not str or not record.state.strip():
+    if type(record.state) is not str or not record.state or record.state.isspace():
         raise _InvalidRecord("no_state")
     failed = _count(record.failed_files)
     return Job(
@@ -489,7 +490,8 @@ def _is_whole(record: _Record) -> bool:
 
 
 def _operation(record: _Record) -> str:
-    if record.type is None and isinstance(record.href, str):  # The last two segments of href are type and id.
+    if record.type is None and isinstance(record.href, str) and len(record.href) <= _LONGEST_VALUE:
+        # The last two segments are type and id.
         return parse_label(record.href.rstrip("/").rpartition("/")[0].rpartition("/")[2])
     return parse_label(record.type)
 
@@ -577,7 +579,7 @@ def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
         empty = False
         code = _error_code(record)
         if code is not None:
-            codes[code] += 1
+            codes[code if code in codes or len(codes) < _MOST_CODES else OTHER] += 1
     return None if empty else tuple(sorted(codes.items()))
 
 

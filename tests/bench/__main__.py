@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import accounts, decoding, footprint, listing, retained, scraping, watching
+from tests.bench import accounts, decoding, footprint, listing, responses, retained, scraping, watching
 from tests.bench.report import wrong
 
 MEASUREMENTS: dict[str, Callable[[], None]] = {
@@ -21,6 +21,7 @@ MEASUREMENTS: dict[str, Callable[[], None]] = {
     "mixed": partial(watching.measure, watching.MIXED),
     "small": partial(watching.measure, watching.SMALL),
     "retained": retained.measure,
+    "responses": responses.measure,
     "accounts": accounts.measure,
 }
 

@@ -637,6 +637,16 @@ def test_results_of_any_size_are_counted_alike(records: int) -> None:
     assert decoding.parse_job(body).errors == (("5001", records + 1),)
 
 
+def test_codes_beyond_a_hundred_count_as_other() -> None:
+    result = [{"error": {"code": code}} for code in (*range(1000, 1120), 1000)]
+
+    counted = dict(errors(result) or ())
+
+    assert counted["other"] == 20
+    assert counted["1000"] == 2
+    assert len(counted) == 101
+
+
 def test_an_error_record_of_megabytes_is_counted() -> None:
     assert errors([{"error": {"message": "x" * 2**21, "code": 5001}}, DENIED]) == (("5001", 2),)
 
@@ -700,7 +710,7 @@ def test_response_without_user_name_is_refused_and_not_repeated(body: bytes) -> 
         (b"[]", ApiError(None, "")),
         (b"", ApiError(None, "")),
         (b"<html><h1>502 Bad Gateway</h1></html>", ApiError(None, "")),
-        (b'{"code": 7, "message": "caf\xe9"}', ApiError(7, "caf\ufffd")),
+        (b'{"code": 7, "message": "caf\xe9"}', ApiError(7, "caf\x7f")),
         (b'{"code": 0, "message": "two\nlines", "wait": NaN}', ApiError(0, "two lines")),
         (b"[" * 100_000, ApiError(None, "")),
     ],
