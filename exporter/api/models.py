@@ -185,6 +185,18 @@ class JobPage:
     total: int | None
     limit: int = PAGE_LIMIT
 
+    def end(self, offset: int) -> int:
+        """Return the offset behind this page, which begins at *offset*.
+
+        It shows fewer jobs than it covers where the platform leaves some out. Then the link to the next page says how
+        many it covers.
+        """
+        named = self.page.next_offset
+        if named is not None and offset < named <= offset + self.limit:
+            return named
+        cut = self.page.has_next and self.page.items <= 1  # no platform puts a single job on each page
+        return offset + (self.limit if cut else max(1, self.page.items))
+
     @property
     def unread(self) -> bool:
         """Whether it stands for a job that was too large to read."""

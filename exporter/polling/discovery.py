@@ -54,7 +54,7 @@ class NewestFirst(HeadScan):
         if offset == 0:
             self.total = response.total
         ends_known = bool(page.jobs) and page.jobs[-1].id in known
-        self._go_on(offset + _step(response), joined=page.items == 0 or _is_last(response) or ends_known)
+        self._go_on(_inwards(response, offset), joined=_is_last(response) or ends_known)
 
 
 class OldestFirst(HeadScan):
@@ -71,7 +71,7 @@ class OldestFirst(HeadScan):
 
     def _add(self, response: JobPage, offset: int, known: Collection[str]) -> None:
         page = response.page
-        if page.items == 0 and offset > 0:
+        if page.items == 0 and offset > 0 and not page.has_next:
             self._first = self.offset = max(0, offset - self._inwards)  # the list is shorter than expected
             return
         joined = offset == 0 or (bool(page.jobs) and page.jobs[0].id in known)
@@ -84,7 +84,7 @@ class OldestFirst(HeadScan):
             self.size, self.total = offset + page.items, response.total
             self._go_on(max(0, self._first - self._inwards), joined=self._first_joined)
         else:
-            self.offset = offset + _step(response)
+            self.offset = _inwards(response, offset)
 
 
 def head_scan(order: Order, size: int, per_page: int, room: int) -> HeadScan:
@@ -103,9 +103,9 @@ def _is_last(response: JobPage) -> bool:
     return response.page.items < response.limit and not response.page.has_next
 
 
-def _step(response: JobPage) -> int:
-    """Jobs to the next page, which overlaps this one by the last job that could be read."""
-    return response.page.last if response.page.last > 0 else max(1, response.page.items)
+def _inwards(response: JobPage, offset: int) -> int:
+    """Where the page after that at *offset* begins, which overlaps this one by the last job that could be read."""
+    return offset + response.page.last if response.page.last > 0 else response.end(offset)
 
 
 class HeadProgress:

@@ -29,6 +29,8 @@ MOST_PAGES: Final = 20_000
 """Most pages of one listing: a longer list is taken to have no end."""
 _MOST_STALE_PAGES: Final = 12
 """Most successive pages without a job that is new to the listing: beyond that the platform ignores the offset."""
+_MOST_EMPTY_PAGES: Final = 100
+"""Most successive empty pages that name a next one: beyond that the list is taken to have no end."""
 _MOST_REWINDS: Final = 12
 _MOST_KNOWN: Final = 1000
 """Most ids of jobs no longer listed that listings without a stable order keep, besides twice those on the list."""
@@ -210,7 +212,7 @@ class FullListing:
             self.ids |= self._ahead
             self._overlaps_failed += overlap is _Overlap.BEHIND
             return None
-        if self.pages >= MOST_PAGES or self._stale_pages >= _MOST_STALE_PAGES:
+        if self.pages >= MOST_PAGES or self._stale_pages >= (_MOST_STALE_PAGES if page.items else _MOST_EMPTY_PAGES):
             self._overlaps_failed += 1
             self._given_up = True
             return None
@@ -220,14 +222,16 @@ class FullListing:
         # The next page cannot show a job of this one again, so this overlap cannot be checked. A page of one job is so.
         self._overlaps_failed += 1
         self._last = None
-        return offset + page.items
+        return response.end(offset)
 
     @staticmethod
     def _is_end(response: JobPage, offset: int, *, has_new: bool) -> bool:
         page = response.page
+        if page.has_next:
+            return False
         if page.items == 0 or (page.items == 1 and not has_new and response.limit > 1):
             return True
-        if page.items >= response.limit or page.has_next:
+        if page.items >= response.limit:
             return False
         return response.total is None or offset + page.items >= response.total
 

@@ -139,10 +139,10 @@ class ListShape:
         pages = math.ceil(self.size / self.per_page)
         self.large = self._incremental and pages > (_SMALL_PAGES if self.large else _LARGE_PAGES)
 
-    def learn_page_size(self, response: JobPage) -> None:
-        """Learn from a page that is not the last one how many jobs the platform puts on a page."""
+    def learn_page_size(self, response: JobPage, offset: int) -> None:
+        """Learn from the page at *offset*, if it is not the last one, how many jobs the platform puts on a page."""
         if response.page.has_next or response.page.items >= response.limit:
-            self.per_page = max(2, response.page.items)
+            self.per_page = max(2, response.end(offset) - offset)
 
     def depth(self, position: int) -> int:
         """Jobs between the head and the job at *position* of the list."""

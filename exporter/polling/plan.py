@@ -283,7 +283,7 @@ class PollPlan:
         """Learn from a page of the list, in any phase."""
         if tick.ledger.ever_listed and self._trust.order is not Order.NONE:
             self._head.add_new(result.new)
-        self._shape.learn_page_size(result.response)
+        self._shape.learn_page_size(result.response, offset)
         self._mark_checked(result, tick)
         if self._trust.known:
             for position, job in enumerate(result.jobs, start=offset):

@@ -114,6 +114,17 @@ def test_scan_of_a_list_of_new_jobs_reads_all_of_it(order: Order) -> None:
     assert scan.joined
 
 
+@pytest.mark.parametrize("order", [Order.NEWEST, Order.OLDEST])
+def test_scan_goes_on_after_an_empty_page_that_names_a_next_one(order: Order) -> None:
+    scan = head_scan(order, 200, 100, 0)
+    first = scan.offset or 0
+    empty = Page((), 0, {}, -1, has_next=True, next_offset=first + 50)
+
+    scan.add_page(JobPage(empty, None, None), frozenset())
+
+    assert scan.offset == first + 50
+
+
 def test_page_after_the_end_of_a_scan_changes_nothing() -> None:
     scan, _ = scan_head(Order.NEWEST, 2000, thought=2000, known=2000)
     scan.add_page(JobPage(Page((), 0, {}, -1, has_next=False), None, 7), set())

@@ -351,6 +351,77 @@ def test_short_page_with_a_next_link_is_not_the_end() -> None:
     assert full_listing.offset == 24
 
 
+Rows = list[str | None]
+"""A list as the platform stores it; it shows the jobs that are not None, after it has cut the list into pages."""
+
+
+def filtered(rows: Rows, offset: int, limit: int = 100, *, named: bool = True) -> JobPage:
+    """Build the page that a platform returns which filters rows after paging."""
+    jobs = tuple(Job(each, "copy", "running") for each in rows[offset : offset + limit] if each)
+    has_next = offset + limit < len(rows)
+    next_offset = offset + limit if has_next and named else None
+    page = Page(jobs, len(jobs), {}, len(jobs) - 1, has_next=has_next, next_offset=next_offset)
+    return JobPage(page, None, None, limit)
+
+
+def listings_until_complete(rows: Rows, *, named: bool = True) -> tuple[int, set[str]]:
+    """Return how many listings it takes until one is complete, and what that one met."""
+    full_listing = FullListing()
+    for number in range(1, 5):
+        while full_listing.offset is not None:
+            full_listing.add_page(filtered(rows, full_listing.offset, named=named))
+        if full_listing.complete:
+            return number, full_listing.ids
+        full_listing = full_listing.after()
+    raise AssertionError("no listing was complete")
+
+
+SHOWN: dict[str, Callable[[int], bool]] = {
+    "every second": lambda row: row % 2 == 0,
+    "the last ones": lambda row: row >= 300,
+    "the first and the last ones": lambda row: row < 40 or row >= 290,
+    "the first of each page": lambda row: row % 100 == 0,
+    "the last of each page": lambda row: row % 100 == 99,
+    "the first ones": lambda row: row < 90,
+    "one": lambda row: row == 250,
+    "none": lambda _: False,
+}
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
+def test_list_ends_only_where_no_next_page_is_named(shown: Callable[[int], bool], named: bool) -> None:  # noqa: FBT001
+    rows: Rows = [f"j{row:03d}" if shown(row) else None for row in range(330)]
+
+    listings, ids = listings_until_complete(rows, named=named)
+
+    assert ids == {each for each in rows if each}
+    assert listings <= 3
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 130)), max_size=8))
+def test_no_job_is_missed_where_rows_are_filtered_after_paging(runs: list[tuple[bool, int]]) -> None:
+    rows: Rows = []
+    for shown, length in runs:
+        rows += [f"j{len(rows) + number}" if shown else None for number in range(length)]
+
+    assert listings_until_complete(rows)[1] == {each for each in rows if each}
+
+
+def test_listing_gives_up_empty_pages_without_end() -> None:
+    full_listing = FullListing()
+    while full_listing.offset is not None:
+        full_listing.add_page(JobPage(Page((), 0, {}, -1, has_next=True), None, None))
+
+    assert full_listing.pages == 100
+    assert not full_listing.complete
+
+
+@pytest.mark.parametrize(("named", "offset"), [(150, 150), (101, 101), (50, 200), (100, 200), (201, 200), (None, 200)])
+def test_only_a_link_within_the_page_says_where_the_next_one_begins(named: int | None, offset: int) -> None:
+    assert JobPage(Page((), 0, {}, -1, has_next=True, next_offset=named), None, None).end(100) == offset
+
+
 def test_listing_gives_up_a_list_without_end() -> None:
     full_listing = FullListing()
     steps = 0

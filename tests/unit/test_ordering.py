@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from exporter.api.models import Job
+from exporter.api.models import Job, JobPage, Page
 from exporter.polling.ordering import JobPositions, ListShape, Order, OrderDetector, OrderTrust
 
 
@@ -191,3 +191,13 @@ def test_depth_and_offset_stay_on_a_list_that_shrank() -> None:
 
     assert shape.depth(70) == 0
     assert shape.offset(20) == 0
+
+
+@pytest.mark.parametrize(("items", "named", "per_page"), [(60, 100, 100), (0, 50, 50), (25, None, 25), (100, 100, 100)])
+def test_page_size_counts_jobs_that_the_platform_left_out(items: int, named: int | None, per_page: int) -> None:
+    shape = ListShape(OrderTrust(), incremental=True)
+    jobs = tuple(Job(str(number), "copy", "running") for number in range(items))
+
+    shape.learn_page_size(JobPage(Page(jobs, items, {}, items - 1, has_next=True, next_offset=named), None, None), 0)
+
+    assert shape.per_page == per_page
