@@ -16,7 +16,7 @@ PROMETHEUS3_FOLDER := build/tools/prometheus-$(PROMETHEUS3)
 OF_PROMETHEUS := tests/rules tests/e2e/test_alerts.py tests/e2e/test_creation_times.py tests/e2e/test_dashboards.py tests/integration/test_promtool.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint bench generated screenshots dist lock audit clean
+.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint fuzz bench generated screenshots dist lock audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ lint: $(VENV)/test ## formatting, ruff, mypy, the direction of imports, YAML, an
 	$(BIN)/lint-imports
 	$(BIN)/yamllint -c deploy/prometheus/.yamllint deploy/prometheus deploy/compose
 	$(BIN)/zizmor --quiet --offline --pedantic --no-progress .github
+
+fuzz: $(VENV)/test ## try a million damaged inputs on all that reads foreign input (10 minutes; ARGS="record --seed 7")
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(VENV)/test ## measure, as ratios of two things run side by side
 	$(BIN)/python -m tests.bench $(ARGS)

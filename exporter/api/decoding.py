@@ -12,6 +12,7 @@ tables there call the counts strings, while the examples show integers. Times an
 """
 
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -49,6 +50,8 @@ _LARGE_RESULT: Final = 2**20
 _OFFSET: Final = re.compile(r"[?&]offset=([0-9]{1,9})(?![^&#])")
 _ITEMS: Final = re.compile(rb'"items"\s*:\s*\[')
 _END_BEFORE_LINKS: Final = re.compile(rb'\](?=\s*,\s*"links"\s*:)')
+_SEPARATOR: Final = re.compile(rb'\]\s*(?:,\s*"|\}\s*\Z)|,')
+"""What follows a record: another one, or the end of the list and what may come then."""
 _CLOSE: Final = ord("]")
 _LONGEST_FOUND: Final = 2**20
 """Most bytes of a record that is found behind a damaged one."""
@@ -226,41 +229,51 @@ class _Records:
 def _damaged_page(text: bytearray, limit: int, problem: str) -> Page:
     """Decode a page that is no JSON as a whole, or holds records of unexpected types."""
     found = _ITEMS.search(text)
-    if found is None:
-        raise BadAnswer(f"not a page of jobs: {problem}")
     records = _Records()
-    end = _add_damaged(records, text, skip_blank(text, found.end()), limit)
-    if end is None:
-        return records.page(msgspec.Raw())
-    try:
-        envelope = _page.decode(text[: found.end()] + memoryview(text)[end:])
-    except _UNDECODABLE:
-        raise BadAnswer(f"not a page of jobs: {problem}") from None
-    return records.page(envelope.links)
+    links = None if found is None else _add_damaged(records, text, found.end(), limit)
+    if links is None:
+        raise BadAnswer(f"not a page of jobs: {problem}")
+    return records.page(links)
 
 
-def _add_damaged(records: _Records, text: bytearray, position: int, limit: int) -> int | None:
-    """Add the records from *position*; return where their list ends, or None if there are more than *limit*."""
+def _add_damaged(records: _Records, text: bytearray, start: int, limit: int) -> msgspec.Raw | None:
+    """Add the records of the list that begins at *start*, and return the page's links; None if it is no page.
+
+    Without links, there are more than *limit* records.
+    """
+    position = skip_blank(text, start)
+    if text[position : position + 1] == b"]":
+        return _links_behind(text, start, position)
     search = _RecordSearch(text)
-    while text[position : position + 1] != b"]" or records.items:
+    while records.items < limit:
         after, record = _element(text, position)
-        if after is None:
+        if record is None:
             records.skip("not_a_job")
-            begins = search.next_job(position)
-            if begins is None:
-                return _end_of_items(text, position)
-            position = begins
+            if after is not None and search.next_job(position, after) is not None:
+                after = None  # A damaged record, and those behind it, look like one list.
         else:
-            if record is None:
-                records.skip("not_a_job")
-            else:
-                records.add(record)
-            if text[after] == _CLOSE:
-                return after
+            records.add(record)
+        if after is not None:
             position = skip_blank(text, after + 1)
-        if records.items >= limit:
-            return None
-    return position
+            if text[after] != _CLOSE:
+                continue
+            links = _links_behind(text, start, after)
+            if links is not None:
+                return links
+            position = after  # This is the end of another list: the record was damaged.
+        begins = search.next_job(position)
+        if begins is None:
+            return _links_behind(text, start, _end_of_items(text, position))
+        position = begins
+    return msgspec.Raw()
+
+
+def _links_behind(text: bytearray, start: int, end: int) -> msgspec.Raw | None:
+    """Return the links of the page whose list is between *start* and *end*; None if the rest is not that of a page."""
+    try:
+        return _page.decode(text[:start] + memoryview(text)[end:]).links
+    except _UNDECODABLE:
+        return None
 
 
 def _element(text: bytearray, position: int) -> tuple[int | None, _Record | None]:
@@ -270,7 +283,7 @@ def _element(text: bytearray, position: int) -> tuple[int | None, _Record | None
     """
     end = end_of_value(text, position)
     after = None if end is None else skip_blank(text, end)
-    if after is None or not text[after : after + 1].startswith((b",", b"]")):
+    if after is None or _SEPARATOR.match(text, after) is None:
         return None, None
     element = memoryview(text)[position:end]
     try:
@@ -290,9 +303,9 @@ class _RecordSearch:
         self._text = text
         self._effort = _MOST_EFFORT
 
-    def next_job(self, position: int) -> int | None:
-        """Return where a record that is a job begins; None if there is none."""
-        for found in _RECORD.finditer(self._text, position):
+    def next_job(self, start: int, before: int = sys.maxsize) -> int | None:
+        """Return where a record that is a job begins, from *start* on and *before* that; None if there is none."""
+        for found in _RECORD.finditer(self._text, start, before):
             begins = found.start(1)
             window = self._text[begins : begins + _LONGEST_FOUND]
             end = end_of_value(window, 0)

@@ -41,7 +41,7 @@ def line_of(process: subprocess.Popen[str], pattern: str) -> str:
     raise RuntimeError(f"the process ended without a line like {pattern}")
 
 
-def resident(pid: int, field: str = "VmRSS") -> float:
+def resident(pid: int | str, field: str = "VmRSS") -> float:
     """Resident memory of a process now (VmRSS) or at most (VmHWM), in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]  # always there

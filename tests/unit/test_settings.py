@@ -399,6 +399,7 @@ def test_every_invalid_account_has_a_line(desk: Desk) -> None:
     [
         (b"auth_token = " + TOKEN.encode(), "invalid TOML"),
         (b"\xff", "invalid TOML"),
+        (b"rate_share = " + b"7" * 5000, "invalid TOML"),
         (b'listen = ":1"\nlisten = ":2"', "invalid TOML"),
         (b"[[accounts]\nauth_token = '" + TOKEN.encode(), "invalid TOML"),
     ],
