@@ -478,6 +478,7 @@ def _job(record: _Record) -> Job:
     if type(record.state) is not str or not record.state or record.state.isspace():
         raise _InvalidRecord("no_state")
     failed = _count(record.failed_files)
+    errors, unreadable = _errors(record.result) if failed else (None, False)
     return Job(
         job_id,
         _operation(record),
@@ -487,7 +488,8 @@ def _job(record: _Record) -> Job:
         failed,
         parse_time(record.started_on),
         parse_time(record.finished_on),
-        _errors(record.result) if failed else None,
+        errors,
+        unreadable,
     )
 
 
@@ -577,15 +579,21 @@ def _seconds_of_text(text: str) -> float | None:
     return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
-    """Count error records by code; None if the list is absent or empty, so that the job is requested individually."""
+def _errors(result: msgspec.Raw) -> tuple[tuple[tuple[str, int], ...] | None, bool]:
+    """Count error records by code; None if the list is absent or empty, so that the job is requested individually.
+
+    Returns:
+        The counts, and whether there is something that is no list of records.
+    """
     content = memoryview(result)
+    if content.nbytes == 0 or bytes(content[:5]) == b"null":
+        return None, False
     try:
         records: Iterable[msgspec.Raw | memoryview] = (
             _results.decode(result) if content.nbytes <= _LARGE_RESULT else islice(elements(content), _MOST_ERRORS)
         )
     except _UNDECODABLE:
-        return None
+        return None, True
     codes: Counter[str] = Counter()
     empty = True
     for record in records:
@@ -593,7 +601,7 @@ def _errors(result: msgspec.Raw) -> tuple[tuple[str, int], ...] | None:
         code = _error_code(record)
         if code is not None:
             codes[code if code in codes or len(codes) < _MOST_CODES else OTHER] += 1
-    return None if empty else tuple(sorted(codes.items()))
+    return None if empty else tuple(sorted(codes.items())), False
 
 
 def _error_code(record: msgspec.Raw | memoryview) -> str | None:

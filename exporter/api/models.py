@@ -77,7 +77,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         started_on: Unix seconds; None before the start or if unreadable.
         finished_on: Unix seconds; None before the end or if unreadable.
         errors: the number of error records per code as pairs, sorted by code. Decoded only for jobs with failed files;
-            None if the response had no result.
+            None if the response had no result, or none that could be read.
+        result_unreadable: whether the response had a result, but not a list of records. Another response may have one.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     started_on: float | None = None
     finished_on: float | None = None
     errors: tuple[tuple[str, int], ...] | None = None
+    result_unreadable: bool = False
 
     @property
     def rank(self) -> int:

@@ -82,4 +82,4 @@ def _errors_only_in_list(job: Job) -> bool:
 
 
 def _without_errors(page: Page) -> list[Job]:
-    return [msgspec.structs.replace(job, errors=None) for job in page.jobs]
+    return [msgspec.structs.replace(job, errors=None, result_unreadable=False) for job in page.jobs]

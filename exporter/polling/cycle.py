@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from exporter.api.models import Job, JobPage, Operation, Priority, Response
+from exporter.api.models import FINAL_RANK, Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
 from exporter.counting.rules import reconcile, since_listing
-from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Observations, Rules
+from exporter.counting.values import Changes, JobFinished, JobRecord, JobTotals, Ledger, Observations, Rules
 from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unauthorized, Unreachable
 from exporter.polling.plan import PollPlan
 from exporter.polling.platform_clock import WaitTimer
@@ -129,6 +129,15 @@ class ObservationBuffer:
             self.records.pop(job_id, None)
 
 
+def _finishes_without_errors(changes: Changes) -> list[JobFinished]:
+    """The finishes whose jobs' errors are still to be requested, often within the same poll."""
+    return [
+        event
+        for event in changes.events
+        if isinstance(event, JobFinished) and event.record.failed and event.record.needs_details
+    ]
+
+
 class PollCycle:
     """Makes the plan's requests, reconciles the observations with the ledger, and commits the changes."""
 
@@ -203,15 +212,19 @@ class PollCycle:
             self._time.look_ended(now, next_look(now), listing=self._plan.incremental)
             phase = self._plan.refresh(replace(tick, ledger=self.view(ledger.after(changes))))
             request = next(phase, None)
-            written = self._commit(ledger, changes)
+            finishes = [] if request is None else _finishes_without_errors(changes)
+            logged = tuple(event for event in changes.events if event not in finishes)
+            written = self._commit(ledger, replace(changes, events=logged))
             if request is not None:
-                if written and changes:
-                    ledger = ledger.after(changes)
-                    seen.committed(changes)
-                    look_counted(self._result(ledger, changes, seen, None, written=True, discovered=True))
-                stopped = self._run_phase(phase, ledger, seen, request)
-                changes = self._reconcile(ledger, seen)
-                written = written and self._commit(ledger, changes)
+                with self._logged_with_errors(finishes if written else []) as records:
+                    if written and changes:
+                        ledger = ledger.after(changes)
+                        seen.committed(changes)
+                        look_counted(self._result(ledger, changes, seen, None, written=True, discovered=True))
+                    stopped = self._run_phase(phase, ledger, seen, request)
+                    changes = self._reconcile(ledger, seen)
+                    written = written and self._commit(ledger, changes)
+                    records.update(changes.records if written else {})
             return self._finish(ledger, changes, seen, tick.now, stopped, written=written, discovered=True)
 
     def continue_listing(self, ledger: Ledger) -> CycleResult:
@@ -276,6 +289,16 @@ class PollCycle:
             stopped=stopped,
             saw_jobs=bool(seen.jobs),
         )
+
+    @contextmanager
+    def _logged_with_errors(self, finishes: Iterable[JobFinished]) -> Iterator[dict[str, JobRecord]]:
+        """Log *finishes*, which are committed, at the end of the block, with the records that the block puts down."""
+        records: dict[str, JobRecord] = {}
+        try:
+            yield records
+        finally:
+            for finish in finishes:
+                self._stats.committed(JobFinished(records.get(finish.record.id, finish.record)))
 
     @contextmanager
     def _forgotten_if_not_counted(self, now: float) -> Iterator[None]:
@@ -382,14 +405,16 @@ class PollCycle:
             self._prove_token()
             return self._job_refused(request, str(error), seen)
         self._time.job_answered(self._clock.monotonic() - began)
-        self._stats.job_answered(request.job_id)
         self._stats.date_received(response.date)
         job = response.value
-        if job is None:
-            seen.unknown.add(request.job_id)
-        else:
-            seen.asked.add(job.id)
+        if job is not None:
             seen.jobs.append(job)
+            if job.result_unreadable and job.rank == FINAL_RANK:
+                return self._job_refused(request, "its result is not a list", seen)
+            seen.asked.add(job.id)
+        else:
+            seen.unknown.add(request.job_id)
+        self._stats.job_answered(request.job_id)
         return JobResult()
 
     def _job_refused(self, request: GetJob, reason: str, seen: ObservationBuffer) -> JobResult:

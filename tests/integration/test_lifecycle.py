@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,15 @@ from tests.waiting import eventually
 
 ENDS_WITHIN = 5.0
 """Maximum seconds of a shutdown, by contract, regardless of the platform and of clients."""
+PLENTY = replace(QUIET, rate_limit=100_000)
+"""Errors of failed jobs take a request each. At a poll a second, the usual limit leaves one for every few polls."""
 FAST = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
 FINE = JobScript(total=5, queued=0, resolving=0, running=0)
 
 
 @pytest.fixture
 def simulator() -> Iterator[RunningSimulator]:
-    with running(QUIET) as served:
+    with running(PLENTY) as served:
         yield served
 
 
@@ -131,6 +134,7 @@ def complaint(daemon: Daemon) -> str:
     action="exits 1",
     shown="one line with the first one's process",
     recovery="either ends",
+    part="The state file",
 )
 def test_second_daemon_on_a_state_file_names_the_lock_owner(place: Installation) -> None:
     with place.running() as first:
@@ -157,6 +161,7 @@ def test_second_start_reports_the_lock_not_the_port(place: Installation) -> None
     action="exits 1",
     shown="one line",
     recovery="another port",
+    part="The configuration",
 )
 def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -172,6 +177,7 @@ def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
     action="exits 1",
     shown="one line",
     recovery="a whole installation",
+    part="The metrics server and other outputs",
 )
 def test_broken_status_page_template_fails_the_start(place: Installation, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
@@ -191,6 +197,7 @@ def test_broken_status_page_template_fails_the_start(place: Installation, tmp_pa
     action="exits 2",
     shown="a line for each problem, with its key",
     recovery="the corrected file",
+    part="The configuration",
 )
 def test_a_wrong_configuration_is_a_line_per_problem_and_exit_2(place: Installation) -> None:
     with place.config.open("a") as file:
@@ -225,6 +232,7 @@ def test_every_wrong_value_is_told_with_its_key(place: Installation) -> None:
     action="exits 2",
     shown="one line",
     recovery="the corrected file",
+    part="The configuration",
 )
 def test_a_file_that_is_no_toml_is_one_line(place: Installation) -> None:
     place.config.write_text("= broken\n")
@@ -265,6 +273,7 @@ def newer(state: Path) -> None:
     action="exits 1 and does not touch the file",
     shown="one line with the reason and what to do",
     recovery="a backup, or another state_file",
+    part="The state file",
 )
 def test_a_state_file_that_cannot_be_used_is_not_touched(place: Installation, damage: Callable[[Path], None]) -> None:
     with place.running() as daemon:
@@ -286,6 +295,7 @@ def test_a_state_file_that_cannot_be_used_is_not_touched(place: Installation, da
     action="exits 1",
     shown="one line",
     recovery="another state_file",
+    part="The state file",
 )
 def test_a_state_file_that_is_a_directory_is_one_line_and_exit_1(place: Installation) -> None:
     place.state.mkdir()
@@ -303,6 +313,7 @@ def test_a_state_file_that_is_a_directory_is_one_line_and_exit_1(place: Installa
     action="tries again at every poll",
     shown="gauges move on, counters stay; `sbg_exporter_state_write_failures_total`",
     recovery="the first poll after there is space",
+    part="The state file",
 )
 def test_a_full_disk_costs_no_count(simulator: RunningSimulator, place: Installation) -> None:
     """A file size limit of 0 bytes replaces a full disk, because it can be lifted again."""

@@ -619,6 +619,13 @@ def test_a_result_that_is_no_list_or_an_empty_one_says_nothing(result: object) -
     assert errors(result) is None
 
 
+@pytest.mark.parametrize(
+    ("result", "unreadable"), [(None, False), ([], False), ([DENIED], False), ({}, True), ("none", True), (7, True)]
+)
+def test_a_result_that_is_no_list_is_unreadable_rather_than_absent(result: object, *, unreadable: bool) -> None:
+    assert job(state="FINISHED", failed_files=1, result=result).result_unreadable is unreadable
+
+
 def test_a_missing_result_says_nothing() -> None:
     assert job(state="FINISHED", failed_files=1).errors is None
 

@@ -26,6 +26,7 @@ from exporter.polling.poller import Poller, PollSchedule
 from exporter.redaction import Redactor
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
+from tests.fault_table import measure
 
 ENDPOINT = "https://p.example/v2"
 
@@ -267,14 +268,68 @@ def test_errors_follow_although_a_proxy_s_page_came_in_their_place_at_first(benc
     assert bench.platform.asked.count("/async/files/copy/1") == 3
 
 
-def test_finished_job_whose_endpoint_always_fails_is_requested_five_times_ever_less_often(bench: PollerFixture) -> None:
+def test_finish_is_logged_with_the_errors_that_the_same_poll_requests(bench: PollerFixture) -> None:
+    bench.poll()
+    bench.platform.finish("1", 2, 1)
+    listed = bench.platform.jobs["1"] | {"result": []}
+    bench.platform.instead = lambda request: (
+        bench.platform.said(200, {"items": [listed], "links": []}) if request.url.path.endswith("/files") else None
+    )
+
+    bench.poll()
+
+    [finished] = [event for event in bench.events() if event["event"] == "job.finished"]
+    assert finished["errors"] == "5001:1"
+
+
+def test_finish_is_logged_once_although_an_error_ends_the_request_for_its_errors(bench: PollerFixture) -> None:
+    bench.poll()
+    bench.platform.finish("1", 2, 1)
+    listed = bench.platform.jobs["1"] | {"result": []}
+
+    def answer(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/files"):
+            return bench.platform.said(200, {"items": [listed], "links": []})
+        raise RuntimeError("a bug")
+
+    bench.platform.instead = answer
+    bench.poll()
+    bench.poll()
+
+    assert [event["job_id"] for event in bench.events() if event["event"] == "job.finished"] == ["1"]
+
+
+@pytest.mark.fault(
+    "a failed job's own endpoint responds with a result that is no list",
+    action="counts the job; asks for its errors again",
+    shown="`job.refused`; the job without its errors",
+    recovery="a response with a list",
+)
+def test_errors_follow_although_the_first_result_was_no_list(bench: PollerFixture) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    bench.platform.unlisted.add("1")
+    bench.platform.finish("1", 2, 1, result={"error": "none of your business"})
+
+    assert bench.poll().status.up is True
+    assert bench.counted(counting.JOBS_FINISHED, "partial") == 1
+    bench.platform.finish("1", 2, 1)
+    bench.poll()
+
+    measure("cavatica", [bench.counted(counting.FILE_ERRORS, "5001") - 1])
+    assert bench.counted(counting.FILE_ERRORS, "5001") == 1
+    events = [event["event"] for event in bench.events() if event["event"] in {"job.refused", "job.answered"}]
+    assert events == ["job.refused", "job.answered"]
+
+
+def test_finished_job_whose_endpoint_always_fails_is_requested_ever_less_often(bench: PollerFixture) -> None:
     bench.poll()
     bench.platform.finish("1", 2, 1, started_on=None, finished_on=None)
     bench.platform.instead = lambda request: bench.platform.said(500, {}) if "/copy/" in request.url.path else None
 
     asked = [bench.platform.asked.count("/async/files/copy/1") for _ in range(20) if bench.poll().status.up]
 
-    assert asked == [1, 2, 3, 3, 4, 4, 4, 4, *[5] * 12]
+    assert asked == [1, 2, 3, 3, 4, 4, 4, 4, *[5] * 8, *[6] * 4]
 
 
 def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: PollerFixture) -> None:
@@ -1050,15 +1105,22 @@ def wait_for_both(bench: PollerFixture) -> None:
 
 
 def ended_early(bench: PollerFixture) -> tuple[int, int]:
-    """How many jobs are called incomplete, and how many lost."""
-    return (
-        bench.counted(counting.JOBS_FINISHED, "incomplete"),
-        bench.counted(counting.JOBS_FINISHED, "lost"),
-    )
+    """How many jobs are called incomplete, and how many lost: in the end, one of each."""
+    incomplete = bench.counted(counting.JOBS_FINISHED, "incomplete")
+    lost = bench.counted(counting.JOBS_FINISHED, "lost")
+    measure("cavatica", [incomplete - 1, lost - 1])
+    return incomplete, lost
 
 
 @pytest.mark.parametrize("jump", [61, HOUR, DAY])
 @pytest.mark.parametrize("responses", [1, 2, 3, 1000], ids="{} responses".format)
+@pytest.mark.fault(
+    "`Date` jumps ahead while jobs wait to be called incomplete or lost",
+    action="waits by what both clocks agree on",
+    shown="—",
+    recovery="none needed",
+    part="Clocks",
+)
 def test_platform_clock_that_jumps_ahead_ends_no_wait_early(bench: PollerFixture, jump: float, responses: int) -> None:
     wait_for_both(bench)
     bench.platform.dates = [_http_date(bench.clock.now + jump + 1)] * min(responses, 3)
@@ -1077,6 +1139,13 @@ def test_platform_clock_that_jumps_ahead_ends_no_wait_early(bench: PollerFixture
 
 @pytest.mark.parametrize("jump", [HOUR, DAY, 1000 * DAY])
 @pytest.mark.parametrize("whose", ["the platform's", "this machine's"])
+@pytest.mark.fault(
+    "the platform's clock or this machine's is put back while jobs wait",
+    action="goes on with the wait",
+    shown="—",
+    recovery="one poll later",
+    part="Clocks",
+)
 def test_clock_that_is_put_back_prolongs_no_wait_by_more_than_a_poll(
     bench: PollerFixture, jump: float, whose: str
 ) -> None:
@@ -1092,6 +1161,13 @@ def test_clock_that_is_put_back_prolongs_no_wait_by_more_than_a_poll(
 
 
 @pytest.mark.parametrize("jump", [-DAY, -HOUR, HOUR, DAY])
+@pytest.mark.fault(
+    "this machine's clock jumps while jobs wait",
+    action="waits by the process's own time",
+    shown="—",
+    recovery="none needed",
+    part="Clocks",
+)
 def test_this_machines_clock_neither_ends_nor_prolongs_a_wait(bench: PollerFixture, jump: float) -> None:
     wait_for_both(bench)
     bench.clock.wrong_by = jump
@@ -1105,6 +1181,13 @@ def test_this_machines_clock_neither_ends_nor_prolongs_a_wait(bench: PollerFixtu
 
 
 @pytest.mark.parametrize(("platform_ahead", "wrong_by"), [(DAY, 0), (0, DAY), (HOUR, -HOUR), (-HOUR, HOUR)])
+@pytest.mark.fault(
+    "one clock is wrong at a restart while jobs wait",
+    action="counts of the downtime what both clocks agree on",
+    shown="—",
+    recovery="the polls after it",
+    part="Clocks",
+)
 def test_one_wrong_clock_ends_no_wait_at_a_restart(
     bench: PollerFixture, platform_ahead: float, wrong_by: float
 ) -> None:
@@ -1120,6 +1203,13 @@ def test_one_wrong_clock_ends_no_wait_at_a_restart(
     assert ended_early(bench) == (1, 1)
 
 
+@pytest.mark.fault(
+    "a crash loop while jobs wait",
+    action="goes on with the wait in each process",
+    shown="—",
+    recovery="none needed",
+    part="Clocks",
+)
 def test_crash_loop_ends_waits_in_time(bench: PollerFixture) -> None:
     wait_for_both(bench)
     for _ in range(11):
@@ -1130,6 +1220,13 @@ def test_crash_loop_ends_waits_in_time(bench: PollerFixture) -> None:
 
 
 @pytest.mark.parametrize("put_back", ["platform", "machine"])
+@pytest.mark.fault(
+    "a crash loop while jobs wait, after a clock was ten days ahead",
+    action="goes on with the wait in each process",
+    shown="—",
+    recovery="one restart later",
+    part="Clocks",
+)
 def test_crash_loop_after_a_clock_was_put_right_ends_waits_one_restart_later(
     bench: PollerFixture, put_back: str
 ) -> None:
@@ -1156,6 +1253,13 @@ def test_crash_loop_after_a_clock_was_put_right_ends_waits_one_restart_later(
     ],
     ids=["a day ahead", "an hour behind", "1970", "absent", "unreadable", "right"],
 )
+@pytest.mark.fault(
+    "the first `Date` is wrong, absent or unreadable",
+    action="asks once more before it decides which jobs are older than its counting",
+    shown="—",
+    recovery="the same poll",
+    part="Clocks",
+)
 def test_first_wrong_date_does_not_decide_what_is_history(
     bench: PollerFixture, wrong: str | None, requests: list[str]
 ) -> None:
@@ -1169,11 +1273,20 @@ def test_first_wrong_date_does_not_decide_what_is_history(
     assert bench.platform.asked == requests
     assert ledger is not None
     assert ledger.account.counting_since == START + 30
-    assert bench.counted(counting.FILES_FAILED) == 2
+    failed = bench.counted(counting.FILES_FAILED)
+    measure("cavatica", [failed - 2])
+    assert failed == 2
     bench.poll()
     assert bench.platform.asked == [*requests, "/async/files"]
 
 
+@pytest.mark.fault(
+    "no two `Date`s agree",
+    action="does not begin to count",
+    shown="result `bad_answer`, with `Date` in the reason",
+    recovery="two that agree; it counts from the first response on",
+    part="Clocks",
+)
 def test_account_does_not_begin_while_no_two_dates_agree(bench: PollerFixture) -> None:
     bench.platform.dates = [_http_date(START + days * DAY) for days in range(1, 7)]
 
@@ -1189,6 +1302,13 @@ def test_account_does_not_begin_while_no_two_dates_agree(bench: PollerFixture) -
 
 
 @pytest.mark.parametrize("date", [None, "", "garbage", "Mon, 99 Foo 2026 99:99:99 GMT"])
+@pytest.mark.fault(
+    "no readable `Date`",
+    action="uses this machine's clock",
+    shown="no clock skew",
+    recovery="none needed",
+    part="Clocks",
+)
 def test_platform_without_a_readable_date_is_timed_by_this_machines_clock(
     bench: PollerFixture, date: str | None
 ) -> None:
@@ -1205,6 +1325,13 @@ def test_platform_without_a_readable_date_is_timed_by_this_machines_clock(
     assert ledger.account.counting_since == START + 30
 
 
+@pytest.mark.fault(
+    "a `Date` that stands still, as from a cache",
+    action="waits by the process's own time",
+    shown="—",
+    recovery="none needed",
+    part="Clocks",
+)
 def test_date_that_stands_still_stops_no_wait(bench: PollerFixture) -> None:
     bench.platform.dates = [_http_date(START + 30)] * 1000
     wait_for_both(bench)
@@ -1237,6 +1364,13 @@ def test_first_poll_whose_list_fails_reports_the_failure_of_the_list(
 
 
 @pytest.mark.parametrize("behind", [-2 * HOUR, -61, 61, 2 * HOUR, 10 * DAY])
+@pytest.mark.fault(
+    "this machine's clock is over a minute wrong",
+    action="polls on",
+    shown="the clock skew; a log line as it begins and as it ends",
+    recovery="the clock is put right",
+    part="Clocks",
+)
 def test_wrong_clock_of_this_machine_is_shown_and_logged_once(bench: PollerFixture, behind: float) -> None:
     bench.clock.wrong_by = -behind
     for _ in range(3):
@@ -1261,6 +1395,13 @@ def test_clock_that_is_nearly_right_is_not_logged(bench: PollerFixture, behind: 
 
 
 @pytest.mark.parametrize("wrong_by", [2 * HOUR, 10 * DAY, -2 * HOUR, -10 * DAY])
+@pytest.mark.fault(
+    "this machine's clock is put right between two processes",
+    action="polls at once",
+    shown="`sbg_up` 1",
+    recovery="none needed",
+    part="Clocks",
+)
 def test_clock_that_is_put_right_between_two_processes_delays_no_poll(bench: PollerFixture, wrong_by: float) -> None:
     bench.clock.wrong_by = wrong_by
     bench.restart()
@@ -1275,6 +1416,13 @@ def test_clock_that_is_put_right_between_two_processes_delays_no_poll(bench: Pol
 
 
 @pytest.mark.parametrize("wrong_by", [2 * HOUR, 10 * DAY])
+@pytest.mark.fault(
+    "this machine's clock, which was ahead, is put right in a pause after a 429",
+    action="keeps to what is left of the pause",
+    shown="—",
+    recovery="the end of the pause",
+    part="Clocks",
+)
 def test_clock_that_is_put_right_prolongs_no_pause_after_a_429(bench: PollerFixture, wrong_by: float) -> None:
     bench.clock.wrong_by = wrong_by
     bench.restart()
@@ -1295,6 +1443,13 @@ def test_clock_that_is_put_right_prolongs_no_pause_after_a_429(bench: PollerFixt
 
 
 @pytest.mark.parametrize("jump", [-10 * DAY, -HOUR, HOUR, 10 * DAY])
+@pytest.mark.fault(
+    "this machine's clock jumps while polls fail",
+    action="measures age by the process's own time",
+    shown="gauges until they are stale",
+    recovery="none needed",
+    part="Clocks",
+)
 def test_gauges_become_stale_in_time_although_this_machines_clock_jumps(bench: PollerFixture, jump: float) -> None:
     bench.poll()
     bench.clock.wrong_by = jump
@@ -1306,6 +1461,13 @@ def test_gauges_become_stale_in_time_although_this_machines_clock_jumps(bench: P
 
 
 @pytest.mark.parametrize("damage", ["seconds = 'x'", "seconds = 9e999", "platform_time = 'x'", "local_time = x'00'"])
+@pytest.mark.fault(
+    "the saved reading of the wait clock is damaged",
+    action="begins the waits again",
+    shown="`sbg_up` 1",
+    recovery="the waits' end",
+    part="Clocks",
+)
 def test_damaged_reading_of_the_wait_clock_only_begins_the_waits_again(bench: PollerFixture, damage: str) -> None:
     wait_for_both(bench)
     bench.store._db.execute(f"UPDATE wait_clock SET {damage}")  # noqa: SLF001, S608  # constants above
