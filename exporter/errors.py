@@ -33,6 +33,8 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import ClassVar, Final
 
+from exporter.redaction import shown
+
 _AFTER_REFUSAL: Final = 300.0
 """Seconds after which a refused token is tried again, in case the platform was wrong."""
 
@@ -66,7 +68,14 @@ _EXPLANATIONS: Final = {
 
 
 class ExporterError(Exception):
-    """Base of all errors that this package raises on purpose. The text is one line for the operator."""
+    """Base of all errors that this package raises on purpose.
+
+    The text is one line for the operator. Secrets and what looks like a token are masked in it from the start, wherever
+    it is then printed, logged or shown.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class ConfigError(ExporterError):
@@ -78,7 +87,7 @@ class ConfigError(ExporterError):
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(shown, problems))
 
 
 class TokenError(ConfigError):

@@ -11,12 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, Literal, TextIO, TypeAlias
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from exporter.redaction import Redactor
+from exporter.redaction import printable, shown, shown_lines, without_secrets
 
 LogFormat = Literal["auto", "json", "logfmt", "console"]
 _LEVELS: Final = {
@@ -98,7 +99,7 @@ class NonBlockingStream:
             self._stream.write(text)
             return
         # Not through the stream: a blocked write would hold the buffer's lock, which Python needs at exit.
-        left = memoryview(text.encode("utf-8", "backslashreplace"))
+        left = memoryview(text.encode(self._stream.encoding or "utf-8", "backslashreplace"))
         while left:
             left = left[os.write(self._descriptor, left) :]
 
@@ -128,7 +129,7 @@ class _LineLogger:
     debug = info = warning = error = msg
 
 
-def logger(log_format: LogFormat, level: str, stream: LogStream, redactor: Redactor) -> Log:
+def logger(log_format: LogFormat, level: str, stream: LogStream) -> Log:
     """A logger that writes to *stream*; ``auto`` is console on a terminal, JSON elsewhere."""
     terminal = stream.isatty()
     if log_format == "auto":
@@ -153,7 +154,7 @@ def logger(log_format: LogFormat, level: str, stream: LogStream, redactor: Redac
         ),
         structlog.processors.format_exc_info,
         _first_keys_first,
-        redactor,
+        partial(_only_what_may_be_shown, in_one_line=log_format == "console"),
         renderer,
     ]
     log: Log = structlog.wrap_logger(
@@ -176,3 +177,22 @@ def _without_none(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 def _first_keys_first(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Put time, level and event first."""
     return {**{key: event[key] for key in _FIRST_KEYS}, **event}
+
+
+def _only_what_may_be_shown(_: WrappedLogger, __: str, event: EventDict, *, in_one_line: bool) -> EventDict:
+    """Mask secrets and tokens in an event and escape control characters.
+
+    A job's id stays readable even if it looks like a token. Line breaks are kept in tracebacks, and where the format
+    itself escapes them; *in_one_line* escapes all others.
+    """
+    for key, value in event.items():
+        if isinstance(value, int | float | None):
+            continue
+        text = value if isinstance(value, str) else str(value)
+        if key == "job_id":
+            event[key] = printable(without_secrets(text))
+        elif in_one_line and key != "exception":
+            event[key] = shown(text)
+        else:
+            event[key] = shown_lines(text)
+    return event

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from exporter import redaction
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from exporter.storage.store import Store
 from tests import fault_table
@@ -39,6 +40,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # A busy machine must not fail a test.
 )
 settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the secrets of earlier tests, which would be masked in the texts of this one."""
+    monkeypatch.setattr(redaction, "_KNOWN", redaction.KnownSecrets())
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from exporter.clock import RealClock
 from exporter.config.loading import load
 from exporter.daemon import run
 from exporter.logs import NonBlockingStream, logger
-from exporter.redaction import Redactor
 
 
 def fast_now(anchor: float, speed: float) -> float:
@@ -50,10 +49,10 @@ def main(anchor: float, speed: float, config: Path) -> int:
     """Run until a signal arrives. Return the exit code."""
     signals.watch(["run"])
     stop = signals.stop_event()
-    configuration, redactor = load({"config": str(config)}, os.environ, Path.home()), Redactor()
+    configuration = load({"config": str(config)}, os.environ, Path.home())
     errors = NonBlockingStream(sys.stderr)
-    log = logger(configuration.settings.log_format, configuration.settings.log_level, errors, redactor)
-    code = run.run(configuration, stop, log, redactor, clock=ScaledClock(stop, anchor, speed))
+    log = logger(configuration.settings.log_format, configuration.settings.log_level, errors)
+    code = run.run(configuration, stop, log, clock=ScaledClock(stop, anchor, speed))
     errors.close()
     return code
 

@@ -5,6 +5,7 @@ project's errors. Each request is reported to one observer, so the client needs 
 """
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from exporter.errors import (
     Unreachable,
     WaitReason,
 )
-from exporter.redaction import MASK
+from exporter.redaction import MASK, Secret
 
 ATTEMPTS: Final = 3
 """How often a request is sent within one poll if the connection or the platform fails; for a single job, once."""
@@ -143,7 +144,8 @@ class Client:
         self._clock = clock
         self._observer = observer
         self.allowance = allowance
-        self._token = ""
+        self._token = Secret("")
+        self._hidden_names: tuple[str, ...] = ()
         self._limit = PAGE_LIMIT
         self._good_pages = 0
         self._jobs_paused_until = -math.inf
@@ -163,9 +165,13 @@ class Client:
             },
         )
 
-    def use_token(self, token: str) -> None:
+    def use_token(self, token: Secret) -> None:
         """Send *token* with all further requests."""
         self._token = token
+
+    def hide_names(self, *names: str) -> None:
+        """Mask these user names in the platform's error messages."""
+        self._hidden_names = names
 
     def close(self) -> None:
         """Close the connection."""
@@ -337,7 +343,7 @@ class Client:
                 status = str(code)
                 date, rate_limit = decoding.parse_date(headers), decoding.parse_rate_limit(headers)
                 self.allowance.learn(rate_limit, date, self._clock.monotonic())
-                body = read_body(response, largest)
+                body = self._without_token(read_body(response, largest))
         except TransportFailed as error:
             status = error.status
             raise
@@ -351,7 +357,10 @@ class Client:
             is_job=endpoint is Endpoint.JOB,
         )
         received = Received(
-            code, self._masked(body), headers.get("content-type", ""), self._mask(headers.get("location", ""))
+            code,
+            body if code == _OK else self._without_names(body),
+            headers.get("content-type", ""),
+            self._mask(headers.get("location", "")),
         )
         if code == _OK:
             wrong = not_json(received, asked)
@@ -383,7 +392,8 @@ class Client:
     def _send(self, path: str, seconds: float) -> Iterator[httpx.Response]:
         """Send a GET request and yield the response, whose body has not been read yet."""
         self._deadline.start(seconds)
-        request = self._http.build_request("GET", self._endpoint + path, headers={"X-SBG-Auth-Token": self._token})
+        headers = {"X-SBG-Auth-Token": self._token.reveal()}
+        request = self._http.build_request("GET", self._endpoint + path, headers=headers)
         response = self._http.send(request, stream=True)
         try:
             yield response
@@ -392,25 +402,32 @@ class Client:
 
     @contextmanager
     def _transport_errors(self, seconds: float) -> Iterator[None]:
-        """Translate the errors of httpx and zlib. No other code sees them."""
+        """Translate the errors of httpx and zlib. No other code sees them, nor the frames in which headers are."""
         try:
             yield
         except httpx.TimeoutException as error:
-            raise TransportFailed(waiting(error, self._route, seconds), "timeout") from error
+            raise TransportFailed(waiting(error, self._route, seconds), "timeout") from None
         except httpx.ProxyError as error:
-            raise TransportFailed(self._mask(tunnelling(error, self._route)), "connect") from error
+            raise TransportFailed(self._mask(tunnelling(error, self._route)), "connect") from None
         except httpx.ConnectError as error:
-            raise TransportFailed(self._mask(connecting(error, self._route)), "connect") from error
+            raise TransportFailed(self._mask(connecting(error, self._route)), "connect") from None
         except (httpx.TransportError, zlib.error) as error:
-            raise TransportFailed(self._mask(losing(error, self._route)), "other") from error
+            raise TransportFailed(self._mask(losing(error, self._route)), "other") from None
 
-    def _masked(self, body: bytes) -> bytes:
-        """Mask the token in *body*, in case the platform repeats it."""
-        return body.replace(self._token.encode(), MASK.encode()) if self._token else body
+    def _without_token(self, body: bytes) -> bytes:
+        """Mask the token in *body*, in case the platform repeats it, so that it becomes no job's id and no message."""
+        return self._token.judged_by(lambda text: body.replace(text.encode(), MASK.encode()) if text else body)
+
+    def _without_names(self, body: bytes) -> bytes:
+        """Mask the hidden user names in the body of an error response."""
+        for name in self._hidden_names:
+            pattern = rf"(?<!\w){re.escape(name)}(?!\w)".encode()
+            body = re.sub(pattern, MASK.encode(), body, flags=re.IGNORECASE)
+        return body
 
     def _mask(self, text: str) -> str:
         """Mask the token in *text*, which may repeat what a server sent."""
-        return text.replace(self._token, MASK) if self._token else text
+        return self._token.judged_by(lambda token: text.replace(token, MASK) if token else text)
 
 
 def after_failure(attempt: int, roll: float) -> float:

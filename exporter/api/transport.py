@@ -17,6 +17,8 @@ import httpx
 
 from exporter.api.deadline import Deadline, DeadlineBackend
 from exporter.errors import ConfigError
+from exporter.redaction import Secret
+from exporter.text import marked_certificates
 
 _PATHS: Final = ssl.get_default_verify_paths()
 _SYSTEM_FOLDER: Final = _PATHS.openssl_capath
@@ -86,7 +88,8 @@ def tls_context(source: CertificateSource) -> ssl.SSLContext:
             return httpx.create_ssl_context(trust_env=False)
         if source.file:
             _require_regular(Path(source.file))
-        return ssl.create_default_context(cafile=source.file, capath=source.folder)
+        marked = marked_certificates(Path(source.file)) if source.file else None
+        return ssl.create_default_context(cafile=None if marked else source.file, capath=source.folder, cadata=marked)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a ValueError for a path with a null byte
         raise ConfigError(
             f"{source.name}: expected certificates in PEM format: {getattr(error, 'strerror', None) or error}"
@@ -179,14 +182,14 @@ def _require_regular(file: Path) -> None:
 _LARGEST_FILE: Final = 64 * 1024 * 1024
 
 
-def transport_to(deadline: Deadline, tls: TrustedCertificates | None, proxy: str | None) -> "Transport":
+def transport_to(deadline: Deadline, tls: TrustedCertificates | None, proxy: Secret | None) -> "Transport":
     """Build a transport with one keep-alive connection, through *proxy* (a URL that may hold credentials) if set."""
     backend = DeadlineBackend(deadline)
 
     def pool(context: ssl.SSLContext | None) -> httpcore.ConnectionPool:
         if proxy is None:
             return httpcore.ConnectionPool(ssl_context=context, max_connections=1, network_backend=backend)
-        url = httpx.Proxy(proxy)
+        url = httpx.Proxy(proxy.reveal())
         return httpcore.HTTPProxy(
             proxy_url=httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=url.url.port, target="/"),
             proxy_auth=url.raw_auth,
@@ -196,7 +199,7 @@ def transport_to(deadline: Deadline, tls: TrustedCertificates | None, proxy: str
             network_backend=backend,
         )
 
-    return Transport(pool, tls, "" if proxy is None else without_credentials(proxy))
+    return Transport(pool, tls, "" if proxy is None else proxy.judged_by(without_credentials))
 
 
 def without_credentials(proxy: str) -> str:

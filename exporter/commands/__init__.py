@@ -3,14 +3,17 @@
 Each command is a module of its own, with its options and its help. It is imported when it is used.
 """
 
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Final, TextIO
 
 import click
 
 from exporter.commands._click import LazyGroup, usage_error
+from exporter.commands._output import print_error, print_traceback
 from exporter.errors import ConfigError, ExporterError, Stopping
 from exporter.logs import NonBlockingStream
 
@@ -54,6 +57,8 @@ def sbg_exporter() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     _replace_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that the terminal's encoding lacks
     errors = NonBlockingStream(sys.stderr)
     last_error: OSError | None = None
     code = OK
@@ -61,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments), errors)
     except OSError as error:
         last_error = error
+    except Exception:  # noqa: BLE001  # a bug; Python's own traceback would show the secrets in it
+        print_traceback(errors, traceback.format_exc())
+        code = FAILED
     last_error = _flush_error(sys.stdout) or last_error
     if isinstance(last_error, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
         code = OK
@@ -90,11 +98,6 @@ def _dispatch(argv: list[str], errors: NonBlockingStream) -> int:
     for problem in problems:
         print_error(errors, problem)
     return code
-
-
-def print_error(errors: NonBlockingStream, line: str) -> None:
-    """Write *line* to standard error."""
-    errors.write(f"sbg-exporter: {line}\n")
 
 
 def _replace_closed_streams() -> None:

@@ -11,7 +11,6 @@ from pydantic.fields import FieldInfo
 from exporter.config.loading import Configuration, load
 from exporter.config.settings import PREFIX, Settings, default_text, is_duration
 from exporter.logs import Log, NonBlockingStream, logger
-from exporter.redaction import Redactor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -72,7 +71,7 @@ def _home() -> Path:
         return Path("/")
 
 
-def configured_logger(configuration: Configuration, errors: NonBlockingStream, redactor: Redactor) -> Log:
+def configured_logger(configuration: Configuration, errors: NonBlockingStream) -> Log:
     """A logger with the configured format and level."""
     settings = configuration.settings
-    return logger(settings.log_format, settings.log_level, errors, redactor)
+    return logger(settings.log_format, settings.log_level, errors)

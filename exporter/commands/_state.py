@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from exporter.commands._output import say
 from exporter.counting import values as counting
 from exporter.errors import ConfigError, OutputError, StateError
 from exporter.storage.audit import audit
@@ -80,16 +81,17 @@ def show(options: StateFileOptions, *, as_json: bool) -> int:
             "locked_by": locked_by,
             "accounts": [_as_json(each, options) for each in ledgers],
         }
-        _print(json.dumps(properties, indent=2))
+        for line in json.dumps(properties, indent=2).splitlines():
+            say(line)
         return 0
-    _print(str(options.file))
-    _print(f"  size        {_bytes(size)}")
-    _print(f"  layout      {layout}")
-    _print(f"  locked by   {locked_by or '-'}")
+    say(str(options.file))
+    say(f"  size        {_bytes(size)}")
+    say(f"  layout      {layout}")
+    say(f"  locked by   {locked_by or '-'}")
     for each in ledgers:
-        _print(", ".join(each.names) or "(bound to no name)")
+        say(", ".join(each.names) or "(bound to no name)")
         for line in _describe(each, options):
-            _print(f"  {line}")
+            say(f"  {line}")
     return 0
 
 
@@ -137,10 +139,6 @@ def _bytes(number: int) -> str:
     return f"{number / _MEBI:.1f} MiB" if number >= _MEBI else f"{number / _KIBI:.1f} KiB"
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
 # ---- check ----
 
 
@@ -156,12 +154,12 @@ def check(options: StateFileOptions) -> int:
     with options.read() as state:
         problems = 0
         for line in _problems(state, options):
-            _print(line)
+            say(line)
             problems += 1
         if problems:
             return 1
         ledgers = state.ledgers()
-    _print(f"{options.file} is intact: {_size_of(ledgers)}.")
+    say(f"{options.file} is intact: {_size_of(ledgers)}.")
     return 0
 
 
@@ -235,7 +233,7 @@ def backup(options: StateFileOptions, target: Path, *, force: bool) -> int:
             )
         if problem:
             raise OutputError(f"{target} was not written, because the copy is damaged: {problem}")
-    _print(f"wrote {target}: {_size_of(ledgers)}, {_bytes(target.stat().st_size)}.")
+    say(f"wrote {target}: {_size_of(ledgers)}, {_bytes(target.stat().st_size)}.")
     return 0
 
 
@@ -294,7 +292,7 @@ def export_ledger(
     if locked_by := lock_owner(options.file):
         warn(f"the state file is locked by {locked_by}: what that exporter counts from now on is not in the export")
     if output is not None:
-        _print(f"wrote {output}: {_name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}.")
+        say(f"wrote {output}: {_name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}.")
     return 0
 
 
@@ -318,7 +316,7 @@ def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, war
         raise StateError(f"{source} cannot be imported: {error}") from error
     for name in taken:
         warn(f"the name {name} stays with another account of {options.file}")
-    _print(
+    say(
         f"imported into {options.file}: {_name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked,"
         f" {_counted(ledger)}."
     )
@@ -364,8 +362,8 @@ def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool
         with options.read() as state:  # again, now that no other process can write it
             number = _select(words, state, options).account.number
         store.forget(number)
-    _print(f"deleted the ledger of {loss}.")
-    _print(
+    say(f"deleted the ledger of {loss}.")
+    say(
         "If the account is polled again, counters start at 0: unfinished jobs are counted in full, finished ones are"
         " existing jobs."
     )

@@ -3,7 +3,6 @@
 Each account is polled once for real, into a temporary ledger. So the exporter will see what this poll sees.
 """
 
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import click
 
 from exporter.api.platforms import SHORT_NAMES
 from exporter.commands._click import Command
+from exporter.commands._output import say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.loading import Configuration
@@ -23,7 +23,6 @@ from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.poller import UsageEstimate
-from exporter.redaction import Redactor
 from exporter.signals import stop_event
 
 
@@ -44,12 +43,12 @@ def command(errors: NonBlockingStream, /, *, offline: bool, **flags: object) -> 
     limit, and the requests and series to expect. Nothing is counted. Exits 1 if an account cannot be polled,
     2 if the configuration is wrong or leaves no account to poll.
     """
-    configuration, redactor = load_configuration(flags), Redactor()
-    log = logger("auto", "error", errors, redactor)
-    return check(configuration, stop_event(), log, redactor, offline=offline)
+    configuration = load_configuration(flags)
+    log = logger("auto", "error", errors)
+    return check(configuration, stop_event(), log, offline=offline)
 
 
-def check(configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, offline: bool) -> int:
+def check(configuration: Configuration, stop: threading.Event, log: Log, *, offline: bool) -> int:
     """Print the findings for each account; *offline* sends no request.
 
     Returns:
@@ -59,25 +58,25 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, redacto
         Stopping: *stop* was set before all accounts had responded.
     """
     for warning in (*configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings):
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     if offline:
         for problem in configuration.setup_problems.values():
-            _say(f"error: {problem}")
+            say(f"error: {problem}")
         if configuration.setup_problems:
             return 1
         number = len(configuration.names)
-        _say(f"Configuration OK: {number} account{'' if number == 1 else 's'} (API not contacted).")
+        say(f"Configuration OK: {number} account{'' if number == 1 else 's'} (API not contacted).")
         return 0
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=())
-        with assembly.build(throwaway, stop, log, redactor) as components:
+        with assembly.build(throwaway, stop, log) as components:
             poll_each(components, lambda poller: poller.poll_once(), stop)
             snapshots, display, now = components.registry.snapshots, components.display, components.clock.time
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
     for snapshot in snapshots:
-        _say(snapshot.account)
+        say(snapshot.account)
         for line in _found(snapshot, display, estimates[snapshot.account], now):
-            _say(f"  {line}")
+            say(f"  {line}")
     return 1 if any(snapshot.status.last_error for snapshot in snapshots) else 0
 
 
@@ -123,7 +122,3 @@ def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[]
     registry.put(snapshot)
     page = Exposition(registry, lambda: StoreStats(0, 0, 0, 0.0), display, now)
     return sum(not line.startswith(b"#") for line in page.account_families(Format.TEXT).splitlines())
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

@@ -14,6 +14,7 @@ import msgspec
 
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
+from exporter.commands._output import say
 from exporter.commands.simulate import simulator_options, simulator_settings
 from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_listen_address
@@ -24,7 +25,7 @@ from exporter.daemon import run
 from exporter.errors import ConfigError, Problems
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.redaction import Redactor, Secret
+from exporter.redaction import Secret
 from exporter.signals import stop_event
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
@@ -79,14 +80,11 @@ def command(errors: NonBlockingStream, /, *, listen: str | None, duration: str |
         settings = simulator_settings({**_SIMULATOR_DEFAULTS, "listen": "127.0.0.1:0", **given})
     if problems:
         raise ConfigError(*problems)
-    redactor = Redactor()
-    log = logger("console", "warning", errors, redactor)
-    return demonstrate(Demonstration(address, ends_after), settings, stop_event(), log, redactor)
+    log = logger("console", "warning", errors)
+    return demonstrate(Demonstration(address, ends_after), settings, stop_event(), log)
 
 
-def demonstrate(
-    demonstration: Demonstration, simulator: SimulatorSettings, stop: threading.Event, log: Log, redactor: Redactor
-) -> int:
+def demonstrate(demonstration: Demonstration, simulator: SimulatorSettings, stop: threading.Event, log: Log) -> int:
     """Simulate and run until *stop* is set; the exit code.
 
     Raises:
@@ -109,7 +107,7 @@ def demonstrate(
             rules=rules_of(settings),
             warnings=(),
         )
-        with run.start(configuration, stop, log, redactor) as exporter:
+        with run.start(configuration, stop, log) as exporter:
             submit_examples(platform.platform, simulator.speed)
             url = f"http://{shown_address(host or 'localhost', exporter.port)}"
             _say(f"Status page         {url}/")
@@ -165,5 +163,5 @@ def _age(snapshot: AccountSnapshot, now: float) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+    say(line)
     sys.stdout.flush()

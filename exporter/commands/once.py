@@ -14,7 +14,6 @@ from exporter.config.loading import Configuration
 from exporter.daemon import assembly
 from exporter.logs import Log, NonBlockingStream
 from exporter.metrics.exposition import Exposition, Format
-from exporter.redaction import Redactor
 from exporter.signals import stop_event
 
 
@@ -37,14 +36,12 @@ def command(errors: NonBlockingStream, /, *, textfile: str | None, **flags: obje
 
     Takes the options, variables and file of `run`, and uses the same state file and counters.
     """
-    configuration, redactor = load_configuration(flags), Redactor()
+    configuration = load_configuration(flags)
     path = None if textfile is None else Path(textfile)
-    return once(configuration, path, stop_event(), configured_logger(configuration, errors, redactor), redactor)
+    return once(configuration, path, stop_event(), configured_logger(configuration, errors))
 
 
-def once(
-    configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log, redactor: Redactor
-) -> int:
+def once(configuration: Configuration, textfile: Path | None, stop: threading.Event, log: Log) -> int:
     """List every account once and write the exposition, to standard output or to *textfile*.
 
     Returns:
@@ -59,7 +56,7 @@ def once(
     """
     if textfile is not None:
         check_writable(textfile)  # before any request is sent and counted
-    with assembly.build(configuration, stop, log, redactor) as components:
+    with assembly.build(configuration, stop, log) as components:
         poll_each(components, lambda poller: poller.poll_until_listed(), stop)
         if textfile is None:
             sys.stdout.buffer.write(components.exposition.page(Format.TEXT, gzip=False))

@@ -8,7 +8,6 @@ from exporter.commands._click import Command
 from exporter.commands._settings import configured_logger, load_configuration, settings_options
 from exporter.daemon import run
 from exporter.logs import NonBlockingStream
-from exporter.redaction import Redactor
 from exporter.signals import on_hangup, stop_event
 
 _NO_RELOAD: Final = "reload on SIGHUP is not available in this version; restart the daemon to read its configuration"
@@ -33,7 +32,7 @@ def command(errors: NonBlockingStream, /, **flags: object) -> int:
     profile), division, ca_file, proxy and allow_plain_http. Without any, SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE (or
     SB_AUTH_TOKEN) configure one account.
     """
-    configuration, redactor = load_configuration(flags), Redactor()
-    log = configured_logger(configuration, errors, redactor)
+    configuration = load_configuration(flags)
+    log = configured_logger(configuration, errors)
     on_hangup(lambda: log.warning("reload.ignored", reason=_NO_RELOAD))
-    return run.run(configuration, stop_event(), log, redactor)
+    return run.run(configuration, stop_event(), log)

@@ -7,8 +7,8 @@ from typing import Final
 
 import click
 
-from exporter.commands import print_error
 from exporter.commands._click import Command, Group
+from exporter.commands._output import print_error
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.commands._state import (
     StateFileOptions,

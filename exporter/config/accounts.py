@@ -6,7 +6,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetPydanticSchema
+from pydantic_core import core_schema
 
 from exporter.api.platforms import SHORT_NAMES, unusual_path
 from exporter.config.endpoints import (
@@ -18,6 +19,7 @@ from exporter.config.endpoints import (
 )
 from exporter.config.tokens import (
     FixedToken,
+    Profile,
     ProfileToken,
     Token,
     TokenFile,
@@ -28,6 +30,7 @@ from exporter.config.tokens import (
     token_path,
 )
 from exporter.errors import ConfigError, Problems, ProfileError, TokenError
+from exporter.redaction import MASK, Secret, looks_like_token
 
 _LONGEST_NAME: Final = 64
 
@@ -35,22 +38,54 @@ _LONGEST_NAME: Final = 64
 def _label(value: str) -> str:
     if not 0 < len(value) <= _LONGEST_NAME or not value.isprintable() or value != value.strip():
         raise ValueError(f"expected 1 to {_LONGEST_NAME} printable characters")
+    return no_token(value)
+
+
+def _check_label(account: "AccountConfig") -> None:
+    """Refuse the name of a profile that cannot be an account's; names in the file have been checked already."""
+    try:
+        _label(account.name)
+    except ValueError as error:
+        raise ConfigError(f"{account.where}: name: {error}") from None
+
+
+def no_token(value: str) -> str:
+    """*value*, which becomes a label of metrics.
+
+    Raises:
+        ValueError: it looks like a token.
+    """
+    if looks_like_token(value):
+        raise ValueError("this looks like a token, and everyone who sees the metrics sees it here; use another text")
     return value
+
+
+SecretText = Annotated[
+    Secret,
+    GetPydanticSchema(
+        lambda _source, _handler: core_schema.no_info_after_validator_function(
+            partial(Secret, masked=False),
+            core_schema.str_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda _secret: MASK),
+        )
+    ),
+]
+"""A text that becomes a :class:`Secret` when it is read."""
 
 
 class AccountTable(BaseModel):
     """One ``[[accounts]]`` of the file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: Annotated[str, AfterValidator(_label)]
     api_endpoint: str | None = None
     auth_token_file: Path | None = None
-    auth_token: SecretStr | None = None
+    auth_token: SecretText | None = None
     profile: str | None = None
-    division: str = ""
+    division: Annotated[str, AfterValidator(no_token)] = ""
     ca_file: Path | None = None
-    proxy: SecretStr | None = None
+    proxy: SecretText | None = None
     allow_plain_http: bool = False
 
 
@@ -64,7 +99,7 @@ class AccountConfig:
         division: free text that distinguishes one user's divisions.
         token: the source of the token.
         ca_file: certificates to trust instead of the system's.
-        proxy: the proxy's URL, credentials included; never shown.
+        proxy: the proxy's URL, which may contain credentials.
         where: where it is configured, for errors.
     """
 
@@ -73,13 +108,14 @@ class AccountConfig:
     division: str
     token: Token
     ca_file: Path | None
-    proxy: str | None = field(repr=False)
+    proxy: Secret | None
     where: str = ""
 
     @property
     def needs_tls(self) -> bool:
         """Whether a connection to the endpoint or to its proxy is encrypted."""
-        return self.endpoint.startswith("https:") or bool(self.proxy and self.proxy.startswith("https:"))
+        through_tls = self.proxy is not None and self.proxy.judged_by(lambda url: url.startswith("https:"))
+        return self.endpoint.startswith("https:") or through_tls
 
     @property
     def endpoint_warning(self) -> str:
@@ -161,7 +197,11 @@ class ResolvedAccounts:
         """Add the account that *resolve* makes of the profiles, or note what is wrong."""
         try:
             account = resolve(cached)
+            _check_label(account)
         except ProfileError as error:
+            if looks_like_token(name):
+                self.refuse(f"{error}; expected the name of a profile, but this looks like a token")
+                return
             self.pending.append(PendingAccount(name, str(error), remedy, partial(resolve, fresh)))
             self._note(name, str(error))
         except ConfigError as error:
@@ -214,7 +254,7 @@ def resolve_accounts(
     return found
 
 
-_Profiles = Mapping[str, Mapping[str, str]]
+_Profiles = Mapping[str, Profile]
 _Known = Callable[[], _Profiles]
 _Resolve = Callable[[_Known], AccountConfig]
 
@@ -247,8 +287,8 @@ def _from_table(
     match table.auth_token_file, table.auth_token, table.profile:
         case Path() as path, None, None:
             token = TokenFile(token_path(path, beside, inputs.environ))
-        case None, SecretStr() as text, None:
-            token = FixedToken(parse_token(text.get_secret_value(), f"{where}: auth_token"), file)
+        case None, Secret() as given, None:
+            token = FixedToken(parse_token(given, f"{where}: auth_token"), file)
         case None, None, str() as name:
             token = ProfileToken(inputs.credentials, name, f"profile {name}")
             endpoint = endpoint or _of_profile(name, where, known, allow_plain_http=table.allow_plain_http)
@@ -262,7 +302,7 @@ def _from_table(
         inputs.environ,
         division=table.division,
         ca_file=None if table.ca_file is None else beside / table.ca_file,
-        proxy=None if table.proxy is None else table.proxy.get_secret_value(),
+        proxy=table.proxy,
         allow_plain_http=table.allow_plain_http,
     )
 
@@ -274,15 +314,14 @@ def _from_profile(name: str, where: str, inputs: _Inputs, known: _Known) -> Acco
 
 def _from_conventions(inputs: _Inputs, known: _Known) -> AccountConfig:
     """The one account that the official clients would use: their variables, else their default profile."""
-    endpoint, text, path = (
-        inputs.environ.get(f"SB_{name}") for name in ("API_ENDPOINT", "AUTH_TOKEN", "AUTH_TOKEN_FILE")
-    )
+    endpoint, path = (inputs.environ.get(f"SB_{name}") for name in ("API_ENDPOINT", "AUTH_TOKEN_FILE"))
+    text = Secret(inputs.environ["SB_AUTH_TOKEN"], masked=False) if inputs.environ.get("SB_AUTH_TOKEN") else None
     if endpoint and (path or text):
         token: Token
         if path:
             token = TokenFile(token_path(Path(path), Path(), inputs.environ))
         else:
-            token = FixedToken(parse_token(text or "", "SB_AUTH_TOKEN"))
+            token = FixedToken(parse_token(text or Secret(""), "SB_AUTH_TOKEN"))
         return _account_config("SB_API_ENDPOINT", None, endpoint, token, inputs.environ)
     if endpoint:  # the default profile may be for another platform
         raise ConfigError("SB_API_ENDPOINT: no token; set SB_AUTH_TOKEN_FILE or SB_AUTH_TOKEN")
@@ -310,7 +349,7 @@ def _of_profile(name: str, where: str, known: _Known, *, allow_plain_http: bool 
     except ProfileError as error:
         raise ProfileError(f"{where}: {error}") from None
     try:
-        endpoint = _given(profile.get("api_endpoint"), where)
+        endpoint = _given(profile.api_endpoint, where)
         return parse_endpoint(endpoint, where, allow_plain_http=allow_plain_http)[0]
     except ConfigError as error:
         raise ProfileError(*error.problems) from None
@@ -333,7 +372,7 @@ def _account_config(
     *,
     division: str = "",
     ca_file: Path | None = None,
-    proxy: str | None = None,
+    proxy: Secret | None = None,
     allow_plain_http: bool = False,
 ) -> AccountConfig:
     url, host = parse_endpoint(_given(endpoint, where), where, allow_plain_http=allow_plain_http)

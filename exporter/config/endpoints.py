@@ -3,14 +3,17 @@
 import ipaddress
 import re
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from exporter.api.platforms import api_base, is_api
 from exporter.config.no_proxy import bypasses_proxy
 from exporter.errors import ConfigError
+from exporter.redaction import Secret, looks_like_token
+from exporter.text import NotText, marked_certificates
 
 _HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
 _HIGHEST_PORT: Final = 65535
@@ -39,6 +42,8 @@ def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[st
         _refuse_web_address(host, where)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"{where}: api_endpoint must not contain a user, query or fragment")
+    if looks_like_token(text):
+        raise ConfigError(f"{wrong}; this contains what looks like a token, which belongs in a token file")
     if parts.scheme == "http" and not allow_plain_http and not is_loopback(host):
         raise ConfigError(
             f"{where}: api_endpoint is plain http, which sends the token unencrypted;"
@@ -79,11 +84,15 @@ def check_certificates(file: Path, where: str) -> None:
     try:
         if not file.is_file() and file.exists():  # reading a pipe could block permanently
             raise ConfigError(f"{where}: {file} is not a file; expected PEM certificates")
-        ssl.create_default_context(cafile=file)
-    except ssl.SSLError:
+        marked = marked_certificates(file)
+        ssl.create_default_context(cafile=None if marked else file, cadata=marked)
+    except NotText as error:
+        raise ConfigError(f"{where}: no certificate in {file}: {error}") from None
+    except (ssl.SSLError, ValueError):
         raise ConfigError(f"{where}: no certificate in {file}; expected PEM certificates") from None
     except OSError as error:
-        raise ConfigError(f"{where}: cannot read {file}: {error.strerror}") from None
+        hint = "; expected a path, but this looks like a token" if looks_like_token(file.name) else ""
+        raise ConfigError(f"{where}: cannot read {file}: {error.strerror}{hint}") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -96,7 +105,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def proxy_from_environment(environ: Mapping[str, str], url: str) -> str | None:
+def proxy_from_environment(environ: Mapping[str, str], url: str) -> Secret | None:
     """The proxy for *url* by ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``.
 
     In upper or lower case; lower case wins, as is customary. ``ALL_PROXY`` is not used, because not all programs do.
@@ -117,24 +126,37 @@ def proxy_from_environment(environ: Mapping[str, str], url: str) -> str | None:
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
     if "no" in set_by and bypasses_proxy(environ[set_by["no"]], parts.hostname or "", port):
         return None
-    return parse_proxy(environ[variable], variable)
+    return parse_proxy(Secret(environ[variable], masked=False), variable)
 
 
-def parse_proxy(text: str, where: str) -> str:
+def parse_proxy(given: Secret, where: str) -> Secret:
     """A proxy's URL with its credentials; http if it has no scheme.
 
     Raises:
-        ConfigError: *text* is not such a URL; the text is not repeated.
+        ConfigError: *given* is not such a URL; the text is not repeated.
     """
+    url = given.judged_by(_proxy_url)
+    if url is None:
+        raise ConfigError(f"{where}: expected a proxy URL, such as http://proxy.example.org:3128")
+    return url
+
+
+def _proxy_url(text: str) -> Secret | None:
     url = text.strip() if "://" in text else f"http://{text.strip()}"
     try:
         parts = urlsplit(url)
-        right = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
+        host = parts.hostname or ""
+        right = parts.scheme in {"http", "https"} and _is_host(host) and parts.port != 0
     except ValueError:
-        right = False
-    if not right or not url.isprintable():
-        raise ConfigError(f"{where}: expected a proxy URL, such as http://proxy.example.org:3128")
-    return url
+        return None
+    if not right or not url.isprintable() or looks_like_token(host):
+        return None
+    if parts.password:
+        # From now on these are masked as well, alone and as they are sent.
+        user, password = unquote(parts.username or ""), unquote(parts.password)
+        for each in (parts.password, password, b64encode(f"{user}:{password}".encode()).decode()):
+            Secret(each)
+    return Secret(url, masked=False)  # without credentials it is none, and errors name the proxy
 
 
 def parse_listen_address(text: str) -> tuple[str | None, int]:

@@ -22,7 +22,10 @@ from exporter.config.settings import PREFIX, Settings
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
 from exporter.errors import ConfigError, Problems, suggestion
+from exporter.redaction import looks_like_token
+from exporter.text import NotText, decoded
 
+_LARGEST_FILE: Final = 1024 * 1024
 _SEE_HELP: Final = "see `sbg-exporter run --help`"
 _FROM_KUBERNETES: Final = re.compile(r"SBG_EXPORTER_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_[A-Z]+(_.*)?)?)")
 """Variables that Kubernetes injects into every container for a Service named ``sbg-exporter``."""
@@ -137,15 +140,29 @@ def _variables() -> Mapping[str, str]:
 def _toml(file: Path) -> dict[str, Any]:
     """The values in the file; paths are relative to the file."""
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            raw = opened.read(_LARGEST_FILE + 1)
+        if len(raw) > _LARGEST_FILE:
+            raise ConfigError(f"{file}: larger than {_LARGEST_FILE // 1024} KiB; expected a TOML file with settings")
+        values = tomllib.loads(decoded(raw))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}") from error
-    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
+        hint = "; expected the path of a TOML file, but this looks like a token" if looks_like_token(str(file)) else ""
+        raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}{hint}") from None
+    except NotText as error:
         raise ConfigError(f"{file}: invalid TOML: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: invalid TOML: {_without_quotes(str(error))}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits; thousands of nested brackets
+        raise ConfigError(f"{file}: invalid TOML: a value is too long or too deeply nested") from None
     for key in ("state_file", "web_config_file"):
         if isinstance(path := values.get(key), str):
             values[key] = str(file.parent / path)
     return values
+
+
+def _without_quotes(problem: str) -> str:
+    """The parser's words without what they quote from the file: a key, which may be a token."""
+    return re.sub(r"'[^']{4,}'|\"[^\"]{4,}\"|\('.*'[^)]*\)", "this", problem)
 
 
 _ERROR_TEXTS: Final[Mapping[str, str]] = {

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from exporter.config.accounts import AccountTable
 from exporter.config.endpoints import parse_listen_address
 from exporter.counting.values import Rules
+from exporter.redaction import looks_like_token
 
 PREFIX: Final = "SBG_EXPORTER_"
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -67,6 +68,14 @@ def _listen_address(value: str) -> str:
     return value
 
 
+def _usable_path(value: Path | None) -> Path | None:
+    if value is not None and looks_like_token(value.name):
+        raise ValueError("expected a path, but this looks like a token")
+    if value is not None and "\0" in str(value):
+        raise ValueError("expected a path, but this contains a null byte")
+    return value
+
+
 def is_duration(field: FieldInfo) -> bool:
     """Whether the setting is a duration."""
     return any(isinstance(each, BeforeValidator) and each.func is seconds for each in field.metadata)
@@ -94,12 +103,14 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 class Settings(BaseSettings):
     """Every setting: its key, type, default and meaning. Accounts are not resolved yet."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     listen: Annotated[str, AfterValidator(_listen_address)] = Field(
         ":10037", description="address of the metrics server: host:port, [::1]:port, or :port for all addresses"
     )
-    state_file: Path | None = Field(
+    state_file: Annotated[Path | None, AfterValidator(_usable_path)] = Field(
         None,
         description="state file (SQLite, on a local disk); by default state.db in $STATE_DIRECTORY,"
         " else sbg-exporter/state.db in $XDG_STATE_HOME",

@@ -1,8 +1,8 @@
 """Tokens: where they come from, and how they stay secret.
 
 A token grants all rights of its user, because the platforms have no read-only tokens. So its text is kept in
-:class:`Secret` values, which print as asterisks. A token file is read again at every poll, so that rotating a token
-needs no restart.
+:class:`Secret` values, which print as asterisks, from reading to the request's header. A token file is read again at
+every poll, so that rotating a token needs no restart.
 """
 
 import configparser
@@ -11,29 +11,39 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from exporter.errors import ConfigError, ProfileError, TokenError
-from exporter.redaction import Secret
+from exporter.redaction import Secret, looks_like_token
+from exporter.text import NotText, decoded
 
 _LONGEST_TOKEN: Final = 4096
+_LARGEST_TOKEN_FILE: Final = 4 * _LONGEST_TOKEN
 _LARGEST_CREDENTIALS: Final = 1024 * 1024
+_PASTED: Final = "expected the path of a token file, but this looks like a token; write it to a file"
 
 
-def parse_token(text: str, where: str) -> Secret:
-    """The token in *text*, without surrounding white space.
+def parse_token(given: Secret, where: str) -> Secret:
+    """The token in *given*, without surrounding white space.
 
     Raises:
         TokenError: the token is empty or cannot be sent in a header.
     """
-    token = text.strip()
+    token = given.judged_by(lambda text: Secret(text.strip().removeprefix("\ufeff").strip(), masked=False))
+    problem = token.judged_by(_problem)
+    if problem:
+        raise TokenError(f"{where}: {problem}")
+    return token.judged_by(Secret)
+
+
+def _problem(token: str) -> str:
     if not token:
-        raise TokenError(f"{where}: the token is empty")
+        return "the token is empty"
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise TokenError(f"{where}: invalid token: contains spaces, line breaks or non-ASCII characters")
+        return "invalid token: contains spaces, line breaks or non-ASCII characters"
     if len(token) > _LONGEST_TOKEN:
-        raise TokenError(f"{where}: invalid token: longer than {_LONGEST_TOKEN} characters")
-    return Secret(token)
+        return f"invalid token: longer than {_LONGEST_TOKEN} characters"
+    return ""
 
 
 class FixedToken:
@@ -78,16 +88,30 @@ class TokenFile:
             TokenError: the file cannot be read or holds no token.
         """
         try:
-            with open(self._path, encoding="utf-8", errors="replace", opener=_open_without_waiting) as file:
-                text = file.read(2 * _LONGEST_TOKEN)
+            given = _token_in(self._path)
+        except NotText as error:
+            raise TokenError(f"{self._path}: invalid token: {error}") from None
         except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
+            if looks_like_token(self._path.name):
+                raise TokenError(_PASTED) from None
             reason = error.strerror if isinstance(error, OSError) else error
-            raise TokenError(f"{self._path}: cannot read the token file: {reason}") from error
-        return parse_token(text, str(self._path))
+            raise TokenError(f"{self._path}: cannot read the token file: {reason}") from None
+        return parse_token(given, str(self._path))
 
     def exposure_warning(self) -> str | None:
         """A warning if other users can read the file."""
         return _exposure_warning(self._path, "token file")
+
+
+def _token_in(path: Path) -> Secret:
+    """The text of a token file; of one that is too long only the beginning, which is too long as well.
+
+    Raises:
+        NotText: it is not UTF-8.
+        OSError, ValueError: it cannot be read.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        return Secret(decoded(file.read(_LARGEST_TOKEN_FILE)), masked=False)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -136,7 +160,7 @@ class ProfileToken:
             profile = find_profile(self._profile, read_profiles(self._path))
         except ConfigError as error:
             raise TokenError(str(error)) from None
-        return parse_token(profile.get("auth_token", ""), self._label)
+        return parse_token(profile.auth_token, self._label)
 
     def exposure_warning(self) -> str | None:
         """None: the credentials file belongs to the official clients."""
@@ -151,27 +175,41 @@ def credentials_path(home: Path) -> Path:
     return home / ".sevenbridges" / "credentials"
 
 
-def read_profiles(path: Path) -> dict[str, dict[str, str]]:
-    """The profiles of a credentials file, as name to keys; empty if the file does not exist.
+class Profile(NamedTuple):
+    """What a profile says that the exporter uses; empty where it says nothing."""
+
+    api_endpoint: str
+    auth_token: Secret
+
+
+def read_profiles(path: Path) -> dict[str, Profile]:
+    """The profiles of a credentials file by name; empty if the file does not exist.
 
     Raises:
         ProfileError: the file cannot be read or is not INI.
     """
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
-        with open(path, encoding="utf-8", opener=_open_without_waiting) as file:
-            parser.read_string(file.read(_LARGEST_CREDENTIALS), source=str(path))
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            parser.read_string(decoded(file.read(_LARGEST_CREDENTIALS)), source=str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ProfileError(f"{path}: cannot read the credentials file: {error.strerror}") from error
-    except (configparser.Error, UnicodeDecodeError):
-        # The parser's own message quotes the line, which may contain a token.
+        raise ProfileError(f"{path}: cannot read the credentials file: {error.strerror}") from None
+    except NotText as error:
+        raise ProfileError(f"{path}: invalid credentials file: {error}") from None
+    except (configparser.Error, AttributeError):
+        # The parser's own message quotes the line, which may contain a token. AttributeError: its bug with an indented
+        # line after a key without a value.
         raise ProfileError(f"{path}: invalid credentials file; expected INI with [profile] sections") from None
-    return {name: {key: value or "" for key, value in parser.items(name)} for name in parser.sections()}
+    return {
+        name: Profile(section.get("api_endpoint") or "", Secret(section.get("auth_token") or "", masked=False))
+        for name, section in parser.items()
+        if name != parser.default_section
+    }
 
 
-def find_profile(name: str, profiles: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+def find_profile(name: str, profiles: Mapping[str, Profile]) -> Profile:
     """The profile *name*.
 
     Raises:

@@ -21,7 +21,6 @@ from exporter.polling.identity import IdentityRegistry
 from exporter.polling.pending import PendingPoller
 from exporter.polling.poller import SETUP_INTERVAL, Poller, PollSchedule
 from exporter.polling.stats import PollStats
-from exporter.redaction import Redactor
 from exporter.storage.store import Store
 
 _FIRST_POLLS_APART: Final = 0.05
@@ -44,7 +43,7 @@ class Components:
 
 @contextmanager
 def build(
-    configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
+    configuration: Configuration, stop: threading.Event, log: Log, *, clock: Clock | None = None
 ) -> Iterator[Components]:
     """Construct the components and lock the state file while the context lasts; *clock* defaults to the real one.
 
@@ -92,7 +91,7 @@ def build(
                 clock=clock,
                 publish=registry.put,
                 log=log,
-                redactor=redactor,
+                show_username=settings.show_username,
                 stats=stats,
             )
 

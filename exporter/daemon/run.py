@@ -17,7 +17,6 @@ from exporter.daemon.assembly import AnyPoller, build
 from exporter.daemon.web_config import CurrentWebConfig
 from exporter.logs import Log
 from exporter.metrics.snapshot import SnapshotRegistry
-from exporter.redaction import Redactor
 from exporter.web.app import application
 from exporter.web.page import StatusPage
 from exporter.web.server import Limits, bound_sockets, serving, shown_address
@@ -42,9 +41,7 @@ class RunningDaemon:
     unhealthy: Callable[[], str]
 
 
-def run(
-    configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
-) -> int:
+def run(configuration: Configuration, stop: threading.Event, log: Log, *, clock: Clock | None = None) -> int:
     """Run until *stop* is set and return the exit code; *clock* defaults to the real one.
 
     Raises:
@@ -53,7 +50,7 @@ def run(
     """
     names = configuration.names
     with (
-        start(configuration, stop, log, redactor, clock=clock) as daemon,
+        start(configuration, stop, log, clock=clock) as daemon,
         systemd.informed(
             os.environ,
             log,
@@ -69,7 +66,7 @@ def run(
 
 @contextmanager
 def start(
-    configuration: Configuration, stop: threading.Event, log: Log, redactor: Redactor, *, clock: Clock | None = None
+    configuration: Configuration, stop: threading.Event, log: Log, *, clock: Clock | None = None
 ) -> Iterator[RunningDaemon]:
     """Run the daemon while the context lasts; *stop* is set on exit.
 
@@ -79,7 +76,7 @@ def start(
     """
     settings = configuration.settings
     with ExitStack() as stack:
-        components = stack.enter_context(build(configuration, stop, log, redactor, clock=clock))
+        components = stack.enter_context(build(configuration, stop, log, clock=clock))
         page = StatusPage(components.display)
         sockets = bound_sockets(configuration.host, configuration.port)
         for each in sockets:

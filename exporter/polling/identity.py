@@ -25,7 +25,7 @@ from exporter.errors import (
 from exporter.logs import Log
 from exporter.polling.platform_clock import AGREE_WITHIN
 from exporter.polling.stats import PollStats
-from exporter.redaction import Redactor, Secret
+from exporter.redaction import Secret
 from exporter.storage.store import Store
 
 Identity = tuple[str, str, str]
@@ -95,7 +95,7 @@ class AccountIdentity:
         stats: PollStats,
         clock: Clock,
         log: Log,
-        redactor: Redactor,
+        show_username: bool = True,
     ) -> None:
         self._account = account
         self._client = client
@@ -106,7 +106,9 @@ class AccountIdentity:
         self._stats = stats
         self._clock = clock
         self._log = log
-        self._redactor = redactor
+        self._show_username = show_username
+        self._users: set[str] = set()
+        """User names to hide."""
         self._secret: Secret | None = None
         self._identified = False
         self._first_answers: dict[str, tuple[float | None, float]] = {}
@@ -146,6 +148,7 @@ class AccountIdentity:
         since = self._clock.time() - self._rules.failed_job_window
         ledger = self._store.load_by_name(self._account.name, self._account.endpoint, self._account.division, since)
         if ledger is not None:
+            self._hide(ledger.account.username)
             self._use_allowance_of(ledger.account.username)
         return ledger
 
@@ -166,8 +169,7 @@ class AccountIdentity:
         self._unreadable = False
         if secret != self._secret:
             self._identified = False
-            self._client.use_token(secret.reveal())
-            self._redactor.add(secret)
+            self._client.use_token(secret)
             self._secret = secret
         if current is None or not self._identified:
             return self._identify(current)
@@ -179,11 +181,9 @@ class AccountIdentity:
         response = self._user()
         username = response.value
         name, endpoint, division = self._account.name, self._account.endpoint, self._account.division
+        self._hide(username)
         if current is not None and current.account.username != username:
-            raise WrongAccount(
-                f"the token belongs to {username}, but the ledger of account {name} to {current.account.username};"
-                f" restore the token of {current.account.username}, or rename the account to count {username} as well"
-            )
+            raise WrongAccount(self._wrong_user(username, current.account.username))
         self._stats.username = username
         self.claim(username)
         now = self._clock.time()
@@ -271,6 +271,24 @@ class AccountIdentity:
     def user(self) -> Response[str]:
         """Return the name of the user that the token belongs to; see :meth:`.Client.user`."""
         return self._client.user()
+
+    def _hide(self, username: str) -> None:
+        """Remember a user name that the platform's messages must not show."""
+        if not self._show_username:
+            self._users.add(username)
+            self._client.hide_names(*self._users)
+
+    def _wrong_user(self, found: str, expected: str) -> str:
+        name = self._account.name
+        if not self._show_username:
+            return (
+                f"the token belongs to another user than the ledger of account {name}; restore the token of the"
+                " ledger's user, or rename the account to count the other user as well"
+            )
+        return (
+            f"the token belongs to {found}, but the ledger of account {name} to {expected};"
+            f" restore the token of {expected}, or rename the account to count {found} as well"
+        )
 
     def _use_allowance_of(self, username: str) -> None:
         """Use this user's allowance; move the requests made so far to it."""

@@ -33,7 +33,6 @@ from exporter.polling.identity import AccountIdentity, IdentityRegistry
 from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
-from exporter.redaction import Redactor
 from exporter.storage.store import Store
 
 _WAITING_STEP: Final = 5.0
@@ -104,10 +103,13 @@ class Poller:
         clock: Clock,
         publish: Callable[[AccountSnapshot], None],
         log: Log,
-        redactor: Redactor,
+        show_username: bool = True,
         stats: PollStats | None = None,
     ) -> None:
-        """A poller; *stats* continues the statistics of the time before the account could be set up."""
+        """A poller; *stats* continues the statistics of the time before the account could be set up.
+
+        Without *show_username*, no error names a user.
+        """
         self.name = account.name
         self._account = account
         self._store = store
@@ -116,7 +118,6 @@ class Poller:
         self._schedule = schedule
         self._clock = clock
         self._publish = publish
-        self._redactor = redactor
         self._log = log.bind(account=account.name)
         self._stats = stats or PollStats(clock, self._log)
         self._waits = WaitTracker(clock, self._log, account.token.remedy)
@@ -131,7 +132,7 @@ class Poller:
             stats=self._stats,
             clock=clock,
             log=self._log,
-            redactor=redactor,
+            show_username=show_username,
         )
         self._begin_plan()
         self._interval = schedule.poll_interval
@@ -244,15 +245,14 @@ class Poller:
         except AllowanceExhausted as spent:
             delay = _Delay(spent.wait, spent.reason)
         except PollError as error:
-            # The status page shows this text, and a platform's error message may contain the token.
-            result, error_text = error.result, self._redactor.redact(str(error))
+            result, error_text = error.result, str(error)
             delay = self._handle_failure(error)
         except ConfigError as error:  # one of the account's files
-            result, error_text = "error", self._redactor.redact(str(error))
+            result, error_text = "error", str(error)
             reason = WaitReason.TOKEN if isinstance(error, TokenError) else None
             delay = _Delay(min(self._interval, SETUP_INTERVAL), reason)
         except (StateError, StateWriteError) as error:
-            result, error_text = "error", self._redactor.redact(str(error))
+            result, error_text = "error", str(error)
         except Exception:  # noqa: BLE001  # an unexpected error must not end the thread
             result, error_text = "error", "unexpected error, see the log"
             self._log.exception("poll.unexpected_error")
@@ -341,7 +341,7 @@ class Poller:
         """
         if isinstance(failure, Unauthorized):
             raise failure
-        self._stats.page_failed(self._redactor.redact(str(failure)))
+        self._stats.page_failed(str(failure))
         return self._handle_failure(failure)
 
     def _continue_listing(self) -> Stopped:

@@ -27,14 +27,14 @@ from exporter.api.client import Client
 from exporter.api.deadline import Deadline
 from exporter.api.transport import transport_to
 from exporter.config.accounts import AccountConfig
-from exporter.config.tokens import FixedToken, parse_token
+from exporter.config.tokens import FixedToken
 from exporter.counting.values import Rules
 from exporter.errors import Stopping
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.poller import Poller, PollSchedule
-from exporter.redaction import Redactor
+from exporter.redaction import Secret
 from exporter.simulator.jobs import Job
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
@@ -341,9 +341,8 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
         saved=lambda key: store.allowance(key, clock.time()),
         save=lambda key, saved: store.save_allowance(key, saved, clock.time()),
     )
-    redactor = Redactor()
     return Poller(
-        AccountConfig("large", url, "", FixedToken(parse_token(DEMO_TOKEN, "the bench")), ca_file=None, proxy=None),
+        AccountConfig("large", url, "", FixedToken(Secret(DEMO_TOKEN)), ca_file=None, proxy=None),
         connect=lambda observer: connect(
             allowance=allowances.of(AllowanceKey(url, "", "large"), clock.monotonic()), listener=observer
         ),
@@ -354,8 +353,7 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
         schedule=PollSchedule(_INTERVAL, _FULL_LISTING, 600, first=0, phase=0),
         clock=clock,
         publish=watch.publish,
-        log=logger("json", "error", io.StringIO(), redactor),
-        redactor=redactor,
+        log=logger("json", "error", io.StringIO()),
     )
 
 

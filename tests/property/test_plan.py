@@ -27,7 +27,6 @@ from exporter.polling.cycle import PollCycle
 from exporter.polling.ordering import Order
 from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
-from exporter.redaction import Redactor
 from tests.clocks import START
 from tests.fault_table import measure
 from tests.ledgers import LedgerFixture
@@ -215,7 +214,7 @@ class PollLoop:
     def restart(self) -> None:
         clock = WorldClock(self.world)
         self.plan = PollPlan(self.full, clock.monotonic())
-        log = logger("json", "error", io.StringIO(), Redactor())
+        log = logger("json", "error", io.StringIO())
         self.cycle = PollCycle(
             self.plan, self, self, rules=RULES, stats=PollStats(clock, log), clock=clock, commit=self.commit
         )

@@ -34,7 +34,6 @@ from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.poller import Poller, PollSchedule
-from exporter.redaction import Redactor
 from exporter.simulator.answers import Answer, Call, Delivery
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import Platform
@@ -437,7 +436,7 @@ class Polling(RuleBasedStateMachine):
 
     def new_poller(self) -> Poller:
         assert self.store is not None
-        redactor, allowances = Redactor(), AllowancePool(0.25)
+        allowances = AllowancePool(0.25)
         return Poller(
             self.account,
             connect=lambda observer: Client(
@@ -456,8 +455,7 @@ class Polling(RuleBasedStateMachine):
             schedule=PollSchedule(INTERVAL, 300, 600, first=0, phase=0),
             clock=self.clock,
             publish=self.publish,
-            log=logger("json", "error", self.log, redactor),
-            redactor=redactor,
+            log=logger("json", "error", self.log),
         )
 
     def publish(self, snapshot: AccountSnapshot) -> None:

@@ -41,6 +41,7 @@ from exporter.errors import (
     Unauthorized,
     Unreachable,
 )
+from exporter.redaction import Secret
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import DEMO_TOKEN, QUIET, RunningSimulator, running
@@ -93,7 +94,7 @@ class ClientFixture:
         proxy: str | None = None,
     ) -> Client:
         deadline = Deadline()
-        transport = transport_to(deadline, tls, proxy)
+        transport = transport_to(deadline, tls, None if proxy is None else Secret(proxy))
         client = Client(
             url,
             transport,
@@ -105,7 +106,7 @@ class ClientFixture:
             prepare=transport.prepare,
         )
         self._stack.callback(client.close)
-        client.use_token(token)
+        client.use_token(Secret(token))
         return client
 
     def serving(self, script: Script, tls: ssl.SSLContext | None = None) -> RawServer:
@@ -222,7 +223,7 @@ def test_the_newest_token_is_sent(bench: ClientFixture) -> None:
     simulator.platform.rotate("0" * 32)
     assert isinstance(failure(client), Unauthorized)
 
-    client.use_token("0" * 32)
+    client.use_token(Secret("0" * 32))
 
     assert client.user().value == "demo"
 

@@ -13,7 +13,7 @@ from typing import TextIO
 import pytest
 
 from exporter.logs import Log, LogFormat, NonBlockingStream, logger
-from exporter.redaction import MASK, Redactor, Secret
+from exporter.redaction import MASK, Secret
 from tests.background import BackgroundTask, Finished
 from tests.waiting import eventually
 
@@ -30,17 +30,8 @@ class Full(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-def log_to(
-    stream: io.StringIO, log_format: LogFormat = "json", level: str = "debug", redactor: Redactor | None = None
-) -> Log:
-    return logger(log_format, level, stream, redactor or Redactor())
-
-
-def redactor(*secrets: str) -> Redactor:
-    redactor = Redactor()
-    for secret in secrets:
-        redactor.add(Secret(secret))
-    return redactor
+def log_to(stream: io.StringIO, log_format: LogFormat = "json", level: str = "debug") -> Log:
+    return logger(log_format, level, stream)
 
 
 # ---- formats ----
@@ -158,7 +149,8 @@ def test_events_below_the_level_are_not_logged(level: str, said: list[str]) -> N
 @pytest.mark.parametrize("log_format", ["json", "logfmt", "console"])
 def test_no_secret_is_in_a_message_a_key_or_a_traceback(log_format: LogFormat) -> None:
     stream = io.StringIO()
-    log = log_to(stream, log_format, redactor=redactor(TOKEN)).bind(bound=f"<{TOKEN}>")
+    Secret(TOKEN)
+    log = log_to(stream, log_format).bind(bound=f"<{TOKEN}>")
 
     event = f"sent.{TOKEN}"
     log.warning(event, reason=f"with {TOKEN}, twice {TOKEN}", header={"X": TOKEN}, pair=(TOKEN, 1))
@@ -205,7 +197,7 @@ def pipe() -> Iterator[tuple[TextIO, TextIO]]:
 def test_lines_are_written_at_once_and_in_order(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     stream = NonBlockingStream(writer)
-    log = logger("json", "info", stream, Redactor())
+    log = logger("json", "info", stream)
 
     for number in range(500):
         log.info("job.finished", number=number)
@@ -220,7 +212,7 @@ def test_stalled_reader_blocks_nothing_and_gets_the_number_dropped(
 ) -> None:
     reader, writer = pipe
     stream = NonBlockingStream(writer, room=10)
-    log = logger("json", "info", stream, Redactor())
+    log = logger("json", "info", stream)
     lines: list[dict[str, object]] = []
 
     def read() -> None:
@@ -272,7 +264,7 @@ def test_stream_without_a_file_gets_every_line_before_close() -> None:
     written = io.StringIO()
     stream = NonBlockingStream(written)
 
-    logger("json", "info", stream, Redactor()).info("daemon.stopped")
+    logger("json", "info", stream).info("daemon.stopped")
     stream.close()
 
     assert json.loads(written.getvalue())["event"] == "daemon.stopped"

@@ -23,7 +23,6 @@ from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.poller import Poller, PollSchedule
-from exporter.redaction import Redactor
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.fault_table import measure
@@ -121,7 +120,6 @@ class PollerFixture:
         self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25, saving: bool = False
     ) -> Poller:
         """*saving*: whether the allowance is saved in the state file, as it is in the daemon."""
-        redactor = Redactor()
         allowances = AllowancePool(
             share,
             saved=(lambda key: self.store.allowance(key, self.clock.time())) if saving else None,
@@ -145,8 +143,7 @@ class PollerFixture:
             schedule=self.schedule,
             clock=clock or self.clock,
             publish=self.publish,
-            log=logger("json", "info", self.log, redactor),
-            redactor=redactor,
+            log=logger("json", "info", self.log),
         )
 
     def publish(self, snapshot: AccountSnapshot) -> None:

@@ -504,7 +504,7 @@ def test_account_with_every_key(desk: Desk) -> None:
     assert (config.name, config.endpoint, config.division) == ("lab", CAVATICA, "oncology")
     assert config.token.read() == Secret(TOKEN)
     assert config.ca_file == desk.folder / "ca.pem"
-    assert config.proxy == "http://team:s3cret@proxy.example.org:3128"
+    assert config.proxy == Secret("http://team:s3cret@proxy.example.org:3128")
     assert config.needs_tls
 
 
@@ -992,7 +992,7 @@ PROXY = "http://team:s3cret@proxy.example.org:3128"
 def test_proxy_variables_are_used(desk: Desk, environ: dict[str, str], proxy: str | None) -> None:
     [account] = desk.load({**SB, **environ}).accounts
 
-    assert account.proxy == proxy
+    assert account.proxy == (None if proxy is None else Secret(proxy))
 
 
 def test_plain_http_has_a_proxy_of_its_own_and_no_proxy_may_name_a_port(desk: Desk) -> None:
@@ -1001,7 +1001,7 @@ def test_plain_http_has_a_proxy_of_its_own_and_no_proxy_may_name_a_port(desk: De
     [proxied] = desk.load({"HTTP_PROXY": PROXY, "HTTPS_PROXY": "http://other.example"}).accounts
     [direct] = desk.load({"HTTP_PROXY": PROXY, "NO_PROXY": "api.example.org:8080"}).accounts
 
-    assert (proxied.proxy, direct.proxy) == (PROXY, None)
+    assert (proxied.proxy, direct.proxy) == (Secret(PROXY), None)
 
 
 @pytest.mark.parametrize(
@@ -1043,7 +1043,7 @@ def test_proxy_of_an_account_overrides_the_variables(desk: Desk) -> None:
 
     [config] = desk.accounts(text, HTTP_PROXY=PROXY, NO_PROXY="*")
 
-    assert config.proxy == "https://own.example.org"
+    assert config.proxy == Secret("https://own.example.org")
     assert config.needs_tls
 
 

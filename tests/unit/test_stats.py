@@ -12,13 +12,12 @@ from exporter.counting.values import CountDecreased
 from exporter.logs import logger
 from exporter.metrics.snapshot import PollStatus
 from exporter.polling.stats import PollStats
-from exporter.redaction import Redactor
 from tests.clocks import ManualClock
 
 
 @pytest.fixture
 def stats(clock: ManualClock) -> PollStats:
-    return PollStats(clock, logger("json", "info", io.StringIO(), Redactor()))
+    return PollStats(clock, logger("json", "info", io.StringIO()))
 
 
 def status(stats: PollStats) -> PollStatus:

@@ -15,7 +15,6 @@ import pytest
 
 from exporter.daemon import systemd
 from exporter.logs import Log, logger
-from exporter.redaction import Redactor
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.server import QUIET, running
 from tests.harness import Account, Installation
@@ -67,7 +66,7 @@ def ear(tmp_path: Path) -> Iterator[Ear]:
 
 
 def log_to(stream: io.StringIO) -> Log:
-    return logger("json", "debug", stream, Redactor())
+    return logger("json", "debug", stream)
 
 
 def events(stream: io.StringIO) -> list[dict[str, object]]:

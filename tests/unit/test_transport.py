@@ -23,6 +23,7 @@ from exporter.api.transport import (
     transport_to,
 )
 from exporter.errors import ConfigError, Unreachable
+from exporter.redaction import Secret
 from tests.certificates import Certificate, new_certificate
 from tests.clocks import ManualClock
 from tests.raw_server import Connection, RawServer, reply, serving
@@ -78,7 +79,7 @@ class Site:
             prepare=transport.prepare,
         )
         self.stack.callback(client.close)
-        client.use_token("t0k3n")
+        client.use_token(Secret("t0k3n"))
         return client
 
     def trusts(self) -> bool:

@@ -28,7 +28,6 @@ from exporter.daemon import assembly
 from exporter.logs import logger
 from exporter.metrics.exposition import Format
 from exporter.polling.poller import Poller
-from exporter.redaction import Redactor
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import Platform
 from exporter.simulator.scripts import JobScript
@@ -198,9 +197,9 @@ def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
         watched = (Account.at(simulator, name, token) for token, name in tokens.items())
         installation = Installation(folder / "exporter", *watched, poll_interval=SCRAPE_SECONDS)
         configuration = load({"config": str(installation.config)}, {}, folder)
-        log = logger("json", "error", io.StringIO(), redactor := Redactor())
+        log = logger("json", "error", io.StringIO())
         events = _plot(tokens, begins)
-        with assembly.build(configuration, threading.Event(), log, redactor, clock=clock) as components:
+        with assembly.build(configuration, threading.Event(), log, clock=clock) as components:
             pollers = [poller for poller in components.pollers if isinstance(poller, Poller)]
             due, apart = dict.fromkeys(pollers, begins), _dice("apart")
             for step in range(int((ENDS - begins) / SCRAPE_SECONDS) + 1):
