@@ -5,10 +5,11 @@ import shutil
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from exporter import redaction
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from exporter.storage.store import Store
-from tests import fault_table
+from tests import fault_table, leaks
 from tests.clocks import START, ManualClock
 from tests.tools import TOOLS, missing
 from tests.width import FULL, width
@@ -101,6 +102,32 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         assert cost == fault_table.recorded().get(item.nodeid, (0, 0)), (
             "run: pytest -m fault --record-faults; make generated"
         )
+
+
+@pytest.fixture
+def capsys(capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    """Pytest's own fixture, which fails if what it returns contains a token."""
+    read = capsys.readouterr
+
+    def checked() -> Any:  # noqa: ANN401  # pytest does not export the type
+        captured = read()
+        leaks.check_text(captured.out + captured.err, "the output")
+        return captured
+
+    capsys.readouterr = checked  # type: ignore[method-assign]  # the object belongs to this test
+    return capsys
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose output contains a token."""
+    report = yield
+    if report.passed and report.when == "call":
+        try:
+            leaks.check_text(report.capstdout + report.capstderr + report.caplog, "the output of the test")
+        except leaks.Leak as leak:
+            report.outcome, report.longrepr = "failed", str(leak)
+    return report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

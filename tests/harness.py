@@ -27,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from exporter.simulator.jobs import Truth
 from exporter.simulator.platform import Request
 from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
+from tests import leaks
 from tests.fast_daemon import fast_now
 from tests.fault_table import measure
 from tests.waiting import PATIENCE, eventually
@@ -190,6 +191,8 @@ class Daemon:
             reader.start()
         self._client = httpx.Client(trust_env=False, timeout=PATIENCE, headers={"Accept-Encoding": "identity"})
         self._url: str | None = None
+        self._arguments = arguments
+        leaks.check_command_line(self.pid, arguments)
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
@@ -256,7 +259,9 @@ class Daemon:
         return self._url
 
     def get(self, path: str, **headers: str) -> httpx.Response:
-        return self._client.get(self.url + path, headers=headers)
+        answer = self._client.get(self.url + path, headers=headers)
+        leaks.check_text(f"{answer.headers}{answer.text}", f"the response to {path}")
+        return answer
 
     def await_ready(self) -> Self:
         """Wait until each account has been polled once. Return this daemon."""
@@ -323,6 +328,7 @@ class Daemon:
             assert stream is not None
             stream.close()
         self._client.close()
+        leaks.check_text(self.output(), f"the output of {self._arguments}")
 
 
 class Installation:
@@ -338,7 +344,7 @@ class Installation:
         self.state = folder / "state.db"
         (folder / "home").mkdir(parents=True)
         given = {"listen": "127.0.0.1:0", "state_file": str(self.state), "poll_interval": 1, "log_format": "json"}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in (given | settings).items()]
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in (given | settings).items()]
         for account in accounts:
             self.write_token(account.name, account.token)
             entry = {
@@ -347,12 +353,16 @@ class Installation:
                 "auth_token_file": f"{account.name}.token",
                 **account.more,
             }
-            lines += ["[[accounts]]", *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
+            lines += [
+                "[[accounts]]",
+                *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()),
+            ]
         self.config.write_text("\n".join(lines) + "\n")
         self._started: list[Daemon] = []
 
     def write_token(self, account: str, token: str) -> None:
         """Replace the account's token file atomically by renaming, as Kubernetes does for secrets."""
+        leaks.use(token)
         fresh = self.folder / f"{account}.token.new"
         fresh.touch(mode=0o600)
         fresh.write_text(f"{token}\n")
@@ -360,6 +370,7 @@ class Installation:
 
     def start(self, *arguments: str, **environment: str) -> Daemon:
         """Start a daemon, or the command given by *arguments*, without waiting."""
+        leaks.use(environment.get("SB_AUTH_TOKEN", ""))
         clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
         clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         clean |= {"HOME": str(self.folder / "home"), "PYTHONPATH": str(_REPOSITORY), **environment}
@@ -386,6 +397,7 @@ class Installation:
         for daemon in self._started:
             if daemon.alive:
                 daemon.kill()
+        leaks.check_files(self.folder)
 
 
 # --------------------------------------------------------------------------------------------------- monotonic counters

@@ -27,7 +27,9 @@ class RecordingServer:
         """Respond with *status* and with *body* called with the request's headers."""
         self.requests: list[RecordedRequest] = []
         """In order of arrival."""
-        requests = self.requests
+        self.status = status
+        """Of further responses."""
+        requests, server = self.requests, self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -35,7 +37,7 @@ class RecordingServer:
                 content = self.rfile.read(int(headers.get("content-length", "0")))
                 requests.append(RecordedRequest(self.command, self.path, headers, content))
                 answer = body(headers).encode()
-                self.send_response(status)
+                self.send_response(server.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()

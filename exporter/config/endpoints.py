@@ -145,11 +145,10 @@ def _proxy_url(text: str) -> Secret | None:
     url = text.strip() if "://" in text else f"http://{text.strip()}"
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
-        right = parts.scheme in {"http", "https"} and _is_host(host) and parts.port != 0
+        right = parts.scheme in {"http", "https"} and _is_host(parts.hostname or "") and parts.port != 0
     except ValueError:
         return None
-    if not right or not url.isprintable() or looks_like_token(host):
+    if not right or not url.isprintable() or looks_like_token(parts.netloc.rpartition("@")[2]):
         return None
     if parts.password:
         # From now on these are masked as well, alone and as they are sent.

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from exporter import __version__
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
+from exporter.redaction import without_secrets
 from exporter.web.status import status_view
 
 _STYLE: Final = files("exporter.web").joinpath("static/status.css").read_text(encoding="utf-8")
@@ -49,7 +50,7 @@ class StatusPage:
 
     def render(self, snapshots: Iterable[AccountSnapshot], now: float) -> str:
         """The page of all accounts at *now*, Unix seconds."""
-        return self._template.render(page=status_view(snapshots, self._display, now))
+        return without_secrets(self._template.render(page=status_view(snapshots, self._display, now)))
 
 
 def age(at: float, now: float) -> str:
