@@ -1,29 +1,40 @@
 """``check``: is the configuration valid, does every account respond, and how many requests will polling take.
 
-Each account is polled once for real, into a temporary ledger. So the exporter will see what this poll sees.
+Each account is polled once for real, into a temporary ledger. So the exporter will see what this poll sees. The
+requests count in the account's own allowance, unless the state file is in use or cannot be opened.
 """
 
+import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import click
 
+from exporter.api.allowance import AllowanceKey
 from exporter.api.platforms import SHORT_NAMES
+from exporter.clock import Clock
 from exporter.commands._click import Command
 from exporter.commands._output import say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.loading import Configuration
 from exporter.daemon import assembly
+from exporter.errors import StateError
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.exposition import Exposition, Format
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
 from exporter.polling.poller import UsageEstimate
 from exporter.signals import stop_event
+from exporter.storage.lock import lock_owner
+from exporter.storage.store import Store
+
+_HIDDEN: Final = "(not shown; --show-username shows it)"
 
 
 @click.command(
@@ -40,8 +51,9 @@ def command(errors: NonBlockingStream, /, *, offline: bool, **flags: object) -> 
     """Validate the configuration and poll every account once.
 
     Takes the options, variables and file of `run`. For each account it prints the user, the jobs listed, the rate
-    limit, and the requests and series to expect. Nothing is counted. Exits 1 if an account cannot be polled,
-    2 if the configuration is wrong or leaves no account to poll.
+    limit, and the requests and series to expect. No job is counted, but the requests are: in the account's allowance,
+    unless the daemon holds the state file. With `show_username = false` it hides the users; --show-username shows them.
+    Exits 1 if an account cannot be polled, 2 if the configuration is wrong or leaves no account to poll.
     """
     configuration = load_configuration(flags)
     log = logger("auto", "error", errors)
@@ -67,17 +79,66 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, *, offl
         number = len(configuration.names)
         say(f"Configuration OK: {number} account{'' if number == 1 else 's'} (API not contacted).")
         return 0
-    with tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder:
+    with (
+        _state_file(configuration) as (kept, reason),
+        tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder,
+    ):
         throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=())
-        with assembly.build(throwaway, stop, log) as components:
+        with assembly.build(throwaway, stop, log, allowances_in=kept) as components:
             poll_each(components, lambda poller: poller.poll_once(), stop)
-            snapshots, display, now = components.registry.snapshots, components.display, components.clock.time
+            snapshots, display, clock = components.registry.snapshots, components.display, components.clock
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
+        if kept is not None:
+            _remember_exhausted(kept, snapshots, clock)
     for snapshot in snapshots:
         say(snapshot.account)
-        for line in _found(snapshot, display, estimates[snapshot.account], now):
+        for line in _found(snapshot, display, estimates[snapshot.account], clock.time):
             say(f"  {line}")
-    return 1 if any(snapshot.status.last_error for snapshot in snapshots) else 0
+        say(f"  spent       {_requests_made(snapshot)} requests by this check")
+    if kept is None:
+        say(f"What this check spent is not counted in the allowance: {reason}")
+    return 1 if any(snapshot.status.last_error or _refused_by_allowance(snapshot) for snapshot in snapshots) else 0
+
+
+@contextmanager
+def _state_file(configuration: Configuration) -> Iterator[tuple[Store | None, str]]:
+    """The state file for the allowances that are kept in it, as for `once`; or None, and why it cannot be used.
+
+    It is created if its folder exists, so that a check in a loop keeps to the allowance.
+    """
+    file = configuration.state_file
+    if not file.parent.is_dir():
+        yield None, f"there is no state file {file} yet"
+    elif owner := lock_owner(file):
+        yield None, f"{owner} holds the state file {file}"
+    else:
+        try:
+            store = Store(file)
+        except StateError as error:
+            yield None, str(error)
+            return
+        with closing(store):
+            yield store, ""
+
+
+def _remember_exhausted(kept: Store, snapshots: Iterable[AccountSnapshot], clock: Clock) -> None:
+    """If a user's allowance is used up, let the next check know that before it asks the platform for the user."""
+    for snapshot in snapshots:
+        status = snapshot.status
+        if status.username is not None and status.allowance_used >= status.allowance:
+            saved = kept.allowance(AllowanceKey(snapshot.endpoint, status.username), clock.time())
+            if saved is not None:
+                key = AllowanceKey(snapshot.endpoint, "", snapshot.account)
+                kept.save_allowance(key, saved, clock.time())
+
+
+def _requests_made(snapshot: AccountSnapshot) -> int:
+    return sum(snapshot.status.counters.get("sbg_exporter_requests_total", {}).values())
+
+
+def _refused_by_allowance(snapshot: AccountSnapshot) -> bool:
+    """Whether the allowance left no request for the list of jobs."""
+    return snapshot.status.waiting is not None and snapshot.ledger is None
 
 
 def _found(
@@ -86,18 +147,16 @@ def _found(
     status = snapshot.status
     yield f"endpoint    {snapshot.endpoint}"
     if status.username is not None:
-        yield f"user        {status.username}"
+        yield f"user        {status.username if display.show_username else _HIDDEN}"
     if status.last_error:
         yield f"error       {status.last_error}"
         if status.auth_ok is False:
             yield f"next step   {_for_a_refused_token(snapshot.endpoint)}"
         return
-    if snapshot.listed is not None:
-        yield f"jobs        {snapshot.jobs_by_state().total()} listed"
-    elif status.incremental_polling:
-        yield f"jobs        {estimate.jobs} or more listed: too many to list at every poll; polled incrementally"
-    else:
-        yield f"jobs        {estimate.jobs} or more listed; the allowance was too small for all of them"
+    if _refused_by_allowance(snapshot):
+        yield f"error       {_until_allowed(snapshot, now())}"
+        return
+    yield f"jobs        {_jobs(snapshot, estimate)}"
     if status.rate_limit is not None and status.rate_limit_remaining is not None:
         yield f"rate limit  {status.rate_limit_remaining} of {status.rate_limit} requests left in this window"
     else:
@@ -113,6 +172,25 @@ def _for_a_refused_token(endpoint: str) -> str:
     return (
         f"make a token on the Developer page of {platform}: this one has expired or been replaced, or belongs to"
         " another platform"
+    )
+
+
+def _jobs(snapshot: AccountSnapshot, estimate: UsageEstimate) -> str:
+    if snapshot.listed is not None:
+        return f"{snapshot.jobs_by_state().total()} listed"
+    if snapshot.status.incremental_polling:
+        return f"{estimate.jobs} or more listed: too many to list at every poll; polled incrementally"
+    return f"{estimate.jobs} or more listed; the allowance was too small for all of them"
+
+
+def _until_allowed(snapshot: AccountSnapshot, now: float) -> str:
+    status = snapshot.status
+    assert status.waiting is not None  # noqa: S101  # for the type checker
+    until = status.waiting.until
+    wait = "later" if until is None else f"in {max(1, math.ceil(until - now))} s"
+    return (
+        f"no request may be sent for now ({status.waiting.reason}): {status.allowance_used} of the {status.allowance}"
+        f" requests that the exporter may send in this window are used; check again {wait}"
     )
 
 

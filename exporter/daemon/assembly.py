@@ -43,9 +43,16 @@ class Components:
 
 @contextmanager
 def build(
-    configuration: Configuration, stop: threading.Event, log: Log, *, clock: Clock | None = None
+    configuration: Configuration,
+    stop: threading.Event,
+    log: Log,
+    *,
+    clock: Clock | None = None,
+    allowances_in: Store | None = None,
 ) -> Iterator[Components]:
-    """Construct the components and lock the state file while the context lasts; *clock* defaults to the real one.
+    """Construct the components and lock the state file while the context lasts.
+
+    *clock* defaults to the real one. Allowances are saved in the state file, or *allowances_in* another one.
 
     Raises:
         StateError: the state file cannot be used.
@@ -63,10 +70,11 @@ def build(
         store.report_missing = lambda reason: log.error("state.file_missing", reason=reason)
         for warning in store.warnings:
             log.warning("state.exposed", reason=warning)
+        kept = allowances_in or store
         allowances = AllowancePool(
             settings.rate_share,
-            saved=lambda key: store.allowance(key, clock.time()),
-            save=lambda key, saved: store.save_allowance(key, saved, clock.time()),
+            saved=lambda key: kept.allowance(key, clock.time()),
+            save=lambda key, saved: kept.save_allowance(key, saved, clock.time()),
         )
         certificates = cache(lambda ca_file: TrustedCertificates(ca_file, partial(_log_certificates, log)))
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,11 +45,52 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
         assert told["jobs"] == "121 listed"
         assert told["rate limit"] == "997 of 1000 requests left in this window"
         assert told["requests"] == "20 per 5 minutes expected, 250 allowed"
-        assert not site.state.exists()
+        assert told["spent"] == "3 requests by this check"
+        assert accounts_in(site.state) == 0
         with site.running() as daemon:
             shown = daemon.get("/metrics").text
         series = [line for line in shown.splitlines() if line.startswith("sbg_") and 'account="sim"' in line]
         assert told["series"] == f"{len(series)} expected"
+
+
+def accounts_in(state: Path) -> int:
+    with closing(sqlite3.connect(state)) as db:
+        return int(db.execute("SELECT count(*) FROM account").fetchone()[0])
+
+
+def test_check_in_a_loop_keeps_to_the_allowance(tmp_path: Path) -> None:
+    with (
+        running(replace(QUIET, rate_limit=40)) as simulator,
+        Installation(tmp_path / "etc", Account.at(simulator), rate_share=0.25) as site,
+    ):
+        checks, codes = [], []
+        for _ in range(8):
+            checks.append(site.start("check", "--config", str(site.config)))
+            codes.append(checks[-1].end())
+        requests = len(simulator.platform.latest_requests())
+
+    assert codes[:3] == [0, 0, 0]
+    assert codes[-1] == 1
+    assert requests <= 10
+    told = checks[-1].stdout
+    assert re.search(
+        r"10 of the 10 requests that the exporter may send .* are used; check again in \d+ s$", told, re.MULTILINE
+    )
+    assert "spent       0 requests" in told
+
+
+def test_check_next_to_a_daemon_says_what_it_spent(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
+        with site.running() as daemon:
+            check = site.start("check", "--config", str(site.config))
+            assert check.end() == 0
+            pid = daemon.pid
+        alone = site.start("check", "--state-file", "nowhere/state.db", "--config", str(site.config))
+        assert alone.end() == 0
+
+    assert "  spent       2 requests by this check" in check.stdout
+    assert f"is not counted in the allowance: process {pid} on " in check.stdout
+    assert "not counted in the allowance: there is no state file nowhere/state.db yet" in alone.stdout
 
 
 def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> None:
