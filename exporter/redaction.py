@@ -66,7 +66,7 @@ class Secret:
             _KNOWN.add(text)
 
     def reveal(self) -> str:
-        """The text itself: only for the header of a request, and for the connection to a proxy."""
+        """The text itself: only for a request's header, the connection to a proxy, and the comparison with a hash."""
         return self._text
 
     def judged_by(self, judge: Callable[[str], T]) -> T:

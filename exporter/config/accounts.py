@@ -30,7 +30,7 @@ from exporter.config.tokens import (
     token_path,
 )
 from exporter.errors import ConfigError, Problems, ProfileError, TokenError
-from exporter.redaction import MASK, Secret, looks_like_token
+from exporter.redaction import MASK, Secret, looks_like_token, without_secrets
 
 _LONGEST_NAME: Final = 64
 
@@ -246,6 +246,10 @@ def resolve_accounts(
             found.add("default", "", partial(_from_conventions, inputs), known, fresh)
     except ConfigError as error:
         found.refuse(*error.problems)
+    for account in found.accounts:
+        texts = (account.name, account.division, account.endpoint)
+        if any(without_secrets(text) != text for text in texts):
+            found.refuse(f"{account.where}: its name, division or api_endpoint contains a token; use another text")
     names = found.names
     for name in dict.fromkeys(names):
         if names.count(name) > 1:

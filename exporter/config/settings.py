@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     )
     show_username: bool = Field(
         True,  # noqa: FBT003  # pydantic's way of giving a default
-        description="show user names in sbg_account_info, on the status page and in the output of `state`",
+        description="show user names in metrics, on the status page, in the log and in the output of commands",
     )
     log_format: Literal["auto", "json", "logfmt", "console"] = Field(
         "auto", description="json, logfmt or console; auto is console on a terminal, json elsewhere"
@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level logged: debug, info, warning, error"
     )
-    web_config_file: Path | None = Field(
+    web_config_file: Annotated[Path | None, AfterValidator(_usable_path)] = Field(
         None,
         description="TLS and basic authentication of the metrics server, in the format of Prometheus' exporter-toolkit",
     )

@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exporter.config.web_config import RateLimit, WebConfig, canonical_san
+from exporter.redaction import Secret
 
 HEALTH_PATHS: Final = frozenset({"/-/healthy", "/-/ready"})
 _CHALLENGE: Final = {"WWW-Authenticate": 'Basic realm="sbg-exporter", charset="UTF-8"'}
@@ -124,7 +125,7 @@ def _certificate_problem(scope: Scope, config: WebConfig) -> str:
 # ---- passwords ----
 
 
-def _credentials(scope: Scope) -> tuple[bytes, bytes] | None:
+def _credentials(scope: Scope) -> tuple[bytes, Secret] | None:
     """User and password of the request's Authorization header; None if it has none that can be read."""
     header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     kind, _, encoded = header.partition(b" ")
@@ -135,7 +136,8 @@ def _credentials(scope: Scope) -> tuple[bytes, bytes] | None:
     except binascii.Error:
         return None
     user, colon, password = decoded.partition(b":")
-    return (user, password) if colon else None
+    # Any bytes are a password. Anyone may send anything, so it is not masked in other texts.
+    return (user, Secret(password.decode("latin-1"), masked=False)) if colon else None
 
 
 class _PasswordChecker:
@@ -148,7 +150,7 @@ class _PasswordChecker:
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def check(self, user: bytes, password: bytes, users: Mapping[bytes, bytes], client: str) -> bool | None:
+    async def check(self, user: bytes, password: Secret, users: Mapping[bytes, bytes], client: str) -> bool | None:
         """Whether this is the user's password; None if too many checks wait, of this *client* or of all."""
         known, digest = user in users, users.get(user) or _slowest(users)
         key = self._key(user, password, digest)
@@ -170,9 +172,9 @@ class _PasswordChecker:
         self._right.clear()
         self._tasks.put(None)
 
-    def _key(self, user: bytes, password: bytes, digest: bytes) -> bytes:
+    def _key(self, user: bytes, password: Secret, digest: bytes) -> bytes:
         """Stands for the credentials in memory, without being of use to someone who reads it."""
-        parts = b"".join(len(part).to_bytes(4, "big") + part for part in (user, digest, password))
+        parts = b"".join(len(part).to_bytes(4, "big") + part for part in (user, digest, _bytes(password)))
         return blake2b(parts, key=self._secret, digest_size=32).digest()
 
     @contextmanager
@@ -224,9 +226,13 @@ def _slowest(users: Mapping[bytes, bytes]) -> bytes:
     return max(users.values(), key=lambda digest: digest[4:6])
 
 
-def _matches(password: bytes, digest: bytes) -> bool:
+def _bytes(password: Secret) -> bytes:
+    return password.reveal().encode("latin-1")
+
+
+def _matches(password: Secret, digest: bytes) -> bool:
     try:
-        return bcrypt.checkpw(password[:_BCRYPT_BYTES], digest)
+        return bcrypt.checkpw(_bytes(password)[:_BCRYPT_BYTES], digest)
     except ValueError:  # a hash that bcrypt does not know after all
         return False
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from exporter import __version__
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
-from exporter.redaction import without_secrets
+from exporter.redaction import printable, without_secrets
 from exporter.web.status import status_view
 
 _STYLE: Final = files("exporter.web").joinpath("static/status.css").read_text(encoding="utf-8")
@@ -50,7 +50,8 @@ class StatusPage:
 
     def render(self, snapshots: Iterable[AccountSnapshot], now: float) -> str:
         """The page of all accounts at *now*, Unix seconds."""
-        return without_secrets(self._template.render(page=status_view(snapshots, self._display, now)))
+        page = self._template.render(page=status_view(snapshots, self._display, now))
+        return "\n".join(map(printable, without_secrets(page).split("\n")))  # it may be read in a terminal
 
 
 def age(at: float, now: float) -> str:

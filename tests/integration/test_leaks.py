@@ -100,6 +100,21 @@ def _end(checks: Mapping[str, Daemon]) -> None:
         assert check.end() == 2, (where, check.output())
 
 
+@pytest.mark.parametrize("key", ["name", "division", "api_endpoint"])
+def test_token_in_another_format_that_is_used_is_refused_as_a_label(tmp_path: Path, key: str) -> None:
+    token = "t0k3n-of-another-format"
+    leaks.use(token)
+    values = {"name": "a", "division": "b", "api_endpoint": ENDPOINT, key: f"https://platform.invalid/{token}"}
+    with Installation(tmp_path / "place") as place:
+        place.write_token("a", token)
+        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        place.config.write_text("\n".join(["[[accounts]]", *lines, 'auth_token_file = "a.token"\n']))
+        check = place.start("check", "--offline", "--config", str(place.config))
+
+        assert check.end() == 2
+        assert "contains a token; use another text" in check.output()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [

@@ -16,6 +16,7 @@ import bcrypt
 import pytest
 
 from exporter.config.web_config import PLAIN, RateLimit, WebConfig, load_web_config
+from exporter.redaction import Secret
 from exporter.web import access, probe
 from exporter.web.app import application
 from exporter.web.server import Limits, bound_sockets, serving
@@ -159,7 +160,7 @@ class Checks:
         self.go_on.set()
         real = access._matches  # noqa: SLF001
 
-        def counting(password: bytes, digest: bytes) -> bool:
+        def counting(password: Secret, digest: bytes) -> bool:
             self.digests.append(digest)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)

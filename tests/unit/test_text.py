@@ -6,7 +6,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from exporter.api.transport import tls_context
+from exporter.api.transport import certificate_source, tls_context
 from exporter.config.endpoints import check_certificates
 from exporter.errors import ConfigError
 from exporter.text import NotText, decoded
@@ -48,11 +48,11 @@ def test_other_encodings_are_named(raw: bytes, problem: str) -> None:
 def test_certificates_with_a_mark_are_trusted(tmp_path: Path, comment: str, ends: str) -> None:
     file = tmp_path / "ca.pem"
     shutil.copy(certifi.where(), file)
-    expected = len(tls_context(str(file)).get_ca_certs())
+    expected = len(tls_context(certificate_source(str(file), {})).get_ca_certs())
     file.write_bytes(MARK + (comment + file.read_text(encoding="utf-8")).replace("\n", ends).encode())
 
     check_certificates(file, "here")
-    assert len(tls_context(str(file)).get_ca_certs()) == expected
+    assert len(tls_context(certificate_source(str(file), {})).get_ca_certs()) == expected
 
 
 def test_certificates_in_utf_16_are_refused_by_name(tmp_path: Path) -> None:
@@ -62,4 +62,4 @@ def test_certificates_in_utf_16_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="it is saved as UTF-16; save it as UTF-8"):
         check_certificates(file, "here")
     with pytest.raises(ConfigError, match="it is saved as UTF-16; save it as UTF-8"):
-        tls_context(str(file))
+        tls_context(certificate_source(str(file), {}))
