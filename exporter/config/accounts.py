@@ -135,7 +135,8 @@ class AccountConfig:
             elif self.needs_tls and environ.get("SSL_CERT_FILE"):
                 check_certificates(Path(environ["SSL_CERT_FILE"]), f"{self.where}: SSL_CERT_FILE")
         except TokenError as error:
-            hint = "; write only the token to it" if isinstance(self.token, TokenFile) else ""
+            in_file = isinstance(self.token, TokenFile) and not self.token.is_pasted
+            hint = "; write only the token to it" if in_file else ""
             return f"{self.where}: {error}{hint}"
         except ConfigError as error:
             return str(error)

@@ -20,7 +20,7 @@ from exporter.text import NotText, decoded
 _LONGEST_TOKEN: Final = 4096
 _LARGEST_TOKEN_FILE: Final = 4 * _LONGEST_TOKEN
 _LARGEST_CREDENTIALS: Final = 1024 * 1024
-_PASTED: Final = "expected the path of a token file, but this looks like a token; write it to a file"
+_PASTED: Final = "expected the path of a token file, but this looks like a token; write it to a file and set its path"
 
 
 def parse_token(given: Secret, where: str) -> Secret:
@@ -77,6 +77,11 @@ class TokenFile:
         self._path = path
 
     @property
+    def is_pasted(self) -> bool:
+        """Whether the path looks like a token."""
+        return looks_like_token(self._path.name)
+
+    @property
     def remedy(self) -> str:
         """How to replace the token."""
         return "write a valid token of this user, and nothing else, to the token file; it is used within seconds"
@@ -92,7 +97,7 @@ class TokenFile:
         except NotText as error:
             raise TokenError(f"{self._path}: invalid token: {error}") from None
         except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
-            if looks_like_token(self._path.name):
+            if self.is_pasted:
                 raise TokenError(_PASTED) from None
             reason = error.strerror if isinstance(error, OSError) else error
             raise TokenError(f"{self._path}: cannot read the token file: {reason}") from None

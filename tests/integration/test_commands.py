@@ -58,6 +58,12 @@ def accounts_in(state: Path) -> int:
         return int(db.execute("SELECT count(*) FROM account").fetchone()[0])
 
 
+@pytest.mark.fault(
+    "`check` in a loop",
+    action="counts its requests in the allowance",
+    shown="exit code 1 and when to check again",
+    recovery="the next window of the rate limit",
+)
 def test_check_in_a_loop_keeps_to_the_allowance(tmp_path: Path) -> None:
     with (
         running(replace(QUIET, rate_limit=40)) as simulator,
@@ -79,6 +85,12 @@ def test_check_in_a_loop_keeps_to_the_allowance(tmp_path: Path) -> None:
     assert "spent       0 requests" in told
 
 
+@pytest.mark.fault(
+    "`check` while the daemon holds the state file",
+    action="polls in addition",
+    shown="how many requests it took, and that they are not counted",
+    recovery="none needed",
+)
 def test_check_next_to_a_daemon_says_what_it_spent(tmp_path: Path) -> None:
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
         with site.running() as daemon:

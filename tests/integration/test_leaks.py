@@ -75,6 +75,12 @@ WRONG = {
 }
 
 
+@pytest.mark.fault(
+    "a token pasted into the settings file where a path, a name or an address belongs",
+    action="exits 2",
+    shown="`********` in its place, the key, what is expected",
+    recovery="correct the file, and regenerate the token if others could read it",
+)
 @pytest.mark.parametrize("token", [TOKEN, LONG, TOKEN.upper()], ids=["usual", "long", "upper"])
 def test_token_in_the_wrong_place_of_the_file_is_not_shown(tmp_path: Path, token: str) -> None:
     with Installation(tmp_path / "place") as place:
@@ -137,6 +143,12 @@ def test_token_as_a_setting_is_not_shown(tmp_path: Path, key: str, value: object
         assert says in run.output()
 
 
+@pytest.mark.fault(
+    "a token typed on the command line or in a variable of another name",
+    action="exits 1 or 2",
+    shown="`********` in its place, the option or variable, what is expected",
+    recovery="correct it, and regenerate the token",
+)
 @pytest.mark.parametrize(
     ("arguments", "environment", "says"),
     [
@@ -208,6 +220,12 @@ def test_no_command_shows_the_token_that_it_uses(simulator: RunningSimulator, tm
             assert place.start(*command).end() == 0, command
 
 
+@pytest.mark.fault(
+    "the platform repeats the token as user name, job id or message",
+    action="masks it in the response",
+    shown="no token",
+    recovery="none needed",
+)
 def test_platform_that_repeats_the_token_does_not_make_it_visible(tmp_path: Path) -> None:
     """In a user name, a job's id and an error message, also escaped as JSON allows."""
 
@@ -230,6 +248,12 @@ def test_platform_that_repeats_the_token_does_not_make_it_visible(tmp_path: Path
                 daemon.get(path)
 
 
+@pytest.mark.fault(
+    "a token of another user, with `show_username = false`",
+    action="does not poll the account",
+    shown="result `error`; no user name",
+    recovery="the right token, or a new name for the account",
+)
 @pytest.mark.parametrize("level", ["debug", "info"])
 def test_hidden_user_names_are_nowhere(tmp_path: Path, level: str) -> None:
     users = {"0" * 31 + "1": "other-user", "0" * 31 + "2": "third-user"}
@@ -257,7 +281,7 @@ def test_hidden_user_names_are_nowhere(tmp_path: Path, level: str) -> None:
             ("once", *config),
             ("state", "show", *config),
             ("state", "show", "--json", *config),
-            ("state", "export", "nobody", *config),
+            ("state", "export", "unknown", *config),
         ):
             started = place.start(*command)
             started.end()
@@ -286,6 +310,12 @@ def test_platform_message_that_names_the_user_is_masked_if_names_are_hidden(tmp_
         assert "User ******** may not list jobs of rfranklin2" in daemon.output()
 
 
+@pytest.mark.fault(
+    "output in an encoding without the letters of a name",
+    action="escapes them",
+    shown="`M\\xfcller-Lab`",
+    recovery="none needed",
+)
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
 def test_any_output_encoding_gets_escapes_instead_of_a_traceback(
     simulator: RunningSimulator, tmp_path: Path, encoding: str
@@ -311,6 +341,12 @@ def test_any_output_encoding_gets_escapes_instead_of_a_traceback(
                     assert done.stdout.decode(encoding).startswith(shown)
 
 
+@pytest.mark.fault(
+    "control characters and line breaks in a message of the platform",
+    action="escapes them",
+    shown="one line, such as `\\x1b[2J`",
+    recovery="none needed",
+)
 def test_names_from_the_platform_cannot_write_to_a_terminal(tmp_path: Path) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\nfake line\r\u202e\u2028\x9b31m"
 
@@ -340,6 +376,12 @@ def test_names_from_the_platform_cannot_write_to_a_terminal(tmp_path: Path) -> N
         assert not any(line.startswith("fake line") for line in written.splitlines())
 
 
+@pytest.mark.fault(
+    "settings, token and credentials files with a byte order mark, other line ends or another encoding",
+    action="reads them, or exits 2 if they are not UTF-8",
+    shown="one line with the encoding",
+    recovery="save the file as UTF-8",
+)
 @pytest.mark.parametrize("mark", ["utf-8-sig", "crlf", "spaces", "utf-16", "utf-16-le", "nul"])
 def test_files_from_other_systems_are_accepted_or_refused_in_one_line(
     simulator: RunningSimulator, tmp_path: Path, mark: str

@@ -72,8 +72,10 @@ def test_token_on_a_page_is_found(tmp_path: Path) -> None:
 
 def test_token_on_a_command_line_is_found_unless_the_test_gave_it() -> None:
     leaks.use(OTHER)
-    command = [sys.executable, "-c", "input()", OTHER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", "print(flush=True); input()", OTHER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the new command line is in place
         leaks.check_command_line(process.pid, [OTHER])
         with pytest.raises(leaks.Leak, match="command line"):
             leaks.check_command_line(process.pid, [])
