@@ -153,7 +153,7 @@ def account(page: Element, name: str = "cavatica") -> list[str]:
 
 
 def lines(cell: Element) -> str:
-    quiet = [each for each in cell.all("span") if each.attributes["class"] == "quiet"]
+    quiet = [each for each in cell.all("span") if "quiet" in each.attributes["class"].split()]
     first = "".join(each if isinstance(each, str) else each.raw for each in cell.children if each not in quiet)
     return " / ".join((as_shown(first), *(each.text for each in quiet))).replace("\u00a0", " ")
 
