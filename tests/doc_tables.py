@@ -197,8 +197,8 @@ def struct(described: type[msgspec.Struct]) -> str:
 
 
 def fault_costs() -> str:
-    """The table of faults: what is done about each, and what it costs."""
-    return _table(fault_table.COLUMNS, fault_table.cells())
+    """A table of faults for each part that fails: what is done about each fault, and what it costs."""
+    return "\n".join(f"### {part}\n\n{_table(fault_table.COLUMNS, rows)}" for part, rows in fault_table.tables())
 
 
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {

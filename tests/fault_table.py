@@ -1,4 +1,4 @@
-"""The table of faults in README.md: a row for each case of a test marked ``fault``.
+"""The tables of faults in README.md: a row for each case of a test marked ``fault``.
 
 A test that compares counters with the simulator's truth measures what was lost and what was counted twice:
 ``harness.difference`` does so by itself, others call :func:`measure`. ``pytest -m fault --record-faults`` writes what
@@ -21,12 +21,27 @@ _TESTS: Final = Path(__file__).parent
 RECORD: Final = _TESTS / "faults.json"
 """What was measured, by test: how much was lost, and how much was counted twice."""
 COLUMNS: Final = ("fault", "action", "what is shown", "lost", "double-counted", "recovery")
+PARTS: Final[Mapping[str, frozenset[str]]] = {
+    "The platform": frozenset({"client", "counting", "counting_rules", "deadline", "faults", "isolation"})
+    | {"large_accounts", "plan", "poller", "polling", "secrets", "transport", "waiting"},
+    "Clocks": frozenset({"clocks", "platform_clock"}),
+    "The process and its signals": frozenset({"exactly_once", "lifecycle", "signals"}),
+    "The state file": frozenset(
+        {"crashes", "state", "state_faults", "state_file", "state_lock", "store", "validation"}
+    ),
+    "The configuration": frozenset({"settings", "setup", "tokens"}),
+    "The metrics server and other outputs": frozenset({"access", "app", "exposition", "textfile", "web_config"}),
+    "Versions": frozenset({"updates"}),
+}
+"""The tables, by what fails, and the test modules whose rows they have unless the marker names another *part*."""
+_ELSEWHERE: Final = "Elsewhere"
 _FOLDERS: Final = ("unit", "property", "integration", "e2e", "deploy")
 _NOT_MEASURED: Final = "—"
 
 Measured = tuple[int, int]
 """Counted too little, and counted too much."""
-_measured: dict[str, Measured] = {}
+ByAccount = dict[str, Measured]
+_measured: ByAccount = {}
 """What the running test has measured last, by account."""
 
 
@@ -38,6 +53,7 @@ class Row(msgspec.Struct, frozen=True, order=True):
     shown: str
     recovery: str
     test: str
+    part: str
 
 
 def measure(account: str, differences: Iterable[int]) -> None:
@@ -49,6 +65,16 @@ def measure(account: str, differences: Iterable[int]) -> None:
 def begin() -> None:
     """Another test begins."""
     _measured.clear()
+
+
+def by_account() -> ByAccount:
+    """What the running test has measured, for :func:`add` in another process."""
+    return _measured
+
+
+def add(found: ByAccount) -> None:
+    """Note what a child process of the test has measured."""
+    _measured.update(found)
 
 
 def total() -> Measured | None:
@@ -75,12 +101,17 @@ def record(found: Mapping[str, Measured]) -> None:
 def rows_of(item: pytest.Item) -> Iterable[Row]:
     """The rows of a test; ``{name}`` in a text stands for the parameter *name* of the case."""
     for mark in item.iter_markers("fault"):
-        texts = {"fault": mark.args[0], **mark.kwargs}
+        texts = {"part": _part_of(item), "fault": mark.args[0], **mark.kwargs}
         parameters = getattr(item, "callspec", None)
         yield Row(
             **{name: text.format(**(parameters.params if parameters else {})) for name, text in texts.items()},
             test=item.nodeid,
         )
+
+
+def _part_of(item: pytest.Item) -> str:
+    module = item.path.stem.removeprefix("test_")
+    return next((part for part, modules in PARTS.items() if module in modules), _ELSEWHERE)
 
 
 @cache
@@ -91,11 +122,19 @@ def rows() -> Sequence[Row]:
     return msgspec.json.decode(answer.stdout.splitlines()[-1], type=list[Row])
 
 
-def cells() -> Iterable[tuple[str, ...]]:
-    """The cells of all rows: cases of a test that say the same are one row, with the sum of what they measured."""
+def tables() -> Iterable[tuple[str, Sequence[tuple[str, ...]]]]:
+    """The parts that have rows, in the order of :data:`PARTS`, and the cells of their rows."""
+    for part in (*PARTS, _ELSEWHERE):
+        here = list(_cells(row for row in rows() if (row.part if row.part in PARTS else _ELSEWHERE) == part))
+        if here:
+            yield part, here
+
+
+def _cells(rows_here: Iterable[Row]) -> Iterable[tuple[str, ...]]:
+    """The cells of rows: cases of a test that say the same are one row, with the sum of what they measured."""
     cases: dict[tuple[str, str, str, str, str], list[Measured]] = {}
     known = recorded()
-    for row in rows():
+    for row in rows_here:
         test = row.test.partition("[")[0]
         measured = cases.setdefault((row.fault, row.action, row.shown, row.recovery, test), [])
         if row.test in known:

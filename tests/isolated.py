@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
+
+from tests import fault_table
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user or mount a disk")
 """For tests that use :func:`isolated`; the complete test run is root's."""
@@ -23,7 +26,7 @@ _READ_ONLY_REMOUNT: Final = 32 | 1
 def isolated(
     work: Callable[[], object], *, user: int = 0, groups: tuple[int, ...] = (), disk: Path | None = None
 ) -> None:
-    """Run *work* in a child process and fail if it fails.
+    """Run *work* in a child process and fail if it fails. What it measures of a fault counts for the test.
 
     Args:
         work: contains the assertions.
@@ -46,12 +49,13 @@ def isolated(
             work()
         except BaseException:  # noqa: BLE001  # raised again in the parent
             failure = traceback.format_exc()
-        os.write(writer, failure.encode()[-60_000:])
+        os.write(writer, msgspec.json.encode((failure[-20_000:], fault_table.by_account())))
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        failure = pipe.read().decode()
+        failure, measured = msgspec.json.decode(pipe.read(), type=tuple[str, fault_table.ByAccount])
     os.waitpid(child, 0)
+    fault_table.add(measured)
     if failure:
         pytest.fail(failure, pytrace=False)
 

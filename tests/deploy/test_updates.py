@@ -196,6 +196,12 @@ def test_the_audit_asks_about_every_lock_and_finds_nothing_where_nothing_is() ->
         assert first in asked
 
 
+@pytest.mark.fault(
+    "a dependency has a known vulnerability",
+    action="`make audit` fails",
+    shown="the dependency and the vulnerability",
+    recovery="an update",
+)
 def test_the_audit_fails_and_names_what_is_vulnerable() -> None:
     with database(VULNERABLE) as (url, _):
         done = audit(url)
@@ -204,6 +210,12 @@ def test_the_audit_fails_and_names_what_is_vulnerable() -> None:
     assert re.search(rf"(?m)^{VULNERABLE} .*EXAMPLE-1", done.stdout)
 
 
+@pytest.mark.fault(
+    "`make audit` while the database of vulnerabilities does not respond",
+    action="fails",
+    shown="a failed run",
+    recovery="it responds",
+)
 def test_the_audit_fails_if_the_database_does_not_answer() -> None:
     with database() as (url, _):
         pass

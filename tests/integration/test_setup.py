@@ -14,7 +14,7 @@ from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.certificates import new_certificate
-from tests.harness import Account, Daemon, Installation, Scrape, counted
+from tests.harness import Account, Daemon, Installation, Scrape, counted, difference
 from tests.raw_server import Connection, reply, serving
 
 STUCK = JobScript(total=6, failed=2, queued=0, resolving=0, running=0.002, hangs_after=0.001)
@@ -88,6 +88,12 @@ SPOILT = {"missing": _remove, "folder": _folder, "empty": _empty, "profile": _pr
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+@pytest.mark.fault(
+    "an account's token file is missing, empty or a folder, or its profile is missing, at the start",
+    action="polls the others; looks for the token",
+    shown="`sbg_up` 0, `sbg_exporter_waiting` reason `token`; a log line as the wait begins and as it ends",
+    recovery="the token is there, without a restart",
+)
 def test_an_account_without_a_token_stops_no_other_and_starts_when_it_has_one(
     tmp_path: Path, spoil: Callable[[Installation], None]
 ) -> None:
@@ -116,6 +122,12 @@ def test_an_account_without_a_token_stops_no_other_and_starts_when_it_has_one(
             assert daemon.said("poll.recovered", account="bad")
 
 
+@pytest.mark.fault(
+    "a token file disappears while it runs",
+    action="polls the others; looks for the token",
+    shown="`sbg_exporter_waiting` reason `token`; the counters as they were",
+    recovery="the token is back, without a restart",
+)
 def test_a_token_that_disappears_later_stops_that_account_until_it_is_back(tmp_path: Path) -> None:
     with two_accounts(tmp_path) as (simulator, site), site.running() as daemon:
         before = daemon.await_exact("bad", simulator, "bob")
@@ -131,6 +143,12 @@ def test_a_token_that_disappears_later_stops_that_account_until_it_is_back(tmp_p
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+@pytest.mark.fault(
+    "`check` or `once` with an account that cannot be set up",
+    action="does the others and exits 1",
+    shown="the account and its problem",
+    recovery="the token is there",
+)
 def test_commands_name_the_account_that_cannot_be_set_up_and_exit_1(
     tmp_path: Path, spoil: Callable[[Installation], None]
 ) -> None:
@@ -159,6 +177,12 @@ def test_commands_name_the_account_that_cannot_be_set_up_and_exit_1(
 
 
 @pytest.mark.parametrize("command", ["run", "check", "once", "check --offline"])
+@pytest.mark.fault(
+    "no account can be set up",
+    action="exits 2 and creates no state file",
+    shown="a line for each account",
+    recovery="a token",
+)
 def test_without_any_usable_account_it_exits_2_with_a_line_for_each(tmp_path: Path, command: str) -> None:
     with two_accounts(tmp_path) as (_, site):
         _remove(site)
@@ -181,6 +205,12 @@ def answers(connection: Connection) -> None:
 
 
 @pytest.mark.tools("openssl")
+@pytest.mark.fault(
+    "an account's `ca_file` is missing, later replaced, later broken",
+    action="sends nothing before it has certificates; loads others; keeps the last good ones",
+    shown="`sbg_up` 0 without them; one log line for each change",
+    recovery="the file, without a restart",
+)
 def test_certificate_authorities_may_come_late_and_are_replaced_while_it_runs(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
@@ -215,6 +245,13 @@ def test_certificate_authorities_may_come_late_and_are_replaced_while_it_runs(tm
                 assert daemon.scrape().value("sbg_up", account="private") == 1
 
 
+@pytest.mark.fault(
+    "other programs have used up the rate limit of one account",
+    action="waits, and polls the others",
+    shown="`sbg_exporter_waiting` reason `yielding`, a growing detection delay; `sbg_up` 1",
+    recovery="the window's end",
+    part="The platform",
+)
 def test_an_account_whose_limit_others_used_up_says_so_while_it_waits(tmp_path: Path) -> None:
     with two_accounts(tmp_path) as (simulator, site), site.running() as daemon:
         daemon.await_exact("bad", simulator, "bob")
@@ -235,11 +272,19 @@ def test_an_account_whose_limit_others_used_up_says_so_while_it_waits(tmp_path: 
         assert first.value("sbg_up", account="bad") == 1
         assert waiting(later, "bad") == "yielding"
         assert waiting(later, "good") == ""
+        assert not difference(later, "bad", simulator, "bob")
         assert told(daemon, "bad") == [("polling.paused", "yielding")]
         assert told(daemon, "good") == []
         assert "other programs of the user have used up the rate limit" in daemon.get("/").text
 
 
+@pytest.mark.fault(
+    "503 with `Retry-After`",
+    action="asks nothing of that account until then, also after a restart; polls the others",
+    shown="`sbg_up` 0, `sbg_exporter_waiting` reason `rate_limited`",
+    recovery="the first poll after that time",
+    part="The platform",
+)
 def test_a_503_with_retry_after_is_not_asked_again_until_then(tmp_path: Path) -> None:
     with two_accounts(tmp_path) as (simulator, site):
         with site.running() as daemon:
@@ -263,3 +308,5 @@ def test_a_503_with_retry_after_is_not_asked_again_until_then(tmp_path: Path) ->
             scrape = daemon.scrape()
             assert waiting(scrape, refused) == "rate_limited"
             assert scrape.total("sbg_exporter_requests_total", account=refused) == 0
+            assert not difference(scrape, "good", simulator, "demo")
+            assert not difference(scrape, "bad", simulator, "bob")

@@ -108,6 +108,12 @@ def imports_of(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.fault(
+    "a signal while modules are imported",
+    action="`run` exits 0, a command ends by the signal",
+    shown="nothing",
+    recovery="the next start",
+)
 def test_a_signal_while_modules_are_imported_ends_each_command_without_a_word(place: Installation, step: int) -> None:
     part = 0.9 * step / STEPS  # the last modules are those that print the help
     config = ["--config", str(place.config)]
@@ -120,6 +126,12 @@ def test_a_signal_while_modules_are_imported_ends_each_command_without_a_word(pl
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=NAMES)
+@pytest.mark.fault(
+    "SIGTERM or SIGINT in the first second",
+    action="exits 0",
+    shown="log lines only",
+    recovery="the next start",
+)
 def test_a_signal_in_the_first_second_ends_the_daemon_with_exit_0(place: Installation, number: int) -> None:
     for step in range(STEPS):
         daemon = place.start()
@@ -130,6 +142,12 @@ def test_a_signal_in_the_first_second_ends_the_daemon_with_exit_0(place: Install
         assert not any(line for line in daemon.lines if not line.startswith("{")), daemon.output()
 
 
+@pytest.mark.fault(
+    "a signal while the configuration file does not come, as on a hung file system",
+    action="`run` exits 0, a command ends by the signal",
+    shown="nothing",
+    recovery="the next start",
+)
 def test_a_command_waiting_for_its_configuration_ends_at_once(place: Installation) -> None:
     """A named pipe that nobody writes replaces a file system that hangs."""
     os.mkfifo(place.folder / "pipe")
@@ -163,6 +181,12 @@ def test_one_thread_takes_the_signals_and_none_has_a_handler(place: Installation
         assert not ENDING & signals_in(process / "status", CAUGHT)
 
 
+@pytest.mark.fault(
+    "two signals in quick succession",
+    action="exits 0",
+    shown="`daemon.stopped`, no traceback",
+    recovery="the next start",
+)
 def test_two_signals_in_quick_succession_end_the_daemon_with_exit_0(
     simulator: RunningSimulator, place: Installation
 ) -> None:
@@ -180,6 +204,12 @@ def test_two_signals_in_quick_succession_end_the_daemon_with_exit_0(
         assert difference(daemon.await_exact("sim", simulator), "sim", simulator) == {}
 
 
+@pytest.mark.fault(
+    "a thousand signals",
+    action="exits 0",
+    shown="one `daemon.stopping`, no traceback",
+    recovery="the next start",
+)
 def test_a_thousand_signals_end_the_daemon_with_exit_0(place: Installation) -> None:
     with place.running() as daemon:
         for number in range(1000):
@@ -213,6 +243,12 @@ def test_a_hangup_before_the_daemon_is_up_is_logged_later(place: Installation) -
 
 @pytest.mark.tools("root")
 @pytest.mark.parametrize("number", SIGNALS, ids=NAMES)
+@pytest.mark.fault(
+    "a signal to process 1, as in a container",
+    action="`run` exits 0, a command exits 128 plus the signal",
+    shown="no traceback",
+    recovery="the next start",
+)
 def test_process_1_ends_like_any_other(simulator: RunningSimulator, place: Installation, number: int) -> None:
     simulator.platform.queue(HANGS, times=1000)
     config = str(place.config)
@@ -250,6 +286,12 @@ def await_hanging(simulator: RunningSimulator) -> None:
 
 @pytest.mark.parametrize("number", [*SIGNALS, signal.SIGHUP], ids=[*NAMES, "SIGHUP"])
 @pytest.mark.parametrize("command", ["check", "once", "textfile"])
+@pytest.mark.fault(
+    "a signal while a command waits for a response",
+    action="ends by the signal; leaves no half file and no lock",
+    shown="one line",
+    recovery="it is run again",
+)
 def test_a_signal_while_a_command_waits_for_a_response_is_its_end(
     simulator: RunningSimulator, place: Installation, command: str, number: int
 ) -> None:
@@ -301,6 +343,12 @@ def test_a_command_under_nohup_survives_a_hangup(simulator: RunningSimulator, pl
     assert command.returncode == -signal.SIGTERM
 
 
+@pytest.mark.fault(
+    "Ctrl-C, twice, while `check` waits for a response",
+    action="ends by SIGINT",
+    shown="no traceback",
+    recovery="it is run again",
+)
 def test_ctrl_c_at_a_terminal_ends_a_check_without_a_traceback(
     simulator: RunningSimulator, place: Installation
 ) -> None:
@@ -324,6 +372,12 @@ def test_ctrl_c_at_a_terminal_ends_a_check_without_a_traceback(
 
 @pytest.mark.real_time
 @pytest.mark.parametrize(("command", "code"), [("run", 0), ("once", -signal.SIGTERM)])
+@pytest.mark.fault(
+    "a signal while a disk hangs and the process cannot end by itself",
+    action="ends at once after a few seconds; `run` exits 0",
+    shown="the exit code",
+    recovery="the next start",
+)
 def test_a_process_that_cannot_end_by_itself_is_ended(command: str, code: int) -> None:
     """A main thread that waits for ever replaces a state file on a disk that hangs."""
     program = f"""
@@ -352,6 +406,12 @@ def await_a_request(simulator: RunningSimulator) -> None:
     eventually(lambda: len(simulator.platform.latest_requests()) > before)
 
 
+@pytest.mark.fault(
+    "a signal while nobody reads a full standard output",
+    action="`run` exits 0, a command ends by the signal",
+    shown="the exit code",
+    recovery="the next start",
+)
 def test_output_that_nobody_reads_does_not_keep_a_daemon_or_command_running(
     simulator: RunningSimulator, place: Installation
 ) -> None:

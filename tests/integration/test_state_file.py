@@ -47,10 +47,18 @@ def await_failures(daemon: Daemon) -> None:
     assert len(daemon.said("state.file_missing")) <= 1, daemon.output()
 
 
+@pytest.mark.fault(
+    "the state file is deleted while it runs",
+    action="creates no other and lets no other process start there; counters stay",
+    shown="`state.file_missing`, `sbg_exporter_state_write_failures_total`; no `sbg_exporter_state_bytes`",
+    recovery="a backup and a restart",
+)
 def test_deleted_state_file_is_noticed_and_not_claimed_as_stored(simulator: RunningSimulator, tmp_path: Path) -> None:
     with installed(tmp_path, simulator) as place, place.running() as daemon:
         submit(simulator)
         before = daemon.await_exact("sim", simulator)
+        backup = tmp_path / "backup.db"
+        assert place.start("state", "backup", str(backup), "--config", str(place.config)).end() == 0
         for each in place.state.parent.iterdir():
             each.unlink()
         submit(simulator)
@@ -72,6 +80,12 @@ def test_deleted_state_file_is_noticed_and_not_claimed_as_stored(simulator: Runn
         assert daemon.stop() == 0
 
 
+@pytest.mark.fault(
+    "the state file is moved while it runs",
+    action="keeps it locked there; counters stay",
+    shown="`state.file_missing`, `sbg_exporter_state_write_failures_total`",
+    recovery="it is put back, without a restart",
+)
 def test_moved_state_file_is_locked_there_and_goes_on_when_it_is_put_back(
     simulator: RunningSimulator, tmp_path: Path
 ) -> None:
@@ -95,6 +109,12 @@ def test_moved_state_file_is_locked_there_and_goes_on_when_it_is_put_back(
             again.await_exact("sim", simulator)
 
 
+@pytest.mark.fault(
+    "`-wal` is deleted while it runs, and SIGKILL later",
+    action="saves all earlier commits into the state file",
+    shown="`state.file_missing`",
+    recovery="the next poll",
+)
 def test_deleted_log_loses_nothing_even_after_a_kill(simulator: RunningSimulator, tmp_path: Path) -> None:
     with installed(tmp_path, simulator) as place:
         with place.running() as daemon:
@@ -112,6 +132,12 @@ def test_deleted_log_loses_nothing_even_after_a_kill(simulator: RunningSimulator
 
 
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+@pytest.mark.fault(
+    "a second daemon on a link to the state file",
+    action="exits 1",
+    shown="the first one's process",
+    recovery="either ends",
+)
 def test_second_daemon_through_a_link_is_refused(
     simulator: RunningSimulator, tmp_path: Path, link: Callable[[Path, Path], None]
 ) -> None:
@@ -125,6 +151,12 @@ def test_second_daemon_through_a_link_is_refused(
         assert f"is locked by process {daemon.pid}" in second.output()
 
 
+@pytest.mark.fault(
+    "the state file has a histogram with too few buckets",
+    action="exits 1",
+    shown="the column, in one line",
+    recovery="a backup",
+)
 def test_value_that_no_page_can_show_stops_the_start(simulator: RunningSimulator, tmp_path: Path) -> None:
     with installed(tmp_path, simulator) as place:
         with place.running() as daemon:
@@ -167,12 +199,24 @@ def _full(folder: Path) -> None:
 
 
 @needs_root
+@pytest.mark.fault(
+    "a start on a full disk",
+    action="counters stay; tries again at every poll",
+    shown="the committed counters; one `state.commit_failed`",
+    recovery="the first poll after there is space",
+)
 def test_start_on_a_full_disk_shows_what_is_committed_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
 
     isolated(partial(_full, tmp_path), disk=tmp_path / "state")
 
 
+@pytest.mark.fault(
+    "`/dev/null` as the state file",
+    action="exits 1, with its mode unchanged",
+    shown="one line",
+    recovery="the path of a regular file",
+)
 def test_null_device_as_state_file_is_refused(simulator: RunningSimulator, tmp_path: Path) -> None:
     mode = Path("/dev/null").stat().st_mode
     with installed(tmp_path, simulator) as place:

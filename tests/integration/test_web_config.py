@@ -122,6 +122,12 @@ def test_changed_files_apply_without_a_restart(tmp_path: Path, simulator: Runnin
         ("basic_auth_users: {a: no-hash}", "expected a bcrypt hash"),
     ],
 )
+@pytest.mark.fault(
+    "the web configuration becomes invalid while it runs",
+    action="keeps the previous one",
+    shown="one `web_config.invalid`",
+    recovery="a valid file, without a restart",
+)
 def test_an_invalid_file_keeps_the_previous_one_and_is_logged_once(
     tmp_path: Path, simulator: RunningSimulator, broken: str, reason: str
 ) -> None:
@@ -142,6 +148,12 @@ def test_an_invalid_file_keeps_the_previous_one_and_is_logged_once(
 
 
 @pytest.mark.parametrize("command", [("run",), ("check",), ("check", "--offline"), ("once",)])
+@pytest.mark.fault(
+    "an invalid web configuration at the start",
+    action="exits 2",
+    shown="a line for each problem",
+    recovery="a valid file",
+)
 def test_an_invalid_web_config_is_exit_2_with_a_line_per_problem(
     tmp_path: Path, simulator: RunningSimulator, command: tuple[str, ...]
 ) -> None:
@@ -156,6 +168,12 @@ def test_an_invalid_web_config_is_exit_2_with_a_line_per_problem(
         ]
 
 
+@pytest.mark.fault(
+    "passwords without TLS",
+    action="serves",
+    shown="a warning at the start",
+    recovery="a certificate",
+)
 def test_passwords_over_plain_http_are_a_warning(tmp_path: Path, simulator: RunningSimulator) -> None:
     with Installation(tmp_path / "place", Account.at(simulator), web_config_file="web.yml") as place:
         (place.folder / "web.yml").write_text(f"basic_auth_users: {{prometheus: {hashed('right')}}}\n")
@@ -189,6 +207,12 @@ def many_descriptors() -> Iterator[None]:
 @pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.parametrize(("descriptors", "silent"), [(64, 60), (256, SILENT_CLIENTS)])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.fault(
+    "2000 silent clients, or 60 where 64 descriptors are allowed, with and without TLS",
+    action="serves scrapes, and polls on",
+    shown="no `http.accept_failed`",
+    recovery="none needed",
+)
 def test_silent_clients_keep_out_neither_scrapes_nor_polls(
     tmp_path: Path, simulator: RunningSimulator, descriptors: int, silent: int, *, tls: bool
 ) -> None:
@@ -224,6 +248,12 @@ def test_silent_clients_keep_out_neither_scrapes_nor_polls(
         assert not daemon.said("http.accept_failed")
 
 
+@pytest.mark.fault(
+    "descriptors run out",
+    action="accepts again when there are some",
+    shown="one `http.accept_failed`",
+    recovery="descriptors, without a restart",
+)
 def test_running_out_of_descriptors_is_one_event_and_passes(tmp_path: Path, simulator: RunningSimulator) -> None:
     with Installation(tmp_path / "place", Account.at(simulator), speed=SPEED) as place, place.running() as daemon:
         host, port = daemon.url.removeprefix("http://").split(":")

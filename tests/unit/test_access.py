@@ -138,6 +138,12 @@ def test_everything_else_needs_one(guarded: Served, path: str, method: str) -> N
         ":",
     ],
 )
+@pytest.mark.fault(
+    "a malformed `Authorization`",
+    action="refuses it",
+    shown="401",
+    recovery="a right header",
+)
 def test_anything_else_is_refused_and_never_an_error(guarded: Served, authorization: str | bytes) -> None:
     assert guarded.status("/metrics", authorization) == 401
     assert guarded.status("/-/healthy", authorization) == 200
@@ -202,6 +208,12 @@ def test_an_unknown_users_password_is_compared_with_the_slowest_hash(checks: Che
     assert checks.digests == [slow]
 
 
+@pytest.mark.fault(
+    "40 wrong passwords at once",
+    action="checks them one by one, four waiting at most; others are refused without a check",
+    shown="401 and 503; right passwords and `/-/healthy` at once",
+    recovery="none needed",
+)
 def test_checking_passwords_delays_no_other_request(checks: Checks) -> None:
     with served(WebConfig(users=USERS)) as here:
         assert here.status("/metrics", basic("prometheus", "right")) == 200
@@ -227,6 +239,12 @@ def test_checking_passwords_delays_no_other_request(checks: Checks) -> None:
     assert checks.most_at_once == 1
 
 
+@pytest.mark.fault(
+    "the daemon stops while a password is checked",
+    action="does not wait for it",
+    shown="nothing",
+    recovery="none needed",
+)
 def test_stopping_does_not_wait_for_a_password(checks: Checks) -> None:
     with contextlib.ExitStack() as clients:
         with served(WebConfig(users=USERS)) as here:
@@ -265,6 +283,12 @@ def test_headers_are_sent_with_every_response() -> None:
     assert b"\r\nx-frame-options: deny\r\n" in malformed.lower()
 
 
+@pytest.mark.fault(
+    "more requests than the web configuration's `rate_limit`",
+    action="refuses them",
+    shown="429",
+    recovery="a later request",
+)
 def test_requests_over_the_rate_limit_get_429() -> None:
     with served(WebConfig(rate_limit=RateLimit(3600.0, 2))) as here:
         assert [here.status("/metrics") for _ in range(3)] == [200, 200, 429]
@@ -469,6 +493,12 @@ def test_the_image_s_health_check_works_over_http_and_https(made: Certificates, 
 @openssl
 @pytest.mark.real_time
 @pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/1.1\r\n"])
+@pytest.mark.fault(
+    "a TLS handshake that does not end",
+    action="hangs up",
+    shown="a closed connection",
+    recovery="none needed",
+)
 def test_a_handshake_that_does_not_end_is_hung_up_on(made: Certificates, begun: bytes) -> None:
     with served(made.load(), Limits(header_seconds=0.1)) as hasty, hasty.connect() as client:
         client.sendall(begun)
@@ -480,6 +510,12 @@ def test_a_handshake_that_does_not_end_is_hung_up_on(made: Certificates, begun: 
 
 @openssl
 @pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.fault(
+    "more unfinished TLS handshakes than connections",
+    action="closes older ones for a scrape",
+    shown="all metrics",
+    recovery="none needed",
+)
 def test_unfinished_handshakes_make_room_for_scrapes(made: Certificates, *, mixed: bool) -> None:
     with contextlib.ExitStack() as clients, served(made.load(), Limits(connections=8)) as here:
         for number in range(60):
@@ -492,6 +528,12 @@ def test_unfinished_handshakes_make_room_for_scrapes(made: Certificates, *, mixe
 
 
 @openssl
+@pytest.mark.fault(
+    "silent clients come and leave during a slow TLS handshake",
+    action="finishes the handshake",
+    shown="200 for the slow client",
+    recovery="none needed",
+)
 def test_silent_clients_that_leave_at_once_end_no_handshake(made: Certificates) -> None:
     received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
     session = made.trusting().wrap_bio(received, to_send, server_hostname="localhost")
@@ -515,6 +557,12 @@ def test_silent_clients_that_leave_at_once_end_no_handshake(made: Certificates) 
 
 
 @openssl
+@pytest.mark.fault(
+    "the daemon stops during TLS handshakes",
+    action="abandons them",
+    shown="a closed connection",
+    recovery="none needed",
+)
 def test_stopping_abandons_handshakes(made: Certificates) -> None:
     with contextlib.ExitStack() as clients:
         with served(made.load()) as here:

@@ -301,6 +301,12 @@ def test_requests_that_come_at_once_are_answered_in_turn(here: Served) -> None:
         b"GET /m\xc3\xa9trics HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
+@pytest.mark.fault(
+    "a client does not speak HTTP",
+    action="refuses it",
+    shown="400",
+    recovery="none needed",
+)
 def test_what_is_not_http_is_a_bad_request(here: Served, request_text: bytes) -> None:
     with here.connect() as client:
         assert exchange(client, request_text).startswith(b"HTTP/1.1 400 ")
@@ -355,6 +361,12 @@ def test_nonsense_after_an_answer_ends_the_connection(here: Served) -> None:
 @pytest.mark.parametrize(
     "begun", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nHost:", b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\nGET /"]
 )
+@pytest.mark.fault(
+    "a client does not finish its header",
+    action="hangs up",
+    shown="a closed connection",
+    recovery="none needed",
+)
 def test_a_client_that_does_not_finish_its_header_is_hung_up_on(begun: bytes) -> None:
     with served(Limits(header_seconds=0.05)) as hasty, hasty.connect() as client:
         exchange(client, begun)  # comes back because the server hangs up
@@ -363,6 +375,12 @@ def test_a_client_that_does_not_finish_its_header_is_hung_up_on(begun: bytes) ->
 
 
 @pytest.mark.real_time
+@pytest.mark.fault(
+    "a client sends its header byte by byte",
+    action="hangs up as soon",
+    shown="a closed connection",
+    recovery="none needed",
+)
 def test_a_client_that_drips_its_header_gains_no_time() -> None:
     with served(Limits(header_seconds=0.3)) as here, here.connect() as client:
 
@@ -392,6 +410,12 @@ def test_an_idle_connection_is_closed_in_the_end() -> None:
 
 
 @pytest.mark.real_time
+@pytest.mark.fault(
+    "a client reads no response",
+    action="hangs up",
+    shown="a closed connection",
+    recovery="none needed",
+)
 def test_a_client_that_takes_nothing_is_hung_up_on() -> None:
     with served(Limits(response_seconds=0.1), accounts=60) as here, here.connect_narrow() as client:
         request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -412,6 +436,12 @@ def test_a_client_that_takes_its_time_gets_everything() -> None:
     assert len(received) > 8_000_000
 
 
+@pytest.mark.fault(
+    "more idle connections than are allowed",
+    action="closes the longest idle ones",
+    shown="all metrics",
+    recovery="none needed",
+)
 def test_of_too_many_connections_the_longest_idle_go_and_a_scrape_still_works() -> None:
     with served(Limits(connections=5)) as here, contextlib.ExitStack() as stack:
         scraper, *others = [stack.enter_context(here.connect()) for _ in range(5)]
@@ -434,6 +464,12 @@ def test_a_flood_of_silent_connections_does_not_keep_a_scrape_out() -> None:
         assert [until_closed(client) for client in flood[:190]] == [b""] * 190
 
 
+@pytest.mark.fault(
+    "clients that read nothing hold all connections",
+    action="closes some for a scrape",
+    shown="all metrics",
+    recovery="none needed",
+)
 def test_clients_that_take_nothing_do_not_keep_a_scrape_out() -> None:
     with served(Limits(connections=3), accounts=60) as here, contextlib.ExitStack() as stack:
         for _ in range(3):

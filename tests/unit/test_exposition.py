@@ -616,6 +616,12 @@ def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wanted", Format)
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "x"), ValueError("a bug")])
+@pytest.mark.fault(
+    "the state file's size cannot be read",
+    action="serves the page",
+    shown="the page without what could not be collected",
+    recovery="the next scrape",
+)
 def test_page_is_served_without_what_cannot_be_collected(wanted: Format, error: Exception) -> None:
     def fail() -> StoreStats:
         raise error
@@ -629,6 +635,12 @@ def test_page_is_served_without_what_cannot_be_collected(wanted: Format, error: 
 
 
 @pytest.mark.parametrize("wanted", Format)
+@pytest.mark.fault(
+    "the process's own metrics cannot be read",
+    action="serves the page",
+    shown="the page without them",
+    recovery="the next scrape",
+)
 def test_page_is_served_without_the_process_metrics_if_they_fail(wanted: Format) -> None:
     class Failing(Collector):
         def collect(self) -> Iterator[Metric]:

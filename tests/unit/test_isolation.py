@@ -18,6 +18,7 @@ from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.poller import PollSchedule
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
+from tests.fault_table import measure
 from tests.unit.test_poller import PollerFixture, polls
 from tests.width import width
 
@@ -121,6 +122,13 @@ def bench(tmp_path: Path, clock: ManualClock, store: Store) -> TimedPoller:
     return TimedPoller(tmp_path, clock, store)
 
 
+def failed_files(bench: TimedPoller, *, truth: int) -> int:
+    """The failed files that are counted. By how much they differ from the *truth* is what the fault costs."""
+    failed = bench.counted(counting.FILES_FAILED)
+    measure("cavatica", [failed - truth])
+    return failed
+
+
 def lost_connection(_: TimedPoller) -> httpx.Response:
     raise httpx.RemoteProtocolError("connection reset")
 
@@ -151,6 +159,12 @@ def unlisted(bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response], *
 
 
 @bad_answers
+@pytest.mark.fault(
+    "one job's own endpoint fails in any way",
+    action="polls on; asks for that job ever less often",
+    shown="`sbg_up` 1; one `job.refused`",
+    recovery="none needed",
+)
 def test_job_whose_endpoint_fails_does_not_harm_its_account(
     bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response]
 ) -> None:
@@ -165,10 +179,17 @@ def test_job_whose_endpoint_fails_does_not_harm_its_account(
     assert all(snapshot.status.up is not False for snapshot in bench.snapshots)
     assert all(snapshot.status.auth_ok is not False for snapshot in bench.snapshots)
     assert bench.shown_at(failed=1) == 300
+    assert failed_files(bench, truth=1) == 1
     assert bench.asked("2") == pytest.approx([30, 60, 90, 150, 270, 510], abs=0.1)
     assert [event["event"] for event in bench.events() if event.get("job_id") == "2"] == ["job.refused"]
 
 
+@pytest.mark.fault(
+    "one job's own endpoint fails, and responds again",
+    action="counts the job at the next request",
+    shown="`job.refused`, `job.answered`",
+    recovery="the next request for that job",
+)
 def test_job_whose_endpoint_responds_again_is_counted_and_logged_once(bench: TimedPoller) -> None:
     unlisted(bench, lambda bench: bench.platform.said(502, {}), "2")
     bench.at(200, lambda: setattr(bench, "answer", lambda _: None))
@@ -177,10 +198,17 @@ def test_job_whose_endpoint_responds_again_is_counted_and_logged_once(bench: Tim
     bench.run_until(900)
 
     assert bench.shown_at(failed=1) == 270
+    assert failed_files(bench, truth=1) == 1
     events = [event["event"] for event in bench.events() if event.get("job_id") == "2"]
     assert events == ["job.refused", "job.answered", "job.finished"]
 
 
+@pytest.mark.fault(
+    "one job's own endpoint fails every other time",
+    action="asks for it at each poll",
+    shown="`sbg_up` 1",
+    recovery="none needed",
+)
 def test_job_whose_endpoint_fails_every_other_time_is_tracked(bench: TimedPoller) -> None:
     unlisted(bench, lambda bench: bench.platform.said(502, {}), "2")
     bad = bench.answer
@@ -193,6 +221,12 @@ def test_job_whose_endpoint_fails_every_other_time_is_tracked(bench: TimedPoller
 
 
 @bad_answers
+@pytest.mark.fault(
+    "one job's own endpoint always fails",
+    action="asks for it ever less often; never calls it lost",
+    shown="an unfinished job",
+    recovery="the endpoint responds",
+)
 def test_job_whose_endpoint_always_fails_is_neither_lost_nor_forgotten(
     bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response]
 ) -> None:
@@ -203,10 +237,17 @@ def test_job_whose_endpoint_always_fails_is_neither_lost_nor_forgotten(
     ledger = bench.snapshots[-1].ledger
     assert ledger is not None
     assert ledger.live.keys() == {"2"}
+    measure("cavatica", [bench.counted(counting.JOBS_FINISHED, "lost")])
     assert bench.counted(counting.JOBS_FINISHED, "lost") == 0
     assert 7 <= len(bench.asked("2")) <= 9
 
 
+@pytest.mark.fault(
+    "one job's endpoint fails between two responses that the job is unknown",
+    action="calls it lost only after the second",
+    shown="outcome `lost`, once",
+    recovery="none needed",
+)
 def test_failures_between_two_answers_that_the_job_is_unknown_do_not_lose_it_early(bench: TimedPoller) -> None:
     unlisted(bench, lambda bench: bench.platform.said(404, {"code": 10211}), "2")
     unknown = bench.answer
@@ -217,11 +258,18 @@ def test_failures_between_two_answers_that_the_job_is_unknown_do_not_lose_it_ear
     bench.run_until(4000)
 
     lost = [at for at, snapshot in bench.published if snapshot.ledger is not None and not snapshot.ledger.live]
+    measure("cavatica", [bench.counted(counting.JOBS_FINISHED, "lost") - 1])
     assert bench.counted(counting.JOBS_FINISHED, "lost") == 1
     assert 1000 < lost[0] <= 3000
 
 
 @pytest.mark.parametrize("bad", [TimedPoller.hang, BAD_ANSWERS["500"]], ids=["hang", "500"])
+@pytest.mark.fault(
+    "the own endpoints of a hundred jobs fail or hang",
+    action="reads the list at every poll; shares what is left of its time",
+    shown="`sbg_up` 1; another job's failures within two minutes",
+    recovery="none needed",
+)
 def test_hundred_bad_jobs_leave_time_for_a_good_one(
     bench: TimedPoller, bad: Callable[[TimedPoller], httpx.Response]
 ) -> None:
@@ -235,8 +283,15 @@ def test_hundred_bad_jobs_leave_time_for_a_good_one(
     assert set(bench.looks()) >= {30.0 * number for number in range(60)}
     assert set(polls(bench.snapshots[-1])) == {"success"}
     assert bench.shown_at(failed=1) <= 601 + 120
+    assert failed_files(bench, truth=1) == 1
 
 
+@pytest.mark.fault(
+    "one job's own endpoint hangs, of a large account on a slow platform",
+    action="keeps looking and listing",
+    shown="a failed file within an interval; complete listings",
+    recovery="none needed",
+)
 def test_bad_job_of_a_large_account_delays_neither_looks_nor_the_full_listing(bench: TimedPoller) -> None:
     bench.polled_every(5, full_listing=300)
     bench.finished_jobs(1000)
@@ -248,12 +303,19 @@ def test_bad_job_of_a_large_account_delays_neither_looks_nor_the_full_listing(be
 
     assert set(polls(bench.snapshots[-1])) == {"success"}
     assert bench.shown_at(failed=1) <= 500.1 + 5 + 2
+    assert failed_files(bench, truth=1) == 1
     listed = {snapshot.status.last_full_listing for snapshot in bench.snapshots}
     assert len(listed) >= 4
 
 
 @pytest.mark.parametrize(
     ("status", "body"), [(429, {"code": 1000}), (503, {"code": 0})], ids=["rate limit", "maintenance"]
+)
+@pytest.mark.fault(
+    "429 or maintenance in the middle of a poll",
+    action="asks for nothing more in that poll",
+    shown="what the poll has seen; `sbg_maintenance`",
+    recovery="the polls after it",
 )
 def test_platform_that_refuses_everything_stops_the_rest_of_the_poll(
     bench: TimedPoller, status: int, body: dict[str, int]
@@ -267,6 +329,12 @@ def test_platform_that_refuses_everything_stops_the_rest_of_the_poll(
     assert bench.snapshots[-1].status.maintenance is (status == 503)
 
 
+@pytest.mark.fault(
+    "401 for one job only",
+    action="asks for the user once in that poll",
+    shown="`sbg_auth_ok` 1",
+    recovery="none needed",
+)
 def test_token_that_one_job_refuses_is_proven_by_its_user(bench: TimedPoller) -> None:
     unlisted(bench, BAD_ANSWERS["401"], "2", "3")
 
@@ -278,6 +346,12 @@ def test_token_that_one_job_refuses_is_proven_by_its_user(bench: TimedPoller) ->
     assert bench.snapshots[-1].status.auth_ok is True
 
 
+@pytest.mark.fault(
+    "401 for one job, and for the user",
+    action="takes the token as refused",
+    shown="`sbg_auth_ok` 0, result `unauthorized`",
+    recovery="a new token",
+)
 def test_token_that_its_user_refuses_too_is_refused(bench: TimedPoller) -> None:
     unlisted(bench, BAD_ANSWERS["401"], "2")
     bad = bench.answer
@@ -308,6 +382,12 @@ def test_token_that_its_user_refuses_too_is_refused(bench: TimedPoller) -> None:
     failing=st.floats(300, 400),  # after the first full listing
     seed=st.integers(0, 2**32),
 )
+@pytest.mark.fault(
+    "a slow platform: each page takes up to a third of the interval",
+    action="reads the newest jobs first, at every poll",
+    shown="a failed file within an interval",
+    recovery="none needed",
+)
 def test_failed_file_is_shown_within_an_interval_while_pages_are_slow(
     tmp_path_factory: pytest.TempPathFactory,
     interval: float,
@@ -332,6 +412,7 @@ def test_failed_file_is_shown_within_an_interval_while_pages_are_slow(
     effective = bench.snapshots[-1].status.interval
     assert effective <= max(interval, 2.5)
     assert bench.shown_at(failed=1) <= failing + effective + 2
+    assert failed_files(bench, truth=1) == 1
 
 
 @pytest.mark.parametrize(
@@ -343,6 +424,12 @@ def test_failed_file_is_shown_within_an_interval_while_pages_are_slow(
         pytest.param(5, 6, 6, 3000, id="longer than the interval, looks too"),
         pytest.param(30, 20, 20, 6000, id="two thirds of the interval, looks too"),
     ],
+)
+@pytest.mark.fault(
+    "a platform so slow that a page takes longer than the interval",
+    action="spreads the full listing over many polls",
+    shown="`sbg_up` 1; complete listings",
+    recovery="none needed",
 )
 def test_full_listing_ends_on_a_slow_platform(
     bench: TimedPoller, interval: float, look: float, page: float, within: float
@@ -365,6 +452,13 @@ def test_full_listing_ends_on_a_slow_platform(
 # ---- a state file that cannot be written ----
 
 
+@pytest.mark.fault(
+    "a job is first seen while the state file cannot be written, and gone before it can",
+    action="counts nothing that was never committed",
+    shown="the gauges without that job",
+    recovery="the next poll",
+    part="The state file",
+)
 def test_job_that_was_never_committed_disappears_with_the_list(bench: TimedPoller) -> None:
     bench.platform.add("1")
     bench.poll()
@@ -389,9 +483,16 @@ def test_job_that_was_never_committed_disappears_with_the_list(bench: TimedPolle
         assert snapshot.ledger.failed == {}
         assert snapshot.listed == {("copy", "running"): (1, 10, 0, 0)}
     assert [path for _, path in bench.requests[asked:]] == ["/async/files?0"]
-    assert bench.counted(counting.FILES_FAILED) == 0
+    assert failed_files(bench, truth=0) == 0
 
 
+@pytest.mark.fault(
+    "a job begins and ends while the state file cannot be written",
+    action="counts it when it can",
+    shown="gauges move on, counters stay",
+    recovery="the next poll",
+    part="The state file",
+)
 def test_job_that_is_still_listed_when_there_is_room_is_counted_once(bench: TimedPoller) -> None:
     bench.poll()
     bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001  # no room
@@ -405,10 +506,17 @@ def test_job_that_is_still_listed_when_there_is_room_is_counted_once(bench: Time
     for _ in range(3):
         bench.poll()
 
-    assert bench.counted(counting.FILES_FAILED) == 1
+    assert failed_files(bench, truth=1) == 1
     assert bench.counted(counting.JOBS_SUBMITTED) == 1
 
 
+@pytest.mark.fault(
+    "hundreds of jobs begin while the state file cannot be written",
+    action="reads on until it meets what is committed",
+    shown="gauges move on, counters stay",
+    recovery="the next polls",
+    part="The state file",
+)
 def test_uncommitted_jobs_of_a_large_account_are_found_again(bench: TimedPoller) -> None:
     bench.finished_jobs(1000)
     bench.poll()
@@ -422,9 +530,16 @@ def test_uncommitted_jobs_of_a_large_account_are_found_again(bench: TimedPoller)
     for _ in range(3):
         bench.poll()
 
-    assert bench.counted(counting.FILES_FAILED) == 250
+    assert failed_files(bench, truth=250) == 250
 
 
+@pytest.mark.fault(
+    "the state file cannot be written, then the list fails",
+    action="keeps the gauges of the last poll",
+    shown="`sbg_up` 0; the gauges as they were",
+    recovery="the next poll",
+    part="The state file",
+)
 def test_poll_that_sees_nothing_leaves_the_gauges_ahead(bench: TimedPoller) -> None:
     bench.platform.add("1")
     bench.poll()
@@ -466,6 +581,12 @@ class OversizedList:
             yield b" " * 2**20
 
 
+@pytest.mark.fault(
+    "every response of the list is larger than can be read",
+    action="asks for fewer jobs, and reads ever less of them",
+    shown="`sbg_up` 0, result `bad_answer`",
+    recovery="the first response that can be read",
+)
 def test_list_that_cannot_be_read_fails_the_poll_and_is_read_less_and_less(bench: TimedPoller) -> None:
     bench.platform.add("1")
     bench.poll()
@@ -486,6 +607,12 @@ def test_list_that_cannot_be_read_fails_the_poll_and_is_read_less_and_less(bench
     assert bench.poll().status.up is True
 
 
+@pytest.mark.fault(
+    "one job's record is larger than can be read",
+    action="reads the jobs round it, and that job by its own endpoint",
+    shown="`sbg_exporter_records_skipped_total`; no totals by state",
+    recovery="the record can be read",
+)
 def test_job_that_is_too_large_costs_a_small_account_its_totals_only(bench: TimedPoller) -> None:
     for number in range(8):
         bench.platform.add(str(number))
@@ -499,11 +626,17 @@ def test_job_that_is_too_large_costs_a_small_account_its_totals_only(bench: Time
         snapshot = bench.poll(after=300)
 
     assert set(polls(snapshot)) == {"success"}
-    assert bench.counted(counting.FILES_FAILED) == 3
+    assert failed_files(bench, truth=3) == 3
     assert snapshot.listed is None
     assert snapshot.status.counters["sbg_exporter_records_skipped_total"]["too_large",] > 0
 
 
+@pytest.mark.fault(
+    "one job's record in a large list is larger than can be read",
+    action="reads the jobs round it; takes no listing as complete",
+    shown="`sbg_up` 1; everything but that job",
+    recovery="the record can be read",
+)
 def test_job_that_is_too_large_keeps_a_large_account_s_listing_from_being_complete(bench: TimedPoller) -> None:
     bench.finished_jobs(1000)
     for job_id in ("10003", "10480", "10520"):
@@ -514,7 +647,7 @@ def test_job_that_is_too_large_keeps_a_large_account_s_listing_from_being_comple
         snapshot = bench.poll(after=60)
 
     assert set(polls(snapshot)) == {"success"}
-    assert bench.counted(counting.FILES_FAILED) == 3
+    assert failed_files(bench, truth=3) == 3
     assert snapshot.status.last_full_listing is None
     bench.answer = lambda _: None
     for _ in range(30):
@@ -522,6 +655,12 @@ def test_job_that_is_too_large_keeps_a_large_account_s_listing_from_being_comple
     assert snapshot.status.last_full_listing is not None
 
 
+@pytest.mark.fault(
+    "the only job's record is larger than can be read",
+    action="does not take the list as empty",
+    shown="result `bad_answer`",
+    recovery="the record can be read",
+)
 def test_list_of_which_no_job_can_be_read_is_not_an_empty_one(bench: TimedPoller) -> None:
     bench.platform.add("1")
     bench.answer = OversizedList(bench, 0)

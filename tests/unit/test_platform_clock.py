@@ -38,12 +38,24 @@ def test_two_responses_that_agree_are_believed() -> None:
 
 
 @pytest.mark.parametrize("wrong", [DAY, -DAY, HOUR, -HOUR, 61, -61, -START])
+@pytest.mark.fault(
+    "the first response's `Date` is wrong",
+    action="believes a time that two responses agree on",
+    shown="the right time",
+    recovery="the third response",
+)
 def test_first_response_with_a_wrong_date_costs_one_more(wrong: float) -> None:
     assert not clock_of((0, wrong), (1, 0)).believed
     assert clock_of((0, wrong), (1, 0), (2, 0)).time(2, local=0) == START + 2
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY, HOUR, -HOUR, 61, -61])
+@pytest.mark.fault(
+    "a `Date` that jumps",
+    action="leaves it out, until the next response confirms it",
+    shown="the time that two responses agree on",
+    recovery="the next response",
+)
 def test_date_that_jumps_is_left_out_until_the_next_response_confirms_it(jump: float) -> None:
     once = clock_of((0, 0), (30, 0), (60, jump), (90, 0))
     twice = clock_of((0, 0), (30, 0), (60, jump), (90, jump))
@@ -57,6 +69,12 @@ def test_two_jumps_that_disagree_are_left_out() -> None:
     assert clock_of((0, 0), (30, 0), (60, DAY), (90, -DAY), (120, DAY)).time(120, local=0) == START + 120
 
 
+@pytest.mark.fault(
+    "the platform's clock, or this machine's, is a tenth too slow",
+    action="follows it",
+    shown="the platform's time, within 10 s",
+    recovery="none needed",
+)
 def test_slow_clock_is_followed() -> None:
     """Of a virtual machine or of ours: within a minute from one response to the next, but hours in the end."""
     clock = clock_of(*((at, -at / 10) for at in range(0, 36_000, 30)))

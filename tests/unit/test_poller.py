@@ -1114,7 +1114,7 @@ def ended_early(bench: PollerFixture) -> tuple[int, int]:
 @pytest.mark.fault(
     "`Date` jumps ahead while jobs wait to be called incomplete or lost",
     action="waits by what both clocks agree on",
-    shown="—",
+    shown="no job called incomplete or lost too early, and each in the end",
     recovery="none needed",
     part="Clocks",
 )
@@ -1139,7 +1139,7 @@ def test_platform_clock_that_jumps_ahead_ends_no_wait_early(bench: PollerFixture
 @pytest.mark.fault(
     "the platform's clock or this machine's is put back while jobs wait",
     action="goes on with the wait",
-    shown="—",
+    shown="each job called incomplete or lost in the end",
     recovery="one poll later",
     part="Clocks",
 )
@@ -1161,7 +1161,7 @@ def test_clock_that_is_put_back_prolongs_no_wait_by_more_than_a_poll(
 @pytest.mark.fault(
     "this machine's clock jumps while jobs wait",
     action="waits by the process's own time",
-    shown="—",
+    shown="no job called incomplete or lost too early, and each in the end",
     recovery="none needed",
     part="Clocks",
 )
@@ -1181,7 +1181,7 @@ def test_this_machines_clock_neither_ends_nor_prolongs_a_wait(bench: PollerFixtu
 @pytest.mark.fault(
     "one clock is wrong at a restart while jobs wait",
     action="counts of the downtime what both clocks agree on",
-    shown="—",
+    shown="no job called incomplete or lost too early, and each in the end",
     recovery="the polls after it",
     part="Clocks",
 )
@@ -1203,7 +1203,7 @@ def test_one_wrong_clock_ends_no_wait_at_a_restart(
 @pytest.mark.fault(
     "a crash loop while jobs wait",
     action="goes on with the wait in each process",
-    shown="—",
+    shown="each job called incomplete or lost in the end",
     recovery="none needed",
     part="Clocks",
 )
@@ -1220,7 +1220,7 @@ def test_crash_loop_ends_waits_in_time(bench: PollerFixture) -> None:
 @pytest.mark.fault(
     "a crash loop while jobs wait, after a clock was ten days ahead",
     action="goes on with the wait in each process",
-    shown="—",
+    shown="each job called incomplete or lost in the end",
     recovery="one restart later",
     part="Clocks",
 )
@@ -1253,7 +1253,7 @@ def test_crash_loop_after_a_clock_was_put_right_ends_waits_one_restart_later(
 @pytest.mark.fault(
     "the first `Date` is wrong, absent or unreadable",
     action="asks once more before it decides which jobs are older than its counting",
-    shown="—",
+    shown="the failures since counting began",
     recovery="the same poll",
     part="Clocks",
 )
@@ -1325,7 +1325,7 @@ def test_platform_without_a_readable_date_is_timed_by_this_machines_clock(
 @pytest.mark.fault(
     "a `Date` that stands still, as from a cache",
     action="waits by the process's own time",
-    shown="—",
+    shown="each job called incomplete or lost in the end; no clock skew",
     recovery="none needed",
     part="Clocks",
 )
@@ -1416,7 +1416,7 @@ def test_clock_that_is_put_right_between_two_processes_delays_no_poll(bench: Pol
 @pytest.mark.fault(
     "this machine's clock, which was ahead, is put right in a pause after a 429",
     action="keeps to what is left of the pause",
-    shown="—",
+    shown="the pause that is left",
     recovery="the end of the pause",
     part="Clocks",
 )

@@ -26,6 +26,7 @@ from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.factories import ENDPOINT
+from tests.fault_table import measure
 from tests.isolated import STRANGER, fill, isolated, make_read_only, needs_root
 from tests.ledgers import FEW_BUCKETS, observe_in
 from tests.snapshots import DISPLAY
@@ -68,12 +69,21 @@ def succeeds(store: Store, ledger: Ledger, path: Path) -> None:
     store.commit(ledger.account.number, change(ledger))
     store.close()
     with closing(Store(path)) as again:
-        assert saved(again) == after
+        found = saved(again)
+        assert found is not None
+        measure("a", [found.counters[key].value - count.value for key, count in after.counters.items()])
+        assert found == after
 
 
 # ---- gone from its path while it is in use ----
 
 
+@pytest.mark.fault(
+    "the state file is deleted while it is in use",
+    action="creates no other; commits fail",
+    shown="what to do, in one line; `sbg_exporter_state_write_failures_total`",
+    recovery="a backup and a restart",
+)
 def test_deleted_file_is_a_failed_commit_that_asks_for_a_restart(state_file: Path) -> None:
     with closing(Store(state_file)) as store:
         ledger = begin(store)
@@ -87,6 +97,12 @@ def test_deleted_file_is_a_failed_commit_that_asks_for_a_restart(state_file: Pat
     assert not state_file.exists()
 
 
+@pytest.mark.fault(
+    "another process starts at the path of a deleted state file",
+    action="keeps the path locked",
+    shown="the first one's process",
+    recovery="the first one ends",
+)
 def test_path_of_a_deleted_file_stays_locked(state_file: Path) -> None:
     with closing(Store(state_file)) as store:
         ledger = begin(store)
@@ -101,6 +117,12 @@ def test_path_of_a_deleted_file_stays_locked(state_file: Path) -> None:
     Store(state_file).close()
 
 
+@pytest.mark.fault(
+    "another process took the place of a deleted state file",
+    action="commits fail",
+    shown="that process",
+    recovery="one of the two ends",
+)
 def test_process_that_took_the_place_of_a_deleted_file_is_named(state_file: Path) -> None:
     with closing(Store(state_file)) as store:
         ledger = begin(store)
@@ -114,6 +136,12 @@ def test_process_that_took_the_place_of_a_deleted_file_is_named(state_file: Path
 
 
 @pytest.mark.parametrize("whole_folder", [False, True])
+@pytest.mark.fault(
+    "the state file or its folder is moved while it is in use",
+    action="commits fail; goes on in the same file when it is back",
+    shown="what to do, in one line",
+    recovery="it is put back",
+)
 def test_moved_file_is_a_failed_commit_until_it_is_put_back(state_file: Path, *, whole_folder: bool) -> None:
     store = Store(state_file)
     ledger = begin(store)
@@ -127,6 +155,12 @@ def test_moved_file_is_a_failed_commit_until_it_is_put_back(state_file: Path, *,
     succeeds(store, ledger, state_file)
 
 
+@pytest.mark.fault(
+    "the state file is replaced by another while it is in use",
+    action="commits fail; does not touch the other file",
+    shown="what to do, in one line",
+    recovery="a backup and a restart",
+)
 def test_replaced_file_is_a_failed_commit_and_the_other_file_is_unchanged(state_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     Store(other).close()
@@ -141,6 +175,12 @@ def test_replaced_file_is_a_failed_commit_and_the_other_file_is_unchanged(state_
 
 
 @pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm")])
+@pytest.mark.fault(
+    "`-wal` or `-shm` is deleted while it is in use",
+    action="saves all earlier commits into the state file",
+    shown="what was deleted, in one line",
+    recovery="the next poll",
+)
 def test_deleted_log_is_a_failed_commit_and_loses_nothing(state_file: Path, suffixes: tuple[str, ...]) -> None:
     store = Store(state_file)
     ledger = begin(store)
@@ -156,6 +196,12 @@ def test_deleted_log_is_a_failed_commit_and_loses_nothing(state_file: Path, suff
     succeeds(store, ledger, state_file)
 
 
+@pytest.mark.fault(
+    "`-wal` is deleted, and the disk is full",
+    action="keeps it open until it can be saved",
+    shown="failed commits",
+    recovery="there is space",
+)
 def test_deleted_log_that_cannot_be_saved_is_kept_open(state_file: Path) -> None:
     store = Store(state_file)
     ledger = begin(store)
@@ -173,6 +219,12 @@ def test_deleted_log_that_cannot_be_saved_is_kept_open(state_file: Path) -> None
     succeeds(store, ledger, state_file)
 
 
+@pytest.mark.fault(
+    "the allowance cannot be saved because the state file was deleted",
+    action="goes on",
+    shown="`sbg_exporter_state_write_failures_total`",
+    recovery="a backup and a restart",
+)
 def test_failed_save_of_an_allowance_is_counted_when_the_file_is_gone(state_file: Path) -> None:
     with closing(Store(state_file)) as store:
         begin(store)
@@ -280,6 +332,12 @@ def _read_only_at_the_start(disk: Path) -> None:
         _read_only_at_the_start,
     ],
 )
+@pytest.mark.fault(
+    "a disk that is full while it runs, at the start, after a kill or at the first start, or is read-only",
+    action="keeps all commits; does not touch the file",
+    shown="the fault and what to do, in one line",
+    recovery="there is space; the disk is mounted read-write",
+)
 def test_disk_fault_is_named_and_costs_no_commit(disk: Path, work: Callable[[Path], None]) -> None:
     isolated(partial(work, disk), disk=disk)
 
@@ -317,11 +375,23 @@ def _hidden_folder(folder: Path) -> None:
 
 
 @needs_root
+@pytest.mark.fault(
+    "the state file's folder may not be entered any more",
+    action="goes on, with the file that it has open",
+    shown="the page without `sbg_exporter_state_bytes`",
+    recovery="the folder may be entered",
+)
 def test_page_is_served_while_the_folder_may_not_be_read(open_folder: Path) -> None:
     isolated(partial(_hidden_folder, open_folder), user=STRANGER)
 
 
 @pytest.mark.parametrize("remove", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("away"))])
+@pytest.mark.fault(
+    "the state file's folder is gone",
+    action="serves the page",
+    shown="the page without `sbg_exporter_state_bytes`",
+    recovery="the folder is back",
+)
 def test_page_is_served_when_the_folder_is_gone(state_file: Path, remove: Callable[[Path], object]) -> None:
     with closing(Store(state_file)) as store:
         begin(store)
@@ -333,6 +403,12 @@ def test_page_is_served_when_the_folder_is_gone(state_file: Path, remove: Callab
     assert "sbg_exporter_build_info" in page
 
 
+@pytest.mark.fault(
+    "another program, such as a sqlite3 shell, locks the state file",
+    action="commits fail",
+    shown="what to do, in one line",
+    recovery="that program ends",
+)
 def test_file_that_another_program_locks_is_a_failed_commit(state_file: Path) -> None:
     store = Store(state_file)
     ledger = begin(store)
@@ -343,6 +419,12 @@ def test_file_that_another_program_locks_is_a_failed_commit(state_file: Path) ->
     succeeds(store, ledger, state_file)
 
 
+@pytest.mark.fault(
+    "the disk fails while the state file is read",
+    action="gives up the reading",
+    shown="one line",
+    recovery="a disk that works",
+)
 def test_error_while_reading_is_one_line(state_file: Path) -> None:
     store = Store(state_file)
     begin(store)
@@ -385,6 +467,12 @@ def _sqlite_error(name: str) -> sqlite3.Error:
         (sqlite3.DatabaseError("two\nlines"), "two lines; restore a backup", True),
     ],
     ids=lambda case: getattr(case, "strerror", None) or str(case)[:20],
+)
+@pytest.mark.fault(
+    "any error of the operating system or of SQLite at the state file",
+    action="names it; advises to give up the file only where it is damaged",
+    shown="one line with the next step",
+    recovery="that step",
 )
 def test_each_error_has_its_own_next_step(
     tmp_path: Path, error: OSError | sqlite3.Error, advice: str, *, gives_up: bool

@@ -70,6 +70,12 @@ def replaced(file: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("lead", [symbolic_link, folder_link, hard_link, renamed, replaced])
 @pytest.mark.parametrize("in_this_process", [False, True])
+@pytest.mark.fault(
+    "a second process uses the state file through a link, or after it was renamed or replaced",
+    action="is refused",
+    shown="the first one's process",
+    recovery="either ends",
+)
 def test_file_is_locked_through_every_path(
     tmp_path: Path, lead: Callable[[Path, Path], None], *, in_this_process: bool
 ) -> None:
@@ -87,6 +93,12 @@ def test_file_is_locked_through_every_path(
     assert owner.startswith(f"process {process}")
 
 
+@pytest.mark.fault(
+    "the lock file is deleted while it is in use",
+    action="a second process is refused all the same",
+    shown="the first one's process",
+    recovery="none needed",
+)
 def test_lock_holds_without_the_lock_file(tmp_path: Path) -> None:
     file = tmp_path / "state.db"
 
@@ -106,6 +118,12 @@ def test_refused_process_does_not_name_itself_in_the_lock_file(tmp_path: Path) -
                 Store(file)
 
 
+@pytest.mark.fault(
+    "another program reads the state file while it is in use",
+    action="keeps its log",
+    shown="nothing",
+    recovery="none needed",
+)
 def test_lock_does_not_disturb_sqlite_s_own(tmp_path: Path) -> None:
     """Even while the file is read in the same process, another one cannot delete the log of a file in use."""
     file = tmp_path / "state.db"
@@ -180,6 +198,12 @@ def _mode_and_names(path: Path) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize("make", SPECIAL)
+@pytest.mark.fault(
+    "the state file is a folder, FIFO, socket or device, or a link to one",
+    action="refuses it, unchanged",
+    shown="what it is, in one line",
+    recovery="the path of a regular file",
+)
 def test_special_file_is_refused_by_name_and_unchanged(
     tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +221,12 @@ def test_special_file_is_refused_by_name_and_unchanged(
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"])
+@pytest.mark.fault(
+    "the state file is a device such as `/dev/null`",
+    action="refuses it, with its mode unchanged",
+    shown="what it is, in one line",
+    recovery="the path of a regular file",
+)
 def test_device_is_refused_and_keeps_its_mode(device: str) -> None:
     before = Path(device).stat()
 
@@ -208,6 +238,12 @@ def test_device_is_refused_and_keeps_its_mode(device: str) -> None:
 
 
 @pytest.mark.parametrize("make", SPECIAL)
+@pytest.mark.fault(
+    "a backup or export to a folder, FIFO, socket or device",
+    action="refuses it, unchanged",
+    shown="what it is",
+    recovery="the path of a regular file",
+)
 def test_special_file_is_never_replaced(
     tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +259,12 @@ def test_special_file_is_never_replaced(
 
 
 @pytest.mark.parametrize("make", [a_folder, a_fifo, a_character_device])
+@pytest.mark.fault(
+    "the lock file is not a regular file",
+    action="refuses it",
+    shown="its path, in one line",
+    recovery="it is removed",
+)
 def test_special_lock_file_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "state.db.lock")
 
@@ -230,6 +272,12 @@ def test_special_lock_file_is_named(tmp_path: Path, make: Callable[[Path], None]
         Store(tmp_path / "state.db")
 
 
+@pytest.mark.fault(
+    "the state file is a link to itself",
+    action="refuses it",
+    shown="one line",
+    recovery="another path",
+)
 def test_links_in_a_circle_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "state.db").symlink_to("state.db")
 
@@ -237,6 +285,12 @@ def test_links_in_a_circle_are_one_line(tmp_path: Path) -> None:
         Store(tmp_path / "state.db")
 
 
+@pytest.mark.fault(
+    "the state file is a link into a volume that is not mounted",
+    action="refuses it; creates nothing",
+    shown="the missing folder, in one line",
+    recovery="the volume is mounted",
+)
 def test_link_into_a_missing_folder_creates_no_empty_ledger(tmp_path: Path) -> None:
     (tmp_path / "state.db").symlink_to(tmp_path / "not mounted" / "state.db")
 
@@ -262,6 +316,12 @@ def _warned(path: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize(("mode", "work"), [(0o660, _no_warnings), (0o664, _warned)])
+@pytest.mark.fault(
+    "the state file belongs to another user, and this one's group may write it",
+    action="uses it",
+    shown="a warning if all users can read it",
+    recovery="none needed",
+)
 def test_file_of_another_owner_is_used_through_its_group(
     open_folder: Path, mode: int, work: Callable[[Path], None]
 ) -> None:
@@ -326,6 +386,12 @@ def _refused(path: Path, complaint: str) -> None:
 
 @needs_root
 @pytest.mark.parametrize("suffix", [".lock", "", "-wal", "-shm"])
+@pytest.mark.fault(
+    "root has left a file beside the state file, or the state file itself",
+    action="refuses it",
+    shown="the file and the `chown` that helps",
+    recovery="that command",
+)
 def test_file_that_root_left_is_named_with_the_remedy(open_folder: Path, suffix: str) -> None:
     os.chown(open_folder, STRANGER, STRANGER)
     file = open_folder / "state.db"
@@ -346,6 +412,12 @@ def test_file_that_root_left_is_named_with_the_remedy(open_folder: Path, suffix:
 
 
 @needs_root
+@pytest.mark.fault(
+    "the state file's folder may not be entered",
+    action="refuses it",
+    shown="the folder and the `chown` that helps",
+    recovery="that command",
+)
 def test_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
     file = open_folder / "state" / "state.db"
     Store(file).close()
@@ -355,6 +427,12 @@ def test_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
 
 
 @needs_root
+@pytest.mark.fault(
+    "the state file's folder may not be written",
+    action="refuses it",
+    shown="the folder and the `chown` that helps",
+    recovery="that command",
+)
 def test_folder_that_may_not_be_written_is_named(open_folder: Path) -> None:
     file = open_folder / "state.db"
     Store(file).close()

@@ -356,6 +356,7 @@ def test_every_key_has_its_own_allowance(store: Store, other: AllowanceKey) -> N
     action="stores the pause as a duration",
     shown="the pause that is left",
     recovery="the end of that pause",
+    part="Clocks",
 )
 @pytest.mark.parametrize("put_back", [1.0, HOUR, 2 * HOUR, 10 * DAY])
 def test_clock_put_back_prolongs_neither_the_window_nor_a_pause(store: Store, put_back: float) -> None:

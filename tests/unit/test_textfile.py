@@ -53,6 +53,12 @@ def test_page_is_written_through_a_fifo(tmp_path: Path, name: str, *, linked: bo
     assert stat.S_ISFIFO(fifo.stat().st_mode)
 
 
+@pytest.mark.fault(
+    "`--textfile` to a FIFO that nobody reads, and a signal",
+    action="waits, and ends with the signal",
+    shown="the end by the signal",
+    recovery="a reader",
+)
 def test_fifo_without_a_reader_is_waited_for_until_a_signal(tmp_path: Path) -> None:
     fifo, stop = tmp_path / "fifo", threading.Event()
     os.mkfifo(fifo)
@@ -65,6 +71,12 @@ def test_fifo_without_a_reader_is_waited_for_until_a_signal(tmp_path: Path) -> N
             writing.result(PATIENCE)
 
 
+@pytest.mark.fault(
+    "the reader of a FIFO stops reading, and a signal",
+    action="ends with the signal",
+    shown="the end by the signal",
+    recovery="it is run again",
+)
 def test_reader_that_stops_reading_does_not_delay_a_signal(tmp_path: Path) -> None:
     fifo, stop = tmp_path / "fifo", threading.Event()
     os.mkfifo(fifo)
@@ -79,6 +91,12 @@ def test_reader_that_stops_reading_does_not_delay_a_signal(tmp_path: Path) -> No
     os.close(reader)
 
 
+@pytest.mark.fault(
+    "the reader of a FIFO goes away",
+    action="gives up",
+    shown="one line",
+    recovery="it is run again",
+)
 def test_reader_that_goes_away_is_one_line(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -109,6 +127,12 @@ class BackgroundReader:
         self._task.__exit__(None, None, None)
 
 
+@pytest.mark.fault(
+    "`--textfile` to a full device",
+    action="gives up; changes no device's mode",
+    shown="the reason",
+    recovery="another path",
+)
 def test_devices_are_written_and_keep_their_mode() -> None:
     before = Path("/dev/null").stat().st_mode
 
@@ -132,6 +156,12 @@ def test_terminal_is_written() -> None:
 
 @pytest.mark.parametrize("name", ["sbg.txt", "sbg", "sbg.prom.tmp", ".prom", "sbg.PROM", "prom"])
 @pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.fault(
+    "`--textfile` with a name that node_exporter ignores",
+    action="refuses it; an older file is unchanged",
+    shown="one line",
+    recovery="a name that ends in `.prom`",
+)
 def test_name_that_node_exporter_ignores_is_refused(tmp_path: Path, name: str, *, exists: bool) -> None:
     path = tmp_path / name
     if exists:
@@ -159,6 +189,12 @@ def a_socket(path: Path) -> None:
         (lambda path: path.symlink_to("missing/sbg.prom"), ""),
     ],
 )
+@pytest.mark.fault(
+    "`--textfile` to a folder, a socket or a link to itself",
+    action="refuses it, unchanged",
+    shown="one line",
+    recovery="another path",
+)
 def test_what_cannot_take_a_page_is_one_line(
     tmp_path: Path, make: Callable[[Path], object], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +212,12 @@ def test_what_cannot_take_a_page_is_one_line(
         assert path.read_bytes() == PAGE
 
 
+@pytest.mark.fault(
+    "`--textfile` into a missing folder",
+    action="refuses it before any request",
+    shown="one line",
+    recovery="the folder",
+)
 def test_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"sbg\.prom cannot be written: No such file or directory"):
         check_writable(tmp_path / "missing" / "sbg.prom")
@@ -187,6 +229,12 @@ def _refused(path: Path) -> None:
 
 
 @needs_root
+@pytest.mark.fault(
+    "`--textfile` to a path that may not be written",
+    action="refuses it before any request",
+    shown="one line",
+    recovery="the permission",
+)
 def test_missing_permission_is_one_line_before_any_request(open_folder: Path) -> None:
     os.mkfifo(open_folder / "fifo", mode=0o600)
     (open_folder / "closed").mkdir(mode=0o700)

@@ -138,6 +138,12 @@ def _ids(case: object) -> str:
 
 
 @pytest.mark.parametrize(("table", "column", "value"), BAD, ids=_ids)
+@pytest.mark.fault(
+    "any column of the state file has a value that the exporter does not write",
+    action="refuses the file, unchanged",
+    shown="the column, in one line",
+    recovery="a backup",
+)
 def test_invalid_value_is_refused_at_the_start_and_the_file_is_unchanged(
     state_file: Path, table: str, column: str, value: str
 ) -> None:
@@ -157,6 +163,12 @@ IN_JSON = [case for case in BAD if case[0] != "allowance" and not re.search("x'|
 
 
 @pytest.mark.parametrize(("table", "column", "value"), IN_JSON[::4], ids=_ids)
+@pytest.mark.fault(
+    "`state import` of values that the exporter does not write",
+    action="refuses it, and creates no state file",
+    shown="the reason",
+    recovery="a right export",
+)
 def test_export_with_an_invalid_value_changes_nothing(
     state_file: Path, tmp_path: Path, table: str, column: str, value: str
 ) -> None:
@@ -208,6 +220,12 @@ HEADER = '{"format": "sbg-exporter ledger", "version": 1, "layout": 1, "columns"
     ],
     ids=range(9),
 )
+@pytest.mark.fault(
+    "`state import` of nested, endless or huge lines",
+    action="refuses it; the state file is unchanged",
+    shown="one line",
+    recovery="a right export",
+)
 def test_awkward_export_is_one_line(state_file: Path, tmp_path: Path, content: str | Callable[[str], str]) -> None:
     fill(state_file)
     options = StateFileOptions(state_file, show_username=True, stop=threading.Event())
@@ -224,6 +242,12 @@ def test_awkward_export_is_one_line(state_file: Path, tmp_path: Path, content: s
     assert state_file.read_bytes() == before
 
 
+@pytest.mark.fault(
+    "`state import` of an endless file",
+    action="refuses it",
+    shown="the reason",
+    recovery="a right export",
+)
 def test_endless_export_is_refused(state_file: Path) -> None:
     options = StateFileOptions(state_file, show_username=True, stop=threading.Event())
 
@@ -231,6 +255,12 @@ def test_endless_export_is_refused(state_file: Path) -> None:
         import_ledger(options, Path("/dev/zero"), replace=False, warn=print)
 
 
+@pytest.mark.fault(
+    "`state import` of a ledger that is too large for memory",
+    action="refuses it",
+    shown="the limit",
+    recovery="a smaller export",
+)
 def test_import_takes_a_limited_amount_of_memory(
     state_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +279,12 @@ def test_import_takes_a_limited_amount_of_memory(
         import_ledger(options, exported, replace=True, warn=print)
 
 
+@pytest.mark.fault(
+    "rows of the state file belong to no account",
+    action="refuses the file",
+    shown="how many rows, and which",
+    recovery="a backup",
+)
 def test_rows_of_no_account_are_refused(state_file: Path) -> None:
     """The next account would otherwise get their number, and with it these jobs."""
     fill(state_file)
@@ -259,6 +295,12 @@ def test_rows_of_no_account_are_refused(state_file: Path) -> None:
         Store(state_file)
 
 
+@pytest.mark.fault(
+    "several columns of the state file are damaged",
+    action="`state verify` exits 1",
+    shown="a line for each column",
+    recovery="a backup",
+)
 def test_each_column_with_invalid_values_is_a_line_of_check(
     state_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,6 +318,12 @@ def test_each_column_with_invalid_values_is_a_line_of_check(
     ]
 
 
+@pytest.mark.fault(
+    "a value of the state file is nested a hundred thousand deep",
+    action="`state show` refuses it",
+    shown="the reason",
+    recovery="a backup",
+)
 def test_value_that_is_nested_too_deeply_is_one_line_of_show(state_file: Path) -> None:
     fill(state_file)
     spoil(state_file, "histogram", "counts", _NESTED)

@@ -79,6 +79,12 @@ def test_no_reason_is_shown_while_polls_succeed_and_nothing_is_logged(bench: Pol
     assert told(bench) == []
 
 
+@pytest.mark.fault(
+    "other programs use up the rate limit",
+    action="waits for the window's end",
+    shown="`sbg_exporter_waiting` reason `yielding`; a log line as the wait begins and as it ends",
+    recovery="the first poll of the next window",
+)
 def test_others_that_use_up_the_limit_are_named_until_the_window_ends(bench: PollerFixture) -> None:
     bench.platform.instead = rate(bench, remaining=10)
 
@@ -115,6 +121,12 @@ def test_the_detection_delay_grows_while_an_account_waits(bench: PollerFixture) 
     assert max(later - earlier for earlier, later in pairwise(delays)) <= 5
 
 
+@pytest.mark.fault(
+    "a list so large that its listing uses up the share",
+    action="waits for the next window",
+    shown="`sbg_exporter_waiting` reason `allowance`; `sbg_up` 1",
+    recovery="the next window",
+)
 def test_a_share_that_is_used_up_is_the_allowance(bench: PollerFixture) -> None:
     for number in range(2000):
         bench.platform.add(f"{number:04d}")
@@ -152,6 +164,12 @@ def test_a_share_used_up_by_the_process_before_is_told_before_the_first_request(
         (500, 90004, "", ("", None)),
         (404, 90003, "", ("", None)),
     ],
+)
+@pytest.mark.fault(
+    "429, 503 or 401: the platform refuses requests for a while",
+    action="waits as long as the response says, or for the time of that refusal",
+    shown="`sbg_exporter_waiting` by its reason; a log line as the wait begins and as it ends",
+    recovery="the first poll that succeeds",
 )
 def test_each_refusal_that_makes_it_wait_has_its_reason(
     bench: PollerFixture, status: int, code: int, retry_after: str, wait: tuple[str, float | None]
@@ -221,6 +239,13 @@ def _broken_link(path: Path) -> None:
     ids=["missing", "folder", "broken link", "empty", "two words", "binary"],
 )
 @pytest.mark.parametrize("first", [True, False], ids=["at start", "later"])
+@pytest.mark.fault(
+    "a token file that is missing, a folder, a broken link, empty, two words or binary",
+    action="asks for nothing; looks for the token every few seconds",
+    shown="`sbg_up` 0, the file's path, `sbg_exporter_waiting` reason `token`",
+    recovery="the token is there, without a restart",
+    part="The configuration",
+)
 def test_an_account_without_a_usable_token_waits_and_starts_when_it_is_there(
     bench: PollerFixture, spoil: Callable[[Path], object], *, first: bool
 ) -> None:
