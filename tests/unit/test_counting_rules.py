@@ -30,6 +30,7 @@ from exporter.counting.values import (
 )
 from tests.clocks import START
 from tests.factories import job
+from tests.fault_table import measure
 from tests.ledgers import LedgerFixture
 
 SINCE = START
@@ -376,6 +377,7 @@ def test_job_is_lost_when_the_platform_twice_does_not_know_it() -> None:
     assert ledger.outcomes() == {}
     ledger.observe(unknown=["42"], after=1)
 
+    measure("a", [sum(ledger.outcomes().values()) - 1])
     assert ledger.outcomes() == {"lost": 1}
     assert ledger.events == [JobFinished(ledger.records["42"])]
 
@@ -394,6 +396,7 @@ def test_job_observed_in_between_is_not_lost() -> None:
 
     ledger.observe(unknown=["42"], after=200)
 
+    measure("a", [sum(ledger.outcomes().values())])
     assert ledger.outcomes() == {}
 
 
@@ -411,6 +414,7 @@ def test_returning_lost_job_counts_files_but_no_second_outcome() -> None:
 
     ledger.observe(ended(7, 3))
 
+    measure("a", [sum(ledger.outcomes().values()) - 1, ledger.counted(FILES_COMPLETED, "copy") - 7])
     assert ledger.outcomes() == {"lost": 1}
     assert ledger.counted(FILES_COMPLETED, "copy") == 7
     assert sum(sum(h.counts) for (f, _), h in ledger.ledger.histograms.items() if f == JOB_DURATION) == 0
