@@ -5,6 +5,7 @@ from typing import Final
 from grafana_foundation_sdk.builders import stat as stat_panel
 from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
+from exporter.api.error_codes import ERROR_CODES, in_words
 from grafana import theme
 from grafana.layout import Cell, Row, cells
 from grafana.panels import ALARM, ATTENTION, Column, PanelInfo, bar_gauge, durations, stat, table, timeseries
@@ -35,7 +36,7 @@ _LISTED: Final = each("sbg_jobs", "operation", "state", where=OPERATION)
 _UNFINISHED: Final = each("sbg_jobs", "operation", "state", where=f'{OPERATION}, state!="finished"')
 _STILL: Final = since(job("sbg_unfinished_job_progress_timestamp_seconds"))
 _OLDEST: Final = since(f"min(sbg_unfinished_jobs_oldest_timestamp_seconds{{{OPERATION}}})")
-_WHY: Final = {code: (f"{code} {meaning}", "") for code, meaning in theme.CODES.items()} | {"none": ("no code", "")}
+_WHY: Final = {code: (in_words(code), "") for code in (*ERROR_CODES, "none", "other")}
 
 
 def failed() -> stat_panel.Panel:

@@ -44,30 +44,3 @@ REQUESTS: Final = {
     "5..": GONE,
     "(timeout|connect|other)": "dark-orange",
 }
-
-CODES: Final = {
-    "5001": "no privilege on the file",
-    "5002": "file does not exist",
-    "5003": "file exists already",
-    "5007": "file copy failed",
-    "5014": "no privilege to copy",
-    "5015": "no moving between projects",
-    "5022": "parent is not a folder",
-    "5026": "destination folder not found",
-    "5032": "no privilege to move",
-    "10210": "no privilege on the destination",
-    "10212": "resource path not found",
-    "10213": "destination path not found",
-    "10215": "external resource unavailable",
-    "10220": "unexpected error",
-    "10221": "no privilege on the destination",
-    "10222": "folder missing",
-    "10223": "file exists already",
-    "10224": "folder exists already",
-    "10225": "source missing",
-    "10226": "no privilege on the source",
-    "10229": "copy into its own parent",
-    "90004": "unexpected error",
-    "90005": "service unavailable",
-}
-"""The platform's error codes of bulk jobs, with short descriptions."""

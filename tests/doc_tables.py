@@ -18,6 +18,7 @@ import msgspec
 import yaml
 from pydantic.fields import FieldInfo
 
+from exporter.api.error_codes import ERROR_CODES
 from exporter.config.settings import Settings, default_text
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
 from exporter.simulator import control, faults
@@ -143,6 +144,12 @@ def alerts() -> str:
     )
 
 
+def error_codes() -> str:
+    """The platform's error codes."""
+    rows = ((_code(code), each.words, each.source) for code, each in ERROR_CODES.items())
+    return _table(("code", "meaning", "listed by the platform under"), rows)
+
+
 def simulator_options() -> str:
     """The simulator's flags."""
     return _table(
@@ -214,6 +221,7 @@ TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     },
     "deploy/prometheus/README.md": {"alerts": alerts},
     "tests/README.md": {"faults": fault_costs},
+    "deploy/prometheus/RUNBOOKS.md": {"codes": error_codes},
 }
 """Document to the tables in it, by the names of their markers."""
 

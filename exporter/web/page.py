@@ -11,6 +11,7 @@ from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from exporter import __version__
+from exporter.api.error_codes import DOCUMENTATION
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
 from exporter.redaction import printable, without_secrets
 from exporter.web.status import status_view
@@ -43,7 +44,8 @@ class StatusPage:
             "number": number,
             "duration": duration,
         }
-        environment.globals |= {"style": Markup(_STYLE), "version": __version__}  # noqa: S704  # our own file
+        style = Markup(_STYLE)  # noqa: S704  # our own file
+        environment.globals |= {"style": style, "version": __version__, "codes_page": DOCUMENTATION}
         self._display = display
         self._template = environment.get_template("status.html.j2")
         self.render((), 0.0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from heapq import nlargest, nsmallest
 from typing import Final, Generic, Literal, TypeVar
 
+from exporter.api.error_codes import in_words
 from exporter.counting.values import JobRecord, JobTotals
 from exporter.metrics.snapshot import (
     MAX_SKEW,
@@ -54,7 +55,10 @@ class Table(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class FailedJobRow:
-    """A job with failed files; ``detected_at`` is None if it finished before counting began."""
+    """A job with failed files; its error records by code in words, most frequent first.
+
+    ``detected_at`` is None if it finished before counting began.
+    """
 
     account: AccountLink
     id: str
@@ -77,7 +81,7 @@ class FailedJobRow:
             not record.unfinished,
             record.last_failed,
             max(record.last_total, record.last_completed + record.last_failed),
-            error_codes(record),
+            [(in_words(code), records) for code, records in error_codes(record)],
             record.detected_at,
         )
 

@@ -216,7 +216,7 @@ def test_problems_come_first_with_account_job_age_and_reason() -> None:
             "broken: cannot be polled, last successful poll 6 min ago: the token is refused.",
             (
                 "failing: 1 job with failed files, the latest detected 30 s ago:"
-                f" copy {job_id(START + 1)}, 3 of 10 files failed; errors: 4007 (2), none (1)."
+                f" copy {job_id(START + 1)}, 3 of 10 files failed; errors: 4007 (2), no code (1)."
             ),
             f"still: 1 job without progress, the longest since 68 min ago: copy {job_id(START + 2)}, running.",
         ],
@@ -379,7 +379,7 @@ def test_unfinished_and_failed_jobs_are_shown_with_details() -> None:
     counted = LedgerFixture()
     counted.observe_listing(
         running_job(START + 1, done=3, failed=1),
-        finished_job(START + 2, failed=3, serial=1, errors=(("4007", 1), ("none", 2))),
+        finished_job(START + 2, failed=3, serial=1, errors=(("5001", 1), ("none", 2))),
         at=START + 30,
     )
 
@@ -391,7 +391,15 @@ def test_unfinished_and_failed_jobs_are_shown_with_details() -> None:
     ]
     detected = "30 s ago 2026-09-21 14:13:50 UTC"
     assert rows(page, FAILED) == [
-        [job_id(START + 2, 1), "cavatica", "copy", "partial", "3 of 10", "none (2), 4007 (1)", detected],
+        [
+            job_id(START + 2, 1),
+            "cavatica",
+            "copy",
+            "partial",
+            "3 of 10",
+            "no code (2), 5001 no privilege on the file (1)",
+            detected,
+        ],
         [
             job_id(START + 1),
             "cavatica",
