@@ -24,6 +24,7 @@ from exporter.api.bodies import LARGEST_ANSWER, read_body
 from exporter.api.connection_errors import Route, connecting, losing, tunnelling, waiting
 from exporter.api.deadline import Deadline
 from exporter.api.failures import Asked, Received, TransportFailed, failure, not_json
+from exporter.api.file_errors import FileError, parse_file_errors
 from exporter.api.models import PAGE_LIMIT, Job, JobPage, Operation, Priority, Response
 from exporter.api.oversized import OversizedJobs
 from exporter.api.result_filter import ResultFilter
@@ -295,6 +296,20 @@ class Client:
         if job.id != job_id:
             raise JobRequestFailed(f"requested job {job_id}, but the platform returned job {job.id}")
         return Response(job, decoding.parse_date(headers))
+
+    def file_errors(self, operation: Operation, job_id: str) -> tuple[FileError, ...] | None:
+        """Return the error records of one job, or None if the platform reports that it has no such job.
+
+        Raises:
+            PollError: there was no response that says something about the job.
+            AllowanceExhausted: the request was not sent.
+        """
+        path = f"/async/files/{operation}/{quote(job_id, safe='')}"
+        try:
+            body, _ = self._request(Endpoint.JOB, path, Priority.REFRESH)
+        except _NoSuchJob:
+            return None
+        return parse_file_errors(body)
 
     def _request(
         self,

@@ -1,4 +1,6 @@
-"""Decode response bodies and headers into the exporter's own types. No other module parses JSON of the platform.
+"""Decode response bodies and headers into the exporter's own types.
+
+No module but this one and :mod:`.file_errors` parses JSON of the platform.
 
 A page is first decoded in one step. If that fails, it is repaired and decoded record by record, so that an unreadable
 record costs only itself. ``result`` stays undecoded unless a job has failed files, because a page may hold megabytes of

@@ -21,7 +21,7 @@ OK: Final = 0
 FAILED: Final = 1
 INVALID_CONFIGURATION: Final = 2
 
-COMMANDS: Final = ("run", "check", "once", "simulate", "demo", "state", "version")
+COMMANDS: Final = ("run", "check", "once", "jobs", "job", "init", "simulate", "demo", "state", "version")
 """The first one runs where no command is named. README.md's table of commands holds exactly these."""
 
 
@@ -40,6 +40,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="""\b
 Examples:
+  sbg-exporter init
   sbg-exporter check --config /etc/sbg-exporter/config.toml
   sbg-exporter --config /etc/sbg-exporter/config.toml
   sbg-exporter demo""",

@@ -61,10 +61,11 @@ def load_configuration(flags: Mapping[str, object]) -> Configuration:
     Raises:
         ConfigError: with a line for every problem.
     """
-    return load({name: value for name, value in flags.items() if value is not None}, os.environ, _home())
+    return load({name: value for name, value in flags.items() if value is not None}, os.environ, home_folder())
 
 
-def _home() -> Path:
+def home_folder() -> Path:
+    """The user's home directory; ``/`` if there is none."""
     try:
         return Path.home()
     except RuntimeError:  # a container's user may have no entry and no HOME

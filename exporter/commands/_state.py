@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from exporter.commands._output import say
+from exporter.commands._settings import load_configuration
 from exporter.counting import values as counting
 from exporter.errors import ConfigError, OutputError, StateError
 from exporter.storage.audit import audit
@@ -41,6 +42,13 @@ _TOTAL_NAMES: Final[Mapping[str, str]] = {
 """Counter families, and what the sum of each is called in the output."""
 
 
+_NO_ACCOUNTS: Final[Mapping[str, object]] = {
+    "accounts": ({"name": "none", "api_endpoint": "http://localhost/v2", "auth_token": "none"},),
+    "profiles": (),
+}
+"""Replaces the configured accounts: no request is sent, so the command needs no permission to read tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class StateFileOptions:
     """The state file that a command works on.
@@ -58,6 +66,19 @@ class StateFileOptions:
     def read(self) -> AbstractContextManager[StateReader]:
         """The file as it is now, as a context."""
         return open_read_only(self.file, self.stop.is_set)
+
+
+def state_file_options(flags: Mapping[str, object], stop: threading.Event | None = None) -> StateFileOptions:
+    """The state file of the configuration that *flags* lead to; its accounts do not matter.
+
+    Commands without *stop* have nothing to clean up: SQLite commits all or nothing.
+
+    Raises:
+        ConfigError: with a line for every problem.
+    """
+    configuration = load_configuration({**flags, **_NO_ACCOUNTS})
+    show_username = configuration.settings.show_username
+    return StateFileOptions(configuration.state_file, show_username, stop or threading.Event())
 
 
 # ---- show ----
@@ -177,13 +198,13 @@ def _problems(state: StateReader, options: StateFileOptions) -> Iterator[str]:
     if not damaged:
         for ledger in state.ledgers():
             for line in audit(ledger, state.records(ledger.account.number)):
-                yield f"{_name_of(ledger, options)}: {line}"
+                yield f"{name_of(ledger, options)}: {line}"
 
 
 # ---- which account ----
 
 
-def _select(words: Sequence[str], state: StateReader, options: StateFileOptions) -> LedgerSummary:
+def select_ledger(words: Sequence[str], state: StateReader, options: StateFileOptions) -> LedgerSummary:
     """The one ledger that *words* identify: its name, or endpoint, user and division or the first of them.
 
     Raises:
@@ -194,7 +215,7 @@ def _select(words: Sequence[str], state: StateReader, options: StateFileOptions)
     found = named or [each for each in ledgers if _identity(each)[: len(words)] == (words[0].rstrip("/"), *words[1:])]
     if len(found) == 1:
         return found[0]
-    known = "; ".join(_name_of(each, options) for each in found or ledgers) or "none"
+    known = "; ".join(name_of(each, options) for each in found or ledgers) or "none"
     if found:
         raise StateError(f"several accounts match; use one of: {known}")
     raise StateError(f"no such account in {options.file}; its accounts: {known}")
@@ -205,7 +226,7 @@ def _identity(ledger: LedgerSummary) -> tuple[str, ...]:
     return account.endpoint, account.username, account.division
 
 
-def _name_of(ledger: LedgerSummary, options: StateFileOptions) -> str:
+def name_of(ledger: LedgerSummary, options: StateFileOptions) -> str:
     """Words that identify an account on the command line."""
     if ledger.names:
         return ledger.names[0]
@@ -278,7 +299,7 @@ def export_ledger(
         OutputError: *output* cannot be written, or it exists and *force* is not set.
     """
     with options.read() as state:
-        ledger = _select(words, state, options)
+        ledger = select_ledger(words, state, options)
         lines = export_lines(ledger, state)
         if output is None:
             for line in lines:
@@ -292,7 +313,7 @@ def export_ledger(
     if locked_by := lock_owner(options.file):
         warn(f"the state file is locked by {locked_by}: what that exporter counts from now on is not in the export")
     if output is not None:
-        say(f"wrote {output}: {_name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}.")
+        say(f"wrote {output}: {name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}.")
     return 0
 
 
@@ -317,7 +338,7 @@ def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, war
     for name in taken:
         warn(f"the name {name} stays with another account of {options.file}")
     say(
-        f"imported into {options.file}: {_name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked,"
+        f"imported into {options.file}: {name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked,"
         f" {_counted(ledger)}."
     )
     return 0
@@ -354,13 +375,13 @@ def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool
         StateWriteError: nothing was changed.
     """
     with options.read() as state:
-        ledger = _select(words, state, options)
-    loss = f"{_name_of(ledger, options)}: {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}"
+        ledger = select_ledger(words, state, options)
+    loss = f"{name_of(ledger, options)}: {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}"
     if not sure:
         raise ConfigError(f"this permanently deletes the ledger of {loss}; pass --yes to confirm")
     with closing(Store(options.file)) as store:
         with options.read() as state:  # again, now that no other process can write it
-            number = _select(words, state, options).account.number
+            number = select_ledger(words, state, options).account.number
         store.forget(number)
     say(f"deleted the ledger of {loss}.")
     say(

@@ -1,7 +1,7 @@
 """``state``: its commands with their options and help; ``_state`` does the work."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -9,25 +9,20 @@ import click
 
 from exporter.commands._click import Command, Group
 from exporter.commands._output import print_error
-from exporter.commands._settings import load_configuration, settings_options
+from exporter.commands._settings import settings_options
 from exporter.commands._state import (
-    StateFileOptions,
     backup,
     check,
     export_ledger,
     forget_ledger,
     import_ledger,
     show,
+    state_file_options,
 )
 from exporter.logs import NonBlockingStream
 from exporter.signals import stop_event
 
 _SETTINGS: Final = ("state_file", "show_username")
-_NO_ACCOUNTS: Final[Mapping[str, object]] = {
-    "accounts": ({"name": "none", "api_endpoint": "http://localhost/v2", "auth_token": "none"},),
-    "profiles": (),
-}
-"""Replaces the configured accounts: no request is sent, so the command needs no permission to read tokens."""
 
 
 @click.group(
@@ -59,7 +54,7 @@ def _show(*, as_json: bool, **flags: object) -> int:
 
     Safe while the exporter runs. No request is sent.
     """
-    return show(_options(flags), as_json=as_json)
+    return show(state_file_options(flags), as_json=as_json)
 
 
 @command.command(
@@ -76,7 +71,7 @@ def _check(**flags: object) -> int:
     Safe while the exporter runs. Runs SQLite's own check, and verifies that values are valid and that counters agree
     with the tracked jobs. Prints a line for each problem.
     """
-    return check(_options(flags))
+    return check(state_file_options(flags))
 
 
 @command.command(
@@ -95,7 +90,7 @@ def _backup(*, path: str, force: bool, **flags: object) -> int:
     Safe while the exporter runs. The copy is a single file that has been verified. To restore it: stop the exporter,
     remove state.db-wal and state.db-shm if they exist, copy the backup to state.db, and start the exporter.
     """
-    return backup(_options(flags, stop_event()), Path(path), force=force)
+    return backup(state_file_options(flags, stop_event()), Path(path), force=force)
 
 
 @command.command(
@@ -123,7 +118,7 @@ def _export(
     is counted afterwards.
     """
     # Without an output file there is nothing to clean up, so that a signal may end the process at once.
-    options = _options(flags, threading.Event() if output is None else stop_event())
+    options = state_file_options(flags, threading.Event() if output is None else stop_event())
     path = None if output is None else Path(output)
     return export_ledger(options, account, path, force=force, warn=_warn_on(errors))
 
@@ -145,7 +140,7 @@ def _import(errors: NonBlockingStream, /, *, source: str, replace: bool, **flags
     FILE may be - for standard input. Stop the exporter first. Counters, creation times, job records and the
     configured name are restored as exported. A damaged file changes nothing.
     """
-    return import_ledger(_options(flags), Path(source), replace=replace, warn=_warn_on(errors))
+    return import_ledger(state_file_options(flags), Path(source), replace=replace, warn=_warn_on(errors))
 
 
 @command.command(
@@ -166,14 +161,7 @@ def _forget(*, account: tuple[str, ...], yes: bool, **flags: object) -> int:
     Stop the exporter first. If it polls the account again, counters start at 0: unfinished jobs are counted in full,
     and finished ones are existing jobs, which count only with `history = "count"`.
     """
-    return forget_ledger(_options(flags), account, sure=yes)
-
-
-def _options(flags: Mapping[str, object], stop: threading.Event | None = None) -> StateFileOptions:
-    # Commands without *stop* have nothing to clean up: SQLite commits all or nothing.
-    configuration = load_configuration({**flags, **_NO_ACCOUNTS})
-    show_username = configuration.settings.show_username
-    return StateFileOptions(configuration.state_file, show_username, stop or threading.Event())
+    return forget_ledger(state_file_options(flags), account, sure=yes)
 
 
 def _warn_on(errors: NonBlockingStream) -> Callable[[str], None]:

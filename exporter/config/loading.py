@@ -18,6 +18,7 @@ from pydantic_settings import EnvSettingsSource
 
 from exporter.config.accounts import AccountConfig, AccountTable, PendingAccount, ResolvedAccounts, resolve_accounts
 from exporter.config.endpoints import parse_listen_address
+from exporter.config.first_file import default_config_file
 from exporter.config.settings import PREFIX, Settings
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
@@ -67,7 +68,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     """The configuration, from the command line, the environment and the file.
 
     Args:
-        flags: setting to value, for each option on the command line; ``config`` names the file.
+        flags: setting to value, for each option on the command line; ``config`` names the file (default: that of
+            :func:`.default_config_file`, if it exists).
         environ: the environment; an empty variable counts as unset.
         home: the user's home directory.
 
@@ -81,7 +83,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         if name.startswith(PREFIX) and name not in _variables() and not _FROM_KUBERNETES.fullmatch(name)
     )
     config = flags.get("config") or environ.get(f"{PREFIX}CONFIG")
-    file = Path(str(config)) if config else None
+    file = Path(str(config)) if config else _default_file(environ, home)
     in_file: Mapping[str, object] | None = None
     with problems.collected():
         in_file = _toml(file) if file is not None else {}
@@ -116,6 +118,15 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         web,
         tuple(warning for each in found.accounts if (warning := each.endpoint_warning)),
     )
+
+
+def _default_file(environ: Mapping[str, str], home: Path) -> Path | None:
+    """The file that `init` writes, if there is one."""
+    file = default_config_file(environ, home)
+    try:
+        return file if file.exists() else None
+    except OSError:
+        return None
 
 
 def _suggestion_for_variable(name: str) -> str:

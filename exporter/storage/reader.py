@@ -81,6 +81,10 @@ class StateReader:
         """All job records of an account."""
         return read_records(self._db, number)
 
+    def record(self, number: int, job_id: str) -> JobRecord | None:
+        """The record of one job of an account; None if it has none."""
+        return next(read_records(self._db, number, "id = ?", job_id), None)
+
     def rows(self, number: int) -> Iterator[tuple[str, Row]]:
         """An account's whole ledger as tables and rows, the account's own row first, with the columns of ``LEDGER``."""
         return read_rows(self._db, number)

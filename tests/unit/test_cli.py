@@ -80,7 +80,7 @@ def test_every_command_has_help_with_an_example(typed: Typed, command: str) -> N
     code, out, err = typed(command, "--help")
 
     assert (code, err) == (0, "")
-    operands = " COMMAND [ARGS]..." if command == "state" else ""
+    operands = {"state": " COMMAND [ARGS]...", "job": " ID"}.get(command, "")
     assert out.startswith(f"Usage: sbg-exporter {command} [OPTIONS]{operands}\n")
     assert "--help" in out
     assert re.search(rf"^  Examples?[a-z, ]*:\n.*sbg-exporter {command}\b", out, re.MULTILINE)
@@ -163,7 +163,7 @@ def test_version_command_and_option_print_the_same_line(typed: Typed) -> None:
     [
         (
             ["watch"],
-            "unknown command; expected run, check, once, simulate, demo, state, version; see `sbg-exporter --help`",
+            f"unknown command; expected {', '.join(COMMANDS)}; see `sbg-exporter --help`",
         ),
         (["chek"], "unknown command; did you mean check?"),
         ([TOKEN], "unknown command; expected run, check"),

@@ -1,0 +1,175 @@
+"""``init``: the first configuration and token file, then ``check``."""
+
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import click
+
+from exporter.commands import check
+from exporter.commands._click import Command
+from exporter.commands._prompt import Prompt
+from exporter.commands._settings import home_folder
+from exporter.config.first_file import default_config_file, find_platform, first_file, token_file_name
+from exporter.config.platforms import PLATFORMS, Platform
+from exporter.config.settings import PREFIX
+from exporter.config.tokens import parse_token
+from exporter.errors import ConfigError, OutputError, Stopping
+from exporter.logs import NonBlockingStream
+from exporter.redaction import Secret
+from exporter.signals import stop_event
+
+_PRIVATE: Final = 0o600
+_READABLE: Final = 0o644
+"""The mode of root's configuration: the service that reads it may run as any user. The token is not in it."""
+_PRIVATE_FOLDER: Final = 0o700
+_READABLE_FOLDER: Final = 0o755
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  sbg-exporter init
+  sbg-exporter init --platform cavatica < token
+  sbg-exporter init --platform https://cgc-api.sbgenomics.com/v2 --account imaging --config imaging.toml""",
+)
+@click.option("--platform", metavar="NAME", help=f"{', '.join(each.name for each in PLATFORMS)}, or an API's URL")
+@click.option("--account", metavar="NAME", help="the account's name in metrics (default: the platform's)")
+@click.option("--config", metavar="FILE", help="file to write (default: where all commands look for it)")
+@click.option("--offline", is_flag=True, help="do not contact the platform afterwards")
+@click.pass_context
+def command(
+    ctx: click.Context, /, *, platform: str | None, account: str | None, config: str | None, offline: bool
+) -> int:
+    """Write a configuration and a token file, then check them.
+
+    Asks for the platform and the token; the token is not shown, and is read from standard input if that is no terminal.
+    Existing files are never changed. The configuration is ~/.config/sbg-exporter/config.toml, for root
+    /etc/sbg-exporter/config.toml; all commands find it there without --config. The token file next to it has mode 0600.
+    """
+    errors: NonBlockingStream = ctx.obj
+    stop = stop_event()
+    given = config or os.environ.get(f"{PREFIX}CONFIG")
+    usual = default_config_file(os.environ, home_folder())
+    file = Path(given) if given else usual
+    _refuse_existing(file)
+    prompt = Prompt(errors.write, stop)
+    chosen = _platform(platform, prompt)
+    name = account if account is not None else chosen.name
+    text = first_file(chosen, name, file)
+    token_file = file.parent / token_file_name(name)
+    _refuse_existing(token_file)
+    token = parse_token(prompt.secret(f"Token, from {chosen.where_token_is} (not shown): "), "the token")
+    if stop.is_set():
+        raise Stopping("interrupted before anything was written")
+    _write(file, text, token_file, token)
+    sys.stdout.write(f"wrote {file}\nwrote {token_file} (mode 0600)\n")
+    sys.stdout.flush()
+    code = int(ctx.invoke(check.command, offline=offline, config=str(file)))
+    where = "" if file == usual and not given else f" --config {file}"
+    if code == 0:
+        sys.stdout.write(f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/.\n")
+    else:
+        sys.stdout.write(f"Next: correct what is wrong above, then `sbg-exporter check{where}` tests it again.\n")
+    return code
+
+
+def _refuse_existing(file: Path) -> None:
+    """Raise an error if *file* exists.
+
+    Raises:
+        OutputError: it does, or that cannot be found out.
+    """
+    try:
+        exists = os.path.lexists(file)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"--config: unusable path: {error}") from None
+    if exists:
+        raise OutputError(
+            f"{file} exists already and is not changed; edit it, or choose another one with --config or --account"
+        )
+
+
+# ---- asking ----
+
+
+def _platform(given: str | None, prompt: Prompt) -> Platform:
+    if given is not None:
+        return find_platform(given.strip())
+    if not prompt.is_terminal:
+        names = ", ".join(each.name for each in PLATFORMS)
+        raise ConfigError(
+            f"--platform: missing; standard input is no terminal, so pass one of {names}, or an API's URL"
+        )
+    prompt.say("Which platform?\n")
+    for number, each in enumerate(PLATFORMS, 1):
+        prompt.say(f"  {number}  {each.name:<9} {each.title:<22} {each.web}\n")
+    while True:
+        answer = prompt.line(f"1 to {len(PLATFORMS)}, a name, or an API's URL: ")
+        if answer.isdecimal() and answer.isascii() and 1 <= int(answer) <= len(PLATFORMS):
+            return PLATFORMS[int(answer) - 1]
+        try:
+            return find_platform(answer)
+        except ConfigError as error:
+            prompt.say(f"{error.problems[0].removeprefix('--platform: ')}\n")
+
+
+# ---- writing ----
+
+
+def _write(file: Path, text: str, token_file: Path, token: Secret) -> None:
+    """Write both files, or none.
+
+    Raises:
+        OutputError: a file cannot be written, or exists by now.
+    """
+    made = _missing_folders(file.parent)
+    root = os.geteuid() == 0
+    try:
+        file.parent.mkdir(mode=_READABLE_FOLDER if root else _PRIVATE_FOLDER, parents=True, exist_ok=True)
+        _create(token_file, f"{token.reveal()}\n", _PRIVATE)
+        try:
+            _create(file, text, _READABLE if root else _PRIVATE)
+        except BaseException:
+            token_file.unlink()
+            raise
+    except OSError as error:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        where = error.filename2 or error.filename or file
+        raise OutputError(
+            f"{where} cannot be written: {error.strerror}; choose another place with --config; nothing was written"
+        ) from error
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def _create(path: Path, text: str, mode: int) -> None:
+    """Create *path* with *mode*: whole or not at all, and never over an existing file."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        _link(Path(name), path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        path.touch(mode=0o600, exist_ok=False)
+        temporary.replace(path)

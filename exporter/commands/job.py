@@ -1,0 +1,279 @@
+"""``job``: one job from the state file, and its failed files from the platform."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import click
+
+from exporter.api.allowance import Allowance, AllowanceKey, AllowancePool
+from exporter.api.client import RequestCompleted, RetryScheduled
+from exporter.api.error_codes import in_words, words_of
+from exporter.api.file_errors import FileError
+from exporter.api.models import Operation, Priority
+from exporter.api.transport import TrustedCertificates
+from exporter.clock import SYSTEM_CLOCK
+from exporter.commands._click import Command
+from exporter.commands._job_list import ListedJob, as_json, compact, count, moment
+from exporter.commands._output import print_error
+from exporter.commands._settings import load_configuration, settings_options
+from exporter.commands._state import StateFileOptions, name_of, state_file_options
+from exporter.commands._terminal import Style, printable, standard_output, write_lines
+from exporter.config.accounts import AccountConfig
+from exporter.config.loading import Configuration
+from exporter.daemon.assembly import client_of
+from exporter.errors import AllowanceExhausted, ExporterError, StateError
+from exporter.logs import NonBlockingStream
+from exporter.metrics.snapshot import submitted_at
+from exporter.redaction import without_secrets
+from exporter.storage.reader import LedgerSummary
+from exporter.storage.store import Store
+
+_MOST_LINES: Final = 100
+_UNCOUNTED: Final = (
+    "this took one request from the user's rate limit, on top of the exporter's allowance, whose state file is in use"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A job and the ledger that has it."""
+
+    job: ListedJob
+    ledger: LedgerSummary
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the platform answered.
+
+    Attributes:
+        errors: the failed files; None without an answer.
+        problem: why there is none, and what to do; empty if there is one.
+        note: what else to know; may be empty.
+    """
+
+    errors: tuple[FileError, ...] | None = None
+    problem: str = ""
+    note: str = ""
+
+
+@click.command(
+    cls=Command,
+    epilog="""\b
+Examples:
+  sbg-exporter job 327292091756515328
+  sbg-exporter job 327292091756515328 --offline --config /etc/sbg-exporter/config.toml""",
+)
+@click.argument("job_id", metavar="ID")
+@click.option("--offline", is_flag=True, help="send no request: only what the state file has")
+@click.option("--json", "as_json", is_flag=True, help="print JSON, with times in Unix seconds")
+@settings_options(only=("state_file", "rate_share", "request_timeout"))
+@click.pass_obj
+def command(errors: NonBlockingStream, /, *, job_id: str, offline: bool, as_json: bool, **flags: object) -> int:
+    """Show one job, and ask the platform for its failed files.
+
+    The job is shown as the exporter last saw it. Which files failed, and why, is asked of the platform with one request
+    per account that has the job. Safe while the exporter runs. Exits 1 if the job is not known, or the request fails.
+    """
+    options = state_file_options({key: value for key, value in flags.items() if key in {"config", "state_file"}})
+    found = _find(options, job_id)
+    if offline:
+        answers = [_Asked() for _ in found]
+    else:
+        configuration = load_configuration(flags)
+        answers = [_ask(each, configuration) for each in found]
+    if as_json:
+        shown = [_as_json(each, asked) for each, asked in zip(found, answers, strict=True)]
+        write_lines([json.dumps(shown, indent=2)], standard_output())
+    else:
+        _show(found, answers)
+    problems = [
+        f"{each.job.account}: {asked.problem}" for each, asked in zip(found, answers, strict=True) if asked.problem
+    ]
+    for problem in problems:
+        print_error(errors, printable(problem))
+    return 1 if problems else 0
+
+
+def _find(options: StateFileOptions, job_id: str) -> list[_Found]:
+    """The job in every account that has it.
+
+    Raises:
+        StateError: none has it; what was typed is not repeated, because it may be a token.
+    """
+    found = []
+    with options.read() as state:
+        for ledger in state.ledgers():
+            record = state.record(ledger.account.number, job_id)
+            if record is not None:
+                found.append(_Found(ListedJob(name_of(ledger, options), record), ledger))
+    if not found:
+        raise StateError(
+            f"no job with this id in {options.file}; `sbg-exporter jobs` lists those that the exporter has seen"
+        )
+    return found
+
+
+# ---- asking ----
+
+
+def _ask(found: _Found, configuration: Configuration) -> _Asked:
+    record = found.job.record
+    account = _account_of(found.ledger, configuration)
+    if account is None:
+        name = found.job.account
+        return _Asked(problem=f"not asked: no configured account is {name}; add it, or pass --offline")
+    if record.operation not in set(Operation):
+        return _Asked(note="not asked: the platform has no page for jobs of this operation")
+    try:
+        token = account.token.read()
+        counted = _take_request(configuration, found.ledger)
+        client = client_of(
+            account,
+            configuration,
+            AllowancePool(1.0),  # the request has been taken already
+            _NoObserver(),
+            certificates=cache(lambda file: TrustedCertificates(file, lambda _event: None)),
+            clock=SYSTEM_CLOCK,
+        )
+        with closing(client):
+            client.use_token(token)
+            failed = client.file_errors(Operation(record.operation), record.id)
+    except AllowanceExhausted as error:
+        return _Asked(problem=f"not asked: {error}; until then, pass --offline")
+    except ExporterError as error:
+        step = f"`sbg-exporter check` tests account {account.name}, --offline shows the job without a request"
+        return _Asked(problem=without_secrets(f"{error}; {step}"))
+    note = "" if counted else _UNCOUNTED
+    if failed is None:
+        gone = "the platform does not have the job any more; it keeps jobs for about a month after their end"
+        return _Asked(note="; ".join(filter(None, (gone, note))))
+    masked = tuple(FileError(each.code, without_secrets(each.message), without_secrets(each.file)) for each in failed)
+    return _Asked(masked, note=note)
+
+
+def _account_of(ledger: LedgerSummary, configuration: Configuration) -> AccountConfig | None:
+    """The configured account that the ledger belongs to."""
+    for account in configuration.accounts:
+        same = (account.endpoint, account.division) == (ledger.account.endpoint, ledger.account.division)
+        if same and account.name in ledger.names:
+            return account
+    return None
+
+
+def _take_request(configuration: Configuration, ledger: LedgerSummary) -> bool:
+    """Take a request from the allowance in the state file, which is locked for that moment only.
+
+    Returns:
+        False if an exporter has it locked: the request is then outside of its allowance.
+
+    Raises:
+        AllowanceExhausted: there is none for now.
+    """
+    key = AllowanceKey(ledger.account.endpoint, ledger.account.username)
+    try:
+        store = Store(configuration.state_file)
+    except StateError:
+        return False
+    with closing(store):
+        now = SYSTEM_CLOCK.monotonic()
+        allowance = Allowance(
+            configuration.settings.rate_share,
+            saved=store.allowance(key, SYSTEM_CLOCK.time()),
+            now=now,
+            save=lambda saved: store.save_allowance(key, saved, SYSTEM_CLOCK.time()),
+        )
+        wait = allowance.take(now, Priority.REFRESH)
+        if wait > 0:
+            raise AllowanceExhausted(wait, allowance.wait_reason(now, Priority.REFRESH))
+    return True
+
+
+class _NoObserver:
+    """Nothing is logged or measured."""
+
+    def on_request_completed(self, event: RequestCompleted) -> None:
+        """Ignore it."""
+
+    def on_retry_scheduled(self, event: RetryScheduled) -> None:
+        """Ignore it."""
+
+
+# ---- showing ----
+
+
+def _show(found: list[_Found], answers: list[_Asked]) -> None:
+    display, now = standard_output(), SYSTEM_CLOCK.time()
+    lines = []
+    for each, asked in zip(found, answers, strict=True):
+        lines.append(display.styled(printable(each.job.record.id), Style.HEADING))
+        lines += [f"  {name:<12}{printable(value)}" for name, value in _facts(each.job, now)]
+        lines += [printable(line) for line in _answer(each.job, asked)]
+    write_lines(lines, display)
+
+
+def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
+    record = job.record
+
+    def ago(at: float) -> str:
+        return f"{moment(at)}, {compact(now - at)} ago"
+
+    yield "account", job.account
+    yield "operation", record.operation
+    yield "state", job.state
+    if job.total:
+        yield "files", f"{record.last_completed:,} of {job.total:,} completed, {record.last_failed:,} failed"
+    yield ("submitted" if record.submitted_on is not None else "first seen"), ago(submitted_at(record))
+    if record.started_on is not None:
+        yield "started", ago(record.started_on)
+    if record.finished_on is not None:
+        yield "finished", ago(record.finished_on)
+    else:
+        yield "progress", f"last at {ago(record.last_progress_at)}"
+    if record.detected_at is not None:
+        yield "failure", f"first counted at {ago(record.detected_at)}"
+    if job.errors:
+        yield "errors", job.errors
+
+
+def _answer(job: ListedJob, asked: _Asked) -> Iterator[str]:
+    if asked.errors:
+        yield "Failed files, as the platform reports them now:"
+        lines = Counter(f"{_place(each)}{_in_words(each)}" for each in asked.errors)
+        for line, files in lines.most_common(_MOST_LINES):
+            yield f"  {line} ({count(files, 'file')})" if files > 1 else f"  {line}"
+        if len(lines) > _MOST_LINES:
+            yield f"  {len(lines) - _MOST_LINES:,} more; --json has all"
+    elif asked.errors is not None:
+        ended = job.record.outcome
+        yield "The platform reports no failed file." if ended else "The platform names failed files when the job ends."
+    if asked.note:
+        yield f"Note: {asked.note}."
+
+
+def _place(error: FileError) -> str:
+    return f"{error.file}: " if error.file else ""
+
+
+def _in_words(error: FileError) -> str:
+    return f"{in_words(error.code)}: {error.message}" if error.message else in_words(error.code)
+
+
+def _as_json(found: _Found, asked: _Asked) -> Mapping[str, object]:
+    failed = None
+    if asked.errors is not None:
+        failed = [
+            {
+                "file": each.file or None,
+                "code": each.code,
+                "meaning": words_of(each.code) or None,
+                "message": each.message or None,
+            }
+            for each in asked.errors
+        ]
+    return {**as_json(found.job), "failed_files": failed, "problem": asked.problem or None, "note": asked.note or None}

@@ -1,0 +1,93 @@
+"""The first configuration file of an installation: where it belongs, and its text with comments."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from exporter.config.accounts import AccountTable
+from exporter.config.endpoints import parse_endpoint
+from exporter.config.platforms import PLATFORMS, Platform
+from exporter.errors import ConfigError, suggestion
+
+SYSTEM_FOLDER: Final = Path("/etc/sbg-exporter")
+"""Where root's configuration is."""
+_SYSTEM_STATE: Final = Path("/var/lib/sbg-exporter/state.db")
+_FILE: Final = "config.toml"
+_NOT_IN_FILE_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
+
+_TEXT: Final = """\
+# The configuration of sbg-exporter; `sbg-exporter check` tests it. All settings: `sbg-exporter run --help`.
+# The token is in a file of its own, so that this file contains no secret.
+
+{state_file}
+# poll_interval = "30s"        # time between two polls of an account
+# rate_share = 0.25            # share of the user's API rate limit that the exporter may use
+# history = "ignore"           # "count" also counts jobs that finished before the first poll
+# listen = ":10037"            # address of the metrics server; ":10037" is all addresses of this machine
+
+# One table for each account.
+[[accounts]]
+name = {name}
+api_endpoint = {endpoint}
+auth_token_file = {token_file}
+"""
+
+
+def default_config_file(environ: Mapping[str, str], home: Path, *, system: Path = SYSTEM_FOLDER) -> Path:
+    """Where `init` writes the configuration, and where all commands look for it.
+
+    For root that is the system's folder, unless root has a file of its own.
+    """
+    base = environ.get("XDG_CONFIG_HOME")
+    own = (Path(base) if base else home / ".config") / "sbg-exporter" / _FILE
+    return system / _FILE if os.geteuid() == 0 and not own.exists() else own
+
+
+def find_platform(text: str) -> Platform:
+    """The platform with this short name or API endpoint; for another endpoint, one that is named after its host.
+
+    Raises:
+        ConfigError: *text* is neither.
+    """
+    for platform in PLATFORMS:
+        if text in {platform.name, platform.endpoint}:
+            return platform
+    names = [platform.name for platform in PLATFORMS]
+    if "://" not in text:
+        otherwise = f"expected {', '.join(names)}, or the URL of an API"
+        raise ConfigError(f"--platform: unknown; {suggestion(text, names, otherwise)}")
+    endpoint, host = parse_endpoint(text, "--platform", allow_plain_http=False)
+    return next(
+        (each for each in PLATFORMS if each.endpoint == endpoint), Platform(host, host, endpoint, f"https://{host}")
+    )
+
+
+def token_file_name(account: str) -> str:
+    """The name of an account's token file."""
+    return f"{_NOT_IN_FILE_NAMES.sub('-', account).strip('-') or 'account'}.token"
+
+
+def first_file(platform: Platform, account: str, file: Path) -> str:
+    """The text of a configuration *file* with one account.
+
+    Raises:
+        ConfigError: the account's name cannot be used.
+    """
+    try:
+        AccountTable(name=account)
+    except ValidationError as error:
+        raise ConfigError(f"--account: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    state_file = f"state_file = {json.dumps(str(_SYSTEM_STATE))}"
+    if file.parent != SYSTEM_FOLDER:
+        state_file = '# state_file = "state.db"      # default: sbg-exporter/state.db in $XDG_STATE_HOME'
+    return _TEXT.format(
+        state_file=state_file,
+        name=json.dumps(account, ensure_ascii=False),
+        endpoint=json.dumps(platform.endpoint),
+        token_file=json.dumps(token_file_name(account)),
+    )

@@ -1,0 +1,267 @@
+"""``init``: from nothing to a checked configuration, typed by a person or piped, and never over an existing file."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from exporter.commands import init as init_command
+from exporter.commands import main
+from exporter.config.first_file import default_config_file
+from exporter.config.loading import load
+from exporter.config.platforms import PLATFORMS
+from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests.isolated import STRANGER, isolated, needs_root
+from tests.terminal import OnTerminal
+
+TOKEN = "c0ffee00deadbeef5ec2e75ec2e75ec2"
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def init(home: Path, *arguments: str, sent: str = TOKEN, command: str = "init", **environment: str) -> Ended:
+    """Run it without a terminal."""
+    clean = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "exporter", command, *arguments],
+        env=clean | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY)} | environment,
+        cwd=home,
+        input=sent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert TOKEN not in done.stdout + done.stderr
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[RunningSimulator]:
+    with running(replace(QUIET, token=TOKEN)) as served:
+        yield served
+
+
+# ---- without a terminal ----
+
+
+def test_piped_token_and_flags_make_a_checked_configuration(simulator: RunningSimulator, tmp_path: Path) -> None:
+    file = tmp_path / "etc" / "config.toml"
+
+    done = init(
+        tmp_path, "--platform", simulator.url, "--account", "lab 1/ü", "--config", str(file), sent=f" {TOKEN}\n"
+    )
+
+    assert (done.code, done.err) == (0, "")
+    token = file.parent / "lab-1.token"
+    assert sorted(file.parent.iterdir()) == [file, token]
+    assert (token.read_text(), mode(token)) == (f"{TOKEN}\n", 0o600)
+    [account] = tomllib.loads(file.read_text())["accounts"]
+    assert account == {"name": "lab 1/ü", "api_endpoint": simulator.url, "auth_token_file": "lab-1.token"}
+    assert f"wrote {file}\nwrote {token} (mode 0600)\n" in done.out
+    assert "lab 1/ü" in done.out.partition("(mode 0600)")[2]
+    assert done.out.splitlines()[-1].startswith(f"Next: `sbg-exporter --config {file}` starts the exporter")
+    assert init(tmp_path, "--config", str(file), command="check").code == 0
+
+
+@pytest.mark.parametrize("platform", [each.name for each in PLATFORMS])
+def test_every_platform_has_a_name_and_its_endpoint(tmp_path: Path, platform: str) -> None:
+    file = tmp_path / "config.toml"
+
+    done = init(tmp_path, "--platform", platform, "--config", str(file), "--offline")
+
+    assert done.code == 0, done.err
+    [known] = [each for each in PLATFORMS if each.name == platform]
+    [account] = tomllib.loads(file.read_text())["accounts"]
+    assert (account["name"], account["api_endpoint"]) == (platform, known.endpoint)
+    # The official clients' variables lead to the same name.
+    conventional = load({}, {"SB_API_ENDPOINT": known.endpoint, "SB_AUTH_TOKEN": TOKEN}, tmp_path)
+    assert [each.name for each in conventional.accounts] == [platform]
+
+
+def test_refused_token_keeps_the_files_and_says_what_is_next(simulator: RunningSimulator, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+
+    done = init(tmp_path, "--platform", simulator.url, "--config", str(file), sent="f" * 32)
+
+    assert done.code == 1
+    assert file.exists()
+    assert done.out.splitlines()[-1] == (
+        f"Next: correct what is wrong above, then `sbg-exporter check --config {file}` tests it again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent", "line"),
+    [
+        ([], TOKEN, "--platform: missing; standard input is no terminal, so pass one of cavatica, cgc, "),
+        (["--platform", "cavatca"], TOKEN, "--platform: unknown; did you mean cavatica?"),
+        (["--platform", TOKEN], TOKEN, "--platform: unknown; expected cavatica, cgc, "),
+        (["--platform", "http://far.example/v2"], TOKEN, "--platform: api_endpoint is plain http"),
+        (["--platform", "cgc", "--account", ""], TOKEN, "--account: expected 1 to 64 printable characters"),
+        (["--platform", "cgc", "--account", "a\nb"], TOKEN, "--account: expected 1 to 64 printable characters"),
+        (["--platform", "cgc"], "", "standard input: ended without an answer; nothing was written"),
+        (["--platform", "cgc"], "two words", "the token: invalid token: contains spaces"),
+        (["--platform", "cgc"], "x" * 5000, "the token: invalid token: longer than"),
+        (["--platform", "cgc"], "x" * 500_000, "standard input: too long; expected one line"),
+        (["--platform", "cgc"], f"{TOKEN}\n{TOKEN}\n", "the token: invalid token: contains spaces, line breaks"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(tmp_path: Path, arguments: list[str], sent: str, line: str) -> None:
+    done = init(tmp_path, *arguments, "--config", str(tmp_path / "new" / "config.toml"), sent=sent)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"sbg-exporter: {line}")
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("existing", ["config.toml", "cgc.token"])
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
+def test_nothing_is_overwritten(tmp_path: Path, existing: str, kind: str) -> None:
+    there = tmp_path / existing
+    if kind == "file":
+        there.write_text("mine")
+    elif kind == "folder":
+        there.mkdir()
+    else:
+        there.symlink_to(tmp_path / "nowhere")
+
+    done = init(tmp_path, "--platform", "cgc", "--config", str(tmp_path / "config.toml"), "--offline")
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"sbg-exporter: {there} exists already and is not changed; edit it, or ")
+    assert list(tmp_path.iterdir()) == [there]
+    assert kind != "file" or there.read_text() == "mine"
+
+
+def test_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    done = init(tmp_path, "--platform", "cgc", "--config", str(tmp_path / "file" / "config.toml"), "--offline")
+
+    assert done.code == 1
+    assert re.fullmatch(r"sbg-exporter: .+ cannot be written: .+; choose another place with --config; .+\n", done.err)
+
+
+# ---- where the files are ----
+
+
+def test_other_commands_find_the_file_without_being_told(simulator: RunningSimulator, tmp_path: Path) -> None:
+    places = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "XDG_STATE_HOME": str(tmp_path / "state")}
+    file = tmp_path / "xdg" / "sbg-exporter" / "config.toml"
+    if os.geteuid() == 0:  # root's usual place is the system's; a file of its own comes first
+        init(tmp_path, "--platform", simulator.url, "--account", "lab", "--config", str(file), **places)
+    else:
+        init(tmp_path, "--platform", simulator.url, "--account", "lab", **places)
+
+    assert file.exists()
+    assert init(tmp_path, command="check", **places).code == 0
+    assert init(tmp_path, command="once", **places).code == 0
+    assert (tmp_path / "state" / "sbg-exporter" / "state.db").exists()
+    assert init(tmp_path, command="jobs", **places).out == "No jobs: the platform has listed none so far.\n"
+
+
+@needs_root
+def test_without_root_everything_is_in_the_home_folder() -> None:
+    def work() -> None:
+        assert init_command.command.name == "command"  # imported already: this user may not read the sources
+        reader, writer = os.pipe()
+        os.write(writer, TOKEN.encode())
+        os.close(writer)
+        sys.stdin = os.fdopen(reader)
+        os.environ |= {"HOME": str(home), "XDG_CONFIG_HOME": ""}
+
+        assert main(["init", "--platform", "cgc", "--offline"]) == 0
+
+    "idna".encode("idna")  # loads the codec
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        home = Path(folder)
+        os.chown(home, STRANGER, STRANGER)
+
+        isolated(work, user=STRANGER)
+
+        written = home / ".config" / "sbg-exporter"
+        assert {path.name: mode(path) for path in written.iterdir()} == {"config.toml": 0o600, "cgc.token": 0o600}
+        assert mode(written) == 0o700
+        assert (written / "cgc.token").stat().st_uid == STRANGER
+
+
+def test_root_has_the_systems_folder_unless_it_has_a_file_of_its_own(tmp_path: Path) -> None:
+    own = tmp_path / ".config" / "sbg-exporter" / "config.toml"
+    system = tmp_path / "etc"
+
+    before = default_config_file({}, tmp_path, system=system)
+    own.parent.mkdir(parents=True)
+    own.touch()
+
+    assert before == (system / "config.toml" if os.geteuid() == 0 else own)
+    assert default_config_file({}, tmp_path, system=system) == own
+
+
+# ---- typed by a person ----
+
+
+def test_person_chooses_a_platform_and_types_a_token_that_is_not_shown(
+    simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    with OnTerminal("init", "--config", str(file), home=tmp_path) as command:
+        command.wait_for("1 to 6, a name, or an API's URL: ")
+        assert "  1  cavatica  CAVATICA               https://cavatica.sbgenomics.com\n" in command.screen
+        command.type("7\n").wait_for("unknown; expected cavatica")
+        command.type(f"{simulator.url}\n").wait_for("(not shown): ")
+        assert not command.echoes()
+        command.type(f"{TOKEN}\n")
+
+        assert command.end() == 0
+        assert command.echoes()
+        assert TOKEN not in command.screen
+    assert (tmp_path / "127-0-0-1.token").read_text() == f"{TOKEN}\n"
+
+
+@pytest.mark.parametrize("moment", ["1 to 6, a name, or an API's URL: ", "(not shown): "])
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_interrupt_leaves_no_file_and_the_echo_on(tmp_path: Path, moment: str, how: str) -> None:
+    with OnTerminal("init", "--config", str(tmp_path / "new" / "config.toml"), home=tmp_path) as command:
+        command.wait_for("1 to 6, a name, or an API's URL: ")
+        if "shown" in moment:
+            command.type("cgc\n").wait_for(moment).type("half a tok")
+        if how == "Ctrl-C":
+            command.type("\x03")
+        else:
+            command.send(signal.SIGTERM)
+
+        assert command.end() == (-signal.SIGINT if how == "Ctrl-C" else -signal.SIGTERM)
+        assert command.echoes()
+        assert "half a tok" not in command.screen
+        assert "Traceback" not in command.screen
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_end_of_input_is_one_line(tmp_path: Path) -> None:
+    with OnTerminal("init", "--config", str(tmp_path / "config.toml"), home=tmp_path) as command:
+        command.wait_for("1 to 6, a name, or an API's URL: ").type("\x04")
+
+        assert command.end() == 2
+        assert "standard input: ended without an answer; nothing was written" in command.screen
+    assert list(tmp_path.iterdir()) == []
