@@ -1,0 +1,66 @@
+"""What runbooks and alerts tell people to type works: every command of ours runs, on a simulated platform."""
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from exporter.simulator.scripts import JobScript
+from exporter.simulator.server import QUIET, running
+from tests.doc_tables import RULES, RUNBOOKS
+from tests.harness import Account, Installation
+
+pytestmark = pytest.mark.sources
+
+BAD = JobScript(total=5, failed=3, queued=0, resolving=0, running=0)
+EXAMPLE_ID = "327292091756515328"
+
+
+def commands() -> list[str]:
+    """The arguments of each command, in runbooks and in the descriptions of alerts."""
+    blocks = re.findall(r"```sh\n(.*?)```", RUNBOOKS.read_text(encoding="utf-8"), re.DOTALL)
+    found = [
+        match[1] for block in blocks for match in re.finditer(r"^/opt/\S+/sbg-exporter (.+)$", block, re.MULTILINE)
+    ]
+    for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]:
+        for rule in group["rules"]:
+            description = rule.get("annotations", {}).get("description", "")
+            found += re.findall(r"`sbg-exporter ([^`]+)`", description)
+    return sorted({command.replace("{{ $labels.job_id }}", EXAMPLE_ID) for command in found})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, str]]:
+    """An installation that has counted a failed job, and its id."""
+    folder = tmp_path_factory.mktemp("site")
+    with running(QUIET) as simulator, Installation(folder / "etc", Account.at(simulator)) as place:
+        with place.running() as daemon:
+            job_id = simulator.platform.submit(BAD)
+            daemon.scrape_when(lambda now: now.series("sbg_failed_job_errors", job_id=job_id))
+            assert daemon.stop() == 0
+        yield place, job_id
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_works_when_pasted(site: tuple[Installation, str], command: str) -> None:
+    place, job_id = site
+    words = shlex.split(command.replace(EXAMPLE_ID, job_id).replace("/etc/sbg-exporter/config.toml", str(place.config)))
+
+    ended = place.start(*words, SBG_EXPORTER_CONFIG=str(place.config))
+
+    assert (ended.end(), ended.lines) == (0, [])
+    assert ended.stdout
+
+
+def test_every_alert_says_what_shows_more() -> None:
+    for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                description = rule["annotations"]["description"]
+                assert re.search(r"`[a-z].+`|exporter's (log|page)", description), rule["alert"]
+
+
+def test_jobs_and_checks_are_among_the_commands() -> None:
+    assert {f"job {EXAMPLE_ID}", "jobs --failed", "jobs --unfinished", "check"} <= set(commands())
