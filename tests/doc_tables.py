@@ -19,6 +19,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from exporter.api.error_codes import ERROR_CODES
+from exporter.config.platforms import PLATFORMS, Platform
 from exporter.config.settings import Settings, default_text
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
 from exporter.simulator import control, faults
@@ -144,6 +145,18 @@ def alerts() -> str:
     )
 
 
+def platforms() -> str:
+    """The table of platforms."""
+    rows = (
+        (each.title, _code(each.name), _code(each.endpoint), f"<{each.web}>", _token_page(each)) for each in PLATFORMS
+    )
+    return _table(("platform", "name", "API endpoint", "web address", "token page"), rows)
+
+
+def _token_page(platform: Platform) -> str:
+    return f"<{platform.token_page}>" if platform.token_page else "menu *Developer*"
+
+
 def error_codes() -> str:
     """The platform's error codes."""
     rows = ((_code(code), each.words, each.source) for code, each in ERROR_CODES.items())
@@ -210,7 +223,7 @@ def fault_costs() -> str:
 
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "exporter/metrics/README.md": {"metrics": metrics},
-    "exporter/config/README.md": {"settings": settings},
+    "exporter/config/README.md": {"settings": settings, "platforms": platforms},
     "exporter/simulator/README.md": {
         "options": simulator_options,
         "control": simulator_control,

@@ -69,7 +69,9 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, *, offl
     Raises:
         Stopping: *stop* was set before all accounts had responded.
     """
-    for warning in (*configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings):
+    unused = (configuration.unused,) if configuration.unused else ()
+    warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
+    for warning in warnings:
         say(f"warning: {warning}")
     if offline:
         for problem in configuration.setup_problems.values():
@@ -83,7 +85,9 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, *, offl
         _state_file(configuration) as (kept, reason),
         tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder,
     ):
-        throwaway = replace(configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=())
+        throwaway = replace(
+            configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=(), unused=""
+        )
         with assembly.build(throwaway, stop, log, allowances_in=kept) as components:
             poll_each(components, lambda poller: poller.poll_once(), stop)
             snapshots, display, clock = components.registry.snapshots, components.display, components.clock

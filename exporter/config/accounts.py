@@ -217,6 +217,19 @@ class ResolvedAccounts:
             self.lines.append(problem)
 
 
+def unused_variables(environ: Mapping[str, str], *, configured: bool) -> str:
+    """What to know about the official clients' variables that are set and not used, in a line; empty if none are.
+
+    *configured*: accounts are configured, so none of the variables is used.
+    """
+    given = [name for name in ("SB_API_ENDPOINT", "SB_AUTH_TOKEN_FILE", "SB_AUTH_TOKEN") if environ.get(name)]
+    if configured and "SB_API_ENDPOINT" in given:
+        return f"{', '.join(given)}: not used, because accounts are configured; unset them, or remove those accounts"
+    if not configured and {"SB_AUTH_TOKEN_FILE", "SB_AUTH_TOKEN"} <= set(given):
+        return "SB_AUTH_TOKEN: not used, because SB_AUTH_TOKEN_FILE is set, too; unset the one that you do not mean"
+    return ""
+
+
 def resolve_accounts(
     tables: Sequence[AccountTable],
     wanted_profiles: tuple[str, ...],
@@ -338,12 +351,12 @@ def _from_conventions(inputs: _Inputs, known: _Known) -> AccountConfig:
     if "default" in known():
         return _from_profile("default", "profile default", inputs, known)
     raise ConfigError(
-        "accounts: none configured; write an [[accounts]] table to a file and pass it with --config,"
-        " or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
+        "accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file and pass it with"
+        " --config, or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
     )
 
 
-def _of_profile(name: str, where: str, known: _Known, *, allow_plain_http: bool = False) -> str:
+def _of_profile(name: str, where: str, known: _Known, *, allow_plain_http: bool | None = None) -> str:
     """The endpoint of a profile.
 
     Raises:
@@ -378,7 +391,7 @@ def _account_config(
     division: str = "",
     ca_file: Path | None = None,
     proxy: Secret | None = None,
-    allow_plain_http: bool = False,
+    allow_plain_http: bool | None = None,
 ) -> AccountConfig:
     url, host = parse_endpoint(_given(endpoint, where), where, allow_plain_http=allow_plain_http)
     if proxy is not None:

@@ -20,8 +20,8 @@ _HIGHEST_PORT: Final = 65535
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
-def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[str, str]:
-    """The API's base URL in canonical form, and its host.
+def parse_endpoint(text: str, where: str, *, allow_plain_http: bool | None) -> tuple[str, str]:
+    """The API's base URL in canonical form, and its host; *allow_plain_http* is None where it cannot be set.
 
     Raises:
         ConfigError: *text* is not such a URL, or would send the token unencrypted.
@@ -45,9 +45,10 @@ def parse_endpoint(text: str, where: str, *, allow_plain_http: bool) -> tuple[st
     if looks_like_token(text):
         raise ConfigError(f"{wrong}; this contains what looks like a token, which belongs in a token file")
     if parts.scheme == "http" and not allow_plain_http and not is_loopback(host):
+        where_to_allow = "configure the account in a file and " if allow_plain_http is None else ""
         raise ConfigError(
-            f"{where}: api_endpoint is plain http, which sends the token unencrypted;"
-            " use https, or set allow_plain_http = true"
+            f"{where}: api_endpoint is plain http, which sends the token unencrypted; use https,"
+            f" or {where_to_allow}set allow_plain_http = true"
         )
     shown = f"[{host}]" if ":" in host else host
     at = f"{shown}:{port}" if port not in {None, _DEFAULT_PORTS[parts.scheme]} else shown

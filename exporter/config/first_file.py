@@ -61,7 +61,7 @@ def find_platform(text: str) -> Platform:
     if "://" not in text:
         otherwise = f"expected {', '.join(names)}, or the URL of an API"
         raise ConfigError(f"--platform: unknown; {suggestion(text, names, otherwise)}")
-    endpoint, host = parse_endpoint(text, "--platform", allow_plain_http=False)
+    endpoint, host = parse_endpoint(text, "--platform", allow_plain_http=None)
     return next(
         (each for each in PLATFORMS if each.endpoint == endpoint), Platform(host, host, endpoint, f"https://{host}")
     )

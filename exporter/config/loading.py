@@ -16,7 +16,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
-from exporter.config.accounts import AccountConfig, AccountTable, PendingAccount, ResolvedAccounts, resolve_accounts
+from exporter.config.accounts import (
+    AccountConfig,
+    AccountTable,
+    PendingAccount,
+    ResolvedAccounts,
+    resolve_accounts,
+    unused_variables,
+)
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.first_file import default_config_file
 from exporter.config.settings import PREFIX, Settings
@@ -43,6 +50,7 @@ class Configuration:
         warnings: what works but should be changed, one line each.
         web: TLS and authentication of the metrics server.
         endpoint_warnings: endpoints that are probably wrong, one line each.
+        unused: what to know about variables that are set and not used, in a line.
     """
 
     settings: Settings
@@ -57,6 +65,7 @@ class Configuration:
     setup_problems: Mapping[str, str] = field(default_factory=dict)
     web: WebConfig = PLAIN
     endpoint_warnings: tuple[str, ...] = ()
+    unused: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,6 +126,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         found.setup_problems,
         web,
         tuple(warning for each in found.accounts if (warning := each.endpoint_warning)),
+        unused_variables(environ, configured=bool(settings.accounts or settings.profiles)),
     )
 
 

@@ -66,6 +66,8 @@ def build(
         log.warning("token.exposed", reason=warning)
     for warning in configuration.endpoint_warnings:
         log.warning("endpoint.unusual", reason=warning)
+    if configuration.unused:
+        log.warning("config.variables_unused", reason=configuration.unused)
     with closing(Store(configuration.state_file)) as store:
         store.report_missing = lambda reason: log.error("state.file_missing", reason=reason)
         for warning in store.warnings:

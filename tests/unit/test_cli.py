@@ -178,7 +178,7 @@ def test_version_command_and_option_print_the_same_line(typed: Typed) -> None:
         (["--poll-interval", "soon"], '--poll-interval: expected seconds, or a duration such as "30s", "5m", "1h"'),
         (["--history", "forget"], "--history: expected 'ignore' or 'count'"),
         (["--config", "no.toml"], "no.toml: cannot read the configuration: No such file or directory"),
-        ([], "accounts: none configured; write an [[accounts]] table to a file and pass it with --config,"),
+        ([], "accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file and pass it"),
         (["run", "--no-show-username"], "accounts: none configured"),
         (["demo", "--seconds", "long"], '--seconds: expected seconds, or a duration such as "30s", "5m", "1h"'),
         (["demo", "--listen", "here"], "--listen: expected host:port, [::1]:10037 or :10037"),

@@ -374,7 +374,7 @@ def test_several_problems_are_several_lines(desk: Desk) -> None:
 def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
     [line] = desk.problems(text, {})
 
-    assert line.startswith("accounts: none configured; write an [[accounts]] table to a file")
+    assert line.startswith("accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file")
     assert [each.name for each in desk.load(SB).accounts] == ["cavatica"]
 
 
@@ -748,6 +748,21 @@ def test_token_file_variable_overrides_the_token_variable(desk: Desk) -> None:
     assert account.token.read() == Secret(TOKEN)
 
 
+def test_unused_variables_are_named(desk: Desk) -> None:
+    both = {**SB, "SB_AUTH_TOKEN_FILE": str(desk.folder / "token")}
+    desk.credentials(PROFILES)
+
+    assert desk.load(SB).unused == ""
+    assert desk.load(both).unused == (
+        "SB_AUTH_TOKEN: not used, because SB_AUTH_TOKEN_FILE is set, too; unset the one that you do not mean"
+    )
+    assert desk.load({**SB, "SBG_EXPORTER_PROFILES": "default"}).unused == (
+        "SB_API_ENDPOINT, SB_AUTH_TOKEN: not used, because accounts are configured; unset them, or remove those"
+        " accounts"
+    )
+    assert TOKEN not in desk.load(both).unused
+
+
 def test_relative_token_file_variable_is_in_systemd_credentials(desk: Desk) -> None:
     environ = {"SB_API_ENDPOINT": CGC, "SB_AUTH_TOKEN_FILE": "token", "CREDENTIALS_DIRECTORY": str(desk.folder)}
 
@@ -770,8 +785,8 @@ def test_default_profile_is_used_without_variables(desk: Desk) -> None:
         (
             {},
             (
-                "accounts: none configured; write an [[accounts]] table to a file and pass it with --config,"
-                " or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
+                "accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file and pass it"
+                " with --config, or set SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE"
             ),
         ),
         (
@@ -789,6 +804,13 @@ def test_default_profile_is_used_without_variables(desk: Desk) -> None:
         (
             {**SB, "SB_AUTH_TOKEN": f"{TOKEN} {OTHER}"},
             "SB_AUTH_TOKEN: invalid token: contains spaces, line breaks or non-ASCII characters",
+        ),
+        (
+            {**SB, "SB_API_ENDPOINT": "http://api.example.org/v2"},
+            (
+                "SB_API_ENDPOINT: api_endpoint is plain http, which sends the token unencrypted; use https, or configure"
+                " the account in a file and set allow_plain_http = true"
+            ),
         ),
         (
             {**SB, "SB_AUTH_TOKEN_FILE": "/no/such/token"},
