@@ -808,8 +808,8 @@ def test_default_profile_is_used_without_variables(desk: Desk) -> None:
         (
             {**SB, "SB_API_ENDPOINT": "http://api.example.org/v2"},
             (
-                "SB_API_ENDPOINT: api_endpoint is plain http, which sends the token unencrypted; use https, or configure"
-                " the account in a file and set allow_plain_http = true"
+                "SB_API_ENDPOINT: api_endpoint is plain http, which sends the token unencrypted; use https, or"
+                " configure the account in a file and set allow_plain_http = true"
             ),
         ),
         (
