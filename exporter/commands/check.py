@@ -4,10 +4,11 @@ Each account is polled once for real, into a temporary ledger. So the exporter w
 requests count in the account's own allowance, unless the state file is in use or cannot be opened.
 """
 
+import json
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from exporter.api.allowance import AllowanceKey
 from exporter.api.platforms import SHORT_NAMES
 from exporter.clock import Clock
 from exporter.commands._click import Command
-from exporter.commands._output import say
+from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.loading import Configuration
@@ -42,26 +43,46 @@ _HIDDEN: Final = "(not shown; --show-username shows it)"
     epilog="""\b
 Examples:
   sbg-exporter check --config /etc/sbg-exporter/config.toml
+  sbg-exporter check --json | jq '.[] | select(.ok | not) | .account'
   sbg-exporter check --offline --config /etc/sbg-exporter/config.toml""",
 )
 @click.option("--offline", is_flag=True, help="validate the configuration only, without contacting the API")
+@click.option("--verbose", is_flag=True, help="print all details of each account")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
 @settings_options()
 @click.pass_obj
-def command(errors: NonBlockingStream, /, *, offline: bool, **flags: object) -> int:
+def command(errors: NonBlockingStream, /, *, offline: bool, verbose: bool, as_json: bool, **flags: object) -> int:
     """Validate the configuration and poll every account once.
 
     Takes the options, variables and file of `run`. For each account it prints the user, the jobs listed, the rate
-    limit, and the requests and series to expect. No job is counted, but the requests are: in the account's allowance,
-    unless the daemon holds the state file. With `show_username = false` it hides the users; --show-username shows them.
-    Exits 1 if an account cannot be polled, 2 if the configuration is wrong or leaves no account to poll.
+    limit, and the requests and series to expect, in one line or with --verbose in several. No job is counted, but the
+    requests are: in the account's allowance, unless the exporter holds the state file. With `show_username = false` it
+    hides the users; --show-username shows them. Exits 1 if an account cannot be polled, 2 if the configuration is wrong
+    or leaves no account to poll.
     """
     configuration = load_configuration(flags)
     log = logger("auto", "error", errors)
-    return check(configuration, stop_event(), log, offline=offline)
+    report = _json if as_json else _details if verbose else _lines
+
+    def warn(line: str) -> None:
+        if as_json:
+            print_error(errors, line)
+        else:
+            say(line)
+
+    return check(configuration, stop_event(), log, offline=offline, report=report, warn=warn)
 
 
-def check(configuration: Configuration, stop: threading.Event, log: Log, *, offline: bool) -> int:
-    """Print the findings for each account; *offline* sends no request.
+def check(
+    configuration: Configuration,
+    stop: threading.Event,
+    log: Log,
+    *,
+    offline: bool,
+    report: "Report",
+    warn: Callable[[str], None] = say,
+) -> int:
+    """Print the findings for each account with *report*, and what else to know with *warn*; *offline* asks nobody.
 
     Returns:
         0 when every account can be polled, else 1.
@@ -72,7 +93,7 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, *, offl
     unused = (configuration.unused,) if configuration.unused else ()
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
     for warning in warnings:
-        say(f"warning: {warning}")
+        warn(f"warning: {warning}")
     if offline:
         for problem in configuration.setup_problems.values():
             say(f"error: {problem}")
@@ -94,14 +115,10 @@ def check(configuration: Configuration, stop: threading.Event, log: Log, *, offl
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
         if kept is not None:
             _remember_exhausted(kept, snapshots, clock)
-    for snapshot in snapshots:
-        say(snapshot.account)
-        for line in _found(snapshot, display, estimates[snapshot.account], clock.time):
-            say(f"  {line}")
-        say(f"  spent       {_requests_made(snapshot)} requests by this check")
+    report([(snapshot, estimates[snapshot.account]) for snapshot in snapshots], display, clock.time)
     if kept is None:
-        say(f"What this check spent is not counted in the allowance: {reason}")
-    return 1 if any(snapshot.status.last_error or _refused_by_allowance(snapshot) for snapshot in snapshots) else 0
+        warn(f"What this check spent is not counted in the allowance: {reason}")
+    return 1 if any(_failed(snapshot) for snapshot in snapshots) else 0
 
 
 @contextmanager
@@ -145,6 +162,76 @@ def _refused_by_allowance(snapshot: AccountSnapshot) -> bool:
     return snapshot.status.waiting is not None and snapshot.ledger is None
 
 
+def _failed(snapshot: AccountSnapshot) -> bool:
+    return bool(snapshot.status.last_error) or _refused_by_allowance(snapshot)
+
+
+_Results = Sequence[tuple[AccountSnapshot, UsageEstimate]]
+Report = Callable[[_Results, DisplayOptions, Callable[[], float]], None]
+
+
+def _details(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
+    """Print all details of each account, and a verdict."""
+    for snapshot, estimate in results:
+        say(snapshot.account)
+        for line in _found(snapshot, display, estimate, now):
+            say(f"  {line}")
+        say(f"  spent       {_requests_made(snapshot)} requests by this check")
+    say(_verdict(results))
+
+
+def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
+    """Print one line for each account, and a verdict."""
+    width = max((len(snapshot.account) for snapshot, _ in results), default=0)
+    for snapshot, estimate in results:
+        words = (line.partition(" ") for line in _found(snapshot, display, estimate, now))
+        found = {key: text.strip().removeprefix("step   ") for key, _, text in words}
+        if "error" in found:
+            next_step = f"; {found['next']}" if "next" in found else ""
+            say(f"{snapshot.account:<{width}}  failed  {found['error']}{next_step}")
+            continue
+        user = f"{found['user']} at " if "user" in found else ""
+        host = snapshot.endpoint.partition("://")[2].partition("/")[0]
+        jobs = found["jobs"].partition(":")[0].partition(";")[0].replace(" listed", "")
+        say(
+            f"{snapshot.account:<{width}}  ok      {user}{host}; {jobs} job{'' if jobs == '1' else 's'};"
+            f" {found['requests'].split()[0]} of {snapshot.status.allowance} requests per 5 minutes;"
+            f" {found['series'].split()[0]} series"
+        )
+    say(_verdict(results))
+
+
+def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
+    """Print a JSON list with one object for each account; null is what is not known."""
+    accounts = [
+        {
+            "account": snapshot.account,
+            "ok": not _failed(snapshot),
+            "error": _problem(snapshot, now()) or None,
+            "endpoint": snapshot.endpoint,
+            "username": snapshot.status.username if display.show_username else None,
+            "jobs": None if _failed(snapshot) else estimate.jobs,
+            "all_jobs_listed": snapshot.listed is not None,
+            "rate_limit": snapshot.status.rate_limit,
+            "rate_limit_remaining": snapshot.status.rate_limit_remaining,
+            "requests_per_5_minutes": min(estimate.requests, snapshot.status.allowance),
+            "allowance": snapshot.status.allowance,
+            "requests_spent": _requests_made(snapshot),
+            "series": None if _failed(snapshot) else _series(snapshot, display, now),
+        }
+        for snapshot, estimate in results
+    ]
+    say(json.dumps(accounts, indent=2))
+
+
+def _verdict(results: _Results) -> str:
+    failed = sum(_failed(snapshot) for snapshot, _ in results)
+    accounts = f"{len(results)} account{'' if len(results) == 1 else 's'}"
+    if failed:
+        return f"Failed: {failed} of {accounts} cannot be polled, for the reason above."
+    return f"OK: {accounts} can be polled."
+
+
 def _found(
     snapshot: AccountSnapshot, display: DisplayOptions, estimate: UsageEstimate, now: Callable[[], float]
 ) -> Iterator[str]:
@@ -152,13 +239,10 @@ def _found(
     yield f"endpoint    {snapshot.endpoint}"
     if status.username is not None:
         yield f"user        {status.username if display.show_username else _HIDDEN}"
-    if status.last_error:
-        yield f"error       {status.last_error}"
-        if status.auth_ok is False:
+    if problem := _problem(snapshot, now()):
+        yield f"error       {problem}"
+        if status.last_error and status.auth_ok is False:
             yield f"next step   {_for_a_refused_token(snapshot.endpoint)}"
-        return
-    if _refused_by_allowance(snapshot):
-        yield f"error       {_until_allowed(snapshot, now())}"
         return
     yield f"jobs        {_jobs(snapshot, estimate)}"
     if status.rate_limit is not None and status.rate_limit_remaining is not None:
@@ -168,6 +252,13 @@ def _found(
     expected = min(estimate.requests, status.allowance)
     yield f"requests    {expected} per 5 minutes expected, {status.allowance} allowed"
     yield f"series      {_series(snapshot, display, now)} expected"
+
+
+def _problem(snapshot: AccountSnapshot, now: float) -> str:
+    """Why the account cannot be polled; empty if it can."""
+    if snapshot.status.last_error:
+        return snapshot.status.last_error
+    return _until_allowed(snapshot, now) if _refused_by_allowance(snapshot) else ""
 
 
 def _for_a_refused_token(endpoint: str) -> str:
@@ -199,8 +290,8 @@ def _until_allowed(snapshot: AccountSnapshot, now: float) -> str:
 
 
 def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[], float]) -> int:
-    """How many series a scrape would get for the account now."""
+    """How many series Prometheus would store for the account now: it scrapes OpenMetrics, with creation times."""
     registry = SnapshotRegistry((snapshot.account,))
     registry.put(snapshot)
     page = Exposition(registry, lambda: StoreStats(0, 0, 0, 0.0), display, now)
-    return sum(not line.startswith(b"#") for line in page.account_families(Format.TEXT).splitlines())
+    return sum(not line.startswith(b"#") for line in page.account_families(Format.OPENMETRICS).splitlines())

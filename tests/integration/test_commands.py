@@ -1,5 +1,6 @@
 """``check`` and ``once`` as processes with the simulated platform; node_exporter reads the textfile of ``once``."""
 
+import json
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from exporter.errors import OutputError
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, running
-from tests.harness import Account, Installation
+from tests.harness import OPENMETRICS, Account, Installation
 from tests.snapshots import exposition
 from tests.waiting import PATIENCE, eventually
 
@@ -34,10 +35,11 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
             simulator.platform.submit(DONE)
         simulator.platform.submit(JobScript(total=3, hangs_after=1))
 
-        check = site.start("check", "--config", str(site.config))
+        check = site.start("check", "--verbose", "--config", str(site.config))
 
         assert check.end() == 0
         assert check.lines == []
+        assert check.stdout.splitlines()[-1] == "OK: 1 account can be polled."
         told = dict(re.findall(r"^  (\S+(?: limit)?)\s{2,}(.*)$", check.stdout, re.MULTILINE))
         assert check.stdout.startswith("sim\n")
         assert told["endpoint"] == simulator.url
@@ -48,7 +50,7 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
         assert told["spent"] == "3 requests by this check"
         assert accounts_in(site.state) == 0
         with site.running() as daemon:
-            shown = daemon.get("/metrics").text
+            shown = daemon.get("/metrics", accept=OPENMETRICS).text
         series = [line for line in shown.splitlines() if line.startswith("sbg_") and 'account="sim"' in line]
         assert told["series"] == f"{len(series)} expected"
 
@@ -113,7 +115,23 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             Account(name="refused", endpoint=simulator.url, token="f" * 32),
         )
         with Installation(tmp_path / "etc", *accounts) as site:
-            check = site.start("check", "--config", str(site.config))
+            brief = site.start("check", "--config", str(site.config))
+            assert brief.end() == 1
+            good, twin, refused, verdict = brief.stdout.splitlines()
+            host = simulator.url.partition("://")[2].partition("/")[0]
+            assert re.fullmatch(
+                rf"good     ok      demo at {host}; 0 jobs; \d+ of 250 requests per 5 minutes; \d+ series", good
+            )
+            assert twin.startswith("twin     failed  accounts good and twin are the same user")
+            assert refused.startswith("refused  failed  the platform refused the token: 401")
+            assert verdict == "Failed: 2 of 3 accounts cannot be polled, for the reason above."
+            as_json = site.start("check", "--json", "--config", str(site.config))
+            assert as_json.end() == 1
+            found = {each["account"]: each for each in json.loads(as_json.stdout)}
+            assert [each["ok"] for each in found.values()] == [True, False, False]
+            assert (found["good"]["jobs"], found["refused"]["series"]) == (0, None)
+
+            check = site.start("check", "--verbose", "--config", str(site.config))
 
             assert check.end() == 1
             assert re.findall(r"^(\w+)$", check.stdout, re.MULTILINE) == ["good", "twin", "refused"]
