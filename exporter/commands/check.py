@@ -82,7 +82,7 @@ def check(
     report: "Report",
     warn: Callable[[str], None] = say,
 ) -> int:
-    """Print the findings for each account with *report*, and what else to know with *warn*; *offline* asks nobody.
+    """Print the findings for each account with *report*, and what else to know with *warn*; *offline* sends no request.
 
     Returns:
         0 when every account can be polled, else 1.
@@ -221,7 +221,8 @@ def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) 
         }
         for snapshot, estimate in results
     ]
-    say(json.dumps(accounts, indent=2))
+    for line in json.dumps(accounts, indent=2).splitlines():
+        say(line)
 
 
 def _verdict(results: _Results) -> str:

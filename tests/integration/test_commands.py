@@ -73,7 +73,7 @@ def test_check_in_a_loop_keeps_to_the_allowance(tmp_path: Path) -> None:
     ):
         checks, codes = [], []
         for _ in range(8):
-            checks.append(site.start("check", "--config", str(site.config)))
+            checks.append(site.start("check", "--verbose", "--config", str(site.config)))
             codes.append(checks[-1].end())
         requests = len(simulator.platform.latest_requests())
 
@@ -96,10 +96,10 @@ def test_check_in_a_loop_keeps_to_the_allowance(tmp_path: Path) -> None:
 def test_check_next_to_a_daemon_says_what_it_spent(tmp_path: Path) -> None:
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator)) as site:
         with site.running() as daemon:
-            check = site.start("check", "--config", str(site.config))
+            check = site.start("check", "--verbose", "--config", str(site.config))
             assert check.end() == 0
             pid = daemon.pid
-        alone = site.start("check", "--state-file", "nowhere/state.db", "--config", str(site.config))
+        alone = site.start("check", "--verbose", "--state-file", "nowhere/state.db", "--config", str(site.config))
         assert alone.end() == 0
 
     assert "  spent       2 requests by this check" in check.stdout

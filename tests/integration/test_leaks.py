@@ -277,7 +277,7 @@ def test_hidden_user_names_are_nowhere(tmp_path: Path, level: str) -> None:
             assert daemon.stop() == 0
             seen += daemon.output()
         for command in (
-            ("check", *config),
+            ("check", "--verbose", *config),
             ("once", *config),
             ("state", "show", *config),
             ("state", "show", "--json", *config),
@@ -286,7 +286,7 @@ def test_hidden_user_names_are_nowhere(tmp_path: Path, level: str) -> None:
             started = place.start(*command)
             started.end()
             seen += started.output()
-        shown = place.start("check", "--show-username", *config)
+        shown = place.start("check", "--verbose", "--show-username", *config)
         shown.end()
 
     assert str(failed["reason"]).startswith("the token belongs to another user than the ledger of account mine")

@@ -1041,11 +1041,13 @@ def test_plain_http_has_a_proxy_of_its_own_and_no_proxy_may_name_a_port(desk: De
 def test_no_proxy_may_name_addresses_and_networks(desk: Desk, endpoint: str, no_proxy: str, *, direct: bool) -> None:
     environ = {**SB, "SB_API_ENDPOINT": endpoint, "HTTPS_PROXY": PROXY, "NO_PROXY": no_proxy}
 
-    assert [each.proxy for each in desk.load(environ).accounts] == [None if direct else PROXY]
+    assert [each.proxy for each in desk.load(environ).accounts] == [None if direct else Secret(PROXY)]
 
 
-@pytest.mark.parametrize(("name", "proxy"), [("HTTP_PROXY", None), ("http_proxy", PROXY)])
-def test_a_cgi_program_ignores_the_variable_that_its_clients_can_set(desk: Desk, name: str, proxy: str | None) -> None:
+@pytest.mark.parametrize(("name", "proxy"), [("HTTP_PROXY", None), ("http_proxy", Secret(PROXY))])
+def test_a_cgi_program_ignores_the_variable_that_its_clients_can_set(
+    desk: Desk, name: str, proxy: Secret | None
+) -> None:
     desk.write(account(api_endpoint='"http://api.example.org/v2"', allow_plain_http="true"))
 
     [found] = desk.load({name: PROXY, "REQUEST_METHOD": "GET"}).accounts
