@@ -13,13 +13,17 @@ AGREE_WITHIN: Final = 60.0
 _STEADY: Final = 2.0
 """Seconds of a difference that whole seconds in ``Date`` and the network explain: no reason to correct the estimate."""
 
+_UNDATED: Final = 2
+"""Responses in a row without ``Date`` after which an unconfirmed one before them is not waited for."""
+
 
 class PlatformClock:
     """The platform's clock, as two responses in a row show it with this machine's monotonic clock in between.
 
     A ``Date`` that jumps is left out until the next response confirms it. A ``Date`` that stands still, as from a
-    cache, says nothing. Without any usable ``Date`` this machine's clock is used, as there is no other. All times are
-    seconds: ``date`` and ``local`` in Unix time by the platform's and this machine's clock, ``monotonic`` since boot.
+    cache, says nothing. This machine's clock is used if there is no usable ``Date``, also if responses have none after
+    one that was never confirmed. All times are seconds: ``date`` and ``local`` in Unix time by the platform's and this
+    machine's clock, ``monotonic`` since boot.
     """
 
     def __init__(self) -> None:
@@ -30,11 +34,15 @@ class PlatformClock:
         self._last: tuple[float, float] | None = None
         """The last date, and when it was received."""
         self._standing_still = False
+        self._undated = 0
+        """Responses in a row without a date."""
 
     def observe(self, date: float | None, monotonic: float) -> None:
         """Take the time of one response of the platform, received at *monotonic*; None if it has no readable date."""
         if date is None:
+            self._undated += 1
             return
+        self._undated = 0
         last, self._last = self._last, (date, monotonic)
         if last is not None and last[0] == date and monotonic - last[1] > _STEADY:
             self._last, self._standing_still = last, True
@@ -57,8 +65,9 @@ class PlatformClock:
 
     @property
     def absent(self) -> bool:
-        """Whether the platform has shown no clock: no date, or one that stands still."""
-        return self._offset is None and (self._last is None or self._standing_still)
+        """Whether the platform shows no clock: no date, or one that stands still or that no further date followed."""
+        shows_none = self._last is None or self._standing_still or self._undated >= _UNDATED
+        return self._offset is None and shows_none
 
     def time(self, monotonic: float, local: float) -> float | None:
         """Return the platform's time at *monotonic*: *local* if it shows no clock, None while it is not believed."""

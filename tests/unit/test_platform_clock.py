@@ -110,6 +110,17 @@ def test_date_that_stood_still_from_the_beginning_is_like_none() -> None:
     assert clock.time(60, local=START + 61) == START + 61
 
 
+@pytest.mark.parametrize("ahead", [0, DAY, -DAY])
+def test_date_that_no_other_follows_is_like_none(ahead: float) -> None:
+    """Only the first response came through a proxy that adds a ``Date``."""
+    assert not clock_of((0, ahead), (1, None)).absent
+
+    clock = clock_of((0, ahead), (1, None), (2, None))
+
+    assert clock.absent
+    assert clock.time(60, local=START + 61) == START + 61
+
+
 def test_responses_without_a_date_do_not_end_the_belief() -> None:
     assert clock_of((0, 0), (30, 0), (60, None), (90, None)).time(90, local=0) == START + 90
 
