@@ -36,6 +36,7 @@ from exporter.errors import (
     BadAnswer,
     BadRequest,
     JobRequestFailed,
+    Maintenance,
     NotThePlatform,
     PollError,
     RateLimited,
@@ -291,6 +292,9 @@ class Client:
             job = decoding.parse_job(body)
         except _NoSuchJob as error:
             return Response(None, error.date)
+        except Maintenance as error:
+            self._pause(Endpoint.JOB, error.retry_after)
+            raise JobRequestFailed(str(error)) from error
         except (Unreachable, BadAnswer) as error:
             raise JobRequestFailed(str(error)) from error
         if job.id != job_id:
@@ -387,16 +391,23 @@ class Client:
             retry_after = min(retry_after, LONGEST_PAUSE)
         if code == _TOO_MANY:
             wait = seconds_until_reset(rate_limit, date) if retry_after is None else retry_after
-            self.allowance.pause_for(wait, self._clock.monotonic())
-            raise RateLimited("the platform's rate limit is exhausted (429)", wait)
+            raise self._refused(endpoint, rate_limit.remaining, wait)
         if code == _UNAVAILABLE and retry_after is not None and retry_after > _SHORT_PAUSE:
             self._pause(endpoint, retry_after)
         if endpoint is Endpoint.JOB and code == _NOT_FOUND and decoding.parse_error(body).code == NO_SUCH_JOB:
             raise _NoSuchJob(date)
         raise failure(received, asked, retry_after)
 
+    def _refused(self, endpoint: Endpoint, requests_left: int | None, wait: float) -> PollError:
+        """Pause for *wait* seconds after a 429 and return its error: of one job only, if requests are left."""
+        if endpoint is Endpoint.JOB and requests_left:
+            self._pause(endpoint, wait)
+            return JobRequestFailed(f"the platform answered 429, with {requests_left} requests left")
+        self.allowance.pause_for(wait, self._clock.monotonic())
+        return RateLimited("the platform's rate limit is exhausted (429)", wait)
+
     def _pause(self, endpoint: Endpoint, seconds: float) -> None:
-        """Honour a ``Retry-After``. If it came for one job, the job list is requested as usual."""
+        """Send no such request for a while. If one job's endpoint asked for it, the job list is requested as usual."""
         now = self._clock.monotonic()
         if endpoint is Endpoint.JOB:
             self._jobs_paused_until = now + seconds

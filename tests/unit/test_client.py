@@ -257,7 +257,7 @@ STATUSES: dict[str, tuple[bytes, type[PollError], type[PollError]]] = {
     "500": (reply(500, fault(90004)), Unreachable, JobRequestFailed),
     "500 with code 0": (reply(500, fault(0)), Unreachable, JobRequestFailed),
     "502 in HTML": (reply(502, b"<html><h1>502 Bad Gateway</h1></html>"), Unreachable, JobRequestFailed),
-    "503 with code 0": (reply(503, fault(0)), Maintenance, Maintenance),
+    "503 with code 0": (reply(503, fault(0)), Maintenance, JobRequestFailed),
     "503 with another code": (reply(503, fault(90005)), Unreachable, JobRequestFailed),
     "503 in HTML": (reply(503, b"<html>"), Unreachable, JobRequestFailed),
     "504 without a body": (reply(504, b""), Unreachable, JobRequestFailed),

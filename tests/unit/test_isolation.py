@@ -3,8 +3,10 @@
 Time passes only while the simulated platform responds and while the poller waits.
 """
 
+import json
 import random
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -308,25 +310,54 @@ def test_bad_job_of_a_large_account_delays_neither_looks_nor_the_full_listing(be
     assert len(listed) >= 4
 
 
-@pytest.mark.parametrize(
-    ("status", "body"), [(429, {"code": 1000}), (503, {"code": 0})], ids=["rate limit", "maintenance"]
-)
 @pytest.mark.fault(
-    "429 or maintenance in the middle of a poll",
-    action="asks for nothing more in that poll",
-    shown="what the poll has seen; `sbg_maintenance`",
-    recovery="the polls after it",
+    "429 in the middle of a poll",
+    action="asks for nothing more until the rate limit's reset",
+    shown="what the poll has seen",
+    recovery="the polls after the reset",
 )
-def test_platform_that_refuses_everything_stops_the_rest_of_the_poll(
-    bench: TimedPoller, status: int, body: dict[str, int]
-) -> None:
-    unlisted(bench, lambda bench: bench.platform.said(status, body), "2", "3")
+def test_used_up_rate_limit_stops_the_rest_of_the_poll(bench: TimedPoller) -> None:
+    unlisted(bench, lambda bench: bench.platform.said(429, {"code": 1000}), "2", "3")
 
     bench.run_until(31)
 
     assert len(bench.asked("2") + bench.asked("3")) == 1
+    assert bench.looks() == [0, 30]
     assert polls(bench.snapshots[-1]) == {"success": 2}
-    assert bench.snapshots[-1].status.maintenance is (status == 503)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        pytest.param(503, {}, {"code": 0}, id="maintenance"),
+        pytest.param(503, {"retry-after": "100"}, {"code": 0}, id="long maintenance"),
+        pytest.param(503, {"retry-after": "100"}, {"code": 1}, id="Retry-After"),
+        pytest.param(429, {"x-ratelimit-remaining": "500"}, {"code": 1000}, id="rate limit that is not used up"),
+        pytest.param(429, {"x-ratelimit-remaining": "500", "retry-after": "100"}, {}, id="the same with Retry-After"),
+    ],
+)
+@pytest.mark.fault(
+    "one job's endpoint reports maintenance, asks for a pause, or answers 429 although requests are left",
+    action="asks for no single job until the pause ends",
+    shown="everything on the list; one log line",
+    recovery="the end of the pause",
+)
+def test_pause_that_one_job_asks_for_delays_no_look(
+    bench: TimedPoller, status: int, headers: dict[str, str], body: dict[str, int]
+) -> None:
+    content = json.dumps(body).encode()
+    unlisted(bench, lambda _: httpx.Response(status, headers=headers, content=iter([content])), "2", "3")
+    bench.at(95, lambda: bench.platform.finish("4", 9, 1))
+
+    bench.run_until(181)
+
+    assert bench.looks() == [30.0 * number for number in range(7)]
+    assert polls(bench.snapshots[-1]) == {"success": 7}
+    assert bench.snapshots[-1].status.maintenance is False
+    assert bench.shown_at(failed=1) == 120
+    asked = sorted(bench.asked("2") + bench.asked("3"))
+    assert 1 <= len(asked) <= 4
+    assert min(later - earlier for earlier, later in pairwise([*asked, 1000])) >= 60
 
 
 @pytest.mark.fault(
