@@ -11,6 +11,7 @@ from typing import Final
 
 from exporter.errors import ConfigError, OutputError, Stopping
 from exporter.storage.files import atomic_write
+from exporter.storage.paths import real_path
 
 _SUFFIX: Final = ".prom"
 _CHECK_SECONDS: Final = 0.2
@@ -34,7 +35,7 @@ def check_writable(path: Path) -> None:
                 f"--textfile: the name must end in {_SUFFIX}, or node_exporter ignores the file;"
                 " without --textfile, the page goes to standard output"
             )
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=_replaced(path).parent).close()
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -42,7 +43,7 @@ def check_writable(path: Path) -> None:
 def write(path: Path, content: bytes, stop: threading.Event) -> None:
     """Write *content* to *path*: through a FIFO or a character device, else as a file that is replaced in one step.
 
-    A FIFO without a reader is waited for.
+    A FIFO without a reader is waited for. A symbolic link stays, and the file that it leads to is replaced.
 
     Raises:
         OutputError: it cannot be written.
@@ -52,10 +53,15 @@ def write(path: Path, content: bytes, stop: threading.Event) -> None:
         if _is_stream(path):
             _write_through(path, content, stop)
             return
-        with atomic_write(path, mode=0o644) as temporary:
+        with atomic_write(_replaced(path), mode=0o644) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _replaced(path: Path) -> Path:
+    """The file that is replaced: the one that a symbolic link leads to, if there is one."""
+    return real_path(path) if path.is_file() else path
 
 
 def _is_stream(path: Path) -> bool:

@@ -36,6 +36,19 @@ def test_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["sbg.prom"]
 
 
+def test_file_behind_a_symbolic_link_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    file, path = tmp_path / "elsewhere" / "page", tmp_path / "sbg.prom"
+    file.write_text("old")
+    path.symlink_to(file)
+
+    put(path)
+
+    assert path.is_symlink()
+    assert file.read_bytes() == PAGE
+    assert [each.name for each in file.parent.iterdir()] == ["page"]
+
+
 @pytest.mark.parametrize("name", ["fifo", "fifo.prom"])
 @pytest.mark.parametrize("linked", [False, True])
 def test_page_is_written_through_a_fifo(tmp_path: Path, name: str, *, linked: bool) -> None:
