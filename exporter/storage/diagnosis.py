@@ -8,6 +8,7 @@ import errno
 import os
 import shlex
 import sqlite3
+import stat
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -79,7 +80,22 @@ def probe(folder: Path) -> int:
 
 def permission_advice(path: Path) -> str:
     """How to let this process write the existing *path*, with a command for the shell."""
+    missing = _missing_permissions(path)
+    if missing:
+        return f"permission denied; run `chmod u+{missing} {shlex.quote(str(path))}`"
     return f"permission denied; as root, run `chown {os.geteuid()} {shlex.quote(str(path))}`"
+
+
+def _missing_permissions(path: Path) -> str:
+    """The permissions that this process needs and may give itself; empty if it does not own *path*."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    needed = "rwx" if stat.S_ISDIR(found.st_mode) else "rw"
+    bits = {"r": stat.S_IRUSR, "w": stat.S_IWUSR, "x": stat.S_IXUSR}
+    lacks_some = any(not found.st_mode & bits[each] for each in needed)
+    return needed if lacks_some and found.st_uid == os.geteuid() else ""
 
 
 def _why_not(number: int, path: Path, text: str) -> str:

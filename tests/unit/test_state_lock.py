@@ -442,3 +442,26 @@ def test_folder_that_may_not_be_written_is_named(open_folder: Path) -> None:
 
     advice = f"permission denied; as root, run `chown {STRANGER} {open_folder}`"
     isolated(partial(_refused, file, f"lock file {file}.lock cannot be created: {advice}"), user=STRANGER)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("name", "mode", "complaint", "lacking"),
+    [
+        ("", 0o500, "lock file {file}.lock cannot be created", "rwx"),
+        ("", 0o600, "state file {file} cannot be opened", "rwx"),
+        ("state.db", 0o400, "state file {file} cannot be opened", "rw"),
+    ],
+)
+def test_owner_without_permission_is_told_to_give_it_to_itself(
+    open_folder: Path, name: str, mode: int, complaint: str, lacking: str
+) -> None:
+    file, closed = open_folder / "state.db", open_folder / name
+    Store(file).close()
+    (open_folder / "state.db.lock").unlink()
+    for each in (open_folder, file):
+        os.chown(each, STRANGER, STRANGER)
+    closed.chmod(mode)
+
+    advice = f"permission denied; run `chmod u+{lacking} {closed}`"
+    isolated(partial(_refused, file, f"{complaint.format(file=file)}: {advice}"), user=STRANGER)
