@@ -70,6 +70,7 @@ def build(
         log.warning("config.variables_unused", reason=configuration.unused)
     with closing(Store(configuration.state_file)) as store:
         store.report_missing = lambda reason: log.error("state.file_missing", reason=reason)
+        store.report_unsaved = lambda reason: log.error("allowance.not_saved", reason=reason)
         for warning in store.warnings:
             log.warning("state.exposed", reason=warning)
         kept = allowances_in or store

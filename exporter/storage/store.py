@@ -65,6 +65,9 @@ class Store:
         self.report_missing: Callable[[str], object] = lambda _reason: None
         """Called with the reason when a file of the state file is gone from its path, once per reason."""
         self._missing = ""
+        self.report_unsaved: Callable[[str], object] = lambda _reason: None
+        """Called with the reason when an allowance cannot be saved, once per reason."""
+        self._unsaved = ""
         self._path = path
         self._lock = threading.RLock()
         self._file = hold(path)
@@ -259,11 +262,20 @@ class Store:
         """Save what is left of *key*'s allowance; *now* in Unix seconds.
 
         It must outlive this process, but not a power failure, so this does not wait for the disk. A failure is only
-        counted in ``write_failures``, because polling matters more than remembering the requests.
+        counted and reported, because polling matters more than remembering the requests.
         """
         row = (*key, saved.limit, saved.used, saved.slices, now + saved.window_left, now + saved.pause_left, now)
-        with self._lock, suppress(StateWriteError), self._transaction(durable=False):
-            self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        with self._lock:
+            try:
+                with self._transaction(durable=False):
+                    self._db.execute("INSERT OR REPLACE INTO allowance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            except StateWriteError as error:
+                reason = str(error)
+                if reason not in {self._unsaved, self._missing}:
+                    self.report_unsaved(reason)
+                self._unsaved = reason
+            else:
+                self._unsaved = ""
 
     # ---- job records ----
 

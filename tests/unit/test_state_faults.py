@@ -235,6 +235,19 @@ def test_failed_save_of_an_allowance_is_counted_when_the_file_is_gone(state_file
         assert store.write_failures == 1
 
 
+def test_failed_save_of_an_allowance_is_reported_once_per_reason(state_file: Path) -> None:
+    reported: list[str] = []
+    with closing(Store(state_file)) as store, closing(sqlite3.connect(state_file, isolation_level=None)) as other:
+        begin(store)
+        store.report_unsaved = reported.append
+        for statement in ("BEGIN EXCLUSIVE", "SELECT 1", "ROLLBACK", "BEGIN EXCLUSIVE", "ROLLBACK"):
+            other.execute(statement)
+            store.save_allowance(AllowanceKey(ENDPOINT, "lab"), SavedAllowance(400, 30, 20, 60.0, 40.0), START)
+
+    assert len(reported) == 2
+    assert "another program has it locked" in reported[0]
+
+
 # ---- disks ----
 
 
