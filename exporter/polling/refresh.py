@@ -127,7 +127,10 @@ class Refresh:
             for record in tick.ledger.live.values()
             if record.needs_details and record.operation in OPERATIONS and self._backoff.due(record.id, tick.now)
         ]
-        needing_details.sort(key=lambda record: (-record.detail_requests_left, record.last_progress_at, record.id))
+        # Alerts show the errors of new failures. Those of existing jobs, perhaps hundreds, are only for the pages.
+        needing_details.sort(
+            key=lambda record: (record.history, -record.detail_requests_left, record.last_progress_at, record.id)
+        )
         unfinished, failing = self._by_endpoint(self._groups(unseen, tick.now))
         details, failing_details = self._by_endpoint([[record] for record in needing_details])
         answering = self._for_details.shared(unfinished, details, requests)

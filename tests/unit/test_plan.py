@@ -21,6 +21,7 @@ from exporter.polling.requests import (
     Request,
     Tick,
 )
+from tests.clocks import START
 from tests.factories import record
 
 HOUR = 3600.0
@@ -539,6 +540,17 @@ def test_details_get_a_quarter_of_a_budget_that_unfinished_jobs_exceed() -> None
         asked.append(sum(job_id in wanted for job_id in account.single_jobs))
 
     assert asked == [3, 2, 1]  # a quarter of eight, and one more from earlier polls' credit
+
+
+def test_details_of_a_new_failure_come_before_those_of_existing_jobs() -> None:
+    account, _ = with_running_apart(0)
+    new, *existing = account.jobs[10:40]
+    account.live = {job.id: record(job, detail_requests_left=50, outcome="failed", history=True) for job in existing}
+    account.live[new.id] = record(new, detail_requests_left=50, outcome="failed", last_progress_at=START + 1000)
+
+    account.poll(budget=1)
+
+    assert account.single_jobs == [new.id]
 
 
 def test_details_are_requested_while_unfinished_jobs_take_the_only_request_of_each_poll() -> None:
