@@ -62,5 +62,42 @@ class RealClock:
         return seconds
 
 
+class AccountClock:
+    """Another clock, whose pauses end when one account's poller is stopped or woken."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._news = threading.Event()
+        self._stopped = False
+
+    def time(self) -> float:
+        return self._clock.time()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def roll(self) -> float:
+        return self._clock.roll()
+
+    def pause(self, seconds: float) -> None:
+        if not self._stopped:
+            self._news.wait(min(max(0.0, self._clock.real_seconds(seconds)), threading.TIMEOUT_MAX))
+            self._news.clear()
+        if self._stopped:
+            raise Stopping("stopping")
+
+    def real_seconds(self, seconds: float) -> float:
+        return self._clock.real_seconds(seconds)
+
+    def wake(self) -> None:
+        """End the pause in progress, or else the next one. Callable from any thread."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Raise Stopping in the pause in progress and in every later one. Callable from any thread."""
+        self._stopped = True
+        self._news.set()
+
+
 SYSTEM_CLOCK: Final = RealClock(threading.Event())
 """For code outside the polls, where no test needs another clock. Its pauses are not interrupted."""

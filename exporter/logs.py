@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final, Literal, TextIO, TypeAlias
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -129,9 +129,52 @@ class _LineLogger:
     debug = info = warning = error = msg
 
 
+class LogStyle:
+    """The format and the lowest level of a logger, which may change while it is in use.
+
+    It is the logger's only processor, because structlog decides about both when it makes a logger.
+    """
+
+    def __init__(self, log_format: LogFormat, level: str, *, terminal: bool) -> None:
+        self._terminal = terminal
+        self.use(log_format, level)
+
+    def use(self, log_format: LogFormat, level: str) -> None:
+        """Use another format and level from the next event on."""
+        self._lowest, self._chain = _LEVELS[level], _chain(log_format, terminal=self._terminal)
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        """The line of an event.
+
+        Raises:
+            structlog.DropEvent: its level is too low.
+        """
+        if _LEVELS[method] < self._lowest:
+            raise structlog.DropEvent
+        processed: Any = event
+        for processor in self._chain:
+            processed = processor(logger, method, processed)
+        return str(processed)
+
+
 def logger(log_format: LogFormat, level: str, stream: LogStream) -> Log:
     """A logger that writes to *stream*; ``auto`` is console on a terminal, JSON elsewhere."""
-    terminal = stream.isatty()
+    return logger_in(LogStyle(log_format, level, terminal=stream.isatty()), stream)
+
+
+def logger_in(style: LogStyle, stream: LogStream) -> Log:
+    """A logger that writes to *stream* in a style that may change."""
+    log: Log = structlog.wrap_logger(
+        _LineLogger(stream),
+        processors=[style],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+    )
+    if isinstance(stream, NonBlockingStream):
+        stream.report_dropped = lambda number: log.warning("log.lines_dropped", lines=number)
+    return log
+
+
+def _chain(log_format: LogFormat, *, terminal: bool) -> list[Processor]:
     if log_format == "auto":
         log_format = "console" if terminal else "json"
     renderer: Processor
@@ -146,7 +189,7 @@ def logger(log_format: LogFormat, level: str, stream: LogStream) -> Log:
         renderer = structlog.processors.LogfmtRenderer(key_order=_FIRST_KEYS)
     else:
         renderer = structlog.processors.JSONRenderer()
-    chain: list[Processor] = [
+    return [
         _without_none,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(
@@ -157,14 +200,6 @@ def logger(log_format: LogFormat, level: str, stream: LogStream) -> Log:
         partial(_only_what_may_be_shown, in_one_line=log_format == "console"),
         renderer,
     ]
-    log: Log = structlog.wrap_logger(
-        _LineLogger(stream),
-        processors=chain,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-    )
-    if isinstance(stream, NonBlockingStream):
-        stream.report_dropped = lambda number: log.warning("log.lines_dropped", lines=number)
-    return log
 
 
 def _without_none(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

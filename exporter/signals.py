@@ -72,7 +72,7 @@ class _Watch:
         with self._lock:
             self._reload, requested = reload, self._reload_requested
         if requested:
-            reload()
+            self._start(reload)
 
     def leave(self, code: int) -> NoReturn:
         with self._lock:
@@ -102,8 +102,12 @@ class _Watch:
             reload = self._reload
             self._reload_requested = reload is None
         if reload is not None:
-            # In a thread of its own: a reload that hangs or fails must not keep SIGTERM waiting.
-            threading.Thread(target=reload, name="reload", daemon=True).start()
+            self._start(reload)
+
+    @staticmethod
+    def _start(reload: Callable[[], object]) -> None:
+        # In a thread of its own: a reload that hangs or fails must not keep SIGTERM waiting.
+        threading.Thread(target=reload, name="reload", daemon=True).start()
 
     def _end(self, number: signal.Signals) -> None:
         with self._lock:
@@ -146,7 +150,7 @@ def stop_event() -> threading.Event:
 
 
 def on_hangup(reload: Callable[[], object]) -> None:
-    """Call *reload* for each SIGHUP to the daemon, in a thread of its own; now, if one has come already."""
+    """Call *reload* for each SIGHUP to the daemon, in a thread of its own; at once, if one has come already."""
     _PROCESS.on_hangup(reload)
 
 

@@ -210,13 +210,12 @@ def _state_file() -> stat_panel.Panel:
 def _configuration() -> stat_panel.Panel:
     info = PanelInfo(
         "Configuration",
-        "Result of the last configuration reload since the exporter started.",
+        "Whether the configuration was valid when the exporter last read it, at its start or at a reload.",
         "none",
         ("SbgConfigReloadFailed",),
     )
-    value_mappings = {"0": ("rejected", theme.WARNING_TEXT), "1": ("reloaded", ""), "2": ("not reloaded", "")}
-    reloaded = "min(sbg_exporter_config_last_reload_successful) or 2 * max(sbg_exporter_build_info)"
-    return stat(info, now(reloaded), value_mappings=value_mappings)
+    value_mappings = {"0": ("rejected", theme.WARNING_TEXT), "1": ("OK", "")}
+    return stat(info, now("min(sbg_exporter_config_last_reload_successful)"), value_mappings=value_mappings)
 
 
 def _version() -> stat_panel.Panel:

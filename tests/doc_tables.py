@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from exporter.api.error_codes import ERROR_CODES
 from exporter.config.platforms import PLATFORMS, Platform
-from exporter.config.settings import Settings, default_text
+from exporter.config.settings import NEEDS_RESTART, Settings, default_text
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
 from exporter.simulator import control, faults
 from exporter.simulator.platform import Behaviour
@@ -116,13 +116,19 @@ def query(family: Family | ProcessFamily) -> str:
 def settings() -> str:
     """The table of settings."""
     return _table(
-        ("key", "default", "meaning"),
+        ("key", "default", "meaning", "reload"),
         (
-            (_code(key), _default(field), field.description or "")
+            (_code(key), _default(field), field.description or "", _reload(key))
             for key, field in Settings.model_fields.items()
             if key not in _NOT_IN_TABLE
         ),
     )
+
+
+def _reload(key: str) -> str:
+    if key == "web_config_file":
+        return "live, but a restart turns TLS on and protection off"
+    return "restart" if key in NEEDS_RESTART else "live"
 
 
 def alerts() -> str:

@@ -16,7 +16,7 @@ from exporter import signals
 from exporter.clock import RealClock
 from exporter.config.loading import load
 from exporter.daemon import run
-from exporter.logs import NonBlockingStream, logger
+from exporter.logs import LogStyle, NonBlockingStream, logger_in
 
 
 def fast_now(anchor: float, speed: float) -> float:
@@ -51,8 +51,11 @@ def main(anchor: float, speed: float, config: Path) -> int:
     stop = signals.stop_event()
     configuration = load({"config": str(config)}, os.environ, Path.home())
     errors = NonBlockingStream(sys.stderr)
-    log = logger(configuration.settings.log_format, configuration.settings.log_level, errors)
-    code = run.run(configuration, stop, log, clock=ScaledClock(stop, anchor, speed))
+    settings = configuration.settings
+    style = LogStyle(settings.log_format, settings.log_level, terminal=errors.isatty())
+    reload = run.Reload(lambda: load({"config": str(config)}, os.environ, Path.home()), style.use)
+    clock = ScaledClock(stop, anchor, speed)
+    code = run.run(configuration, stop, logger_in(style, errors), clock=clock, reload=reload)
     errors.close()
     return code
 

@@ -263,6 +263,15 @@ class Daemon:
         leaks.check_text(f"{answer.headers}{answer.text}", f"the response to {path}")
         return answer
 
+    def post(self, path: str, **headers: str) -> httpx.Response:
+        return self._client.post(self.url + path, headers=headers)
+
+    def reload(self) -> str:
+        """Reload over HTTP and return the response, which has to be a success."""
+        answer = self.post("/-/reload")
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
     def await_ready(self) -> Self:
         """Wait until each account has been polled once. Return this daemon."""
         eventually(lambda: self.get("/-/ready").status_code == 200, describe=self.output)
@@ -343,6 +352,11 @@ class Installation:
         self.config = folder / "config.toml"
         self.state = folder / "state.db"
         (folder / "home").mkdir(parents=True)
+        self.configure(*accounts, **settings)
+        self._started: list[Daemon] = []
+
+    def configure(self, *accounts: Account, **settings: object) -> None:
+        """Replace the configuration and write the accounts' tokens."""
         given = {"listen": "127.0.0.1:0", "state_file": str(self.state), "poll_interval": 1, "log_format": "json"}
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in (given | settings).items()]
         for account in accounts:
@@ -357,8 +371,9 @@ class Installation:
                 "[[accounts]]",
                 *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()),
             ]
-        self.config.write_text("\n".join(lines) + "\n")
-        self._started: list[Daemon] = []
+        fresh = self.config.with_suffix(".new")
+        fresh.write_text("\n".join(lines) + "\n")
+        fresh.rename(self.config)
 
     def write_token(self, account: str, token: str) -> None:
         """Replace the account's token file atomically by renaming, as Kubernetes does for secrets."""

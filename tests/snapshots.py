@@ -6,7 +6,7 @@ from dataclasses import replace
 from exporter.counting.values import HistogramValue, JobTotals, Ledger
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.families import Family
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, PollStatus, SnapshotRegistry, StoreStats
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, PollStatus, SnapshotRegistry
 from tests.clocks import START, ManualClock
 from tests.factories import ENDPOINT
 
@@ -95,7 +95,7 @@ def exposition(
     families: tuple[Family, ...] | None = None,
 ) -> Exposition:
     """The exposition of *snapshots* at one moment."""
-    stats, clock = StoreStats(0, 12, 4096, START), ManualClock(at).time
+    stats, clock = ExporterStats(0, 12, 4096, START), ManualClock(at).time
     if families is None:
         return Exposition(registry(*snapshots), lambda: stats, display, clock)
     return Exposition(registry(*snapshots), lambda: stats, display, clock, families)

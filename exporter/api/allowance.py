@@ -126,6 +126,16 @@ class Allowance:
         with self._lock:
             self._accounts.add(account)
 
+    def remove_account(self, account: str) -> None:
+        """Share the allowance no longer with this account."""
+        with self._lock:
+            self._accounts.discard(account)
+
+    def use_share(self, share: float) -> None:
+        """Change the part of the platform's limit that the exporter may use."""
+        with self._lock:
+            self._share = share
+
     def take(self, now: float, priority: Priority = Priority.DISCOVERY) -> float:
         """Take one request. Return 0.0 if it may be sent now, else the seconds until the next attempt."""
         with self._lock:
@@ -334,6 +344,19 @@ class AllowancePool:
                     save=self._saver(key),
                 )
             return self._allowances[key]
+
+    def use_share(self, share: float) -> None:
+        """Change the part of every limit that the exporter may use."""
+        with self._lock:
+            self._share = share
+            for allowance in self._allowances.values():
+                allowance.use_share(share)
+
+    def remove_account(self, account: str) -> None:
+        """Stop sharing with *account*, which is no longer polled."""
+        with self._lock:
+            for allowance in self._allowances.values():
+                allowance.remove_account(account)
 
     def _saver(self, key: AllowanceKey) -> Callable[[SavedAllowance], None] | None:
         save = self._save

@@ -142,7 +142,8 @@ class Client:
         if isinstance(transport, Transport):
             self._route = Route(endpoint, transport.proxy, transport.place_of_certificates)
         self._deadline = deadline
-        self._timeout = timeout
+        self.timeout = timeout
+        """Seconds that a request may take."""
         self._clock = clock
         self._observer = observer
         self.allowance = allowance
@@ -355,7 +356,7 @@ class Client:
         if wait > 0:
             raise AllowanceExhausted(wait, self.allowance.wait_reason(began, priority))
         status = "other"
-        seconds = max(0.0, min(self._timeout, until - began))
+        seconds = max(0.0, min(self.timeout, until - began))
         try:
             with self._transport_errors(seconds), self._send(path, seconds) as response:
                 code, headers = response.status_code, response.headers

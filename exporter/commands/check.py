@@ -29,7 +29,7 @@ from exporter.daemon import assembly
 from exporter.errors import StateError
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.exposition import Exposition, Format
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, SnapshotRegistry
 from exporter.polling.poller import UsageEstimate
 from exporter.signals import stop_event
 from exporter.storage.lock import lock_owner
@@ -294,5 +294,5 @@ def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[]
     """How many series Prometheus would store for the account now: it scrapes OpenMetrics, with creation times."""
     registry = SnapshotRegistry((snapshot.account,))
     registry.put(snapshot)
-    page = Exposition(registry, lambda: StoreStats(0, 0, 0, 0.0), display, now)
+    page = Exposition(registry, lambda: ExporterStats(0, 0, 0, 0.0), display, now)
     return sum(not line.startswith(b"#") for line in page.account_families(Format.OPENMETRICS).splitlines())

@@ -135,7 +135,7 @@ def _ask(found: _Found, configuration: Configuration) -> _Asked:
         counted = _take_request(configuration, found.ledger)
         client = client_of(
             account,
-            configuration,
+            configuration.settings.request_timeout,
             AllowancePool(1.0),  # the request has been taken already
             _NoObserver(),
             certificates=cache(lambda file: TrustedCertificates(file, lambda _event: None)),

@@ -1,16 +1,12 @@
 """``run``: the exporter, until it is stopped."""
 
-from typing import Final
-
 import click
 
 from exporter.commands._click import Command
-from exporter.commands._settings import configured_logger, load_configuration, settings_options
+from exporter.commands._settings import load_configuration, settings_options
 from exporter.daemon import run
-from exporter.logs import NonBlockingStream
-from exporter.signals import on_hangup, stop_event
-
-_NO_RELOAD: Final = "reload on SIGHUP is not available in this version; restart the daemon to read its configuration"
+from exporter.logs import LogStyle, NonBlockingStream, logger_in
+from exporter.signals import stop_event
 
 
 @click.command(
@@ -30,9 +26,10 @@ def command(errors: NonBlockingStream, /, **flags: object) -> int:
 
     Accounts are [[accounts]] tables in the file with the keys name, api_endpoint, auth_token_file (or auth_token, or
     profile), division, ca_file, proxy and allow_plain_http. Without any, SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE (or
-    SB_AUTH_TOKEN) configure one account.
+    SB_AUTH_TOKEN) configure one account. SIGHUP reads the file again.
     """
     configuration = load_configuration(flags)
-    log = configured_logger(configuration, errors)
-    on_hangup(lambda: log.warning("reload.ignored", reason=_NO_RELOAD))
-    return run.run(configuration, stop_event(), log)
+    settings = configuration.settings
+    style = LogStyle(settings.log_format, settings.log_level, terminal=errors.isatty())
+    reload = run.Reload(lambda: load_configuration(flags), style.use)
+    return run.run(configuration, stop_event(), logger_in(style, errors), reload=reload)

@@ -1,7 +1,7 @@
 """The accounts to poll: from tables in the file, from profiles, or by the official clients' conventions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
@@ -101,6 +101,8 @@ class AccountConfig:
         ca_file: certificates to trust instead of the system's.
         proxy: the proxy's URL, which may contain credentials.
         where: where it is configured, for errors.
+        entry: the table or the profile's name that it comes from. Two accounts are equal if they are polled in the same
+            way, wherever they are configured.
     """
 
     name: str
@@ -109,7 +111,8 @@ class AccountConfig:
     token: Token
     ca_file: Path | None
     proxy: Secret | None
-    where: str = ""
+    where: str = field(default="", compare=False)
+    entry: AccountTable | str = field(default="", compare=False, repr=False)
 
     @property
     def needs_tls(self) -> bool:
@@ -151,12 +154,17 @@ class PendingAccount:
         problem: what is wrong, in a line.
         resolve: reads the profile again; raises ConfigError while the account cannot be set up.
         remedy: what to do.
+        entry: the table or the profile's name that it comes from.
     """
 
     name: str
-    problem: str
+    problem: str = field(compare=False)
     remedy: str
-    resolve: Callable[[], AccountConfig] = field(repr=False)
+    resolve: Callable[[], AccountConfig] = field(repr=False, compare=False)
+    entry: AccountTable | str = field(default="", repr=False)
+
+
+AccountEntry = AccountConfig | PendingAccount
 
 
 @dataclass(slots=True)
@@ -194,8 +202,11 @@ class ResolvedAccounts:
         self.lines.extend(lines)
         self.refused = True
 
-    def add(self, name: str, remedy: str, resolve: "_Resolve", cached: "_Known", fresh: "_Known") -> None:
-        """Add the account that *resolve* makes of the profiles, or note what is wrong."""
+    def add(
+        self, entry: AccountTable | str, remedy: str, resolve: "_Resolve", cached: "_Known", fresh: "_Known"
+    ) -> None:
+        """Add the account that *resolve* makes of *entry*, a table or a profile's name, or note what is wrong."""
+        name = entry if isinstance(entry, str) else entry.name
         try:
             account = resolve(cached)
             _check_label(account)
@@ -203,11 +214,12 @@ class ResolvedAccounts:
             if looks_like_token(name):
                 self.refuse(f"{error}; expected the name of a profile, but this looks like a token")
                 return
-            self.pending.append(PendingAccount(name, str(error), remedy, partial(resolve, fresh)))
+            self.pending.append(PendingAccount(name, str(error), remedy, partial(resolve, fresh), entry))
             self._note(name, str(error))
         except ConfigError as error:
             self.refuse(*error.problems)
         else:
+            account = replace(account, entry=entry)
             self.accounts.append(account)
             self._note(account.name, account.setup_problem(self.environ))
 
@@ -250,7 +262,7 @@ def resolve_accounts(
     for position, table in enumerate(tables, 1):
         where = f"{file}: accounts.#{position} ({table.name})"
         remedy = f"add profile {table.profile!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
-        found.add(table.name, remedy, partial(_from_table, table, where, file, inputs), known, fresh)
+        found.add(table, remedy, partial(_from_table, table, where, file, inputs), known, fresh)
     try:
         for name in _wanted_profiles(wanted_profiles, known):
             remedy = f"add profile {name!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"

@@ -18,6 +18,7 @@ from pydantic_settings import EnvSettingsSource
 
 from exporter.config.accounts import (
     AccountConfig,
+    AccountEntry,
     AccountTable,
     PendingAccount,
     ResolvedAccounts,
@@ -68,9 +69,14 @@ class Configuration:
     unused: str = ""
 
     @property
+    def entries(self) -> tuple[AccountEntry, ...]:
+        """All accounts: first those with a known endpoint."""
+        return (*self.accounts, *self.pending)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All accounts' names."""
-        return (*(account.name for account in self.accounts), *(account.name for account in self.pending))
+        return tuple(account.name for account in self.entries)
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) -> Configuration:

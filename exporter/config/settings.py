@@ -16,6 +16,8 @@ from exporter.counting.values import Rules
 from exporter.redaction import looks_like_token
 
 PREFIX: Final = "SBG_EXPORTER_"
+NEEDS_RESTART: Final = frozenset({"listen", "state_file"})
+"""The settings that a reload does not change; nor ``web_config_file`` where it would turn protection off or TLS on."""
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
 _LONGEST: Final = 366 * 86400.0
@@ -168,6 +170,10 @@ class Settings(BaseSettings):
     web_config_file: Annotated[Path | None, AfterValidator(_usable_path)] = Field(
         None,
         description="TLS and basic authentication of the metrics server, in the format of Prometheus' exporter-toolkit",
+    )
+    enable_lifecycle: bool = Field(
+        False,  # noqa: FBT003  # pydantic's way of giving a default
+        description="allow `POST /-/reload`, which reads the configuration again",
     )
     profiles: Names = Field((), description='profiles of ~/.sevenbridges/credentials to monitor, or "*" for all')
     accounts: tuple[AccountTable, ...] = Field((), description="[[accounts]] tables; in the file only")

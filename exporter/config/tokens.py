@@ -56,10 +56,18 @@ class FixedToken:
         self._secret = secret
         self._file = file
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FixedToken) and (self._secret, self._file) == (other._secret, other._file)
+
+    def __hash__(self) -> int:
+        return hash((self._secret, self._file))
+
     @property
     def remedy(self) -> str:
         """How to replace the token."""
-        return "set a valid token of this user in the configuration and restart"
+        if self._file is None:
+            return "set a valid token of this user in the environment and restart"
+        return "set a valid token of this user in the configuration and reload it"
 
     def read(self) -> Secret:
         """The token."""
@@ -75,6 +83,12 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenFile) and self._path == other._path
+
+    def __hash__(self) -> int:
+        return hash(self._path)
 
     @property
     def is_pasted(self) -> bool:
@@ -149,6 +163,12 @@ class ProfileToken:
         self._path = path
         self._profile = profile
         self._label = label
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProfileToken) and (self._path, self._profile) == (other._path, other._profile)
+
+    def __hash__(self) -> int:
+        return hash((self._path, self._profile))
 
     @property
     def remedy(self) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Final, TypeAlias
@@ -12,14 +12,16 @@ from exporter.api.client import Client, ClientObserver
 from exporter.api.deadline import Deadline
 from exporter.api.transport import CertificatesKept, CertificatesReloaded, TrustedCertificates, transport_to
 from exporter.clock import Clock, RealClock
-from exporter.config.accounts import AccountConfig
+from exporter.config.accounts import AccountConfig, AccountEntry
 from exporter.config.loading import Configuration
+from exporter.config.settings import Settings
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
-from exporter.metrics.snapshot import DisplayOptions, SnapshotRegistry, StoreStats
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, ReloadStatus, SnapshotRegistry
 from exporter.polling.identity import IdentityRegistry
+from exporter.polling.lease import Lease
 from exporter.polling.pending import PendingPoller
-from exporter.polling.poller import SETUP_INTERVAL, Poller, PollSchedule
+from exporter.polling.poller import SETUP_INTERVAL, Poller, PollerSettings, PollSchedule
 from exporter.polling.stats import PollStats
 from exporter.storage.store import Store
 
@@ -29,16 +31,162 @@ _FIRST_POLLS_APART: Final = 0.05
 AnyPoller: TypeAlias = Poller | PendingPoller
 
 
-@dataclass(frozen=True, slots=True)
-class Components:
-    """All objects between the state file and the metrics page, constructed but not started."""
+class PollerFactory:
+    """Makes the poller of an account, from what all pollers share.
 
-    pollers: tuple[AnyPoller, ...]
+    Attributes:
+        configuration: the current one; a reload replaces it.
+    """
+
+    def __init__(  # noqa: PLR0917  # one of each kind
+        self,
+        configuration: Configuration,
+        store: Store,
+        registry: SnapshotRegistry,
+        clock: Clock,
+        log: Log,
+        allowances_in: Store | None = None,
+    ) -> None:
+        self.configuration = configuration
+        kept = allowances_in or store
+        self.identities = IdentityRegistry(configuration.names)
+        self.allowances = AllowancePool(
+            configuration.settings.rate_share,
+            saved=lambda key: kept.allowance(key, clock.time()),
+            save=lambda key, saved: kept.save_allowance(key, saved, clock.time()),
+        )
+        self._store = store
+        self._registry = registry
+        self._clock = clock
+        self._log = log
+        self._certificates = cache(lambda ca_file: TrustedCertificates(ca_file, partial(_log_certificates, log)))
+
+    def settings(self, name: str, turn: int = 0) -> PollerSettings:
+        """What account *name* uses; it is the one with the number *turn* of those that begin now."""
+        configuration, settings = self.configuration, self.configuration.settings
+        position, accounts = configuration.names.index(name), len(configuration.names)
+        return PollerSettings(
+            PollSchedule(
+                settings.poll_interval,
+                settings.full_listing_interval,
+                settings.stale_after,
+                first=turn * min(_FIRST_POLLS_APART, settings.poll_interval / accounts),
+                phase=position * settings.poll_interval / accounts,
+            ),
+            configuration.rules,
+            settings.request_timeout,
+            settings.show_username,
+        )
+
+    def new(self, entry: AccountEntry, turn: int, lease: Lease | None = None, clock: Clock | None = None) -> AnyPoller:
+        """The poller of *entry*, not started.
+
+        Args:
+            entry: the account.
+            turn: its number among those that begin at the same time.
+            lease: what it needs to write and publish.
+            clock: what it waits by; by default the clock that all use.
+        """
+        lease, clock = lease or Lease(), clock or self._clock
+
+        def publish(snapshot: AccountSnapshot) -> None:
+            with lease.held():
+                self._registry.put(snapshot)
+
+        def poller(account: AccountConfig, stats: PollStats | None = None) -> Poller:
+            settings = self.settings(account.name, turn)
+            return Poller(
+                account,
+                connect=partial(self._client, account, settings.request_timeout, lease, clock),
+                store=self._store,
+                identities=self.identities,
+                allowances=self.allowances,
+                rules=settings.rules,
+                schedule=settings.schedule,
+                clock=clock,
+                publish=publish,
+                log=self._log,
+                show_username=settings.show_username,
+                stats=stats,
+                lease=lease,
+            )
+
+        if isinstance(entry, AccountConfig):
+            return poller(entry)
+        settings = self.configuration.settings
+        return PendingPoller(
+            entry,
+            min(settings.poll_interval, SETUP_INTERVAL),
+            allowance=Allowance(settings.rate_share),
+            begin=poller,
+            clock=clock,
+            publish=publish,
+            log=self._log,
+        )
+
+    def _client(
+        self, account: AccountConfig, timeout: float, lease: Lease, clock: Clock, observer: ClientObserver
+    ) -> Client:
+        """An account's client, which reports to *observer*."""
+        return client_of(
+            account,
+            timeout,
+            self.allowances,
+            observer,
+            certificates=self._certificates,
+            clock=clock,
+            permitted=lease.held,
+        )
+
+
+def client_of(
+    account: AccountConfig,
+    timeout: float,
+    allowances: AllowancePool,
+    observer: ClientObserver,
+    *,
+    certificates: Callable[[str | None], TrustedCertificates],
+    clock: Clock,
+    permitted: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Client:
+    """An account's client, which reports to *observer*; *permitted* refuses a request by an error."""
+    deadline = Deadline(clock)
+    tls = certificates(str(account.ca_file) if account.ca_file else None) if account.needs_tls else None
+    transport = transport_to(deadline, tls, account.proxy)
+
+    def prepare() -> None:
+        with permitted():
+            transport.prepare()
+
+    return Client(
+        account.endpoint,
+        transport,
+        deadline,
+        allowance=allowances.of(AllowanceKey(account.endpoint, "", account.name), clock.monotonic()),
+        clock=clock,
+        observer=observer,
+        timeout=timeout,
+        prepare=prepare,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All objects between the state file and the metrics page, but for the pollers."""
+
+    factory: PollerFactory
     registry: SnapshotRegistry
     exposition: Exposition
     display: DisplayOptions
     clock: Clock
     store: Store
+
+
+@dataclass(frozen=True, slots=True)
+class Components(Parts):
+    """All objects between the state file and the metrics page, constructed but not started."""
+
+    pollers: tuple[AnyPoller, ...]
 
 
 @contextmanager
@@ -57,11 +205,33 @@ def build(
     Raises:
         StateError: the state file cannot be used.
     """
-    settings = configuration.settings
-    names = configuration.names
-    registry, identities, clock = SnapshotRegistry(names), IdentityRegistry(names), clock or RealClock(stop)
+    with build_parts(configuration, stop, log, clock=clock, allowances_in=allowances_in) as parts:
+        pollers = tuple(parts.factory.new(entry, turn) for turn, entry in enumerate(configuration.entries))
+        yield Components(
+            parts.factory, parts.registry, parts.exposition, parts.display, parts.clock, parts.store, pollers
+        )
+
+
+@contextmanager
+def build_parts(
+    configuration: Configuration,
+    stop: threading.Event,
+    log: Log,
+    *,
+    clock: Clock | None = None,
+    allowances_in: Store | None = None,
+    reload: Callable[[], ReloadStatus | None] = lambda: None,
+) -> Iterator[Parts]:
+    """Construct all but the pollers and lock the state file while the context lasts; *clock* defaults to the real one.
+
+    *reload* returns how the configuration was last read, for metrics.
+
+    Raises:
+        StateError: the state file cannot be used.
+    """
+    registry, clock = SnapshotRegistry(configuration.names), clock or RealClock(stop)
     started_at = clock.time()
-    display = DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username)
+    display = display_options(configuration.settings)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     for warning in configuration.endpoint_warnings:
@@ -73,59 +243,14 @@ def build(
         store.report_unsaved = lambda reason: log.error("allowance.not_saved", reason=reason)
         for warning in store.warnings:
             log.warning("state.exposed", reason=warning)
-        kept = allowances_in or store
-        allowances = AllowancePool(
-            settings.rate_share,
-            saved=lambda key: kept.allowance(key, clock.time()),
-            save=lambda key, saved: kept.save_allowance(key, saved, clock.time()),
-        )
-        certificates = cache(lambda ca_file: TrustedCertificates(ca_file, partial(_log_certificates, log)))
-
-        def schedule(position: int) -> PollSchedule:
-            return PollSchedule(
-                settings.poll_interval,
-                settings.full_listing_interval,
-                settings.stale_after,
-                first=position * min(_FIRST_POLLS_APART, settings.poll_interval / len(names)),
-                phase=position * settings.poll_interval / len(names),
-            )
-
-        def poller(account: AccountConfig, stats: PollStats | None = None) -> Poller:
-            return Poller(
-                account,
-                connect=partial(client_of, account, configuration, allowances, certificates=certificates, clock=clock),
-                store=store,
-                identities=identities,
-                allowances=allowances,
-                rules=configuration.rules,
-                schedule=schedule(names.index(account.name)),
-                clock=clock,
-                publish=registry.put,
-                log=log,
-                show_username=settings.show_username,
-                stats=stats,
-            )
-
-        yield Components(
-            (
-                *(poller(account) for account in configuration.accounts),
-                *(
-                    PendingPoller(
-                        account,
-                        min(settings.poll_interval, SETUP_INTERVAL),
-                        allowance=Allowance(settings.rate_share),
-                        begin=poller,
-                        clock=clock,
-                        publish=registry.put,
-                        log=log,
-                    )
-                    for account in configuration.pending
-                ),
-            ),
+        yield Parts(
+            PollerFactory(configuration, store, registry, clock, log, allowances_in),
             registry,
             Exposition(
                 registry,
-                lambda: StoreStats(store.write_failures, store.tracked_jobs, store.bytes_total, started_at),
+                lambda: ExporterStats(
+                    store.write_failures, store.tracked_jobs, store.bytes_total, started_at, reload()
+                ),
                 display,
                 clock.time,
             ),
@@ -135,29 +260,9 @@ def build(
         )
 
 
-def client_of(
-    account: AccountConfig,
-    configuration: Configuration,
-    allowances: AllowancePool,
-    observer: ClientObserver,
-    *,
-    certificates: Callable[[str | None], TrustedCertificates],
-    clock: Clock,
-) -> Client:
-    """An account's client, which reports to *observer*."""
-    deadline = Deadline(clock)
-    tls = certificates(str(account.ca_file) if account.ca_file else None) if account.needs_tls else None
-    transport = transport_to(deadline, tls, account.proxy)
-    return Client(
-        account.endpoint,
-        transport,
-        deadline,
-        allowance=allowances.of(AllowanceKey(account.endpoint, "", account.name), clock.monotonic()),
-        clock=clock,
-        observer=observer,
-        timeout=configuration.settings.request_timeout,
-        prepare=transport.prepare,
-    )
+def display_options(settings: Settings) -> DisplayOptions:
+    """How much is shown of each account."""
+    return DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username)
 
 
 def _log_certificates(log: Log, event: CertificatesReloaded | CertificatesKept) -> None:

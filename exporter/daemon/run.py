@@ -2,28 +2,39 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from typing import NamedTuple
 
 from exporter import __version__
-from exporter.api.client import ATTEMPTS
-from exporter.clock import SYSTEM_CLOCK, Clock
+from exporter.clock import Clock, RealClock
 from exporter.config.loading import Configuration
 from exporter.daemon import descriptors, systemd
-from exporter.daemon.assembly import AnyPoller, build
+from exporter.daemon.accounts import RunningAccounts
+from exporter.daemon.assembly import build_parts, display_options
+from exporter.daemon.reload import Applied, Reloader
 from exporter.daemon.web_config import CurrentWebConfig
-from exporter.logs import Log
+from exporter.errors import ConfigError
+from exporter.logs import Log, LogFormat
+from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import SnapshotRegistry
+from exporter.signals import on_hangup
 from exporter.web.app import application
 from exporter.web.page import StatusPage
 from exporter.web.server import Limits, bound_sockets, serving, shown_address
 
-_JOIN_SECONDS: Final = 1.5
-"""For all pollers together to end. A poller that hangs in a request ends with the process."""
-_HEALTH_SLACK: Final = 60.0
+
+class Reload(NamedTuple):
+    """What a reload needs of the command line.
+
+    Attributes:
+        read: reads the configuration again; raises ConfigError with a line for each problem.
+        use_log: changes format and level of the log.
+    """
+
+    read: Callable[[], Configuration]
+    use_log: Callable[[LogFormat, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,31 +44,44 @@ class RunningDaemon:
     Attributes:
         port: the port of its metrics server.
         registry: the latest snapshot of each account.
-        unhealthy: returns why it should be restarted, or an empty string; the test of ``/-/healthy``.
+        accounts: the accounts that are polled.
+        reloader: reads the configuration again; None where it cannot be.
     """
 
     port: int
     registry: SnapshotRegistry
-    unhealthy: Callable[[], str]
+    accounts: RunningAccounts
+    reloader: Reloader | None
 
 
-def run(configuration: Configuration, stop: threading.Event, log: Log, *, clock: Clock | None = None) -> int:
+def run(
+    configuration: Configuration,
+    stop: threading.Event,
+    log: Log,
+    *,
+    clock: Clock | None = None,
+    reload: Reload | None = None,
+) -> int:
     """Run until *stop* is set and return the exit code; *clock* defaults to the real one.
+
+    With *reload*, SIGHUP and, if enabled, ``POST /-/reload`` read the configuration again.
 
     Raises:
         StateError: the state file cannot be used.
         ListenError: the address is not available.
     """
-    names = configuration.names
     with (
-        start(configuration, stop, log, clock=clock) as daemon,
+        start(configuration, stop, log, clock=clock, reload=reload) as daemon,
         systemd.informed(
             os.environ,
             log,
-            status=lambda: systemd.accounts_line(names, daemon.registry.snapshots),
-            unhealthy=daemon.unhealthy,
-        ),
+            status=lambda: systemd.accounts_line(daemon.accounts.names, daemon.registry.snapshots),
+            unhealthy=daemon.accounts.unhealthy,
+        ) as reloading,
     ):
+        if daemon.reloader is not None:
+            daemon.reloader.announced = reloading
+            on_hangup(daemon.reloader.on_hangup)
         stop.wait()
         log.info("daemon.stopping")
     log.info("daemon.stopped")
@@ -66,7 +90,12 @@ def run(configuration: Configuration, stop: threading.Event, log: Log, *, clock:
 
 @contextmanager
 def start(
-    configuration: Configuration, stop: threading.Event, log: Log, *, clock: Clock | None = None
+    configuration: Configuration,
+    stop: threading.Event,
+    log: Log,
+    *,
+    clock: Clock | None = None,
+    reload: Reload | None = None,
 ) -> Iterator[RunningDaemon]:
     """Run the daemon while the context lasts; *stop* is set on exit.
 
@@ -74,32 +103,46 @@ def start(
         StateError: the state file cannot be used.
         ListenError: the address is not available.
     """
-    settings = configuration.settings
+    clock = clock or RealClock(stop)
+    reloader: Reloader | None = None
     with ExitStack() as stack:
-        components = stack.enter_context(build(configuration, stop, log, clock=clock))
-        page = StatusPage(components.display)
+        parts = stack.enter_context(
+            build_parts(
+                configuration,
+                stop,
+                log,
+                clock=clock,
+                reload=lambda: None if reloader is None else reloader.status,
+            )
+        )
+        page = StatusPage(parts.display)
         sockets = bound_sockets(configuration.host, configuration.port)
         for each in sockets:
             stack.callback(each.close)
-        threads = [
-            threading.Thread(target=_guarded(poller, log), name=f"poller-{poller.name}", daemon=True)
-            for poller in components.pollers
-        ]
-        silent_for = settings.request_timeout * ATTEMPTS + _HEALTH_SLACK
-        unhealthy = partial(_unhealthy, components.pollers, components.clock, silent_for)
+        accounts = RunningAccounts(parts.factory, parts.registry, clock, log)
+        web = CurrentWebConfig(configuration.settings.web_config_file, configuration.web, log)
+        if reload is not None:
+            reloader = Reloader(
+                configuration,
+                reload.read,
+                _Application(accounts, parts.exposition, page, web, reload.use_log).apply,
+                clock=clock,
+                log=log,
+            )
         app = application(
-            components.exposition,
-            unhealthy=unhealthy,
-            unready=lambda: "" if components.registry.ready else "not every account has been tried yet",
-            status_page=lambda: page.render(components.registry.snapshots, components.clock.time()),
+            parts.exposition,
+            unhealthy=accounts.unhealthy,
+            unready=lambda: "" if parts.registry.ready else "not every account has been tried yet",
+            status_page=lambda: page.render(parts.registry.snapshots, clock.time()),
+            reload=lambda: _reloaded(reloader),
             crashed=lambda error: log.error("http.handler_failed", exc_info=error),
         )
-        stack.callback(_join, threads)
+        stack.callback(accounts.stop)
         stack.callback(stop.set)
-        for thread in threads:
-            thread.start()
-        web = CurrentWebConfig(settings.web_config_file, configuration.web, log)
-        stack.enter_context(web.refreshed(components.clock))
+        if reloader is not None:
+            stack.callback(reloader.close)
+        accounts.apply(configuration)
+        stack.enter_context(web.refreshed(clock))
         port = stack.enter_context(serving(app, sockets, _limits(configuration), config=web, log=log))
         log.info(
             "daemon.started",
@@ -113,36 +156,41 @@ def start(
         )
         for warning in configuration.web.warnings:
             log.warning("web_config.warning", reason=warning)
-        yield RunningDaemon(port, components.registry, unhealthy)
+        yield RunningDaemon(port, parts.registry, accounts, reloader)
+
+
+class _Application(NamedTuple):
+    """What a reload changes."""
+
+    accounts: RunningAccounts
+    exposition: Exposition
+    page: StatusPage
+    web: CurrentWebConfig
+    use_log: Callable[[LogFormat, str], None]
+
+    def apply(self, configuration: Configuration) -> Applied:
+        """Change all that differs from *configuration*."""
+        settings = configuration.settings
+        refused: tuple[str, ...] = ()
+        try:
+            self.web.use(settings.web_config_file, configuration.web)
+        except ConfigError as error:
+            refused = tuple(f"web_config_file: {problem}" for problem in error.problems)
+        self.use_log(settings.log_format, settings.log_level)
+        self.page.display = display_options(settings)
+        self.exposition.show(self.page.display)
+        return Applied(self.accounts.apply(configuration), refused)
+
+
+def _reloaded(reloader: Reloader | None) -> tuple[int, str] | None:
+    """Reload, if that is allowed over HTTP."""
+    if reloader is None or not reloader.enabled:
+        return None
+    result = reloader.reload()
+    return result.status, result.text
 
 
 def _limits(configuration: Configuration) -> Limits:
     """What clients may use of the metrics server, with the descriptors that polls and ledger leave over."""
     limit, accounts = descriptors.raise_limit(), len(configuration.names)
     return Limits(connections=descriptors.connections_within(limit, accounts, Limits().connections))
-
-
-def _guarded(poller: AnyPoller, log: Log) -> Callable[[], None]:
-    def work() -> None:
-        try:
-            poller.run()
-        except Exception:  # the poller stays dead and fails the health check
-            log.exception("poller.died", account=poller.name)
-
-    return work
-
-
-def _unhealthy(pollers: Iterable[AnyPoller], clock: Clock, silent_for: float) -> str:
-    now = clock.monotonic()
-    return ", ".join(
-        f"account {poller.name} has not moved for {now - poller.last_activity_at:.0f} s"
-        for poller in pollers
-        if now - poller.last_activity_at > silent_for
-    )
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    ends = SYSTEM_CLOCK.monotonic() + _JOIN_SECONDS
-    for thread in threads:
-        if thread.is_alive():
-            thread.join(max(0.0, ends - SYSTEM_CLOCK.monotonic()))

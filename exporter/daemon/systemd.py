@@ -1,4 +1,4 @@
-"""Notifies systemd: the daemon is ready, the state of its accounts, a watchdog ping, the daemon is stopping.
+"""Notifies systemd: the daemon is ready, reloading or stopping, the state of its accounts, a watchdog ping.
 
 The protocol is sd_notify: a datagram of ``KEY=value`` lines to the socket in ``$NOTIFY_SOCKET``. Without that variable
 nothing is sent. The daemon continues after any error here.
@@ -8,9 +8,10 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from typing import Final
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from typing import Final, TypeAlias
 
+from exporter.clock import SYSTEM_CLOCK
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
 
@@ -20,12 +21,17 @@ _SEND_SECONDS: Final = 0.5
 """Longest wait for room in systemd's queue; the daemon has five seconds to stop."""
 _MOST_NAMES: Final = 5
 
+Reloading: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Makes a context that lasts as long as a reload."""
+
 
 @contextmanager
 def informed(
     environ: Mapping[str, str], log: Log, *, status: Callable[[], str], unhealthy: Callable[[], str]
-) -> Iterator[None]:
+) -> Iterator[Reloading]:
     """Notify systemd while the context lasts: ready on entry, stopping on exit.
+
+    Yields what makes a context in which systemd shows that the configuration is being reloaded.
 
     Args:
         environ: the environment, with systemd's socket and watchdog timeout.
@@ -35,7 +41,7 @@ def informed(
     """
     address = notify_address(environ)
     if address is None:
-        yield
+        yield nullcontext
         return
     watchdog = watchdog_seconds(environ, os.getpid())
     ended = threading.Event()
@@ -49,8 +55,19 @@ def informed(
             daemon=True,
         )
         thread.start()
+
+        @contextmanager
+        def reloading() -> Iterator[None]:
+            # Type=notify-reload compares the time with that of its signal.
+            now = int(SYSTEM_CLOCK.monotonic() * 1e6)
+            channel.tell(f"RELOADING=1\nMONOTONIC_USEC={now}", "reloading")
+            try:
+                yield
+            finally:
+                channel.tell("READY=1", status())
+
         try:
-            yield
+            yield reloading
         finally:
             ended.set()
             thread.join()  # it waits for at most one datagram

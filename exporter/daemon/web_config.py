@@ -1,7 +1,7 @@
 """Keeps the web configuration current: a changed file applies to the next connection and request, without a restart."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,8 @@ class CurrentWebConfig:
         self._config = config
         self._log = log
         self._versions = config.versions
+        self._check: Callable[[], None] = lambda: None
+        """Begins to check the files."""
 
     def __call__(self) -> WebConfig:
         """Return the latest configuration that was valid."""
@@ -46,13 +48,24 @@ class CurrentWebConfig:
         for warning in config.warnings:
             self._log.warning("web_config.warning", reason=warning)
 
+    def use(self, file: Path | None, config: WebConfig) -> None:
+        """Replace the file by another one, which contains *config*.
+
+        Raises:
+            ConfigError: that needs a restart.
+        """
+        if file == self._file:
+            return
+        _refuse_to_weaken(self._config, config)
+        self._file, self._config, self._versions = file, config, config.versions
+        for warning in config.warnings:
+            self._log.warning("web_config.warning", reason=warning)
+        self._check()
+
     @contextmanager
     def refreshed(self, clock: Clock) -> Iterator[None]:
         """Call :meth:`refresh` every few seconds while the context lasts and *clock* does not stop."""
-        if self._file is None:
-            yield
-            return
-        ended = threading.Event()
+        ended, begun = threading.Event(), threading.Event()
 
         def work() -> None:
             while not ended.is_set():
@@ -62,7 +75,13 @@ class CurrentWebConfig:
                     return
                 self.refresh()
 
-        threading.Thread(target=work, name="web-config", daemon=True).start()
+        def check() -> None:
+            if self._file is not None and not begun.is_set():
+                begun.set()
+                threading.Thread(target=work, name="web-config", daemon=True).start()
+
+        self._check = check
+        check()
         try:
             yield
         finally:

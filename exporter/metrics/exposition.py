@@ -24,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 
 from exporter.counting.values import CounterValue, Exemplar, HistogramValue
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Sample, Source, Type
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, SnapshotRegistry
 
 GZIP_LEVEL: Final = 1
 """A tenth of the time of level 9 for 8 % more bytes."""
@@ -76,7 +76,7 @@ class Exposition:
     def __init__(
         self,
         registry: SnapshotRegistry,
-        process: Callable[[], StoreStats],
+        process: Callable[[], ExporterStats],
         display: DisplayOptions,
         clock: Callable[[], float],
         families: tuple[Family, ...] = FAMILIES,
@@ -94,6 +94,13 @@ class Exposition:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
+
+    def show(self, display: DisplayOptions) -> None:
+        """Change how much is shown of each account."""
+        with self._lock:
+            self._display = display
+            self._chunks.clear()
+            self._pages.clear()
 
     def page(self, wanted: Format, *, gzip: bool) -> bytes:
         """The page in the format *wanted*, compressed if *gzip*."""
@@ -191,7 +198,7 @@ class Exposition:
             return b"# EOF\n" if wanted is Format.OPENMETRICS else b""
 
 
-def _process_family(family: ProcessFamily, stats: StoreStats, wanted: Format) -> Iterator[str]:
+def _process_family(family: ProcessFamily, stats: ExporterStats, wanted: Format) -> Iterator[str]:
     sample = family.samples(stats)
     if sample is None:
         return

@@ -18,8 +18,8 @@ from exporter.errors import WaitReason
 from exporter.metrics.snapshot import (
     AccountSnapshot,
     DisplayOptions,
+    ExporterStats,
     PollStatus,
-    StoreStats,
     error_codes,
     submitted_at,
 )
@@ -91,7 +91,7 @@ class ProcessFamily:
     type: Type
     help: str
     labels: Labels
-    samples: Callable[[StoreStats], Sample | None]
+    samples: Callable[[ExporterStats], Sample | None]
 
 
 _ACCOUNT: Final = ("account",)
@@ -523,6 +523,22 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         "Size of the state file on disk, including its write-ahead log.",
         (),
         lambda stats: None if stats.state_bytes is None else Sample((), stats.state_bytes),
+    ),
+    ProcessFamily(
+        Section.EXPORTER,
+        "sbg_exporter_config_last_reload_successful",
+        Type.GAUGE,
+        "Whether the configuration was valid when it was last read; if not, the one before is still used.",
+        (),
+        lambda stats: None if stats.reload is None else Sample((), int(stats.reload.successful)),
+    ),
+    ProcessFamily(
+        Section.EXPORTER,
+        "sbg_exporter_config_last_reload_success_timestamp_seconds",
+        Type.GAUGE,
+        "When a valid configuration was last read; the start counts.",
+        (),
+        lambda stats: None if stats.reload is None else Sample((), stats.reload.succeeded_at),
     ),
     ProcessFamily(
         Section.EXPORTER,

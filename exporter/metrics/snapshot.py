@@ -190,20 +190,35 @@ def error_codes(record: JobRecord) -> list[tuple[str, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreStats:
-    """Statistics of the state file.
+class ExporterStats:
+    """Statistics of the process and of its state file.
 
     Attributes:
         state_write_failures: failed commits since the process started.
         state_jobs: jobs tracked in the state file.
         state_bytes: size of the state file on disk; None while it cannot be seen.
         since: when the process started to count, Unix seconds.
+        reload: how the configuration was last read; None where it is not read again.
     """
 
     state_write_failures: int
     state_jobs: int
     state_bytes: int | None
     since: float
+    reload: "ReloadStatus | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadStatus:
+    """How the configuration was last read.
+
+    Attributes:
+        successful: whether the last attempt succeeded; the start is the first one.
+        succeeded_at: when an attempt last succeeded, Unix seconds.
+    """
+
+    successful: bool
+    succeeded_at: float
 
 
 class SnapshotRegistry:
@@ -214,6 +229,14 @@ class SnapshotRegistry:
         self._lock = threading.Lock()
         self._order = {name: position for position, name in enumerate(names)}
         self._snapshots: tuple[AccountSnapshot, ...] = ()
+        self._was_ready = False
+
+    def arrange(self, names: tuple[str, ...]) -> None:
+        """Take over the accounts of a changed configuration: others are dropped, and the order may be another one."""
+        with self._lock:
+            self._order = {name: position for position, name in enumerate(names)}
+            kept = (each for each in self._snapshots if each.account in self._order)
+            self._snapshots = tuple(sorted(kept, key=lambda each: self._order[each.account]))
 
     def put(self, snapshot: AccountSnapshot) -> None:
         """Replace the account's snapshot."""
@@ -228,7 +251,15 @@ class SnapshotRegistry:
 
     @property
     def ready(self) -> bool:
-        """Whether every account has been polled once, or is known to wait."""
-        return len(self._snapshots) == len(self._order) and all(
-            snapshot.status.last_poll is not None or snapshot.status.waiting is not None for snapshot in self._snapshots
+        """Whether every account of the start has been polled once, or is known to wait.
+
+        An account that is added later does not change that: it must not take the others' metrics from Prometheus.
+        """
+        self._was_ready = self._was_ready or (
+            len(self._snapshots) == len(self._order)
+            and all(
+                snapshot.status.last_poll is not None or snapshot.status.waiting is not None
+                for snapshot in self._snapshots
+            )
         )
+        return self._was_ready

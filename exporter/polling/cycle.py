@@ -166,7 +166,7 @@ class PollCycle:
         self._plan = plan
         self._source = source
         self._records = records
-        self._rules = rules
+        self.rules = rules
         self._stats = stats
         self._clock = clock
         self._commit = commit
@@ -457,7 +457,7 @@ class PollCycle:
                 expirable=() if listing is None else self._records.expirable(number, ledger.account.listing_clock),
                 complete=listing is not None,
             ),
-            self._rules,
+            self.rules,
             local_time=self._clock.time(),
             server_time=self._stats.server_time,
             wait_clock=self._waits.read(ledger.wait_clock, self._clock.monotonic(), self._clock.time()),

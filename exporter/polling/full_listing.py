@@ -264,6 +264,12 @@ class ListingSchedule:
         """Whether a page is due now."""
         return self._credit >= 1.0
 
+    def use_interval(self, interval: float) -> None:
+        """Change how old a complete listing may become, in seconds."""
+        if self._due_at is not None:
+            self._due_at += interval - self._interval
+        self._interval = interval
+
     def resume(self, now: float, age: float) -> None:
         """Go on from a listing that an earlier process completed *age* seconds ago."""
         self._due_at = now + max(0.0, self._interval - age)

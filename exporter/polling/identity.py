@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -23,6 +23,7 @@ from exporter.errors import (
     WrongAccount,
 )
 from exporter.logs import Log
+from exporter.polling.lease import Lease
 from exporter.polling.platform_clock import AGREE_WITHIN
 from exporter.polling.stats import PollStats
 from exporter.redaction import Secret
@@ -54,6 +55,16 @@ class IdentityRegistry:
             if self._order[owner] < self._order[name]:
                 raise DuplicateAccount(_duplicate(owner, name))
             self._owners[identity] = name
+
+    def arrange(self, names: Sequence[str], released: Collection[str]) -> None:
+        """Take over a changed configuration: the order of the accounts now, and those whose pollers have ended."""
+        with self._lock:
+            self._order = {name: position for position, name in enumerate(names)}
+            self._owners = {
+                identity: name
+                for identity, name in self._owners.items()
+                if name in self._order and name not in released
+            }
 
     @contextmanager
     def writer_lock(self, identity: Identity, name: str) -> Iterator[None]:
@@ -95,6 +106,7 @@ class AccountIdentity:
         stats: PollStats,
         clock: Clock,
         log: Log,
+        lease: Lease,
         show_username: bool = True,
     ) -> None:
         self._account = account
@@ -102,11 +114,12 @@ class AccountIdentity:
         self._store = store
         self._identities = identities
         self._allowances = allowances
-        self._rules = rules
+        self.rules = rules
         self._stats = stats
         self._clock = clock
         self._log = log
-        self._show_username = show_username
+        self._lease = lease
+        self.show_username = show_username
         self._users: set[str] = set()
         """User names to hide."""
         self._secret: Secret | None = None
@@ -128,6 +141,13 @@ class AccountIdentity:
         self._identified = False
         self.unproven = True
 
+    def with_older_failures(self, ledger: Ledger) -> Ledger:
+        """Load *ledger* again, because failed jobs are now shown for longer than those in it."""
+        account, since = ledger.account, self._clock.time() - self.rules.failed_job_window
+        with self._lease.held():
+            loaded = self._store.load(self._account.name, account.endpoint, account.username, account.division, since)
+        return ledger if loaded is None else loaded
+
     def token_changed(self) -> bool:
         """Whether the token differs from the one in use, or is back; false while it cannot be read."""
         try:
@@ -141,11 +161,12 @@ class AccountIdentity:
         Raises:
             DuplicateAccount: an earlier account does.
         """
-        self._identities.claim((self._account.endpoint, username, self._account.division), self._account.name)
+        with self._lease.held():
+            self._identities.claim((self._account.endpoint, username, self._account.division), self._account.name)
 
     def saved_ledger(self) -> Ledger | None:
         """Load the ledger that the account last used: its counters are published until the platform responds."""
-        since = self._clock.time() - self._rules.failed_job_window
+        since = self._clock.time() - self.rules.failed_job_window
         ledger = self._store.load_by_name(self._account.name, self._account.endpoint, self._account.division, since)
         if ledger is not None:
             self._hide(ledger.account.username)
@@ -188,13 +209,15 @@ class AccountIdentity:
         self.claim(username)
         now = self._clock.time()
         # Load it again even if it is published already: another account may have written to it before this claim.
-        ledger = self._store.load(name, endpoint, username, division, now - self._rules.failed_job_window)
+        with self._lease.held():
+            ledger = self._store.load(name, endpoint, username, division, now - self.rules.failed_job_window)
         if ledger is None:
             first = self._first_answers.setdefault(username, (response.date, self._clock.monotonic()))
             since = self._counting_since(*first)
-            ledger = self._store.create(
-                name, endpoint, username, division, counting_since=since, local_time=now, rules=self._rules
-            )
+            with self._lease.held():
+                ledger = self._store.create(
+                    name, endpoint, username, division, counting_since=since, local_time=now, rules=self.rules
+                )
             del self._first_answers[username]
             self._log.info("ledger.created", counting_since=since)
         self._identified = True
@@ -274,13 +297,13 @@ class AccountIdentity:
 
     def _hide(self, username: str) -> None:
         """Remember a user name that the platform's messages must not show."""
-        if not self._show_username:
+        if not self.show_username:
             self._users.add(username)
             self._client.hide_names(*self._users)
 
     def _wrong_user(self, found: str, expected: str) -> str:
         name = self._account.name
-        if not self._show_username:
+        if not self.show_username:
             return (
                 f"the token belongs to another user than the ledger of account {name}; restore the token of the"
                 " ledger's user, or rename the account to count the other user as well"
@@ -294,7 +317,8 @@ class AccountIdentity:
         """Use this user's allowance; move the requests made so far to it."""
         now, before = self._clock.monotonic(), self._client.allowance
         allowance = self._allowances.of(AllowanceKey(self._account.endpoint, username), now)
-        allowance.add_account(self._account.name)
+        with self._lease.held():
+            allowance.add_account(self._account.name)
         if allowance is not before:
             allowance.merge(before, now)
             self._client.allowance = allowance

@@ -8,7 +8,7 @@ from exporter.config.accounts import AccountConfig, PendingAccount
 from exporter.errors import ConfigError, Stopping, WaitReason
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.polling.poller import Poller, UsageEstimate
+from exporter.polling.poller import SETUP_INTERVAL, Poller, PollerSettings, UsageEstimate
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
 
@@ -19,7 +19,7 @@ class PendingPoller:
     def __init__(
         self,
         account: PendingAccount,
-        interval: float,
+        poll_interval: float,
         *,
         allowance: Allowance,
         begin: Callable[[AccountConfig, PollStats], Poller],
@@ -27,10 +27,10 @@ class PendingPoller:
         publish: Callable[[AccountSnapshot], None],
         log: Log,
     ) -> None:
-        """Try each *interval* seconds; *begin* makes the poller. *allowance* is shown until then."""
+        """Try each *poll_interval* seconds or more often; *begin* makes the poller, *allowance* is shown until then."""
         self.name = account.name
         self._account = account
-        self._interval = interval
+        self._interval = min(poll_interval, SETUP_INTERVAL)
         self._allowance = allowance
         self._begin = begin
         self._clock = clock
@@ -44,6 +44,22 @@ class PendingPoller:
     def last_activity_at(self) -> float:
         """See :attr:`Poller.last_activity_at`."""
         return self._stats.last_activity_at if self._poller is None else self._poller.last_activity_at
+
+    @property
+    def account(self) -> AccountConfig | PendingAccount:
+        """What is polled, or else is to be set up."""
+        return self._account if self._poller is None else self._poller.account
+
+    def configure(self, settings: PollerSettings) -> None:
+        """See :meth:`Poller.configure`. A poller that is made later has them from its start."""
+        self._interval = min(settings.schedule.poll_interval, SETUP_INTERVAL)
+        if self._poller is not None:
+            self._poller.configure(settings)
+
+    def look_again(self) -> None:
+        """See :meth:`Poller.look_again`."""
+        if self._poller is not None:
+            self._poller.look_again()
 
     @property
     def usage_estimate(self) -> UsageEstimate:

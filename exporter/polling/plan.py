@@ -78,6 +78,10 @@ class PollPlan:
         self._resumed = False
         self._begin_listing(FullListing(), now)
 
+    def use_full_listing_interval(self, seconds: float) -> None:
+        """Change how old a complete listing of a large account may become."""
+        self._schedule.use_interval(seconds)
+
     # ---- status ----
 
     @property

@@ -30,6 +30,7 @@ from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.cycle import CycleResult, PollCycle, Stopped
 from exporter.polling.identity import AccountIdentity, IdentityRegistry
+from exporter.polling.lease import Lease
 from exporter.polling.plan import PollPlan
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
@@ -65,6 +66,23 @@ class PollSchedule:
     stale_after: float
     first: float
     phase: float
+
+
+@dataclass(frozen=True, slots=True)
+class PollerSettings:
+    """What a reload may change for a poller at work.
+
+    Attributes:
+        schedule: when to poll; the delay of the first poll has no effect any more.
+        rules: the settings that counting depends on.
+        request_timeout: seconds that a request may take.
+        show_username: whether errors may name users.
+    """
+
+    schedule: PollSchedule
+    rules: Rules
+    request_timeout: float
+    show_username: bool
 
 
 class _Delay(NamedTuple):
@@ -105,13 +123,28 @@ class Poller:
         log: Log,
         show_username: bool = True,
         stats: PollStats | None = None,
+        lease: Lease | None = None,
     ) -> None:
-        """A poller; *stats* continues the statistics of the time before the account could be set up.
+        """A poller.
 
-        Without *show_username*, no error names a user.
+        Args:
+            account: what to poll.
+            connect: makes the API client.
+            store: the state file.
+            identities: which account polls which identity.
+            allowances: the allowances of all users.
+            rules: the settings that counting depends on.
+            schedule: when to poll.
+            clock: for waits and times.
+            publish: takes each snapshot.
+            log: receives events.
+            show_username: whether errors may name users.
+            stats: continues the statistics of the time before the account could be set up.
+            lease: ends when the account is removed or changed; until then, this poller writes the account's ledger.
         """
         self.name = account.name
-        self._account = account
+        self.account = account
+        self._lease = lease or Lease()
         self._store = store
         self._identities = identities
         self._rules = rules
@@ -132,8 +165,11 @@ class Poller:
             stats=self._stats,
             clock=clock,
             log=self._log,
+            lease=self._lease,
             show_username=show_username,
         )
+        self._settings = self._wanted = PollerSettings(schedule, rules, self._client.timeout, show_username)
+        self._nudged = self._duplicate = False
         self._begin_plan()
         self._interval = schedule.poll_interval
         self._due = 0.0
@@ -160,11 +196,21 @@ class Poller:
         background = self._plan.pages / self._full_interval if self._plan.incremental else 0.0
         return UsageEstimate(self._plan.size, math.ceil(WINDOW_SECONDS * (polls + background)))
 
+    def configure(self, settings: PollerSettings) -> None:
+        """Use *settings* from the next poll on. Callable from any thread; the clock has to be woken."""
+        self._wanted = settings
+
+    def look_again(self) -> None:
+        """Poll soon if another account of the same user has kept this one from polling. Callable from any thread."""
+        self._nudged = True
+
     def run(self) -> None:
-        """Poll until the process ends."""
+        """Poll until the process ends, or the account is removed."""
         try:
             try:
                 self._publish_saved_ledger()
+            except Stopping:
+                raise
             except Exception:  # noqa: BLE001  # the first poll tries again
                 self._log.exception("state.load_failed")
             # The second poll follows at the account's own offset, within one interval of the first.
@@ -233,9 +279,11 @@ class Poller:
         Raises:
             Stopping: the process is ending.
         """
+        self._take_settings()
         began = self._stats.last_activity_at = self._clock.monotonic()
         self._due = began if due is None else due
         made = self._stats.requests_made
+        self._nudged = self._duplicate = False
         delay = _Delay(None)
         result, error_text = "success", ""
         try:
@@ -271,6 +319,7 @@ class Poller:
         """Update state after a failed poll and return the delay before the next one; None for the usual delay."""
         self._stats.failed(error)
         if isinstance(error, DuplicateAccount):
+            self._duplicate = True
             self._ledger = self._listed = None  # the earlier account publishes them
         if error.reidentify:
             self._identity.ask_again()
@@ -283,19 +332,47 @@ class Poller:
         return self._due + (math.floor((now - self._due) / self._interval) + 1) * self._interval
 
     def _sleep_until(self, due: float) -> float:
-        """Sleep until *due*, or until an unusable token has been replaced; return when that was.
+        """Sleep until *due*, or until a reason to wait is gone; return when that was.
 
-        While the account waits, its snapshots go on: the detection delay grows.
+        A token may have been replaced, or the other account of the same user removed. While the account waits, its
+        snapshots go on: the detection delay grows.
         """
         self._stats.last_activity_at = due
         while (left := due - self._clock.monotonic()) > 0:
-            if self._identity.awaits_token and self._identity.token_changed():
+            if self._reason_to_wait_is_gone():
                 return self._clock.monotonic()
+            if self._take_settings() and self._waits.current is None:
+                # A shorter interval begins with the last poll, a longer one with the next.
+                due = self._stats.last_activity_at = min(due, self._due + self._interval)
+                continue
             waiting = self._waits.current is not None
             self._clock.pause(min(left, _WAITING_STEP) if waiting or self._identity.awaits_token else left)
             if waiting:
                 self._publish_snapshot()
         return due
+
+    def _reason_to_wait_is_gone(self) -> bool:
+        if self._nudged and self._duplicate:
+            return True
+        return self._identity.awaits_token and self._identity.token_changed()
+
+    def _take_settings(self) -> bool:
+        """Use the settings of the last reload; return whether there are others than before."""
+        wanted, before = self._wanted, self._settings
+        if wanted is before or wanted == before:
+            return False
+        self._settings = wanted
+        self._identity.show_username = wanted.show_username
+        self._schedule, self._client.timeout = wanted.schedule, wanted.request_timeout
+        self._rules = self._cycle.rules = self._identity.rules = wanted.rules
+        self._plan.use_full_listing_interval(wanted.schedule.full_listing_interval)
+        if wanted.rules.failed_job_window > before.rules.failed_job_window and self._ledger is not None:
+            try:
+                self._ledger = self._identity.with_older_failures(self._ledger)
+            except (StateError, StateWriteError):  # they are missing until the next start
+                self._log.exception("state.load_failed")
+        self._publish_snapshot()
+        return True
 
     # ---- fetch, reconcile, commit ----
 
@@ -402,7 +479,8 @@ class Poller:
             return True
         account = ledger.account
         try:
-            with self._identities.writer_lock((account.endpoint, account.username, account.division), self.name):
+            identity = (account.endpoint, account.username, account.division)
+            with self._lease.held(), self._identities.writer_lock(identity, self.name):
                 self._store.commit(account.number, changes)
         except StateWriteError as error:
             if self._commit_error != str(error):  # once, not at every poll
@@ -445,8 +523,8 @@ class Poller:
             self._listed = None  # polls succeed, but a job that cannot be read keeps each listing from being complete
         self._publish(
             AccountSnapshot(
-                self._account.name,
-                self._account.endpoint,
+                self.name,
+                self.account.endpoint,
                 shown,
                 self._listed,
                 stats.status(

@@ -1,5 +1,6 @@
 """The HTTP routes: metrics, health, readiness and the status page."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -28,6 +29,7 @@ def application(
     unhealthy: Callable[[], str],
     unready: Callable[[], str],
     status_page: Callable[[], str],
+    reload: Callable[[], tuple[int, str] | None] = lambda: None,
     crashed: Callable[[Exception], None] = lambda _error: None,
 ) -> Starlette:
     """The ASGI application with all routes.
@@ -37,6 +39,7 @@ def application(
         unhealthy: why the process should be restarted; empty if it is healthy.
         unready: why it is not ready for requests; empty if it is.
         status_page: renders the status page.
+        reload: reads the configuration again, and returns the response's status and text; None if that is not allowed.
         crashed: called with an unexpected error of a route; the client gets a 500.
     """
 
@@ -59,6 +62,17 @@ def application(
     async def status(_request: Request) -> Response:
         return HTMLResponse(await run_in_threadpool(status_page), headers=_PAGE_HEADERS)
 
+    one_at_a_time = asyncio.Lock()  # so that requests that wait occupy no threads, which scrapes need
+
+    async def reloaded(_request: Request) -> Response:
+        async with one_at_a_time:
+            done = await run_in_threadpool(reload)
+        if done is None:
+            text = "reloading over HTTP is not enabled; set enable_lifecycle = true, or send SIGHUP to the process\n"
+            return PlainTextResponse(text, status_code=403, headers=_NO_STORE)
+        status_code, text = done
+        return PlainTextResponse(text, status_code=status_code, headers=_NO_STORE)
+
     async def failed(_request: Request, error: Exception) -> Response:
         crashed(error)
         return PlainTextResponse("Internal Server Error\n", status_code=500, headers=_NO_STORE)
@@ -68,6 +82,7 @@ def application(
             Route("/metrics", metrics),
             Route("/-/healthy", healthy),
             Route("/-/ready", ready),
+            Route("/-/reload", reloaded, methods=["POST"]),
             Route("/", status),
         ],
         exception_handlers={Exception: failed},

@@ -46,13 +46,14 @@ class StatusPage:
         }
         style = Markup(_STYLE)  # noqa: S704  # our own file
         environment.globals |= {"style": style, "version": __version__, "codes_page": DOCUMENTATION}
-        self._display = display
+        self.display = display
+        """How much is shown of each account; may be replaced at any time."""
         self._template = environment.get_template("status.html.j2")
         self.render((), 0.0)
 
     def render(self, snapshots: Iterable[AccountSnapshot], now: float) -> str:
         """The page of all accounts at *now*, Unix seconds."""
-        page = self._template.render(page=status_view(snapshots, self._display, now))
+        page = self._template.render(page=status_view(snapshots, self.display, now))
         return "\n".join(map(printable, without_secrets(page).split("\n")))  # it may be read in a terminal
 
 

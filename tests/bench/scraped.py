@@ -19,7 +19,7 @@ from exporter.config.web_config import PLAIN, load_web_config
 from exporter.counting.rules import initial_changes, reconcile
 from exporter.counting.values import Account, Ledger, Observations, Rules
 from exporter.metrics.exposition import Exposition, Format
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, SnapshotRegistry
 from exporter.web.app import application
 from exporter.web.server import bound_sockets, serving
 from tests.snapshots import STATUS
@@ -55,7 +55,7 @@ def main(which: str, series: int, folder: str = "") -> None:
     """Serve until killed."""
     snapshot_registry = SnapshotRegistry(("large",))
     snapshot_registry.put(snapshot(series, 0))
-    exposition = Exposition(snapshot_registry, lambda: StoreStats(0, 0, 0, 0.0), _DISPLAY, time.time)
+    exposition = Exposition(snapshot_registry, lambda: ExporterStats(0, 0, 0, 0.0), _DISPLAY, time.time)
     if which == "client":
         registry = CollectorRegistry()
         registry.register(Same(exposition.account_families(Format.OPENMETRICS).decode() + "# EOF\n"))

@@ -24,14 +24,6 @@ from tests.e2e.monitoring import RULES, Json, Prometheus, reserved_address
 from tests.harness import Account, Daemon, Installation
 from tests.waiting import eventually
 
-PENDING: Final = frozenset(
-    {
-        "sbg_exporter_config_last_reload_successful",
-        "sbg_exporter_config_last_reload_success_timestamp_seconds",
-    }
-)
-"""Metrics of the contract that the exporter does not show yet: to be deleted with the last of them."""
-
 SILENT: Final[Mapping[str, str]] = {
     "SbgFilesFailed": "every failed job is shown one by one",
     "SbgJobStuck": "no job has stood still for half an hour",
@@ -41,6 +33,7 @@ SILENT: Final[Mapping[str, str]] = {
     "SbgListingOverdue": "no account is large enough to be watched",
     "SbgExporterDown": "it is up",
     "SbgStateNotWritable": "the disk is not full",
+    "SbgConfigReloadFailed": "the configuration is valid",
 }
 """What has no answer here, and why. It must really have none."""
 
@@ -56,6 +49,7 @@ DOCUMENTED_ONLY: Final[Mapping[str, str]] = {
     "sbg_jobs_files_failed": "likewise",
     "sbg_files_total": "what was asked for; what became of it is drawn",
     "sbg_file_errors_total": "errors by code over months; the panels show those of the jobs shown one by one",
+    "sbg_exporter_config_last_reload_success_timestamp_seconds": "since when the configuration in use is in use",
     "sbg_exporter_rate_limit_reset_timestamp_seconds": "to see whose clock is wrong",
 }
 """Metrics that no dashboard and no rule asks for, and what they are there for."""
@@ -276,8 +270,6 @@ def await_everything(prometheus: Prometheus) -> Watched:
 
 def without_answer(query: Query) -> str | None:
     """Why *query* has no answer here, or None if it has one."""
-    if {name for name, _ in named(query.expression)} <= PENDING:
-        return "the exporter does not show it yet"
     return SILENT.get(query.place)
 
 
@@ -304,10 +296,7 @@ def test_every_series_that_a_query_names_is_there(watched: Watched, query: Query
     """So that what has no answer has none for its reason, and not for a slip of the pen."""
     values = {name: f"({'|'.join(each)})" for name, each in watched.choices.items()}
     for name, matchers in named(query.expression):
-        if name not in PENDING:
-            assert watched.prometheus.query(f"last_over_time({name}{substituted(matchers, values)}[5m])", watched.at), (
-                name
-            )
+        assert watched.prometheus.query(f"last_over_time({name}{substituted(matchers, values)}[5m])", watched.at), name
 
 
 @REAL
@@ -356,7 +345,7 @@ def catalogue() -> dict[str, str]:
 
 
 def test_every_metric_that_a_query_names_is_in_the_catalogue_or_recorded() -> None:
-    known = catalogue().keys() | {rule.place for rule in OF_RULES} | PENDING | {"up", "ALERTS"}
+    known = catalogue().keys() | {rule.place for rule in OF_RULES} | {"up", "ALERTS"}
 
     for query in EVERY_QUERY:
         names = {name for name, _ in named(query.expression)}
@@ -369,10 +358,6 @@ def test_every_metric_of_the_catalogue_is_used_or_said_to_be_for_other_uses() ->
 
     families = catalogue()
     assert set(families.values()) - {families[name] for name in used & families.keys()} == DOCUMENTED_ONLY.keys()
-
-
-def test_nothing_is_called_pending_that_is_there() -> None:
-    assert not PENDING & catalogue().keys(), "built: delete it from PENDING"
 
 
 def test_all_that_is_silent_exists() -> None:

@@ -14,15 +14,10 @@ from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES
 from grafana.build import FOLDER, dashboards
 from grafana.panels import RUNBOOKS
 
-PENDING: Final = {"sbg_exporter_config_last_reload_successful": set[str]()}
-"""Metrics of the contract that are still to come, with their labels. To be deleted with the last of them."""
-
 _REPOSITORY: Final = Path(__file__).parents[2]
-_LABELS: Final = (
-    {family.name: set(family.labels) for family in FAMILIES}
-    | {family.name: set(family.labels) for family in PROCESS_FAMILIES}
-    | PENDING
-)
+_LABELS: Final = {family.name: set(family.labels) for family in FAMILIES} | {
+    family.name: set(family.labels) for family in PROCESS_FAMILIES
+}
 _CORE_PANELS: Final = {"bargauge", "heatmap", "row", "stat", "state-timeline", "table", "timeseries"}
 """Panel types that Grafana 11 to 13 bring along, none of them Angular."""
 _AGGREGATION: Final = re.compile(r"\b(sum|max|min|count|topk)( by \([^)]*\))? ?$")

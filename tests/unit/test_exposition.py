@@ -28,7 +28,7 @@ from exporter.counting import values as counting
 from exporter.counting.values import CounterValue, HistogramValue, Ledger, Rules
 from exporter.metrics.exposition import Exposition, Format, number
 from exporter.metrics.families import FAMILIES, Family, Sample, Section, Source, Type
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, SnapshotRegistry, StoreStats
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, SnapshotRegistry
 from tests.background import BackgroundTask
 from tests.clocks import START, ManualClock
 from tests.factories import finished_job, job_id, running_job
@@ -406,7 +406,7 @@ def names(page: bytes) -> set[str]:
 
 def test_gauges_of_what_is_listed_go_when_the_last_good_answer_is_too_old_and_nothing_else_does() -> None:
     clock = ManualClock(START + 599.9)
-    shown = Exposition(registry(snapshot(busy().ledger)), lambda: StoreStats(0, 0, 0, START), DISPLAY, clock.time)
+    shown = Exposition(registry(snapshot(busy().ledger)), lambda: ExporterStats(0, 0, 0, START), DISPLAY, clock.time)
     before = names(shown.account_families(Format.TEXT))
 
     clock.now = START + 600
@@ -420,7 +420,7 @@ def test_they_come_back_with_the_next_good_answer() -> None:
     clock = ManualClock(START + 600)
     seen = snapshot(busy().ledger)
     shown = registry(seen)
-    made = Exposition(shown, lambda: StoreStats(0, 0, 0, START), DISPLAY, clock.time)
+    made = Exposition(shown, lambda: ExporterStats(0, 0, 0, START), DISPLAY, clock.time)
     stale = names(made.account_families(Format.TEXT))
 
     shown.put(replace(seen, gauges_until=START + 1200))
@@ -437,7 +437,7 @@ def test_a_failed_job_leaves_at_the_second_its_window_ends() -> None:
     clock = ManualClock(START + 60)
     made = Exposition(
         registry(snapshot(counted.ledger)),
-        lambda: StoreStats(0, 0, 0, START),
+        lambda: ExporterStats(0, 0, 0, START),
         replace(DISPLAY, failed_job_window=3600.0),
         clock.time,
         named("sbg_failed_job_files_failed", "sbg_exporter_job_series_hidden"),
@@ -465,7 +465,7 @@ def test_a_job_that_was_found_to_have_failed_long_after_its_end_is_shown_for_hal
     clock = ManualClock(START + 60)
     made = Exposition(
         registry(snapshot(counted.ledger)),
-        lambda: StoreStats(0, 0, 0, START),
+        lambda: ExporterStats(0, 0, 0, START),
         replace(DISPLAY, failed_job_window=3600.0),
         clock.time,
         named("sbg_failed_job_files_failed"),
@@ -531,7 +531,7 @@ class Kept:
 def kept() -> Kept:
     counting, clock = Counting(), ManualClock(START + 60)
     shown = registry(snapshot(busy().ledger, account="one"), snapshot(ledger_of(), account="two"))
-    made = Exposition(shown, lambda: StoreStats(0, 0, 0, START), DISPLAY, clock.time, counting.families)
+    made = Exposition(shown, lambda: ExporterStats(0, 0, 0, START), DISPLAY, clock.time, counting.families)
     made.account_families(Format.TEXT)
     counting.since()
     return Kept(shown, counting, clock, made)
@@ -596,7 +596,7 @@ def test_a_compressed_page_is_one_member_that_unpacks_to_the_plain_page(wanted: 
 
 
 def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
-    now = [StoreStats(0, 1, 100, START)]
+    now = [ExporterStats(0, 1, 100, START)]
     made = Exposition(registry(snapshot(ledger_of())), lambda: now[0], DISPLAY, ManualClock(START + 60).time)
 
     def value(name: str) -> float:
@@ -606,7 +606,7 @@ def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
 
     assert value("sbg_exporter_state_bytes") == 100
     files = value("process_open_fds")
-    now[0] = StoreStats(2, 1, 200, START)
+    now[0] = ExporterStats(2, 1, 200, START)
     with ExitStack() as stack:
         for number in range(20):  # more than other tests may leave to be closed meanwhile
             stack.enter_context((tmp_path / f"{number}").open("w"))
@@ -623,7 +623,7 @@ def test_the_process_is_fresh_at_each_scrape(tmp_path: Path) -> None:
     recovery="the next scrape",
 )
 def test_page_is_served_without_what_cannot_be_collected(wanted: Format, error: Exception) -> None:
-    def fail() -> StoreStats:
+    def fail() -> ExporterStats:
         raise error
 
     made = Exposition(registry(snapshot(busy().ledger)), fail, DISPLAY, ManualClock(START + 60).time)
@@ -646,7 +646,7 @@ def test_page_is_served_without_the_process_metrics_if_they_fail(wanted: Format)
         def collect(self) -> Iterator[Metric]:
             raise OSError(5, "Input/output error")
 
-    stats = StoreStats(0, 0, None, START)
+    stats = ExporterStats(0, 0, None, START)
     made = Exposition(registry(snapshot(busy().ledger)), lambda: stats, DISPLAY, ManualClock(START + 60).time)
     made._registry.register(Failing())  # noqa: SLF001
 
@@ -661,7 +661,7 @@ def test_threads_that_scrape_while_pictures_change_get_whole_pages_of_one_moment
     shown = registry(snapshot(counted.ledger, account="one"), snapshot(counted.ledger, account="two"))
     made = Exposition(
         shown,
-        lambda: StoreStats(0, 0, 0, START),
+        lambda: ExporterStats(0, 0, 0, START),
         DISPLAY,
         ManualClock(START + 60).time,
         named("sbg_jobs_submitted_total", "sbg_jobs"),

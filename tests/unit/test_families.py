@@ -20,7 +20,7 @@ from exporter.metrics.families import (
     Source,
     Type,
 )
-from exporter.metrics.snapshot import StoreStats
+from exporter.metrics.snapshot import ExporterStats, ReloadStatus
 from exporter.polling import stats
 from tests.clocks import START
 from tests.factories import finished_job, running_job
@@ -89,6 +89,8 @@ CONTRACT = {
         sbg_exporter_state_write_failures_total{}
         sbg_exporter_state_jobs{}
         sbg_exporter_state_bytes{}
+        sbg_exporter_config_last_reload_successful{}
+        sbg_exporter_config_last_reload_success_timestamp_seconds{}
         sbg_exporter_build_info{version,python}
     """,
 }
@@ -162,7 +164,7 @@ def test_every_family_gives_as_many_label_values_as_it_names() -> None:
         assert len({sample.labels for sample in samples}) == len(samples), family.name
         assert {isinstance(sample.value, HistogramValue) for sample in samples} == {family.type is Type.HISTOGRAM}
     for own in PROCESS_FAMILIES:
-        sample = own.samples(StoreStats(1, 2, 3, START))
+        sample = own.samples(ExporterStats(1, 2, 3, START, ReloadStatus(successful=True, succeeded_at=START)))
         assert sample is not None
         assert len(sample.labels) == len(own.labels)
 

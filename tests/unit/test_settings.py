@@ -107,6 +107,7 @@ VALUES: dict[str, tuple[object, str, object, object]] = {
     "duration_buckets": ("[1, 2]", "1,3", "1 5m", (1.0, 300.0)),
     "queue_buckets": ('["1s", "1m"]', "1, 3", "0.5", (0.5,)),
     "show_username": ("false", "true", False, False),
+    "enable_lifecycle": ("true", "false", True, True),
     "log_format": ('"json"', "console", "logfmt", "logfmt"),
     "log_level": ('"debug"', "error", "warning", "warning"),
     # Each is an empty file, which is a valid one.

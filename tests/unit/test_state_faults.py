@@ -20,7 +20,7 @@ from exporter.counting.rules import reconcile
 from exporter.counting.values import Changes, Ledger, Observations
 from exporter.errors import StateError, StateWriteError
 from exporter.metrics.exposition import Exposition, Format
-from exporter.metrics.snapshot import SnapshotRegistry, StoreStats
+from exporter.metrics.snapshot import ExporterStats, SnapshotRegistry
 from exporter.storage.diagnosis import why
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
@@ -361,7 +361,7 @@ def test_disk_fault_is_named_and_costs_no_commit(disk: Path, work: Callable[[Pat
 def _page(store: Store) -> str:
     exposition = Exposition(
         SnapshotRegistry(("a",)),
-        lambda: StoreStats(store.write_failures, store.tracked_jobs, store.bytes_total, START),
+        lambda: ExporterStats(store.write_failures, store.tracked_jobs, store.bytes_total, START),
         DISPLAY,
         ManualClock(START).time,
     )

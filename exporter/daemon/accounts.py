@@ -1,0 +1,121 @@
+"""The pollers at work, each in a thread of its own. A reload starts and ends some of them; the others go on."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.api.client import ATTEMPTS
+from exporter.clock import SYSTEM_CLOCK, AccountClock, Clock
+from exporter.config.accounts import AccountEntry
+from exporter.config.changes import AccountChanges, account_changes
+from exporter.config.loading import Configuration
+from exporter.daemon.assembly import AnyPoller, PollerFactory
+from exporter.logs import Log
+from exporter.metrics.snapshot import SnapshotRegistry
+from exporter.polling.lease import Lease
+
+_JOIN_SECONDS: Final = 1.5
+"""For all pollers together to end. A poller that hangs in a request ends with the process."""
+_HEALTH_SLACK: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A poller, and what starts and ends it."""
+
+    poller: AnyPoller
+    lease: Lease
+    clock: AccountClock
+    thread: threading.Thread
+
+    def end(self) -> None:
+        """Let it write and publish nothing more, and end as soon as the request in progress has ended."""
+        self.lease.end()
+        self.clock.stop()
+
+
+class RunningAccounts:
+    """The accounts that are polled. :meth:`apply` and :meth:`stop` must not run at the same time."""
+
+    def __init__(self, factory: PollerFactory, registry: SnapshotRegistry, clock: Clock, log: Log) -> None:
+        """None are polled until :meth:`apply`."""
+        self._factory = factory
+        self._registry = registry
+        self._clock = clock
+        self._log = log
+        self._running: dict[str, _Running] = {}
+        """By name, in the order of the configuration. Replaced, never changed, because other threads read it."""
+        self._ending: list[threading.Thread] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The accounts' names, in the order of the configuration."""
+        return tuple(self._running)
+
+    def apply(self, configuration: Configuration) -> AccountChanges:
+        """Poll the accounts of *configuration*, with its settings. Accounts that have not changed are not disturbed."""
+        before, wanted = self._running, {entry.name: entry for entry in configuration.entries}
+        changes = account_changes([each.poller.account for each in before.values()], list(wanted.values()))
+        leaving = (*changes.removed, *changes.changed)
+        self._factory.configuration = configuration
+        self._factory.allowances.use_share(configuration.settings.rate_share)
+        for name in leaving:
+            before[name].end()
+            self._factory.allowances.remove_account(name)
+        self._ending = [*filter(threading.Thread.is_alive, self._ending), *(before[name].thread for name in leaving)]
+        self._factory.identities.arrange(configuration.names, leaving)
+        self._registry.arrange(configuration.names)
+        turns = {name: turn for turn, name in enumerate(name for name in wanted if name not in changes.kept)}
+        self._running = {
+            name: before[name] if name in changes.kept else self._new(entry, turns[name])
+            for name, entry in wanted.items()
+        }
+        for name, running in self._running.items():
+            if name in changes.kept:
+                running.poller.configure(self._factory.settings(name))
+                running.poller.look_again()
+                running.clock.wake()
+            else:
+                running.thread.start()
+        return changes
+
+    def stop(self) -> None:
+        """End all pollers, and wait for a moment until they have ended."""
+        running = self._running.values()
+        for each in running:
+            each.clock.stop()
+        _join([*self._ending, *(each.thread for each in running)])
+
+    def unhealthy(self) -> str:
+        """Which pollers have not moved for too long; an empty string if all have."""
+        silent_for = self._factory.configuration.settings.request_timeout * ATTEMPTS + _HEALTH_SLACK
+        now = self._clock.monotonic()
+        return ", ".join(
+            f"account {name} has not moved for {now - each.poller.last_activity_at:.0f} s"
+            for name, each in self._running.items()
+            if now - each.poller.last_activity_at > silent_for
+        )
+
+    def _new(self, entry: AccountEntry, turn: int) -> _Running:
+        lease, clock = Lease(), AccountClock(self._clock)
+        poller = self._factory.new(entry, turn, lease, clock)
+        thread = threading.Thread(target=_guarded(poller, self._log), name=f"poller-{poller.name}", daemon=True)
+        return _Running(poller, lease, clock, thread)
+
+
+def _guarded(poller: AnyPoller, log: Log) -> Callable[[], None]:
+    def work() -> None:
+        try:
+            poller.run()
+        except Exception:  # the poller stays dead and fails the health check
+            log.exception("poller.died", account=poller.name)
+
+    return work
+
+
+def _join(threads: Iterable[threading.Thread]) -> None:
+    ends = SYSTEM_CLOCK.monotonic() + _JOIN_SECONDS
+    for thread in threads:
+        if thread.is_alive():
+            thread.join(max(0.0, ends - SYSTEM_CLOCK.monotonic()))

@@ -1,0 +1,164 @@
+"""Reads the configuration again, on SIGHUP and ``POST /-/reload``, and changes what differs from the one in use."""
+
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from exporter.clock import Clock
+from exporter.config.changes import AccountChanges, changed_settings, settings_for_restart
+from exporter.config.loading import Configuration
+from exporter.daemon.systemd import Reloading
+from exporter.errors import ConfigError
+from exporter.logs import Log
+from exporter.metrics.snapshot import ReloadStatus
+from exporter.redaction import shown
+
+_OK: Final = 200
+_INVALID: Final = 400
+_CRASHED: Final = 500
+_STOPPING: Final = 503
+
+
+class Applied(NamedTuple):
+    """What came of a valid configuration.
+
+    Attributes:
+        accounts: which accounts were added, changed and removed.
+        refused: why something needs a restart, for which its key alone is no reason; one line each.
+    """
+
+    accounts: AccountChanges
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """How a reload ended.
+
+    Attributes:
+        status: the HTTP status that says the same.
+        lines: what has changed, or what is wrong.
+    """
+
+    status: int
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The response to ``POST /-/reload``."""
+        return "".join(f"{line}\n" for line in self.lines)
+
+
+class Reloader:
+    """Reloads, one at a time. Safe to share between threads."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        read: Callable[[], Configuration],
+        apply: Callable[[Configuration], Applied],
+        *,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        """A reloader.
+
+        Args:
+            configuration: the one in use, read just now.
+            read: reads it again; raises ConfigError with a line for each problem.
+            apply: changes what differs.
+            clock: for the time of a success.
+            log: receives what has changed, or what is wrong.
+        """
+        self._started_with = self._current = configuration
+        self._read = read
+        self._apply = apply
+        self._clock = clock
+        self._log = log
+        self._lock = threading.Lock()
+        self._signals = threading.Lock()
+        self._busy = self._again = self._closed = False
+        self.announced: Reloading = nullcontext
+        """Makes the context of each reload."""
+        self.status = ReloadStatus(successful=True, succeeded_at=clock.time())
+        """How the configuration was last read."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether ``POST /-/reload`` is allowed."""
+        return self._current.settings.enable_lifecycle
+
+    def reload(self) -> ReloadResult:
+        """Reload now, or as soon as the reloads before have ended."""
+        with self._lock:
+            if self._closed:
+                return ReloadResult(_STOPPING, ("the exporter is stopping",))
+            with self.announced():
+                return self._attempt()
+
+    def _attempt(self) -> ReloadResult:
+        try:
+            return self._reload()
+        except ConfigError as error:
+            problems = tuple(map(shown, error.problems))
+            for problem in problems:
+                self._log.error("configuration.rejected", reason=problem, consequence="nothing has changed")
+            return self._failed(ReloadResult(_INVALID, problems))
+        except Exception:  # noqa: BLE001  # a reload that fails must not end anything
+            self._log.exception("configuration.reload_failed")
+            return self._failed(ReloadResult(_CRASHED, ("unexpected error, see the log",)))
+
+    def close(self) -> None:
+        """Wait for the reload in progress, and do none any more: the daemon is stopping."""
+        with self._lock:
+            self._closed = True
+
+    def on_hangup(self) -> None:
+        """Reload. However many signals come meanwhile, one more reload follows, which sees what they were sent for."""
+        with self._signals:
+            self._again = True
+            if self._busy:
+                return
+            self._busy = True
+        while self._wanted():
+            self.reload()
+
+    def _wanted(self) -> bool:
+        with self._signals:
+            self._busy, self._again = self._again, False
+            return self._busy
+
+    def _failed(self, result: ReloadResult) -> ReloadResult:
+        self.status = ReloadStatus(successful=False, succeeded_at=self.status.succeeded_at)
+        return result
+
+    def _reload(self) -> ReloadResult:
+        before, wanted = self._current, self._read()
+        applied = self._apply(wanted)
+        self._current = wanted
+        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time())
+        settings = changed_settings(before.settings, wanted.settings)
+        restart = settings_for_restart(self._started_with, wanted)
+        accounts = applied.accounts
+        names = {"added": accounts.added, "changed": accounts.changed, "removed": accounts.removed}
+        self._log.info(
+            "configuration.reloaded",
+            **{f"accounts_{what}": _listed(which) for what, which in names.items()},
+            settings_changed=_listed(settings),
+        )
+        refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
+        for reason in refused:
+            self._log.warning("configuration.restart_needed", reason=reason)
+        for warning in wanted.warnings:
+            if warning not in before.warnings:
+                self._log.warning("token.exposed", reason=warning)
+        done = [f"accounts {what}: {', '.join(which)}" for what, which in names.items() if which]
+        if settings:
+            done.append(f"settings changed: {', '.join(settings)}")
+        return ReloadResult(_OK, (*(done or ["nothing has changed"]), *refused))
+
+
+def _listed(names: tuple[str, ...]) -> str | None:
+    return ", ".join(names) or None

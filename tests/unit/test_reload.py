@@ -1,0 +1,323 @@
+"""Which accounts a reload touches, one reload at a time, and what ends with an account."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporter.clock import AccountClock, RealClock
+from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
+from exporter.config.changes import AccountChanges, account_changes
+from exporter.config.loading import Configuration, load
+from exporter.config.tokens import FixedToken, ProfileToken, Token, TokenFile
+from exporter.daemon.reload import Applied, Reloader
+from exporter.errors import ConfigError, DuplicateAccount, Stopping
+from exporter.logs import LogStyle, logger, logger_in
+from exporter.metrics.snapshot import ReloadStatus, SnapshotRegistry
+from exporter.polling.identity import IdentityRegistry
+from exporter.polling.lease import Lease
+from exporter.redaction import Secret
+from tests.clocks import START, ManualClock
+from tests.factories import ENDPOINT
+from tests.snapshots import STATUS, UNTRIED, snapshot
+from tests.waiting import PATIENCE
+
+
+def account(name: str = "a", token: Token | None = None) -> AccountConfig:
+    return AccountConfig(name, ENDPOINT, "", token or TokenFile(Path("/a.token")), ca_file=None, proxy=None)
+
+
+def pending(name: str = "a", entry: str = "a") -> PendingAccount:
+    return PendingAccount(name, "no such profile", "add it", lambda: account(name), entry)
+
+
+# ------------------------------------------------------------------------------------------------- the difference
+
+A, B, C = account("a"), account("b"), account("c")
+
+
+@pytest.mark.parametrize(
+    ("polled", "wanted", "changes"),
+    [
+        ([], [], AccountChanges((), (), (), ())),
+        ([], [A, B], AccountChanges((), ("a", "b"), (), ())),
+        ([A, B], [], AccountChanges((), (), (), ("a", "b"))),
+        ([A, B], [B, A], AccountChanges(("b", "a"), (), (), ())),
+        ([A, B], [C, A], AccountChanges(("a",), ("c",), (), ("b",))),
+        ([A], [replace(A, where="elsewhere", entry="other")], AccountChanges(("a",), (), (), ())),
+        ([A], [replace(A, name="b")], AccountChanges((), ("b",), (), ("a",))),
+        ([pending()], [pending()], AccountChanges(("a",), (), (), ())),
+        ([pending()], [replace(pending(), problem="another")], AccountChanges(("a",), (), (), ())),
+        ([pending()], [pending(entry="b")], AccountChanges((), (), ("a",), ())),
+        ([pending()], [A], AccountChanges((), (), ("a",), ())),
+        ([replace(A, entry="a")], [pending()], AccountChanges(("a",), (), (), ())),
+        ([replace(A, entry="b")], [pending()], AccountChanges((), (), ("a",), ())),
+    ],
+)
+def test_an_account_that_is_polled_alike_is_kept(
+    polled: list[AccountEntry], wanted: list[AccountEntry], changes: AccountChanges
+) -> None:
+    assert account_changes(polled, wanted) == changes
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(A, endpoint="https://other.example/v2"),
+        replace(A, division="d"),
+        replace(A, token=TokenFile(Path("/b.token"))),
+        replace(A, token=FixedToken(Secret("another-token"))),
+        replace(A, ca_file=Path("/ca.pem")),
+        replace(A, proxy=Secret("http://proxy.example")),
+    ],
+    ids=["endpoint", "division", "file", "token", "ca_file", "proxy"],
+)
+def test_each_way_to_poll_differently_is_a_change(other: AccountConfig) -> None:
+    assert account_changes([A], [other]).changed == ("a",)
+    assert account_changes([other], [replace(other)]).kept == ("a",)
+
+
+def test_tokens_are_equal_if_they_come_from_the_same_place() -> None:
+    same: list[Callable[[], Token]] = [
+        lambda: FixedToken(Secret("t"), Path("/c")),
+        lambda: TokenFile(Path("/t")),
+        lambda: ProfileToken(Path("/p"), "name", "label"),
+    ]
+    assert len({make() for make in same for _ in range(2)}) == 3
+    assert FixedToken(Secret("another-token")) != FixedToken(Secret("u"))
+    assert FixedToken(Secret("another-token")) != FixedToken(Secret("t"), Path("/c"))
+
+
+# -------------------------------------------------------------------------------------------- one reload at a time
+
+
+class Desk:
+    """A reloader whose configuration and whose work the test decides."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "a.token").write_text("t0k3n-t0k3n")
+        self.file = folder / "config.toml"
+        self.write('[[accounts]]\nname = "a"\napi_endpoint = "https://api.example/v2"\nauth_token_file = "a.token"\n')
+        self.clock = ManualClock()
+        self.log = io.StringIO()
+        self.applied: list[Configuration] = []
+        self.work: Callable[[], object] = lambda: None
+        self.folder = folder
+        self.reloader = Reloader(
+            self.read(),
+            self.read,
+            self.apply,
+            clock=self.clock,
+            log=logger("json", "info", self.log),
+        )
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+
+    def read(self) -> Configuration:
+        return load({"config": str(self.file)}, {}, self.folder)
+
+    def apply(self, configuration: Configuration) -> Applied:
+        self.work()
+        self.applied.append(configuration)
+        return Applied(AccountChanges((), (), (), ()), ())
+
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_a_reload_that_crashes_says_so_and_the_next_one_works(desk: Desk) -> None:
+    def crash() -> None:
+        raise ZeroDivisionError
+
+    desk.work = crash
+    assert desk.reloader.reload().status == 500
+    assert desk.reloader.status == ReloadStatus(successful=False, succeeded_at=START)
+    assert "ZeroDivisionError" in str(desk.events()[-1]["exception"])
+
+    desk.work = lambda: None
+    desk.clock.advance(5)
+    assert desk.reloader.reload().status == 200
+    assert desk.reloader.status == ReloadStatus(successful=True, succeeded_at=START + 5)
+
+
+def test_secrets_in_problems_are_masked(desk: Desk) -> None:
+    Secret("t0k3n-t0k3n")
+
+    def refuse() -> None:
+        raise ConfigError("t0k3n-t0k3n is no file", "nor this")
+
+    desk.work = refuse
+
+    result = desk.reloader.reload()
+
+    assert (result.status, result.text) == (400, "******** is no file\nnor this\n")
+    assert "t0k3n" not in desk.log.getvalue()
+
+
+def test_signals_while_a_reload_runs_lead_to_one_more(desk: Desk) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    desk.work = wait
+    first = threading.Thread(target=desk.reloader.on_hangup)
+    first.start()
+    assert begun.wait(PATIENCE)
+    for _ in range(100):
+        desk.reloader.on_hangup()  # returns at once
+    go_on.set()
+    first.join(PATIENCE)
+
+    assert len(desk.applied) == 2
+    desk.reloader.on_hangup()
+    assert len(desk.applied) == 3
+
+
+def test_reloads_never_overlap_and_are_announced(desk: Desk) -> None:
+    at_work: list[int] = []
+    most: list[int] = []
+
+    @contextmanager
+    def announced() -> Iterator[None]:
+        at_work.append(1)
+        most.append(len(at_work))
+        yield
+        at_work.pop()
+
+    desk.reloader.announced = announced
+    threads = [threading.Thread(target=desk.reloader.reload) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+    assert len(desk.applied) == 20
+    assert max(most) == 1
+
+
+def test_a_daemon_that_stops_reloads_no_more(desk: Desk) -> None:
+    desk.reloader.close()
+
+    assert desk.reloader.reload().status == 503
+    assert not desk.applied
+
+
+# ----------------------------------------------------------------------------------------- what ends with an account
+
+
+def test_after_the_end_of_a_lease_nothing_is_written() -> None:
+    lease = Lease()
+    with lease.held(), lease.held():
+        pass
+    lease.end()
+
+    with pytest.raises(Stopping), lease.held():
+        pytest.fail("it has ended")
+
+
+def test_a_lease_ends_after_what_it_is_held_for() -> None:
+    lease, order = Lease(), []
+    held, go_on = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with lease.held():
+            held.set()
+            go_on.wait(PATIENCE)
+            order.append("written")
+
+    def end() -> None:
+        lease.end()
+        order.append("ended")
+
+    writing, ending = threading.Thread(target=write), threading.Thread(target=end)
+    writing.start()
+    assert held.wait(PATIENCE)
+    ending.start()
+    go_on.set()
+    writing.join(PATIENCE)
+    ending.join(PATIENCE)
+
+    assert order == ["written", "ended"]
+
+
+def test_an_accounts_pauses_end_when_it_is_woken_or_stopped() -> None:
+    clock = AccountClock(RealClock(threading.Event()))
+    clock.wake()
+    clock.pause(3600)
+
+    waiting = threading.Thread(target=clock.pause, args=(3600,))
+    waiting.start()
+    clock.wake()
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+
+    clock.stop()
+    for _ in range(2):
+        with pytest.raises(Stopping):
+            clock.pause(3600)
+
+
+def test_identities_of_accounts_that_are_gone_are_free_and_the_new_order_counts() -> None:
+    registry, identity, other = IdentityRegistry(("a", "b")), (ENDPOINT, "u", ""), (ENDPOINT, "v", "")
+    registry.claim(identity, "a")
+    registry.claim(other, "b")
+    with pytest.raises(DuplicateAccount):
+        registry.claim(identity, "b")
+
+    registry.arrange(("b", "a"), ())
+    registry.claim(identity, "b")
+    with pytest.raises(DuplicateAccount), registry.writer_lock(identity, "a"):
+        pytest.fail("b comes first now")
+
+    registry.arrange(("a",), ())
+    registry.claim(identity, "a")
+    registry.arrange(("a", "b"), ("a",))
+    registry.claim(identity, "b")
+    with registry.writer_lock(identity, "b"):
+        pass
+
+
+def test_snapshots_follow_the_configuration_and_readiness_lasts() -> None:
+    registry = SnapshotRegistry(("a", "b"))
+    for name in ("a", "b"):
+        registry.put(snapshot(None, account=name, status=STATUS))
+    assert registry.ready
+
+    registry.arrange(("c", "b"))
+    assert [each.account for each in registry.snapshots] == ["b"]
+    registry.put(snapshot(None, account="c", status=UNTRIED))
+
+    assert [each.account for each in registry.snapshots] == ["c", "b"]
+    assert registry.ready, "an account that is new must not take the others from Prometheus"
+
+
+# ----------------------------------------------------------------------------------------------------------- the log
+
+
+def test_a_loggers_format_and_level_change_while_it_is_in_use() -> None:
+    stream = io.StringIO()
+    style = LogStyle("json", "warning", terminal=False)
+    log = logger_in(style, stream)
+    bound = log.bind(account="a")
+    bound.info("one")
+
+    style.use("logfmt", "debug")
+    bound.debug("two", key="value")
+    style.use("json", "error")
+    bound.warning("three")
+
+    [line] = stream.getvalue().splitlines()
+    assert line.endswith("level=debug event=two account=a key=value")
