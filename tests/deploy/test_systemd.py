@@ -326,6 +326,9 @@ def test_on_a_machine_that_boots_it_is_installed_watched_over_upgraded_and_remov
     rotate(machine)
     machine.await_counted(jobs=5, failed=15)
 
+    reloaded(machine)
+    machine.await_counted(jobs=5, failed=15)
+
     misconfigured(machine)
     machine.await_counted(jobs=5, failed=15)
 
@@ -430,6 +433,28 @@ def rotate(machine: Machine) -> None:
 
     assert DEMO_TOKEN not in machine.journal()
     assert ANOTHER_TOKEN not in machine.journal()
+
+
+def reloaded(machine: Machine) -> None:
+    """The process stays, a valid configuration applies, and a wrong one changes nothing but the log and a metric."""
+    process, interval = machine.unit()["MainPID"], 'sbg_exporter_poll_interval_seconds{account="cavatica"}'
+    metrics = "curl -fsS localhost:10037/metrics"
+    machine.run(f"sed -i 's/^poll_interval = 1$/poll_interval = 2/' {CONFIG}")
+    machine.follow("reload", "")
+    eventually(lambda: f"{interval} 2\n" in machine.run(metrics), every=LOOK, describe=machine.journal)
+
+    machine.run(f"sed -i '1i pol_interval = 1' {CONFIG}")
+    machine.follow("reload", "")
+    rejected = "sbg_exporter_config_last_reload_successful 0\n"
+    eventually(lambda: rejected in machine.run(metrics), every=LOOK, describe=machine.journal)
+    assert "pol_interval: unknown key; did you mean poll_interval?" in machine.journal()
+
+    machine.run(f"sed -i -e 1d -e 's/^poll_interval = 2$/poll_interval = 1/' {CONFIG}")
+    machine.follow("reload", "")
+    accepted = "sbg_exporter_config_last_reload_successful 1\n"
+    eventually(lambda: accepted in machine.run(metrics), every=LOOK, describe=machine.journal)
+    unit = machine.await_unit(ActiveState="active", StatusText="1 of 1 account up")
+    assert (unit["MainPID"], unit["ReloadResult"]) == (process, "success")
 
 
 def misconfigured(machine: Machine) -> None:

@@ -6,8 +6,9 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,29 @@ def test_ready_is_sent_first_and_stopping_last(tmp_path: Path, path: str | None)
 
         assert ear.all_heard() == [{"STOPPING": "1", "STATUS": "stopping"}]
     assert threading.active_count() == before
+
+
+def test_a_reload_is_announced_with_its_time_and_ends_with_ready(ear: Ear) -> None:
+    before = int(time.monotonic() * 1e6)
+    with systemd.informed(
+        {"NOTIFY_SOCKET": ear.variable}, log_to(io.StringIO()), status=lambda: "fine", unhealthy=str
+    ) as reloading:
+        with reloading():
+            pass
+        with suppress(KeyError), reloading():
+            raise KeyError
+
+    told = ear.all_heard()
+    assert [next(iter(message)) for message in told] == [
+        "READY",
+        "RELOADING",
+        "READY",
+        "RELOADING",
+        "READY",
+        "STOPPING",
+    ]
+    assert before <= int(told[1]["MONOTONIC_USEC"]) <= int(time.monotonic() * 1e6)
+    assert [message["STATUS"] for message in told[1:3]] == ["reloading", "fine"]
 
 
 def test_stopping_is_sent_after_an_error(ear: Ear) -> None:
