@@ -89,6 +89,14 @@ class AccountTable(BaseModel):
     allow_plain_http: bool = False
 
 
+class PlacedTable(NamedTuple):
+    """An account's table, and where it stands; paths in it are relative to *file*."""
+
+    table: AccountTable
+    where: str
+    file: Path | None
+
+
 @dataclass(frozen=True, slots=True)
 class AccountConfig:
     """One account to poll, with everything resolved.
@@ -178,6 +186,7 @@ class ResolvedAccounts:
         lines: everything that is wrong, in the order of the configuration.
         environ: the environment.
         refused: whether some of it can only be repaired in the configuration.
+        places: where each name stands.
     """
 
     accounts: list[AccountConfig] = field(default_factory=list)
@@ -185,6 +194,7 @@ class ResolvedAccounts:
     setup_problems: dict[str, str] = field(default_factory=dict)
     lines: Problems = field(default_factory=Problems)
     refused: bool = False
+    places: dict[str, list[str]] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -192,18 +202,19 @@ class ResolvedAccounts:
         """Whether at least one account can be polled now."""
         return any(account.name not in self.setup_problems for account in self.accounts)
 
-    @property
-    def names(self) -> list[str]:
-        """All accounts' names."""
-        return [*(account.name for account in self.accounts), *(account.name for account in self.pending)]
-
     def refuse(self, *lines: str) -> None:
         """Note what is wrong with the configuration itself."""
         self.lines.extend(lines)
         self.refused = True
 
-    def add(
-        self, entry: AccountTable | str, remedy: str, resolve: "_Resolve", cached: "_Known", fresh: "_Known"
+    def add(  # noqa: PLR0917  # what to add, and from what
+        self,
+        entry: AccountTable | str,
+        where: str,
+        remedy: str,
+        resolve: "_Resolve",
+        cached: "_Known",
+        fresh: "_Known",
     ) -> None:
         """Add the account that *resolve* makes of *entry*, a table or a profile's name, or note what is wrong."""
         name = entry if isinstance(entry, str) else entry.name
@@ -214,14 +225,19 @@ class ResolvedAccounts:
             if looks_like_token(name):
                 self.refuse(f"{error}; expected the name of a profile, but this looks like a token")
                 return
+            self._place(name, where)
             self.pending.append(PendingAccount(name, str(error), remedy, partial(resolve, fresh), entry))
             self._note(name, str(error))
         except ConfigError as error:
             self.refuse(*error.problems)
         else:
             account = replace(account, entry=entry)
+            self._place(account.name, where)
             self.accounts.append(account)
             self._note(account.name, account.setup_problem(self.environ))
+
+    def _place(self, name: str, where: str) -> None:
+        self.places.setdefault(name, []).append(where)
 
     def _note(self, name: str, problem: str) -> None:
         if problem:
@@ -243,10 +259,9 @@ def unused_variables(environ: Mapping[str, str], *, configured: bool) -> str:
 
 
 def resolve_accounts(
-    tables: Sequence[AccountTable],
+    tables: Sequence[PlacedTable],
     wanted_profiles: tuple[str, ...],
     *,
-    file: Path | None,
     environ: Mapping[str, str],
     home: Path,
 ) -> ResolvedAccounts:
@@ -259,28 +274,30 @@ def resolve_accounts(
 
     known = cache(fresh)  # read on demand: a service may have no access to a home directory
 
-    for position, table in enumerate(tables, 1):
-        where = f"{file}: accounts.#{position} ({table.name})"
+    for placed in tables:
+        table = placed.table
         remedy = f"add profile {table.profile!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
-        found.add(table, remedy, partial(_from_table, table, where, file, inputs), known, fresh)
+        resolve = partial(_from_table, table, placed.where, placed.file, inputs)
+        found.add(table, placed.where, remedy, resolve, known, fresh)
     try:
         for name in _wanted_profiles(wanted_profiles, known):
             remedy = f"add profile {name!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
-            resolve = partial(_from_profile, name, f"profiles: {name}", inputs)
-            found.add(name, remedy, resolve, known, fresh)
+            where = f"profiles: {name}"
+            found.add(name, where, remedy, partial(_from_profile, name, where, inputs), known, fresh)
         if not tables and not wanted_profiles:
-            found.add("default", "", partial(_from_conventions, inputs), known, fresh)
+            found.add("default", "", "", partial(_from_conventions, inputs), known, fresh)
     except ConfigError as error:
         found.refuse(*error.problems)
     for account in found.accounts:
         texts = (account.name, account.division, account.endpoint)
         if any(without_secrets(text) != text for text in texts):
             found.refuse(f"{account.where}: its name, division or api_endpoint contains a token; use another text")
-    names = found.names
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            times = names.count(name)
-            found.refuse(f"accounts: the name {name!r} is used {times} times; give each account its own name")
+    for name, places in found.places.items():
+        if len(places) > 1:
+            found.refuse(
+                f"accounts: the name {name!r} is used {len(places)} times ({', '.join(places)});"
+                " give each account its own name"
+            )
     return found
 
 

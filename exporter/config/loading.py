@@ -21,6 +21,7 @@ from exporter.config.accounts import (
     AccountEntry,
     AccountTable,
     PendingAccount,
+    PlacedTable,
     ResolvedAccounts,
     resolve_accounts,
     unused_variables,
@@ -36,6 +37,8 @@ from exporter.text import NotText, decoded
 
 _LARGEST_FILE: Final = 1024 * 1024
 _SEE_HELP: Final = "see `sbg-exporter run --help`"
+ACCOUNTS_FOLDER: Final = "accounts.d"
+"""The folder with one file per account, next to the configuration file."""
 _FROM_KUBERNETES: Final = re.compile(r"SBG_EXPORTER_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_[A-Z]+(_.*)?)?)")
 """Variables that Kubernetes injects into every container for a Service named ``sbg-exporter``."""
 
@@ -109,9 +112,12 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     except ValidationError as error:
         found_wrong = error.errors(include_input=False)
         raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
-    found = ResolvedAccounts()
-    if in_file is not None:  # a file that cannot be read would be reported as one without accounts
-        found = resolve_accounts(settings.accounts, settings.profiles, file=file, environ=environ, home=home)
+    found, tables = ResolvedAccounts(), list[PlacedTable]()
+    unread = len(problems)
+    with problems.collected():
+        tables = [*_tables(settings, file), *([] if file is None else account_files(file.parent / ACCOUNTS_FOLDER))]
+    if len(problems) == unread and in_file is not None:  # what cannot be read would be reported as missing accounts
+        found = resolve_accounts(tables, settings.profiles, environ=environ, home=home)
     web = PLAIN
     with problems.collected():
         if settings.web_config_file is not None:
@@ -143,6 +149,49 @@ def _default_file(environ: Mapping[str, str], home: Path) -> Path | None:
         return file if file.exists() else None
     except OSError:
         return None
+
+
+def _tables(settings: Settings, file: Path | None) -> list[PlacedTable]:
+    """The ``[[accounts]]`` of the file."""
+    return [
+        PlacedTable(table, f"{file}: accounts.#{position} ({table.name})", file)
+        for position, table in enumerate(settings.accounts, 1)
+    ]
+
+
+def account_files(folder: Path) -> list[PlacedTable]:
+    """The accounts of the files ``*.toml`` in *folder*, one per file, sorted by the files' names; none without it.
+
+    Raises:
+        ConfigError: with a line for every problem.
+    """
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix == ".toml" and not file.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot read the accounts' files: {error.strerror}") from error
+    problems, found = Problems(), list[PlacedTable]()
+    for file in files:
+        with problems.collected():
+            found.append(PlacedTable(_account_table(file), str(file), file))
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def _account_table(file: Path) -> AccountTable:
+    """The account in *file*; its name is the file's, unless there is one in it."""
+    if not file.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{file}: cannot read the account: not a file")
+    values = _toml(file)
+    if "accounts" in values:
+        raise ConfigError(f"{file}: accounts: expected one account's keys, without [[accounts]] above them")
+    try:
+        return AccountTable.model_validate({"name": file.stem, **values})
+    except ValidationError as error:
+        lines = (_account_problem(each, file) for each in error.errors(include_input=False))
+        raise ConfigError(*lines) from None
 
 
 def _suggestion_for_variable(name: str) -> str:
@@ -225,10 +274,23 @@ def _problem(
         where = PREFIX + key.upper()
     else:
         where = f"{file}: {'.'.join(_path(error['loc']))}"
+    return f"{where}: {_reason(error, of_account=len(error['loc']) > 1)}"
+
+
+def _account_problem(error: ErrorDetails, file: Path) -> str:
+    """The same for the file of one account."""
+    key = str(error["loc"][0])
+    if error["type"] == "extra_forbidden" and key in Settings.model_fields:
+        return f"{file}: {key}: not a key of an account; write it to the configuration file"
+    return f"{file}: {key}: {_reason(error, of_account=True)}"
+
+
+def _reason(error: ErrorDetails, *, of_account: bool) -> str:
+    """What is wrong, in words."""
     if error["type"] == "extra_forbidden":
-        return f"{where}: {_unknown_key(str(error['loc'][-1]), of_account=len(error['loc']) > 1)}"
+        return _unknown_key(str(error["loc"][-1]), of_account=of_account)
     words = _ERROR_TEXTS.get(error["type"])
-    return f"{where}: {words.format(**error.get('ctx', {})) if words else error['msg'].removeprefix('Value error, ')}"
+    return words.format(**error.get("ctx", {})) if words else error["msg"].removeprefix("Value error, ")
 
 
 def _unknown_key(key: str, *, of_account: bool) -> str:

@@ -79,6 +79,27 @@ def test_an_account_is_added_and_the_others_go_on(
     assert daemon.get("/-/ready").status_code == 200
 
 
+def test_a_file_of_its_own_adds_an_account_and_one_that_is_wrong_changes_nothing(
+    simulator: RunningSimulator, place: Installation, daemon: Daemon
+) -> None:
+    folder = place.folder / "accounts.d"
+    folder.mkdir()
+    (folder / "token").write_text(TOKENS["carol"])
+    file = folder / "carol.toml"
+    good = f'api_endpoint = "{simulator.url}"\nauth_token_file = "token"\n'
+    file.write_text(good)
+    assert daemon.reload() == "accounts added: carol\n"
+    daemon.await_polls("carol")
+
+    file.write_text(f"unknown = 1\n{good}")
+    answer = daemon.post("/-/reload")
+    assert (answer.status_code, answer.text.partition("; ")[0]) == (400, f"{file}: unknown: unknown key")
+    daemon.await_polls("carol")
+
+    file.unlink()
+    assert daemon.reload() == "accounts removed: carol\n"
+
+
 def test_a_removed_account_disappears_and_continues_when_it_is_back(
     simulator: RunningSimulator, place: Installation, daemon: Daemon
 ) -> None:

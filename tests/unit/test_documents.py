@@ -317,14 +317,17 @@ def _configurations() -> Iterator[str]:
 
 @pytest.mark.parametrize("configuration", list(_configurations()))
 def test_check_accepts_every_example_configuration(configuration: str, tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
+    of_one_account = re.match(r"# (accounts\.d/\S+)\n", configuration)
+    (tmp_path / "config.toml").touch()
+    file = tmp_path / (of_one_account[1] if of_one_account else "config.toml")
+    file.parent.mkdir(exist_ok=True)
     file.write_text(configuration)
     for name in re.findall(r'auth_token_file = "(.+)"', configuration):
-        (tmp_path / name).write_text("0123456789abcdef0123456789abcdef")
-        (tmp_path / name).chmod(0o600)
+        (file.parent / name).write_text("0123456789abcdef0123456789abcdef")
+        (file.parent / name).chmod(0o600)
 
     checked = subprocess.run(
-        [sys.executable, "-m", "exporter", "check", "--offline", "--config", file],
+        [sys.executable, "-m", "exporter", "check", "--offline", "--config", tmp_path / "config.toml"],
         capture_output=True,
         text=True,
         check=False,

@@ -379,6 +379,67 @@ def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
     assert [each.name for each in desk.load(SB).accounts] == ["cavatica"]
 
 
+class AccountsFolder:
+    """The folder with one file per account."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._folder = desk.folder / "accounts.d"
+        self._folder.mkdir()
+        (self._folder / "token").write_text(TOKEN)
+
+    def write(self, file: str, /, **keys: str) -> None:
+        given = {"api_endpoint": f'"{CGC}"', "auth_token_file": '"token"', **keys}
+        (self._folder / file).write_text("".join(f"{key} = {value}\n" for key, value in given.items()))
+
+
+def test_each_file_of_the_folder_beside_the_configuration_is_an_account(desk: Desk) -> None:
+    folder = AccountsFolder(desk)
+    folder.write("b.toml")
+    folder.write("a.toml", division='"imaging"')
+    folder.write("c.toml", name='"cgc-c"')
+    for ignored in (".hidden.toml", "d.toml~", "README"):
+        folder.write(ignored)
+
+    first, second, third = desk.accounts("poll_interval = 5\n")
+
+    assert [first.name, second.name, third.name] == ["a", "b", "cgc-c"]
+    assert first.division == "imaging"
+    assert first.token.read().reveal() == TOKEN
+
+
+def test_what_is_wrong_with_an_account_s_file_names_the_file(desk: Desk) -> None:
+    folder = AccountsFolder(desk)
+    folder.write("a.toml", divison='"x"')
+    folder.write("b.toml", poll_interval="5")
+    folder.write("c.toml", api_endpoint='"s3cret')
+    folder.write("d.toml", allow_plain_http='"s3cret"')
+    folder.write("e.toml")
+    (desk.folder / "accounts.d" / "f.toml").mkdir()
+    (desk.folder / "accounts.d" / "g.toml").write_text("[[accounts]]\nname = 'g'\n")
+
+    problems = desk.problems("poll_interval = 5\n")
+
+    assert [line.partition(": ")[0] for line in problems] == [f"accounts.d/{name}.toml" for name in "abcdfg"]
+    assert problems[0] == "accounts.d/a.toml: divison: unknown key; did you mean division?"
+    assert (
+        problems[1] == "accounts.d/b.toml: poll_interval: not a key of an account; write it to the configuration file"
+    )
+    assert "invalid TOML" in problems[2]
+    assert problems[3] == "accounts.d/d.toml: allow_plain_http: expected true or false"
+
+
+def test_a_name_that_is_used_twice_is_told_with_both_places(desk: Desk) -> None:
+    AccountsFolder(desk).write("b.toml")
+    (desk.folder / "token").write_text(TOKEN)
+
+    assert desk.problems(account(name='"b"', auth_token_file='"token"')) == [
+        (
+            "accounts: the name 'b' is used 2 times (config.toml: accounts.#1 (b), accounts.d/b.toml);"
+            " give each account its own name"
+        )
+    ]
+
+
 def test_every_invalid_account_has_a_line(desk: Desk) -> None:
     text = account(name='"a"', auth_token_file='"no"') + account(name='"b"') + account(name='"c"', api_endpoint='"c"')
     desk.credentials(f"[d]\nauth_token = {TOKEN}\n[e]\napi_endpoint = {CGC}\n")
@@ -391,7 +452,10 @@ def test_every_invalid_account_has_a_line(desk: Desk) -> None:
         f"config.toml: accounts.#3 (c): api_endpoint must be a URL, such as {CGC}",
         f"profiles: d: api_endpoint is missing; set it, for example to {CAVATICA}",
         "profiles: e: auth_token: the token is empty",
-        "accounts: the name 'b' is used 2 times; give each account its own name",
+        (
+            "accounts: the name 'b' is used 2 times (config.toml: accounts.#2 (b), config.toml: accounts.#4 (b));"
+            " give each account its own name"
+        ),
     ]
 
 
