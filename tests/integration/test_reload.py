@@ -84,9 +84,9 @@ def test_a_file_of_its_own_adds_an_account_and_one_that_is_wrong_changes_nothing
 ) -> None:
     folder = place.folder / "accounts.d"
     folder.mkdir()
-    (folder / "token").write_text(TOKENS["carol"])
+    (folder / "carol.token").write_text(TOKENS["carol"])
     file = folder / "carol.toml"
-    good = f'api_endpoint = "{simulator.url}"\nauth_token_file = "token"\n'
+    good = f'api_endpoint = "{simulator.url}"\nauth_token_file = "carol.token"\n'
     file.write_text(good)
     assert daemon.reload() == "accounts added: carol\n"
     daemon.await_polls("carol")
@@ -244,7 +244,7 @@ def test_what_needs_a_restart_is_named(simulator: RunningSimulator, place: Insta
 
     for _ in range(2):  # for as long as they differ
         assert daemon.reload() == "nothing has changed\nlisten needs a restart\nstate_file needs a restart\n"
-    assert len(daemon.said("configuration.restart_needed", reason="listen needs a restart")) == 2
+    eventually(lambda: len(daemon.said("configuration.restart_needed", reason="listen needs a restart")) == 2)
     assert successful(daemon.scrape()) == 1
 
 
@@ -293,7 +293,7 @@ def test_an_invalid_file_changes_nothing_and_says_why(
         os.kill(daemon.pid, signal.SIGHUP)
     after = daemon.scrape_when(lambda now: successful(now) == 0)
     assert after.value(name) == before.value(name)
-    assert len(daemon.said("configuration.rejected", level="error")) == 2
+    eventually(lambda: len(daemon.said("configuration.rejected", level="error")) == 2)
     assert secret not in daemon.output()
     assert accounts_in(daemon.await_polls("bob")) == {"alice", "bob"}
 
