@@ -57,7 +57,8 @@ def check_files(folder: Path) -> None:
         Leak: one does.
     """
     for file in folder.rglob("*"):
-        if file.is_file() and not _MAY_HOLD_TOKENS.search(file.name):
+        mounted = file.parent.name.endswith("tokens")  # a Secret of Kubernetes, with a file for each account
+        if file.is_file() and not mounted and not _MAY_HOLD_TOKENS.search(file.name):
             check_bytes(file.read_bytes(), f"the file {file}")
 
 

@@ -267,7 +267,7 @@ def test_a_job_that_runs_is_told_without_codes_and_says_when_they_come(told: Tol
 
     for job in unfinished:
         description = messages[job][0]["annotations"]["description"]
-        assert description.startswith("Error codes are available when the job finishes. ")
+        assert " Error codes are available when the job finishes. " in description
 
 
 def test_every_message_names_the_job_and_leads_to_the_runbook(told: Told) -> None:

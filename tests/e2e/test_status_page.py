@@ -327,7 +327,7 @@ def test_a_screen_reader_finds_its_way(show: Show, daemon: Served, width: int) -
         "Detected",
     ]
     assert {daemon.failed, daemon.hanging} <= set(names("rowheader"))
-    assert "5002 (2), 10223 (1)" in names("cell")
+    assert "5002 file does not exist (2), 10223 file exists already (1)" in names("cell")
     assert "3 of 12" in names("cell")
 
 

@@ -53,7 +53,7 @@ def port_of(simulator: RunningSimulator) -> int:
 
 def checked(site: Installation, **environment: str) -> tuple[int, dict[str, str], Daemon]:
     """The exit code of ``check``, its findings by label, and the process."""
-    check = site.start("check", "--config", str(site.config), **environment)
+    check = site.start("check", "--verbose", "--config", str(site.config), **environment)
     code = check.end()
     findings = dict(re.findall(r"^  (\S+(?: limit| step)?)\s{2,}(.*)$", check.stdout, re.MULTILINE))
     for secret in (PASSWORD, (site.folder / "lab.token").read_text().strip()):
