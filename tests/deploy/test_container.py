@@ -393,7 +393,7 @@ def jobs_in(scrape: Scrape) -> float:
 @needs_containers
 def test_check_asks_the_platform(containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path) -> None:
     options = (*limited("128m"), "--tmpfs=/tmp", *settings(tmp_path / "etc", Account.at(simulator)))
-    ended = containers.run(image, "check", "--config", SETTINGS, options=options)
+    ended = containers.run(image, "check", "--verbose", "--config", SETTINGS, options=options)
     assert ended.code == 0, ended.errors
     assert "user        demo" in ended.output
 
