@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from exporter import redaction
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from exporter.storage.store import Store
-from tests import fault_table, leaks
+from tests import fault_table, leaks, measured
 from tests.clocks import START, ManualClock
 from tests.tools import TOOLS, missing
 from tests.width import FULL, width
@@ -87,6 +87,12 @@ def simulator() -> Iterator[RunningSimulator]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that records what faults cost."""
     parser.addoption("--record-faults", action="store_true", help="write what faults cost to tests/faults.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure the coverage of chosen processes only. Xdist's main process runs no test, and starts those that do."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        measured.take()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from exporter.simulator.jobs import Truth
 from exporter.simulator.platform import Request
 from exporter.simulator.server import DEMO_TOKEN, RunningSimulator, SimulatorSettings
-from tests import leaks
+from tests import leaks, measured, warm
 from tests.fast_daemon import fast_now
 from tests.fault_table import measure
 from tests.waiting import PATIENCE, eventually
@@ -168,31 +168,36 @@ class Daemon:
     """A process that runs a Python module. All its output is collected."""
 
     def __init__(
-        self, arguments: list[str], environment: Mapping[str, str], folder: Path, wrapper: Sequence[str] = ()
+        self, arguments: list[str], environment: Mapping[str, str], folder: Path, wrapper: Sequence[str] | None = None
     ) -> None:
-        """Start it in *folder*. *wrapper* is a command that starts another one in its own place."""
+        """Start it in *folder*: :mod:`warm`, or by *wrapper*, a command that starts another in its own place."""
         self.events: list[Event] = []
         self.lines: list[str] = []
         """Standard error by line. Lines with JSON are also in ``events``."""
         self.stdout = ""
         """Standard output."""
         self._news = threading.Condition()
-        self._process = subprocess.Popen(
-            [*wrapper, sys.executable, "-W", "error", "-m", *arguments],
-            env=dict(environment),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._process: subprocess.Popen[str] | warm.Process
+        if wrapper is None:
+            self._process = warm.start(arguments, environment, folder)
+        else:
+            self._process = subprocess.Popen(
+                [*wrapper, sys.executable, "-W", "error", "-m", *arguments],
+                env=dict(environment),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self._readers = [threading.Thread(target=read) for read in (self._read_errors, self._read_output)]
         for reader in self._readers:
             reader.start()
         self._client = httpx.Client(trust_env=False, timeout=PATIENCE, headers={"Accept-Encoding": "identity"})
         self._url: str | None = None
         self._arguments = arguments
-        leaks.check_command_line(self.pid, arguments)
+        if wrapper is not None:
+            leaks.check_command_line(self.pid, arguments)
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
@@ -346,6 +351,8 @@ class Installation:
     def __init__(self, folder: Path, *accounts: Account, speed: float = 1, **settings: object) -> None:
         """Write the files. With *speed* above 1, daemons get a faster clock; see :func:`fast` for the platform."""
         self.folder = folder
+        self.cold = False
+        """Whether each process is a Python of its own, instead of a :mod:`warm` one."""
         self.descriptors: int | None = None
         """How many file descriptors each daemon may have; None: as many as this process."""
         self._speed = speed
@@ -387,11 +394,13 @@ class Installation:
         """Start a daemon, or the command given by *arguments*, without waiting."""
         leaks.use(environment.get("SB_AUTH_TOKEN", ""))
         clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
-        clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        clean |= measured.VARIABLES
         clean |= {"HOME": str(self.folder / "home"), "PYTHONPATH": str(_REPOSITORY), **environment}
         program = ["exporter"] if self._speed == 1 else ["tests.fast_daemon", repr(ANCHOR), str(self._speed)]
-        limit = () if self.descriptors is None else ("sh", "-c", f'ulimit -n {self.descriptors} && exec "$@"', "sh")
-        daemon = Daemon([*program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder, limit)
+        wrapper: Sequence[str] | None = () if self.cold else None
+        if self.descriptors is not None:
+            wrapper = ("sh", "-c", f'ulimit -n {self.descriptors} && exec "$@"', "sh")
+        daemon = Daemon([*program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder, wrapper)
         self._started.append(daemon)
         return daemon
 

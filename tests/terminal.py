@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
+from tests import measured
 from tests.waiting import PATIENCE, eventually
 
 _REPOSITORY: Final = Path(__file__).parents[1]
@@ -108,5 +109,5 @@ class OnTerminal:
 
 def _environment(home: Path) -> dict[str, str]:
     clean = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
-    clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    clean |= measured.VARIABLES
     return clean | {"HOME": str(home), "PYTHONPATH": str(_REPOSITORY), "TERM": "xterm-256color", "LANG": "C.UTF-8"}

@@ -4,14 +4,12 @@ import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -21,6 +19,7 @@ from exporter.config.first_file import default_config_file
 from exporter.config.loading import load
 from exporter.config.platforms import PLATFORMS
 from exporter.simulator.server import QUIET, RunningSimulator, running
+from tests import measured, warm
 from tests.isolated import STRANGER, isolated, needs_root
 from tests.terminal import OnTerminal
 
@@ -28,27 +27,14 @@ TOKEN = "c0ffee00deadbeef5ec2e75ec2e75ec2"
 REPOSITORY = Path(__file__).parents[2]
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def init(home: Path, *arguments: str, sent: str = TOKEN, command: str = "init", **environment: str) -> Ended:
+def init(home: Path, *arguments: str, sent: str = TOKEN, command: str = "init", **environment: str) -> warm.Ended:
     """Run it without a terminal."""
     clean = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
-    clean |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "exporter", command, *arguments],
-        env=clean | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY)} | environment,
-        cwd=home,
-        input=sent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert TOKEN not in done.stdout + done.stderr
-    return Ended(done.returncode, done.stdout, done.stderr)
+    clean |= measured.VARIABLES
+    variables = clean | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY)} | environment
+    ended = warm.run(["exporter", command, *arguments], variables, home, sent)
+    assert TOKEN not in ended.out + ended.err
+    return ended
 
 
 def mode(path: Path) -> int:

@@ -200,6 +200,7 @@ def simulator() -> Iterator[RunningSimulator]:
 
 def test_no_command_shows_the_token_that_it_uses(simulator: RunningSimulator, tmp_path: Path) -> None:
     with Installation(tmp_path / "place", Account.at(simulator), log_level="debug") as place:
+        place.cold = True  # its command line in the list of processes is looked at too
         config = ("--config", str(place.config))
         with place.running() as daemon:
             for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/nowhere", f"/{'x' * 32}"):
@@ -316,29 +317,35 @@ def test_platform_message_that_names_the_user_is_masked_if_names_are_hidden(tmp_
     shown="`M\\xfcller-Lab`",
     recovery="none needed",
 )
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
+@pytest.mark.parametrize(
+    ("encoding", "name", "log_format"),
+    [
+        ("ascii", "Müller-Lab", "console"),
+        ("latin-1", "日本 🧬", "json"),
+        ("utf-8", "Łódź", "logfmt"),
+        ("cp1252", "日本 🧬", "logfmt"),
+    ],
+)
 def test_any_output_encoding_gets_escapes_instead_of_a_traceback(
-    simulator: RunningSimulator, tmp_path: Path, encoding: str
+    simulator: RunningSimulator, tmp_path: Path, encoding: str, name: str, log_format: str
 ) -> None:
-    for name, log_format in (("Müller-Lab", "console"), ("日本 🧬", "json"), ("Łódź", "logfmt")):
-        with Installation(
-            tmp_path / name, Account(name, simulator.url, TOKEN), log_level="debug", log_format=log_format
-        ) as place:
-            for command in ("check", "once"):
-                done = subprocess.run(
-                    [sys.executable, "-m", "exporter", command, "--config", str(place.config)],
-                    env={"PATH": os.environ["PATH"], "HOME": str(place.folder), "PYTHONIOENCODING": encoding},
-                    cwd=REPOSITORY,
-                    capture_output=True,
-                    check=False,
-                )
-                assert done.returncode == 0, done
-                logged = done.stderr.decode(encoding)
-                assert "Traceback" not in logged
-                leaks.check_text(logged, command)
-                if command == "check":
-                    shown = name.encode(encoding, "backslashreplace").decode(encoding)
-                    assert done.stdout.decode(encoding).startswith(shown)
+    account = Account(name, simulator.url, TOKEN)
+    with Installation(tmp_path / "place", account, log_level="debug", log_format=log_format) as place:
+        for command in ("check", "once"):
+            done = subprocess.run(
+                [sys.executable, "-m", "exporter", command, "--config", str(place.config)],
+                env={"PATH": os.environ["PATH"], "HOME": str(place.folder), "PYTHONIOENCODING": encoding},
+                cwd=REPOSITORY,
+                capture_output=True,
+                check=False,
+            )
+            assert done.returncode == 0, done
+            logged = done.stderr.decode(encoding)
+            assert "Traceback" not in logged
+            leaks.check_text(logged, command)
+            if command == "check":
+                shown = name.encode(encoding, "backslashreplace").decode(encoding)
+                assert done.stdout.decode(encoding).startswith(shown)
 
 
 @pytest.mark.fault(

@@ -184,7 +184,7 @@ def test_broken_status_page_template_fails_the_start(place: Installation, tmp_pa
     shutil.copytree(Path(exporter.__file__).parent, copy / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "exporter" / "web" / "templates" / "status.html.j2").write_text("{% if %}")
 
-    # Coverage has no sources of the copy to report on.
+    place.cold = True  # Coverage has no sources of the copy to report on.
     daemon = place.start(PYTHONPATH=str(copy), COVERAGE_PROCESS_CONFIG="", COVERAGE_PROCESS_START="")
 
     assert daemon.end() == 1

@@ -19,6 +19,7 @@ from exporter.commands.version import version_line
 from exporter.config.settings import Settings
 from exporter.counting.values import Rules
 from exporter.storage.store import Store
+from tests import measured
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 COMMAND = str(Path(sys.executable).parent / "sbg-exporter")
@@ -60,7 +61,8 @@ def as_process(*arguments: str, **environ: str) -> Ended:
 
 
 def bare_environment() -> Mapping[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("SB_", "SBG_", "HOME"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SB_", "SBG_", "HOME"))}
+    return inherited | measured.VARIABLES
 
 
 # ---- help ----

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -19,6 +18,7 @@ from exporter.config.settings import Settings
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from exporter.simulator import control
 from exporter.simulator.faults import FaultKind
+from tests import warm
 from tests.doc_tables import QUERIES, REPOSITORY, RULES, TABLES, filled, made, query
 from tests.tools import tool
 
@@ -231,14 +231,9 @@ def test_alerts_that_are_named_exist(document: Path) -> None:
 
 @cache
 def _help(*command: str) -> str:
-    ended = subprocess.run(
-        [sys.executable, "-m", "exporter", *command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-    return ended.stdout
+    ended = warm.run(["exporter", *command, "--help"], os.environ | {"COLUMNS": "200"}, REPOSITORY)
+    assert ended.code == 0, ended
+    return ended.out
 
 
 def _commands(*command: str) -> list[str]:
@@ -326,14 +321,9 @@ def test_check_accepts_every_example_configuration(configuration: str, tmp_path:
         (file.parent / name).write_text("0123456789abcdef0123456789abcdef")
         (file.parent / name).chmod(0o600)
 
-    checked = subprocess.run(
-        [sys.executable, "-m", "exporter", "check", "--offline", "--config", tmp_path / "config.toml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    checked = warm.run(["exporter", "check", "--offline", "--config", "config.toml"], os.environ, tmp_path)
 
-    assert checked.returncode == 0, checked.stderr
+    assert checked.code == 0, checked.err
 
 
 # ---- promises ----
