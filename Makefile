@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Tests at the same time: more than cores, because many of them wait.
 WORKERS ?= 4
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What is installed to be run and tested: the checkout itself, or a wheel built from it.
 PRODUCT ?= -e .
 # What tests need beside the product.
@@ -28,7 +29,7 @@ test: $(VENV)/test ## lint, then every test but the slow ones, with branch cover
 	@$(BIN)/python -m tests.tools
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
+	$(BIN)/coverage run -m pytest $(PARALLEL) -m "not slow" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
 test-unit: $(VENV)/test ## the tests of single modules: no tools, no coverage; for while you edit (30 seconds)
 	$(BIN)/pytest -n 2 --dist loadfile tests/unit -m "not tools" $(ARGS)
@@ -37,7 +38,7 @@ test-all: export TEST_WIDTH = full
 test-all: $(VENV)/test ## everything at full width: every mutant, kill and outage; machines, containers, Prometheus 3
 	@$(BIN)/python -m tests.tools --all
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m "not slow" $(ARGS)
 	$(BIN)/pytest -m slow $(ARGS)
 	@$(MAKE) --no-print-directory test-prometheus3
 
@@ -49,7 +50,7 @@ test-prometheus3: export PROMETHEUS = $(CURDIR)/$(PROMETHEUS3_FOLDER)/prometheus
 test-prometheus3: export PROMTOOL = $(CURDIR)/$(PROMETHEUS3_FOLDER)/promtool
 test-prometheus3: $(VENV)/test $(PROMETHEUS3_FOLDER) ## rules, alerts and dashboards on the newest Prometheus (needs Go; builds it in 6 minutes)
 	@$(BIN)/python -m tests.tools
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(OF_PROMETHEUS) $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(OF_PROMETHEUS) $(ARGS)
 endif
 
 # Under another name until both are built, so that a build that was interrupted is not taken for one.
@@ -64,7 +65,7 @@ test-wheel: $(VENV)/test ## build the wheel and test that, in a folder without t
 	tar --create --exclude=node_modules --exclude=__pycache__ $(BESIDE) | tar --extract --directory build/wheel
 	$(BIN)/uv build -q --wheel --python $(BIN)/python --out-dir build/wheel/dist .
 	@$(MAKE) --no-print-directory -C build/wheel PRODUCT=dist/*.whl $(VENV)/test
-	cd build/wheel && TEST_CACHE=$${TEST_CACHE:-$(CURDIR)/build/cache} $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
+	cd build/wheel && TEST_CACHE=$${TEST_CACHE:-$(CURDIR)/build/cache} $(BIN)/pytest $(PARALLEL) -m "not slow and not sources" tests/deploy tests/integration tests/property tests/unit $(ARGS)
 
 lint: $(VENV)/test ## formatting, ruff, mypy, the direction of imports, YAML, and what is unsafe in workflows
 	$(BIN)/ruff format --check .

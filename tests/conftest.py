@@ -29,6 +29,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 _MISSING = "missing tool"
 """Property under which a skipped test reports a missing program, also to xdist's main process."""
 
+_UNIT = Path(__file__).parent / "unit"
+
 _COST = "cost of the fault"
 """Property under which a test reports what was lost and what was counted twice."""
 
@@ -93,6 +95,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Measure the coverage of chosen processes only. Xdist's main process runs no test, and starts those that do."""
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         measured.take()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run unit tests last: many short files keep all processes busy to the end, one long file only its own."""
+    items.sort(key=lambda item: item.path.is_relative_to(_UNIT))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,6 +6,7 @@ import select
 import stat
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -89,7 +90,8 @@ def _write_through(path: Path, content: bytes, stop: threading.Event) -> None:
             _check(stop)
             _, writable, _ = select.select([], [descriptor], [], _CHECK_SECONDS)
             if writable:
-                rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
+                with suppress(BlockingIOError):  # it was writable without a reader, and another one has come since
+                    rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
     finally:
         os.close(descriptor)
 

@@ -175,6 +175,8 @@ def test_once_counts_into_the_state_file_and_prints_the_page(tmp_path: Path) -> 
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), history="count") as site:
         for number in range(250):
             simulator.platform.submit(msgspec.structs.replace(DONE, total=2, failed=number % 2))
+        user = simulator.platform.users()[0]
+        eventually(lambda: simulator.platform.truth(user, 0).finished["copy"].total() == 250)
         pages = []
         for _ in range(2):
             once = site.start("once", "--config", str(site.config))
