@@ -21,7 +21,7 @@ from exporter.commands.once import write_textfile
 from exporter.errors import OutputError
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
-from exporter.simulator.server import QUIET, running
+from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.harness import OPENMETRICS, Account, Installation
 from tests.snapshots import exposition
 from tests.waiting import PATIENCE, eventually
@@ -33,6 +33,7 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), poll_interval=30) as site:
         for _ in range(120):
             simulator.platform.submit(DONE)
+        await_finished(simulator, 120)
         simulator.platform.submit(JobScript(total=3, hangs_after=1))
 
         check = site.start("check", "--verbose", "--config", str(site.config))
@@ -53,6 +54,12 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
             shown = daemon.get("/metrics", accept=OPENMETRICS).text
         series = [line for line in shown.splitlines() if line.startswith("sbg_") and 'account="sim"' in line]
         assert told["series"] == f"{len(series)} expected"
+
+
+def await_finished(simulator: RunningSimulator, jobs: int) -> None:
+    """Wait until so many copy jobs have finished: those submitted in one go begin a millisecond apart."""
+    [user] = simulator.platform.users()
+    eventually(lambda: sum(simulator.platform.truth(user, 0).finished["copy"].values()) == jobs)
 
 
 def accounts_in(state: Path) -> int:
@@ -175,8 +182,7 @@ def test_once_counts_into_the_state_file_and_prints_the_page(tmp_path: Path) -> 
     with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), history="count") as site:
         for number in range(250):
             simulator.platform.submit(msgspec.structs.replace(DONE, total=2, failed=number % 2))
-        user = simulator.platform.users()[0]
-        eventually(lambda: simulator.platform.truth(user, 0).finished["copy"].total() == 250)
+        await_finished(simulator, 250)
         pages = []
         for _ in range(2):
             once = site.start("once", "--config", str(site.config))
