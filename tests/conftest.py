@@ -98,9 +98,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run unit tests last: many short files keep all processes busy to the end, one long file only its own."""
-    items.sort(key=lambda item: item.path.is_relative_to(_UNIT))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes, run unit tests last: one long file at the end would keep only its own process busy."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.is_relative_to(_UNIT))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -182,7 +182,7 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(tmp_path: Path)
         "sim", "https://platform.invalid/v2", TOKEN, {"proxy": f"http://proxy-user:{PASSWORD}@127.0.0.1:1"}
     )
     with Installation(tmp_path / "place", account, **LOUD) as place, place.running() as daemon:
-        assert daemon.said("poll.failed")
+        assert daemon.await_event("poll.failed")
         assert_nothing_leaks(place, daemon, pages(daemon))
 
 

@@ -17,6 +17,7 @@ from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.certificates import new_certificate
 from tests.harness import Account, Daemon, Installation, Scrape, counted, difference
 from tests.raw_server import Connection, reply, serving
+from tests.waiting import eventually
 
 STUCK = JobScript(total=6, failed=2, queued=0, resolving=0, running=0.002, hangs_after=0.001)
 REASONS = ("allowance", "yielding", "rate_limited", "maintenance", "token")
@@ -120,7 +121,7 @@ def test_an_account_without_a_token_stops_no_other_and_starts_when_it_has_one(
             daemon.await_exact("bad", simulator, "bob")
             daemon.scrape_when(lambda now: up("bad")(now) and not waiting(now, "bad"))
             assert told(daemon, "bad") == [("polling.paused", "token"), ("polling.resumed", "token")]
-            assert daemon.said("poll.recovered", account="bad")
+            eventually(lambda: daemon.said("poll.recovered", account="bad"), describe=daemon.output)
 
 
 @pytest.mark.fault(

@@ -12,6 +12,7 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.harness import Account, Daemon, Installation
 from tests.isolated import fill, isolated, needs_root
+from tests.waiting import eventually
 
 DONE = JobScript(total=3, failed=1, errors={"5001": 1}, queued=0, resolving=0, running=0)
 WITHOUT_ERRORS = JobScript(total=3, queued=0, resolving=0, running=0)
@@ -103,7 +104,7 @@ def test_moved_state_file_is_locked_there_and_goes_on_when_it_is_put_back(
 
         away.rename(place.state)
         daemon.await_exact("sim", simulator)
-        assert daemon.said("state.commit_succeeded")
+        eventually(lambda: daemon.said("state.commit_succeeded"), describe=daemon.output)
         assert daemon.stop() == 0
         with place.running() as again:
             again.await_exact("sim", simulator)
