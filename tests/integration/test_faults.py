@@ -99,7 +99,12 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
             simulator.platform.submit(STUCK)
             simulator.platform.submit(FAST)
             simulator.platform.submit(FAST)
-        before = daemon.scrape_when(lambda now: all(now.total("sbg_jobs", account=name) == 3 for name in simulators))
+        before = daemon.scrape_when(
+            lambda now: all(
+                now.total("sbg_jobs", account=name) == 3 and now.total("sbg_file_errors_total", account=name) == 2
+                for name in simulators
+            )
+        )
         for name, simulator in simulators.items():
             if name in RESULTS:
                 simulator.platform.queue(Fault(kind=FaultKind(name)), times=1000)
