@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.render.history import write
+from tests.e2e.render.history import SCENARIOS, write
 from tests.e2e.render.shoot import HERE, Choice, build_page, prometheus, shoot_each
 
 pytestmark = pytest.mark.tools("node", "npm")
@@ -30,7 +30,7 @@ def test_the_dashboards_and_the_page_that_draws_them_have_the_types_of_grafana_s
 
 @pytest.mark.tools("chromium", "prometheus", "promtool")
 def test_every_panel_is_drawn_also_without_data(tmp_path: Path) -> None:
-    write(tmp_path / "history", accounts=0)
+    write(tmp_path / "history", SCENARIOS["no-data"])
     with prometheus(tmp_path / "history") as url:
         faults = shoot_each(tmp_path, "no-data", Choice(widths=(1280,), themes=("dark",)).pictures(url))
 

@@ -5,7 +5,7 @@ HTTP; only the clock is ours, and goes on by one scrape interval at a time. Ever
 and promtool makes of them the blocks that a Prometheus would have written. So the numbers are simulated, and what the
 exporter makes of them is not. Exemplars do not survive: promtool leaves them out.
 
-``python -m tests.e2e.render.history FOLDER --accounts N`` writes what a Prometheus can be started on.
+``python -m tests.e2e.render.history FOLDER SCENARIO`` writes what a Prometheus can be started on.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from exporter.config.loading import load
 from exporter.daemon import assembly
 from exporter.logs import logger
 from exporter.metrics.exposition import Format
+from exporter.metrics.snapshot import ReloadStatus
 from exporter.polling.poller import Poller
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import Platform
@@ -39,8 +40,8 @@ from tests.tools import tool
 ENDS: Final = datetime(2026, 3, 12, 14, 30, tzinfo=UTC).timestamp()
 """When the history ends. Always the same, so that the same pictures come of the same code."""
 SCRAPE_SECONDS: Final = 30.0
-_BEFORE: Final = 900.0
-"""Seconds of history before the range that is drawn, so that its first rates are known."""
+_SCRAPES_BEFORE: Final = 30
+"""Scrapes before the range that is drawn, so that its first rates are known."""
 _NAMES: Final = (
     "cavatica",
     "cgc-imaging",
@@ -53,8 +54,50 @@ _NAMES: Final = (
     "sb-pharma",
     "archive",
 )
+_JOBS_PER_HOUR: Final = (70, 30, 45, 12, 20, 8, 25, 15, 5, 2)
+_ONE_BLOCK: Final = "--max-block-duration=1536h"
+"""By default promtool reads all samples again for every two hours of them."""
 _SAMPLE: Final = re.compile(r"^([a-z_]\w*)(?:\{(.*)\})? (\S+)$")
 _TARGET: Final = 'instance="exporter:10037",job="sbg-exporter"'
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What there is to see.
+
+    Attributes:
+        busy: how many jobs there are, as a share of a busy day's.
+        quiet: nothing fails.
+        dashboards: the file names, as a pattern, of the dashboards that it is for.
+    """
+
+    accounts: int
+    hours: float = 6.0
+    scrape_seconds: float = SCRAPE_SECONDS
+    busy: float = 1.0
+    quiet: bool = False
+    dashboards: str = "*.json"
+
+    @property
+    def begins(self) -> float:
+        return ENDS - self.hours * 3600 - _SCRAPES_BEFORE * self.scrape_seconds
+
+    def names(self) -> list[str]:
+        """The accounts' names: more than ten are those of several sites."""
+        return [
+            _NAMES[number % len(_NAMES)] + (f"-{1 + number // len(_NAMES)}" if number >= len(_NAMES) else "")
+            for number in range(self.accounts)
+        ]
+
+
+SCENARIOS: Final = {
+    "no-data": Scenario(0),
+    "one-account": Scenario(1),
+    "ten-accounts": Scenario(10),
+    "fifty-accounts": Scenario(50, busy=0.5),
+    "quiet-day": Scenario(3, busy=0.15, quiet=True),
+    "month": Scenario(6, hours=24 * 31, scrape_seconds=3600, busy=0.06, dashboards="files-and-jobs.json"),
+}
 
 
 class SteppedClock:
@@ -94,12 +137,11 @@ def _dice(purpose: str) -> Random:
     return Random(f"render/{purpose}")  # noqa: S311  # seeded: the same pictures come of the same code
 
 
-def _job(dice: Random) -> JobScript:
+def _job(dice: Random, *, quiet: bool) -> JobScript:
     """A job of an ordinary day: most go well."""
     total = max(1, int(dice.lognormvariate(3.8, 1.0)))
     failed, errors = 0, None
-    bad = dice.random() < 0.008
-    if bad:
+    if dice.random() < 0.008 and not quiet:
         failed = max(1, total // dice.choice((3, 8, 20)))
         errors = {dice.choice(("5001", "5002", "10212")): failed}
     return JobScript(
@@ -114,11 +156,20 @@ def _job(dice: Random) -> JobScript:
     )
 
 
-def _ordinary(user: str, begins: float, per_hour: float, dice: Random) -> Iterator[Event]:
-    at = begins
+def _ordinary(user: str, scenario: Scenario, per_hour: float, dice: Random) -> Iterator[Event]:
+    at = scenario.begins - 600
     while (at := at + dice.expovariate(per_hour / 3600)) < ENDS:
-        script = _job(dice)
+        if scenario.hours > 24 and dice.random() > _at_work(at):  # longer than a day
+            continue
+        script = _job(dice, quiet=scenario.quiet)
         yield Event(at, lambda platform, script=script: platform.submit(script, user))  # type: ignore[misc]  # one each
+
+
+def _at_work(at: float) -> float:
+    """The share of people who are at work: few at night and at the weekend."""
+    when = datetime.fromtimestamp(at, UTC)
+    weekend = when.weekday() > 4  # Saturday, Sunday
+    return 0.15 if weekend or not 7 <= when.hour < 19 else 1.0  # office hours
 
 
 def _remarkable(user: str) -> Iterator[Event]:
@@ -156,13 +207,14 @@ def _troubles(tokens: dict[str, str]) -> Iterator[Event]:
     yield Event(ENDS - 2_500, lambda platform: platform.rotate("f" * 32, last))
 
 
-def _plot(tokens: dict[str, str], begins: float) -> list[Event]:
+def _plot(tokens: dict[str, str], scenario: Scenario) -> list[Event]:
     events: list[Event] = []
     for position, user in enumerate(tokens.values()):
-        per_hour = (70, 30, 45, 12, 20, 8, 25, 15, 5, 2)[position]
-        events += _ordinary(user, begins - 600, per_hour, _dice(user))
-    events += _remarkable(next(iter(tokens.values())))
-    if len(tokens) > 1:
+        per_hour = _JOBS_PER_HOUR[position % len(_JOBS_PER_HOUR)] * scenario.busy
+        events += _ordinary(user, scenario, per_hour, _dice(user))
+    if not scenario.quiet:
+        events += _remarkable(next(iter(tokens.values())))
+    if len(tokens) > 1 and not scenario.quiet:
         events += _troubles(tokens)
     return sorted(events, key=lambda event: event.at)
 
@@ -177,10 +229,10 @@ def _stamped(page: bytes, at: float) -> Iterator[str]:
     yield f"up{{{_TARGET}}} 1 {at}\n"
 
 
-def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
+def pages(scenario: Scenario, folder: Path) -> Iterator[str]:
     """The samples of the whole history, as OpenMetrics wants them."""
-    begins = ENDS - hours * 3600 - _BEFORE
-    tokens = {f"{number:032x}": name for number, name in enumerate(_NAMES[:accounts], 1)}
+    begins, interval = scenario.begins, scenario.scrape_seconds
+    tokens = {f"{number:032x}": name for number, name in enumerate(scenario.names(), 1)}
     (first, owner), *others = tokens.items()
     settings = SimulatorSettings(
         listen="127.0.0.1:0",
@@ -195,39 +247,46 @@ def pages(accounts: int, hours: float, folder: Path) -> Iterator[str]:
     clock = SteppedClock(begins)
     with running(settings) as simulator:
         watched = (Account.at(simulator, name, token) for token, name in tokens.items())
-        installation = Installation(folder / "exporter", *watched, poll_interval=SCRAPE_SECONDS)
+        installation = Installation(folder / "exporter", *watched, poll_interval=interval)
         configuration = load({"config": str(installation.config)}, {}, folder)
         log = logger("json", "error", io.StringIO())
-        events = _plot(tokens, begins)
-        with assembly.build(configuration, threading.Event(), log, clock=clock) as components:
-            pollers = [poller for poller in components.pollers if isinstance(poller, Poller)]
+        events = _plot(tokens, scenario)
+        with assembly.build_parts(
+            configuration,
+            threading.Event(),
+            log,
+            clock=clock,
+            reload=lambda: ReloadStatus(successful=True, succeeded_at=begins),
+        ) as parts:
+            made = [parts.factory.new(entry, turn) for turn, entry in enumerate(configuration.entries)]
+            pollers = [poller for poller in made if isinstance(poller, Poller)]
             due, apart = dict.fromkeys(pollers, begins), _dice("apart")
-            for step in range(int((ENDS - begins) / SCRAPE_SECONDS) + 1):
-                at = begins + step * SCRAPE_SECONDS
+            for step in range(int((ENDS - begins) / interval) + 1):
+                at = begins + step * interval
                 while events and events[0].at <= at:
                     simulator.platform.advance(max(0.0, events[0].at - simulator.platform.now()))
                     events.pop(0).happen(simulator.platform)
                 simulator.platform.advance(at - simulator.platform.now())
                 clock.step_to(at)
-                yield from _stamped(components.exposition.page(Format.TEXT, gzip=False), at)
+                yield from _stamped(parts.exposition.page(Format.TEXT, gzip=False), at)
                 for poller in pollers:
                     # Not all in the same instant, and not in time with the windows of the platform's rate limit.
-                    at += apart.uniform(0.5, 2.5)
+                    at += apart.uniform(0.2, 0.8) * min(2.5, 25 / len(pollers))
                     simulator.platform.advance(at - simulator.platform.now())
                     clock.step_to(at)
-                    due[poller] = _polled(poller, due[poller], at)
+                    due[poller] = _polled(poller, due[poller], at, interval)
     yield "# EOF\n"
 
 
-def _polled(poller: Poller, due: float, at: float) -> float:
+def _polled(poller: Poller, due: float, at: float, interval: float) -> float:
     """When *poller* is due next, having polled if it was due."""
-    if due > at + SCRAPE_SECONDS / 2:
+    if due > at + interval / 2:
         return due
     wait = poller.poll()
-    return at + (SCRAPE_SECONDS if wait is None else wait)
+    return at + (interval if wait is None else wait)
 
 
-def write(folder: Path, accounts: int, hours: float = 6.0) -> None:
+def write(folder: Path, scenario: Scenario) -> None:
     """Make *folder* one that Prometheus can be started on; it is left alone when it is one already."""
     if (folder / "blocks").exists():
         return
@@ -235,13 +294,13 @@ def write(folder: Path, accounts: int, hours: float = 6.0) -> None:
     if fresh.exists():  # of a run that was interrupted
         shutil.rmtree(fresh)
     fresh.mkdir(parents=True)
-    if accounts:
+    if scenario.accounts:
         with TemporaryDirectory() as scratch:
             samples = Path(scratch) / "samples.om"
             with samples.open("w") as out:
-                out.writelines(pages(accounts, hours, Path(scratch)))
+                out.writelines(pages(scenario, Path(scratch)))
             subprocess.run(
-                [tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", "-q", samples, fresh],
+                [tool("promtool"), "tsdb", "create-blocks-from", _ONE_BLOCK, "openmetrics", "-q", samples, fresh],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
@@ -252,10 +311,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--accounts", type=int, default=1)
-    parser.add_argument("--hours", type=float, default=6.0)
+    parser.add_argument("scenario", choices=SCENARIOS)
     options = parser.parse_args()
-    write(options.folder, options.accounts, options.hours)
+    write(options.folder, SCENARIOS[options.scenario])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Pictures of the dashboards, drawn by Grafana's own components from a real Prometheus.
 
-``python -m tests.e2e.render.shoot FOLDER`` draws every dashboard at 1280 and 1920 wide, dark and light, with no data,
-one account and ten. It needs node with npm, Chromium and Prometheus; the first run installs the packages.
+``python -m tests.e2e.render.shoot FOLDER`` draws every dashboard at 1280 and 1920 wide, dark and light, with the data
+of each scenario: none, a busy day of one account, ten and fifty, a quiet day, and a month. It needs node with npm,
+Chromium and Prometheus; the first run installs the packages.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from typing import Final, Literal
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.e2e.render.history import ENDS, SCRAPE_SECONDS
+from tests.e2e.render.history import ENDS, SCENARIOS, SCRAPE_SECONDS, Scenario
 
 HERE: Final = Path(__file__).parent
 REPOSITORY: Final = HERE.parents[2]
@@ -49,7 +50,7 @@ class Picture:
 
     Attributes:
         ends: the end of the time range, Unix seconds; the browser's clock shows it, too.
-        hours: the length of the time range.
+        hours: the length of the time range; 0: the dashboard's own.
         variables: values of the dashboard's variables, where they are not to be at their default.
     """
 
@@ -58,7 +59,7 @@ class Picture:
     width: int = 1280
     theme: Theme = "dark"
     ends: float = ENDS
-    hours: float = 6.0
+    hours: float = 0.0
     scrape_seconds: float = SCRAPE_SECONDS
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -149,11 +150,12 @@ def browser() -> Iterator[Browser]:
 def shoot(chromium: Browser, page_url: str, picture: Picture, to: Path) -> list[Fault]:
     """Draw *picture* into the file *to*; the panels whose queries failed."""
     dashboard = json.loads(picture.dashboard.read_text())
+    hours = picture.hours or _hours(dashboard["time"]["from"])
     task = {
         "dashboard": dashboard,
         "prometheus": picture.prometheus,
         "theme": picture.theme,
-        "from": (picture.ends - picture.hours * 3600) * 1000,
+        "from": (picture.ends - hours * 3600) * 1000,
         "to": picture.ends * 1000,
         "scrapeInterval": picture.scrape_seconds,
         "variables": dict(picture.variables),
@@ -180,11 +182,16 @@ def shoot(chromium: Browser, page_url: str, picture: Picture, to: Path) -> list[
         page.close()
 
 
+def _hours(begins: str) -> float:
+    """The hours from a time such as ``now-30d`` until now."""
+    return float(begins.removeprefix("now-")[:-1]) * {"h": 1, "d": 24}[begins[-1]]
+
+
 # ---- Prometheus ----
 
 
 @contextmanager
-def prometheus(folder: Path) -> Iterator[str]:
+def prometheus(folder: Path, scrape_seconds: float = SCRAPE_SECONDS) -> Iterator[str]:
     """The address of a Prometheus that knows the history in *folder* and scrapes nothing."""
     with TemporaryDirectory() as scratch, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -199,7 +206,7 @@ def prometheus(folder: Path) -> Iterator[str]:
                 f"--storage.tsdb.path={scratch}/data",
                 "--storage.tsdb.retention.time=100y",
                 # What ends is gone at the next scrape. In blocks made of text the marker that says so is missing.
-                f"--query.lookback-delta={SCRAPE_SECONDS * 1.5:g}s",
+                f"--query.lookback-delta={scrape_seconds * 1.5:g}s",
                 f"--web.listen-address={address}",
             ],
             stdout=subprocess.DEVNULL,
@@ -227,8 +234,6 @@ def _await_ready(url: str) -> None:
 
 # ---- all of them ----
 
-_AMOUNTS: Final = {0: "no-data", 1: "one-account", 10: "ten-accounts"}
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -238,18 +243,30 @@ class Choice:
     themes: tuple[Theme, ...] = ("dark", "light")
     only: str = ""
     """Part of a dashboard's file name."""
-    account: str = ""
-    """The one that *One account* shows; the first when not given."""
+    variables: Mapping[str, str] = field(default_factory=dict)
 
-    def pictures(self, url: str, ends: float = ENDS) -> Iterator[Picture]:
+    def pictures(self, url: str, ends: float = ENDS, scenario: Scenario | None = None) -> Iterator[Picture]:
         """All that are chosen, of the Prometheus at *url*."""
-        for dashboard in sorted(path for path in DASHBOARDS.glob("*.json") if self.only in path.name):
-            one = self.account and dashboard.stem == "one-account"
+        pattern, scrape_seconds = (
+            (scenario.dashboards, scenario.scrape_seconds) if scenario else ("*.json", SCRAPE_SECONDS)
+        )
+        for dashboard in sorted(path for path in DASHBOARDS.glob(pattern) if self.only in path.name):
             for width in self.widths:
                 for theme in self.themes:
                     yield Picture(
-                        dashboard, url, width, theme, ends, variables={"account": self.account} if one else {}
+                        dashboard,
+                        url,
+                        width,
+                        theme,
+                        ends,
+                        scrape_seconds=scrape_seconds,
+                        variables=self._of(dashboard),
                     )
+
+    def _of(self, dashboard: Path) -> dict[str, str]:
+        """The account is chosen only where there can be no more than one."""
+        one = dashboard.stem == "one-account"
+        return {name: value for name, value in self.variables.items() if one or name != "account"}
 
 
 def shoot_each(folder: Path, data: str, pictures: Iterable[Picture]) -> list[str]:
@@ -264,17 +281,22 @@ def shoot_each(folder: Path, data: str, pictures: Iterable[Picture]) -> list[str
     return faults
 
 
-def shoot_histories(folder: Path, histories: Path, amounts: Iterable[int], choice: Choice) -> list[str]:
-    """Draw what is chosen for each number of accounts; a line for each panel that failed."""
+def shoot_scenarios(folder: Path, histories: Path, names: Iterable[str], choice: Choice) -> list[str]:
+    """Draw what is chosen of each scenario; a line for each panel that failed."""
     faults: list[str] = []
-    for accounts in amounts:
-        history = histories / str(accounts)
+    for name in names:
+        scenario = SCENARIOS[name]
         # In a process of its own, because the exporter's clock is replaced in it.
-        command = [sys.executable, "-m", "tests.e2e.render.history", str(history), "--accounts", str(accounts)]
+        command = [sys.executable, "-m", "tests.e2e.render.history", str(histories / name), name]
         subprocess.run(command, cwd=REPOSITORY, check=True)
-        with prometheus(history) as url:
-            faults += shoot_each(folder, _AMOUNTS.get(accounts, f"{accounts}-accounts"), choice.pictures(url))
+        with prometheus(histories / name, scenario.scrape_seconds) as url:
+            faults += shoot_each(folder, name, choice.pictures(url, scenario=scenario))
     return faults
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def main() -> int:
@@ -283,18 +305,20 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the pictures go")
     parser.add_argument("--prometheus", metavar="URL", help="draw what this one knows, up to now, and nothing else")
     parser.add_argument("--histories", type=Path, help="where histories are kept for the next run")
-    parser.add_argument("--accounts", type=int, nargs="+", default=list(_AMOUNTS))
+    parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--width", type=int, nargs="+", default=[1280, 1920])
     parser.add_argument("--theme", nargs="+", choices=("dark", "light"), default=["dark", "light"])
-    parser.add_argument("--account", default="cavatica", help="the one that One account shows")
+    parser.add_argument(
+        "--variable", type=_variable, nargs="+", default=[("account", "cavatica")], metavar="NAME=VALUE"
+    )
     parser.add_argument("--only", default="", help="part of a dashboard's file name")
     options = parser.parse_args()
-    choice = Choice(tuple(options.width), tuple(options.theme), options.only, options.account)
+    choice = Choice(tuple(options.width), tuple(options.theme), options.only, dict(options.variable))
     with TemporaryDirectory() as scratch:
         faults = (
             shoot_each(options.folder, "live", choice.pictures(options.prometheus, time.time()))
             if options.prometheus
-            else shoot_histories(options.folder, options.histories or Path(scratch), options.accounts, choice)
+            else shoot_scenarios(options.folder, options.histories or Path(scratch), options.scenario, choice)
         )
     for fault in faults:
         sys.stderr.write(f"{fault}\n")

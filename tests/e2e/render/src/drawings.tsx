@@ -164,6 +164,7 @@ function table({ panel, frames, width, height }: Drawing): ReactElement {
       fieldConfig={panel.fieldConfig as never}
       structureRev={1}
       enableVirtualization={false}
+      enablePagination={panel.options.enablePagination}
       getActions={() => []}
     />
   );
@@ -202,7 +203,7 @@ function framed(
       )}
       {ticks(from, to, (right - left) / 90).map((at) => (
         <text key={at} x={x(at)} y={bottom + 17} textAnchor="middle" {...text}>
-          {new Date(at).toISOString().slice(11, 16)}
+          {tickText(at, to - from)}
         </text>
       ))}
       {below && <g transform={`translate(${left}, ${height - foot + 4})`}>{below}</g>}
@@ -210,8 +211,16 @@ function framed(
   );
 }
 
+const DAY = 24 * 60;
+
+/** The time of a tick, or its day if the range is longer than two. */
+function tickText(at: number, range: number): string {
+  const text = new Date(at).toISOString();
+  return range > 2 * DAY * 60_000 ? text.slice(5, 10).replace('-', '/') : text.slice(11, 16);
+}
+
 function ticks(from: number, to: number, most: number): number[] {
-  const steps = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720].map((minutes) => minutes * 60_000);
+  const steps = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, DAY, 2 * DAY, 3 * DAY, 7 * DAY].map((each) => each * 60_000);
   const step = steps.find((each) => (to - from) / each <= most) ?? steps.at(-1)!;
   const first = Math.ceil(from / step) * step;
   return Array.from({ length: Math.floor((to - first) / step) + 1 }, (_, index) => first + index * step);
@@ -261,7 +270,7 @@ function heatmap(drawing: Drawing): ReactElement {
 }
 
 function stateTimeline(drawing: Drawing): ReactElement {
-  const { frames, range } = drawing;
+  const { frames, panel, range } = drawing;
   const rows = frames.map((frame) => {
     const field = frame.fields.find(({ type }) => type === FieldType.number)!;
     const times = frame.fields[0]!.values as number[];
@@ -290,7 +299,7 @@ function stateTimeline(drawing: Drawing): ReactElement {
       </div>
     </foreignObject>
   );
-  return framed(drawing, rows.map(({ name }) => name), legend, ({ x, top, row }) =>
+  return framed(drawing, rows.map(({ name }) => name), panel.options.legend.showLegend ? legend : null, ({ x, top, row }) =>
     rows.flatMap(({ spans }, index) =>
       spans.map(({ from, to, text, color }) => {
         const width = Math.max(1, x(to) - x(from));
@@ -298,8 +307,8 @@ function stateTimeline(drawing: Drawing): ReactElement {
         const y = top + index * row + row * 0.1;
         return (
           <g key={`${index} ${from}`}>
-            <rect x={x(from)} y={y} width={width} height={height} fill={color} fillOpacity={0.8} />
-            {width > 7 * text.length + 8 && height > 12 && (
+            <rect x={x(from)} y={y} width={width} height={height} fill={color} fillOpacity={Number(panel.fieldConfig?.defaults.custom?.fillOpacity) / 100} />
+            {panel.options.showValue !== 'never' && width > 7 * text.length + 8 && height > 12 && (
               <text x={x(from) + 5} y={y + height / 2 + 4} fontSize={12} fill="white">
                 {text}
               </text>

@@ -19,7 +19,7 @@ import type { Panel } from './task';
  */
 const STANDARD = ['unit', 'decimals', 'min', 'max', 'displayName', 'noValue', 'mappings', 'thresholds', 'color', 'links'];
 const CUSTOM = [
-  'align', 'axisBorderShow', 'axisPlacement', 'axisSoftMax', 'axisSoftMin', 'barAlignment', 'cellOptions', 'drawStyle',
+  'align', 'axisBorderShow', 'axisPlacement', 'axisSoftMax', 'axisSoftMin', 'barAlignment', 'barWidthFactor', 'cellOptions', 'drawStyle',
   'fillOpacity', 'filterable', 'gradientMode', 'hidden', 'hideFrom', 'inspect', 'lineInterpolation', 'lineStyle',
   'lineWidth', 'minWidth', 'pointSize', 'scaleDistribution', 'showPoints', 'spanNulls', 'stacking',
   'thresholdsStyle', 'width',

@@ -35,7 +35,8 @@ export async function framesOf(
 }
 
 async function seriesOf(task: Task, target: Target, variables: Chosen[], range: TimeRange, width: number): Promise<Series[]> {
-  const least = target.interval ? rangeUtil.intervalToSeconds(target.interval) : task.scrapeInterval;
+  const wanted = target.interval && interpolated(target.interval, variables, {});
+  const least = wanted ? rangeUtil.intervalToSeconds(wanted) : task.scrapeInterval;
   const step = Math.max(least, rangeUtil.calculateInterval(range, width, `${least}s`).intervalMs / 1000);
   const query = interpolated(target.expr, variables, {
     __rate_interval: `${Math.round(Math.max(step + task.scrapeInterval, 4 * task.scrapeInterval))}s`,

@@ -20,6 +20,16 @@ export async function chosen(task: Task): Promise<Chosen[]> {
       continue;
     }
     const told = task.variables[name];
+    if (variable.type === 'textbox') {
+      found.push({ name, label, text: told ?? '', value: told ?? '' });
+      continue;
+    }
+    if (variable.type === 'custom' && !variable.includeAll) {
+      const known = (variable.options ?? []).map(({ text, value }) => ({ text: String(text), value: String(value) }));
+      const first = known.find(({ text }) => text === told) ?? known[0];
+      found.push({ name, label, text: first?.text ?? '', value: first?.value ?? '' });
+      continue;
+    }
     if (told === undefined && variable.includeAll) {
       found.push({ name, label, text: 'All', value: variable.allValue ?? '.*' });
       continue;
@@ -44,8 +54,11 @@ async function options(task: Task, query: unknown, known: Chosen[]): Promise<str
   });
 }
 
-/** *text* with `$name` and `${name}` replaced; an unknown one stays, so that Prometheus complains of it. */
+/** *text* with `$name`, `${name}` and `${name:text}` replaced; an unknown one stays, so that Prometheus complains of it. */
 export function interpolated(text: string, variables: Chosen[], more: Record<string, string>): string {
   const values: Record<string, string> = { ...Object.fromEntries(variables.map((each) => [each.name, each.value])), ...more };
-  return text.replace(/\$(\w+)|\$\{(\w+)\}/g, (whole, plain, braced) => values[plain ?? braced] ?? whole);
+  const texts = Object.fromEntries(variables.map((each) => [each.name, each.text]));
+  return text
+    .replace(/\$\{(\w+):text\}/g, (whole, name) => texts[name] ?? whole)
+    .replace(/\$(\w+)|\$\{(\w+)\}/g, (whole, plain, braced) => values[plain ?? braced] ?? whole);
 }
