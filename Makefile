@@ -17,7 +17,7 @@ PROMETHEUS3_FOLDER := build/tools/prometheus-$(PROMETHEUS3)
 OF_PROMETHEUS := tests/rules tests/e2e/test_alerts.py tests/e2e/test_creation_times.py tests/e2e/test_dashboards.py tests/integration/test_promtool.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint fuzz bench generated screenshots dist lock audit clean
+.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint fuzz bench generated screenshots lint-dashboards dist lock audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,7 @@ test-all: $(VENV)/test ## everything at full width: every mutant, kill and outag
 	$(BIN)/pytest $(PARALLEL) -m "not slow" $(ARGS)
 	$(BIN)/pytest -m slow $(ARGS)
 	@$(MAKE) --no-print-directory test-prometheus3
+	@$(MAKE) --no-print-directory lint-dashboards
 
 ifeq ($(shell command -v go 2>/dev/null),)
 test-prometheus3:
@@ -91,6 +92,13 @@ generated: $(VENV)/test ## regenerate what is made from code: dashboards, manife
 screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)
 	@$(BIN)/python -m tests.tools
 	$(BIN)/python -m tests.e2e.render.shoot build/pictures $(ARGS)
+
+# The same as for Prometheus 3: where it can be had. Exceptions and their reasons are in grafana/dashboards/.lint.
+lint-dashboards: ## run grafana/dashboard-linter on the dashboards (installs it with Go if it is missing)
+	@linter=$$(command -v dashboard-linter || echo $(CURDIR)/build/tools/bin/dashboard-linter); \
+	[ -x "$$linter" ] || GOBIN=$(CURDIR)/build/tools/bin go install github.com/grafana/dashboard-linter@latest || \
+	  { echo "dashboard-linter is missing and cannot be installed: the dashboards are not linted"; exit 0; }; \
+	for dashboard in grafana/dashboards/*.json; do "$$linter" lint --strict "$$dashboard" || exit 1; done
 
 dist: $(VENV)/test ## build a release into dist (needs helm and buildah; ARGS="--without image" builds none)
 	$(BIN)/python -m deploy.dist dist $(ARGS)

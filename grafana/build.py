@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from grafana import bulk_jobs, health, one_account
+from grafana import bulk_jobs, files_and_jobs, health, one_account
 from grafana.layout import built
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
@@ -11,7 +11,7 @@ FOLDER: Final = Path(__file__).parent / "dashboards"
 
 def dashboards() -> dict[str, str]:
     """Return the text of every dashboard file by file name."""
-    pages = (bulk_jobs.page(), one_account.page(), health.page())
+    pages = (bulk_jobs.page(), one_account.page(), files_and_jobs.page(), health.page())
     return {
         f"{page.uid.removeprefix('sbg-')}.json": built(page, [other for other in pages if other is not page])
         for page in pages

@@ -1,22 +1,49 @@
 """The *Exporter health* dashboard: whether the data of the other dashboards is complete and fresh."""
 
-from collections.abc import Mapping
 from typing import Final
 
-from grafana_foundation_sdk.builders import bargauge, heatmap, statetimeline
 from grafana_foundation_sdk.builders import stat as stat_panel
+from grafana_foundation_sdk.builders import statetimeline
+from grafana_foundation_sdk.builders import table as table_panel
 from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
 from grafana import jobs, theme
-from grafana.layout import Cell, Page, Row, accounts, cells, tiles
-from grafana.panels import PanelInfo, bar_gauge, durations, label_stat, stat, states, timeseries
-from grafana.queries import ACCOUNT, ACCOUNT_STATE, WAITING, Query, each, increase, now, quantile, rate, since
+from grafana.layout import Cell, Page, Row, accounts, cells
+from grafana.panels import (
+    ATTENTION,
+    RUNBOOKS,
+    Column,
+    PanelInfo,
+    Steps,
+    Tile,
+    events,
+    label_stat,
+    states,
+    table,
+    tiles,
+    timeseries,
+)
+from grafana.queries import (
+    ACCOUNT,
+    ACCOUNT_STATE,
+    STATES_OVER_TIME,
+    WAITING,
+    Query,
+    each,
+    increase,
+    named,
+    now,
+    quantile,
+    since,
+)
 
+_DOWN: Final = ("down", theme.FAILURE)
+_UP: Final = ("up", theme.GOOD)
 _REFUSED: Final = ("token refused", theme.WARNING_TEXT)
 _MAINTENANCE: Final = ("maintenance", theme.QUIET)
 ACCOUNT_STATES: Final = {
-    "0": ("down", theme.FAILURE),
-    "1": ("up", theme.GOOD),
+    "0": _DOWN,
+    "1": _UP,
     "2": _REFUSED,
     "3": _REFUSED,
     **dict.fromkeys(("4", "5", "6", "7"), _MAINTENANCE),
@@ -24,198 +51,67 @@ ACCOUNT_STATES: Final = {
 """Text and colour for each value of the account state query."""
 
 WAIT_REASONS: Final = {
-    "0": ("not waiting", theme.GOOD),
-    "1": ("allowance used up", theme.WARNING),
+    "0": ("not waiting", ""),
+    "1": ("allowance used up", theme.YELLOW),
     "2": ("limit used by others", theme.GONE),
-    "3": ("pause asked for", "yellow"),
-    "4": _MAINTENANCE,
+    "3": ("pause asked for", theme.YELLOW),
+    "4": ("maintenance", theme.QUIET),
     "5": ("no usable token", theme.WARNING_TEXT),
 }
 """Text and colour for each value of the query for waiting accounts."""
 
+_WAITING_THOUGH_UP: Final = {f"{reason}1": WAIT_REASONS[reason] for reason in ("1", "2", "3")}
+_WAITING_BESIDES: Final = {
+    f"{tens}{value}": text for tens in ("1", "2", "3") for value, text in ACCOUNT_STATES.items() if value != "1"
+}
+_STATES_OVER_TIME: Final = ACCOUNT_STATES | _WAITING_THOUGH_UP | _WAITING_BESIDES
+
 _STEP: Final = "5m"
 _LATE: Final = 900
 """Threshold of the alert SbgDetectionDelayed, in seconds."""
+_SKEWED: Final = 60
+"""Threshold of the alert SbgClockSkew, in seconds."""
 _OF_EXPORTERS: Final = "and on (job, instance) sbg_exporter_build_info"
+_DELAY: Final = each("sbg_exporter_detection_delay_seconds")
+DELAY: Final = Tile("Detection delay", f"max({_DELAY})", "s", ((None, theme.NONE), (_LATE, theme.WARNING_TEXT)))
+_SKEW: Final = f"abs({each('sbg_exporter_clock_skew_seconds')})"
+_USED: Final = f"{each('sbg_exporter_allowance_used_requests')} / {each('sbg_exporter_allowance_requests')}"
+_LEFT: Final = f"{each('sbg_exporter_rate_limit_remaining')} / {each('sbg_exporter_rate_limit')}"
+_UNWRITTEN: Final = "ceil(max(increase(sbg_exporter_state_write_failures_total[1h])))"
+_VALID: Final = "min(sbg_exporter_config_last_reload_successful)"
+_WAIT: Final = f"count(({WAITING}) > 0)"
+_NONE: Final = {"0": ("none", "")}
 
 
-# ---- polling ----
+# ---- now ----
 
 
-def account_states() -> statetimeline.Panel:
-    """Show when each account was up, and the reason when it was not."""
+def _summary() -> stat_panel.Panel:
     info = PanelInfo(
-        "Account states",
-        "Whether polls of each account succeeded, or the reason why they failed.",
-        "none",
-        ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
-    )
-    return states(info, Query(ACCOUNT_STATE, "{{account}}", step="1m"), ACCOUNT_STATES)
-
-
-def _waiting() -> statetimeline.Panel:
-    info = PanelInfo(
-        "Waiting accounts",
-        "When the exporter made no request for an account, and why. The log says until when, and what to do.",
-        "none",
-        ("SbgDetectionDelayed", "SbgAllowanceNearlyUsed", "SbgTokenRefused"),
-    )
-    return states(info, Query(WAITING, "{{account}}", step="1m"), WAIT_REASONS)
-
-
-def polled_in_time(*, listed: bool = False) -> timeseries_panel.Panel:
-    """Show the detection delay of each account and the poll interval."""
-    return timeseries(
-        PanelInfo(
-            "Detection delay",
-            "Longest time since an unfinished job, or the head of the list, was last checked. It should not exceed the "
-            "poll interval by much.",
-            "s",
-            ("SbgDetectionDelayed",),
+        "Now",
+        "Accounts down: their last poll failed. Waiting: the exporter makes no request for them for now. Detection "
+        "delay: longest time since an unfinished job, or the head of the list, was last checked. Clock skew: largest "
+        "difference between the clocks of the exporter and the platform. State file: failed commits in the last hour. "
+        "Configuration: whether it was valid when it was last read, at the start or at a reload.",
+        alerts=(
+            "SbgAccountUnreachable",
+            "SbgDetectionDelayed",
+            "SbgClockSkew",
+            "SbgStateNotWritable",
+            "SbgConfigReloadFailed",
         ),
-        Query(each("sbg_exporter_detection_delay_seconds"), "{{account}}"),
-        Query(f"max({each('sbg_exporter_poll_interval_seconds')})", "poll interval"),
-        colors={"poll interval": theme.QUIET},
-        listed=listed,
+        empty="No data: Prometheus does not scrape sbg-exporter, or there is no account",
     )
-
-
-def _watched() -> stat_panel.Panel:
-    info = PanelInfo("Accounts", "Configured accounts.")
-    return stat(info, now(f"count({each('sbg_account_info')})"))
-
-
-def _longest_delay() -> stat_panel.Panel:
-    info = PanelInfo(
-        "Detection delay",
-        "Longest time since an unfinished job, or the head of the list, was last checked, over all accounts.",
-        "s",
-        ("SbgDetectionDelayed",),
+    rejected = {"0": ("rejected", theme.WARNING_TEXT), "1": ("OK", "")}
+    return tiles(
+        info,
+        jobs.DOWN,
+        Tile("Waiting accounts", f"{_WAIT} or 0 * count({each('sbg_up')})", value_mappings=_NONE),
+        DELAY,
+        Tile("Clock skew", f"max({_SKEW})", "s", ((None, theme.NONE), (_SKEWED, theme.WARNING_TEXT))),
+        Tile("State file", _UNWRITTEN, steps=ATTENTION, value_mappings={"0": ("OK", "")}),
+        Tile("Configuration", _VALID, "none", value_mappings=rejected),
     )
-    delay = f"max({each('sbg_exporter_detection_delay_seconds')})"
-    return stat(info, now(delay), steps=((None, theme.NONE), (_LATE, theme.WARNING_TEXT)))
-
-
-def _failed_polls() -> timeseries_panel.Panel:
-    where = f'{ACCOUNT}, result!="success"'
-    return timeseries(
-        PanelInfo("Failed polls", "Failed polls per step, by result.", alerts=("SbgNotPolling",)),
-        Query(
-            increase("sbg_exporter_polls_total", "result", labels=("result",), where=where), "{{result}}", step=_STEP
-        ),
-        colors=theme.POLL_RESULTS,
-        stacked=True,
-        bars=True,
-    )
-
-
-def _listing_age() -> timeseries_panel.Panel:
-    return timeseries(
-        PanelInfo(
-            "Full listing age",
-            "Time since the last full listing of each account. Accounts polled incrementally are listed in full once "
-            "per full_listing_interval.",
-            "s",
-            ("SbgListingOverdue",),
-        ),
-        Query(since(each("sbg_exporter_last_full_listing_timestamp_seconds")), "{{account}}"),
-        Query(f"max({each('sbg_exporter_full_listing_interval_seconds')})", "listing interval"),
-        colors={"listing interval": theme.QUIET},
-        listed=True,
-    )
-
-
-# ---- API usage ----
-
-
-def allowance_use(*, listed: bool = False) -> timeseries_panel.Panel:
-    """Show the share of its allowance that the exporter uses."""
-    used = f"{each('sbg_exporter_allowance_used_requests')} / {each('sbg_exporter_allowance_requests')}"
-    return timeseries(
-        PanelInfo(
-            "Allowance used",
-            "Requests made in the platform's current window, as a share of the allowance (rate_share of the rate "
-            "limit). At 100 % the exporter waits for the next window.",
-            "percentunit",
-            ("SbgAllowanceNearlyUsed",),
-        ),
-        Query(used, "{{account}}"),
-        listed=listed,
-        most=1,
-    )
-
-
-def _requests() -> timeseries_panel.Panel:
-    by_status = rate("sbg_exporter_requests_total", "status", labels=("endpoint", "status"), where=ACCOUNT)
-    return timeseries(
-        PanelInfo("Requests by status", "API requests per second, by HTTP status or kind of error.", "reqps"),
-        Query(by_status, "{{status}}"),
-        colors=theme.REQUESTS,
-        stacked=True,
-    )
-
-
-def _limit_left() -> bargauge.Panel:
-    left = f"{each('sbg_exporter_rate_limit_remaining')} / {each('sbg_exporter_rate_limit')}"
-    return bar_gauge(
-        PanelInfo(
-            "Rate limit remaining",
-            "Requests that each user may still make in the current window. Other programs of the user share this "
-            "limit.",
-            "percentunit",
-            ("SbgAllowanceNearlyUsed",),
-        ),
-        now(left, "{{account}}"),
-        steps=((None, theme.WARNING), (0.2, theme.GOOD)),
-        most=1,
-        short_names=True,
-    )
-
-
-def _request_time() -> timeseries_panel.Panel:
-    shares = zip((0.5, 0.9, 0.99), theme.QUANTILES, strict=True)
-    return timeseries(
-        PanelInfo("Request duration", "Duration of API requests; p50, p90 and p99.", "s"),
-        *(
-            Query(
-                quantile(share, "sbg_exporter_request_duration_seconds", ("endpoint",), ACCOUNT), legend, exemplar=True
-            )
-            for share, legend in shares
-        ),
-        colors=theme.QUANTILES,
-    )
-
-
-def _poll_time() -> heatmap.Panel:
-    buckets = increase("sbg_exporter_poll_duration_seconds_bucket", "le", labels=("le",), where=ACCOUNT)
-    return durations(
-        PanelInfo("Poll duration", "Polls per step by duration; the colour scale gives their number.", "s"),
-        Query(buckets, "{{le}}", exemplar=True, step=_STEP),
-    )
-
-
-# ---- the process ----
-
-
-def _state_file() -> stat_panel.Panel:
-    info = PanelInfo(
-        "State file",
-        "Failed commits to the state file in the last hour. The exporter retries them at the next poll.",
-        alerts=("SbgStateNotWritable",),
-    )
-    failures = "ceil(max(increase(sbg_exporter_state_write_failures_total[1h])))"
-    return stat(info, now(failures), steps=((None, theme.NONE), (1, theme.FAILURE)), value_mappings={"0": ("OK", "")})
-
-
-def _configuration() -> stat_panel.Panel:
-    info = PanelInfo(
-        "Configuration",
-        "Whether the configuration was valid when the exporter last read it, at its start or at a reload.",
-        "none",
-        ("SbgConfigReloadFailed",),
-    )
-    value_mappings = {"0": ("rejected", theme.WARNING_TEXT), "1": ("OK", "")}
-    return stat(info, now("min(sbg_exporter_config_last_reload_successful)"), value_mappings=value_mappings)
 
 
 def _version() -> stat_panel.Panel:
@@ -223,14 +119,221 @@ def _version() -> stat_panel.Panel:
     return label_stat(info, now("max by (version) (sbg_exporter_build_info)", "{{version}}"))
 
 
+# ---- what needs attention ----
+
+
+def _problem(words: str, unit: str, alert: str, expression: str) -> str:
+    labels = {"problem": words, "unit": unit, "runbook": alert.lower()}
+    for label, text in labels.items():
+        expression = f'label_replace({expression}, "{label}", "{text}", "", "")'
+    return expression
+
+
+def _problems() -> tuple[dict[str, str], str]:
+    """Return the alerts by how their runbook's link names them, and a query for all that needs attention."""
+    successful = f"({since(each('sbg_exporter_last_success_timestamp_seconds'))} / 60 or 0 * {each('sbg_up')})"
+    token, platform = f"{each('sbg_auth_ok')} == 0", f"{each('sbg_maintenance')} == 1"
+    refused, maintained = f"{successful} and on (account) ({token})", f"{successful} and on (account) ({platform})"
+    neither = f"{each('sbg_up')} == 0 unless on (account) ({token}) unless on (account) ({platform})"
+    unreachable = f"{successful} and on (account) ({neither})"
+    listed = f"{since(each('sbg_exporter_last_full_listing_timestamp_seconds'))} / 60"
+    overdue = (
+        f"({listed} > {each('sbg_exporter_full_listing_interval_seconds')} / 30) "
+        f"and on (account) ({each('sbg_exporter_incremental_polling')} == 1)"
+    )
+    skipped = _recent("sbg_exporter_records_skipped_total", "reason")
+    lowered = _recent("sbg_exporter_counts_lowered_total", "field")
+    hidden = f"sum by (account) ({each('sbg_exporter_job_series_hidden', 'kind')})"
+    found = (
+        (
+            "Unreachable; last successful poll before",
+            "min",
+            "SbgAccountUnreachable",
+            unreachable,
+        ),
+        (
+            "Token refused; last successful poll before",
+            "min",
+            "SbgTokenRefused",
+            refused,
+        ),
+        (
+            "Maintenance; last successful poll before",
+            "min",
+            "SbgMaintenance",
+            maintained,
+        ),
+        ("Detection delay", "min", "SbgDetectionDelayed", f"{_DELAY} / 60 > {_LATE / 60:g}"),
+        (
+            "Full listing overdue; last one before",
+            "min",
+            "SbgListingOverdue",
+            overdue,
+        ),
+        ("Clock skew", "s", "SbgClockSkew", f"{_SKEW} > {_SKEWED}"),
+        ("Allowance used", "%", "SbgAllowanceNearlyUsed", f"100 * ({_USED} > 0.9)"),
+        ("Rate limit left by others", "%", "SbgAllowanceNearlyUsed", f"100 * ({_LEFT} < 0.1)"),
+        ("Records skipped in 8 hours", "records", "SbgRecordsSkipped", skipped),
+        ("Counts lowered by the platform in 8 hours", "times", "", lowered),
+        ("Jobs without rows of their own (job_series)", "jobs", "SbgFilesFailed", f"{hidden} > 0"),
+        ("Failed commits to the state file in an hour", "times", "SbgStateNotWritable", f"{_UNWRITTEN} > 0"),
+        ("No data of sbg-exporter", "", "SbgExporterDown", "absent(max(sbg_exporter_build_info))"),
+        ("Configuration rejected; the one before is in use", "", "SbgConfigReloadFailed", f"1 - {_VALID} > 0"),
+    )
+    alerts = {alert.lower(): alert for _, _, alert, _ in found}
+    return alerts, " or ".join(_problem(*each_found) for each_found in found)
+
+
+def _recent(counter: str, label: str) -> str:
+    rise = increase(counter, "account", labels=(label,), where=ACCOUNT, within="[8h]")
+    return f"ceil({rise}) > 0"
+
+
+def _attention() -> table_panel.Panel:
+    alerts, query = _problems()
+    units = {"min": ("minutes", ""), "s": ("seconds", "")}
+    return table(
+        PanelInfo(
+            "Needs attention",
+            "All that makes the data late or incomplete, and what to read about it. Empty when all is well.",
+            alerts=tuple(alert for alert in alerts.values() if alert),
+            unit="string",
+            empty="Nothing needs attention",
+        ),
+        (
+            Column("Account", "account", width=170, empty="all"),
+            Column("Problem", "problem"),
+            Column("Amount", "amount", now(query), "locale", 110, decimals=0),
+            Column("Unit", "unit", width=90, value_mappings=units, empty=" "),
+            Column(
+                "Runbook",
+                "runbook",
+                width=210,
+                value_mappings={name: (alert, "") for name, alert in alerts.items() if alert},
+                link=("Open the runbook", f"{RUNBOOKS}#${{__value.raw}}"),
+            ),
+        ),
+        sort="Account",
+        descending=False,
+    )
+
+
+# ---- accounts ----
+
+
+def _accounts() -> table_panel.Panel:
+    incremental = f"8 * {each('sbg_exporter_incremental_polling')}"
+    listed = {str(8 + int(value)): (f"{text}, incremental", color) for value, (text, color) in ACCOUNT_STATES.items()}
+    return table(
+        PanelInfo(
+            "Accounts",
+            "Each account: its state (incremental: too large to be listed in full at every poll), whether the exporter "
+            "waits and why, the detection delay, the share of its allowance that the exporter used in the platform's "
+            "window, the share of the rate limit that the user has left, and clock skew.",
+            alerts=("SbgTokenRefused", "SbgMaintenance", "SbgAllowanceNearlyUsed"),
+            unit="string",
+            empty="No accounts",
+        ),
+        (
+            Column("Account", "account", width=170, link=jobs.ACCOUNT_LINK),
+            Column(
+                "State",
+                "state",
+                now(f"{ACCOUNT_STATE} + ({incremental} or 0 * {each('sbg_up')})"),
+                "none",
+                140,
+                value_mappings=ACCOUNT_STATES | listed,
+                look="words",
+            ),
+            Column("Waiting", "waiting", now(WAITING), "none", 160, value_mappings=WAIT_REASONS, look="words"),
+            Column("Detection delay", "delay", now(_DELAY), "s", 130, steps=_text_above(_LATE), decimals=0),
+            Column("Allowance used", "allowance", now(_USED), "percentunit", look="bar"),
+            Column("Rate limit left", "left", now(_LEFT), "percentunit", look="bar"),
+            Column("Clock skew", "skew", now(_SKEW), "s", 110, steps=_text_above(_SKEWED)),
+        ),
+        sort="Detection delay",
+    )
+
+
+def _text_above(limit: float) -> Steps:
+    return ((None, theme.PLAIN), (limit, theme.WARNING_TEXT))
+
+
+def _states() -> statetimeline.Panel:
+    info = PanelInfo(
+        "Account states",
+        "Whether polls of each account succeeded, or why they failed, or why the exporter waited. Up to ten accounts: "
+        "those that were down longest.",
+        "none",
+        ("SbgAccountUnreachable", "SbgTokenRefused", "SbgMaintenance"),
+    )
+    return states(info, Query(STATES_OVER_TIME, "{{account}}", step="1m"), _STATES_OVER_TIME)
+
+
+def _delay() -> timeseries_panel.Panel:
+    return timeseries(
+        PanelInfo(
+            "Longest detection delay",
+            "Longest time since an unfinished job, or the head of the list, was last checked, over all accounts. It "
+            "should not exceed the poll interval by much. The line is the threshold of the alert.",
+            "suffix:min",
+            ("SbgDetectionDelayed",),
+        ),
+        Query(f"max({_DELAY}) / 60", "longest delay"),
+        limit=_LATE / 60,
+    ).axis_soft_max(20)
+
+
+def _polls() -> timeseries_panel.Panel:
+    return events(
+        PanelInfo(
+            "Polls",
+            "Polls per step, by result, on a logarithmic axis: all but success are bars.",
+            alerts=("SbgNotPolling",),
+        ),
+        Query(
+            increase("sbg_exporter_polls_total", "result", labels=("result",), where=ACCOUNT), "{{result}}", step=_STEP
+        ),
+        colors=theme.POLL_RESULTS,
+        normal=("success",),
+    )
+
+
+# ---- API usage ----
+
+
+def _requests() -> timeseries_panel.Panel:
+    by_status = increase("sbg_exporter_requests_total", "status", labels=("endpoint", "status"), where=ACCOUNT)
+    return events(
+        PanelInfo(
+            "API requests",
+            "API requests per step, by HTTP status or kind of error, on a logarithmic axis: all but 2xx are bars.",
+        ),
+        Query(by_status, "{{status}}", step=_STEP),
+        colors=theme.REQUESTS,
+        normal=("2..",),
+    )
+
+
+def _durations() -> timeseries_panel.Panel:
+    request = quantile(0.9, "sbg_exporter_request_duration_seconds", "endpoint", labels=("endpoint",), where=ACCOUNT)
+    poll = quantile(0.9, "sbg_exporter_poll_duration_seconds", labels=(), where=ACCOUNT)
+    return timeseries(
+        PanelInfo(
+            "Request and poll duration",
+            "Nine of ten polls, and API requests by endpoint, took at most this long (p90).",
+            "s",
+        ),
+        Query(f"{request} or {named('endpoint', {'poll': poll})}", "{{endpoint}}", step=_STEP),
+        colors=theme.ENDPOINTS,
+    )
+
+
+# ---- the process ----
+
+
 def _one_line(info: PanelInfo, expression: str, legend: str) -> timeseries_panel.Panel:
-    return timeseries(info, Query(expression, legend), colors={legend: theme.GOOD})
-
-
-def _tallied(info: PanelInfo, counter: str, label: str, colors: Mapping[str, str]) -> timeseries_panel.Panel:
-    """Show rare events as bars, by one label."""
-    query = Query(increase(counter, label, labels=(label,), where=ACCOUNT), f"{{{{{label}}}}}", step=_STEP)
-    return timeseries(info, query, colors=colors, stacked=True, bars=True)
+    return timeseries(info, Query(expression, legend))
 
 
 def _process() -> tuple[timeseries_panel.Panel, ...]:
@@ -259,63 +362,17 @@ def _process() -> tuple[timeseries_panel.Panel, ...]:
     )
 
 
-def _oddities() -> tuple[timeseries_panel.Panel, ...]:
-    return (
-        _tallied(
-            PanelInfo(
-                "Records skipped",
-                "Job records per step that the exporter could not decode, by reason. A record counts in every listing.",
-                alerts=("SbgRecordsSkipped",),
-            ),
-            "sbg_exporter_records_skipped_total",
-            "reason",
-            {},
-        ),
-        _tallied(
-            PanelInfo(
-                "Decreased platform counts",
-                "Times per step that the platform reported a lower count than before. Counters keep the higher count.",
-            ),
-            "sbg_exporter_counts_lowered_total",
-            "field",
-            {"total": theme.QUIET, "completed": theme.GOOD, "failed": theme.WARNING},
-        ),
-        timeseries(
-            PanelInfo(
-                "Hidden jobs",
-                "Unfinished and failed jobs beyond job_series. They are counted, but have no rows in the tables.",
-                alerts=("SbgFilesFailed",),
-            ),
-            Query(f"sum by (kind) ({each('sbg_exporter_job_series_hidden', 'kind')})", "{{kind}}"),
-            colors={"unfinished": theme.WARNING, "failed": theme.FAILURE},
-        ),
-        timeseries(
-            PanelInfo(
-                "Clock skew",
-                "By how much the clock of the exporter's machine and the platform's clock differ.",
-                "s",
-                ("SbgClockSkew",),
-            ),
-            Query(f"abs({each('sbg_exporter_clock_skew_seconds')})", "{{account}}"),
-        ),
-    )
-
-
 def page() -> Page:
     """Build the dashboard."""
-    answers = tiles(jobs.accounts_down(), _watched(), _longest_delay(), _state_file(), _configuration(), _version())
-    seen = cells(12, 8, account_states(), polled_in_time(listed=True), _failed_polls(), _listing_age())
-    asked = cells(12, 8, _requests(), allowance_use(listed=True))
-    took = cells(8, 9, _limit_left(), _request_time(), _poll_time())
     return Page(
         "sbg-exporter-health",
         "Exporter health",
         "Whether sbg-exporter polls every account in time, and how much of the API rate limit it uses.",
         (accounts(several=True),),
         (
-            Row("", answers),
-            Row("Polling", (*seen, Cell(_waiting(), 24, 6))),
-            Row("API usage", (*asked, *took)),
-            Row("Process and state file", (*cells(6, 6, *_process()), *cells(6, 6, *_oddities()))),
+            Row("", (Cell(_summary(), 20, 4), Cell(_version(), 4, 4), Cell(_attention(), 24, 6))),
+            Row("Polling", (Cell(_accounts(), 24, 10), *cells(12, 8, _states(), _delay()))),
+            Row("Polls and API requests", cells(8, 8, _polls(), _requests(), _durations())),
+            Row("Process and state file", cells(6, 6, *_process())),
         ),
     )

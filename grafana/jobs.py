@@ -2,108 +2,84 @@
 
 from typing import Final
 
+from grafana_foundation_sdk.builders import heatmap
 from grafana_foundation_sdk.builders import stat as stat_panel
+from grafana_foundation_sdk.builders import table as table_panel
 from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
 from exporter.api.error_codes import ERROR_CODES, in_words
 from grafana import theme
-from grafana.layout import Cell, Row, cells
-from grafana.panels import ALARM, ATTENTION, Column, PanelInfo, bar_gauge, durations, stat, table, timeseries
+from grafana.panels import ALARM, ATTENTION, Column, PanelInfo, Tile, durations, events, table, tiles, timeseries
 from grafana.queries import (
     FAILED_JOBS,
     OPERATION,
+    UNFINISHED_JOBS,
     Query,
     each,
     increase,
     job,
+    main_code,
     now,
     or_zero,
-    quantile,
-    ranked_codes,
-    rate,
     since,
 )
 
+STEP: Final = "10m"
+"""Least step of panels that count events, so that a bar is more than a single scrape."""
+CODES_IN_WORDS: Final = {code: (in_words(code), "") for code in (*ERROR_CODES, "none", "other")}
 _STUCK: Final = 1800
 """Threshold of the alert SbgJobStuck, in seconds."""
-_STEP: Final = "5m"
-"""Least step of panels that count events, so that a bar is more than a single scrape."""
-_ACCOUNT_LINK: Final = (
-    "Open this account",
-    "/d/sbg-one-account?var-datasource=${datasource}&var-account=${__data.fields.Account}&${__url_time_range}",
-)
+_ACCOUNT_URL: Final = "/d/sbg-one-account?var-datasource=${datasource}&var-account=${__data.fields.Account}"
+ACCOUNT_LINK: Final = ("Open this account", f"{_ACCOUNT_URL}&${{__url_time_range}}")
+_JOB_LINK: Final = ("Open this job", f"{_ACCOUNT_URL}&var-job_id=${{__data.fields.Job}}&${{__url_time_range}}")
+_HEALTH_LINK: Final = ("Exporter health", "/d/sbg-exporter-health?var-datasource=${datasource}&${__url_time_range}")
 _LISTED: Final = each("sbg_jobs", "operation", "state", where=OPERATION)
 _UNFINISHED: Final = each("sbg_jobs", "operation", "state", where=f'{OPERATION}, state!="finished"')
 _STILL: Final = since(job("sbg_unfinished_job_progress_timestamp_seconds"))
 _OLDEST: Final = since(f"min(sbg_unfinished_jobs_oldest_timestamp_seconds{{{OPERATION}}})")
-_WHY: Final = {code: (in_words(code), "") for code in (*ERROR_CODES, "none", "other")}
+_LAST_FAILURE: Final = each("sbg_last_failure_counted_timestamp_seconds", "operation", where=OPERATION)
+
+_NONE: Final = {"0": ("none", "")}
+FAILED: Final = Tile("Failed jobs", FAILED_JOBS, steps=ALARM, value_mappings=_NONE)
+STUCK: Final = Tile(
+    "Stuck jobs", or_zero(f"count({_STILL} > {_STUCK})", _LISTED), steps=ATTENTION, value_mappings=_NONE
+)
+DOWN: Final = Tile("Accounts down", f"sum(1 - {each('sbg_up')})", steps=ALARM, value_mappings=_NONE, link=_HEALTH_LINK)
+UNFINISHED: Final = Tile("Unfinished jobs", UNFINISHED_JOBS, value_mappings=_NONE)
+OLDEST: Final = Tile("Oldest unfinished job", or_zero(_OLDEST, _LISTED), "s", value_mappings=_NONE)
+SINCE_FAILURE: Final = Tile(
+    "Since last failed file",
+    f"{since(f'max({_LAST_FAILURE})')} or 0 * count({each('sbg_up')}) - 1",
+    "s",
+    value_mappings={"-1": ("never failed", "")},
+)
+_MEANINGS: Final = (
+    "Failed jobs have failed files, and are unfinished or finished within failed_job_window (default: a day). Stuck "
+    "jobs are unfinished, without progress for 30 minutes. Of failed and unfinished jobs beyond job_series, all "
+    "operations are counted. {down}Since last failed file: since the exporter last counted one, also before a restart."
+)
 
 
-def failed() -> stat_panel.Panel:
-    """Show the number of failed jobs."""
+def summary(*numbers: Tile) -> stat_panel.Panel:
+    """Show the numbers that matter most, side by side."""
+    down = "Accounts down: their last poll failed, and their data is as old as their last successful poll. "
     info = PanelInfo(
-        "Failed jobs",
-        "Jobs with failed files that are unfinished, or finished within failed_job_window (default: a day). The number "
-        "includes jobs beyond job_series, of all operations.",
-        alerts=("SbgJobFilesFailed", "SbgFilesFailed"),
+        "Now",
+        _MEANINGS.format(down=down if DOWN in numbers else ""),
+        alerts=("SbgJobFilesFailed", "SbgFilesFailed", "SbgJobStuck", "SbgAccountUnreachable", "SbgTokenRefused"),
+        empty="No data: Prometheus does not scrape sbg-exporter, or there is no account",
     )
-    return stat(info, now(FAILED_JOBS), steps=ALARM)
+    return tiles(info, *numbers)
 
 
-def last_failure() -> stat_panel.Panel:
-    """Show when the exporter last counted a failed file."""
-    info = PanelInfo(
-        "Last failed file",
-        "When the exporter last counted a failed file. This time survives restarts and never expires.",
-        unit="dateTimeFromNow",
-        alerts=("SbgFilesFailed",),
-    )
-    last = f"max({each('sbg_last_failure_counted_timestamp_seconds', 'operation', where=OPERATION)}) * 1000"
-    counted = each("sbg_jobs_submitted_total", "operation", where=OPERATION)
-    return stat(info, now(or_zero(last, counted)), value_mappings={"0": ("never", "")})
-
-
-def accounts_down() -> stat_panel.Panel:
-    """Show the number of accounts whose last poll failed."""
-    info = PanelInfo(
-        "Accounts down",
-        "Accounts whose last poll failed: token refused, platform under maintenance, or unreachable. Their data is as "
-        "old as their last successful poll.",
-        alerts=("SbgAccountUnreachable", "SbgTokenRefused"),
-    )
-    return stat(info, now(f"sum(1 - {each('sbg_up')})"), steps=ALARM)
-
-
-def unfinished() -> stat_panel.Panel:
-    """Show the number of unfinished jobs."""
-    info = PanelInfo("Unfinished jobs", "Submitted, resolving and running jobs, as of the last poll.")
-    return stat(info, now(f"sum({_UNFINISHED})"))
-
-
-def oldest() -> stat_panel.Panel:
-    """Show the age of the oldest unfinished job."""
-    info = PanelInfo("Oldest unfinished job", "Time since the oldest unfinished job was submitted.", unit="s")
-    return stat(info, now(or_zero(_OLDEST, _LISTED)), value_mappings={"0": ("none", "")})
-
-
-def stuck() -> stat_panel.Panel:
-    """Show the number of stuck jobs."""
-    info = PanelInfo(
-        "Stuck jobs",
-        "Unfinished jobs without progress for 30 minutes, among those with per-job series.",
-        alerts=("SbgJobStuck",),
-    )
-    return stat(info, now(or_zero(f"count({_STILL} > {_STUCK})", _LISTED)), steps=ATTENTION)
-
-
-def failures() -> Row:
-    """Show which jobs failed, and their error codes."""
-    finished = job("sbg_failed_job_finished_timestamp_seconds")
-    jobs_table = table(
+def failed_jobs(where: str = OPERATION) -> table_panel.Panel:
+    """Show which jobs failed, and why."""
+    return table(
         PanelInfo(
             "Failed jobs",
             "Jobs with failed files, latest detection first. The platform provides error codes when a job finishes. "
-            "The table has the three most frequent. Jobs that failed before counting began have no detection time.",
+            "The table has the most frequent; One account shows up to three per job. Jobs that failed before counting "
+            "began have no detection time.",
             alerts=("SbgJobFilesFailed",),
             unit="string",
             empty="No failed jobs to show",
@@ -112,47 +88,40 @@ def failures() -> Row:
             Column(
                 "Detected",
                 "detected",
-                now(f"{job('sbg_failed_job_detected_timestamp_seconds')} * 1000"),
+                now(f"{job('sbg_failed_job_detected_timestamp_seconds', where)} * 1000"),
                 unit="dateTimeAsSystem",
                 width=165,
                 empty="before counting",
             ),
-            Column("Account", "account", width=115, link=_ACCOUNT_LINK),
+            Column("Account", "account", width=125, link=ACCOUNT_LINK),
             Column("Operation", "operation", width=85),
-            Column("Job", "job_id", width=180),
-            Column("Failed", "failed", now(job("sbg_failed_job_files_failed")), "locale", 80, look="failure"),
-            Column("Main error", "code_1", value_mappings=_WHY, empty="not known yet"),
-            Column("2nd", "code_2", width=70),
-            Column("3rd", "code_3", width=70),
+            Column("Job", "job_id", width=175, link=_JOB_LINK),
             Column(
-                "Finished", "finished", now(f"{finished} * 1000"), "dateTimeAsSystem", width=160, empty="still running"
+                "Failed files", "failed", now(job("sbg_failed_job_files_failed", where)), "locale", 95, look="failure"
+            ),
+            Column("Main error", "code_1", value_mappings=CODES_IN_WORDS, empty="not known yet"),
+            Column(
+                "Finished",
+                "finished",
+                now(f"{job('sbg_failed_job_finished_timestamp_seconds', where)} * 1000"),
+                "dateTimeAsSystem",
+                width=165,
+                empty="still running",
             ),
         ),
-        *(now(ranked_codes(rank)) for rank in (1, 2, 3)),
+        now(main_code(where)),
         sort="Detected",
     )
-    by_code = f"sum by (code) ({each('sbg_failed_job_errors', 'operation', 'job_id', 'code', where=OPERATION)})"
-    why = bar_gauge(
-        PanelInfo(
-            "Errors by code",
-            "Error records of the failed jobs by platform error code (three most frequent per job). There may be fewer "
-            "records than failed files.",
-            empty="No errors to show",
-        ),
-        now(f"sort_desc({by_code})", "{{code}}"),
-        steps=((None, theme.FAILURE),),
-        value_mappings=_WHY,
-    )
-    return Row("Failures", (Cell(jobs_table, 24, 8), *cells(8, 7, why, _files_failed(), _outcomes())))
 
 
-def running() -> Row:
+def unfinished_jobs(where: str = OPERATION) -> table_panel.Panel:
     """Show the unfinished jobs and their progress."""
     expected, completed, failed = (
-        job(f"sbg_unfinished_job_files_{count}") for count in ("expected", "completed", "failed")
+        job(f"sbg_unfinished_job_files_{count}", where) for count in ("expected", "completed", "failed")
     )
     progress = f"({completed} + {failed}) / clamp_min({expected}, 1)"
-    jobs_table = table(
+    still = since(job("sbg_unfinished_job_progress_timestamp_seconds", where))
+    return table(
         PanelInfo(
             "Unfinished jobs",
             "The oldest unfinished jobs, up to job_series per account, as of the last poll. Orange: stuck, without "
@@ -165,114 +134,106 @@ def running() -> Row:
             Column(
                 "Age",
                 "age",
-                now(since(job("sbg_unfinished_job_submitted_timestamp_seconds"))),
+                now(since(job("sbg_unfinished_job_submitted_timestamp_seconds", where))),
                 "s",
-                width=85,
+                80,
+                decimals=1,
             ),
-            Column("Account", "account", width=115, link=_ACCOUNT_LINK),
+            Column("Account", "account", width=125, link=ACCOUNT_LINK),
             Column("Operation", "operation", width=85),
-            Column("Job", "job_id", width=180),
+            Column("Job", "job_id", width=175, link=_JOB_LINK),
             Column("Progress", "progress", now(progress), "percentunit", look="bar"),
-            Column("Files", "files", now(expected), "locale", 65),
-            Column("Failed", "failed", now(failed), "locale", 60, look="failure"),
+            Column("Files", "files", now(expected), "locale", 70),
+            Column("Failed", "failed", now(failed), "locale", 65, look="failure"),
             Column(
-                "No progress for",
+                "Idle for",
                 "still",
-                now(_STILL),
+                now(still),
                 "s",
-                115,
+                90,
                 steps=((None, theme.PLAIN), (_STUCK, theme.WARNING_TEXT)),
+                decimals=1,
             ),
         ),
         sort="Age",
     )
-    by_state = timeseries(
-        PanelInfo(
-            "Unfinished jobs by state",
-            "Submitted, resolving and running jobs, as of the last poll.",
-        ),
-        Query(f"sum by (state) ({_UNFINISHED})", "{{state}}"),
+
+
+def by_state() -> timeseries_panel.Panel:
+    """Show the number of unfinished jobs by state."""
+    return timeseries(
+        PanelInfo("Unfinished by state", "Submitted, resolving and running jobs, as of the last poll."),
+        Query(f"sum by (state) ({_UNFINISHED})", "{{state}}", step="2m"),
         colors=theme.STATES,
         stacked=True,
     )
-    return Row("Progress", (Cell(jobs_table, 17, 8), Cell(by_state, 7, 8)))
 
 
-def _files_failed() -> timeseries_panel.Panel:
-    return timeseries(
-        PanelInfo(
-            "Failed files",
-            "Failed files per step, by operation. Dots carry a job's id. Failures counted while Prometheus did not "
-            "scrape are missing here, but not in the table of failed jobs.",
-            alerts=("SbgFilesFailed",),
-        ),
-        Query(increase("sbg_files_failed_total", "operation"), "{{operation}}", exemplar=True, step=_STEP),
-        colors={"copy": theme.FAILURE, "move": "light-red", "delete": "dark-red"},
-        stacked=True,
-        bars=True,
-    )
-
-
-def _outcomes() -> timeseries_panel.Panel:
-    return timeseries(
+def finished_jobs() -> timeseries_panel.Panel:
+    """Show how many jobs finished, by outcome."""
+    return events(
         PanelInfo(
             "Finished jobs",
-            "Finished jobs per step, by outcome. incomplete: files are missing, but none failed. lost: the job "
-            "disappeared from the platform. Jobs counted while Prometheus did not scrape are missing here.",
+            "Finished jobs per step, by outcome, on a logarithmic axis: all but succeeded are bars. incomplete: files "
+            "are missing, but none failed. lost: the job disappeared from the platform. Jobs counted while Prometheus "
+            "did not scrape are missing here.",
             alerts=("SbgJobIncomplete", "SbgJobLost"),
         ),
         Query(
-            increase("sbg_jobs_finished_total", "outcome", labels=("operation", "outcome")),
-            "{{outcome}}",
-            exemplar=True,
-            step=_STEP,
+            increase("sbg_jobs_finished_total", "outcome", labels=("operation", "outcome")), "{{outcome}}", step=STEP
         ),
         colors=theme.OUTCOMES,
-        stacked=True,
-        bars=True,
+        normal=("succeeded",),
     )
 
 
-def pace() -> Row:
-    """Show throughput, run time and queue time."""
-    files = timeseries(
-        PanelInfo("Files per second", "Files completed per second, by operation.", unit="files/s"),
-        Query(rate("sbg_files_completed_total", "operation"), "{{operation}}", step="1m"),
-        colors=theme.OPERATIONS,
-        stacked=True,
+def files() -> timeseries_panel.Panel:
+    """Show how many files were completed, and how many failed."""
+    return events(
+        PanelInfo(
+            "Files",
+            "Completed files per step by operation, as lines, and failed files of all operations, as bars, on a "
+            "logarithmic axis. Failures counted while Prometheus did not scrape are missing here, but not in the "
+            "table of failed jobs.",
+            alerts=("SbgFilesFailed",),
+        ),
+        Query(increase("sbg_files_failed_total"), "failed", step=STEP),
+        Query(increase("sbg_files_completed_total", "operation"), "{{operation}}", step=STEP),
+        colors={"failed": theme.FAILURE} | theme.OPERATIONS,
+        normal=tuple(theme.OPERATIONS),
     )
-    ran = durations(
+
+
+def run_times() -> heatmap.Panel:
+    """Show how long jobs took."""
+    return durations(
         PanelInfo(
             "Job duration",
-            "Jobs by duration, start to finish; the colour scale gives their number. Dots carry a job's id.",
+            "Finished jobs by duration, start to finish; the colour scale gives their number. Dots carry a job's id.",
             unit="s",
         ),
         Query(
             increase("sbg_job_duration_seconds_bucket", "le", labels=("operation", "outcome", "le")),
             "{{le}}",
             exemplar=True,
-            step="5m",
+            step="10m",
         ),
     )
-    run_time = _quantiles(
-        "Job duration percentiles", "sbg_job_duration_seconds", "Start", "finish", ("operation", "outcome")
-    )
-    queue = _quantiles("Queue time percentiles", "sbg_job_queue_duration_seconds", "Submission", "start")
-    return Row("Throughput and duration", cells(12, 7, files, ran, run_time, queue))
 
 
-def _quantiles(
-    title: str, histogram: str, begin: str, end: str, labels: tuple[str, ...] = ("operation",)
-) -> timeseries_panel.Panel:
-    return timeseries(
+def queue_times() -> heatmap.Panel:
+    """Show how long jobs waited."""
+    return durations(
         PanelInfo(
-            title,
-            f"{begin} to {end}; p50, p90 and p99 estimated from histogram buckets.",
+            "Queue time",
+            "Started jobs by time from submission to start; the colour scale gives their number. Dots carry a job's "
+            "id.",
             unit="s",
         ),
-        *(
-            Query(quantile(share, histogram, labels), legend, exemplar=True, step="5m")
-            for share, legend in zip((0.5, 0.9, 0.99), theme.QUANTILES, strict=True)
+        Query(
+            increase("sbg_job_queue_duration_seconds_bucket", "le", labels=("operation", "le")),
+            "{{le}}",
+            exemplar=True,
+            step="10m",
         ),
-        colors=theme.QUANTILES,
     )

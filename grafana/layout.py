@@ -10,6 +10,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
 
+from exporter.api.models import Operation
 from grafana import theme
 from grafana.panels import DATASOURCE, RUNBOOKS, AnyPanel
 
@@ -18,6 +19,9 @@ _WIDTH: Final = 24
 _SCHEMA: Final = 39
 """Schema of Grafana 11.0; newer versions migrate it when they load a dashboard."""
 _ALL: Final = model.VariableOption(text="All", value="$__all", selected=True)
+
+
+Variable = dashboard.QueryVariable | dashboard.CustomVariable | dashboard.TextBoxVariable
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,6 @@ class Cell:
 def cells(width: int, height: int, *panels: AnyPanel) -> tuple[Cell, ...]:
     """Give several panels the same size."""
     return tuple(Cell(panel, width, height) for panel in panels)
-
-
-def tiles(*panels: AnyPanel) -> tuple[Cell, ...]:
-    """Give several panels the size of a single number."""
-    return cells(4, 3, *panels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,10 @@ class Page:
     uid: str
     title: str
     description: str
-    variables: Sequence[dashboard.QueryVariable]
+    variables: Sequence[Variable]
     rows: Sequence[Row]
+    since: str = "now-6h"
+    refresh: str = "30s"
 
 
 def accounts(*, several: bool) -> dashboard.QueryVariable:
@@ -63,10 +64,27 @@ def accounts(*, several: bool) -> dashboard.QueryVariable:
     return _choice("account", "Account", "label_values(sbg_account_info, account)", several=several)
 
 
-def operations() -> dashboard.QueryVariable:
-    """Variable for the operation."""
-    query = 'label_values(sbg_jobs_submitted_total{account=~"$account"}, operation)'
-    return _choice("operation", "Operation", query, several=True)
+def operations() -> dashboard.CustomVariable:
+    """Variable for the operation: the documented ones, and any that is typed."""
+    known = ",".join(each.value for each in Operation)
+    variable = dashboard.CustomVariable("operation").label("Operation").values(known).multi(True)  # noqa: FBT003
+    return variable.include_all(True).all_value(".*").current(_ALL)  # noqa: FBT003  # the SDK's signature
+
+
+def job() -> dashboard.TextBoxVariable:
+    """Variable for a job id, or how it begins; empty for all jobs."""
+    empty = model.VariableOption(text="", value="", selected=True)
+    return dashboard.TextBoxVariable("job_id").label("Job id").default_value("").current(empty)
+
+
+def period() -> dashboard.CustomVariable:
+    """Variable for the length of the periods to count in."""
+    options = [
+        model.VariableOption(text=text, value=value, selected=not index)
+        for index, (text, value) in enumerate({"day": "1d", "week": "7d", "month": "30d"}.items())
+    ]
+    values = ",".join(f"{option.text} : {option.value}" for option in options)
+    return dashboard.CustomVariable("period").label("Per").values(values).options(options).current(options[0])
 
 
 def _choice(name: str, label: str, query: str, *, several: bool) -> dashboard.QueryVariable:
@@ -113,8 +131,8 @@ def built(page: Page, others: Sequence[Page]) -> str:
         .description(page.description)
         .tags([TAG])
         .timezone("browser")
-        .time("now-6h", "now")
-        .refresh("30s")
+        .time(page.since, "now")
+        .refresh(page.refresh)
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .editable()
         .variables([dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")])
@@ -134,6 +152,9 @@ def built(page: Page, others: Sequence[Page]) -> str:
             "auto_min",
         ):  # the SDK sets these on every variable, but only intervals have them
             variable.pop(key, None)
+    for panel in written["panels"]:
+        if panel["type"] == "table":  # Grafana 12 has this in the footer, and 13 here
+            panel["options"]["enablePagination"] = panel["options"]["footer"]["enablePagination"]
     return json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from grafana import theme
-from grafana.queries import Query
+from grafana.queries import Query, named, now
 
 DATASOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 RUNBOOKS: Final = "https://github.com/sbg-exporter/sbg-exporter/blob/main/deploy/prometheus/RUNBOOKS.md"
@@ -31,10 +31,14 @@ Steps = Sequence[tuple[float | None, str]]
 ValueTexts = Mapping[str, tuple[str, str]]
 """Text and colour to show for a value ("": the default colour)."""
 
+NO_STEPS: Final[Steps] = ((None, theme.NONE),)
 ALARM: Final = ((None, theme.NONE), (1, theme.FAILURE))
 ATTENTION: Final = ((None, theme.NONE), (1, theme.WARNING_TEXT))
 """Thresholds for counts of failures, and for counts of warnings."""
 
+_ALONE: Final = {"Value #A": "Value"}
+"""What Grafana calls the values of a panel's only query."""
+_SIZES: Final = common.VizTextDisplayOptions().title_size(14).value_size(24)
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -109,22 +113,56 @@ def _latest() -> common.ReduceDataOptions:
     return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)  # noqa: FBT003  # the SDK's signature
 
 
-# ---- one number ----
+# ---- numbers ----
 
 
-def stat(
-    info: PanelInfo, query: Query, *, steps: Steps = ((None, theme.NONE),), value_mappings: ValueTexts | None = None
-) -> stat_panel.Panel:
-    """Show one number, on a coloured background above its thresholds."""
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One of several numbers side by side: a name, and what to show for it.
+
+    Attributes:
+        steps: colours of the background.
+        value_mappings: words to show in place of numbers.
+        link: title and URL.
+    """
+
+    name: str
+    expr: str
+    unit: str = "locale"
+    steps: Steps = NO_STEPS
+    value_mappings: ValueTexts | None = None
+    link: tuple[str, str] = ("", "")
+    decimals: int | None = None
+
+
+def tiles(info: PanelInfo, *numbers: Tile) -> stat_panel.Panel:
+    """Show several numbers, with their names, by one query."""
+    query = now(named("tile", {number.name: number.expr for number in numbers}), "{{tile}}")
+    panel = (
+        _stat(info, query).text_mode(shapes.BigValueTextMode.VALUE_AND_NAME).orientation(shapes.VizOrientation.VERTICAL)
+    )
+    panel.text(_SIZES)
+    for number in numbers:
+        found: dict[str, object] = {"unit": number.unit, "thresholds": _steps(number.steps).build()}
+        if number.value_mappings:
+            found["mappings"] = as_mappings(number.value_mappings)
+        if number.decimals is not None:
+            found["decimals"] = number.decimals
+        title, url = number.link
+        if url:
+            found["links"] = [{"title": title, "url": url}]
+        panel.override_by_name(number.name, [model.DynamicConfigValue(key, value) for key, value in found.items()])
+    return panel
+
+
+def _stat(info: PanelInfo, query: Query) -> stat_panel.Panel:
     return (
         _described(stat_panel.Panel(), info, [_target(query)])
         .reduce_options(_latest())
-        .thresholds(_steps(steps))
+        .thresholds(_steps(((None, theme.NONE),)))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
-        .mappings(as_mappings(value_mappings or {}))
         .color_mode(shapes.BigValueColorMode.BACKGROUND_SOLID)
         .graph_mode(shapes.BigValueGraphMode.NONE)
-        .text_mode(shapes.BigValueTextMode.VALUE)
         .justify_mode(shapes.BigValueJustifyMode.CENTER)
         .orientation(shapes.VizOrientation.AUTO)
     )
@@ -132,7 +170,7 @@ def stat(
 
 def label_stat(info: PanelInfo, query: Query) -> stat_panel.Panel:
     """Show the legend instead of the value, for facts in labels."""
-    return stat(info, query).text_mode(shapes.BigValueTextMode.NAME)
+    return _stat(info, query).text_mode(shapes.BigValueTextMode.NAME).text(_SIZES)
 
 
 # ---- over time ----
@@ -144,13 +182,9 @@ def timeseries(
     colors: Mapping[str, str] | None = None,
     stacked: bool = False,
     bars: bool = False,
-    listed: bool = False,
-    most: float | None = None,
+    limit: float | None = None,
 ) -> timeseries_panel.Panel:
-    """Show series over time; *colors* by legend, as regular expressions.
-
-    If there may be many series, *listed* shows them in a table to the right, largest first.
-    """
+    """Show series over time; *colors* by legend, as regular expressions; *limit* is drawn as a line."""
     panel = (
         _described(timeseries_panel.Panel(), info, [_target(query) for query in queries])
         .min(0)
@@ -160,8 +194,8 @@ def timeseries(
         .show_points(shapes.VisibilityMode.NEVER if bars or stacked else shapes.VisibilityMode.AUTO)
         .point_size(4)
         .span_nulls(False)  # noqa: FBT003  # gaps stay visible
-        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(theme.GOOD))
-        .legend(_list_beside() if listed else _legend())
+        .color_scheme(_fixed(theme.GOOD))
+        .legend(_legend())
         .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI).sort(shapes.SortOrder.DESCENDING))
         .stacking(
             common.StackingConfig().mode(shapes.StackingMode.NORMAL if stacked else shapes.StackingMode.NONE).group("A")
@@ -169,10 +203,42 @@ def timeseries(
     )
     if info.unit == "locale":  # a count: no fractions on the axis
         panel.decimals(0).axis_soft_max(4)
-    if most is not None:
-        panel.max(most)
+    if limit is not None:
+        panel.thresholds(_steps(((None, theme.NONE), (limit, theme.WARNING))))
+        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(shapes.GraphThresholdsStyleMode.DASHED))
     for pattern, color in (colors or {}).items():
         panel.override_by_regexp(f"/^{pattern}$/", [_color(color)])
+    return panel
+
+
+def events(
+    info: PanelInfo,
+    *queries: Query,
+    colors: Mapping[str, str],
+    normal: Sequence[str],
+) -> timeseries_panel.Panel:
+    """Show what is normal as lines, and all else as bars, on a logarithmic axis.
+
+    One failure is then visible next to forty successes, and a thousand do not flatten it. Bars of the same time are of
+    different widths, so that none hides another.
+    """
+    panel = timeseries(info, *queries, colors=colors, bars=True)
+    panel.scale_distribution(
+        common.ScaleDistributionConfig().type(shapes.ScaleDistribution.SYMLOG).log(10).linear_threshold(1)
+    )
+    panel.mappings(as_mappings({"-1": (" ", "")}))  # a tick that Grafana writes below such an axis' zero
+    rare = [name for name in colors if name not in normal]
+    for place, name in enumerate(sorted(rare)):  # Prometheus' order, in which they are drawn
+        width = round(0.8 - 0.6 * place / len(rare), 2)
+        panel.override_by_regexp(f"/^{name}$/", [model.DynamicConfigValue("custom.barWidthFactor", width)])
+    line = {
+        "custom.drawStyle": "line",
+        "custom.lineWidth": 2,
+        "custom.fillOpacity": 10 if len(normal) == 1 else 0,
+        "custom.showPoints": "auto",
+    }
+    for name in normal:
+        panel.override_by_regexp(f"/^{name}$/", [model.DynamicConfigValue(key, value) for key, value in line.items()])
     return panel
 
 
@@ -183,17 +249,6 @@ def _legend() -> common.VizLegendOptions:
         .display_mode(shapes.LegendDisplayMode.LIST)
         .placement(shapes.LegendPlacement.BOTTOM)
         .calcs([])
-    )
-
-
-def _list_beside() -> common.VizLegendOptions:
-    return (
-        _legend()
-        .display_mode(shapes.LegendDisplayMode.TABLE)
-        .placement(shapes.LegendPlacement.RIGHT)
-        .calcs(["max"])
-        .sort_by("Max")
-        .sort_desc(True)  # noqa: FBT003  # the SDK's signature
     )
 
 
@@ -229,19 +284,39 @@ def durations(info: PanelInfo, query: Query) -> heatmap.Panel:
 
 
 def states(info: PanelInfo, query: Query, value_mappings: ValueTexts) -> statetimeline.Panel:
-    """Show the state of each series over time."""
+    """Show the state of each series over time, a row for each."""
     return (
-        _described(statetimeline.Panel(), info, [_target(query)])
+        _rows(info, query)
         .mappings(as_mappings(value_mappings))
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .thresholds(_steps(((None, theme.QUIET),)))
         .merge_values(True)  # noqa: FBT003  # the SDK's signature
         .show_value(shapes.VisibilityMode.AUTO)
+        .legend(_legend())
+    )
+
+
+def amounts(info: PanelInfo, query: Query) -> statetimeline.Panel:
+    """Show the amount of each series over time, a row for each: the more, the stronger."""
+    return (
+        _rows(info, query)
+        .min(0)
+        .decimals(0)
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.CONTINUOUS_BLUES))
+        .merge_values(False)  # noqa: FBT003  # the SDK's signature
+        .show_value(shapes.VisibilityMode.NEVER)
+        .fill_opacity(100)
+        .legend(_legend().show_legend(False))  # noqa: FBT003  # the SDK's signature
+    )
+
+
+def _rows(info: PanelInfo, query: Query) -> statetimeline.Panel:
+    return (
+        _described(statetimeline.Panel(), info, [_target(query)])
         .align_value(shapes.TimelineValueAlignment.LEFT)
         .row_height(0.8)
         .fill_opacity(80)
         .line_width(0)
-        .legend(_legend())
         .tooltip(common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.SINGLE).sort(shapes.SortOrder.NONE))
     )
 
@@ -250,15 +325,9 @@ def states(info: PanelInfo, query: Query, value_mappings: ValueTexts) -> stateti
 
 
 def bar_gauge(
-    info: PanelInfo,
-    query: Query,
-    *,
-    steps: Steps,
-    most: float | None = None,
-    value_mappings: ValueTexts | None = None,
-    short_names: bool = False,
+    info: PanelInfo, query: Query, *, steps: Steps, value_mappings: ValueTexts | None = None
 ) -> bargauge.Panel:
-    """Show the latest values as bars, with names above them, or to their left if *short_names*."""
+    """Show the latest values as bars, with names above them."""
     panel = (
         _described(bargauge.Panel(), info, [_target(query)])
         .reduce_options(_latest())
@@ -268,18 +337,14 @@ def bar_gauge(
         .orientation(shapes.VizOrientation.HORIZONTAL)
         .display_mode(shapes.BarGaugeDisplayMode.BASIC)
         .value_mode(shapes.BarGaugeValueMode.TEXT)
-        .name_placement(shapes.BarGaugeNamePlacement.LEFT if short_names else shapes.BarGaugeNamePlacement.TOP)
-        .text(common.VizTextDisplayOptions().value_size(16))
+        .name_placement(shapes.BarGaugeNamePlacement.TOP)
+        .text(common.VizTextDisplayOptions().value_size(16).title_size(13))
         .show_unfilled(True)  # noqa: FBT003  # the SDK's signature
         .sizing(shapes.BarGaugeSizing.MANUAL)
-        .min_viz_height(16 if short_names else 34)
-        .max_viz_height(24 if short_names else 40)
+        .min_viz_height(34)
+        .max_viz_height(40)
         .min_viz_width(8)
     )
-    if not short_names:  # Grafana cuts names to the left of bars if their size is set
-        panel.text(common.VizTextDisplayOptions().value_size(16).title_size(13))
-    if most is not None:
-        panel.max(most)
     for name, (text, _) in (value_mappings or {}).items():
         panel.override_by_name(name, [model.DynamicConfigValue("displayName", text)])
     return panel
@@ -304,20 +369,32 @@ class Column:
     query: Query | None = None
     unit: str = ""
     width: int = 0
-    look: Literal["", "bar", "failure"] = ""
+    look: Literal["", "bar", "failure", "words"] = ""
     value_mappings: ValueTexts | None = None
     link: tuple[str, str] = ("", "")
     empty: str = ""
     steps: Steps = ()
+    decimals: int | None = None
 
 
 def table(
-    info: PanelInfo, columns: Sequence[Column], *hidden: Query, sort: str, descending: bool = True
+    info: PanelInfo,
+    columns: Sequence[Column],
+    *hidden: Query,
+    sort: str,
+    descending: bool = True,
+    paged: bool = True,
 ) -> table_panel.Panel:
-    """Show one row per combination of labels; *hidden* queries only add labels."""
+    """Show one row per combination of labels; *hidden* queries only add labels.
+
+    If it is *paged*, rows that do not fit are on further pages, so that none is cut.
+    """
     asked = [column.query for column in columns if column.query is not None]
     letters = dict(zip([column.title for column in columns if column.query is not None], _LETTERS, strict=False))
     fields = {column.title: f"Value #{letters[column.title]}" if column.query else column.source for column in columns}
+    fields = (
+        fields if len(asked) + len(hidden) > 1 else {title: _ALONE.get(name, name) for title, name in fields.items()}
+    )
     unseen = ["Time", *(f"Value #{_LETTERS[len(asked) + number]}" for number in range(len(hidden)))]
     panel = (
         _described(table_panel.Panel(), info, [_target(query, PromQueryFormat.TABLE) for query in (*asked, *hidden)])
@@ -337,6 +414,7 @@ def table(
         .cell_height(shapes.TableCellHeight.SM)
         .align(shapes.FieldTextAlignment.AUTO)
         .filterable(False)  # noqa: FBT003  # the SDK's signature
+        .footer(common.TableFooterOptions().show(False).enable_pagination(paged))  # noqa: FBT003
         .thresholds(_steps(((None, theme.PLAIN),)))
     )
     for column in columns:
@@ -350,9 +428,15 @@ def _properties(column: Column) -> list[model.DynamicConfigValue]:
         found["unit"] = column.unit
     if column.width:
         found["custom.width"] = column.width
+    if column.decimals is not None:
+        found["decimals"] = column.decimals
     if column.look == "bar":
         found["custom.cellOptions"] = {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}
         found |= {"min": 0, "max": 1, "color": {"mode": "fixed", "fixedColor": theme.GOOD}}
+        found["decimals"] = 0
+    if column.look == "words":
+        found["custom.cellOptions"] = {"type": "color-text"}
+        found["custom.align"] = "left"
     if column.look == "failure":
         found["custom.cellOptions"] = {"type": "color-text"}
         found["thresholds"] = _steps(((None, theme.PLAIN), (1, theme.FAILURE))).build()

@@ -4,11 +4,13 @@ Every query first takes the maximum over labels that only distinguish processes 
 one account are the same account scraped twice, never two halves of it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 ACCOUNT: Final = 'account=~"$account"'
 OPERATION: Final = f'{ACCOUNT}, operation=~"$operation"'
+CHOSEN_JOB: Final = f'{OPERATION}, job_id=~"$job_id.*"'
 """Selectors for the variables at the top of a dashboard."""
 
 JOB: Final = ("account", "operation", "job_id")
@@ -21,7 +23,7 @@ class Query:
     Attributes:
         instant: query only the end of the time range.
         exemplar: also query exemplars, which carry a job's id.
-        step: minimum time between two points, such as ``5m``.
+        step: minimum time between two points, such as ``5m`` or a variable.
     """
 
     expr: str
@@ -41,9 +43,9 @@ def each(metric: str, *labels: str, where: str = ACCOUNT) -> str:
     return f"max by ({', '.join(('account', *labels))}) ({metric}{{{where}}})"
 
 
-def job(metric: str) -> str:
+def job(metric: str, where: str = OPERATION) -> str:
     """Return one series per job that has per-job series."""
-    return each(metric, "operation", "job_id", where=OPERATION)
+    return each(metric, "operation", "job_id", where=where)
 
 
 def rate(metric: str, *by: str, labels: tuple[str, ...] = ("operation",), where: str = OPERATION) -> str:
@@ -51,18 +53,28 @@ def rate(metric: str, *by: str, labels: tuple[str, ...] = ("operation",), where:
     return _summed(f"rate({metric}{{{where}}}[$__rate_interval])", by, labels)
 
 
-def increase(metric: str, *by: str, labels: tuple[str, ...] = ("operation",), where: str = OPERATION) -> str:
-    """Return the increase per step, summed by *by*."""
-    return _summed(f"increase({metric}{{{where}}}[$__rate_interval])", by, labels)
+def increase(
+    metric: str,
+    *by: str,
+    labels: tuple[str, ...] = ("operation",),
+    where: str = OPERATION,
+    within: str = "[$__rate_interval]",
+) -> str:
+    """Return the increase *within* a step, or another range with its offset, summed by *by*."""
+    return _summed(f"increase({metric}{{{where}}}{within})", by, labels)
 
 
 def _summed(expr: str, by: tuple[str, ...], labels: tuple[str, ...]) -> str:
-    return f"sum by ({', '.join(by)}) (max by ({', '.join(('account', *labels))}) ({expr}))"
+    grouped = f" by ({', '.join(by)})" if by else ""
+    return f"sum{grouped} (max by ({', '.join(('account', *labels))}) ({expr}))"
 
 
-def quantile(share: float, histogram: str, labels: tuple[str, ...] = ("operation",), where: str = OPERATION) -> str:
-    """Return the quantile *share* of a histogram."""
-    return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', 'le', labels=(*labels, 'le'), where=where)})"
+def quantile(
+    share: float, histogram: str, *by: str, labels: tuple[str, ...] = ("operation",), where: str = OPERATION
+) -> str:
+    """Return the quantile *share* of a histogram, by *by*."""
+    buckets = rate(f"{histogram}_bucket", *by, "le", labels=(*labels, "le"), where=where)
+    return f"histogram_quantile({share}, {buckets})"
 
 
 def since(timestamp: str) -> str:
@@ -75,12 +87,20 @@ def or_zero(number: str, known_by: str) -> str:
     return f"({number}) or 0 * count({known_by})"
 
 
-_HIDDEN: Final = f'{ACCOUNT}, kind="failed"'
-FAILED_JOBS: Final = (
-    f"sum({each('sbg_exporter_job_series_hidden', where=_HIDDEN)})"
-    f" + (count({job('sbg_failed_job_files_failed')}) or vector(0))"
-)
-"""Number of failed jobs. The metric for hidden jobs has no label ``operation``."""
+def named(label: str, expressions: Mapping[str, str]) -> str:
+    """Return several numbers as one query: each has its name in *label*."""
+    return " or ".join(f'label_replace({expr}, "{label}", "{name}", "", "")' for name, expr in expressions.items())
+
+
+def _known(kind: str, metric: str) -> str:
+    """Return the number of jobs with series of their own and without; the latter have no label ``operation``."""
+    hidden = each("sbg_exporter_job_series_hidden", where=f'{ACCOUNT}, kind="{kind}"')
+    return f"sum({hidden}) + (count({job(metric)}) or vector(0))"
+
+
+FAILED_JOBS: Final = _known("failed", "sbg_failed_job_files_failed")
+UNFINISHED_JOBS: Final = _known("unfinished", "sbg_unfinished_job_files_expected")
+"""Numbers of jobs, as the tables have them."""
 
 ACCOUNT_STATE: Final = (
     f"{each('sbg_up')}"
@@ -100,13 +120,16 @@ WAITING: Final = " + ".join(
 )
 """0: not waiting; else the number of the reason."""
 
+_DELAYED: Final = " + ".join(
+    f"{number}0 * {_waiting(reason)}" for number, reason in enumerate(("allowance", "yielding", "rate_limited"), 1)
+)
+_WORST: Final = f"bottomk(10, max by (account) (avg_over_time(sbg_up{{{ACCOUNT}}}[$__range] @ end())))"
+STATES_OVER_TIME: Final = f"({ACCOUNT_STATE} + ({_DELAYED} or 0 * {each('sbg_up')})) and on (account) {_WORST}"
+"""ACCOUNT_STATE, and in tens the reason why an account waits that is up. Of the ten accounts that were down longest."""
 
-def ranked_codes(rank: int) -> str:
-    """Return the *rank*-th most frequent error code of each failed job as label ``code_<rank>``."""
-    rest = each("sbg_failed_job_errors", "operation", "job_id", "code", where=OPERATION)
+
+def main_code(where: str = OPERATION) -> str:
+    """Return the most frequent error code of each failed job as label ``code_1``."""
     by = ", ".join(JOB)
-    for _ in range(rank - 1):
-        rest = f"({rest} unless topk by ({by}) (1, {rest}))"
-    return (
-        f'max by ({by}, code_{rank}) (label_replace(topk by ({by}) (1, {rest}), "code_{rank}", "$1", "code", "(.*)"))'
-    )
+    errors = each("sbg_failed_job_errors", "operation", "job_id", "code", where=where)
+    return f'max by ({by}, code_1) (label_replace(topk by ({by}) (1, {errors}), "code_1", "$1", "code", "(.*)"))'

@@ -1,7 +1,9 @@
 """Colours and value texts of all dashboards.
 
-Red means failed files or jobs only. Orange is a warning. Blue is normal work. All common kinds of colour blindness can
-distinguish these three, and no panel uses colour alone.
+A colour has one meaning: blue is normal work, orange a warning, red failed files or jobs, or an account that is down.
+Operations have hues that mean nothing else. All common kinds of colour blindness can distinguish blue, orange and red,
+and no panel uses colour alone. Accounts have no colours: each has a row with its name, which is as readable for fifty
+accounts as for one.
 """
 
 from typing import Final
@@ -13,24 +15,26 @@ WARNING_TEXT: Final = "dark-orange"
 FAILURE: Final = "red"
 PLAIN: Final = "text"
 NONE: Final = "transparent"
-GONE: Final = "purple"
+GONE: Final = "dark-purple"
 QUIET: Final = "#8e8e99"
-_TEAL: Final = "#4fa8a0"
+YELLOW: Final = "#d9b13b"
+"""Grafana's own yellow is hard to see on white."""
 
-OPERATIONS: Final = {"copy": GOOD, "move": "light-purple", "delete": _TEAL}
-STATES: Final = {"submitted": "super-light-blue", "resolving": "light-purple", "running": GOOD, "finished": QUIET}
+OPERATIONS: Final = {"copy": "#2fa39a", "move": "#a57be0", "delete": "#98a234"}
+STATES: Final = {"submitted": QUIET, "resolving": YELLOW, "running": GOOD}
 OUTCOMES: Final = {
     "succeeded": GOOD,
-    "incomplete": WARNING,
+    "incomplete": YELLOW,
     "lost": GONE,
-    "partial": "light-red",
+    "partial": WARNING,
     "failed": FAILURE,
 }
-QUANTILES: Final = {"p50": GOOD, "p90": "light-purple", "p99": WARNING}
+FILES: Final = {"expected": QUIET, "completed": GOOD, "failed": FAILURE}
+ENDPOINTS: Final = {"poll": QUIET, "list": GOOD, "job": "light-purple", "user": YELLOW}
 POLL_RESULTS: Final = {
     "success": GOOD,
     "maintenance": QUIET,
-    "rate_limited": "yellow",
+    "rate_limited": YELLOW,
     "bad_answer": "light-purple",
     "unauthorized": WARNING,
     "unreachable": "dark-orange",
@@ -39,7 +43,7 @@ POLL_RESULTS: Final = {
 
 REQUESTS: Final = {
     "2..": GOOD,
-    "429": "yellow",
+    "429": YELLOW,
     "4(0.|1.|2[0-8])": WARNING,
     "5..": GONE,
     "(timeout|connect|other)": "dark-orange",

@@ -38,5 +38,6 @@ def test_every_panel_is_drawn_also_without_data(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*.png")) == [
         "bulk-jobs-no-data-1280-dark.png",
         "exporter-health-no-data-1280-dark.png",
+        "files-and-jobs-no-data-1280-dark.png",
         "one-account-no-data-1280-dark.png",
     ]

@@ -98,7 +98,7 @@ def test_the_data_source_is_chosen_on_the_page(board: Json) -> None:
 
 @every_dashboard
 def test_only_variables_of_the_page_are_used(board: Json) -> None:
-    known = {variable["name"] for variable in board["templating"]["list"]} | {"__rate_interval"}
+    known = {variable["name"] for variable in board["templating"]["list"]} | {"__rate_interval", "__range"}
 
     for panel in board["panels"]:
         for target in panel.get("targets", []):
@@ -116,8 +116,38 @@ def test_firing_alerts_are_marked(board: Json) -> None:
 def test_the_dashboards_have_names_and_addresses_of_their_own() -> None:
     boards = _dashboards().values()
 
-    assert len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == 3
+    assert len({board["uid"] for board in boards}) == len({board["title"] for board in boards}) == 4
     assert {f"sbg-{name.removesuffix('.json')}" for name in _dashboards()} == {board["uid"] for board in boards}
+
+
+_MOST_QUERIES: Final = 20
+"""What a refresh may ask for: each query of a panel, of a variable and of an annotation, and each for exemplars."""
+
+
+@every_dashboard
+def test_a_refresh_asks_for_little(board: Json) -> None:
+    targets = [target for panel in board["panels"] for target in panel.get("targets", [])]
+    asked = sum(bool(target.get(kind)) for target in targets for kind in ("instant", "range", "exemplar"))
+    variables = [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
+
+    assert asked >= len(targets)
+    assert asked + len(variables) + len(board["annotations"]["list"]) <= _MOST_QUERIES
+
+
+@every_dashboard
+def test_no_two_panels_show_the_same(board: Json) -> None:
+    expressions = Counter(target["expr"] for panel in board["panels"] for target in panel.get("targets", []))
+
+    assert max(expressions.values()) == 1
+
+
+@every_dashboard
+def test_red_is_for_failures_alone(board: Json) -> None:
+    for panel in board["panels"]:
+        for override in panel.get("fieldConfig", {}).get("overrides", []):
+            colours = [each["value"].get("fixedColor", "") for each in override["properties"] if each["id"] == "color"]
+            if any("red" in colour for colour in colours):
+                assert override["matcher"]["options"] == "/^failed$/", panel["title"]
 
 
 # ---- what every panel keeps ----
@@ -143,7 +173,7 @@ def test_a_number_has_a_unit(panel: Json) -> None:
     if panel["type"] == "table":
         (names,) = [each["options"] for each in panel["transformations"] if each["id"] == "organize"]
         overrides = {each["matcher"]["options"]: each["properties"] for each in panel["fieldConfig"]["overrides"]}
-        numbers = [title for source, title in names["renameByName"].items() if source.startswith("Value #")]
+        numbers = [title for source, title in names["renameByName"].items() if source.startswith("Value")]
         assert numbers
         for title in numbers:
             assert "unit" in [each["id"] for each in overrides[title]], title
@@ -153,10 +183,11 @@ def test_a_number_has_a_unit(panel: Json) -> None:
 def test_a_table_shows_or_hides_every_column_on_purpose(panel: Json) -> None:
     if panel["type"] == "table":
         (names,) = [each["options"] for each in panel["transformations"] if each["id"] == "organize"]
-        values = {f"Value #{target['refId']}" for target in panel["targets"]}
+        several = len(panel["targets"]) > 1
+        values = {f"Value #{target['refId']}" if several else "Value" for target in panel["targets"]}
         assert values | {"Time"} == {
             *names["excludeByName"],
-            *(name for name in names["renameByName"] if name.startswith("Value #")),
+            *(name for name in names["renameByName"] if name.startswith("Value")),
         }
 
 
@@ -194,18 +225,19 @@ def _calls_around(expression: str, position: int) -> Iterator[str]:
 
 @every_panel
 def test_rates_follow_the_resolution(panel: Json) -> None:
-    for expression in _expressions(panel):
-        if panel["type"] != "stat":  # a tile has no resolution
-            assert set(re.findall(r"\[([^]]*)\]", expression)) <= {"$__rate_interval"}
-        for call, inside in re.findall(r"\b(rate|increase)\(([^()]*)\)", expression):
-            assert inside.endswith("]"), call
+    for target in panel["targets"]:
+        step = target.get("interval", "")
+        if target.get("range"):  # the latest value has no resolution
+            counted = re.sub(r"\[[^]]*\] @ end\(\)", "", target["expr"])  # which series, not what they show
+            assert set(re.findall(r"\[([^]]*)\]", counted)) <= {step if step == "$period" else "$__rate_interval"}
+        for call, inside in re.findall(r"\b(rate|increase)\(([^()]*)\)", target["expr"]):
+            assert "[" in inside, call
 
 
 @every_panel
-def test_exemplars_are_on_where_histograms_are_drawn(panel: Json) -> None:
+def test_exemplars_are_on_where_times_of_jobs_are_drawn(panel: Json) -> None:
     for target in panel["targets"]:
-        if "_bucket" in target["expr"]:
-            assert target["exemplar"]
+        assert bool(target.get("exemplar")) == ("sbg_job_" in target["expr"] and "_bucket" in target["expr"])
 
 
 _UNDER_WHITE: Final = {"dark-orange", "red", "transparent", "#8e8e99"}
@@ -216,10 +248,48 @@ _UNDER_WHITE: Final = {"dark-orange", "red", "transparent", "#8e8e99"}
 def test_words_on_a_coloured_tile_can_be_read(panel: Json) -> None:
     if panel["type"] == "stat":
         drawn = panel["fieldConfig"]["defaults"]
-        said = [word for mapping in drawn["mappings"] for word in mapping["options"].values()]
-        colours = {step["color"] for step in drawn["thresholds"]["steps"]} | {word.get("color") for word in said}
+        tiles = [
+            {each["id"]: each["value"] for each in tile["properties"]} for tile in panel["fieldConfig"]["overrides"]
+        ]
+        said = [
+            word for tile in (drawn, *tiles) for each in tile.get("mappings", ()) for word in each["options"].values()
+        ]
+        steps = [step for tile in (drawn, *tiles) for step in tile["thresholds"]["steps"]]
+        colours = {step["color"] for step in steps} | {word.get("color") for word in said}
 
         assert colours - {None} <= _UNDER_WHITE
+
+
+# ---- exceptions from grafana/dashboard-linter, which make lint-dashboards runs ----
+
+
+_EXCLUSIONS: Final[dict[str, Json]] = yaml.safe_load((FOLDER / ".lint").read_text(encoding="utf-8"))["exclusions"]
+_UNITS: Final = {"bytes", "locale", "none", "percentunit", "s", "string"}
+
+
+def _excluded(rule: str) -> set[tuple[str, str]]:
+    return {(each["dashboard"], each["panel"]) for each in _EXCLUSIONS[rule].get("entries", ())}
+
+
+def test_exceptions_from_the_linter_have_reasons_and_are_of_panels_that_there_are() -> None:
+    there = {(board["title"], panel["title"]) for board in _dashboards().values() for panel in board["panels"]}
+
+    for rule, exclusion in _EXCLUSIONS.items():
+        assert exclusion["reason"].endswith("."), rule
+        assert _excluded(rule) <= there
+
+
+@every_dashboard
+def test_units_are_grafana_s_and_counters_are_of_a_time(board: Json) -> None:
+    """Rules of the linter whose exceptions are single panels."""
+    for panel in board["panels"]:
+        place = (board["title"], panel["title"])
+        if panel["type"] != "row" and place not in _excluded("panel-units-rule"):
+            assert panel["fieldConfig"]["defaults"]["unit"] in _UNITS, place
+        for target in panel.get("targets", []):
+            if place not in _excluded("target-counter-agg-rule"):
+                for before in re.findall(r"(\w+)\(\w+_total\b", target["expr"]):
+                    assert before in {"rate", "increase"}, place
 
 
 # ---- links ----
@@ -248,7 +318,29 @@ def test_links_lead_somewhere(board: Json) -> None:
         else:
             page, _, anchor = url.partition("#")
             assert page == RUNBOOKS
-            assert not anchor or anchor in anchors, url
+            assert not anchor or anchor in {*anchors, "${__value.raw}"}, url
+
+
+@pytest.mark.parametrize(("name", "table"), [("bulk-jobs", "Failed jobs"), ("bulk-jobs", "Unfinished jobs")])
+def test_the_id_of_a_job_leads_to_that_job(name: str, table: str) -> None:
+    panel = EVERY_PANEL[f"{name}.json: {table}"]
+    (job,) = [each for each in panel["fieldConfig"]["overrides"] if each["matcher"]["options"] == "Job"]
+    ((link,),) = [each["value"] for each in job["properties"] if each["id"] == "links"]
+
+    path, _, parameters = link["url"].partition("?")
+
+    assert path == "/d/sbg-one-account"
+    assert {"var-account=${__data.fields.Account}", "var-job_id=${__data.fields.Job}"} <= set(parameters.split("&"))
+
+
+def test_what_needs_attention_leads_to_runbooks_that_there_are() -> None:
+    runbooks = (_REPOSITORY / "deploy" / "prometheus" / "RUNBOOKS.md").read_text(encoding="utf-8")
+    (expression,) = _expressions(EVERY_PANEL["exporter-health.json: Needs attention"])
+
+    named = set(re.findall(r'"runbook", "(\w+)"', expression))
+
+    assert named
+    assert named <= {heading.lower() for heading in re.findall(r"^#+ (.*)$", runbooks, re.MULTILINE)}
 
 
 @every_dashboard
@@ -258,6 +350,25 @@ def test_every_dashboard_leads_to_the_others_and_the_runbooks(board: Json) -> No
     pages = {link["url"].partition("?")[0] for link in board["links"]}
 
     assert pages == {f"/d/{uid}" for uid in others} | {RUNBOOKS}
+
+
+# ---- documents ----
+
+
+_MOST_BYTES: Final = 250_000
+"""Of a picture, so that the documents open quickly."""
+
+
+def test_every_picture_is_in_a_document_and_small() -> None:
+    shown = set()
+    for document in (_REPOSITORY / "README.md", FOLDER.parent / "README.md"):
+        shown |= set(re.findall(r"pictures/([\w-]+\.png)\)", document.read_text(encoding="utf-8")))
+
+    pictures = {path.name: path.stat().st_size for path in (FOLDER.parent / "pictures").iterdir()}
+
+    assert pictures.keys() == shown
+    assert {name.replace(".json", "-states.png") for name in _dashboards()} <= shown
+    assert max(pictures.values()) <= _MOST_BYTES
 
 
 # ---- provisioning ----

@@ -43,7 +43,7 @@ def test_unknown_code_has_no_words() -> None:
 
 
 @pytest.mark.sources
-@pytest.mark.parametrize("name", ["bulk-jobs", "one-account"])
+@pytest.mark.parametrize("name", ["bulk-jobs", "files-and-jobs", "one-account"])
 def test_dashboards_show_every_code_in_words(name: str) -> None:
     shown = json.dumps(json.loads((DASHBOARDS / f"{name}.json").read_text(encoding="utf-8")))
 
