@@ -19,7 +19,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from exporter.api.error_codes import ERROR_CODES
-from exporter.config.platforms import PLATFORMS, Platform
+from exporter.api.platforms import PLATFORMS, Platform
 from exporter.config.settings import NEEDS_RESTART, Settings, default_text
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
 from exporter.simulator import control, faults

@@ -1,17 +1,68 @@
-"""The Seven Bridges platforms: the hosts of their APIs, and web addresses that are easily taken for them. Pure."""
+"""The Seven Bridges platforms: APIs, token pages, and web addresses that are easily taken for an API. Pure."""
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
-SHORT_NAMES: Final[Mapping[str, str]] = {
-    "api.sbgenomics.com": "aws-us",
-    "eu-api.sbgenomics.com": "aws-eu",
-    "cgc-api.sbgenomics.com": "cgc",
-    "cavatica-api.sbgenomics.com": "cavatica",
-    "api.sb.biodatacatalyst.nhlbi.nih.gov": "f4c",
-    "api.sevenbridges.cn": "ali-cn",
-}
+
+class Platform(NamedTuple):
+    """One platform.
+
+    Attributes:
+        name: its short name, by which an account without a name is called.
+        title: its name in words.
+        endpoint: the API's base URL.
+        web: where people log in.
+        token_page: where they copy their token; empty if the platform does not document it (menu *Developer*).
+    """
+
+    name: str
+    title: str
+    endpoint: str
+    web: str
+    token_page: str = ""
+
+    @property
+    def where_token_is(self) -> str:
+        """Where to copy the token, in words."""
+        return self.token_page or f"menu Developer of {self.web}"
+
+
+PLATFORMS: Final = (
+    Platform(
+        "cavatica",
+        "CAVATICA",
+        "https://cavatica-api.sbgenomics.com/v2",
+        "https://cavatica.sbgenomics.com",
+        "https://cavatica.sbgenomics.com/developer",
+    ),
+    Platform(
+        "cgc",
+        "Cancer Genomics Cloud",
+        "https://cgc-api.sbgenomics.com/v2",
+        "https://cgc.sbgenomics.com",
+        "https://cgc.sbgenomics.com/developer",
+    ),
+    Platform(
+        "f4c",
+        "BioData Catalyst",
+        "https://api.sb.biodatacatalyst.nhlbi.nih.gov/v2",
+        "https://platform.sb.biodatacatalyst.nhlbi.nih.gov",
+    ),
+    Platform(
+        "aws-us",
+        "Seven Bridges US",
+        "https://api.sbgenomics.com/v2",
+        "https://igor.sbgenomics.com",
+        "https://igor.sbgenomics.com/developer",
+    ),
+    Platform("aws-eu", "Seven Bridges EU", "https://eu-api.sbgenomics.com/v2", "https://eu.sbgenomics.com"),
+    Platform("ali-cn", "Seven Bridges China", "https://api.sevenbridges.cn/v2", "https://platform.sevenbridges.cn"),
+)
+"""The platforms, in the order in which `init` lists them."""
+
+SHORT_NAMES: Final[Mapping[str, str]] = {urlsplit(each.endpoint).netloc: each.name for each in PLATFORMS}
 """API host to the platform's short name."""
 
 _BASE_PATH: Final = re.compile(r"/v2(?=/|$)")

@@ -9,12 +9,12 @@ from typing import Final
 
 import click
 
+from exporter.api.platforms import PLATFORMS, Platform
 from exporter.commands import check
 from exporter.commands._click import Command
 from exporter.commands._prompt import Prompt
 from exporter.commands._settings import home_folder
 from exporter.config.first_file import default_config_file, find_platform, first_file, token_file_name
-from exporter.config.platforms import PLATFORMS, Platform
 from exporter.config.settings import PREFIX
 from exporter.config.tokens import parse_token
 from exporter.errors import ConfigError, OutputError, Stopping

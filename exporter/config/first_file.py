@@ -9,9 +9,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from exporter.api.platforms import PLATFORMS, Platform
 from exporter.config.accounts import AccountTable
 from exporter.config.endpoints import parse_endpoint
-from exporter.config.platforms import PLATFORMS, Platform
 from exporter.errors import ConfigError, suggestion
 
 SYSTEM_FOLDER: Final = Path("/etc/sbg-exporter")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from exporter.api.platforms import PLATFORMS
 from exporter.commands import init as init_command
 from exporter.commands import main
 from exporter.config.first_file import default_config_file
 from exporter.config.loading import load
-from exporter.config.platforms import PLATFORMS
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests import measured, warm
 from tests.isolated import STRANGER, isolated, needs_root
