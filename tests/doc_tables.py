@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from exporter.api.error_codes import ERROR_CODES
 from exporter.api.platforms import PLATFORMS, Platform
+from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import NEEDS_RESTART, Settings, default_text
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Section, Type
 from exporter.simulator import control, faults
@@ -118,11 +119,15 @@ def settings() -> str:
     return _table(
         ("key", "default", "meaning", "reload"),
         (
-            (_code(key), _default(field), field.description or "", _reload(key))
+            (_code(key), _default(field), (field.description or "") + _own(key), _reload(key))
             for key, field in Settings.model_fields.items()
             if key not in _NOT_IN_TABLE
         ),
     )
+
+
+def _own(key: str) -> str:
+    return "; an account may have its own" if key in OwnSettings._fields else ""
 
 
 def _reload(key: str) -> str:

@@ -1,7 +1,8 @@
 """The allowance: how many API requests the exporter may send, and when.
 
 The platform limits the requests of a user per window: 1000 in 5 minutes when last documented. The user's own scripts
-share this limit. The exporter uses at most ``rate_share`` of it, for all accounts of the user together:
+share this limit. The exporter uses at most ``rate_share`` of it, for all accounts of the user together. If these
+accounts have different shares, the smallest applies: the exporter never takes more than each of them permits.
 
 * It learns the limit and the end of the window from the ``X-RateLimit-*`` headers of each response.
 * After a 429 it sends nothing until the platform's window ends.
@@ -17,8 +18,9 @@ on this machine changes nothing.
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from exporter.api.models import Priority, RateLimit
@@ -97,7 +99,7 @@ class Allowance:
         """Continue from *saved* at the time *now*.
 
         Args:
-            share: the part of the platform's limit that the exporter may use, 0 to 1.
+            share: the part of the platform's limit that the exporter may use while no account is added, 0 to 1.
             saved: the state that an earlier process saved, if any.
             now: monotonic seconds.
             save: called with the state to save, after each change.
@@ -105,7 +107,8 @@ class Allowance:
         self._share = share
         self._save = save
         self._lock = threading.RLock()
-        self._accounts: set[str] = set()
+        self._accounts: dict[str, float] = {}
+        """The accounts that share it, each with the part of the platform's limit that it permits."""
         self._limit = saved.limit if saved else None
         self._used = saved.used if saved else 0
         self._slices = saved.slices if saved else 0
@@ -121,20 +124,21 @@ class Allowance:
         self._remaining: int | None = None
         """Requests left in this window; None until the platform has reported it in this window."""
 
-    def add_account(self, account: str) -> None:
-        """Share the allowance with another account of the user."""
+    def add_account(self, account: str, share: float) -> None:
+        """Share the allowance with another account of the user, which permits *share* of the platform's limit."""
         with self._lock:
-            self._accounts.add(account)
+            self._accounts[account] = share
 
     def remove_account(self, account: str) -> None:
         """Share the allowance no longer with this account."""
         with self._lock:
-            self._accounts.discard(account)
+            self._accounts.pop(account, None)
 
-    def use_share(self, share: float) -> None:
-        """Change the part of the platform's limit that the exporter may use."""
+    def use_shares(self, share: float, share_of: Callable[[str], float]) -> None:
+        """Change the part of the platform's limit that the exporter may use: without accounts, and for each of them."""
         with self._lock:
             self._share = share
+            self._accounts = {account: share_of(account) for account in self._accounts}
 
     def take(self, now: float, priority: Priority = Priority.DISCOVERY) -> float:
         """Take one request. Return 0.0 if it may be sent now, else the seconds until the next attempt."""
@@ -297,7 +301,7 @@ class Allowance:
 
     def _requests(self) -> int:
         limit = self._limit if self._limit is not None and self._limit > 0 else DEFAULT_LIMIT
-        return max(1, int(limit * self._share))
+        return max(1, int(limit * min(self._accounts.values(), default=self._share)))
 
     def _write(self, now: float) -> None:
         if self._save is not None:
@@ -316,6 +320,7 @@ class AllowancePool:
     def __init__(
         self,
         share: float,
+        shares: Mapping[str, float] = MappingProxyType({}),
         *,
         saved: Callable[[AllowanceKey], SavedAllowance | None] | None = None,
         save: Callable[[AllowanceKey, SavedAllowance], None] | None = None,
@@ -324,10 +329,12 @@ class AllowancePool:
 
         Args:
             share: the part of the platform's limit that the exporter may use, 0 to 1.
+            shares: account to its share, for each that has one of its own.
             saved: returns the state that an earlier process saved for a key.
             save: called with the state to save, after each change.
         """
         self._share = share
+        self._shares = shares
         self._saved = saved
         self._save = save
         self._lock = threading.Lock()
@@ -338,19 +345,29 @@ class AllowancePool:
         with self._lock:
             if key not in self._allowances:
                 self._allowances[key] = Allowance(
-                    self._share,
+                    self._share_of(key.entry),
                     saved=self._saved(key) if self._saved else None,
                     now=now,
                     save=self._saver(key),
                 )
             return self._allowances[key]
 
-    def use_share(self, share: float) -> None:
-        """Change the part of every limit that the exporter may use."""
+    def join(self, key: AllowanceKey, account: str, now: float) -> Allowance:
+        """Return the allowance of *key*, which *account* shares from now on."""
+        allowance = self.of(key, now)
         with self._lock:
-            self._share = share
-            for allowance in self._allowances.values():
-                allowance.use_share(share)
+            allowance.add_account(account, self._share_of(account))
+        return allowance
+
+    def use_shares(self, share: float, shares: Mapping[str, float]) -> None:
+        """Change the part of every limit that the exporter may use; *shares* are those of accounts with their own."""
+        with self._lock:
+            self._share, self._shares = share, shares
+            for key, allowance in self._allowances.items():
+                allowance.use_shares(self._share_of(key.entry), self._share_of)
+
+    def _share_of(self, account: str) -> float:
+        return self._shares.get(account, self._share)
 
     def remove_account(self, account: str) -> None:
         """Stop sharing with *account*, which is no longer polled."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -25,6 +25,8 @@ from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.loading import Configuration
+from exporter.config.own_settings import OwnSettings
+from exporter.config.settings import Settings
 from exporter.daemon import assembly
 from exporter.errors import StateError
 from exporter.logs import Log, NonBlockingStream, logger
@@ -115,7 +117,8 @@ def check(
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
         if kept is not None:
             _remember_exhausted(kept, snapshots, clock)
-    report([(snapshot, estimates[snapshot.account]) for snapshot in snapshots], display, clock.time)
+    results = [_Result(each, estimates[each.account], configuration.settings_of(each.account)) for each in snapshots]
+    report(results, display, clock.time)
     if kept is None:
         warn(f"What this check spent is not counted in the allowance: {reason}")
     return 1 if any(_failed(snapshot) for snapshot in snapshots) else 0
@@ -166,25 +169,35 @@ def _failed(snapshot: AccountSnapshot) -> bool:
     return bool(snapshot.status.last_error) or _refused_by_allowance(snapshot)
 
 
-_Results = Sequence[tuple[AccountSnapshot, UsageEstimate]]
+class _Result(NamedTuple):
+    """What was found of an account, and the settings that it is polled with."""
+
+    snapshot: AccountSnapshot
+    estimate: UsageEstimate
+    settings: Settings
+
+
+_Results = Sequence[_Result]
 Report = Callable[[_Results, DisplayOptions, Callable[[], float]], None]
 
 
 def _details(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
     """Print all details of each account, and a verdict."""
-    for snapshot, estimate in results:
-        say(snapshot.account)
-        for line in _found(snapshot, display, estimate, now):
+    for result in results:
+        say(result.snapshot.account)
+        for line in _found(result, display, now):
             say(f"  {line}")
-        say(f"  spent       {_requests_made(snapshot)} requests by this check")
+        say(f"  settings    {_settings(result.settings)}")
+        say(f"  spent       {_requests_made(result.snapshot)} requests by this check")
     say(_verdict(results))
 
 
 def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
     """Print one line for each account, and a verdict."""
-    width = max((len(snapshot.account) for snapshot, _ in results), default=0)
-    for snapshot, estimate in results:
-        words = (line.partition(" ") for line in _found(snapshot, display, estimate, now))
+    width = max((len(each.snapshot.account) for each in results), default=0)
+    for result in results:
+        snapshot = result.snapshot
+        words = (line.partition(" ") for line in _found(result, display, now))
         found = {key: text.strip().removeprefix("step   ") for key, _, text in words}
         if "error" in found:
             next_step = f"; {found['next']}" if "next" in found else ""
@@ -218,25 +231,24 @@ def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) 
             "allowance": snapshot.status.allowance,
             "requests_spent": _requests_made(snapshot),
             "series": None if _failed(snapshot) else _series(snapshot, display, now),
+            **{key: getattr(settings, key) for key in OwnSettings._fields},
         }
-        for snapshot, estimate in results
+        for snapshot, estimate, settings in results
     ]
     for line in json.dumps(accounts, indent=2).splitlines():
         say(line)
 
 
 def _verdict(results: _Results) -> str:
-    failed = sum(_failed(snapshot) for snapshot, _ in results)
+    failed = sum(_failed(each.snapshot) for each in results)
     accounts = f"{len(results)} account{'' if len(results) == 1 else 's'}"
     if failed:
         return f"Failed: {failed} of {accounts} cannot be polled, for the reason above."
     return f"OK: {accounts} can be polled."
 
 
-def _found(
-    snapshot: AccountSnapshot, display: DisplayOptions, estimate: UsageEstimate, now: Callable[[], float]
-) -> Iterator[str]:
-    status = snapshot.status
+def _found(result: _Result, display: DisplayOptions, now: Callable[[], float]) -> Iterator[str]:
+    snapshot, status = result.snapshot, result.snapshot.status
     yield f"endpoint    {snapshot.endpoint}"
     if status.username is not None:
         yield f"user        {status.username if display.show_username else _HIDDEN}"
@@ -245,14 +257,20 @@ def _found(
         if status.last_error and status.auth_ok is False:
             yield f"next step   {_for_a_refused_token(snapshot.endpoint)}"
         return
-    yield f"jobs        {_jobs(snapshot, estimate)}"
+    yield f"jobs        {_jobs(snapshot, result.estimate)}"
     if status.rate_limit is not None and status.rate_limit_remaining is not None:
         yield f"rate limit  {status.rate_limit_remaining} of {status.rate_limit} requests left in this window"
     else:
         yield "rate limit  not reported by the platform"
-    expected = min(estimate.requests, status.allowance)
+    expected = min(result.estimate.requests, status.allowance)
     yield f"requests    {expected} per 5 minutes expected, {status.allowance} allowed"
     yield f"series      {_series(snapshot, display, now)} expected"
+
+
+def _settings(settings: Settings) -> str:
+    """The settings that may differ between accounts."""
+    interval, share = settings.poll_interval, settings.rate_share
+    return f"poll_interval {interval:g}s, rate_share {share:g}, job_series {settings.job_series}"
 
 
 def _problem(snapshot: AccountSnapshot, now: float) -> str:

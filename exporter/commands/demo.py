@@ -19,7 +19,8 @@ from exporter.commands.simulate import simulator_options, simulator_settings
 from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.loading import Configuration, rules_of
-from exporter.config.settings import Settings, seconds
+from exporter.config.own_settings import seconds
+from exporter.config.settings import Settings
 from exporter.config.tokens import FixedToken
 from exporter.daemon import run
 from exporter.errors import ConfigError, Problems

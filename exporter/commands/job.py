@@ -41,10 +41,11 @@ _UNCOUNTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A job and the ledger that has it."""
+    """A job, the ledger that has it, and the names of all accounts of the ledger's user."""
 
     job: ListedJob
     ledger: LedgerSummary
+    same_user: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,12 @@ def _find(options: StateFileOptions, job_id: str) -> list[_Found]:
     """
     found = []
     with options.read() as state:
-        for ledger in state.ledgers():
+        ledgers = state.ledgers()
+        for ledger in ledgers:
             record = state.record(ledger.account.number, job_id)
             if record is not None:
-                found.append(_Found(ListedJob(name_of(ledger, options), record), ledger))
+                same_user = frozenset(name for each in ledgers if _user(each) == _user(ledger) for name in each.names)
+                found.append(_Found(ListedJob(name_of(ledger, options), record), ledger, same_user))
     if not found:
         raise StateError(
             f"no job with this id in {options.file}; `sbg-exporter jobs` lists those that the exporter has seen"
@@ -132,7 +135,7 @@ def _ask(found: _Found, configuration: Configuration) -> _Asked:
         return _Asked(note="not asked: the platform has no page for jobs of this operation")
     try:
         token = account.token.read()
-        counted = _take_request(configuration, found.ledger)
+        counted = _take_request(configuration, found)
         client = client_of(
             account,
             configuration.settings.request_timeout,
@@ -166,7 +169,7 @@ def _account_of(ledger: LedgerSummary, configuration: Configuration) -> AccountC
     return None
 
 
-def _take_request(configuration: Configuration, ledger: LedgerSummary) -> bool:
+def _take_request(configuration: Configuration, found: _Found) -> bool:
     """Take a request from the allowance in the state file, which is locked for that moment only.
 
     Returns:
@@ -175,7 +178,7 @@ def _take_request(configuration: Configuration, ledger: LedgerSummary) -> bool:
     Raises:
         AllowanceExhausted: there is none for now.
     """
-    key = AllowanceKey(ledger.account.endpoint, ledger.account.username)
+    key = _user(found.ledger)
     try:
         store = Store(configuration.state_file)
     except StateError:
@@ -183,7 +186,7 @@ def _take_request(configuration: Configuration, ledger: LedgerSummary) -> bool:
     with closing(store):
         now = SYSTEM_CLOCK.monotonic()
         allowance = Allowance(
-            configuration.settings.rate_share,
+            min(configuration.settings_of(name).rate_share for name in found.same_user),
             saved=store.allowance(key, SYSTEM_CLOCK.time()),
             now=now,
             save=lambda saved: store.save_allowance(key, saved, SYSTEM_CLOCK.time()),
@@ -192,6 +195,10 @@ def _take_request(configuration: Configuration, ledger: LedgerSummary) -> bool:
         if wait > 0:
             raise AllowanceExhausted(wait, allowance.wait_reason(now, Priority.REFRESH))
     return True
+
+
+def _user(ledger: LedgerSummary) -> AllowanceKey:
+    return AllowanceKey(ledger.account.endpoint, ledger.account.username)
 
 
 class _NoObserver:

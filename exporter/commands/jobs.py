@@ -16,7 +16,7 @@ from exporter.commands._job_list import ListedJob, Selection, as_json, count, mo
 from exporter.commands._settings import settings_options
 from exporter.commands._state import StateFileOptions, name_of, select_ledger, state_file_options
 from exporter.commands._terminal import Display, Style, reader_left, standard_output, write_lines
-from exporter.config.settings import seconds
+from exporter.config.own_settings import seconds
 from exporter.errors import ConfigError, StateError
 from exporter.signals import stop_event
 from exporter.storage.reader import LedgerSummary, StateReader

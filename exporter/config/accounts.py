@@ -17,6 +17,7 @@ from exporter.config.endpoints import (
     parse_proxy,
     proxy_from_environment,
 )
+from exporter.config.own_settings import JobSeries, OwnSettings, PollInterval, RateShare
 from exporter.config.tokens import (
     FixedToken,
     Profile,
@@ -87,6 +88,19 @@ class AccountTable(BaseModel):
     ca_file: Path | None = None
     proxy: SecretText | None = None
     allow_plain_http: bool = False
+    poll_interval: PollInterval | None = None
+    rate_share: RateShare | None = None
+    job_series: JobSeries | None = None
+
+    @property
+    def own(self) -> OwnSettings:
+        """The settings that this account has of its own."""
+        return OwnSettings(self.poll_interval, self.rate_share, self.job_series)
+
+    @property
+    def without_own(self) -> "AccountTable":
+        """The rest: who is polled, and through which connection."""
+        return self.model_copy(update=dict.fromkeys(OwnSettings._fields))
 
 
 class PlacedTable(NamedTuple):
@@ -109,8 +123,9 @@ class AccountConfig:
         ca_file: certificates to trust instead of the system's.
         proxy: the proxy's URL, which may contain credentials.
         where: where it is configured, for errors.
-        entry: the table or the profile's name that it comes from. Two accounts are equal if they are polled in the same
-            way, wherever they are configured.
+        entry: the table, without its own settings, or the profile's name that it comes from. Two accounts are equal if
+            they are polled through the same connection, wherever they are configured and however often.
+        own: the settings that it has of its own; a reload changes them without a new connection.
     """
 
     name: str
@@ -121,6 +136,7 @@ class AccountConfig:
     proxy: Secret | None
     where: str = field(default="", compare=False)
     entry: AccountTable | str = field(default="", compare=False, repr=False)
+    own: OwnSettings = field(default=OwnSettings(), compare=False)
 
     @property
     def needs_tls(self) -> bool:
@@ -162,7 +178,7 @@ class PendingAccount:
         problem: what is wrong, in a line.
         resolve: reads the profile again; raises ConfigError while the account cannot be set up.
         remedy: what to do.
-        entry: the table or the profile's name that it comes from.
+        entry, own: see :class:`AccountConfig`.
     """
 
     name: str
@@ -170,6 +186,7 @@ class PendingAccount:
     remedy: str
     resolve: Callable[[], AccountConfig] = field(repr=False, compare=False)
     entry: AccountTable | str = field(default="", repr=False)
+    own: OwnSettings = field(default=OwnSettings(), compare=False)
 
 
 AccountEntry = AccountConfig | PendingAccount
@@ -217,21 +234,26 @@ class ResolvedAccounts:
         fresh: "_Known",
     ) -> None:
         """Add the account that *resolve* makes of *entry*, a table or a profile's name, or note what is wrong."""
-        name = entry if isinstance(entry, str) else entry.name
-        try:
-            account = resolve(cached)
+        name, own = (entry, OwnSettings()) if isinstance(entry, str) else (entry.name, entry.own)
+        entry = entry if isinstance(entry, str) else entry.without_own
+
+        def resolved(known: _Known) -> AccountConfig:
+            account = replace(resolve(known), entry=entry, own=own)
             _check_label(account)
+            return account
+
+        try:
+            account = resolved(cached)
         except ProfileError as error:
             if looks_like_token(name):
                 self.refuse(f"{error}; expected the name of a profile, but this looks like a token")
                 return
             self._place(name, where)
-            self.pending.append(PendingAccount(name, str(error), remedy, partial(resolve, fresh), entry))
+            self.pending.append(PendingAccount(name, str(error), remedy, partial(resolved, fresh), entry, own))
             self._note(name, str(error))
         except ConfigError as error:
             self.refuse(*error.problems)
         else:
-            account = replace(account, entry=entry)
             self._place(account.name, where)
             self.accounts.append(account)
             self._note(account.name, account.setup_problem(self.environ))

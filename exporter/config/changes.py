@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
 from exporter.config.loading import Configuration
+from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import NEEDS_RESTART, Settings
 
 
@@ -51,6 +52,17 @@ def changed_settings(before: Settings, after: Settings) -> tuple[str, ...]:
     left_out = NEEDS_RESTART | {"accounts", "profiles"}
     return tuple(
         key for key in Settings.model_fields if key not in left_out and getattr(before, key) != getattr(after, key)
+    )
+
+
+def changed_own_settings(before: Configuration, after: Configuration) -> tuple[str, ...]:
+    """The settings that accounts have of their own and that differ, each with the account's name."""
+    own = {entry.name: entry.own for entry in before.entries}
+    return tuple(
+        f"{key} of {entry.name}"
+        for entry in after.entries
+        for key in OwnSettings._fields
+        if entry.name in own and getattr(own[entry.name], key) != getattr(entry.own, key)
     )
 
 

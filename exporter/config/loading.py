@@ -71,6 +71,11 @@ class Configuration:
     endpoint_warnings: tuple[str, ...] = ()
     unused: str = ""
 
+    def settings_of(self, name: str) -> Settings:
+        """The settings that account *name* is polled with: its own, or else those of all accounts."""
+        own = next((entry.own.given for entry in self.entries if entry.name == name), {})
+        return self.settings.model_copy(update=own) if own else self.settings
+
     @property
     def entries(self) -> tuple[AccountEntry, ...]:
         """All accounts: first those with a known endpoint."""
@@ -110,8 +115,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     try:
         settings = Settings.model_validate({**(in_file or {}), **variables, **given})
     except ValidationError as error:
-        found_wrong = error.errors(include_input=False)
-        raise ConfigError(*problems, *(_problem(each, given, variables, file) for each in found_wrong)) from None
+        raise ConfigError(
+            *problems,
+            *(_problem(each, given, variables, file, in_file or {}) for each in error.errors(include_input=False)),
+        ) from None
     found, tables = ResolvedAccounts(), list[PlacedTable]()
     unread = len(problems)
     with problems.collected():
@@ -264,7 +271,11 @@ _ERROR_TEXTS: Final[Mapping[str, str]] = {
 
 
 def _problem(
-    error: ErrorDetails, given: Mapping[str, object], variables: Mapping[str, object], file: Path | None
+    error: ErrorDetails,
+    given: Mapping[str, object],
+    variables: Mapping[str, object],
+    file: Path | None,
+    in_file: Mapping[str, object],
 ) -> str:
     """One line for one of pydantic's errors, without the value, which may be a token."""
     key = str(error["loc"][0])
@@ -273,7 +284,7 @@ def _problem(
     elif key in variables:
         where = PREFIX + key.upper()
     else:
-        where = f"{file}: {'.'.join(_path(error['loc']))}"
+        where = f"{file}: {'.'.join(_path(error['loc'], in_file))}"
     return f"{where}: {_reason(error, of_account=len(error['loc']) > 1)}"
 
 
@@ -302,8 +313,24 @@ def _unknown_key(key: str, *, of_account: bool) -> str:
     return f"unknown key; {suggestion(key, here if of_account else elsewhere, _SEE_HELP)}"
 
 
-def _path(loc: Iterable[int | str]) -> Iterable[str]:
-    return (f"#{part + 1}" if isinstance(part, int) else part for part in loc)
+def _path(loc: tuple[int | str, ...], in_file: Mapping[str, object]) -> Iterable[str]:
+    """The path to a value, as a person counts, and with the account's name if it has a valid one."""
+    for part in loc:
+        if not isinstance(part, int):
+            yield part
+        elif name := _name(in_file.get(str(loc[0])), part):
+            yield f"#{part + 1} ({name})"
+        else:
+            yield f"#{part + 1}"
+
+
+def _name(tables: object, position: int) -> str:
+    table = tables[position] if isinstance(tables, list) else None
+    name = table.get("name") if isinstance(table, dict) else None
+    try:
+        return AccountTable.model_validate({"name": name}).name
+    except ValidationError:
+        return ""
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -12,32 +12,13 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from exporter.config.accounts import AccountTable
 from exporter.config.endpoints import parse_listen_address
+from exporter.config.own_settings import UNITS, JobSeries, PollInterval, RateShare, seconds
 from exporter.counting.values import Rules
 from exporter.redaction import looks_like_token
 
 PREFIX: Final = "SBG_EXPORTER_"
 NEEDS_RESTART: Final = frozenset({"listen", "state_file"})
 """The settings that a reload does not change; nor ``web_config_file`` where it would turn protection off or TLS on."""
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)")
-_LONGEST: Final = 366 * 86400.0
-
-
-def seconds(value: object) -> float:
-    """A duration in seconds: *value* is a number, or text with a unit such as ``30s``, ``5m``, ``1h``, ``1d``.
-
-    Raises:
-        ValueError: *value* is not a duration, or too long.
-    """
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        number = float(match[1]) * _UNITS[match[2] or "s"]
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(min(value, 2 * _LONGEST))
-    else:
-        raise ValueError('expected seconds, or a duration such as "30s", "5m", "1h"')
-    if not number <= _LONGEST:
-        raise ValueError('must be at most "366d"')
-    return number
 
 
 def _bounds(value: object) -> object:
@@ -56,12 +37,6 @@ def _names(value: object) -> object:
         return [part for part in re.split(r"[,\s]+", value.strip()) if part]
     if not isinstance(value, Sequence):
         raise ValueError('expected a list of names, such as ["cavatica", "cgc"], or "*"')  # noqa: TRY004  # pydantic takes no TypeError
-    return value
-
-
-def _at_least_a_second(value: float) -> float:
-    if value < 1:
-        raise ValueError("must be at least 1s")
     return value
 
 
@@ -91,8 +66,8 @@ def default_text(field: FieldInfo) -> str:
     if isinstance(default, tuple):
         return " ".join(f"{each:g}" for each in default)
     if is_duration(field):
-        unit = next((unit for unit in "hm" if default % _UNITS[unit] == 0 and default > _UNITS[unit]), "s")
-        return f"{default / _UNITS[unit]:g}{unit}"
+        unit = next((unit for unit in "hm" if default % UNITS[unit] == 0 and default > UNITS[unit]), "s")
+        return f"{default / UNITS[unit]:g}{unit}"
     return str(default)
 
 
@@ -117,9 +92,7 @@ class Settings(BaseSettings):
         description="state file (SQLite, on a local disk); by default state.db in $STATE_DIRECTORY,"
         " else sbg-exporter/state.db in $XDG_STATE_HOME",
     )
-    poll_interval: Annotated[float, BeforeValidator(seconds), AfterValidator(_at_least_a_second)] = Field(
-        30.0, description="time between two polls of an account; at least 1s"
-    )
+    poll_interval: PollInterval = Field(30.0, description="time between two polls of an account; at least 1s")
     full_listing_interval: Duration = Field(
         21600.0,
         description="maximum age of the full listing of an account too large to list at every poll;"
@@ -139,14 +112,12 @@ class Settings(BaseSettings):
     request_timeout: Duration = Field(
         30.0, description="time limit of an API request, from name look-up to the last byte"
     )
-    rate_share: float = Field(
-        0.25, gt=0, le=1, allow_inf_nan=False, description="share of the account's rate limit that the exporter may use"
-    )
+    rate_share: RateShare = Field(0.25, description="share of the account's rate limit that the exporter may use")
     history: Literal["ignore", "count"] = Field(
         "ignore", description="jobs that finished before the account's ledger was created: ignore or count"
     )
-    job_series: int = Field(
-        50, ge=0, le=10000, description="maximum per-job series for unfinished and for failed jobs, per account"
+    job_series: JobSeries = Field(
+        50, description="maximum per-job series for unfinished and for failed jobs, per account"
     )
     failed_job_window: Duration = Field(86400.0, description="how long a failed job has series of its own")
     duration_buckets: Bounds = Field(

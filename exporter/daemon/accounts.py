@@ -10,7 +10,7 @@ from exporter.clock import SYSTEM_CLOCK, AccountClock, Clock
 from exporter.config.accounts import AccountEntry
 from exporter.config.changes import AccountChanges, account_changes
 from exporter.config.loading import Configuration
-from exporter.daemon.assembly import AnyPoller, PollerFactory
+from exporter.daemon.assembly import AnyPoller, PollerFactory, rate_shares
 from exporter.logs import Log
 from exporter.metrics.snapshot import SnapshotRegistry
 from exporter.polling.lease import Lease
@@ -59,7 +59,7 @@ class RunningAccounts:
         changes = account_changes([each.poller.account for each in before.values()], list(wanted.values()))
         leaving = (*changes.removed, *changes.changed)
         self._factory.configuration = configuration
-        self._factory.allowances.use_share(configuration.settings.rate_share)
+        self._factory.allowances.use_shares(configuration.settings.rate_share, rate_shares(configuration))
         for name in leaving:
             before[name].end()
             self._factory.allowances.remove_account(name)

@@ -1,27 +1,27 @@
 """Constructs all objects between the state file and the metrics page; the only place that does."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Final, TypeAlias
 
-from exporter.api.allowance import Allowance, AllowanceKey, AllowancePool
+from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client, ClientObserver
 from exporter.api.deadline import Deadline
 from exporter.api.transport import CertificatesKept, CertificatesReloaded, TrustedCertificates, transport_to
 from exporter.clock import Clock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry
 from exporter.config.loading import Configuration
-from exporter.config.settings import Settings
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, ReloadStatus, SnapshotRegistry
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.lease import Lease
 from exporter.polling.pending import PendingPoller
-from exporter.polling.poller import SETUP_INTERVAL, Poller, PollerSettings, PollSchedule
+from exporter.polling.poller import Poller
+from exporter.polling.settings import PollerSettings, PollSchedule
 from exporter.polling.stats import PollStats
 from exporter.storage.store import Store
 
@@ -52,6 +52,7 @@ class PollerFactory:
         self.identities = IdentityRegistry(configuration.names)
         self.allowances = AllowancePool(
             configuration.settings.rate_share,
+            rate_shares(configuration),
             saved=lambda key: kept.allowance(key, clock.time()),
             save=lambda key, saved: kept.save_allowance(key, saved, clock.time()),
         )
@@ -63,7 +64,7 @@ class PollerFactory:
 
     def settings(self, name: str, turn: int = 0) -> PollerSettings:
         """What account *name* uses; it is the one with the number *turn* of those that begin now."""
-        configuration, settings = self.configuration, self.configuration.settings
+        configuration, settings = self.configuration, self.configuration.settings_of(name)
         position, accounts = configuration.names.index(name), len(configuration.names)
         return PollerSettings(
             PollSchedule(
@@ -101,23 +102,20 @@ class PollerFactory:
                 store=self._store,
                 identities=self.identities,
                 allowances=self.allowances,
-                rules=settings.rules,
-                schedule=settings.schedule,
+                settings=settings,
                 clock=clock,
                 publish=publish,
                 log=self._log,
-                show_username=settings.show_username,
                 stats=stats,
                 lease=lease,
             )
 
         if isinstance(entry, AccountConfig):
             return poller(entry)
-        settings = self.configuration.settings
         return PendingPoller(
             entry,
-            min(settings.poll_interval, SETUP_INTERVAL),
-            allowance=Allowance(settings.rate_share),
+            self.configuration.settings_of(entry.name).poll_interval,
+            allowance=self.allowances.of(AllowanceKey("", "", entry.name), clock.monotonic()),
             begin=poller,
             clock=clock,
             publish=publish,
@@ -231,7 +229,7 @@ def build_parts(
     """
     registry, clock = SnapshotRegistry(configuration.names), clock or RealClock(stop)
     started_at = clock.time()
-    display = display_options(configuration.settings)
+    display = display_options(configuration)
     for warning in configuration.warnings:
         log.warning("token.exposed", reason=warning)
     for warning in configuration.endpoint_warnings:
@@ -260,9 +258,17 @@ def build_parts(
         )
 
 
-def display_options(settings: Settings) -> DisplayOptions:
+def display_options(configuration: Configuration) -> DisplayOptions:
     """How much is shown of each account."""
-    return DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username)
+    settings = configuration.settings
+    own = {entry.name: entry.own.job_series for entry in configuration.entries if entry.own.job_series is not None}
+    return DisplayOptions(settings.job_series, settings.failed_job_window, settings.show_username, own)
+
+
+def rate_shares(configuration: Configuration) -> Mapping[str, float]:
+    """The share of the rate limit of each account that has one of its own."""
+    entries = configuration.entries
+    return {entry.name: entry.own.rate_share for entry in entries if entry.own.rate_share is not None}
 
 
 def _log_certificates(log: Log, event: CertificatesReloaded | CertificatesKept) -> None:

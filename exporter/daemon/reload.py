@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from exporter.clock import Clock
-from exporter.config.changes import AccountChanges, changed_settings, settings_for_restart
+from exporter.config.changes import AccountChanges, changed_own_settings, changed_settings, settings_for_restart
 from exporter.config.loading import Configuration
 from exporter.daemon.systemd import Reloading
 from exporter.errors import ConfigError
@@ -139,7 +139,7 @@ class Reloader:
         applied = self._apply(wanted)
         self._current = wanted
         self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time())
-        settings = changed_settings(before.settings, wanted.settings)
+        settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
         accounts = applied.accounts
         names = {"added": accounts.added, "changed": accounts.changed, "removed": accounts.removed}

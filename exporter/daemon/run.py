@@ -177,7 +177,7 @@ class _Application(NamedTuple):
         except ConfigError as error:
             refused = tuple(f"web_config_file: {problem}" for problem in error.problems)
         self.use_log(settings.log_format, settings.log_level)
-        self.page.display = display_options(settings)
+        self.page.display = display_options(configuration)
         self.exposition.show(self.page.display)
         return Applied(self.accounts.apply(configuration), refused)
 

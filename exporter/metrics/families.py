@@ -171,7 +171,7 @@ def _last_failure(snapshot: AccountSnapshot, _display: DisplayOptions, _now: flo
 
 def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -> Family:
     def samples(snapshot: AccountSnapshot, display: DisplayOptions, _now: float) -> Iterator[Sample]:
-        for record in snapshot.unfinished_jobs()[: display.job_series]:
+        for record in snapshot.unfinished_jobs()[: display.job_series_of(snapshot.account)]:
             yield Sample((record.operation, record.id), of(record))
 
     return Family(Section.PER_JOB, name, Type.GAUGE, meaning, _JOB, Source.LEDGER, samples, hide_when_stale=True)
@@ -179,7 +179,7 @@ def _unfinished_job(name: str, meaning: str, of: Callable[[JobRecord], float]) -
 
 def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]) -> Family:
     def samples(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
-        for record in snapshot.failed_jobs(display, now)[: display.job_series]:
+        for record in snapshot.failed_jobs(display, now)[: display.job_series_of(snapshot.account)]:
             value = of(record)
             if value is not None:
                 yield Sample((record.operation, record.id), value)
@@ -188,7 +188,7 @@ def _failed_job(name: str, meaning: str, of: Callable[[JobRecord], float | None]
 
 
 def _failed_errors(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
-    for record in snapshot.failed_jobs(display, now)[: display.job_series]:
+    for record in snapshot.failed_jobs(display, now)[: display.job_series_of(snapshot.account)]:
         for code, records in error_codes(record)[:_MOST_CODES]:
             yield Sample((record.operation, record.id, code), records)
 
@@ -198,8 +198,9 @@ _MOST_CODES: Final = 3
 
 def _hidden_jobs(snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> Iterator[Sample]:
     if snapshot.ledger is not None:
-        yield Sample(("unfinished",), max(0, len(snapshot.unfinished_jobs()) - display.job_series))
-        yield Sample(("failed",), max(0, len(snapshot.failed_jobs(display, now)) - display.job_series))
+        most = display.job_series_of(snapshot.account)
+        yield Sample(("unfinished",), max(0, len(snapshot.unfinished_jobs()) - most))
+        yield Sample(("failed",), max(0, len(snapshot.failed_jobs(display, now)) - most))
 
 
 # ---- exporter health ----

@@ -4,7 +4,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from exporter.counting.labels import decode_error_counts
@@ -89,14 +89,21 @@ class DisplayOptions:
     """How much is shown of each account.
 
     Attributes:
-        job_series: maximum per-job series for unfinished and for failed jobs, per account.
+        job_series: maximum per-job series for unfinished and for failed jobs, of an account that is not in
+            *own_job_series*.
         failed_job_window: seconds for which a failed job is shown after its end.
         show_username: whether user names are shown.
+        own_job_series: account to the maximum that it has of its own.
     """
 
     job_series: int
     failed_job_window: float
     show_username: bool
+    own_job_series: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def job_series_of(self, account: str) -> int:
+        """Maximum per-job series for unfinished and for failed jobs of *account*."""
+        return self.own_job_series.get(account, self.job_series)
 
     def shown_until(self, record: JobRecord) -> float:
         """When a failed job leaves the failed jobs, Unix seconds.

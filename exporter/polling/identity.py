@@ -12,7 +12,7 @@ from exporter.api.client import Client
 from exporter.api.models import Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
-from exporter.counting.values import Ledger, Rules
+from exporter.counting.values import Ledger
 from exporter.errors import (
     AllowanceExhausted,
     BadAnswer,
@@ -25,6 +25,7 @@ from exporter.errors import (
 from exporter.logs import Log
 from exporter.polling.lease import Lease
 from exporter.polling.platform_clock import AGREE_WITHIN
+from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.redaction import Secret
 from exporter.storage.store import Store
@@ -102,24 +103,22 @@ class AccountIdentity:
         store: Store,
         identities: IdentityRegistry,
         allowances: AllowancePool,
-        rules: Rules,
+        settings: PollerSettings,
         stats: PollStats,
         clock: Clock,
         log: Log,
         lease: Lease,
-        show_username: bool = True,
     ) -> None:
         self._account = account
         self._client = client
         self._store = store
         self._identities = identities
         self._allowances = allowances
-        self.rules = rules
+        self.settings = settings
         self._stats = stats
         self._clock = clock
         self._log = log
         self._lease = lease
-        self.show_username = show_username
         self._users: set[str] = set()
         """User names to hide."""
         self._secret: Secret | None = None
@@ -143,7 +142,7 @@ class AccountIdentity:
 
     def with_older_failures(self, ledger: Ledger) -> Ledger:
         """Load *ledger* again, because failed jobs are now shown for longer than those in it."""
-        account, since = ledger.account, self._clock.time() - self.rules.failed_job_window
+        account, since = ledger.account, self._clock.time() - self.settings.rules.failed_job_window
         with self._lease.held():
             loaded = self._store.load(self._account.name, account.endpoint, account.username, account.division, since)
         return ledger if loaded is None else loaded
@@ -166,7 +165,7 @@ class AccountIdentity:
 
     def saved_ledger(self) -> Ledger | None:
         """Load the ledger that the account last used: its counters are published until the platform responds."""
-        since = self._clock.time() - self.rules.failed_job_window
+        since = self._clock.time() - self.settings.rules.failed_job_window
         ledger = self._store.load_by_name(self._account.name, self._account.endpoint, self._account.division, since)
         if ledger is not None:
             self._hide(ledger.account.username)
@@ -210,13 +209,13 @@ class AccountIdentity:
         now = self._clock.time()
         # Load it again even if it is published already: another account may have written to it before this claim.
         with self._lease.held():
-            ledger = self._store.load(name, endpoint, username, division, now - self.rules.failed_job_window)
+            ledger = self._store.load(name, endpoint, username, division, now - self.settings.rules.failed_job_window)
         if ledger is None:
             first = self._first_answers.setdefault(username, (response.date, self._clock.monotonic()))
             since = self._counting_since(*first)
             with self._lease.held():
                 ledger = self._store.create(
-                    name, endpoint, username, division, counting_since=since, local_time=now, rules=self.rules
+                    name, endpoint, username, division, counting_since=since, local_time=now, rules=self.settings.rules
                 )
             del self._first_answers[username]
             self._log.info("ledger.created", counting_since=since)
@@ -297,13 +296,13 @@ class AccountIdentity:
 
     def _hide(self, username: str) -> None:
         """Remember a user name that the platform's messages must not show."""
-        if not self.show_username:
+        if not self.settings.show_username:
             self._users.add(username)
             self._client.hide_names(*self._users)
 
     def _wrong_user(self, found: str, expected: str) -> str:
         name = self._account.name
-        if not self.show_username:
+        if not self.settings.show_username:
             return (
                 f"the token belongs to another user than the ledger of account {name}; restore the token of the"
                 " ledger's user, or rename the account to count the other user as well"
@@ -316,9 +315,8 @@ class AccountIdentity:
     def _use_allowance_of(self, username: str) -> None:
         """Use this user's allowance; move the requests made so far to it."""
         now, before = self._clock.monotonic(), self._client.allowance
-        allowance = self._allowances.of(AllowanceKey(self._account.endpoint, username), now)
         with self._lease.held():
-            allowance.add_account(self._account.name)
+            allowance = self._allowances.join(AllowanceKey(self._account.endpoint, username), self._account.name, now)
         if allowance is not before:
             allowance.merge(before, now)
             self._client.allowance = allowance

@@ -8,7 +8,8 @@ from exporter.config.accounts import AccountConfig, PendingAccount
 from exporter.errors import ConfigError, Stopping, WaitReason
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.polling.poller import SETUP_INTERVAL, Poller, PollerSettings, UsageEstimate
+from exporter.polling.poller import SETUP_INTERVAL, Poller, UsageEstimate
+from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
 

@@ -11,7 +11,7 @@ from exporter.api.client import Client, ClientObserver
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.counting.rules import reset_changed_histograms
-from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger, Rules
+from exporter.counting.values import Changes, JobRecord, JobTotals, Ledger
 from exporter.errors import (
     AllowanceExhausted,
     ConfigError,
@@ -32,6 +32,7 @@ from exporter.polling.cycle import CycleResult, PollCycle, Stopped
 from exporter.polling.identity import AccountIdentity, IdentityRegistry
 from exporter.polling.lease import Lease
 from exporter.polling.plan import PollPlan
+from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
 from exporter.storage.store import Store
@@ -48,41 +49,6 @@ _STILL_IN_TIME: Final = 1 / 10
 """The part of its interval by which a poll may begin late and is not skipped."""
 _USABLE_INTERVALS: Final = 2
 """Full listing intervals after which an earlier process' listing is too old to compute gauges from."""
-
-
-@dataclass(frozen=True, slots=True)
-class PollSchedule:
-    """When to poll, and how long the results are valid; seconds.
-
-    Attributes:
-        full_listing_interval: how old a complete listing of a large account may become.
-        stale_after: age at which gauges are hidden.
-        first: delay before the first poll, so that accounts do not all begin at once.
-        phase: offset of this account's later polls within the poll interval.
-    """
-
-    poll_interval: float
-    full_listing_interval: float
-    stale_after: float
-    first: float
-    phase: float
-
-
-@dataclass(frozen=True, slots=True)
-class PollerSettings:
-    """What a reload may change for a poller at work.
-
-    Attributes:
-        schedule: when to poll; the delay of the first poll has no effect any more.
-        rules: the settings that counting depends on.
-        request_timeout: seconds that a request may take.
-        show_username: whether errors may name users.
-    """
-
-    schedule: PollSchedule
-    rules: Rules
-    request_timeout: float
-    show_username: bool
 
 
 class _Delay(NamedTuple):
@@ -116,12 +82,10 @@ class Poller:
         store: Store,
         identities: IdentityRegistry,
         allowances: AllowancePool,
-        rules: Rules,
-        schedule: PollSchedule,
+        settings: PollerSettings,
         clock: Clock,
         publish: Callable[[AccountSnapshot], None],
         log: Log,
-        show_username: bool = True,
         stats: PollStats | None = None,
         lease: Lease | None = None,
     ) -> None:
@@ -133,12 +97,10 @@ class Poller:
             store: the state file.
             identities: which account polls which identity.
             allowances: the allowances of all users.
-            rules: the settings that counting depends on.
-            schedule: when to poll.
+            settings: what :meth:`configure` may change.
             clock: for waits and times.
             publish: takes each snapshot.
             log: receives events.
-            show_username: whether errors may name users.
             stats: continues the statistics of the time before the account could be set up.
             lease: ends when the account is removed or changed; until then, this poller writes the account's ledger.
         """
@@ -147,8 +109,7 @@ class Poller:
         self._lease = lease or Lease()
         self._store = store
         self._identities = identities
-        self._rules = rules
-        self._schedule = schedule
+        self._settings = self._wanted = settings
         self._clock = clock
         self._publish = publish
         self._log = log.bind(account=account.name)
@@ -161,17 +122,15 @@ class Poller:
             store=store,
             identities=identities,
             allowances=allowances,
-            rules=rules,
+            settings=settings,
             stats=self._stats,
             clock=clock,
             log=self._log,
             lease=self._lease,
-            show_username=show_username,
         )
-        self._settings = self._wanted = PollerSettings(schedule, rules, self._client.timeout, show_username)
         self._nudged = self._duplicate = False
         self._begin_plan()
-        self._interval = schedule.poll_interval
+        self._interval = settings.schedule.poll_interval
         self._due = 0.0
         """When this poll was due; monotonic seconds."""
         self._ledger: Ledger | None = None
@@ -214,8 +173,8 @@ class Poller:
             except Exception:  # noqa: BLE001  # the first poll tries again
                 self._log.exception("state.load_failed")
             # The second poll follows at the account's own offset, within one interval of the first.
-            due = self._clock.monotonic() + self._schedule.phase - self._interval
-            self._clock.pause(self._schedule.first)
+            due = self._clock.monotonic() + self._settings.schedule.phase - self._interval
+            self._clock.pause(self._settings.schedule.first)
             while True:
                 began = self._clock.monotonic()
                 wait = self.poll(due)
@@ -361,10 +320,9 @@ class Poller:
         wanted, before = self._wanted, self._settings
         if wanted is before or wanted == before:
             return False
-        self._settings = wanted
-        self._identity.show_username = wanted.show_username
-        self._schedule, self._client.timeout = wanted.schedule, wanted.request_timeout
-        self._rules = self._cycle.rules = self._identity.rules = wanted.rules
+        self._settings = self._identity.settings = wanted
+        self._client.timeout = wanted.request_timeout
+        self._cycle.rules = wanted.rules
         self._plan.use_full_listing_interval(wanted.schedule.full_listing_interval)
         if wanted.rules.failed_job_window > before.rules.failed_job_window and self._ledger is not None:
             try:
@@ -452,12 +410,14 @@ class Poller:
         return ledger.account.ever_listed and age is not None and age <= _USABLE_INTERVALS * self._full_interval
 
     def _begin_plan(self, *, incremental: bool = True) -> None:
-        self._plan = PollPlan(self._schedule.full_listing_interval, self._clock.monotonic(), incremental=incremental)
+        self._plan = PollPlan(
+            self._settings.schedule.full_listing_interval, self._clock.monotonic(), incremental=incremental
+        )
         self._cycle = PollCycle(
             self._plan,
             self._identity,
             self._store,
-            rules=self._rules,
+            rules=self._settings.rules,
             stats=self._stats,
             clock=self._clock,
             commit=self._commit,
@@ -470,7 +430,7 @@ class Poller:
 
     def _reset_changed_histograms(self, ledger: Ledger) -> Ledger:
         """Return the ledger with the histogram bounds of the current configuration."""
-        changes = reset_changed_histograms(ledger, self._rules, self._clock.time())
+        changes = reset_changed_histograms(ledger, self._settings.rules, self._clock.time())
         return ledger.after(changes) if self._commit(ledger, changes) else ledger
 
     def _commit(self, ledger: Ledger, changes: Changes) -> bool:
@@ -510,15 +470,16 @@ class Poller:
             return self._interval
         # Use at most half of the allowance for full listings.
         soonest = self._client.allowance.min_interval(2 * self._plan.pages)
-        return max(self._schedule.full_listing_interval, soonest) if self._plan.head_known else soonest
+        return max(self._settings.schedule.full_listing_interval, soonest) if self._plan.head_known else soonest
 
     def _publish_snapshot(self) -> None:
         stats, shown = self._stats, self._shown
         room = _REQUESTS_PER_PAGE_LARGE if self._plan.incremental else _REQUESTS_PER_PAGE_SMALL
         self._interval = max(
-            self._schedule.poll_interval, self._client.allowance.min_interval(room * self._plan.pages_per_discovery)
+            self._settings.schedule.poll_interval,
+            self._client.allowance.min_interval(room * self._plan.pages_per_discovery),
         )
-        valid_for = max(self._schedule.stale_after, 2 * self._interval)
+        valid_for = max(self._settings.schedule.stale_after, 2 * self._interval)
         if not self._plan.incremental and self._clock.monotonic() - self._listed_at > valid_for:
             self._listed = None  # polls succeed, but a job that cannot be read keeps each listing from being complete
         self._publish(

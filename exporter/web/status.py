@@ -253,6 +253,7 @@ class _Account:
         stuck: the stuck ones, longest without progress first.
         failed: its failed jobs, latest detection first.
         detected: those that did not finish before counting began.
+        job_series: how many unfinished and how many failed jobs of it are shown.
     """
 
     link: AccountLink
@@ -263,6 +264,7 @@ class _Account:
     failed: Sequence[JobRecord]
     detected: Sequence[JobRecord]
     files: FilesCounted
+    job_series: int
 
     @classmethod
     def of(cls, number: int, snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> "_Account":
@@ -274,7 +276,8 @@ class _Account:
         failed = snapshot.failed_jobs(display, now)
         detected = [record for record in failed if record.detected_at is not None]
         link = AccountLink(snapshot.account, number)
-        return cls(link, snapshot, stale, unfinished, stuck, failed, detected, snapshot.files_counted())
+        job_series = display.job_series_of(snapshot.account)
+        return cls(link, snapshot, stale, unfinished, stuck, failed, detected, snapshot.files_counted(), job_series)
 
     @property
     def state(self) -> AccountState:
@@ -295,7 +298,7 @@ class _Account:
 def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, now: float) -> StatusView:
     """The view of all accounts at *now*, Unix seconds."""
     accounts = [_Account.of(position, snapshot, display, now) for position, snapshot in enumerate(snapshots, 1)]
-    limit = min(display.job_series, _MAX_JOBS)
+    limit = min(max((account.job_series for account in accounts), default=0), _MAX_JOBS)
     return StatusView(
         now=now,
         failing=_failing(accounts),
@@ -361,23 +364,31 @@ def _stuck(accounts: Sequence[_Account], now: float) -> Problems[StuckJobsProble
 
 
 def _failed_jobs(accounts: Sequence[_Account], limit: int) -> Table[FailedJobRow]:
-    jobs = [(account, record) for account in accounts for record in account.failed]
+    jobs = [(account, record) for account in accounts for record in account.failed[: account.job_series]]
     shown = nlargest(limit, jobs, key=lambda job: (job[1].detected_at or 0.0, job[1].id))
     return Table(
         tuple(FailedJobRow.of(account.link, record) for account, record in shown),
-        hidden=len(jobs) - len(shown),
+        hidden=sum(len(account.failed) for account in accounts) - len(shown),
         unknown=sum(account.snapshot.ledger is None for account in accounts),
     )
 
 
 def _unfinished_jobs(accounts: Sequence[_Account], limit: int, now: float) -> Table[UnfinishedJobRow]:
-    jobs = [(account, record) for account in accounts for record in account.unfinished]
-    shown = nsmallest(limit, jobs, key=lambda job: (job[1].last_progress_at, job[1].id))
+    jobs = [
+        (account, record)
+        for account in accounts
+        for record in nsmallest(account.job_series, account.unfinished, key=_longest_without_progress)
+    ]
+    shown = nsmallest(limit, jobs, key=lambda job: _longest_without_progress(job[1]))
     return Table(
         tuple(UnfinishedJobRow.of(account.link, record, now) for account, record in shown),
-        hidden=len(jobs) - len(shown),
+        hidden=sum(len(account.unfinished) for account in accounts) - len(shown),
         unknown=sum(account.stale or account.snapshot.ledger is None for account in accounts),
     )
+
+
+def _longest_without_progress(record: JobRecord) -> tuple[float, str]:
+    return record.last_progress_at, record.id
 
 
 def _listed(accounts: Sequence[_Account]) -> Table[ListedRow]:

@@ -33,7 +33,8 @@ from exporter.errors import Stopping
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
-from exporter.polling.poller import Poller, PollSchedule
+from exporter.polling.poller import Poller
+from exporter.polling.settings import PollerSettings, PollSchedule
 from exporter.redaction import Secret
 from exporter.simulator.jobs import Job
 from exporter.simulator.platform import Platform
@@ -349,8 +350,9 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
         store=store,
         identities=IdentityRegistry(["large"]),
         allowances=allowances,
-        rules=Rules(),
-        schedule=PollSchedule(_INTERVAL, _FULL_LISTING, 600, first=0, phase=0),
+        settings=PollerSettings(
+            PollSchedule(_INTERVAL, _FULL_LISTING, 600, first=0, phase=0), Rules(), 30, show_username=True
+        ),
         clock=clock,
         publish=watch.publish,
         log=logger("json", "error", io.StringIO()),

@@ -30,35 +30,55 @@ DONE = JobScript(total=3, queued=0, resolving=0, running=0)
 
 
 def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> None:
-    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), poll_interval=30) as site:
+    token = "token-of-another-00000000000000"
+    own = {"poll_interval": "1m", "rate_share": 0.1, "job_series": 1}
+    with (
+        running(replace(QUIET, users={token: "another"})) as simulator,
+        Installation(
+            tmp_path / "etc",
+            Account.at(simulator),
+            Account("own", simulator.url, token, own),
+            poll_interval=30,
+        ) as site,
+    ):
         for _ in range(120):
             simulator.platform.submit(DONE)
         await_finished(simulator, 120)
         simulator.platform.submit(JobScript(total=3, hangs_after=1))
+        for _ in range(3):
+            simulator.platform.submit(JobScript(total=3, hangs_after=1), "another")
 
         check = site.start("check", "--verbose", "--config", str(site.config))
 
         assert check.end() == 0
         assert check.lines == []
-        assert check.stdout.splitlines()[-1] == "OK: 1 account can be polled."
-        told = dict(re.findall(r"^  (\S+(?: limit)?)\s{2,}(.*)$", check.stdout, re.MULTILINE))
+        assert check.stdout.splitlines()[-1] == "OK: 2 accounts can be polled."
         assert check.stdout.startswith("sim\n")
+        told, told_of_own = (
+            dict(re.findall(r"^  (\S+(?: limit)?)\s{2,}(.*)$", part, re.MULTILINE))
+            for part in check.stdout.split("\nown\n")
+        )
         assert told["endpoint"] == simulator.url
         assert told["user"] == "demo"
         assert told["jobs"] == "121 listed"
         assert told["rate limit"] == "997 of 1000 requests left in this window"
         assert told["requests"] == "20 per 5 minutes expected, 250 allowed"
+        assert told["settings"] == "poll_interval 30s, rate_share 0.25, job_series 50"
         assert told["spent"] == "3 requests by this check"
+        assert told_of_own["requests"] == "5 per 5 minutes expected, 100 allowed"
+        assert told_of_own["settings"] == "poll_interval 60s, rate_share 0.1, job_series 1"
         assert accounts_in(site.state) == 0
         with site.running() as daemon:
             shown = daemon.get("/metrics", accept=OPENMETRICS).text
-        series = [line for line in shown.splitlines() if line.startswith("sbg_") and 'account="sim"' in line]
-        assert told["series"] == f"{len(series)} expected"
+        for account, told_of_it in (("sim", told), ("own", told_of_own)):
+            series = [line for line in shown.splitlines() if re.match(f'sbg_.*account="{account}"', line)]
+            assert told_of_it["series"] == f"{len(series)} expected"
+        assert 'job_series_hidden{account="own",kind="unfinished"} 2' in shown
 
 
 def await_finished(simulator: RunningSimulator, jobs: int) -> None:
     """Wait until so many copy jobs have finished: those submitted in one go begin a millisecond apart."""
-    [user] = simulator.platform.users()
+    user, *_ = simulator.platform.users()
     eventually(lambda: sum(simulator.platform.truth(user, 0).finished["copy"].values()) == jobs)
 
 
@@ -135,6 +155,7 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             as_json = site.start("check", "--json", "--config", str(site.config))
             assert as_json.end() == 1
             found = {each["account"]: each for each in json.loads(as_json.stdout)}
+            assert [found["refused"][key] for key in ("poll_interval", "rate_share", "job_series")] == [1, 0.25, 50]
             assert [each["ok"] for each in found.values()] == [True, False, False]
             assert (found["good"]["jobs"], found["refused"]["series"]) == (0, None)
 

@@ -57,14 +57,14 @@ WRONG = {
     "endpoint": Wrong('api_endpoint = "{token}"\nauth_token_file = "good.token"', "api_endpoint must be a URL"),
     "profile": Wrong('profile = "{token}"', "accounts.#1 (lab)"),
     "division": Wrong(
-        'division = "{token}"\nauth_token_file = "good.token"', "accounts.#1.division: this looks like a"
+        'division = "{token}"\nauth_token_file = "good.token"', "accounts.#1 (lab).division: this looks like a"
     ),
     "ca_file": Wrong('ca_file = "{token}"\nauth_token_file = "good.token"', "ca_file: cannot read"),
     "proxy": Wrong('proxy = "{token}"\nauth_token_file = "good.token"', "proxy: expected a proxy URL"),
     "proxy's host": Wrong(
         'proxy = "http://{token}:3128"\nauth_token_file = "good.token"', "proxy: expected a proxy URL"
     ),
-    "unknown key's value": Wrong('auth_tokem = "{token}"', "accounts.#1.auth_tokem: unknown key"),
+    "unknown key's value": Wrong('auth_tokem = "{token}"', "accounts.#1 (lab).auth_tokem: unknown key"),
     "unknown key": Wrong('auth_token_file = "good.token"\n{token} = "x"', "unknown key"),
     "boolean": Wrong('allow_plain_http = "{token}"\nauth_token_file = "good.token"', "expected true or false"),
     "no quotes": Wrong("auth_token = {token}", "invalid TOML"),

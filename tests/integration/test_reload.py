@@ -21,6 +21,7 @@ from tests.width import width
 
 TOKENS: Final = {name: f"token-of-{name}-0000000000000000" for name in ("alice", "bob", "carol", "dave")}
 DONE: Final = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
+HANGING: Final = JobScript(total=3, hangs_after=1)
 RELOADS: Final = width(15, 100)
 SPEED: Final = 30
 
@@ -233,6 +234,37 @@ def test_settings_change_while_the_daemon_runs(
     eventually(lambda: any(line.startswith("timestamp=") for line in daemon.lines))
 
 
+def test_an_accounts_own_settings_change_while_it_is_polled_on(
+    simulator: RunningSimulator, place: Installation, daemon: Daemon
+) -> None:
+    simulator.platform.submit(HANGING, "alice")
+    simulator.platform.submit(HANGING, "bob")
+    shown, interval = "sbg_unfinished_job_files_expected", "sbg_exporter_poll_interval_seconds"
+    before = daemon.scrape_when(
+        lambda now: bool(now.series(shown, account="alice") and now.series(shown, account="bob"))
+    )
+    own = account(simulator, "bob", poll_interval=7, rate_share=0.1, job_series=0)
+    place.configure(account(simulator, "alice"), own, enable_lifecycle=True)
+
+    assert daemon.reload() == "settings changed: poll_interval of bob, rate_share of bob, job_series of bob\n"
+
+    after = daemon.scrape_when(lambda now: now.value(interval, account="bob") == 7)
+    assert not after.series(shown, account="bob")
+    assert after.value("sbg_exporter_job_series_hidden", account="bob", kind="unfinished") == 1
+    assert after.value("sbg_exporter_allowance_requests", account="bob") == 100
+    assert after.series(shown, account="alice")
+    assert after.value(interval, account="alice") == before.value(interval, account="alice")
+    assert after.value("sbg_exporter_allowance_requests", account="alice") == 250
+    asked = {"account": "bob", "endpoint": "user", "status": "200"}
+    requests = [scrape.value("sbg_exporter_requests_total", **asked) for scrape in (before, after)]
+    assert requests[0] == requests[1], "it was not identified again"
+
+    place.configure(account(simulator, "alice"), account(simulator, "bob"), enable_lifecycle=True)
+    daemon.reload()
+    again = daemon.scrape_when(lambda now: now.value(interval, account="bob") == before.value(interval, account="bob"))
+    assert again.series(shown, account="bob")
+
+
 def test_what_needs_a_restart_is_named(simulator: RunningSimulator, place: Installation, daemon: Daemon) -> None:
     place.configure(
         account(simulator, "alice"),
@@ -353,7 +385,8 @@ class Operator:
             if more:
                 more = {"auth_token_file": f"{user}-other.token"}
                 self._place.write_token(f"{user}-other", TOKENS[user])
-            accounts.append(account(self._simulator, name, user, **more))
+            own = {"job_series": dice.choice((0, 50)), "poll_interval": dice.choice((1, 2)) * SPEED}
+            accounts.append(account(self._simulator, name, user, **more, **(own if dice.random() < 0.5 else {})))
         dice.shuffle(accounts)
         self._place.configure(*accounts, **self._settings())
 

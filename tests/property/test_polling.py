@@ -33,7 +33,8 @@ from exporter.errors import StateWriteError
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
-from exporter.polling.poller import Poller, PollSchedule
+from exporter.polling.poller import Poller
+from exporter.polling.settings import PollerSettings, PollSchedule
 from exporter.simulator.answers import Answer, Call, Delivery
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.platform import Platform
@@ -451,8 +452,9 @@ class Polling(RuleBasedStateMachine):
             store=self.store,
             identities=IdentityRegistry(["sim"]),
             allowances=allowances,
-            rules=FaultyRules(),
-            schedule=PollSchedule(INTERVAL, 300, 600, first=0, phase=0),
+            settings=PollerSettings(
+                PollSchedule(INTERVAL, 300, 600, first=0, phase=0), FaultyRules(), TIMEOUT, show_username=True
+            ),
             clock=self.clock,
             publish=self.publish,
             log=logger("json", "error", self.log),

@@ -416,7 +416,7 @@ def test_budget_divides_the_window_equally_among_its_polls(
 def test_the_polls_of_all_accounts_share_the_budget() -> None:
     allowance = Allowance(0.25)
     for name in ("a", "b", "b"):
-        allowance.add_account(name)
+        allowance.add_account(name, 0.25)
 
     assert allowance.accounts == 2
     assert allowance.budget(0.0, 30.0, 1) == 10
@@ -439,8 +439,8 @@ def test_polls_are_so_far_apart_that_the_share_suffices() -> None:
     assert allowance.accounts == 1
     assert allowance.min_interval(250) == 300.0
 
-    allowance.add_account("a")
-    allowance.add_account("b")
+    allowance.add_account("a", 0.25)
+    allowance.add_account("b", 0.25)
     allowance.learn(told(1000, DATE + 60), DATE, 0.0)
 
     assert allowance.min_interval(250) == 120.0
@@ -561,6 +561,30 @@ def test_each_allowance_continues_from_its_saved_state() -> None:
     allowances = AllowancePool(0.25, saved=saved.get)
 
     assert [allowances.of(key, 7.0).used for key in (LAB, OTHER, ENTRY)] == [30, 1, 0]
+
+
+def test_the_smallest_share_of_a_users_accounts_applies() -> None:
+    allowances = AllowancePool(0.25, {"a": 0.5, "b": 0.1})
+    own = allowances.of(ENTRY, 0.0)
+
+    shared = allowances.join(LAB, "a", 0.0)
+    alone = shared.requests
+    for account in ("b", "c"):
+        assert allowances.join(LAB, account, 0.0) is shared
+
+    assert (own.requests, alone, shared.requests) == (500, 500, 100)
+    allowances.remove_account("b")
+    assert shared.requests == 250, "that of c, which has none of its own"
+
+
+def test_changed_shares_apply_at_once_to_their_accounts_only() -> None:
+    allowances = AllowancePool(0.25, {"a": 0.5})
+    lab, other, own = allowances.join(LAB, "a", 0.0), allowances.join(OTHER, "b", 0.0), allowances.of(ENTRY, 0.0)
+
+    allowances.use_shares(0.25, {"a": 0.4})
+    assert (lab.requests, other.requests, own.requests) == (400, 250, 400)
+    allowances.use_shares(0.3, {})
+    assert (lab.requests, other.requests, own.requests) == (300, 300, 300)
 
 
 def test_saved_state_is_loaded_once() -> None:
@@ -982,8 +1006,8 @@ def test_rate_limit_of_a_response_is_saved_at_once() -> None:
 
 def test_requests_in_flight_at_a_window_start_are_counted_in_it() -> None:
     allowance = at_the_edge()
-    allowance.add_account("a")
-    allowance.add_account("b")
+    allowance.add_account("a", 0.25)
+    allowance.add_account("b", 0.25)
     assert [allowance.take(4.4), allowance.take(4.4)] == [0.0, 0.0]
 
     allowance.learn(told(100, DATE + 299, remaining=98), DATE, 4.5)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from exporter.counting import values as counting
 from exporter.errors import Stopping
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.polling.poller import PollSchedule
+from exporter.polling.settings import PollSchedule
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.fault_table import measure

@@ -22,7 +22,8 @@ from exporter.errors import Stopping, WrongAccount
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
-from exporter.polling.poller import Poller, PollSchedule
+from exporter.polling.poller import Poller
+from exporter.polling.settings import PollerSettings, PollSchedule
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.fault_table import measure
@@ -139,8 +140,7 @@ class PollerFixture:
             store=self.store,
             identities=self.identities,
             allowances=allowances,
-            rules=self.rules,
-            schedule=self.schedule,
+            settings=PollerSettings(self.schedule, self.rules, 30, show_username=True),
             clock=clock or self.clock,
             publish=self.publish,
             log=logger("json", "info", self.log),

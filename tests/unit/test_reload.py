@@ -14,6 +14,7 @@ from exporter.clock import AccountClock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
 from exporter.config.changes import AccountChanges, account_changes
 from exporter.config.loading import Configuration, load
+from exporter.config.own_settings import OwnSettings
 from exporter.config.tokens import FixedToken, ProfileToken, Token, TokenFile
 from exporter.daemon.reload import Applied, Reloader
 from exporter.errors import ConfigError, DuplicateAccount, Stopping
@@ -50,9 +51,11 @@ A, B, C = account("a"), account("b"), account("c")
         ([A, B], [B, A], AccountChanges(("b", "a"), (), (), ())),
         ([A, B], [C, A], AccountChanges(("a",), ("c",), (), ("b",))),
         ([A], [replace(A, where="elsewhere", entry="other")], AccountChanges(("a",), (), (), ())),
+        ([A], [replace(A, own=OwnSettings(poll_interval=5))], AccountChanges(("a",), (), (), ())),
         ([A], [replace(A, name="b")], AccountChanges((), ("b",), (), ("a",))),
         ([pending()], [pending()], AccountChanges(("a",), (), (), ())),
         ([pending()], [replace(pending(), problem="another")], AccountChanges(("a",), (), (), ())),
+        ([pending()], [replace(pending(), own=OwnSettings(job_series=5))], AccountChanges(("a",), (), (), ())),
         ([pending()], [pending(entry="b")], AccountChanges((), (), ("a",), ())),
         ([pending()], [A], AccountChanges((), (), ("a",), ())),
         ([replace(A, entry="a")], [pending()], AccountChanges(("a",), (), (), ())),
@@ -134,6 +137,23 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
+
+
+def test_a_reload_names_the_settings_of_its_own_that_an_account_has_now(desk: Desk) -> None:
+    before = desk.file.read_text()
+    folder = desk.folder / "accounts.d"
+    folder.mkdir()
+    other = 'api_endpoint = "https://api.example/v2"\nauth_token_file = "../a.token"\njob_series = 1\n'
+    (folder / "b.toml").write_text(other)
+    assert desk.reloader.reload().text == "nothing has changed\n", "the accounts are told of by what applies them"
+    desk.write(f"stale_after = 700\n{before}poll_interval = 5\nrate_share = 0.5\n")
+    (folder / "b.toml").write_text(other.replace("1\n", "2\n"))
+
+    assert desk.reloader.reload().text == (
+        "settings changed: stale_after, poll_interval of a, rate_share of a, job_series of b\n"
+    )
+    desk.write(before)
+    assert desk.reloader.reload().text == "settings changed: stale_after, poll_interval of a, rate_share of a\n"
 
 
 def test_a_reload_that_crashes_says_so_and_the_next_one_works(desk: Desk) -> None:

@@ -15,7 +15,8 @@ from exporter.api.platforms import SHORT_NAMES
 from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.loading import Configuration, load
-from exporter.config.settings import PREFIX, Settings, seconds
+from exporter.config.own_settings import seconds
+from exporter.config.settings import PREFIX, Settings
 from exporter.counting.values import Rules
 from exporter.errors import ConfigError
 from exporter.redaction import Secret
@@ -275,15 +276,25 @@ WRONG: list[tuple[str, str]] = [
     (account(name='" lab"'), "accounts.#1.name: expected 1 to 64 printable characters"),
     (account(name=f'"{"x" * 65}"'), "accounts.#1.name: expected 1 to 64 printable characters"),
     (account(name="5"), "accounts.#1.name: expected text in quotes"),
-    (account(colour='"red"'), "accounts.#1.colour: unknown key; see `sbg-exporter run --help`"),
-    (account(auth_tokn=f'"{TOKEN}"'), "accounts.#1.auth_tokn: unknown key; did you mean auth_token?"),
+    (account(colour='"red"'), "accounts.#1 (lab).colour: unknown key; see `sbg-exporter run --help`"),
+    (account(auth_tokn=f'"{TOKEN}"'), "accounts.#1 (lab).auth_tokn: unknown key; did you mean auth_token?"),
     (
-        account(poll_interval="5"),
-        "accounts.#1.poll_interval: not a key of an account; write it above the first [[accounts]]",
+        account(stale_after="5"),
+        "accounts.#1 (lab).stale_after: not a key of an account; write it above the first [[accounts]]",
     ),
-    (account(auth_token="5"), "accounts.#1.auth_token: expected text in quotes"),
-    (account(auth_token_file="5"), "accounts.#1.auth_token_file: expected a path in quotes"),
-    (account(allow_plain_http='"maybe"'), "accounts.#1.allow_plain_http: expected true or false"),
+    (account(poll_interval='"soon"'), f"accounts.#1 (lab).poll_interval: {DURATION}"),
+    (account(poll_interval="0.5"), "accounts.#1 (lab).poll_interval: must be at least 1s"),
+    (account(poll_interval='"367d"'), 'accounts.#1 (lab).poll_interval: must be at most "366d"'),
+    (account(rate_share="0"), "accounts.#1 (lab).rate_share: must be greater than 0"),
+    (account(rate_share="25"), "accounts.#1 (lab).rate_share: must be at most 1"),
+    (account(rate_share="nan"), "accounts.#1 (lab).rate_share: expected a finite number, such as 0.5"),
+    (account(rate_share="[]"), "accounts.#1 (lab).rate_share: expected a number, such as 0.5"),
+    (account(job_series="-1"), "accounts.#1 (lab).job_series: must be at least 0"),
+    (account(job_series="10001"), "accounts.#1 (lab).job_series: must be at most 10000"),
+    (account(job_series="1.5"), f"accounts.#1 (lab).job_series: {WHOLE}"),
+    (account(auth_token="5"), "accounts.#1 (lab).auth_token: expected text in quotes"),
+    (account(auth_token_file="5"), "accounts.#1 (lab).auth_token_file: expected a path in quotes"),
+    (account(allow_plain_http='"maybe"'), "accounts.#1 (lab).allow_plain_http: expected true or false"),
     (
         account(auth_token=f'"{TOKEN}"'),
         "accounts.#1 (lab): set exactly one of auth_token_file, auth_token and profile",
@@ -410,22 +421,70 @@ def test_each_file_of_the_folder_beside_the_configuration_is_an_account(desk: De
 def test_what_is_wrong_with_an_account_s_file_names_the_file(desk: Desk) -> None:
     folder = AccountsFolder(desk)
     folder.write("a.toml", divison='"x"')
-    folder.write("b.toml", poll_interval="5")
+    folder.write("b.toml", stale_after="5")
     folder.write("c.toml", api_endpoint='"s3cret')
     folder.write("d.toml", allow_plain_http='"s3cret"')
     folder.write("e.toml")
     (desk.folder / "accounts.d" / "f.toml").mkdir()
+    folder.write("h.toml", poll_interval="0.5", rate_share="1.5")
     (desk.folder / "accounts.d" / "g.toml").write_text("[[accounts]]\nname = 'g'\n")
 
     problems = desk.problems("poll_interval = 5\n")
 
-    assert [line.partition(": ")[0] for line in problems] == [f"accounts.d/{name}.toml" for name in "abcdfg"]
+    assert [line.partition(": ")[0] for line in problems] == [f"accounts.d/{name}.toml" for name in "abcdfghh"]
     assert problems[0] == "accounts.d/a.toml: divison: unknown key; did you mean division?"
-    assert (
-        problems[1] == "accounts.d/b.toml: poll_interval: not a key of an account; write it to the configuration file"
-    )
+    assert problems[1] == "accounts.d/b.toml: stale_after: not a key of an account; write it to the configuration file"
     assert "invalid TOML" in problems[2]
     assert problems[3] == "accounts.d/d.toml: allow_plain_http: expected true or false"
+    assert problems[-2:] == [
+        "accounts.d/h.toml: poll_interval: must be at least 1s",
+        "accounts.d/h.toml: rate_share: must be at most 1",
+    ]
+
+
+def test_a_name_that_looks_like_a_token_is_not_repeated_beside_another_key(desk: Desk) -> None:
+    lines = desk.problems(account(name=f'"{TOKEN}"', job_series="-1"), {})
+
+    assert [line.split(":")[1] for line in lines] == [" accounts.#1.name", " accounts.#1.job_series"]
+
+
+OWN = {"poll_interval": ('"5m"', 300.0), "rate_share": ("0.1", 0.1), "job_series": ("0", 0)}
+
+
+@pytest.mark.parametrize("way", ["table", "file", "profile", "missing profile"])
+def test_an_accounts_own_settings_apply_to_it_alone(desk: Desk, way: str) -> None:
+    desk.credentials(f"[cgc]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
+    own = {key: text for key, (text, _) in OWN.items()}
+    text = "job_series = 7\n" + account()
+    if way == "file":
+        AccountsFolder(desk).write("own.toml", **own)
+    else:
+        sources = {"table": {}, "profile": {"profile": '"cgc"'}, "missing profile": {"profile": '"other"'}}[way]
+        token_file = {} if way == "table" else {"auth_token_file": "", "api_endpoint": ""}
+        text += account(name='"own"', **token_file, **sources, **own)
+    desk.write(text)
+
+    found = desk.load({"SBG_EXPORTER_JOB_SERIES": "8"}, poll_interval="20")
+
+    shown = {name: found.settings_of(name) for name in found.names}
+    assert set(shown) == {"lab", "own"}
+    assert {key: getattr(shown["own"], key) for key in OWN} == {key: value for key, (_, value) in OWN.items()}
+    assert shown["own"].stale_after == DEFAULTS.stale_after
+    assert shown["lab"] == found.settings
+    assert (found.settings.poll_interval, found.settings.rate_share, found.settings.job_series) == (20, 0.25, 8)
+
+
+def test_a_profile_that_is_completed_gives_the_account_of_its_table(desk: Desk) -> None:
+    desk.credentials("[other]\n")
+    desk.write(account() + account(name='"own"', profile='"cgc"', auth_token_file="", api_endpoint="", job_series="3"))
+    [pending] = desk.load({}).pending
+    (desk.home / ".sevenbridges" / "credentials").write_text(f"[cgc]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
+
+    completed = pending.resolve()
+
+    assert completed.endpoint == CGC
+    assert (completed.entry, completed.own) == (pending.entry, pending.own)
+    assert completed == desk.load({}).accounts[1]
 
 
 def test_a_name_that_is_used_twice_is_told_with_both_places(desk: Desk) -> None:

@@ -18,7 +18,7 @@ from exporter.api.models import Job
 from exporter.errors import WaitReason
 from exporter.metrics.snapshot import AccountSnapshot, Waiting
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
-from exporter.web.status import STUCK_SECONDS
+from exporter.web.status import STUCK_SECONDS, status_view
 from tests.clocks import START
 from tests.factories import finished_job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
@@ -528,6 +528,19 @@ def test_jobs_beyond_job_series_are_counted() -> None:
     assert [row[0] for row in rows(some, UNFINISHED)] == [job_id(START), job_id(START + 1, 1)]
     assert section(some, UNFINISHED).text.endswith("3 more not shown here.")
     assert rows(none, UNFINISHED) == rows(none, FAILED) == [["5 more not shown here."]]
+
+
+def test_an_accounts_own_job_series_bounds_its_jobs_only() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(5)), at=START + 30)
+    display = replace(DISPLAY, job_series=2, own_job_series={"all": 4, "none": 0})
+
+    view = status_view([snapshot(counted.ledger, account=name) for name in ("all", "none", "usual")], display, NOW)
+
+    for table in (view.failed_jobs, view.unfinished_jobs):
+        shown = [row.account.name for row in table.rows]
+        assert (shown.count("none"), len(shown), table.hidden) == (0, 4, 11)
+        assert shown.count("usual") <= 2
 
 
 def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:

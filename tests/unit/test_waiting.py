@@ -12,7 +12,7 @@ import pytest
 from exporter.errors import Stopping, WaitReason
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.snapshot import AccountSnapshot
-from exporter.polling.poller import PollSchedule
+from exporter.polling.settings import PollSchedule
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.snapshots import DISPLAY
