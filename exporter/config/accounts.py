@@ -47,7 +47,7 @@ def _check_label(account: "AccountConfig") -> None:
     try:
         _label(account.name)
     except ValueError as error:
-        raise ConfigError(f"{account.where}: name: {error}") from None
+        raise ConfigError(f"{account.where}: name: {error}; {account.renaming}") from None
 
 
 def no_token(value: str) -> str:
@@ -143,6 +143,12 @@ class AccountConfig:
         """Whether a connection to the endpoint or to its proxy is encrypted."""
         through_tls = self.proxy is not None and self.proxy.judged_by(lambda url: url.startswith("https:"))
         return self.endpoint.startswith("https:") or through_tls
+
+    @property
+    def renaming(self) -> str:
+        """What to do to give it another name."""
+        in_file = isinstance(self.entry, AccountTable)
+        return "rename the account" if in_file else "configure it in a file under another name"
 
     @property
     def endpoint_warning(self) -> str:

@@ -145,7 +145,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         found.setup_problems,
         web,
         tuple(warning for each in found.accounts if (warning := each.endpoint_warning)),
-        unused_variables(environ, configured=bool(settings.accounts or settings.profiles)),
+        unused_variables(environ, configured=bool(tables or settings.profiles)),
     )
 
 

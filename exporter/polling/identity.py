@@ -305,11 +305,11 @@ class AccountIdentity:
         if not self.settings.show_username:
             return (
                 f"the token belongs to another user than the ledger of account {name}; restore the token of the"
-                " ledger's user, or rename the account to count the other user as well"
+                f" ledger's user, or {self._account.renaming} to count the other user as well"
             )
         return (
             f"the token belongs to {found}, but the ledger of account {name} to {expected};"
-            f" restore the token of {expected}, or rename the account to count {found} as well"
+            f" restore the token of {expected}, or {self._account.renaming} to count {found} as well"
         )
 
     def _use_allowance_of(self, username: str) -> None:

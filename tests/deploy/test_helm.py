@@ -132,13 +132,20 @@ def comparable(among: list[Object]) -> dict[str, Any]:
 
 
 @needs_helm
-def test_a_changed_configuration_restarts_the_pod() -> None:
+def test_a_changed_configuration_restarts_the_pod(tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(one_account())
+
     def checksum(*arguments: str) -> str:
         pod = only("StatefulSet", objects(templated(*arguments)))["spec"]["template"]
         return str(pod["metadata"]["annotations"]["checksum/config"])
 
     assert checksum() == checksum("--set", "resources.requests.cpu=1")
-    assert checksum() != checksum("--set", "settings.poll_interval=1m")
+    different = (
+        ("--set", "settings.poll_interval=1m"),
+        ("--set", "webConfig.secretName=web"),
+        ("--values", str(tmp_path / "values.yaml")),
+    )
+    assert len({checksum(), *(checksum(*each) for each in different)}) == 1 + len(different)
 
 
 @needs_helm

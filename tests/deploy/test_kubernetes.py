@@ -44,6 +44,7 @@ FOLDERS: Final = ("base", "state", "overlays/web-config", *(f"overlays/{name}" f
 ENDS_WITHIN: Final = 5
 """Seconds from SIGTERM to the daemon's end, as it promises and other tests prove."""
 EVERYTHING: Final = ("--values", str(CHART / "ci" / "everything-values.yaml"))
+RENDERINGS: Final = (*(folder.replace("/", "-") for folder in FOLDERS), "helm-default", "helm-everything")
 FOREIGN: Final = {"ExternalSecret", "PrometheusRule", "ServiceMonitor"}
 """Kinds that Kubernetes itself does not know."""
 LARGEST_ANNOTATION: Final = 262_144
@@ -188,6 +189,30 @@ def test_a_changed_configuration_restarts_the_pod() -> None:
 
     assert re.fullmatch(r"sbg-exporter-[a-z0-9]{10}", name)
     assert volume["configMap"]["name"] == name
+
+
+@needs_both
+@pytest.mark.parametrize("manifests", [name for name in RENDERINGS if name != "state"])
+def test_each_changed_config_map_and_secret_takes_effect(manifests: str) -> None:
+    """The configuration by a restart; Secrets and other files as the exporter reads them again, from whole folders.
+
+    Kubernetes updates mounted folders, but neither a file that is mounted by ``subPath`` nor an environment variable.
+    """
+    among = objects(every_rendering()[manifests])
+    settings, template = configuration(among), only("StatefulSet", among)["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    annotations = template["metadata"].get("annotations", {})
+    hashed = re.fullmatch(r"sbg-exporter-[a-z0-9]{10}", settings["metadata"]["name"])
+    mounts = {each["name"]: each for each in container["volumeMounts"]}
+
+    assert hashed or re.fullmatch(r"[0-9a-f]{64}", annotations["checksum/config"])
+    for volume in template["spec"]["volumes"]:
+        if "configMap" in volume or "secret" in volume:
+            mount = mounts[volume["name"]]
+            assert not {"subPath", "subPathExpr"} & set(mount), mount
+            assert "items" not in volume.get("secret", {}), "a new key is there, too"
+    assert "envFrom" not in container
+    assert not any("valueFrom" in each for each in container.get("env", []))
 
 
 @needs_both

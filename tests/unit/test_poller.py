@@ -659,8 +659,9 @@ def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_we
     snapshot = bench.poll()
 
     assert polls(snapshot)["error"] == 1
-    assert (
-        "the token belongs to somebody, but the ledger of account cavatica to rfranklin" in snapshot.status.last_error
+    assert snapshot.status.last_error == (
+        "the token belongs to somebody, but the ledger of account cavatica to rfranklin; restore the token of"
+        " rfranklin, or configure it in a file under another name to count somebody as well"
     )
     assert snapshot.ledger is good.ledger
     assert "/async/files" not in bench.platform.asked[2:]
@@ -679,6 +680,24 @@ def test_a_restart_shows_the_counters_before_the_platform_answers(bench: PollerF
     assert first.ledger is not None
     assert first.ledger.counters[counting.FILES_FAILED, ("copy",)].value == 1
     assert first.listed is None
+
+
+def test_an_account_that_is_renamed_at_a_restart_keeps_its_counters(bench: PollerFixture) -> None:
+    bench.platform.add("1", failed=1)
+    before = bench.poll().ledger
+    bench.identities = IdentityRegistry(["again"])
+    bench.poller = bench.new_poller("again")
+    bench.platform.add("2", failed=2)
+
+    after = bench.poll()
+
+    assert after.account == "again"
+    assert before is not None
+    assert after.ledger is not None
+    assert after.ledger.account.counting_since == before.account.counting_since
+    assert bench.counted(counting.FILES_FAILED) == 3
+    family = counting.FILES_FAILED, ("copy",)
+    assert after.ledger.counters[family].created == before.counters[family].created
 
 
 def test_a_name_never_bound_shows_no_counters(bench: PollerFixture) -> None:

@@ -885,6 +885,11 @@ def test_unused_variables_are_named(desk: Desk) -> None:
         " accounts"
     )
     assert TOKEN not in desk.load(both).unused
+    AccountsFolder(desk).write("a.toml")
+    desk.write("poll_interval = 5\n")
+    assert desk.load(both).unused.startswith(
+        "SB_API_ENDPOINT, SB_AUTH_TOKEN_FILE, SB_AUTH_TOKEN: not used, because acc"
+    )
 
 
 def test_relative_token_file_variable_is_in_systemd_credentials(desk: Desk) -> None:
@@ -935,6 +940,10 @@ def test_default_profile_is_used_without_variables(desk: Desk) -> None:
                 "SB_API_ENDPOINT: api_endpoint is plain http, which sends the token unencrypted; use https, or"
                 " configure the account in a file and set allow_plain_http = true"
             ),
+        ),
+        (
+            {**SB, "SB_API_ENDPOINT": f"https://{'long.' * 13}example.org/v2"},
+            ("SB_API_ENDPOINT: name: expected 1 to 64 printable characters; configure it in a file under another name"),
         ),
         (
             {**SB, "SB_AUTH_TOKEN_FILE": "/no/such/token"},
