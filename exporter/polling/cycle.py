@@ -199,33 +199,48 @@ class PollCycle:
         self._token_proven = False
         self._stats.jobs_in_question(ledger.live.keys())
         with self._forgotten_if_not_counted(tick.now):
-            stopped = self._run_phase(self._plan.discover(tick), ledger, seen)
-            if stopped is None and seen.unread and not seen.jobs:
-                stopped = BadAnswer("no job of the list could be read: each is too large")
-            changes = self._reconcile(ledger, seen)
-            if isinstance(stopped, AllowanceExhausted):
-                self._plan.cut_short()
+            stopped, changes = self._discover(tick, ledger, seen)
             if stopped is not None:
-                written = self._commit(ledger, changes)
-                return self._finish(ledger, changes, seen, tick.now, stopped, written=written, discovered=False)
+                return self._settled(tick.now, self._count(ledger, changes, seen, stopped, discovered=False))
             now = self._clock.monotonic()
             self._time.look_ended(now, next_look(now), listing=self._plan.incremental)
             phase = self._plan.refresh(replace(tick, ledger=self.view(ledger.after(changes))))
-            request = next(phase, None)
-            finishes = [] if request is None else _finishes_without_errors(changes)
-            logged = tuple(event for event in changes.events if event not in finishes)
-            written = self._commit(ledger, replace(changes, events=logged))
-            if request is not None:
-                with self._logged_with_errors(finishes if written else []) as records:
-                    if written and changes:
-                        ledger = ledger.after(changes)
-                        seen.committed(changes)
-                        look_counted(self._result(ledger, changes, seen, None, written=True, discovered=True))
-                    stopped = self._run_phase(phase, ledger, seen, request)
-                    changes = self._reconcile(ledger, seen)
-                    written = written and self._commit(ledger, changes)
-                    records.update(changes.records if written else {})
-            return self._finish(ledger, changes, seen, tick.now, stopped, written=written, discovered=True)
+            return self._settled(tick.now, self._refresh(phase, ledger, changes, seen, look_counted))
+
+    def _discover(self, tick: Tick, ledger: Ledger, seen: ObservationBuffer) -> tuple[Stopped, Changes]:
+        """Run the first phase; return the error that ended it, and the changes that it makes."""
+        stopped = self._run_phase(self._plan.discover(tick), ledger, seen)
+        if stopped is None and seen.unread and not seen.jobs:
+            stopped = BadAnswer("no job of the list could be read: each is too large")
+        changes = self._reconcile(ledger, seen)
+        if isinstance(stopped, AllowanceExhausted):
+            self._plan.cut_short()
+        return stopped, changes
+
+    def _refresh(
+        self,
+        phase: Phase,
+        ledger: Ledger,
+        changes: Changes,
+        seen: ObservationBuffer,
+        look_counted: Callable[[CycleResult], None],
+    ) -> CycleResult:
+        """Commit the *changes* of the first phase, then run *phase*, the second one, and commit its changes."""
+        request = next(phase, None)
+        if request is None:
+            return self._count(ledger, changes, seen)
+        finishes = _finishes_without_errors(changes)
+        logged = tuple(event for event in changes.events if event not in finishes)
+        look = self._count(ledger, replace(changes, events=logged), seen)
+        with self._logged_with_errors(finishes if look.written else []) as records:
+            if look.written and changes:
+                seen.committed(changes)
+                look_counted(look)
+            stopped = self._run_phase(phase, look.ledger, seen, request)
+            changes = self._reconcile(look.ledger, seen)
+            result = self._count(look.ledger, changes, seen, stopped, commit=look.written)
+            records.update(changes.records if result.written else {})
+        return result
 
     def continue_listing(self, ledger: Ledger) -> CycleResult:
         """Run the third phase: read the next pages of a large account's full listing.
@@ -236,9 +251,7 @@ class PollCycle:
         tick, seen = Tick(self._clock.monotonic(), self.view(ledger)), ObservationBuffer()
         with self._forgotten_if_not_counted(tick.now):
             stopped = self._run_phase(self._plan.continue_listing(tick), ledger, seen)
-            changes = self._reconcile(ledger, seen)
-            written = self._commit(ledger, changes)
-            return self._finish(ledger, changes, seen, tick.now, stopped, written=written, discovered=True)
+            return self._settled(tick.now, self._count(ledger, self._reconcile(ledger, seen), seen, stopped))
 
     def view(self, ledger: Ledger) -> LedgerView:
         """Return what the plan needs to know of *ledger*."""
@@ -251,37 +264,22 @@ class PollCycle:
             None if age is None else max(0.0, age),
         )
 
-    def _finish(
+    def _count(
         self,
         ledger: Ledger,
         changes: Changes,
         seen: ObservationBuffer,
-        now: float,
-        stopped: Stopped,
+        stopped: Stopped = None,
         *,
-        written: bool,
-        discovered: bool,
+        discovered: bool = True,
+        commit: bool = True,
     ) -> CycleResult:
+        """Commit *changes*, unless *commit* is false, and return the cycle's result so far."""
+        written = commit and self._commit(ledger, changes)
         after = ledger.after(changes)
-        result = self._result(
-            after if written else ledger, changes, seen, stopped, written=written, discovered=discovered
-        )
-        self._plan.settle(now, written=written, failed=isinstance(stopped, PollError))
-        return result if written else replace(result, ahead=after.live)
-
-    def _result(
-        self,
-        ledger: Ledger,
-        changes: Changes,
-        seen: ObservationBuffer,
-        stopped: Stopped,
-        *,
-        written: bool,
-        discovered: bool,
-    ) -> CycleResult:
         return CycleResult(
-            ledger,
-            None,
+            after if written else ledger,
+            None if written else after.live,
             changes.listed,
             complete=self._plan.listing is not None,
             written=written,
@@ -289,6 +287,11 @@ class PollCycle:
             stopped=stopped,
             saw_jobs=bool(seen.jobs),
         )
+
+    def _settled(self, now: float, result: CycleResult) -> CycleResult:
+        """Tell the plan how the cycle ended, and return its result."""
+        self._plan.settle(now, written=result.written, failed=isinstance(result.stopped, PollError))
+        return result
 
     @contextmanager
     def _logged_with_errors(self, finishes: Iterable[JobFinished]) -> Iterator[dict[str, JobRecord]]:

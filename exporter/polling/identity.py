@@ -1,30 +1,18 @@
 """Which user a token belongs to. Of two accounts with the same identity, only the first configured one is polled."""
 
-import math
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Final
 
 from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client
-from exporter.api.models import Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.counting.values import Ledger
-from exporter.errors import (
-    AllowanceExhausted,
-    BadAnswer,
-    ConfigError,
-    DuplicateAccount,
-    PollError,
-    TokenError,
-    WrongAccount,
-)
+from exporter.errors import ConfigError, DuplicateAccount, TokenError, WrongAccount
 from exporter.logs import Log
+from exporter.polling.counting_start import CountingStart
 from exporter.polling.lease import Lease
-from exporter.polling.platform_clock import AGREE_WITHIN
 from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.redaction import Secret
@@ -32,8 +20,6 @@ from exporter.storage.store import Store
 
 Identity = tuple[str, str, str]
 """Endpoint, user name and division."""
-_MAX_CONFIRMATIONS: Final = 4
-"""Requests in one poll, after those that it needs anyway, until two responses in a row show the same clock."""
 
 
 class IdentityRegistry:
@@ -89,16 +75,13 @@ class AccountIdentity:
     """Identifies one account's user, and loads the ledger and the allowance that belong to it.
 
     It asks the platform at the start, and again whenever the token changes. For one thread.
-
-    A new ledger needs the platform's time, and that needs two responses in a row that agree: the user, and the first
-    page of the list, which the poll needs anyway. As a :class:`.cycle.Source` it then serves this page, so that a new
-    account costs no request more. If the two disagree, the user is requested again until two do agree.
     """
 
     def __init__(
         self,
         account: AccountConfig,
         client: Client,
+        start: CountingStart,
         *,
         store: Store,
         identities: IdentityRegistry,
@@ -111,6 +94,7 @@ class AccountIdentity:
     ) -> None:
         self._account = account
         self._client = client
+        self._start = start
         self._store = store
         self._identities = identities
         self._allowances = allowances
@@ -123,9 +107,6 @@ class AccountIdentity:
         """User names to hide."""
         self._secret: Secret | None = None
         self._identified = False
-        self._first_answers: dict[str, tuple[float | None, float]] = {}
-        """When the platform first named a user whose ledger does not exist yet: its date, and monotonic seconds."""
-        self._first_page: JobPage | PollError | None = None
         self.unproven = False
         """Whether the platform rejected the token, or its user is the wrong one: the next poll checks it first."""
         self._unreadable = False
@@ -197,8 +178,7 @@ class AccountIdentity:
         return current
 
     def _identify(self, current: Ledger | None) -> Ledger:
-        self._first_page = None
-        response = self._user()
+        response = self._start.request_user()
         username = response.value
         name, endpoint, division = self._account.name, self._account.endpoint, self._account.division
         self._hide(username)
@@ -211,88 +191,16 @@ class AccountIdentity:
         with self._lease.held():
             ledger = self._store.load(name, endpoint, username, division, now - self.settings.rules.failed_job_window)
         if ledger is None:
-            first = self._first_answers.setdefault(username, (response.date, self._clock.monotonic()))
-            since = self._counting_since(*first)
+            since = self._start.counting_since(response)
             with self._lease.held():
                 ledger = self._store.create(
                     name, endpoint, username, division, counting_since=since, local_time=now, rules=self.settings.rules
                 )
-            del self._first_answers[username]
             self._log.info("ledger.created", counting_since=since)
         self._identified = True
         self.unproven = False
         self._use_allowance_of(username)
         return ledger
-
-    def _user(self) -> Response[str]:
-        response = self._client.user()
-        self._stats.answered()
-        self._stats.date_received(response.date)
-        return response
-
-    def _counting_since(self, date: float | None, monotonic: float) -> int:
-        """Return the platform's time of a response with *date*, received at *monotonic*, once its clock is believed.
-
-        It is this machine's time if the platform shows no clock.
-
-        Raises:
-            BadAnswer: no two responses in a row show the same clock.
-            PollError: the platform did not respond.
-        """
-        clock = self._stats.platform_clock
-        witnesses = 1
-        if not clock.believed:
-            self._read_first_page()
-            witnesses += isinstance(self._first_page, JobPage)
-        for _ in range(_MAX_CONFIRMATIONS):
-            if clock.believed or (clock.absent and witnesses > 1):
-                break
-            self._confirm()
-            witnesses += 1
-        passed = self._clock.monotonic() - monotonic
-        since = clock.time(monotonic, self._clock.time() - passed)
-        if since is not None and date is not None and abs(since - date) <= AGREE_WITHIN:
-            since = date  # to the second: the estimate may be off by one
-        if since is None:
-            raise BadAnswer("no two responses in a row have a Date header with the same clock; cannot begin to count")
-        return math.floor(since)
-
-    def _confirm(self) -> None:
-        """Request the user once more, for the time of the response."""
-        try:
-            self._user()
-        except (PollError, AllowanceExhausted):
-            if isinstance(self._first_page, PollError):
-                raise self._first_page from None
-            raise
-
-    # ---- the first page of the list, as a second witness of the platform's clock ----
-
-    def _read_first_page(self) -> None:
-        try:
-            page = self._client.page(0)
-        except PollError as error:
-            self._first_page = error  # The poll reports it, after the ledger has been created.
-        else:
-            self._stats.date_received(page.date)
-            self._first_page = replace(page, date=None)
-
-    def page(self, offset: int, priority: Priority, *, until: float) -> JobPage:
-        """Return a page of the job list: the first one as it was already read, if it was; see :meth:`.Client.page`."""
-        first, self._first_page = self._first_page, None
-        if first is None or offset != 0:
-            return self._client.page(offset, priority, until=until)
-        if isinstance(first, PollError):
-            raise first
-        return first
-
-    def job(self, operation: Operation, job_id: str, *, until: float) -> Response[Job | None]:
-        """Return one job; see :meth:`.Client.job`."""
-        return self._client.job(operation, job_id, until=until)
-
-    def user(self) -> Response[str]:
-        """Return the name of the user that the token belongs to; see :meth:`.Client.user`."""
-        return self._client.user()
 
     def _hide(self, username: str) -> None:
         """Remember a user name that the platform's messages must not show."""

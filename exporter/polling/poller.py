@@ -28,6 +28,7 @@ from exporter.errors import (
 )
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
+from exporter.polling.counting_start import CountingStart
 from exporter.polling.cycle import CycleResult, PollCycle, Stopped
 from exporter.polling.identity import AccountIdentity, IdentityRegistry
 from exporter.polling.lease import Lease
@@ -116,9 +117,11 @@ class Poller:
         self._stats = stats or PollStats(clock, self._log)
         self._waits = WaitTracker(clock, self._log, account.token.remedy)
         self._client = connect(self._stats)
+        self._start = CountingStart(self._client, self._stats, clock)
         self._identity = AccountIdentity(
             account,
             self._client,
+            self._start,
             store=store,
             identities=identities,
             allowances=allowances,
@@ -415,7 +418,7 @@ class Poller:
         )
         self._cycle = PollCycle(
             self._plan,
-            self._identity,
+            self._start,
             self._store,
             rules=self._settings.rules,
             stats=self._stats,
