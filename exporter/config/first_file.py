@@ -35,6 +35,7 @@ _TEXT: Final = """\
 name = {name}
 api_endpoint = {endpoint}
 auth_token_file = {token_file}
+# poll_interval = "5m"         # of this account; so may be rate_share and job_series
 """
 
 

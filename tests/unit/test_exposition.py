@@ -6,7 +6,9 @@ anew with ``python -m tests.unit.test_exposition`` and read the difference befor
 
 import gzip
 import math
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -262,6 +264,18 @@ def test_every_line_of_the_whole_page_ends_and_openmetrics_has_one_eof_at_the_en
     assert page.count("# EOF") == (1 if wanted is Format.OPENMETRICS else 0)
     assert wanted is Format.TEXT or lines[-1] == "# EOF"
     assert {"sbg_jobs", "sbg_exporter_build_info", "process_open_fds", "python_info"} <= parsed(page, wanted).keys()
+
+
+def test_an_accounts_own_job_series_bounds_its_series_only() -> None:
+    display = replace(DISPLAY, job_series=2, own_job_series={"few": 1, "none": 0})
+    snapshots = tuple(snapshot(crowd(), account=name) for name in ("few", "none", "usual"))
+    page = rendered(Scenario(snapshots, of(Section.PER_JOB), display=display), Format.TEXT).decode()
+
+    for family in ("sbg_unfinished_job_submitted_timestamp_seconds", "sbg_failed_job_detected_timestamp_seconds"):
+        shown = re.findall(rf'^{family}{{account="(\w+)"', page, re.MULTILINE)
+        assert Counter(shown) == {"few": 1, "usual": 2}
+    hidden = re.findall(r'^sbg_exporter_job_series_hidden\{account="(\w+)",kind="failed"\} (\d)', page, re.MULTILINE)
+    assert hidden == [("few", "3"), ("none", "4"), ("usual", "2")]
 
 
 @pytest.mark.parametrize("wanted", FORMATS)
