@@ -1,13 +1,15 @@
-"""Generate the chart's copies of project files and its table of values: ``python -m deploy.helm.generate``.
+"""Generate the chart's copies of project files and its tables of values: ``python -m deploy.helm.generate``.
 
-A chart can read only its own files, so this script copies the dashboards and the rules. A test fails if the copies are
-out of date.
+A chart can read only its own files, so this script copies the dashboards and the rules. The settings, the names of the
+alerts and the comments of ``values.yaml`` go into the schema of the values. A test fails if anything is out of date.
 """  # noqa: INP001  # a folder of charts, not a package
 
 import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Final, Literal, get_args, get_origin
 
@@ -15,17 +17,26 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from deploy.kubernetes.generate import dashboards, rule_groups, with_version, write
+from exporter import __version__
 from exporter.config.settings import Settings, is_duration
 
 CHART: Final = Path(__file__).parent / "sbg-exporter"
 NOT_SETTINGS: Final = {"accounts", "listen", "state_file", "profiles", "web_config_file"}
 """Keys of the configuration file that the chart writes itself, or that make no sense in a pod."""
 _DURATION: Final = {
-    "anyOf": [
-        {"type": "number", "minimum": 0},
-        {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[smhd]?\s*$"},
-    ]
+    "type": ["number", "string"],
+    "minimum": 0,
+    "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[smhd]?\s*$",
 }
+_CUSTOM_RULE: Final = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "for": {"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d|w|y))+$"},
+        "severity": {"type": "string", "minLength": 1},
+    },
+}
+"""What the values may change of an alert."""
 _BOUNDS: Final = {"gt": "exclusiveMinimum", "ge": "minimum", "le": "maximum"}
 """Names of bounds in pydantic, and in JSON Schema."""
 _KEY: Final = re.compile(r"( *)([A-Za-z]\w*):")
@@ -34,10 +45,12 @@ _KEY: Final = re.compile(r"( *)([A-Za-z]\w*):")
 def made() -> dict[Path, str]:
     """Return the text of every generated file by path."""
     chart, readme, schema = (CHART / name for name in ("Chart.yaml", "README.md", "values.schema.json"))
+    values = (CHART / "values.yaml").read_text(encoding="utf-8")
+    about = with_version(chart.read_text(encoding="utf-8"), "version", "appVersion")
     return {
-        chart: with_version(chart.read_text(encoding="utf-8"), "version", "appVersion"),
-        schema: _with_settings(schema.read_text(encoding="utf-8")),
-        readme: _with_values(readme.read_text(encoding="utf-8"), (CHART / "values.yaml").read_text(encoding="utf-8")),
+        chart: re.sub(r"(/sbg-exporter:)\S+", rf"\g<1>{__version__}", about),
+        schema: _schema(schema.read_text(encoding="utf-8"), values),
+        readme: _with_values(readme.read_text(encoding="utf-8"), values),
         CHART / "files" / "rules.yaml": rule_groups(),
         **{CHART / "files" / "dashboards" / name: text for name, text in dashboards().items()},
     }
@@ -48,7 +61,7 @@ def documented(values: str) -> Iterator[tuple[str, str]]:
     path: list[str] = []
     comment: list[str] = []
     for line in values.splitlines():
-        if line.lstrip().startswith("#"):
+        if line.lstrip().startswith("# "):
             comment.append(line.lstrip(" #"))
             continue
         if match := _KEY.match(line):
@@ -58,26 +71,47 @@ def documented(values: str) -> Iterator[tuple[str, str]]:
         comment = []
 
 
+def sections(values: str) -> Iterator[tuple[str, str]]:
+    """Yield the title and the text of every section of *values*, each of which begins with ``## ``."""
+    for section in values.split("\n## ")[1:]:
+        title, _, text = section.partition("\n")
+        yield title, text
+
+
 def _with_values(readme: str, values: str) -> str:
     defaults = yaml.safe_load(values)
-    rows = ["| key | default | meaning |", "| --- | --- | --- |"]
-    for key, meaning in documented(values):
-        default = defaults
-        for part in key.split("."):
-            default = default[part]
-        rows.append(f"| `{key}` | `{json.dumps(default)}` | {meaning} |")
-    table = "\n".join(rows)
-    return re.sub(r"(?<=<!-- values -->\n).*?(?=<!-- /values -->)", lambda _: f"\n{table}\n\n", readme, flags=re.DOTALL)
+    rows: list[str] = []
+    for title, text in sections(values):
+        rows += [f"### {title}", "", "| key | default | meaning |", "| --- | --- | --- |"]
+        for key, meaning in documented(text):
+            default = reduce(getitem, key.split("."), defaults)
+            rows.append(f"| `{key}` | `{json.dumps(default)}` | {meaning} |")
+        rows.append("")
+    tables = "\n".join(rows)
+    return re.sub(r"(?<=<!-- values -->\n).*?(?=<!-- /values -->)", lambda _: f"\n{tables}\n", readme, flags=re.DOTALL)
 
 
-def _with_settings(schema: str) -> str:
+def _schema(schema: str, values: str) -> str:
     whole = json.loads(schema)
+    for key, meaning in documented(values):
+        *parents, last = key.split(".")
+        within = reduce(lambda inner, part: inner["properties"][part], parents, whole)
+        within["properties"][last]["description"] = meaning
     whole["properties"]["settings"]["properties"] = {
         key: {**_type(field), "description": field.description}
         for key, field in Settings.model_fields.items()
         if key not in NOT_SETTINGS
     }
+    rule = whole["properties"]["prometheusRule"]["properties"]
+    rule["disabled"]["properties"] = {name: {"type": "boolean"} for name in alerts()}
+    rule["customRules"]["properties"] = dict.fromkeys(alerts(), _CUSTOM_RULE)
     return json.dumps(whole, indent=2) + "\n"
+
+
+def alerts() -> list[str]:
+    """Return the names of the alerts."""
+    groups = yaml.safe_load(rule_groups())["groups"]
+    return [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
 
 
 def _type(field: FieldInfo) -> dict[str, object]:

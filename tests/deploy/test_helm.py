@@ -7,7 +7,12 @@ that it copies. After a wanted change write them anew and look at the difference
 import copy
 import re
 import shutil
+import subprocess
+import sys
+import threading
 import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +25,11 @@ from exporter import __version__
 from exporter.simulator.server import DEMO_TOKEN
 from tests.deploy.kubernetes_tools import (
     CHART,
+    REPOSITORY,
     Object,
     Refused,
     configuration,
+    contains,
     helm,
     kustomized,
     needs_both,
@@ -30,17 +37,23 @@ from tests.deploy.kubernetes_tools import (
     objects,
     only,
     templated,
+    wishes,
+    without_hooks,
 )
 from tests.harness import Installation
 
 GOLDEN: Final = Path(__file__).parent / "golden"
-EVERYTHING: Final = CHART / "ci" / "everything-values.yaml"
+VALUES: Final = {file.stem.removesuffix("-values"): file for file in sorted((CHART / "ci").glob("*-values.yaml"))}
+"""Examples of values, by name."""
+EVERYTHING: Final = VALUES["everything"]
 RENDERS: Final = {"helm-default": (), "helm-everything": ("--values", str(EVERYTHING))}
 IMMUTABLE: Final = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
 """What Kubernetes does not let an upgrade change of a StatefulSet."""
+PARENTS_KEYS: Final = {"enabled"}
+"""What only a parent chart sets."""
+OPEN: Final = {"settings", "resources", "dnsConfig", "podDisruptionBudget"}
+"""Values with a schema of their own and no defaults, or more keys than the defaults have."""
 HASH: Final = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
-PARENTS_KEYS: Final = {"global", "enabled"}
-"""Values that a parent chart sets."""
 SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 """What Kubernetes takes as the name of a Service."""
 
@@ -48,13 +61,9 @@ SERVICE_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 def golden(name: str) -> str:
     """A rendering, with the version and what is only copied left out."""
     text = templated(*RENDERS[name]).replace(__version__, "(version)")
-    for copied in (*(each.strip() for each in dashboards().values()), _indented(rule_groups())):
+    for copied in (each.strip() for each in dashboards().values()):
         text = text.replace(copied, "(copied)")
-    return text
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines()).strip()
+    return re.sub(r"(?<=\n  groups:\n).*?(?=\n---|\Z)", "    (rules)\n", text, flags=re.DOTALL)
 
 
 def one_account(**more: object) -> str:
@@ -69,7 +78,8 @@ def one_account(**more: object) -> str:
 @needs_helm
 def test_helm_has_no_complaint() -> None:
     helm("lint", "--strict", str(CHART))
-    helm("lint", "--strict", str(CHART), "--values", str(EVERYTHING))
+    for file in VALUES.values():
+        helm("lint", "--strict", str(CHART), "--values", str(file))
 
 
 @needs_helm
@@ -85,8 +95,13 @@ def test_everything_means_every_value() -> None:
 
     assert set(everything) == set(defaults) == set(schema) - PARENTS_KEYS
     for key, value in defaults.items():
-        if schema[key].get("additionalProperties") is False and key not in {"settings", "resources"}:
+        if schema[key].get("additionalProperties") is False and key not in OPEN:
             assert set(everything[key]) == set(value) == set(schema[key]["properties"]), key
+    for nested in (("global",), ("route", "main"), ("service", "ipDualStack")):
+        given, known = everything, {"properties": schema}
+        for key in nested:
+            given, known = given[key], known["properties"][key]
+        assert set(given) == set(known["properties"]), nested
     assert set(everything["settings"]) == set(schema["settings"]["properties"])
     assert {key for account in everything["accounts"] for key in account} == set(
         schema["accounts"]["items"]["properties"]
@@ -109,9 +124,9 @@ def test_the_operator_is_told_the_same_by_chart_and_component() -> None:
         assert only(kind, charted)["spec"] == only(kind, overlaid)["spec"]
 
 
-def comparable(among: list[Object]) -> dict[str, Any]:
-    """The objects by kind, without what says only by which tool they were made."""
-    among = copy.deepcopy(among)
+def comparable(among: list[Object]) -> dict[tuple[str, str], Any]:
+    """The objects by kind and name, without what says only by which tool they were made."""
+    among = without_hooks(copy.deepcopy(among))
     settings, stateful = configuration(among), only("StatefulSet", among)
     settings["data"] = {name: tomllib.loads(text) for name, text in settings["data"].items()}
     stateful["spec"]["template"]["metadata"].pop("annotations", None)
@@ -128,7 +143,7 @@ def comparable(among: list[Object]) -> dict[str, Any]:
     for each in among:
         for label in ("app.kubernetes.io/managed-by", "helm.sh/chart"):
             each["metadata"]["labels"].pop(label, None)
-    return {each["kind"]: each for each in among}
+    return {(each["kind"], each["metadata"]["name"]): each for each in among}
 
 
 @needs_helm
@@ -168,7 +183,9 @@ def test_a_long_release_name_leaves_room_for_what_kubernetes_adds() -> None:
     among = objects(templated(release="a" * 53))
 
     assert len(only("StatefulSet", among)["metadata"]["name"]) <= 63 - 11
-    assert {each["metadata"]["name"] for each in among} == {"a" * 52}
+    assert {each["metadata"]["name"] for each in among} == {
+        f"{'a' * 52}{suffix}" for suffix in ("", "-headless", "-test")
+    }
 
 
 @needs_helm
@@ -186,7 +203,9 @@ def test_a_release_name_that_is_no_service_name_is_made_one(release: str) -> Non
 @needs_helm
 @pytest.mark.parametrize("name", ["Team_A", "v1.2", "2nd"])
 def test_a_name_override_that_is_no_service_name_is_made_one(name: str) -> None:
-    among = objects(templated("--set-string", f"nameOverride={name}", release=name.lower().replace("_", "-")))
+    among = without_hooks(
+        objects(templated("--set-string", f"nameOverride={name}", release=name.lower().replace("_", "-")))
+    )
 
     assert [each["metadata"]["name"] for each in among if not SERVICE_NAME.fullmatch(each["metadata"]["name"])] == []
     assert {each["metadata"]["labels"]["app.kubernetes.io/name"] for each in among} == {name}
@@ -209,12 +228,48 @@ def test_a_parent_chart_may_switch_it_on_and_off(alias: str | None, tmp_path: Pa
     parent = parent_chart(tmp_path, condition=f"{key}.enabled", **({"alias": alias} if alias else {}))
 
     on, off = (
-        objects(templated("--set", f"{key}.enabled={value},global.team=a", chart=parent)) for value in ("true", "false")
+        objects(templated("--set", f"{key}.enabled={value},global.team=a,global.imageRegistry=mirror", chart=parent))
+        for value in ("true", "false")
     )
 
     assert {each["kind"] for each in on} == {each["kind"] for each in objects(templated())}
     assert [each["metadata"]["name"] for each in on if not SERVICE_NAME.fullmatch(each["metadata"]["name"])] == []
+    assert images(on) == {f"mirror/sbg-exporter/sbg-exporter:{__version__}"}
     assert off == []
+
+
+def images(among: list[Object]) -> set[str]:
+    """The images of the exporter and of its test."""
+    pods = [only("StatefulSet", among)["spec"]["template"], only("Pod", among)]
+    return {container["image"] for pod in pods for container in pod["spec"]["containers"]}
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ("image.tag=v1", "ghcr.io/sbg-exporter/sbg-exporter:v1"),
+        ("image.registry=,image.repository=r.example/sbg,image.tag=v1", "r.example/sbg:v1"),
+        ("image.registry=r.example/,image.tag=v1", "r.example/sbg-exporter/sbg-exporter:v1"),
+        (f"image.tag=v1,image.digest=sha256:{'0' * 64}", f"ghcr.io/sbg-exporter/sbg-exporter@sha256:{'0' * 64}"),
+        ("image.tag=v1,global.imageRegistry=mirror:5000", "mirror:5000/sbg-exporter/sbg-exporter:v1"),
+        ("image.tag=v1,global=null", "ghcr.io/sbg-exporter/sbg-exporter:v1"),
+    ],
+)
+def test_the_image_is_put_together(values: str, image: str) -> None:
+    assert images(objects(templated("--set", values))) == {image}
+
+
+@needs_helm
+def test_labels_of_all_objects_are_not_in_what_an_upgrade_cannot_change() -> None:
+    plain, labelled = (
+        only("StatefulSet", objects(templated(*arguments)))["spec"]
+        for arguments in ((), ("--set", "commonLabels.team=data,commonAnnotations.contact=me"))
+    )
+
+    assert labelled["template"]["metadata"]["labels"]["team"] == "data"
+    for field in IMMUTABLE:
+        assert plain[field] == labelled[field]
 
 
 @needs_helm
@@ -244,11 +299,11 @@ def test_what_yaml_takes_for_something_else_stays_a_word(word: str) -> None:
     """A label, and the name of a namespace, a Secret or a class, is a text for Kubernetes, or nothing at all."""
     secret = f"accounts[0].name=a,accounts[0].apiEndpoint=https://x.example/v2,accounts[0].tokenSecret.key={word}"
     names = f"accounts[0].tokenSecret.name={word},serviceAccount.name={word},priorityClassName={word}"
-    storage = f"persistence.storageClassName={word},nameOverride={word}"
+    storage = f"persistence.storageClass={word},nameOverride={word}"
 
     rendered = helm("template", word, str(CHART), "--namespace", word, "--set-string", f"{secret},{names},{storage}")
 
-    for each in (among := objects(rendered)):
+    for each in (among := without_hooks(objects(rendered))):
         about = each["metadata"]
         labels = [about["labels"][f"app.kubernetes.io/{label}"] for label in ("name", "instance")]
         assert (about["namespace"], labels) == (word, [word, word])
@@ -275,6 +330,7 @@ def test_settings_that_are_all_commented_out_are_none(tmp_path: Path) -> None:
         ("serviceAccount.create", "ServiceAccount"),
         ("serviceMonitor.enabled", "ServiceMonitor"),
         ("prometheusRule.enabled", "PrometheusRule"),
+        ("podMonitor.enabled", "PodMonitor"),
     ],
 )
 def test_a_switch_brings_one_object(switch: str, kind: str) -> None:
@@ -330,6 +386,151 @@ def test_a_web_config_is_mounted_and_probes_use_its_scheme(tls: str, schemes: se
     assert volume == {"secretName": "web", "defaultMode": 0o440}
     assert {probe.get("scheme") for probe in probes} == schemes
     assert endpoint.get("scheme") == ("https" if tls == "true" else None)
+
+
+@needs_helm
+@pytest.mark.parametrize("number", range(20))
+def test_a_wish_of_platform_teams_is_fulfilled(number: int) -> None:
+    """Values for it, what they give, and who asked for it are in chart-wishes.yaml."""
+    wish = wishes()[number]
+
+    among = objects(wish.manifests)
+    assert [part for part in wish.gives if not any(contains(each, part) for each in among)] == [], wish.title
+
+
+@needs_helm
+def test_an_existing_configuration_is_mounted_in_place_of_one_from_values() -> None:
+    among = objects(templated("--values", str(VALUES["existing"])))
+    notes = helm("install", "copies", str(CHART), "--dry-run=client", "--values", str(VALUES["existing"]))
+
+    template = only("StatefulSet", among)["spec"]["template"]
+    volumes = {each["name"]: each for each in template["spec"]["volumes"]}
+    assert [each["metadata"]["name"] for each in among if each["kind"] == "ConfigMap"] == ["jobs-config"]
+    assert "checksum/config" not in template["metadata"].get("annotations", {})
+    assert volumes["config"]["configMap"] == {"name": "jobs-config"}
+    assert [each["secret"]["secretName"] for each in volumes.values() if "secret" in each] == ["jobs-tokens"]
+    assert "rollout restart statefulset/copies-sbg-exporter" in notes
+    assert "cavatica" not in notes  # the default account, which is not polled
+
+
+@needs_helm
+def test_accounts_share_a_secret_by_their_names() -> None:
+    account = "accounts[0].name=a b,accounts[0].apiEndpoint=https://x.example/v2"
+    named = account.replace("a b", "a")
+
+    [polled] = tomllib.loads(
+        configuration(objects(templated("--set", f"{named},existingSecret=tokens")))["data"]["config.toml"]
+    )["accounts"]
+
+    assert polled["auth_token_file"] == "/run/secrets/tokens/a.token"  # a path
+    with pytest.raises(Refused, match='accounts: "a" has no tokenSecret; set it, or existingSecret'):
+        templated("--set", named)
+    with pytest.raises(Refused, match='"a b" cannot be the key of a Secret'):
+        templated("--set", f"{account},existingSecret=tokens")
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("values", "volume", "claims", "told"),
+    [
+        ("persistence.storageClass=-", None, [{"storageClassName": ""}], "keeps this volume"),
+        ("persistence.existingClaim=mine", {"persistentVolumeClaim": {"claimName": "mine"}}, [], "the claim mine has"),
+        ("persistence.enabled=false,persistence.size=2Gi", {"emptyDir": {"sizeLimit": "2Gi"}}, [], "counters are lost"),
+    ],
+)
+def test_the_state_is_on_the_volume_that_is_wanted(
+    values: str, volume: Object | None, claims: list[Object], told: str
+) -> None:
+    spec = only("StatefulSet", objects(templated("--set", values)))["spec"]
+
+    state = [each for each in spec["template"]["spec"]["volumes"] if each["name"] == "state"]
+    assert state == ([{"name": "state", **volume}] if volume else [])
+    assert contains([each["spec"] for each in spec.get("volumeClaimTemplates", [])], claims)
+    assert len(spec.get("volumeClaimTemplates", [])) == len(claims)
+    assert told in helm("install", "copies", str(CHART), "--dry-run=client", "--set", values)
+
+
+@needs_helm
+def test_an_alert_can_be_left_out_and_changed_and_all_others_stay() -> None:
+    left_out = ("SbgExporterDown", "SbgStateNotWritable", "SbgConfigReloadFailed")  # all of the last group
+    given = ",".join(f"prometheusRule.disabled.{alert}=true" for alert in left_out)
+    changed = "prometheusRule.customRules.SbgJobLost.severity=critical,prometheusRule.disabled.SbgJobLost=false"
+
+    among = objects(templated("--set", f"prometheusRule.enabled=true,{given},{changed}"))
+
+    expected = yaml.safe_load(rule_groups())["groups"]
+    assert {rule["alert"] for rule in expected.pop()["rules"]} == set(left_out)
+    [lost] = [rule for group in expected for rule in group["rules"] if rule.get("alert") == "SbgJobLost"]
+    lost["labels"]["severity"] = "critical"
+    assert only("PrometheusRule", among)["spec"]["groups"] == expected
+
+
+def test_every_alert_has_its_runbook_where_a_copy_is_expected_to_have_it() -> None:
+    """``prometheusRule.runbookUrl`` replaces what is before the name."""
+    rules = [rule for group in yaml.safe_load(rule_groups())["groups"] for rule in group["rules"] if "alert" in rule]
+
+    assert [each["alert"] for each in rules] == generate.alerts()
+    for rule in rules:
+        assert rule["annotations"]["runbook_url"].partition("#")[2] == rule["alert"].lower()
+
+
+@needs_helm
+def test_the_network_policy_lets_the_test_s_pod_in() -> None:
+    among = objects(templated("--values", str(EVERYTHING)))
+
+    [peers, _] = [rule.get("from", []) for rule in only("NetworkPolicy", among)["spec"]["ingress"]]
+    [selector] = [peer["podSelector"]["matchLabels"] for peer in peers if "podSelector" in peer]
+    assert selector.items() <= only("Pod", among)["metadata"]["labels"].items()
+
+
+@needs_helm
+@pytest.mark.parametrize(("answers", "code"), [([503, 200], 0), ([503], 1)])
+def test_helm_test_waits_until_the_exporter_is_ready(answers: list[int], code: int) -> None:
+    """Runs the pod's command, without its pauses; the last answer is repeated."""
+    [container] = only("Pod", objects(templated()))["spec"]["containers"]
+    _, option, script, url = container["command"]
+    asked = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the name that http.server calls
+            asked.append(self.path)
+            self.send_response(answers[min(len(asked), len(answers)) - 1])
+            self.end_headers()
+            self.wfile.write(b"not ready: no poll yet\n")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    assert "time.sleep(3)" in script
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = url.replace("sbg-exporter.sbg-exporter.svc:10037", f"127.0.0.1:{server.server_port}")
+        command = [sys.executable, option, script.replace("time.sleep(3)", ""), here]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        server.shutdown()
+
+    assert (done.returncode, set(asked)) == (code, {"/-/ready"})
+    assert len(asked) == (2 if code == 0 else 20)
+    assert "not ready: no poll yet" in done.stdout
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ("extraArgs[0]=--listen=:80", "extraArgs: --listen is set by the chart"),
+        ("extraArgs[0]=--config", "extraArgs: --config is set by the chart"),
+        ("extraEnv[0].name=SBG_EXPORTER_STATE_FILE", "extraEnv: SBG_EXPORTER_STATE_FILE is set by the chart"),
+        ("serviceMonitor.enabled=true,podMonitor.enabled=true", "podMonitor: serviceMonitor is enabled too"),
+        ("podMonitor.interval=5s", r"podMonitor\.scrapeTimeout: 10s is longer than podMonitor\.interval, 5s"),
+        ("ingress.enabled=true", r"ingress\.hosts: list at least one host"),
+        ("route.main.enabled=true", r"route\.main\.parentRefs: list at least one gateway"),
+        ("route.other.enabled=true", r"route\.other\.parentRefs: list at least one gateway"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(values: str, complaint: str) -> None:
+    with pytest.raises(Refused, match=complaint):
+        templated("--set", values)
 
 
 # ----------------------------------------------------------------------------------------------------------- the values
@@ -389,7 +590,7 @@ def certificates() -> str:
         ("webConfig.key=a/b", "key"),
         ("webConfig.tls=perhaps", "tls"),
         ("settings.state_file=/tmp/state.db", "state_file"),
-        ("persistence.accessMode=ReadWriteMany", "accessMode"),
+        ("persistence.accessModes[0]=ReadWriteMany", "accessModes"),
         ("persistence.size=big", "size"),
         ("service.port=100000", "port"),
         ("replicas=2", "replicas"),
@@ -398,11 +599,43 @@ def certificates() -> str:
         ("serviceMonitor.interval=often", "interval"),
         ("networkPolicy.egressPorts[0]=https", "egressPorts"),
         ("dashboards.labels.grafana_dashboard=1", "grafana_dashboard"),
+        ("imagePullSecrets[0].nam=x", "imagePullSecrets"),
+        ("extraArgs[0]=debug", "extraArgs"),
+        ("extraEnv.HTTPS_PROXY=x", "extraEnv"),
+        ("commonLabels.team=1", "commonLabels"),
+        ("service.type=ExternalName", "type"),
+        ("ingress.hosts[0].paths[0].path=jobs", "path"),
+        ("route.main.hostname=x", "hostname"),
+        ("serviceMonitor.additionalLabels.release=x", "additionalLabels"),
+        ("prometheusRule.disabled.SbgNoSuchAlert=true", "SbgNoSuchAlert"),
+        ("prometheusRule.customRules.SbgJobStuck.for=long", "SbgJobStuck"),
+        ("prometheusRule.customRules.SbgJobStuck.expr=1", "expr"),
+        ("prometheusRule.runbookUrl=wiki", "runbookUrl"),
     ],
 )
 def test_a_wrong_value_is_refused(value: str, complaint: str) -> None:
     with pytest.raises(Refused, match=complaint):
         templated("--set", value)
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["image", "webConfig", "persistence", "service", "ingress", "serviceAccount", "networkPolicy", "dashboards"],
+        ["serviceMonitor", "podMonitor", "prometheusRule", "automountServiceAccountToken"],
+        ["networkPolicy.dnsPorts", "networkPolicy.egressPorts"],  # without ports, a rule allows all of them
+        ["persistence.enabled", "persistence.size", "persistence.accessModes"],
+        ["service.port", "service.ipDualStack"],
+    ],
+)
+def test_a_value_that_is_commented_out_by_mistake_is_refused_by_its_name(keys: list[str]) -> None:
+    """What is empty in a file of values is null, which removes the default."""
+    with pytest.raises(Refused, match="missing propert") as refused:
+        templated("--set", ",".join(f"{key}=null" for key in keys))
+
+    for key in keys:
+        assert f"'{key.rpartition('.')[2]}'" in str(refused.value)
 
 
 @needs_helm
@@ -432,6 +665,7 @@ def test_a_wrong_account_is_refused(values: str, complaint: str, tmp_path: Path)
     [
         ("podLabels", r"app\.kubernetes\.io/name"),
         ("podLabels", r"app\.kubernetes\.io/instance"),
+        ("commonLabels", r"app\.kubernetes\.io/name"),
         ("podAnnotations", "checksum/config"),
     ],
 )
@@ -454,8 +688,8 @@ class UniqueKeys(yaml.SafeLoader):
 def test_labels_of_its_own_for_an_object_replace_the_chart_s() -> None:
     """Some Prometheus selects by a label that the chart sets too."""
     label = r"app\.kubernetes\.io/part-of"
-    objects_with_labels = ("serviceMonitor", "prometheusRule", "dashboards")
-    given = ",".join(f"{each}.enabled=true,{each}.labels.{label}=monitoring" for each in objects_with_labels)
+    with_labels = {"serviceMonitor": "labels", "prometheusRule": "additionalLabels", "dashboards": "labels"}
+    given = ",".join(f"{each}.enabled=true,{each}.{key}.{label}=monitoring" for each, key in with_labels.items())
 
     rendered = templated("--set", given, "--set-string", f"podLabels.{label}=mine")
 
@@ -556,10 +790,12 @@ def test_notes_tell_of_a_proxy_whose_port_the_chart_cannot_know() -> None:
 
     with_secret = helm(*install, f"extraEnv[0].name=HTTPS_PROXY,{secret}")
     with_value = helm(*install, "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy.example:3128")
+    with_some = helm(*install, "envFrom[0].secretRef.name=proxy,existingConfigMap=mine")
     unrestricted = helm(*install, f"networkPolicy.enabled=false,extraEnv[0].name=HTTPS_PROXY,{secret}")
 
     assert [told in each for each in (with_secret, with_value, unrestricted)] == [True, False, False]
     assert "HTTPS_PROXY" in with_secret.partition("NOTES:")[2]
+    assert "If a platform or proxy in envFrom and existingConfigMap has another port" in with_some
 
 
 @needs_helm
@@ -592,10 +828,14 @@ def test_every_value_is_described() -> None:
     text = (CHART / "values.yaml").read_text()
     described = [key for key, _ in generate.documented(text)]
 
-    for key, value in yaml.safe_load(text).items():
-        inner = [f"{key}.{each}" for each in value] if isinstance(value, dict) else []
-        assert key in described or (inner and set(inner) <= set(described)), key
+    def undescribed(values: dict[str, Any], within: str = "") -> Iterator[str]:
+        for key, value in values.items():
+            if (path := f"{within}{key}") not in described:
+                yield from undescribed(value, f"{path}.") if isinstance(value, dict) and value else [path]
+
+    assert list(undescribed(yaml.safe_load(text))) == []
     assert len(described) == len(set(described))
+    assert [key for _, section in generate.sections(text) for key, _ in generate.documented(section)] == described
 
 
 @needs_helm
@@ -605,6 +845,25 @@ def test_the_readme_names_no_value_that_is_not_there() -> None:
     for each in named:
         templated("--set", each)
     assert len(named) == 3
+
+
+@needs_helm
+@pytest.mark.parametrize("name", ["argocd", "flux"])
+def test_the_examples_for_gitops_install_this_chart(name: str, tmp_path: Path) -> None:
+    *_, example = yaml.safe_load_all((CHART.parent / "examples" / f"{name}.yaml").read_text())
+    spec = example["spec"]
+    path, values = (
+        (spec["source"]["path"], spec["source"]["helm"]["valuesObject"])
+        if name == "argocd"
+        else (spec["chart"]["spec"]["chart"], spec["values"])
+    )
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+
+    among = objects(templated("--values", str(tmp_path / "values.yaml")))
+
+    assert (REPOSITORY / path) == CHART
+    assert images(among) == {f"registry.example/sbg-exporter:{__version__}"}
+    assert {each["kind"] for each in among} >= {"ServiceMonitor", "PrometheusRule"}
 
 
 def write() -> None:

@@ -7,20 +7,51 @@
 {{- if contains "@" (.proxy | default "") }}
 {{- fail (printf "accounts: the proxy of %q has credentials, which would be in a ConfigMap; set HTTPS_PROXY from a Secret in extraEnv instead" .name) }}
 {{- end }}
+{{- if not (or .tokenSecret $.Values.existingSecret) }}
+{{- fail (printf "accounts: %q has no tokenSecret; set it, or existingSecret" .name) }}
 {{- end }}
-{{- range $key := include "sbg-exporter.selectorLabels" . | fromYaml | keys | sortAlpha }}
-{{- if hasKey ($.Values.podLabels | default dict) $key }}
-{{- fail (printf "podLabels: %s is set by the chart; use nameOverride and the name of the release" $key) }}
+{{- if not (or .tokenSecret (regexMatch "^[-._a-zA-Z0-9]+$" .name)) }}
+{{- fail (printf "accounts: %q cannot be the key of a Secret; set the account's tokenSecret" .name) }}
+{{- end }}
+{{- end }}
+{{- range $value := list "podLabels" "commonLabels" }}
+{{- range $key := include "sbg-exporter.selectorLabels" $ | fromYaml | keys | sortAlpha }}
+{{- if hasKey (get $.Values $value | default dict) $key }}
+{{- fail (printf "%s: %s is set by the chart; use nameOverride and the name of the release" $value $key) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if hasKey (.Values.podAnnotations | default dict) "checksum/config" }}
 {{- fail "podAnnotations: checksum/config is set by the chart, so that a changed configuration restarts the pod" }}
 {{- end }}
-{{- $monitor := .Values.serviceMonitor }}
+{{- range .Values.extraArgs }}
+{{- if regexMatch "^--(config|listen|state-file|web-config-file)(=|$)" . }}
+{{- fail (printf "extraArgs: %s is set by the chart" (splitList "=" . | first)) }}
+{{- end }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if regexMatch "^SBG_EXPORTER_(CONFIG|LISTEN|STATE_FILE|WEB_CONFIG_FILE)$" .name }}
+{{- fail (printf "extraEnv: %s is set by the chart" .name) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled }}
+{{- fail "podMonitor: serviceMonitor is enabled too, and both would scrape the same pod; enable one of them" }}
+{{- end }}
+{{- range $name := list "serviceMonitor" "podMonitor" }}
+{{- $monitor := get $.Values $name }}
 {{- if and $monitor.interval $monitor.scrapeTimeout }}
 {{- $interval := include "sbg-exporter.milliseconds" $monitor.interval | int64 }}
 {{- if gt (include "sbg-exporter.milliseconds" $monitor.scrapeTimeout | int64) $interval }}
-{{- fail (printf "serviceMonitor.scrapeTimeout: %s is longer than serviceMonitor.interval, %s, which Prometheus rejects" $monitor.scrapeTimeout $monitor.interval) }}
+{{- fail (printf "%s.scrapeTimeout: %s is longer than %s.interval, %s, which Prometheus rejects" $name $monitor.scrapeTimeout $name $monitor.interval) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+{{- fail "ingress.hosts: list at least one host, for example [{host: jobs.example.com}]" }}
+{{- end }}
+{{- range $name, $route := .Values.route }}
+{{- if and $route.enabled (not $route.parentRefs) }}
+{{- fail (printf "route.%s.parentRefs: list at least one gateway, for example [{name: gateway, namespace: gateways}]" $name) }}
 {{- end }}
 {{- end }}
 {{- end }}

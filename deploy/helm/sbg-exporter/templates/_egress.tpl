@@ -12,8 +12,10 @@
 {{- $ports = append $ports (int .) }}
 {{- end }}
 {{- $urls := list }}
+{{- if not .Values.existingConfigMap }}
 {{- range .Values.accounts }}
 {{- $urls = concat $urls (compact (list .apiEndpoint .proxy)) }}
+{{- end }}
 {{- end }}
 {{- range .Values.extraEnv }}
 {{- if has (lower .name) (list "http_proxy" "https_proxy") }}
@@ -26,13 +28,19 @@
 {{- uniq $ports | toJson }}
 {{- end }}
 
-{{- /* Variables with a proxy from a Secret or a ConfigMap, whose port the chart does not know. */}}
-{{- define "sbg-exporter.unknownProxies" -}}
-{{- $names := list }}
+{{- /* Where a platform or a proxy may be configured whose port the chart does not know. */}}
+{{- define "sbg-exporter.unknownPorts" -}}
+{{- $places := list }}
 {{- range .Values.extraEnv }}
 {{- if and .valueFrom (has (lower .name) (list "http_proxy" "https_proxy")) }}
-{{- $names = append $names .name }}
+{{- $places = append $places .name }}
 {{- end }}
 {{- end }}
-{{- join " and " $names }}
+{{- if .Values.envFrom }}
+{{- $places = append $places "envFrom" }}
+{{- end }}
+{{- if .Values.existingConfigMap }}
+{{- $places = append $places "existingConfigMap" }}
+{{- end }}
+{{- join " and " $places }}
 {{- end }}

@@ -1,3 +1,7 @@
+{{- define "sbg-exporter.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
 {{- /*
 The name of a Service must begin with a letter and may contain no dot; a release's name need not and may. At most 52
 characters, because a StatefulSet adds a hash to its name in a label of the pod.
@@ -13,8 +17,19 @@ characters, because a StatefulSet adds a hash to its name in a label of the pod.
 {{- $full | trunc 52 | trimAll "-" }}
 {{- end }}
 
+{{- define "sbg-exporter.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
+{{- /* Neither these labels nor what has them may ever change: Kubernetes does not let an upgrade change selectors. */}}
 {{- define "sbg-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" | quote }}
+app.kubernetes.io/name: {{ include "sbg-exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- /* Labels of the pod of `helm test`, which no selector of the exporter may match. */}}
+{{- define "sbg-exporter.testLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-test" (include "sbg-exporter.name" . | trunc 58) | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
@@ -27,53 +42,23 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* Labels of an object that has labels of its own in the values, which replace the chart's: (list . labels). */}}
-{{- define "sbg-exporter.labelsAnd" -}}
-{{- $own := index . 1 | default dict }}
-{{- toYaml (merge (deepCopy $own) (include "sbg-exporter.labels" (index . 0) | fromYaml)) }}
+{{- /*
+Metadata of an object: (dict "root" $ "suffix" "-dashboard" "namespace" "…" "labels" {…} "annotations" {…}), all but root
+optional. Labels and annotations of the object replace those of all objects, which replace the chart's.
+*/}}
+{{- define "sbg-exporter.metadata" -}}
+{{- $values := .root.Values }}
+{{- $chart := include "sbg-exporter.labels" .root | fromYaml -}}
+name: {{ printf "%s%s" (include "sbg-exporter.fullname" .root) (.suffix | default "") | quote }}
+namespace: {{ .namespace | default (include "sbg-exporter.namespace" .root) | quote }}
+labels:
+  {{- merge (dict) (.labels | default dict) ($values.commonLabels | default dict) $chart | toYaml | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) ($values.commonAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "sbg-exporter.serviceAccountName" -}}
 {{- default (ternary (include "sbg-exporter.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
-{{- end }}
-
-{{- define "sbg-exporter.image" -}}
-{{- with .Values.image }}
-{{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
-{{- end }}
-{{- end }}
-
-{{- /* Content of the configuration file. */}}
-{{- define "sbg-exporter.config" -}}
-{{- $accounts := list }}
-{{- $names := list }}
-{{- range .Values.accounts }}
-{{- if has .name $names }}
-{{- fail (printf "accounts: the name %q is used twice; give each account a different name" .name) }}
-{{- end }}
-{{- $names = append $names .name }}
-{{- $file := printf "/run/secrets/%s/%s" .tokenSecret.name .tokenSecret.key }}
-{{- $account := dict "name" .name "api_endpoint" .apiEndpoint "auth_token_file" $file }}
-{{- range $key, $value := dict "division" .division "ca_file" .caFile "proxy" .proxy "allow_plain_http" .allowPlainHttp }}
-{{- if $value }}
-{{- $account = set $account $key $value }}
-{{- end }}
-{{- end }}
-{{- $accounts = append $accounts $account }}
-{{- end }}
-{{- $settings := deepCopy (default dict .Values.settings) }}
-{{- if hasKey $settings "job_series" }}
-{{- $settings = set $settings "job_series" (int $settings.job_series) }}
-{{- end }}
-{{- with .Values.webConfig }}
-{{- if .secretName }}
-{{- $settings = set $settings "web_config_file" (printf "/run/web-config/%s" .key) }}
-{{- end }}
-{{- end }}
-{{- toToml (merge (dict "state_file" "/var/lib/sbg-exporter/state.db" "accounts" $accounts) $settings) }}
-{{- end }}
-
-{{- /* Whether the exporter serves HTTPS; empty if not. */}}
-{{- define "sbg-exporter.tls" -}}
-{{- if and .Values.webConfig.secretName .Values.webConfig.tls }}true{{ end }}
 {{- end }}
