@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from deploy.kubernetes.generate import dashboards, rule_groups, with_version, write
 from exporter import __version__
+from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings, is_duration
 
 CHART: Final = Path(__file__).parent / "sbg-exporter"
@@ -102,10 +103,18 @@ def _schema(schema: str, values: str) -> str:
         for key, field in Settings.model_fields.items()
         if key not in NOT_SETTINGS
     }
+    account = whole["properties"]["accounts"]["items"]["properties"]
+    for key in OwnSettings._fields:
+        account[_camel_case(key)] = whole["properties"]["settings"]["properties"][key]
     rule = whole["properties"]["prometheusRule"]["properties"]
     rule["disabled"]["properties"] = {name: {"type": "boolean"} for name in alerts()}
     rule["customRules"]["properties"] = dict.fromkeys(alerts(), _CUSTOM_RULE)
     return json.dumps(whole, indent=2) + "\n"
+
+
+def _camel_case(key: str) -> str:
+    first, *rest = key.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def alerts() -> list[str]:

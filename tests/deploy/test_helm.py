@@ -650,6 +650,9 @@ def test_a_value_that_is_commented_out_by_mistake_is_refused_by_its_name(keys: l
         (one_account(apiEndpoint="x.example"), "apiEndpoint"),
         (one_account(caFile="ca.pem"), "caFile"),
         (one_account(allowPlainHttp="yes"), "allowPlainHttp"),
+        (one_account(pollInterval="often"), "pollInterval"),
+        (one_account(rateShare=2), "rateShare"),
+        (one_account(jobSeries=None), "jobSeries"),
     ],
 )
 def test_a_wrong_account_is_refused(values: str, complaint: str, tmp_path: Path) -> None:

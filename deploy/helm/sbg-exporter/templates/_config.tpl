@@ -10,8 +10,10 @@
 {{- $token := include "sbg-exporter.token" (list $ .) | fromYaml }}
 {{- $file := printf "/run/secrets/%s/%s" $token.name $token.key }}
 {{- $account := dict "name" .name "api_endpoint" .apiEndpoint "auth_token_file" $file }}
-{{- range $key, $value := dict "division" .division "ca_file" .caFile "proxy" .proxy "allow_plain_http" .allowPlainHttp }}
-{{- if $value }}
+{{- $own := dict "poll_interval" .pollInterval "rate_share" .rateShare "job_series" (ternary (int .jobSeries) nil (hasKey . "jobSeries")) }}
+{{- range $key, $value := merge $own (dict "division" .division "ca_file" .caFile "proxy" .proxy "allow_plain_http" .allowPlainHttp) }}
+{{- /* jobSeries may be 0, which is false in a template. */}}
+{{- if or $value (kindIs "int" $value) }}
 {{- $account = set $account $key $value }}
 {{- end }}
 {{- end }}
