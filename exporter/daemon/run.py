@@ -133,7 +133,7 @@ def start(
             parts.exposition,
             unhealthy=accounts.unhealthy,
             unready=lambda: "" if parts.registry.ready else "not every account has been tried yet",
-            status_page=lambda: page.render(parts.registry.snapshots, clock.time()),
+            status_page=lambda refreshing: page.render(parts.registry.snapshots, clock.time(), refreshing=refreshing),
             reload=lambda: _reloaded(reloader),
             crashed=lambda error: log.error("http.handler_failed", exc_info=error),
         )

@@ -28,7 +28,7 @@ def application(
     *,
     unhealthy: Callable[[], str],
     unready: Callable[[], str],
-    status_page: Callable[[], str],
+    status_page: Callable[[bool], str],
     reload: Callable[[], tuple[int, str] | None] = lambda: None,
     crashed: Callable[[Exception], None] = lambda _error: None,
 ) -> Starlette:
@@ -38,7 +38,7 @@ def application(
         exposition: the metrics page.
         unhealthy: why the process should be restarted; empty if it is healthy.
         unready: why it is not ready for requests; empty if it is.
-        status_page: renders the status page.
+        status_page: renders the status page; the argument is whether the browser refreshes it by itself.
         reload: reads the configuration again, and returns the response's status and text; None if that is not allowed.
         crashed: called with an unexpected error of a route; the client gets a 500.
     """
@@ -59,8 +59,9 @@ def application(
     async def ready(_request: Request) -> Response:
         return _probe_response(unready(), "ready")
 
-    async def status(_request: Request) -> Response:
-        return HTMLResponse(await run_in_threadpool(status_page), headers=_PAGE_HEADERS)
+    async def status(request: Request) -> Response:
+        refreshing = request.query_params.get("refresh") != "off"
+        return HTMLResponse(await run_in_threadpool(status_page, refreshing), headers=_PAGE_HEADERS)
 
     one_at_a_time = asyncio.Lock()  # so that requests that wait occupy no threads, which scrapes need
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import files
 from typing import Final
+from urllib.parse import quote
 
 from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,10 +19,19 @@ from exporter.web.status import status_view
 
 _STYLE: Final = files("exporter.web").joinpath("static/status.css").read_text(encoding="utf-8")
 CONTENT_SECURITY_POLICY: Final = (
-    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Allows only the page's own style, identified by its hash."""
+"""Allows the page's own style, identified by its hash, and images that the page contains. Nothing is ever requested."""
+_BARS: Final = "M3 3.5h7v2H3zM3 7h10v2H3zM3 10.5h5v2H3z"
+_EXCLAMATION_MARK: Final = "M7 3h2v6H7zM7 11h2v2H7z"
+_ICONS: Final = {
+    "": ("#57606a", _BARS),
+    "good": ("#1a6e34", _BARS),
+    "warning": ("#8a4b00", _EXCLAMATION_MARK),
+    "bad": ("#b42318", _EXCLAMATION_MARK),
+}
+"""The icon by severity: colour of the square, and what is drawn on it."""
 
 
 class StatusPage:
@@ -45,15 +55,15 @@ class StatusPage:
             "duration": duration,
         }
         style = Markup(_STYLE)  # noqa: S704  # our own file
-        environment.globals |= {"style": style, "version": __version__, "codes_page": DOCUMENTATION}
+        environment.globals |= {"style": style, "version": __version__, "codes_page": DOCUMENTATION, "icon": icon}
         self.display = display
         """How much is shown of each account; may be replaced at any time."""
         self._template = environment.get_template("status.html.j2")
         self.render((), 0.0)
 
-    def render(self, snapshots: Iterable[AccountSnapshot], now: float) -> str:
-        """The page of all accounts at *now*, Unix seconds."""
-        page = self._template.render(page=status_view(snapshots, self.display, now))
+    def render(self, snapshots: Iterable[AccountSnapshot], now: float, *, refreshing: bool = True) -> str:
+        """The page of all accounts at *now*, Unix seconds; *refreshing*: the browser loads it again after a while."""
+        page = self._template.render(page=status_view(snapshots, self.display, now), refreshing=refreshing)
         return "\n".join(map(printable, without_secrets(page).split("\n")))  # it may be read in a terminal
 
 
@@ -73,6 +83,16 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def icon(severity: str) -> str:
+    """The page's icon as a URL that contains it."""
+    colour, drawing = _ICONS[severity]
+    return "data:image/svg+xml," + quote(
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+        f"<rect width='16' height='16' rx='3.5' fill='{colour}'/><path fill='#fff' d='{drawing}'/></svg>",
+        safe=" '/:=.",
+    )
 
 
 def number(value: int) -> str:

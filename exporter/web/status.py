@@ -1,13 +1,14 @@
 """What the status page shows: frozen rows made from the accounts' snapshots, which the template lays out.
 
-Its reader may have been woken up. So problems come first, with account, job, age and reason; then the jobs; then the
-accounts, those with problems first. Tables of jobs are cut off at a limit and say so. On a narrow screen each row of a
-table becomes a card.
+Its reader may have been woken up. So problems come first, with account, job, age and reason; then the accounts, those
+with problems first; then the jobs. Tables of jobs are cut off, for each account and as a whole, and say which command
+lists the rest. On a narrow screen each row of a table becomes a card.
 """
 
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from heapq import nlargest, nsmallest
 from typing import Final, Generic, Literal, TypeVar
 
 from exporter.api.error_codes import in_words
@@ -18,6 +19,7 @@ from exporter.metrics.snapshot import (
     DisplayOptions,
     FilesCounted,
     PollStatus,
+    Waiting,
     error_codes,
     submitted_at,
 )
@@ -27,6 +29,13 @@ STUCK_SECONDS: Final = 1800.0
 _MAX_JOBS: Final = 100
 _MAX_PROBLEMS: Final = 5
 """Limits on table rows and on problems of one kind, over all accounts: what a person can still read through."""
+_MAX_JOBS_OF_ONE_ACCOUNT: Final = 50
+_FAIR_SHARE: Final = 10
+"""Rows of an account: the first number, divided by the number of accounts, but at least the second."""
+_REFRESH_SECONDS: Final = (60.0, 300.0)
+"""Least and most time between two refreshes of the page. A reader has time to read, or to stop them."""
+_FIRST_REFRESH_SECONDS: Final = 10.0
+"""While no account has been polled and there is nothing to read yet."""
 
 Row = TypeVar("Row")
 AccountState = Literal["untried", "up", "failing", "stale"]
@@ -45,11 +54,20 @@ class AccountLink:
 
 
 @dataclass(frozen=True, slots=True)
+class HiddenJobs:
+    """Jobs beyond the limits, and the command that lists them; those of several accounts if *account* is None."""
+
+    jobs: int
+    account: AccountLink | None
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class Table(Generic[Row]):
-    """Rows, the number of rows beyond the limit, and the number of accounts without data."""
+    """Rows, what is beyond the limits, and the number of accounts without data."""
 
     rows: tuple[Row, ...]
-    hidden: int = 0
+    hidden: tuple[HiddenJobs, ...] = ()
     unknown: int = 0
 
 
@@ -145,9 +163,13 @@ class Incremental:
 
 @dataclass(frozen=True, slots=True)
 class WaitNote:
-    """Why nothing is requested for an account for now; seconds until that ends, None if it depends on an operator."""
+    """Why nothing is requested for an account for now.
+
+    ``since`` is when that began; ``seconds`` is the time until it ends, None if that depends on an operator.
+    """
 
     reason: str
+    since: float
     seconds: float | None
 
 
@@ -190,6 +212,15 @@ class PollProblem:
     state: AccountState
     last_success: float | None
     error: str
+    waiting: WaitNote | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitProblem:
+    """An account whose last poll succeeded and that makes no requests for now."""
+
+    account: AccountLink
+    waiting: WaitNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +249,19 @@ class Problems(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """Everything that the page shows at *now*."""
+    """Everything that the page shows at *now*.
+
+    Attributes:
+        refresh_seconds: how long until the page is worth loading again.
+        accounts_waiting: without those that are failing.
+    """
 
     now: float
+    refresh_seconds: float
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
     stuck: Problems[StuckJobsProblem]
+    waiting: Problems[WaitProblem]
     accounts_up: int
     accounts_failing: int
     accounts_untried: int
@@ -294,20 +332,28 @@ class _Account:
         """Whether polls fail, or have stopped."""
         return self.state in {"failing", "stale"}
 
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing is requested for now, although polls do not fail."""
+        return self.snapshot.status.waiting is not None and not self.failing
+
 
 def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, now: float) -> StatusView:
     """The view of all accounts at *now*, Unix seconds."""
     accounts = [_Account.of(position, snapshot, display, now) for position, snapshot in enumerate(snapshots, 1)]
-    limit = min(max((account.job_series for account in accounts), default=0), _MAX_JOBS)
+    limit = max(_FAIR_SHARE, _MAX_JOBS_OF_ONE_ACCOUNT // max(1, len(accounts)))
+    waiting = [account for account in accounts if account.waiting]
     return StatusView(
         now=now,
-        failing=_failing(accounts),
+        refresh_seconds=_refresh_seconds(accounts),
+        failing=_failing(accounts, now),
         failed=_failed(accounts),
         stuck=_stuck(accounts, now),
+        waiting=_waiting(waiting, now),
         accounts_up=sum(account.state == "up" for account in accounts),
         accounts_failing=sum(account.failing for account in accounts),
         accounts_untried=sum(account.state == "untried" for account in accounts),
-        accounts_waiting=sum(account.snapshot.status.waiting is not None for account in accounts),
+        accounts_waiting=len(waiting),
         jobs_unfinished=sum(len(account.unfinished) for account in accounts),
         jobs_failed=sum(len(account.detected) for account in accounts),
         jobs_stuck=sum(len(account.stuck) for account in accounts),
@@ -320,10 +366,24 @@ def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, n
         accounts=tuple(
             _account_row(account, display, now)
             for account in sorted(
-                accounts, key=lambda account: (not account.failing, not account.detected, account.link.number)
+                accounts,
+                key=lambda account: (
+                    not account.failing,
+                    not account.detected,
+                    not account.waiting,
+                    account.link.number,
+                ),
             )
         ),
     )
+
+
+def _refresh_seconds(accounts: Sequence[_Account]) -> float:
+    """The shortest poll interval, within limits; less if there is nothing to read yet."""
+    if all(account.state == "untried" for account in accounts):
+        return _FIRST_REFRESH_SECONDS
+    least, most = _REFRESH_SECONDS
+    return min(most, max(least, min(account.snapshot.status.interval for account in accounts)))
 
 
 def _is_stuck(record: JobRecord, now: float) -> bool:
@@ -338,10 +398,11 @@ def _most_urgent(
     return Problems(tuple(map(problem, ordered[:_MAX_PROBLEMS])), len(ordered[_MAX_PROBLEMS:]))
 
 
-def _failing(accounts: Sequence[_Account]) -> Problems[PollProblem]:
+def _failing(accounts: Sequence[_Account], now: float) -> Problems[PollProblem]:
     def problem(account: _Account) -> PollProblem:
         status = account.snapshot.status
-        return PollProblem(account.link, account.state, status.last_success, status.last_error)
+        note = _wait_note(status.waiting, now)
+        return PollProblem(account.link, account.state, status.last_success, status.last_error, note)
 
     failing = (account for account in accounts if account.failing)
     return _most_urgent(failing, lambda account: account.snapshot.status.last_success or 0.0, problem)
@@ -363,32 +424,72 @@ def _stuck(accounts: Sequence[_Account], now: float) -> Problems[StuckJobsProble
     )
 
 
+def _waiting(accounts: Iterable[_Account], now: float) -> Problems[WaitProblem]:
+    """The problems of accounts that wait, longest wait first."""
+    waits = [
+        (account, wait, note)
+        for account in accounts
+        if (wait := account.snapshot.status.waiting) and (note := _wait_note(wait, now))
+    ]
+    waits.sort(key=lambda each: each[1].since)
+    problems = tuple(WaitProblem(account.link, note) for account, _, note in waits)
+    return Problems(problems[:_MAX_PROBLEMS], len(problems[_MAX_PROBLEMS:]))
+
+
 def _failed_jobs(accounts: Sequence[_Account], limit: int) -> Table[FailedJobRow]:
-    jobs = [(account, record) for account in accounts for record in account.failed[: account.job_series]]
-    shown = nlargest(limit, jobs, key=lambda job: (job[1].detected_at or 0.0, job[1].id))
+    jobs = [(account, account.failed) for account in accounts]
+    shown = _first(jobs, limit, lambda record: (record.detected_at or 0.0, record.id), highest=True)
     return Table(
         tuple(FailedJobRow.of(account.link, record) for account, record in shown),
-        hidden=sum(len(account.failed) for account in accounts) - len(shown),
+        hidden=_hidden(jobs, shown, "sbg-exporter jobs --failed"),
         unknown=sum(account.snapshot.ledger is None for account in accounts),
     )
 
 
 def _unfinished_jobs(accounts: Sequence[_Account], limit: int, now: float) -> Table[UnfinishedJobRow]:
-    jobs = [
-        (account, record)
-        for account in accounts
-        for record in nsmallest(account.job_series, account.unfinished, key=_longest_without_progress)
-    ]
-    shown = nsmallest(limit, jobs, key=lambda job: _longest_without_progress(job[1]))
+    jobs = [(account, account.unfinished) for account in accounts]
+    shown = _first(jobs, limit, lambda record: (record.last_progress_at, record.id))
     return Table(
         tuple(UnfinishedJobRow.of(account.link, record, now) for account, record in shown),
-        hidden=sum(len(account.unfinished) for account in accounts) - len(shown),
+        hidden=_hidden(jobs, shown, "sbg-exporter jobs --unfinished"),
         unknown=sum(account.stale or account.snapshot.ledger is None for account in accounts),
     )
 
 
-def _longest_without_progress(record: JobRecord) -> tuple[float, str]:
-    return record.last_progress_at, record.id
+_JobsOfAccount = tuple[_Account, Sequence[JobRecord]]
+
+
+def _first(
+    jobs: Iterable[_JobsOfAccount],
+    limit: int,
+    key: Callable[[JobRecord], tuple[float, str]],
+    *,
+    highest: bool = False,
+) -> list[tuple[_Account, JobRecord]]:
+    """The jobs with the lowest *key*, or the highest: up to *limit* and job_series per account, in all to the page's."""
+    shown = [
+        (account, record)
+        for account, records in jobs
+        for record in sorted(records, key=key, reverse=highest)[: min(limit, account.job_series)]
+    ]
+    shown.sort(key=lambda job: key(job[1]), reverse=highest)
+    return shown[:_MAX_JOBS]
+
+
+def _hidden(
+    jobs: Iterable[_JobsOfAccount], shown: Iterable[tuple[_Account, JobRecord]], command: str
+) -> tuple[HiddenJobs, ...]:
+    """What is not among *shown*: of the accounts with most such jobs, then of the others together."""
+    rows = Counter(account.link for account, _ in shown)
+    hidden = [
+        HiddenJobs(more, account.link, f"{command} --account {shlex.quote(account.link.name)}")
+        for account, records in jobs
+        if (more := len(records) - rows[account.link])
+    ]
+    hidden.sort(key=lambda each: -each.jobs)
+    others = hidden[_MAX_PROBLEMS:]
+    rest = (HiddenJobs(sum(each.jobs for each in others), None, command),) if others else ()
+    return (*hidden[:_MAX_PROBLEMS], *rest)
 
 
 def _listed(accounts: Sequence[_Account]) -> Table[ListedRow]:
@@ -417,7 +518,7 @@ def _account_row(account: _Account, display: DisplayOptions, now: float) -> Acco
         endpoint=snapshot.endpoint.removeprefix("https://"),
         state=account.state,
         error=status.last_error,
-        waiting=_wait_note(status, now),
+        waiting=_wait_note(status.waiting, now),
         last_success=status.last_success,
         last_poll=status.last_poll,
         interval=status.interval,
@@ -433,11 +534,11 @@ def _account_row(account: _Account, display: DisplayOptions, now: float) -> Acco
     )
 
 
-def _wait_note(status: PollStatus, now: float) -> WaitNote | None:
-    if status.waiting is None:
+def _wait_note(waiting: Waiting | None, now: float) -> WaitNote | None:
+    if waiting is None:
         return None
-    until = status.waiting.until
-    return WaitNote(status.waiting.reason.explanation, None if until is None else max(0.0, until - now))
+    seconds = None if waiting.until is None else max(0.0, waiting.until - now)
+    return WaitNote(waiting.reason.explanation, waiting.since, seconds)
 
 
 def _incremental(status: PollStatus) -> Incremental | None:

@@ -21,6 +21,7 @@ from tests.harness import Account, Installation
 from tests.ledgers import LedgerFixture
 from tests.snapshots import DISPLAY, STATUS, UNTRIED, exposition, snapshot
 from tests.tools import tool
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.tools("chromium")
 
@@ -163,7 +164,10 @@ def served(snapshots: list[AccountSnapshot]) -> Iterator[str]:
     """The address of the page of *snapshots*, with the headers that the exporter sends."""
     page = StatusPage(DISPLAY)
     app = application(
-        exposition(*snapshots), unhealthy=str, unready=str, status_page=lambda: page.render(snapshots, NOW)
+        exposition(*snapshots),
+        unhealthy=str,
+        unready=str,
+        status_page=lambda refreshing: page.render(snapshots, NOW, refreshing=refreshing),
     )
     with serving(app, bound_sockets("127.0.0.1", 0)) as port:
         yield f"http://127.0.0.1:{port}"
@@ -304,20 +308,20 @@ def test_a_screen_reader_finds_its_way(show: Show, daemon: Served, width: int) -
     }
     sections = [
         "1 account cannot be polled, 2 jobs with failed files",
+        "Accounts",
         "Jobs with failed files",
         "Unfinished jobs",
         "Jobs that the platform lists",
-        "Accounts",
     ]
     assert names("region") == sections
     assert names("heading") == ["sbg-exporter", *sections]
     assert names("table") == [
+        "Accounts with problems first.",
         "Running, or finished within 24 h; latest detection first.",
         "Longest without progress first.",
         "By operation and state, all accounts together.",
-        "Accounts with problems first.",
     ]
-    assert names("columnheader")[:7] == [
+    assert names("columnheader")[6:13] == [
         "Job",
         "Account",
         "Operation",
@@ -371,6 +375,43 @@ def test_a_problem_leads_to_its_account(show: Show, daemon: Served) -> None:
     box = row.bounding_box()
     assert box is not None
     assert 0 <= box["y"] < 800
+
+
+def test_refreshing_leaves_the_reader_where_they_are(show: Show) -> None:
+    loaded: list[str] = []
+
+    def first_soon(route: Route) -> None:
+        given = route.fetch()
+        soon = "60" if loaded else "3"
+        loaded.append(given.text().replace('content="60"', f'content="{soon}"'))
+        route.fulfill(response=given, body=loaded[-1])
+
+    with served(PAGES["ten accounts"]) as url:
+        page = show(f"{url}/", route=first_soon).page
+        with page.expect_event("load"):
+            page.evaluate("window.scrollTo(0, 900)")
+        eventually(lambda: page.evaluate("window.scrollY") == 900, describe=lambda: page.evaluate("window.scrollY"))
+
+    assert len(loaded) == 2
+
+
+def test_refreshing_stays_stopped_while_the_reader_moves_about_the_page(show: Show) -> None:
+    """Also, following a link within the page stops it: with a fragment, Chromium would jump back there each time."""
+    with served(PAGES["ten accounts"]) as url:
+        page = show(f"{url}/").page
+        refresh = page.locator("meta[http-equiv=refresh]")
+        assert refresh.count() == 1
+
+        for link in ("Failed", "Reload", "Accounts"):
+            page.get_by_role("link", name=link).click()
+            assert "refresh=off" in page.url
+            assert refresh.count() == 0
+        page.goto(f"{url}/")
+        page.get_by_role("link", name="Stop refreshing").click()
+        assert refresh.count() == 0
+        page.get_by_role("link", name="Refresh every 60 s").click()
+
+        assert (page.url, refresh.count()) == (f"{url}/", 1)
 
 
 # ------------------------------------------------------------------------------------------------------- what it may do

@@ -32,7 +32,7 @@ class Served:
     unhealthy: str = ""
     unready: str = ""
     crashes: list[Exception] = field(default_factory=list)
-    page: Callable[[], str] = lambda: "<!doctype html><title>status</title>"
+    page: Callable[[bool], str] = lambda refreshing: f"<!doctype html><title>status {refreshing}</title>"
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
@@ -70,7 +70,7 @@ def served(
         exposition(*(snapshot(ledger, account=f"account {number}") for number in range(accounts))),
         unhealthy=lambda: told.unhealthy,
         unready=lambda: told.unready,
-        status_page=lambda: told.page(),  # noqa: PLW0108  # looked up at each request: tests put another one there
+        status_page=lambda refreshing: told.page(refreshing),  # noqa: PLW0108  # looked up at each request: tests put another one there
         crashed=told.crashes.append,
     )
     with serving(app, sockets or bound_sockets("127.0.0.1", 0), limits or Limits()) as port:
@@ -181,12 +181,24 @@ def test_the_status_page_can_neither_run_nor_load_anything(here: Served) -> None
     response, page = here.ask("/")
 
     assert (response.status, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert page == b"<!doctype html><title>status</title>"
+    assert page == b"<!doctype html><title>status True</title>"
     policy = response.headers["content-security-policy"].split("; ")
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    ("query", "refreshing"),
+    [("", True), ("?", True), ("?refresh=on", True), ("?refresh=off", False), ("?x=%00&refresh=off", False)],
+)
+def test_the_status_page_refreshes_unless_the_query_says_otherwise(
+    here: Served, query: str, *, refreshing: bool
+) -> None:
+    _, page = here.ask(f"/{query}")
+
+    assert page == f"<!doctype html><title>status {refreshing}</title>".encode()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +251,7 @@ def test_answers_carry_the_date_and_not_the_servers_name(here: Served) -> None:
     recovery="the next request",
 )
 def test_an_error_that_nobody_expected_is_a_500_that_is_told_of(here: Served) -> None:
-    def broken() -> str:
+    def broken(_refreshing: bool) -> str:  # noqa: FBT001  # a callback's argument
         raise ZeroDivisionError("the page divided by zero")
 
     here.page = broken

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
+from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
@@ -85,10 +86,16 @@ class Strict(HTMLParser):
         self.open[-1].children.append(data)
 
 
-def tree(*snapshots: AccountSnapshot, now: float = NOW, job_series: int = 50, show_username: bool = True) -> Element:
+def tree(
+    *snapshots: AccountSnapshot,
+    now: float = NOW,
+    job_series: int = 50,
+    show_username: bool = True,
+    refreshing: bool = True,
+) -> Element:
     """The page of *snapshots*, parsed, after the checks that every page must pass."""
     display = replace(DISPLAY, job_series=job_series, show_username=show_username)
-    page = StatusPage(display).render(snapshots, now)
+    page = StatusPage(display).render(snapshots, now, refreshing=refreshing)
     parser = Strict()
     parser.feed(page)
     parser.close()
@@ -97,8 +104,9 @@ def tree(*snapshots: AccountSnapshot, now: float = NOW, job_series: int = 50, sh
     [html] = [each for each in root.children if isinstance(each, Element)]
     assert (html.tag, html.attributes) == ("html", {"lang": "en"})
     assert next(html.all("meta")).attributes.get("charset") == "utf-8"
-    for tag in ("script", "link", "img", "iframe", "object", "form", "base"):
+    for tag in ("script", "img", "iframe", "object", "form", "base"):
         assert not list(html.all(tag))
+    assert [each.attributes["rel"] for each in html.all("link")] == ["icon"]
     everything = list(elements(html))
     ids = [each.attributes["id"] for each in everything if "id" in each.attributes]
     assert len(set(ids)) == len(ids)
@@ -107,7 +115,10 @@ def tree(*snapshots: AccountSnapshot, now: float = NOW, job_series: int = 50, sh
         assert each.attributes.get("aria-labelledby", "overview") in ids
     for link in html.all("a"):
         to = link.attributes["href"]
-        assert to in {".", "metrics", "-/healthy", "-/ready", CODES} or to.removeprefix("#") in ids
+        assert (
+            to in {".", "?refresh=off", "metrics", "-/healthy", "-/ready", CODES}
+            or to.removeprefix("?refresh=off#") in ids
+        )
         assert to == CODES or urljoin("https://proxy.example/exporters/sbg/", to).startswith(
             "https://proxy.example/exporters/sbg/"  # a proxy may serve the page below a path
         )
@@ -287,10 +298,42 @@ def test_account_that_waits_says_why_and_for_how_long() -> None:
     page = tree(snapshot(ledger_of(), status=yielding))
     both = tree(snapshot(ledger_of(), status=yielding), snapshot(ledger_of(), account="two", status=refused))
 
-    assert overview(page) == ("No problems; 1 account waiting", [])
+    assert overview(page) == (
+        "1 account waiting",
+        [
+            (
+                "cavatica: not polled since 60 s ago, because other programs of the user have used up the rate limit."
+                " Next request in 4 min."
+            )
+        ],
+    )
     assert account(page)[0] == "up / waiting 4 min: other programs of the user have used up the rate limit"
-    assert overview(both)[0] == "1 account cannot be polled"
+    assert overview(both)[0] == "1 account cannot be polled, 1 account waiting"
     assert account(both, "two")[0].endswith("/ waiting: the token is missing, unreadable or refused")
+
+
+def test_account_that_fails_says_when_it_is_tried_again() -> None:
+    waiting = Waiting(WaitReason.TOKEN, START, NOW + 130)
+    refused = replace(STATUS, up=False, last_error="the token is refused", waiting=waiting, last_success=START)
+
+    assert overview(tree(snapshot(ledger_of(), status=refused))) == (
+        "1 account cannot be polled",
+        ["cavatica: cannot be polled, last successful poll 60 s ago: the token is refused. Next attempt in 2 min."],
+    )
+
+
+def test_longest_wait_comes_first_and_accounts_that_wait_come_before_the_others() -> None:
+    def waiting(name: str, since: float) -> AccountSnapshot:
+        wait = Waiting(WaitReason.MAINTENANCE, since, None)
+        return snapshot(ledger_of(), account=name, status=replace(STATUS, waiting=wait))
+
+    page = tree(snapshot(ledger_of(), account="well"), waiting("late", START + 50), waiting("early", START + 10))
+    many = tree(*(waiting(f"a{each}", START) for each in range(8)))
+
+    assert [line.partition(":")[0] for line in overview(page)[1]] == ["early", "late"]
+    assert "not polled since 50 s ago, because the platform is under maintenance." in overview(page)[1][0]
+    assert [row[0].partition(" ")[0] for row in rows(page, ACCOUNTS)] == ["late", "early", "well"]
+    assert overview(many)[1][5:] == ["The same in 3 more accounts."]
 
 
 def test_wait_that_should_have_ended_is_not_negative() -> None:
@@ -526,8 +569,30 @@ def test_jobs_beyond_job_series_are_counted() -> None:
     none = tree(snapshot(counted.ledger), job_series=0)
 
     assert [row[0] for row in rows(some, UNFINISHED)] == [job_id(START), job_id(START + 1, 1)]
-    assert section(some, UNFINISHED).text.endswith("3 more not shown here.")
-    assert rows(none, UNFINISHED) == rows(none, FAILED) == [["5 more not shown here."]]
+    assert section(some, UNFINISHED).text.endswith("and 3 more: sbg-exporter jobs --unfinished --account cavatica")
+    assert rows(none, UNFINISHED) == [["5 more: sbg-exporter jobs --unfinished --account cavatica"]]
+    assert rows(none, FAILED) == [["5 more: sbg-exporter jobs --failed --account cavatica"]]
+
+
+def test_one_account_s_jobs_leave_room_for_those_of_the_others() -> None:
+    many, few = LedgerFixture(), LedgerFixture()
+    many.observe_listing(*(running_job(START + each, failed=1, serial=each) for each in range(80)), at=START + 30)
+    few.observe_listing(running_job(START, failed=1, serial=99), at=START + 40)
+    others = [snapshot(few.ledger, account=f"few {each}") for each in range(4)]
+
+    page = tree(snapshot(many.ledger, account="many of them"), *others)
+
+    for title, option in ((FAILED, "--failed"), (UNFINISHED, "--unfinished")):
+        shown = [row[1] for row in rows(page, title)]
+        assert (shown.count("many of them"), len(shown)) == (10, 14)
+        command = f"sbg-exporter jobs {option} --account 'many of them'"
+        assert f"and 70 more of many of them: {command}" in section(page, title).text
+
+
+def test_accounts_come_before_the_jobs() -> None:
+    titles = [each.text for each in tree(snapshot(ledger_of())).all("h2")]
+
+    assert titles == ["No problems", ACCOUNTS, FAILED, UNFINISHED, LISTED]
 
 
 def test_an_accounts_own_job_series_bounds_its_jobs_only() -> None:
@@ -553,11 +618,68 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     )
 
     assert len(rows(page, FAILED)) == len(rows(page, UNFINISHED)) == 100
-    assert page.text.count("800 more not shown here.") == 2
+    assert section(page, FAILED).text.count("more of a") == 5
+    assert "and 3 more of a100: sbg-exporter jobs --failed --account a100" in section(page, FAILED).text
+    assert "and 785 more of other accounts: sbg-exporter jobs --failed" in section(page, FAILED).text
     headline, said = overview(page)
     assert headline == "300 accounts cannot be polled, 900 jobs with failed files, 900 jobs without progress"
     assert said[5::6] == ["The same in 295 more accounts."] * 3
     assert len(rows(page, ACCOUNTS)) == 300
+
+
+# ------------------------------------------------------------------------------------------------ refreshes by itself
+
+
+def refreshes(page: Element) -> list[str]:
+    return [each.attributes["content"] for each in page.all("meta") if each.attributes.get("http-equiv") == "refresh"]
+
+
+def targets(page: Element) -> dict[str, str]:
+    return {each.text: each.attributes["href"] for each in page.all("a")}
+
+
+@pytest.mark.parametrize(("intervals", "seconds"), [((30.0, 90.0), "60"), ((90.0, 120.0), "90"), ((3600.0,), "300")])
+def test_page_refreshes_as_often_as_accounts_are_polled_but_leaves_time_to_read(
+    intervals: tuple[float, ...], seconds: str
+) -> None:
+    accounts = [
+        snapshot(ledger_of(), account=f"a{interval}", status=replace(STATUS, interval=interval))
+        for interval in intervals
+    ]
+
+    assert refreshes(tree(*accounts)) == [seconds]
+
+
+def test_page_without_anything_to_read_refreshes_soon() -> None:
+    assert refreshes(tree()) == refreshes(tree(snapshot(None, status=UNTRIED))) == ["10"]
+    assert refreshes(tree(snapshot(None, status=UNTRIED), snapshot(ledger_of(), account="b"))) == ["60"]
+
+
+def test_refreshing_can_be_stopped_and_stays_so_when_the_page_is_loaded_again() -> None:
+    on, off = tree(snapshot(ledger_of())), tree(snapshot(ledger_of()), refreshing=False)
+
+    assert "This page refreshes every 60 s. Stop refreshing" in on.text
+    assert (targets(on)["Stop refreshing"], targets(on)["Reload"]) == ("?refresh=off", ".")
+    assert refreshes(off) == []
+    assert "This page does not refresh by itself. Refresh every 60 s" in off.text
+    assert (targets(off)["Refresh every 60 s"], targets(off)["Reload"]) == (".", "?refresh=off")
+
+
+def test_icon_is_part_of_the_page_and_shows_problems() -> None:
+    failing = replace(STATUS, up=False, last_error="no answer")
+    waiting = replace(STATUS, waiting=Waiting(WaitReason.ALLOWANCE, START, None))
+
+    icons = [
+        next(tree(snapshot(ledger_of(), status=status)).all("link")).attributes["href"]
+        for status in (STATUS, UNTRIED, waiting, failing)
+    ]
+
+    assert len(set(icons)) == 4
+    for each in icons:
+        kind, _, image = each.partition(",")
+        assert kind == "data:image/svg+xml"
+        assert ET.fromstring(unquote(image)).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314  # ours
+    assert "img-src data:;" in CONTENT_SECURITY_POLICY
 
 
 # --------------------------------------------------------------------------------------------------------- what it says
