@@ -5,8 +5,8 @@ cache. ``--all`` includes those that only ``make test-all`` needs. A test declar
 ``@pytest.mark.tools("promtool", ...)``. If one is missing, the test is skipped and listed at the end of the run, or
 fails with ``CI=true`` (see ``conftest.py``).
 
-``PROMETHEUS=``, ``PROMTOOL=``, ``ALERTMANAGER=``, ``AMTOOL=`` and ``CHROMIUM=`` select another program by path or by
-name on ``PATH``.
+``PROMETHEUS=``, ``PROMTOOL=``, ``ALERTMANAGER=``, ``AMTOOL=``, ``CHROMIUM=`` and ``PIPX=`` select another program by
+path or by name on ``PATH``.
 """
 
 import os
@@ -122,6 +122,14 @@ TOOLS: Final = {
         ),
         Tool("systemd-nspawn", "boots a machine with systemd", "systemd-container", slow=True),
         Tool("mmdebstrap", "makes that machine, and base images", "mmdebstrap debian-archive-keyring", slow=True),
+        Tool(
+            "pipx",
+            "installs the exporter as its users do",
+            "pipx",
+            "python3 -m pip install pipx",
+            variable="PIPX",
+            slow=True,
+        ),
         Tool("buildah", "builds the container image", "buildah", slow=True),
         Tool("podman", "runs the container image", "podman", slow=True),
         Tool("runc", "runs the container image", "runc", slow=True),
