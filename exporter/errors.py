@@ -27,7 +27,8 @@
 Any other exception is a bug: the poll logs it with its traceback, and the next poll follows as usual.
 """
 
-from collections.abc import Iterable, Iterator
+import errno
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import StrEnum
@@ -65,6 +66,31 @@ _EXPLANATIONS: Final = {
     WaitReason.MAINTENANCE: "the platform is under maintenance",
     WaitReason.TOKEN: "the token is missing, unreadable or refused",
 }
+
+
+_READING: Final[Mapping[int, str]] = {
+    errno.ENOENT: "check the path",
+    errno.EISDIR: "pass the path of a file, not of a folder",
+    errno.ENOTDIR: "a part of the path is not a folder; correct the path",
+    errno.EACCES: "run it as a user who may read the file, or change the file's mode",
+}
+_WRITING: Final[Mapping[int, str]] = {
+    errno.ENOENT: "create its folder, or choose another path",
+    errno.EISDIR: "pass the path of a file, not of a folder",
+    errno.ENOTDIR: "a part of the path is not a folder; correct the path",
+    errno.EACCES: "choose another path, or run it as a user who may write there",
+    errno.EPERM: "choose another path, or run it as a user who may write there",
+    errno.EROFS: "choose a path on a file system that is not read-only",
+    errno.ENOSPC: "free some space, or choose a path on another disk",
+    errno.EDQUOT: "free some space, or choose a path on another disk",
+}
+
+
+def file_problem(error: OSError, *, writing: bool = False) -> str:
+    """The reason of *error*, which a file has caused that the operator named, and the next step."""
+    reason = error.strerror or str(error)
+    advice = (_WRITING if writing else _READING).get(error.errno or 0, "")
+    return reason if ";" in reason or not advice else f"{reason}; {advice}"
 
 
 class ExporterError(Exception):

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from exporter.commands._output import say
 from exporter.commands._settings import load_configuration
 from exporter.counting import values as counting
-from exporter.errors import ConfigError, OutputError, StateError
+from exporter.errors import ConfigError, OutputError, StateError, file_problem
 from exporter.storage.audit import audit
 from exporter.storage.files import atomic_write, is_in_use
 from exporter.storage.lock import lock_owner
@@ -274,7 +274,7 @@ def _replacing(path: Path, options: StateFileOptions, *, force: bool) -> Iterato
         with atomic_write(path, state_file=options.file, before_replacing=check_replaceable) as temporary:
             yield temporary
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{path} cannot be written: {file_problem(error, writing=True)}") from error
 
 
 def _check_replaceable(path: Path, options: StateFileOptions, *, force: bool) -> None:
@@ -332,7 +332,7 @@ def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, war
             with closing(Store(options.file)) as store:
                 taken = store.import_ledger(state.rows(ledger.account.number), replace=replace)
     except OSError as error:
-        raise StateError(f"{source} cannot be read: {error.strerror or error}") from error
+        raise StateError(f"{source} cannot be read: {file_problem(error)}") from error
     except InvalidExport as error:
         raise StateError(f"{source} cannot be imported: {error}") from error
     for name in taken:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from exporter.errors import ConfigError, OutputError, Stopping
+from exporter.errors import ConfigError, OutputError, Stopping, file_problem
 from exporter.storage.files import atomic_write
 from exporter.storage.paths import real_path
 
@@ -113,4 +113,4 @@ def _check(stop: threading.Event) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"--textfile: {path} cannot be written: {error.strerror}")
+    return OutputError(f"--textfile: {path} cannot be written: {file_problem(error, writing=True)}")

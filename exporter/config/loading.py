@@ -31,7 +31,7 @@ from exporter.config.first_file import default_config_file
 from exporter.config.settings import PREFIX, Settings
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
-from exporter.errors import ConfigError, Problems, suggestion
+from exporter.errors import ConfigError, Problems, file_problem, suggestion
 from exporter.redaction import looks_like_token
 from exporter.text import NotText, decoded
 
@@ -229,8 +229,12 @@ def _toml(file: Path) -> dict[str, Any]:
             raise ConfigError(f"{file}: larger than {_LARGEST_FILE // 1024} KiB; expected a TOML file with settings")
         values = tomllib.loads(decoded(raw))
     except OSError as error:
-        hint = "; expected the path of a TOML file, but this looks like a token" if looks_like_token(str(file)) else ""
-        raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}{hint}") from None
+        reason = file_problem(error)
+        if looks_like_token(str(file)):
+            reason = f"{error.strerror}; expected the path of a TOML file, but this looks like a token"
+        elif isinstance(error, FileNotFoundError):
+            reason = f"{reason}, or run `sbg-exporter init` to write such a file"
+        raise ConfigError(f"{file}: cannot read the configuration: {reason}") from None
     except NotText as error:
         raise ConfigError(f"{file}: invalid TOML: {error}") from None
     except tomllib.TOMLDecodeError as error:

@@ -140,7 +140,7 @@ def _check_first(line: bytes) -> None:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         first = _FirstLine("", 0, 0, {})
     if first.format != _FORMAT:
-        raise InvalidExport("it was not written by sbg-exporter state export")
+        raise InvalidExport("it was not written by sbg-exporter state export; pass a file that was")
     if first.version > _FORMAT_VERSION or first.layout > SCHEMA_VERSION:
         raise InvalidExport("it was exported by a newer version of sbg-exporter; import it with that version")
     if {table: tuple(columns) for table, columns in first.columns.items()} != LEDGER:

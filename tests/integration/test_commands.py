@@ -301,14 +301,24 @@ def test_a_textfile_that_cannot_be_written_is_one_line_before_anything_is_asked(
 
         assert once.end() == 1
         missing = tmp_path / "no" / "sbg.prom"
-        assert once.lines == [f"sbg-exporter: --textfile: {missing} cannot be written: No such file or directory\n"]
+        assert once.lines == [
+            (
+                f"sbg-exporter: --textfile: {missing} cannot be written: No such file or directory;"
+                " create its folder, or choose another path\n"
+            )
+        ]
         assert not simulator.platform.latest_requests()
         assert not site.state.exists()
 
         once = site.start("once", "--config", str(site.config), "--textfile", str(tmp_path))
 
         assert once.end() == 1
-        assert once.lines == [f"sbg-exporter: --textfile: {tmp_path} cannot be written: Is a directory\n"]
+        assert once.lines == [
+            (
+                f"sbg-exporter: --textfile: {tmp_path} cannot be written: Is a directory;"
+                " pass the path of a file, not of a folder\n"
+            )
+        ]
 
 
 def test_a_textfile_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:

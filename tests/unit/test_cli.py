@@ -179,7 +179,14 @@ def test_version_command_and_option_print_the_same_line(typed: Typed) -> None:
         (["--listen"], "--listen: expected a value; see `sbg-exporter run --help`"),
         (["--poll-interval", "soon"], '--poll-interval: expected seconds, or a duration such as "30s", "5m", "1h"'),
         (["--history", "forget"], "--history: expected 'ignore' or 'count'"),
-        (["--config", "no.toml"], "no.toml: cannot read the configuration: No such file or directory"),
+        (
+            ["--config", "no.toml"],
+            "no.toml: cannot read the configuration: No such file or directory; check the path, or run `sbg-exp",
+        ),
+        (
+            ["--config", "."],
+            ".: cannot read the configuration: Is a directory; pass the path of a file, not of a folder",
+        ),
         ([], "accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file and pass it"),
         (["run", "--no-show-username"], "accounts: none configured"),
         (["demo", "--seconds", "long"], '--seconds: expected seconds, or a duration such as "30s", "5m", "1h"'),

@@ -353,7 +353,14 @@ def test_invalid_value_in_the_file_is_one_line(desk: Desk, text: str, line: str)
         ({}, {"SBG_EXPORTER_JOB_SERIES": "x"}, f"SBG_EXPORTER_JOB_SERIES: {WHOLE}"),
         ({}, {"SBG_EXPORTER_QUEUE_BUCKETS": "[1, 2"}, f"SBG_EXPORTER_QUEUE_BUCKETS: {BOUNDS}"),
         ({"job_series": "x"}, {"SBG_EXPORTER_JOB_SERIES": "y"}, f"--job-series: {WHOLE}"),
-        ({"config": "none.toml"}, {}, "none.toml: cannot read the configuration: No such file or directory"),
+        (
+            {"config": "none.toml"},
+            {},
+            (
+                "none.toml: cannot read the configuration: No such file or directory; check the path,"
+                " or run `sbg-exporter init` to write such a file"
+            ),
+        ),
         ({"profiles": "cgc"}, {}, "profiles: cgc: no profile 'cgc' in ~/.sevenbridges/credentials (available: none)"),
         (
             {"profiles": "*"},

@@ -561,7 +561,10 @@ def test_backup_never_overwrites_a_locked_state_file(options: StateFileOptions, 
 
 @pytest.mark.parametrize(
     ("target", "reason"),
-    [("", "Is a directory"), ("no/copy.db", "No such file or directory")],
+    [
+        ("", "Is a directory; pass the path of a file"),
+        ("no/copy.db", "No such file or directory; create its folder, or choose another path"),
+    ],
 )
 def test_backup_to_an_unwritable_path_is_one_line(
     options: StateFileOptions, tmp_path: Path, target: str, reason: str
@@ -846,7 +849,7 @@ def test_changed_export_is_refused_and_changes_nothing(
 
 
 def test_import_of_an_unreadable_file_is_one_line(there: StateFileOptions, tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="cannot be read: No such file or directory"):
+    with pytest.raises(StateError, match="cannot be read: No such file or directory; check the path"):
         import_ledger(there, tmp_path / "nowhere", replace=False, warn=print)
 
 
