@@ -110,6 +110,22 @@ def test_a_token_rotated_behind_a_symbolic_link_is_noticed(tmp_path: Path, path:
     assert token.read() == Secret(OTHER)
 
 
+def test_a_token_rotated_in_a_mounted_secret_is_noticed(tmp_path: Path) -> None:
+    """Kubernetes writes a new folder and swaps the link that all files of the Secret lead through."""
+    for folder, content in (("..2026_09_21", TOKEN), ("..2026_09_22", OTHER)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lab").write_text(content)
+    (tmp_path / "..data").symlink_to("..2026_09_21")
+    (tmp_path / "lab").symlink_to("..data/lab")
+    token = TokenFile(tmp_path / "lab")
+    before = token.read()
+
+    (tmp_path / "..data_tmp").symlink_to("..2026_09_22")
+    (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+
+    assert (before, token.read()) == (Secret(TOKEN), Secret(OTHER))
+
+
 def test_a_token_file_may_be_gone_for_a_while(path: Path) -> None:
     token = TokenFile(path)
     token.read()
