@@ -39,6 +39,14 @@ class Clock(Protocol):
         ...
 
 
+class InterruptibleClock(Clock, Protocol):
+    """A clock whose waits other threads can end."""
+
+    def wait(self, seconds: float, event: threading.Event) -> None:
+        """Wait for *seconds*, or until *event* is set."""
+        ...
+
+
 class RealClock:
     """The machine's clocks. Setting *stop* ends every pause."""
 
@@ -55,8 +63,12 @@ class RealClock:
         return random.random()  # noqa: S311  # It spreads load and protects no secret.
 
     def pause(self, seconds: float) -> None:
-        if self._stop.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX)):
+        self.wait(seconds, self._stop)
+        if self._stop.is_set():
             raise Stopping("stopping")
+
+    def wait(self, seconds: float, event: threading.Event) -> None:
+        event.wait(min(max(0.0, self.real_seconds(seconds)), threading.TIMEOUT_MAX))
 
     def real_seconds(self, seconds: float) -> float:
         return seconds
@@ -65,7 +77,7 @@ class RealClock:
 class AccountClock:
     """Another clock, whose pauses end when one account's poller is stopped or woken."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: InterruptibleClock) -> None:
         self._clock = clock
         self._news = threading.Event()
         self._stopped = False
@@ -81,7 +93,7 @@ class AccountClock:
 
     def pause(self, seconds: float) -> None:
         if not self._stopped:
-            self._news.wait(min(max(0.0, self._clock.real_seconds(seconds)), threading.TIMEOUT_MAX))
+            self._clock.wait(seconds, self._news)
             self._news.clear()
         if self._stopped:
             raise Stopping("stopping")

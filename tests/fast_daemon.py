@@ -10,10 +10,11 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from exporter import signals
-from exporter.clock import RealClock
+from exporter.clock import InterruptibleClock, RealClock
 from exporter.config.loading import load
 from exporter.daemon import run
 from exporter.logs import LogStyle, NonBlockingStream, logger_in
@@ -38,15 +39,12 @@ class ScaledClock(RealClock):
     def monotonic(self) -> float:
         return super().monotonic() * self._speed
 
-    def pause(self, seconds: float) -> None:
-        super().pause(self.real_seconds(seconds))
-
     def real_seconds(self, seconds: float) -> float:
         return seconds / self._speed
 
 
-def main(anchor: float, speed: float, config: Path) -> int:
-    """Run until a signal arrives. Return the exit code."""
+def run_daemon(config: Path, clock_until: Callable[[threading.Event], InterruptibleClock]) -> int:
+    """Run with the clock that *clock_until* makes, until a signal arrives. Return the exit code."""
     signals.watch(["run"])
     stop = signals.stop_event()
     configuration = load({"config": str(config)}, os.environ, Path.home())
@@ -54,12 +52,11 @@ def main(anchor: float, speed: float, config: Path) -> int:
     settings = configuration.settings
     style = LogStyle(settings.log_format, settings.log_level, terminal=errors.isatty())
     reload = run.Reload(lambda: load({"config": str(config)}, os.environ, Path.home()), style.use)
-    clock = ScaledClock(stop, anchor, speed)
-    code = run.run(configuration, stop, logger_in(style, errors), clock=clock, reload=reload)
+    code = run.run(configuration, stop, logger_in(style, errors), clock=clock_until(stop), reload=reload)
     errors.close()
     return code
 
 
 if __name__ == "__main__":
     _, given_anchor, given_speed, _run, _config, path = sys.argv
-    sys.exit(main(float(given_anchor), float(given_speed), Path(path)))
+    sys.exit(run_daemon(Path(path), lambda stop: ScaledClock(stop, float(given_anchor), float(given_speed))))

@@ -25,7 +25,7 @@ PARTS: Final[Mapping[str, frozenset[str]]] = {
     "The platform": frozenset({"client", "counting", "counting_rules", "deadline", "faults", "isolation"})
     | {"large_accounts", "plan", "poller", "polling", "secrets", "transport", "waiting"},
     "Clocks": frozenset({"clocks", "platform_clock"}),
-    "The process and its signals": frozenset({"exactly_once", "lifecycle", "signals"}),
+    "The process and its signals": frozenset({"exactly_once", "lifecycle", "long_run", "signals"}),
     "The state file": frozenset(
         {"crashes", "state", "state_faults", "state_file", "state_lock", "store", "validation"}
     ),

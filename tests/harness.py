@@ -355,7 +355,8 @@ class Installation:
         """Whether each process is a Python of its own, instead of a :mod:`warm` one."""
         self.descriptors: int | None = None
         """How many file descriptors each daemon may have; None: as many as this process."""
-        self._speed = speed
+        self.program = ["exporter"] if speed == 1 else ["tests.fast_daemon", repr(ANCHOR), str(speed)]
+        """The module that is started, with its first arguments."""
         self.config = folder / "config.toml"
         self.state = folder / "state.db"
         (folder / "home").mkdir(parents=True)
@@ -396,11 +397,12 @@ class Installation:
         clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SYSTEMROOT") if name in os.environ}
         clean |= measured.VARIABLES
         clean |= {"HOME": str(self.folder / "home"), "PYTHONPATH": str(_REPOSITORY), **environment}
-        program = ["exporter"] if self._speed == 1 else ["tests.fast_daemon", repr(ANCHOR), str(self._speed)]
         wrapper: Sequence[str] | None = () if self.cold else None
         if self.descriptors is not None:
             wrapper = ("sh", "-c", f'ulimit -n {self.descriptors} && exec "$@"', "sh")
-        daemon = Daemon([*program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder, wrapper)
+        daemon = Daemon(
+            [*self.program, *(arguments or ("run", "--config", str(self.config)))], clean, self.folder, wrapper
+        )
         self._started.append(daemon)
         return daemon
 

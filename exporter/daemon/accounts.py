@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.api.client import ATTEMPTS
-from exporter.clock import SYSTEM_CLOCK, AccountClock, Clock
+from exporter.clock import SYSTEM_CLOCK, AccountClock, InterruptibleClock
 from exporter.config.accounts import AccountEntry
 from exporter.config.changes import AccountChanges, account_changes
 from exporter.config.loading import Configuration
@@ -38,7 +38,7 @@ class _Running:
 class RunningAccounts:
     """The accounts that are polled. :meth:`apply` and :meth:`stop` must not run at the same time."""
 
-    def __init__(self, factory: PollerFactory, registry: SnapshotRegistry, clock: Clock, log: Log) -> None:
+    def __init__(self, factory: PollerFactory, registry: SnapshotRegistry, clock: InterruptibleClock, log: Log) -> None:
         """None are polled until :meth:`apply`."""
         self._factory = factory
         self._registry = registry

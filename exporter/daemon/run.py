@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from exporter import __version__
-from exporter.clock import Clock, RealClock
+from exporter.clock import InterruptibleClock, RealClock
 from exporter.config.loading import Configuration
 from exporter.daemon import descriptors, systemd
 from exporter.daemon.accounts import RunningAccounts
@@ -59,7 +59,7 @@ def run(
     stop: threading.Event,
     log: Log,
     *,
-    clock: Clock | None = None,
+    clock: InterruptibleClock | None = None,
     reload: Reload | None = None,
 ) -> int:
     """Run until *stop* is set and return the exit code; *clock* defaults to the real one.
@@ -94,7 +94,7 @@ def start(
     stop: threading.Event,
     log: Log,
     *,
-    clock: Clock | None = None,
+    clock: InterruptibleClock | None = None,
     reload: Reload | None = None,
 ) -> Iterator[RunningDaemon]:
     """Run the daemon while the context lasts; *stop* is set on exit.
