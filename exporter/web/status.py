@@ -466,7 +466,7 @@ def _first(
     *,
     highest: bool = False,
 ) -> list[tuple[_Account, JobRecord]]:
-    """The jobs with the lowest *key*, or the highest: up to *limit* and job_series per account, in all to the page's."""
+    """The jobs with the lowest *key*, or the highest; of each account up to *limit* and to its job_series."""
     shown = [
         (account, record)
         for account, records in jobs
