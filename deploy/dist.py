@@ -25,6 +25,8 @@ from typing import IO, Final
 
 from deploy import image_contents
 from exporter import __version__
+from exporter.revision import UNKNOWN
+from exporter.revision import revision as built_from
 
 REPOSITORY: Final = Path(__file__).parents[1]
 NAME: Final = f"sbg-exporter-{__version__}"
@@ -41,6 +43,15 @@ def source_date() -> int:
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(given)
     return int(_git("log", "-1", "--format=%ct")) if (REPOSITORY / ".git").exists() else _WITHOUT_COMMIT
+
+
+@cache
+def revision() -> str:
+    """Return the commit that is built: an unpacked source distribution knows it, a checkout is asked."""
+    if built_from() != UNKNOWN or not (REPOSITORY / ".git").exists():
+        return built_from()
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
 
 
 def wheel_and_sdist(folder: Path) -> Path:
@@ -108,8 +119,7 @@ def image(folder: Path, buildah: str, base: str | None) -> None:
     """
     dockerfile = REPOSITORY / "deploy" / "docker" / "Dockerfile"
     on_base = ("--build-arg", f"BASE={base}") if base else ()
-    revision = _git("rev-parse", "HEAD") if (REPOSITORY / ".git").exists() else ""
-    about = ("--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision}")
+    about = ("--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision()}")
     tag = f"localhost/sbg-exporter:{__version__}"
     build = (
         buildah,
@@ -199,7 +209,12 @@ def _git(*words: str) -> str:
 
 def _run(*command: object) -> None:
     words = [str(word) for word in command]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "SOURCE_DATE_EPOCH": str(source_date())}
+    environment = {
+        **os.environ,
+        "PYTHONWARNINGS": "ignore",
+        "SOURCE_DATE_EPOCH": str(source_date()),
+        "BUILD_REVISION": revision(),
+    }
     subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603  # arguments are constants and paths
 
 

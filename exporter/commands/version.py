@@ -6,6 +6,7 @@ import click
 
 from exporter import __version__
 from exporter.commands._click import Command
+from exporter.revision import revision
 
 
 @click.command(
@@ -15,11 +16,12 @@ Example:
   sbg-exporter version""",
 )
 def command() -> int:
-    """Print the versions of sbg-exporter and Python, and the operating system."""
+    """Print the versions of sbg-exporter and Python, the commit it was built from, and the operating system."""
     click.echo(version_line())
     return 0
 
 
 def version_line() -> str:
-    """The versions of sbg-exporter and Python, and the operating system."""
-    return f"sbg-exporter {__version__} (Python {platform.python_version()}, {platform.system()} {platform.machine()})"
+    """The versions of sbg-exporter and Python, the commit it was built from, and the operating system."""
+    runs_on = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return f"sbg-exporter {__version__} (revision {revision()}, {runs_on})"

@@ -23,6 +23,7 @@ from exporter.metrics.snapshot import (
     error_codes,
     submitted_at,
 )
+from exporter.revision import revision
 
 Labels = tuple[str, ...]
 
@@ -545,8 +546,8 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
         Section.EXPORTER,
         "sbg_exporter_build_info",
         Type.GAUGE,
-        "Versions of the exporter and of Python; always 1.",
-        ("version", "python"),
-        lambda _stats: Sample((__version__, platform.python_version()), 1),
+        "Versions of the exporter and of Python, and the commit that the exporter was built from; always 1.",
+        ("version", "revision", "python"),
+        lambda _stats: Sample((__version__, revision(), platform.python_version()), 1),
     ),
 )

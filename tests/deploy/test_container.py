@@ -175,7 +175,7 @@ def test_it_says_what_it_is(containers: Engine, image: str) -> None:
     assert about["Config"]["StopSignal"] == "SIGTERM"
     version = containers.run(image, "version")
     assert (version.code, version.errors) == (0, "")
-    assert version.output.startswith(f"sbg-exporter {__version__} (Python 3.")
+    assert version.output.startswith(f"sbg-exporter {__version__} (revision {REVISION}, Python 3.")
 
 
 @pytest.fixture(scope="module")

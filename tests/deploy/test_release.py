@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Mapping
+from email import message_from_bytes
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import pytest
 import yaml
+from readme_renderer import markdown
 
 from deploy import dist
 from deploy.image_contents import bill_of_materials
@@ -25,6 +28,7 @@ from tests.deploy.kubernetes_tools import CHART, helm, needs_helm
 from tests.tools import tool
 
 REPOSITORY = Path(__file__).parents[2]
+URL: Final = str(tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["urls"]["Repository"])
 pytestmark = pytest.mark.sources
 
 
@@ -81,7 +85,7 @@ def test_its_bill_of_materials_is_one_in_cyclonedx_s_format(release: Path) -> No
 
 
 def test_its_source_distribution_gives_the_same_release_elsewhere(release: Path, tmp_path: Path) -> None:
-    """In another folder and time zone, from files of another time, mode, order and owner, and without git."""
+    """In another folder and time zone, from files of another time, mode, order and owner, and in another repository."""
     [source] = release.glob("sbg_exporter-*.tar.gz")
     shutil.unpack_archive(source, tmp_path / "unpacked")
     (tmp_path / "unpacked" / source.name.removesuffix(".tar.gz")).rename(elsewhere := tmp_path / "el se where")
@@ -90,6 +94,7 @@ def test_its_source_distribution_gives_the_same_release_elsewhere(release: Path,
         os.utime(path, (1, 1))
         if os.geteuid() == 0:
             os.chown(path, 4321, 4321)
+    (tmp_path / ".git").mkdir()
     environment = {
         **os.environ,
         "TZ": "Asia/Kathmandu",
@@ -133,18 +138,21 @@ def test_the_wheel_is_built_by_the_locked_tools(release: Path) -> None:
     assert f"Generator: hatchling {locked}\n" in about
 
 
+PACKAGE: Final = (".gitattributes", "exporter/__init__.py", "exporter/revision.py")
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with what builds a release."""
-    for name in ("deploy/__init__.py", "deploy/dist.py", "deploy/image_contents.py", "exporter/__init__.py"):
+    for name in (*(f"deploy/{each}.py" for each in ("__init__", "dist", "image_contents")), *PACKAGE):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     return tmp_path
 
 
-def dated(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What the release is dated in that folder."""
-    printed = "from deploy.dist import source_date; print(source_date())"
+def told(checkout: Path, what: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The result of this function of ``deploy.dist`` in that folder."""
+    printed = f"from deploy.dist import {what}; print({what}())"
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(("GIT_", "SOURCE_"))}
     return subprocess.run(
         [sys.executable, "-c", printed],
@@ -156,29 +164,101 @@ def dated(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.tools("git")
-def test_a_release_bears_the_time_of_its_commit(checkout: Path) -> None:
+def committed(checkout: Path) -> str:
+    """Commit that folder, and return the commit's name."""
     someone = ("-c", "user.name=a", "-c", "user.email=a@example.com")
     date = {"GIT_COMMITTER_DATE": "2001-02-03T04:05:06+07:00"}
-    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=a"]):
+    for command in (["init", "--quiet"], ["add", "--force", "."], ["commit", "--quiet", "--message=a"]):
         subprocess.run(["git", *someone, *command], cwd=checkout, env=os.environ | date, check=True)
+    named = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
+    return named.stdout
 
-    assert dated(checkout).stdout == "981147906\n"
-    assert dated(checkout, SOURCE_DATE_EPOCH="86400").stdout == "86400\n"
+
+@pytest.mark.tools("git")
+def test_a_release_bears_the_time_of_its_commit(checkout: Path) -> None:
+    committed(checkout)
+
+    assert told(checkout, "source_date").stdout == "981147906\n"
+    assert told(checkout, "source_date", SOURCE_DATE_EPOCH="86400").stdout == "86400\n"
 
 
-def test_a_release_without_a_commit_bears_a_fixed_time(checkout: Path) -> None:
-    assert dated(checkout).stdout == "1580601600\n"
+@pytest.mark.tools("git")
+def test_a_release_names_its_commit_and_whether_files_have_been_changed_since(checkout: Path) -> None:
+    commit = committed(checkout)
+    (checkout / "new").touch()
+
+    assert told(checkout, "revision").stdout == commit
+
+    (checkout / "exporter" / "__init__.py").write_text('__version__ = "0"\n')
+
+    assert told(checkout, "revision").stdout == f"{commit.strip()}-dirty\n"
+
+
+@pytest.mark.tools("git")
+def test_an_archive_that_git_makes_knows_its_commit(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    commit = committed(checkout)
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    subprocess.run(["git", "archive", f"--output={unpacked}.tar", "HEAD"], cwd=checkout, check=True)
+    shutil.unpack_archive(f"{unpacked}.tar", unpacked)
+
+    assert told(unpacked, "revision").stdout == commit
+
+
+def test_a_release_without_a_commit_bears_a_fixed_time_and_an_unknown_revision(checkout: Path) -> None:
+    assert told(checkout, "source_date").stdout == "1580601600\n"
+    assert told(checkout, "revision").stdout == "unknown\n"
 
 
 @pytest.mark.tools("git")
 def test_a_checkout_that_git_cannot_read_is_not_taken_for_none(checkout: Path) -> None:
     (checkout / ".git").write_text("gitdir: /nowhere\n")
 
-    done = dated(checkout)
+    done = told(checkout, "source_date")
 
     assert done.returncode == 1
     assert done.stderr.startswith("make dist needs the commit of this checkout: ")
+
+
+def test_the_wheel_knows_its_commit_without_git(release: Path, tmp_path: Path) -> None:
+    [wheel] = release.glob("*.whl")
+    command = [sys.executable, "-m", "exporter", "version"]
+    environment = {**os.environ, "PYTHONPATH": str(wheel), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith(f"sbg-exporter {__version__} (revision {dist.revision()}, Python ")
+
+
+# ------------------------------------------------------------------------------------------- the package's page
+
+
+@pytest.fixture(scope="module")
+def page(release: Path) -> str:
+    """What a package index shows of the wheel, as HTML."""
+    [wheel] = release.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        about = message_from_bytes(archive.read(f"sbg_exporter-{__version__}.dist-info/METADATA"))
+    assert about["Description-Content-Type"] == "text/markdown"
+    rendered = markdown.render(str(about.get_payload()))
+    assert rendered is not None
+    return rendered
+
+
+def test_the_package_s_page_is_the_readme_with_its_tables_and_pictures(page: str) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+
+    assert re.findall(r"<h2[^>]*>(?:<[^>]+>)*([^<]+)", page) == re.findall("(?m)^## (.+)$", readme)
+    assert page.count("<table>") == len(re.findall(r"(?m)^\| --- ", readme))
+    assert page.count("<img ") == readme.count("![")
+
+
+def test_the_package_s_page_links_to_documents_and_pictures_of_its_version(page: str) -> None:
+    targets = re.findall(r'(?:href|src)="([^"]+)"', page)
+    tagged = f"{URL}/(?:blob|raw)/v{re.escape(__version__)}/"
+    ours = [re.sub(tagged, "", target).partition("#")[0] for target in targets if re.match(tagged, target)]
+
+    assert len(ours) > 10
+    assert [path for path in ours if not (REPOSITORY / path).is_file()] == []
+    assert [target for target in targets if not target.startswith(("https://", "#")) or "/main/" in target] == []
 
 
 # ------------------------------------------------------------------------------------------- what an image contains
@@ -313,11 +393,11 @@ def test_the_demo_passes_its_test_where_there_is_the_wheel_and_no_checkout(relea
         else:
             shutil.copy(source, tmp_path / name)
     chosen = "tests/integration/test_demo.py::test_demo_prints_urls_and_serves_changing_metrics"
-    told = "import exporter, sys; sys.stdout.write(exporter.__file__)"
+    printed = "import exporter, sys; sys.stdout.write(exporter.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "COVERAGE_PROCESS_START": ""}
 
     where = subprocess.run(
-        [sys.executable, "-c", told], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", printed], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     passed = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chosen],
@@ -338,8 +418,8 @@ def test_what_is_missing_is_named_before_the_last_release_is_gone(tmp_path: Path
 
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
-    told = "make dist needs no-such-helm; skip it with ARGS='--without chart' or '--without image'\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    advice = "make dist needs no-such-helm; skip it with ARGS='--without chart' or '--without image'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", advice)
     assert [each.name for each in tmp_path.iterdir()] == ["SHA256SUMS"]
 
 

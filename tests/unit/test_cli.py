@@ -18,6 +18,7 @@ from exporter.commands import COMMANDS, main
 from exporter.commands.version import version_line
 from exporter.config.settings import Settings
 from exporter.counting.values import Rules
+from exporter.revision import revision
 from exporter.storage.store import Store
 from tests import measured
 
@@ -154,7 +155,14 @@ def test_the_help_of_a_simulation_shows_defaults_but_no_token(typed: Typed, comm
 
 def test_version_command_and_option_print_the_same_line(typed: Typed) -> None:
     assert typed("version") == typed("--version") == Ended(0, f"{version_line()}\n", "")
-    assert version_line().startswith(f"sbg-exporter {__version__} (Python 3.")
+    assert version_line().startswith(f"sbg-exporter {__version__} (revision {revision()}, Python 3.")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"), [("$Format:%H$", "unknown"), ("0123abc", "0123abc"), ("0123abc-dirty", "0123abc-dirty")]
+)
+def test_revision_is_unknown_only_where_no_build_has_written_it(written: str, shown: str) -> None:
+    assert revision(written) == shown
 
 
 # ---- invalid command lines ----
