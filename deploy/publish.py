@@ -249,7 +249,7 @@ def packages(release: Release) -> None:
 
 
 def publish(release: Release) -> None:
-    """Publish the release with its notes and files: first as a draft, so that nobody sees half of it.
+    """Publish the release with its notes and files: first as a draft, so that operators do not see half of it.
 
     Raises:
         SystemExit: a command failed.
