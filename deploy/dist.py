@@ -23,7 +23,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Final
 
-from deploy import image_contents
 from exporter import __version__
 from exporter.revision import UNKNOWN
 from exporter.revision import revision as built_from
@@ -118,6 +117,8 @@ def image(folder: Path, buildah: str, base: str | None) -> None:
 
     Its bill of materials is written too.
     """
+    from deploy import image_contents  # noqa: PLC0415  # its library is missing where releases are only published
+
     dockerfile = REPOSITORY / "deploy" / "docker" / "Dockerfile"
     on_base = ("--build-arg", f"BASE={base}") if base else ()
     about = ("--build-arg", f"VERSION={__version__}", "--build-arg", f"REVISION={revision()}")
@@ -152,6 +153,8 @@ def _repack_image(pushed: Path, folder: Path) -> Path:
 
     Its name has the architecture that the image is for, because a release is built on a machine of each.
     """
+    from deploy import image_contents  # noqa: PLC0415  # as above
+
     with tarfile.open(pushed) as read:
         [manifest] = json.loads(image_contents.content(read, "manifest.json"))
         configuration = json.loads(image_contents.content(read, manifest["Config"]))

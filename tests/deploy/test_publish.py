@@ -4,8 +4,10 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +100,16 @@ def test_a_tag_that_does_not_fit_is_refused_in_one_line(  # noqa: PLR0917  # one
     assert found.startswith(problem)
     assert bool(found) == bool(problem)
     assert "\n" not in found
+
+
+def test_publishing_needs_only_python_s_own_modules() -> None:
+    """So that jobs which may publish install next to nothing."""
+    command = [sys.executable, "-S", "-m", "deploy.publish", "--tag", "v0", "check"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("The tag v0 does not match the version ")
+    assert done.stderr.count("\n") == 1
 
 
 # -------------------------------------------------------------------------------------------------------------- steps
@@ -212,7 +224,7 @@ def image_archive(folder: Path, architecture: str, text: str) -> None:
         about = tarfile.TarInfo("greeting")
         about.size = len(text)
         files.addfile(about, BytesIO(text.encode()))
-    digest = f"sha256:{dist.hashlib.sha256(layer.getvalue()).hexdigest()}"
+    digest = f"sha256:{sha256(layer.getvalue()).hexdigest()}"
     configuration = {"architecture": architecture, "os": "linux", "config": {"Labels": {"a": "b"}}}
     configuration |= {"rootfs": {"type": "layers", "diff_ids": [digest]}, "history": [{"created_by": "a test"}]}
     contents = {
