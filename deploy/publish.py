@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -154,11 +155,13 @@ def image(release: Release) -> None:
     """Push the image for all architectures, sign it, and attest the bill of materials of each.
 
     Raises:
-        SystemExit: another image has this version, or a command failed.
+        SystemExit: none was built, another image has this version, or a command failed.
     """
     archives = sorted(release.folder.glob(f"{dist.NAME}-image-*.tar"))
     if not archives:
-        return say("image: none was built")
+        return _absent(release, "image: none was built")
+    if release.dry and (missing := [name for name in ("buildah", "skopeo") if shutil.which(name) is None]):
+        return say(f"image: not rehearsed, because {' and '.join(missing)} is missing")
     with tempfile.TemporaryDirectory() as scratch:
         assembled = assemble(release, archives, Path(scratch))
         joined = Path(scratch) / "image"
@@ -216,11 +219,11 @@ def chart(release: Release) -> None:
     """Push the chart and sign it.
 
     Raises:
-        SystemExit: another chart has this version, or a command failed.
+        SystemExit: none was built, another chart has this version, or a command failed.
     """
     package = release.folder / f"{dist.NAME}.tgz"
     if not package.exists():
-        return say("chart: none was built")
+        return _absent(release, "chart: none was built")
     plain = release.without_tls("--plain-http")
     with tempfile.TemporaryDirectory() as scratch:
         name = f"oci://{release.charts}/sbg-exporter"
@@ -242,10 +245,13 @@ def packages(release: Release) -> None:
     """Upload wheel and source distribution with the identity of the workflow; the index ignores a file that it has.
 
     Raises:
-        SystemExit: the index has another file of that name, or refuses the identity.
+        SystemExit: none were built, or the index has another file of that name or refuses the identity.
     """
     files = sorted(release.folder.glob(f"sbg_exporter-{__version__}*"))
+    if not files:
+        return _absent(release, "packages: none were built")
     release.change("uv", "publish", "--trusted-publishing", "always", *files)
+    return None
 
 
 def publish(release: Release) -> None:
@@ -293,6 +299,13 @@ def login(release: Release, user: str, token: str) -> None:
     for registry in sorted({release.image.partition("/")[0], release.charts.partition("/")[0]}):
         for program in (("skopeo", "login"), ("helm", "registry", "login"), ("cosign", "login")):
             release.change(*program, "--username", user, "--password-stdin", registry, given=token)
+
+
+def _absent(release: Release, line: str) -> None:
+    """Say that there is nothing to publish; a release that needs it fails."""
+    if not release.dry:
+        raise SystemExit(line)
+    say(line)
 
 
 def _sign(release: Release, name: str, *options: str) -> None:

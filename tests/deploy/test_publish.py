@@ -155,6 +155,21 @@ def test_a_dry_run_only_prints_what_would_change_something(folder: Path, capsys:
         assert f"would run: {command}" in printed
 
 
+def test_what_was_not_built_is_said_and_not_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = Commands()
+
+    for step in ("image", "chart", "packages"):
+        publish.STEPS[step](release(tmp_path, commands, dry=True))
+
+    assert capsys.readouterr().out == "image: none was built\nchart: none was built\npackages: none were built\n"
+
+
+@pytest.mark.parametrize("step", ["image", "chart", "packages"])
+def test_a_release_without_a_part_is_refused(step: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r" built"):
+        publish.STEPS[step](release(tmp_path, Commands()))
+
+
 def test_a_release_is_a_draft_until_all_its_files_are_there(folder: Path) -> None:
     commands = Commands(gh_release_view=(1, "release not found"))
 
