@@ -240,7 +240,7 @@ def image_archive(folder: Path, architecture: str, text: str) -> None:
         about.size = len(text)
         files.addfile(about, BytesIO(text.encode()))
     digest = f"sha256:{sha256(layer.getvalue()).hexdigest()}"
-    configuration = {"architecture": architecture, "os": "linux", "config": {"Labels": {"a": "b"}}}
+    configuration: dict[str, Any] = {"architecture": architecture, "os": "linux", "config": {"Labels": {"a": "b"}}}
     configuration |= {"rootfs": {"type": "layers", "diff_ids": [digest]}, "history": [{"created_by": "a test"}]}
     contents = {
         "layer.tar": layer.getvalue(),
