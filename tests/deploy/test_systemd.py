@@ -151,6 +151,24 @@ LOOK: Final = 0.2
 PACKAGES: Final = "systemd,systemd-sysv,dbus,libnss-systemd,python3-venv,curl"
 PYTHON: Final = "3.11"
 """Bookworm's."""
+SILENT_SHARE: Final = """\
+import ctypes, os, signal, sys
+
+action, folder = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+if action == "mount":
+    # Nobody reads the requests for files, not even the first one of the kernel itself.
+    options = f"fd={os.open('/dev/fuse', os.O_RDWR)},rootmode=40000,user_id=0,group_id=0,allow_other"
+    failed = libc.mount(b"share", folder.encode(), b"fuse", 0, options.encode())
+else:
+    detach = 2  # umount itself might look at the folder, and hang
+    failed = libc.umount2(folder.encode(), detach)
+if failed:
+    raise OSError(ctypes.get_errno(), "cannot " + action)
+if action == "mount":
+    signal.pause()
+"""
+"""Covers a folder with a file system that never answers; what opens a file there waits until it is killed."""
 HTTP_ERROR: Final = 22
 """curl's exit code for an answer such as 503; it has another where there is none."""
 
@@ -233,7 +251,7 @@ def booted() -> Iterator[Machine]:
     with subprocess.Popen(
         sandboxed(
             *(tool("systemd-nspawn"), "--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"),
-            *(f"--directory={debian()}", "--volatile=overlay", "--private-network"),
+            *(f"--directory={debian()}", "--volatile=overlay", "--private-network", "--bind=/dev/fuse"),
             *(f"--bind-ro={REPOSITORY}:{SOURCE}", f"--bind-ro={packages()}:/wheels"),
             f"--machine=sbg-exporter-{os.getpid()}",
         ),
@@ -398,14 +416,14 @@ def hung(machine: Machine) -> None:
 
 
 def stuck(machine: Machine) -> None:
-    """A poller hangs while all else goes on, as it may on a file system that is gone: its token has become a pipe."""
-    token, fresh = "/run/cavatica.token", f"echo {DEMO_TOKEN} > /run/new; chmod 644 /run/new; mv /run/new"
+    """A poller hangs while all else goes on: its token is on a network file system whose server is gone."""
+    share, token = "/run/share", "/run/share/cavatica.token"
     machine.run(f"""sed -i -e '1i request_timeout = 1' -e 's#"cavatica.token"#"{token}"#' {CONFIG}""")
-    machine.run(f"{fresh} {token}; systemctl restart sbg-exporter")
+    machine.run(f"mkdir {share}; echo {DEMO_TOKEN} > {token}; chmod 644 {token}; systemctl restart sbg-exporter")
     machine.await_counted(jobs=2, failed=7)
     before = machine.unit()
-    machine.run(f"mkfifo -m 644 /run/pipe; mv /run/pipe {token}")
-    machine.run("sleep 2")  # until it hangs in reading it
+    machine.run("cat > /run/silent_share.py", typed=SILENT_SHARE)
+    machine.run(f"systemd-run -q --unit=share python3 /run/silent_share.py mount {share}")
     machine.submit(failed=2)
 
     eventually(
@@ -417,9 +435,10 @@ def stuck(machine: Machine) -> None:
     withheld = re.compile("watchdog.ping_skipped.*account cavatica has not moved for")
     eventually(lambda: withheld.search(machine.journal()), every=LOOK, describe=machine.journal)
 
-    machine.run(f"{fresh} {token}")
+    machine.run(f"python3 /run/silent_share.py unmount {share}")  # the hanging poller still waits for it
     unit = machine.await_unit(NRestarts=str(int(before["NRestarts"]) + 1), ActiveState="active")
     assert unit["MainPID"] != before["MainPID"]
+    machine.run("systemctl stop share")
     machine.run(f"""sed -i -e 1d -e 's#"{token}"#"cavatica.token"#' {CONFIG}; systemctl restart sbg-exporter""")
 
 
