@@ -15,6 +15,15 @@ _KINDS: Final = {
 }
 
 
+_KERNEL_FILES: Final = frozenset(
+    (
+        *("proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "pstore", "efivarfs"),
+        *("bpf", "devpts", "mqueue", "nsfs", "selinuxfs", "binfmt_misc", "fusectl", "rpc_pipefs"),
+    )
+)
+"""File systems whose files are a way to talk to the kernel, although many call themselves regular."""
+
+
 class Inode(NamedTuple):
     """What identifies a file under any of its paths: its device and its number there."""
 
@@ -36,10 +45,37 @@ def kind_of(path: Path) -> str:
         OSError: it cannot be found out.
     """
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except FileNotFoundError:
+        return _kernel_file(_device_of_folder(path))
+    if stat.S_ISREG(found.st_mode):
+        return _kernel_file(found.st_dev)
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
+
+
+def _device_of_folder(path: Path) -> int | None:
+    """The device that *path*, which does not exist, would be created on; None if that cannot be found out."""
+    for folder in real_path(path).parents:
+        with suppress(FileNotFoundError):
+            return folder.stat().st_dev
+    return None
+
+
+def _kernel_file(device: int | None) -> str:
+    """What a file on this *device* is if the kernel makes its text up, such as ``a file of the kernel (proc)``."""
+    if device is None:
         return ""
-    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux, or no /proc
+        return ""
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        kind = after.partition(" ")[0]
+        if before.split(" ")[2:3] == [number] and kind in _KERNEL_FILES:
+            return f"a file of the kernel ({kind})"
+    return ""
 
 
 def inode_at(path: Path) -> Inode | None:

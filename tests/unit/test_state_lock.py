@@ -237,6 +237,24 @@ def test_device_is_refused_and_keeps_its_mode(device: str) -> None:
     assert not Path(f"{device}.lock").exists()
 
 
+@pytest.mark.parametrize(
+    "path", ["/proc/self/mem", "/proc/version", "/proc/state.db", "/sys/kernel/mm/missing/state.db", "/sys/state.db"]
+)
+@pytest.mark.fault(
+    "the state file is in `/proc` or `/sys`, such as `/proc/self/mem`",
+    action="refuses it before it is opened",
+    shown="the path as it is set, and what it is",
+    recovery="the path of a regular file",
+)
+def test_file_of_the_kernel_is_refused_by_the_path_that_is_set(path: str) -> None:
+    says = rf"^state file {path} is a file of the kernel \((proc|sysfs)\); set state_file to the path of a regular file"
+
+    with pytest.raises(StateError, match=says):
+        Store(Path(path))
+    with pytest.raises(StateError, match=says), open_read_only(Path(path), lambda: False):
+        pytest.fail("it was opened")
+
+
 @pytest.mark.parametrize("make", SPECIAL)
 @pytest.mark.fault(
     "a backup or export to a folder, FIFO, socket or device",
