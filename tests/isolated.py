@@ -15,6 +15,8 @@ from tests import fault_table
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user or mount a disk")
 """For tests that use :func:`isolated`; the complete test run is root's."""
 
+MOST_FILES: Final = 200
+"""How many files and folders fit on a disk of :func:`isolated`."""
 STRANGER: Final = 65534
 """User and group without any files."""
 
@@ -81,7 +83,7 @@ def _mount(disk: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     _call(libc.unshare(_NEW_MOUNTS))
     _call(libc.mount(b"none", b"/", None, _PRIVATE, None))
-    _call(libc.mount(b"tmpfs", str(disk).encode(), b"tmpfs", 0, b"size=1m,mode=777"))
+    _call(libc.mount(b"tmpfs", str(disk).encode(), b"tmpfs", 0, f"size=1m,mode=777,nr_inodes={MOST_FILES}".encode()))
 
 
 def _call(result: int) -> None:

@@ -22,10 +22,10 @@ _PRIMARY: Final = 0xFF
 _COMPANIONS: Final = ("", "-wal", "-shm")
 
 _ADVICE: Final = {
-    errno.ENOSPC: "the disk is full; free space on that of {folder}, and keep the file: it is intact",
-    errno.EDQUOT: "the disk quota is used up; raise it or free space in {folder}, and keep the file: it is intact",
+    errno.ENOSPC: "the disk is full; free space on that of {folder}",
+    errno.EDQUOT: "the disk quota is used up; raise it or free space in {folder}",
     errno.EROFS: "the file system is read-only; mount that of {folder} read-write",
-    errno.EIO: "the disk has an input/output error; look into the kernel's log (dmesg) and keep a copy of the file",
+    errno.EIO: "the disk has an input/output error; look into the kernel's log (dmesg)",
     errno.ENOENT: "no such folder; create {folder}, or mount the volume that contains it",
     errno.ENOTDIR: "a part of the path is not a folder; correct state_file",
     errno.ELOOP: "symbolic links lead in a circle; correct them, or state_file",
@@ -34,6 +34,12 @@ _ADVICE: Final = {
     errno.ENFILE: "too many open files on this machine; close some, or raise fs.file-max",
     errno.ENOMEM: "out of memory; raise the memory limit",
 }
+_KEEP: Final = {
+    errno.ENOSPC: ", and keep the file: it is intact",
+    errno.EDQUOT: ", and keep the file: it is intact",
+    errno.EIO: " and keep a copy of the file",
+}
+"""What to do with a file that is not empty."""
 _FROM_SQLITE: Final = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -102,7 +108,14 @@ def _why_not(number: int, path: Path, text: str) -> str:
     if number in (errno.EACCES, errno.EPERM):
         return permission_advice(_inaccessible(path))
     advice = _ADVICE.get(number, f"{' '.join(text.split())}; check the path, and the disk that it is on")
-    return advice.format(folder=path.parent)
+    return advice.format(folder=path.parent) + (_KEEP.get(number, "") if _holds_something(path) else "")
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _inaccessible(path: Path) -> Path:

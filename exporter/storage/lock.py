@@ -17,6 +17,7 @@ import os
 import socket
 import stat
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -47,9 +48,11 @@ class HeldFile:
         found: what the system says about it at the start.
     """
 
-    def __init__(self, path: Path, lock_file: int, descriptor: int) -> None:
+    def __init__(self, path: Path, lock_file: int, descriptor: int, *, created: bool) -> None:
+        """A file that is open as *descriptor* and locked by both; *created*: it did not exist before."""
         self.path = path
         self.found = os.fstat(descriptor)
+        self._created = created
         self._lock_file = lock_file
         self._descriptor = descriptor
         _held_here.add(inode_of(self.found))
@@ -57,6 +60,19 @@ class HeldFile:
     def header(self, length: int) -> bytes:
         """Its first bytes."""
         return os.pread(self._descriptor, length, 0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing: no database has been written to it yet."""
+        return os.fstat(self._descriptor).st_size == 0
+
+    def remove_if_unused(self) -> None:
+        """Remove the file if :func:`hold` created it and it is still empty: the next start would find no ledger in it.
+
+        SQLite must have closed it before.
+        """
+        if self._created:
+            _remove_if_empty(self.path, self._descriptor)
 
     def make_private(self) -> None:
         """Let only its owner read and write it."""
@@ -130,13 +146,15 @@ def hold(path: Path) -> HeldFile:
     lock_file = _open_lock_file(file, may_create_folder=not path.is_symlink())
     try:
         _lock_with_retry(lock_file, path)
-        descriptor = _open_state_file(path, file)
+        descriptor, created = _open_state_file(path, file)
         try:
             _lock_bytes(descriptor, path, file)
             _check_in_place(descriptor, path, file)
             _write_owner(lock_file)
-            return HeldFile(file, lock_file, descriptor)
+            return HeldFile(file, lock_file, descriptor, created=created)
         except BaseException:
+            if created:
+                _remove_if_empty(file, descriptor)
             os.close(descriptor)
             raise
     except BaseException:
@@ -239,7 +257,8 @@ def _this_process() -> str:
 # ---- the state file itself ----
 
 
-def _open_state_file(path: Path, file: Path) -> int:
+def _open_state_file(path: Path, file: Path) -> tuple[int, bool]:
+    """Open the file; the second value says whether it was created."""
     if is_held_here(file):
         raise _locked_by(_this_process(), path)
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -247,11 +266,18 @@ def _open_state_file(path: Path, file: Path) -> int:
         try:
             descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            return os.open(file, flags)
+            return os.open(file, flags), False
         give_to_owner(descriptor, file)
     except OSError as error:
         raise StateError(f"state file {path} cannot be opened: {why(error, file)}") from error
-    return descriptor
+    return descriptor, True
+
+
+def _remove_if_empty(file: Path, descriptor: int) -> None:
+    found = os.fstat(descriptor)
+    if found.st_size == 0 and inode_at(file) == inode_of(found):
+        with suppress(OSError):
+            file.unlink()
 
 
 def _check_in_place(descriptor: int, path: Path, file: Path) -> None:

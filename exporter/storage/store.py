@@ -77,6 +77,7 @@ class Store:
             self._connection = self._open()
             self._tracked_jobs = self._count_jobs()
         except BaseException:
+            self._file.remove_if_unused()
             self._file.close()
             raise
 
@@ -118,7 +119,8 @@ class Store:
                 connection.close()
                 raise
         except sqlite3.Error as error:
-            raise StateError(f"state file {self._path} cannot be used: {why(error, self._file.path)}") from error
+            action = "created" if self._file.is_empty else "used"
+            raise StateError(f"state file {self._path} cannot be {action}: {why(error, self._file.path)}") from error
         if problem:
             connection.close()
             raise StateError(f"state file {self._path} is damaged: {problem}; {RESTORE_ADVICE}")

@@ -7,7 +7,7 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.factories import ENDPOINT
 from tests.fault_table import measure
-from tests.isolated import STRANGER, fill, isolated, make_read_only, needs_root
+from tests.isolated import MOST_FILES, STRANGER, fill, isolated, make_read_only, needs_root
 from tests.ledgers import FEW_BUCKETS, observe_in
 from tests.snapshots import DISPLAY
 
@@ -316,10 +316,46 @@ def _begin_and_die(file: Path) -> None:
 
 
 def _full_at_the_first_start(disk: Path) -> None:
+    file = disk / "state.db"
+    ballast = fill(disk)
+
+    with pytest.raises(StateError) as raised:
+        Store(file)
+
+    says = f"state file {file} cannot be created: the disk is full; free space on that of {disk}"
+    assert str(raised.value) == says
+    assert {each.name for each in disk.iterdir()} == {
+        "ballast",
+        "state.db.lock",
+    }  # no empty file that looks like a ledger
+    ballast.unlink()
+    with closing(Store(file)) as store:
+        begin(store)
+
+
+def _full_with_an_empty_file(disk: Path) -> None:
+    file = disk / "state.db"
+    file.touch(mode=0o640)
     fill(disk)
 
-    with pytest.raises(StateError, match="the disk is full; free space"):
+    with pytest.raises(StateError) as raised:
+        Store(file)
+
+    assert str(raised.value).endswith(f"cannot be created: the disk is full; free space on that of {disk}")
+    assert file.stat().st_size == 0  # it was there before
+
+
+def _without_room_for_a_file(disk: Path) -> None:
+    """All inodes are in use, so that not even the lock file can be created."""
+    with suppress(OSError):
+        for number in range(MOST_FILES):
+            (disk / str(number)).touch()
+
+    with pytest.raises(StateError) as raised:
         Store(disk / "state.db")
+
+    assert "the disk is full; free space on that of" in str(raised.value)
+    assert "intact" not in str(raised.value)
 
 
 def _read_only_at_the_start(disk: Path) -> None:
@@ -342,6 +378,8 @@ def _read_only_at_the_start(disk: Path) -> None:
         _full_at_the_start,
         _full_after_a_kill,
         _full_at_the_first_start,
+        _full_with_an_empty_file,
+        _without_room_for_a_file,
         _read_only_at_the_start,
     ],
 )
