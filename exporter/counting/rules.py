@@ -33,7 +33,7 @@ in this package. Nothing in it reads a clock, a socket or a file.
     :mod:`exporter.counting.submission`.
 9.  A finished job without times, or with failed files and no result, *needs details*: its own endpoint is requested
     until a response says something about the job. If requests fail, or the result is not a list, they are repeated ever
-    less often for about a day.
+    less often for about a day. Restarts change neither how often nor for how long.
     Duration and errors have flags of their own, so they may be counted after the finish. Existing jobs that are shown
     individually need details too, for their errors.
 10. An undocumented label value is kept if it is among the first eight of its kind (32 error codes) of an account; later

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -215,6 +215,18 @@ class WaitClock(NamedTuple):
     listed: float | None = None
 
 
+class Retry(NamedTuple):
+    """When a job whose own endpoint failed may be requested again. Nothing is counted by it.
+
+    Attributes:
+        failures: how many requests for the job failed in a row.
+        at: the account's wait clock from which the next one may be made.
+    """
+
+    failures: int
+    at: float
+
+
 # ---- events ----
 
 
@@ -292,6 +304,7 @@ class Changes:
         new_records: how many of the job records are of jobs never observed before.
         failed_since: failed jobs that ended and were detected before this time (Unix seconds) may leave memory.
         wait_clock: the reading to store with the rest, so that a later process continues the waits.
+        retries: jobs whose own endpoint failed when it was last requested, and None for those that it is over for.
     """
 
     records: Mapping[str, JobRecord]
@@ -304,11 +317,18 @@ class Changes:
     new_records: int
     failed_since: float
     wait_clock: WaitClock | None = None
+    retries: Mapping[str, Retry | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether there is anything to commit."""
         return bool(
-            self.records or self.forgotten or self.counters or self.histograms or self.account or self.wait_clock
+            self.records
+            or self.forgotten
+            or self.counters
+            or self.histograms
+            or self.account
+            or self.wait_clock
+            or self.retries
         )
 
 
@@ -321,6 +341,7 @@ class Ledger:
         failed: records of jobs with failed files that are or may be shown individually, by id.
         listed: totals over the listed jobs, as last observed.
         wait_clock: the reading stored last; None before the first.
+        retries: when jobs whose own endpoint failed may be requested again, by id.
     """
 
     account: Account
@@ -331,6 +352,7 @@ class Ledger:
     listed: Mapping[tuple[str, str], JobTotals]
     tracked_jobs: int
     wait_clock: WaitClock | None = None
+    retries: Mapping[str, Retry] = field(default_factory=dict)
 
     def after(self, changes: Changes) -> "Ledger":
         """The ledger after *changes* are committed; this same object if there are none."""
@@ -355,6 +377,9 @@ class Ledger:
             changes.listed,
             self.tracked_jobs + changes.new_records - len(changes.forgotten),
             changes.wait_clock or self.wait_clock,
+            {job_id: retry for job_id, retry in {**self.retries, **changes.retries}.items() if retry is not None}
+            if changes.retries
+            else self.retries,
         )
 
 

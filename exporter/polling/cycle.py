@@ -262,6 +262,8 @@ class PollCycle:
             sum(totals.jobs for totals in ledger.listed.values()),
             ledger.account.ever_listed,
             None if age is None else max(0.0, age),
+            ledger.retries,
+            reading.seconds,
         )
 
     def _count(
@@ -276,6 +278,8 @@ class PollCycle:
     ) -> CycleResult:
         """Commit *changes*, unless *commit* is false, and return the cycle's result so far."""
         written = commit and self._commit(ledger, changes)
+        if written:
+            self._plan.retries_saved()
         after = ledger.after(changes)
         return CycleResult(
             after if written else ledger,
@@ -447,7 +451,9 @@ class PollCycle:
         """Return the changes that the observations in *seen* make."""
         number, listing = ledger.account.number, self._plan.listing
         self._look_up(seen.ids, ledger, seen)
-        return reconcile(
+        now = self._clock.monotonic()
+        wait_clock = self._waits.read(ledger.wait_clock, now, self._clock.time())
+        changes = reconcile(
             ledger,
             seen.records,
             Observations(
@@ -463,5 +469,6 @@ class PollCycle:
             self.rules,
             local_time=self._clock.time(),
             server_time=self._stats.server_time,
-            wait_clock=self._waits.read(ledger.wait_clock, self._clock.monotonic(), self._clock.time()),
+            wait_clock=wait_clock,
         )
+        return replace(changes, retries=self._plan.unsaved_retries(now, wait_clock.seconds))

@@ -36,7 +36,7 @@ from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 
 from exporter.api.models import FINAL_RANK, Priority
-from exporter.counting.values import JobRecord
+from exporter.counting.values import JobRecord, Retry
 from exporter.polling.discovery import HeadProgress, TotalCheck, head_scan
 from exporter.polling.freshness import FreshnessTracker
 from exporter.polling.full_listing import FullListing, ListingSchedule
@@ -250,6 +250,14 @@ class PollPlan:
         self._page_shown(result, offset, tick)
         self._full_listing.add_seen_elsewhere([job.id for job in result.jobs])
         self._check_order(result, offset, tick)
+
+    def unsaved_retries(self, now: float, wait_clock: float) -> Mapping[str, Retry | None]:
+        """What changed, since :meth:`retries_saved`, about when jobs whose own endpoint fails are requested again."""
+        return self._refresh.backoff.unsaved(now, wait_clock)
+
+    def retries_saved(self) -> None:
+        """What :meth:`unsaved_retries` returned last is committed."""
+        self._refresh.backoff.saved()
 
     # ---- phase 3: continue the full listing ----
 

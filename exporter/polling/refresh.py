@@ -100,7 +100,8 @@ class Refresh:
         self._probes = 0
         self._for_details = _Share()
         self._for_failing = _Share()
-        self._backoff = JobBackoff()
+        self.backoff = JobBackoff()
+        """Jobs whose own endpoint fails."""
         self._saved = 1.0
         """Part of a request that polls with less than one have saved."""
         self.budget = PollBudget(0)
@@ -109,7 +110,7 @@ class Refresh:
     def begin_poll(self, live: Collection[str]) -> None:
         """Begin a poll, which has spent nothing yet; from now on only the *live* jobs matter."""
         self.budget = PollBudget(0)
-        self._backoff.keep(live)
+        self.backoff.keep(live)
 
     def forget_positions(self) -> None:
         """Look for the jobs on the list again."""
@@ -120,12 +121,13 @@ class Refresh:
         """Check *unseen* unfinished jobs and jobs that need details, within the budget."""
         requests = self._requests(tick.budget)
         self.budget = PollBudget(requests)
+        self.backoff.resume(tick.ledger.retries, tick.ledger.wait_clock, tick.now)
         if head_known:
             yield from self._probe(unseen, tick)
         needing_details = [
             record
             for record in tick.ledger.live.values()
-            if record.needs_details and record.operation in OPERATIONS and self._backoff.due(record.id, tick.now)
+            if record.needs_details and record.operation in OPERATIONS and self.backoff.due(record.id, tick.now)
         ]
         # Alerts show the errors of new failures. Those of existing jobs, perhaps hundreds, are only for the pages.
         needing_details.sort(
@@ -154,7 +156,7 @@ class Refresh:
         failing: list[list[JobRecord]] = []
         for group in groups:
             failed = all(
-                self._backoff.failures(each.id) and (each.needs_details or self._positions.of(each.id) is None)
+                self.backoff.failures(each.id) and (each.needs_details or self._positions.of(each.id) is None)
                 for each in group
             )
             (failing if failed else answering).append(group)
@@ -185,7 +187,7 @@ class Refresh:
                 deep.append((depth, record))
             elif not self._freshness.checked(record.id):
                 self._positions.drop(record.id)  # a page that should have shown it did not
-                if self._backoff.due(record.id, now):
+                if self.backoff.due(record.id, now):
                     groups.append([record])
         ends = -1
         for depth, record in sorted(deep, key=lambda each: each[0]):
@@ -216,27 +218,27 @@ class Refresh:
 
     def _answers(self, record: JobRecord) -> bool:
         """Whether the job has an endpoint of its own, which has not failed when it was last requested."""
-        return record.operation in OPERATIONS and self._backoff.failures(record.id) == 0
+        return record.operation in OPERATIONS and self.backoff.failures(record.id) == 0
 
     def _one_by_one(self, group: Iterable[JobRecord], tick: Tick) -> Phase:
         """Check jobs by their own endpoints, those of operations that have one."""
         for record in group:
             if not self.budget.available:
                 return
-            if record.operation in OPERATIONS and self._backoff.due(record.id, tick.now):
+            if record.operation in OPERATIONS and self.backoff.due(record.id, tick.now):
                 yield from self._get_job(record, Operation(record.operation), tick)
 
     def _get_job(self, record: JobRecord, operation: Operation, tick: Tick) -> Phase:
         self._freshness.mark_tried(record.id, tick.now)
-        result = yield GetJob(operation, record.id, self._backoff.failures(record.id))
+        result = yield GetJob(operation, record.id, self.backoff.failures(record.id))
         self._spend(result, for_details=record.needs_details)
         depth = self._positions.of(record.id)
         if isinstance(result, JobResult) and result.conclusive:
-            self._backoff.answered(record.id)
+            self.backoff.answered(record.id)
             self._freshness.mark_checked(record.id, tick.now)
             return
         if isinstance(result, JobResult):
-            self._backoff.failed(record.id, tick.now)
+            self.backoff.failed(record.id, tick.now)
         if record.unfinished and depth is not None and self.budget.available:
             yield from self._read_page(max(0, depth - _SLACK), tick)
 

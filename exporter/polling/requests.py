@@ -4,11 +4,11 @@ A phase of the plan is a generator: it yields a :data:`Request`, is sent the :da
 """
 
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from exporter.api.models import Job, JobPage, Operation, Priority
-from exporter.counting.values import JobRecord
+from exporter.counting.values import JobRecord, Retry
 
 PAGES_PER_PHASE: Final = 50
 """Most list pages of one phase: what they showed is counted before more are requested."""
@@ -74,12 +74,16 @@ class LedgerView:
         listed: how many jobs the platform lists, as far as is known.
         ever_listed: whether a full listing was ever completed.
         listing_age: seconds since the last complete listing, by the account's wait clock; None before the first.
+        retries: when jobs whose own endpoint failed may be requested again, as committed.
+        wait_clock: the account's wait clock now.
     """
 
     live: Mapping[str, JobRecord]
     listed: int
     ever_listed: bool
     listing_age: float | None
+    retries: Mapping[str, Retry] = field(default_factory=dict)
+    wait_clock: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from exporter.storage.paths import inode_at, is_gone
-from exporter.storage.schema import ALLOWANCE_TABLE, BUSY_SECONDS, SCHEMA, WAIT_CLOCK_TABLE
+from exporter.storage.schema import ALLOWANCE_TABLE, BUSY_SECONDS, RETRY_TABLE, SCHEMA, WAIT_CLOCK_TABLE
 from exporter.storage.validation import invalid_values
 
 
@@ -109,6 +109,6 @@ def log_of(file: Path) -> Path:
 
 def _add_later_tables(db: sqlite3.Connection) -> None:
     """Add to an older file what it lacks: none of it is part of a ledger."""
-    db.executescript(ALLOWANCE_TABLE + WAIT_CLOCK_TABLE)
+    db.executescript(ALLOWANCE_TABLE + WAIT_CLOCK_TABLE + RETRY_TABLE)
     if "saved_at" not in {name for _, name, *_ in db.execute("PRAGMA table_info(allowance)")}:
         db.execute("ALTER TABLE allowance ADD COLUMN saved_at REAL")

@@ -17,6 +17,7 @@ from exporter.counting.values import (
     JobRecord,
     JobTotals,
     Key,
+    Retry,
     WaitClock,
 )
 from exporter.storage.schema import JOB_COLUMNS, LEDGER, Row, number_column
@@ -109,6 +110,12 @@ def read_wait_clock(db: sqlite3.Connection, number: int) -> WaitClock | None:
     return WaitClock(*row)
 
 
+def read_retries(db: sqlite3.Connection, number: int) -> dict[str, Retry]:
+    """When the jobs of an account whose own endpoint failed may be requested again."""
+    rows = db.execute("SELECT job, failures, at FROM retry WHERE account = ?", (number,))
+    return {job_id: Retry(failures, at) for job_id, failures, at in rows}
+
+
 def read_rows(db: sqlite3.Connection, number: int) -> Iterator[tuple[str, Row]]:
     """An account's whole ledger as tables and rows, the account's own row first, with the columns of ``LEDGER``."""
     for table, columns in LEDGER.items():
@@ -145,6 +152,11 @@ def write_changes(db: sqlite3.Connection, number: int, changes: Changes) -> None
         upsert_account(db, changes.account)
     if changes.wait_clock is not None:
         db.execute("INSERT OR REPLACE INTO wait_clock VALUES (?, ?, ?, ?, ?)", (number, *changes.wait_clock))
+    for job_id, retry in changes.retries.items():
+        if retry is None:
+            db.execute("DELETE FROM retry WHERE account = ? AND job = ?", (number, job_id))
+        else:
+            db.execute("INSERT OR REPLACE INTO retry VALUES (?, ?, ?, ?)", (number, job_id, *retry))
 
 
 def upsert_account(db: sqlite3.Connection, account: Account) -> None:
@@ -170,7 +182,7 @@ def insert_rows(db: sqlite3.Connection, number: int, rows: Iterable[tuple[str, R
 
 def delete_ledger(db: sqlite3.Connection, number: int) -> None:
     """Delete every row of an account's ledger."""
-    for table in ("wait_clock", *reversed(tuple(LEDGER))):
+    for table in ("retry", "wait_clock", *reversed(tuple(LEDGER))):
         db.execute(f"DELETE FROM {table} WHERE {number_column(table)} = ?", (number,))  # noqa: S608  # constants
 
 

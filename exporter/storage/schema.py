@@ -53,6 +53,18 @@ CREATE TABLE IF NOT EXISTS wait_clock (
 """
 """The account's wait clock. Older files get the table when they are opened; an exported ledger does not contain it."""
 
+RETRY_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS retry (
+    account INTEGER NOT NULL REFERENCES account (number),
+    job TEXT NOT NULL,
+    failures INTEGER NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (account, job)
+) WITHOUT ROWID;
+"""
+"""Jobs whose own endpoint failed, and the account's wait clock from which each may be requested again. Older files get
+the table when they are opened; an exported ledger does not contain it."""
+
 SCHEMA: Final = f"""
 CREATE TABLE account (
     number INTEGER PRIMARY KEY,
@@ -125,6 +137,7 @@ CREATE TABLE histogram (
 ) WITHOUT ROWID;
 {ALLOWANCE_TABLE}
 {WAIT_CLOCK_TABLE}
+{RETRY_TABLE}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """

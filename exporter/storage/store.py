@@ -29,6 +29,7 @@ from exporter.storage.rows import (
     read_counters,
     read_histograms,
     read_records,
+    read_retries,
     read_totals,
     read_wait_clock,
     upsert_account,
@@ -231,6 +232,7 @@ class Store:
             read_totals(self._db, number),
             self._one("SELECT count(*) FROM job WHERE account = ?", number),
             read_wait_clock(self._db, number),
+            read_retries(self._db, number),
         )
 
     # ---- allowances ----

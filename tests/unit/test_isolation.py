@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from exporter.counting import values as counting
 from exporter.errors import Stopping
 from exporter.metrics.snapshot import AccountSnapshot
+from exporter.polling.backoff import retry_delay
 from exporter.polling.settings import PollSchedule
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
@@ -242,6 +243,43 @@ def test_job_whose_endpoint_always_fails_is_neither_lost_nor_forgotten(
     measure("cavatica", [bench.counted(counting.JOBS_FINISHED, "lost")])
     assert bench.counted(counting.JOBS_FINISHED, "lost") == 0
     assert 7 <= len(bench.asked("2")) <= 9
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
+@pytest.mark.parametrize("polls_between", [1, 2, 3])
+@pytest.mark.fault(
+    "the process restarts all the time while one job's own endpoint fails",
+    action="asks for that job as rarely as without restarts",
+    shown="the job's errors, once its endpoint responds",
+    recovery="the next request for that job",
+)
+def test_restarts_ask_for_a_job_no_more_often_and_lose_no_errors(
+    bench: TimedPoller, polls_between: int, *, finished: bool
+) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    bench.platform.unlisted.update(() if finished else ("1",))
+    bench.platform.finish("1", 9, 1, result=None)  # lists need not have it
+    bad = BAD_ANSWERS["503"]
+    bench.answer = lambda request: bad(bench) if request.url.path.endswith("/copy/1") else None
+
+    for _ in range(60):
+        bench.restart()
+        for _ in range(polls_between):
+            bench.poll()
+    asked = bench.asked("1")
+    complete = {**bench.platform.jobs["1"], "result": [{"error": {"code": 5001}}]}
+    bench.answer = lambda request: bench.platform.said(200, complete) if request.url.path.endswith("/copy/1") else None
+    for _ in range(61):
+        bench.poll()
+
+    between = [later - earlier for earlier, later in pairwise(asked)]
+    assert all(seconds >= retry_delay(number) for number, seconds in enumerate(between, start=1))
+    assert between[:5] == [30, 30, 60, 120, 240]
+    errors = bench.counted(counting.FILE_ERRORS, "5001")
+    measure("cavatica", [errors - 1, bench.counted(counting.FILES_FAILED) - 1])
+    assert errors == 1
+    assert failed_files(bench, truth=1) == 1
 
 
 @pytest.mark.fault(

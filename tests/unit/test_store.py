@@ -5,6 +5,7 @@ import os
 import resource
 import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, AllowancePool, S
 from exporter.api.models import Job
 from exporter.counting import values as counting
 from exporter.counting.rules import reconcile, reset_changed_histograms
-from exporter.counting.values import Ledger, Observations, Rules
+from exporter.counting.values import Changes, Ledger, Observations, Retry, Rules
 from exporter.errors import StateError, StateWriteError
 from exporter.storage.schema import SCHEMA_VERSION
 from exporter.storage.store import Store
@@ -38,6 +39,7 @@ def see(store: Store, ledger: Ledger, *jobs: Job) -> Ledger:
     return observe_in(store, ledger, *jobs, rules=RULES, now=NOW)
 
 
+NOTHING = Changes({}, (), {}, {}, None, {}, (), 0, 0.0)
 LAB = AllowanceKey(ENDPOINT, "lab")
 KEPT = SavedAllowance(400, 30, 20, 60.0, 40.0)
 FAILED = Job("1", "copy", "finished", 3, 1, 2, NOW, NOW + 2, (("5001", 2),))
@@ -484,26 +486,48 @@ def test_repeated_restarts_do_not_exceed_one_share(state_file: Path, wrong_by: f
     assert made == 10
 
 
+@pytest.mark.parametrize("table", ["allowance", "retry"])
 @pytest.mark.fault(
-    "a state file of an earlier version, without allowances",
+    "a state file of an earlier version, without allowances or retries",
     action="adds the table",
     shown="the same counters",
     recovery="none needed",
 )
-def test_file_without_allowance_table_gets_one_and_keeps_its_ledger(state_file: Path) -> None:
+def test_file_without_a_later_table_gets_it_and_keeps_its_ledger(state_file: Path, table: str) -> None:
     older = Store(state_file)
     ledger = see(older, begin(older), FAILED, RUNNING)
     older.close()
     with sqlite3.connect(state_file) as db:
-        db.execute("DROP TABLE allowance")
+        db.execute(f"DROP TABLE {table}")
     db.close()
 
     store = Store(state_file)
     store.save_allowance(LAB, KEPT, NOW)
+    store.commit(ledger.account.number, replace(NOTHING, retries={"1": Retry(3, 7.5)}))
+    ledger = replace(ledger, retries={"1": Retry(3, 7.5)})
 
     assert store.allowance(LAB, NOW) == KEPT
     assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger
     store.close()
+
+
+def test_retries_are_stored_replaced_and_deleted_with_their_ledger(state_file: Path) -> None:
+    store = Store(state_file)
+    ledger = begin(store)
+    number = ledger.account.number
+    store.commit(number, replace(NOTHING, retries={"1": Retry(1, 1.5), "2": Retry(2, 2.5), "3": Retry(3, 3.5)}))
+    store.commit(number, replace(NOTHING, retries={"1": None, "2": Retry(4, 4.5), "4": None}))
+    store.close()
+
+    store = Store(state_file)
+    loaded = store.load_by_name("a", ENDPOINT, "", failed_since=0)
+    store.forget(number)
+    store.close()
+
+    assert loaded is not None
+    assert loaded.retries == {"2": Retry(4, 4.5), "3": Retry(3, 3.5)}
+    with closing(sqlite3.connect(state_file)) as db:
+        assert db.execute("SELECT count(*) FROM retry").fetchone() == (0,)
 
 
 def full(store: Store, *, is_full: bool) -> None:
