@@ -241,6 +241,8 @@ def build_parts(
         store.report_unsaved = lambda reason: log.error("allowance.not_saved", reason=reason)
         for warning in store.warnings:
             log.warning("state.exposed", reason=warning)
+        if store.link_warning:
+            log.warning("state.has_links", reason=store.link_warning)
         yield Parts(
             PollerFactory(configuration, store, registry, clock, log, allowances_in),
             registry,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from exporter.storage.last_path import log_of
 from exporter.storage.paths import inode_at, is_gone
 from exporter.storage.schema import ALLOWANCE_TABLE, BUSY_SECONDS, RETRY_TABLE, SCHEMA, WAIT_CLOCK_TABLE
 from exporter.storage.validation import invalid_values
@@ -100,11 +101,6 @@ class Connection:
         finally:
             if not durable:
                 self.db.execute("PRAGMA synchronous = FULL")
-
-
-def log_of(file: Path) -> Path:
-    """The write-ahead log of a state file."""
-    return Path(f"{file}-wal")
 
 
 def _add_later_tables(db: sqlite3.Connection) -> None:

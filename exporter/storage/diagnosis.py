@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from exporter.storage.paths import holds_something
 from exporter.storage.schema import RESTORE_ADVICE
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -108,14 +109,7 @@ def _why_not(number: int, path: Path, text: str) -> str:
     if number in (errno.EACCES, errno.EPERM):
         return permission_advice(_inaccessible(path))
     advice = _ADVICE.get(number, f"{' '.join(text.split())}; check the path, and the disk that it is on")
-    return advice.format(folder=path.parent) + (_KEEP.get(number, "") if _holds_something(path) else "")
-
-
-def _holds_something(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except OSError:
-        return False
+    return advice.format(folder=path.parent) + (_KEEP.get(number, "") if holds_something(path) else "")
 
 
 def _inaccessible(path: Path) -> Path:

@@ -24,6 +24,7 @@ from typing import Final
 from exporter.clock import SYSTEM_CLOCK
 from exporter.errors import StateError
 from exporter.storage.diagnosis import permission_advice, why
+from exporter.storage.last_path import remember_path
 from exporter.storage.paths import Inode, give_to_owner, inode_at, inode_of, is_gone, kind_of, real_path
 
 SUFFIX: Final = ".lock"
@@ -73,6 +74,10 @@ class HeldFile:
         """
         if self._created:
             _remove_if_empty(self.path, self._descriptor)
+
+    def remember_path(self) -> bool:
+        """Keep its path with it; false if its file system cannot."""
+        return remember_path(self._descriptor, self.path)
 
     def make_private(self) -> None:
         """Let only its owner read and write it."""

@@ -87,6 +87,14 @@ def inode_at(path: Path) -> Inode | None:
     return inode_of(found)
 
 
+def holds_something(path: Path) -> bool:
+    """Whether there is a file at *path* that can be seen and is not empty."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
 def is_gone(path: Path, inode: Inode) -> bool:
     """Whether there is no file at *path*, or another one than *inode*; false if its folder cannot be read."""
     try:

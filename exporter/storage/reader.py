@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from exporter.counting.values import Account, CounterValue, HistogramValue, JobRecord, Key
 from exporter.errors import StateError
 from exporter.storage.diagnosis import is_locked, why
+from exporter.storage.last_path import log_left_behind
 from exporter.storage.lock import check_regular, is_held_here, lock_owner
 from exporter.storage.paths import real_path
 from exporter.storage.rows import read_account, read_counters, read_histograms, read_records, read_rows
@@ -128,6 +129,8 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
     try:
         if not is_held_here(file):  # opening it once more would end the locks of SQLite's connection
             check_header(path, read_header(file))
+            if problem := log_left_behind(file):
+                raise StateError(f"state file {path} {problem}")
     except FileNotFoundError as error:
         raise StateError(
             f"state file {path} does not exist; start the exporter once to create it, or set a different state_file"

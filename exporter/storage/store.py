@@ -19,8 +19,9 @@ from exporter.api.allowance import LONGEST_PAUSE, AllowanceKey, SavedAllowance
 from exporter.counting.rules import initial_changes
 from exporter.counting.values import FORGET_AFTER, Account, Changes, JobRecord, Ledger, Rules
 from exporter.errors import StateError, StateWriteError
-from exporter.storage.connection import Connection, log_of
+from exporter.storage.connection import Connection
 from exporter.storage.diagnosis import is_full, why
+from exporter.storage.last_path import log_left_behind, log_of
 from exporter.storage.lock import hold
 from exporter.storage.rows import (
     delete_ledger,
@@ -76,6 +77,8 @@ class Store:
             self.warnings = self._prepare()
             """What the operator should change about the file's permissions."""
             self._connection = self._open()
+            self.link_warning = self._remember_path()
+            """What may go wrong because the file has hard links; empty if nothing can."""
             self._tracked_jobs = self._count_jobs()
         except BaseException:
             self._file.remove_if_unused()
@@ -97,6 +100,8 @@ class Store:
         header = self._file.header(HEADER_BYTES)
         if header:
             check_header(self._path, header)
+            if problem := log_left_behind(self._file.path):
+                raise StateError(f"state file {self._path} {problem}")
         found = self._file.found
         if found.st_uid == os.geteuid():
             with suppress(OSError):  # some file systems have no permissions
@@ -105,6 +110,13 @@ class Store:
             remedy = f"chmod o-rwx {shlex.quote(str(self._file.path))}"
             return (f"other users of this machine can read the state file {self._path}; as its owner, run `{remedy}`",)
         return ()
+
+    def _remember_path(self) -> str:
+        """Keep the path with the file, so that a start through another one finds the write-ahead log; a warning."""
+        if self._file.remember_path() or self._file.found.st_nlink == 1:
+            return ""
+        why = "its latest commits are in a file next to it"
+        return f"the state file {self._path} has several names (hard links); always use this one, because {why}"
 
     def _open(self) -> Connection:
         """Open the database and check its pages and its values.

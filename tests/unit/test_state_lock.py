@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import socket
 import sqlite3
 import stat
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from exporter.counting.values import Rules
 from exporter.errors import StateError
 from exporter.storage.files import atomic_write, is_in_use
-from exporter.storage.lock import lock_owner
+from exporter.storage.lock import HeldFile, lock_owner
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
+from tests.clocks import START
+from tests.factories import ENDPOINT
 from tests.isolated import STRANGER, isolated, needs_root
 from tests.waiting import PATIENCE
 
@@ -158,6 +162,110 @@ def test_other_paths_of_a_state_file_are_in_use(tmp_path: Path, lead: Callable[[
     lead(file, other)
 
     assert is_in_use(other, file)
+
+
+# ---- a log next to another path ----
+
+
+def _commit_and_die(file: Path) -> None:
+    store = Store(file)
+    store.create("a", ENDPOINT, "u", "", counting_since=START, local_time=START, rules=Rules())
+    os._exit(0)
+
+
+def killed(file: Path) -> None:
+    """A ledger whose latest commits are in the write-ahead log, because its process was killed."""
+    process = multiprocessing.get_context("fork").Process(target=_commit_and_die, args=(file,))
+    process.start()
+    process.join(PATIENCE)
+    assert Path(f"{file}-wal").stat().st_size > 0
+    if not os.listxattr(file):
+        pytest.skip("files have no extended attributes here")
+
+
+def _ledgers(file: Path) -> int:
+    with open_read_only(file, lambda: False) as state:
+        return len(state.ledgers())
+
+
+@pytest.mark.fault(
+    "a daemon was killed, and the next one opens the file through a hard link in another folder",
+    action="refuses it, unchanged: the latest commits are in a log next to the first path",
+    shown="both paths, and the log",
+    recovery="the first path",
+)
+def test_hard_link_without_the_log_is_refused(tmp_path: Path) -> None:
+    file, other = tmp_path / "state.db", tmp_path / "other" / "state.db"
+    other.parent.mkdir()
+    killed(file)
+    other.hardlink_to(file)
+    says = rf"state file {other} is the same file as {file}, whose log {file}-wal has its latest commits; use that path"
+
+    with pytest.raises(StateError, match=says):
+        Store(other)
+    with pytest.raises(StateError, match=says), open_read_only(other, lambda: False):
+        pytest.fail("it was opened")
+
+    assert _ledgers(file) == 1
+    with closing(Store(file)) as store:
+        assert store.load_by_name("a", ENDPOINT, "", failed_since=0) is not None
+    with closing(Store(other)) as store:  # a clean end leaves no log behind, and then any name will do
+        assert store.load_by_name("a", ENDPOINT, "", failed_since=0) is not None
+        assert store.link_warning == ""
+
+
+@pytest.mark.fault(
+    "a daemon was killed, and its state file is moved without its `-wal`",
+    action="refuses it, unchanged",
+    shown="the log, and where to move it",
+    recovery="the log is moved too",
+)
+def test_file_that_was_moved_without_its_log_is_refused_until_that_is_moved_too(tmp_path: Path) -> None:
+    file, other = tmp_path / "state.db", tmp_path / "other" / "state.db"
+    other.parent.mkdir()
+    killed(file)
+    file.rename(other)
+
+    with pytest.raises(StateError, match=rf"{other} was moved without .*; move {file}-wal to {other}-wal$"):
+        Store(other)
+
+    Path(f"{file}-wal").rename(f"{other}-wal")
+    assert _ledgers(other) == 1
+    with closing(Store(other)) as store:
+        assert store.load_by_name("a", ENDPOINT, "", failed_since=0) is not None
+
+
+def test_copy_with_its_attributes_is_another_file(tmp_path: Path) -> None:
+    file, copy = tmp_path / "state.db", tmp_path / "copy.db"
+    killed(file)
+    shutil.copy2(file, copy)  # the attributes too
+    file.unlink()
+
+    Store(copy).close()
+
+
+def test_log_in_the_same_folder_under_another_path_is_found(tmp_path: Path) -> None:
+    """As in a container, where the folder is mounted somewhere else."""
+    folder, mounted = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    killed(folder / "state.db")
+    folder.rename(mounted)
+    folder.symlink_to(mounted)
+
+    with closing(Store(mounted / "state.db")) as store:
+        assert store.load_by_name("a", ENDPOINT, "", failed_since=0) is not None
+
+
+def test_hard_link_is_warned_of_where_the_path_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeldFile, "remember_path", lambda _: False)
+    file = tmp_path / "state.db"
+    Store(file).close()
+    (tmp_path / "other.db").hardlink_to(file)
+
+    with closing(Store(file)) as store:
+        warning = store.link_warning
+
+    assert warning.startswith(f"the state file {file} has several names (hard links); always use this one")
 
 
 # ---- what is no regular file ----
