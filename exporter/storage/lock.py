@@ -37,6 +37,8 @@ _STRUCT_FLOCK: Final = struct.Struct("hhqqi4x")
 
 _NOT_REGULAR: Final = "is not a regular file; remove it and start again"
 
+_SQLITE_SUFFIXES: Final = ("-journal", "-wal", "-shm")
+
 _held_here: set[Inode] = set()
 """The state files that this process holds."""
 
@@ -138,6 +140,22 @@ def check_regular(path: Path) -> None:
         raise StateError(f"state file {path} cannot be opened: {why(error, path)}") from error
     if kind:
         raise StateError(f"state file {path} is {kind}; set state_file to the path of a regular file on a local disk")
+    for suffix in _SQLITE_SUFFIXES:
+        _check_companion(Path(f"{real_path(path)}{suffix}"))
+
+
+def _check_companion(file: Path) -> None:
+    """Refuse what is in the place of a file that SQLite creates; opening a FIFO there would wait permanently.
+
+    Raises:
+        StateError: *file* exists and is not a regular file.
+    """
+    try:
+        found = file.lstat()
+    except OSError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise StateError(f"{file}, a name that SQLite needs, {_NOT_REGULAR}")
 
 
 def hold(path: Path) -> HeldFile:

@@ -49,6 +49,8 @@ def kind_of(path: Path) -> str:
     except FileNotFoundError:
         return _kernel_file(_device_of_folder(path))
     if stat.S_ISREG(found.st_mode):
+        if inode_at(real_path(path)) != inode_of(found):
+            return "a deleted file that is still open"  # as /proc/self/fd/3, of which the name alone is left
         return _kernel_file(found.st_dev)
     return _KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
 

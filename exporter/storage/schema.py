@@ -192,7 +192,8 @@ def check_header(path: Path, header: bytes) -> None:
         StateError: it is not a state file of this version or an older one.
     """
     if len(header) < HEADER_BYTES or not header.startswith(_HEADER):
-        raise StateError(f"{path} is not a state file of sbg-exporter; {RESTORE_ADVICE}")
+        advice = f"set a different state_file, or if it was one, {RESTORE_ADVICE}"
+        raise StateError(f"{path} is not a state file of sbg-exporter; {advice}")
     version = int.from_bytes(header[60:64], "big")
     application = int.from_bytes(header[68:72], "big")
     if application != APPLICATION_ID:

@@ -345,6 +345,40 @@ def test_device_is_refused_and_keeps_its_mode(device: str) -> None:
     assert not Path(f"{device}.lock").exists()
 
 
+@pytest.mark.parametrize("make", [*SPECIAL, lambda path: path.symlink_to("missing")])
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+@pytest.mark.fault(
+    "a folder, FIFO, socket, device or link in the place of a file that SQLite keeps next to the state file",
+    action="refuses the state file, unchanged",
+    shown="the file, in one line",
+    recovery="it is removed",
+)
+def test_special_file_next_to_the_state_file_is_refused_by_name(
+    tmp_path: Path, make: Callable[[Path], None], suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    Store(Path("state.db")).close()
+    before = Path("state.db").read_bytes()
+    make(Path(f"state.db{suffix}"))
+    says = f"^{tmp_path}/state.db{suffix}, a name that SQLite needs, is not a regular file; remove it and start again$"
+
+    with pytest.raises(StateError, match=says):
+        Store(Path("state.db"))
+    with pytest.raises(StateError, match=says), open_read_only(Path("state.db"), lambda: False):
+        pytest.fail("it was opened")
+
+    assert Path("state.db").read_bytes() == before
+
+
+def test_open_file_without_a_name_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "gone").open("w") as file:
+        (tmp_path / "gone").unlink()
+        with pytest.raises(StateError, match=f"state file /proc/self/fd/{file.fileno()} is a deleted file"):
+            Store(Path(f"/proc/self/fd/{file.fileno()}"))
+
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "path", ["/proc/self/mem", "/proc/version", "/proc/state.db", "/sys/kernel/mm/missing/state.db", "/sys/state.db"]
 )
