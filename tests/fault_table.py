@@ -22,15 +22,18 @@ RECORD: Final = _TESTS / "faults.json"
 """What was measured, by test: how much was lost, and how much was counted twice."""
 COLUMNS: Final = ("fault", "action", "what is shown", "lost", "double-counted", "recovery")
 PARTS: Final[Mapping[str, frozenset[str]]] = {
-    "The platform": frozenset({"client", "counting", "counting_rules", "deadline", "faults", "isolation"})
-    | {"large_accounts", "plan", "poller", "polling", "secrets", "transport", "waiting"},
+    "The platform": frozenset(
+        {"client", "counting", "counting_rules", "deadline", "faults", "foreign_responses", "isolation"}
+    )
+    | {"large_accounts", "memory", "networks", "plan", "poller", "polling", "secrets", "transport", "waiting"},
     "Clocks": frozenset({"clocks", "platform_clock"}),
     "The process and its signals": frozenset({"exactly_once", "lifecycle", "long_run", "signals"}),
     "The state file": frozenset(
         {"crashes", "state", "state_faults", "state_file", "state_lock", "store", "validation"}
     ),
-    "The configuration": frozenset({"settings", "setup", "tokens"}),
-    "The metrics server and other outputs": frozenset({"access", "app", "exposition", "textfile", "web_config"}),
+    "The configuration": frozenset({"reload", "settings", "setup", "tokens"}),
+    "The metrics server and other outputs": frozenset({"access", "app", "exposition", "job", "jobs"})
+    | {"textfile", "web_config"},
     "Versions": frozenset({"updates"}),
 }
 """The tables, by what fails, and the test modules whose rows they have unless the marker names another *part*."""

@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
@@ -115,6 +117,12 @@ def test_missing_id_is_one_line(tmp_path: Path) -> None:
     assert (code, err) == (2, "sbg-exporter: missing ID; see `sbg-exporter job --help`\n")
 
 
+@pytest.mark.fault(
+    "`job` while the platform is down",
+    action="shows what is known; exits with 1",
+    shown="one line with the next step",
+    recovery="the platform responds",
+)
 def test_platform_that_cannot_be_asked_is_one_line_below_what_is_known(tmp_path: Path) -> None:
     with counted(tmp_path) as (simulator, place, job_id, daemon):
         assert daemon.stop() == 0
@@ -129,6 +137,12 @@ def test_platform_that_cannot_be_asked_is_one_line_below_what_is_known(tmp_path:
         assert err.count("\n") == 1
 
 
+@pytest.mark.fault(
+    "`job` for a job that the platform has forgotten",
+    action="shows what is known",
+    shown="a note",
+    recovery="none needed",
+)
 def test_job_that_the_platform_has_forgotten_is_no_error(tmp_path: Path) -> None:
     with counted(tmp_path) as (simulator, place, job_id, daemon):
         assert daemon.stop() == 0
@@ -179,6 +193,12 @@ def test_several_accounts_with_the_id_are_all_shown(tmp_path: Path) -> None:
         assert job_requests(simulator, job_id) == requests + 1
 
 
+@pytest.mark.fault(
+    "`job` while the allowance is used up",
+    action="sends no request; exits with 1",
+    shown="one line that says until when",
+    recovery="the window ends",
+)
 def test_used_up_allowance_sends_nothing(tmp_path: Path) -> None:
     with counted(tmp_path) as (simulator, place, job_id, daemon):
         assert daemon.stop() == 0

@@ -147,6 +147,12 @@ def test_unknown_account_is_one_line_with_those_there_are(stopped: Site) -> None
     assert command.lines == [f"sbg-exporter: no such account in {stopped.installation.state}; its accounts: sim\n"]
 
 
+@pytest.mark.fault(
+    "`jobs` before the exporter has run",
+    action="exits with 1; creates nothing",
+    shown="one line with the next step",
+    recovery="the exporter has run once",
+)
 def test_no_state_file_is_one_line_with_the_next_step(tmp_path: Path) -> None:
     with Installation(tmp_path / "etc", Account("far", "https://nobody.invalid/v2")) as place:
         command = place.start("jobs", "--config", str(place.config))
@@ -274,6 +280,12 @@ def test_watch_elsewhere_prints_what_changed(tmp_path: Path) -> None:
         assert ids[0] == there.running
 
 
+@pytest.mark.fault(
+    "the reader of `jobs` closes the pipe",
+    action="ends",
+    shown="nothing",
+    recovery="none needed",
+)
 def test_closed_pipe_ends_it_silently(stopped: Site) -> None:
     command = f"{sys.executable} -m exporter jobs --watch --config {stopped.installation.config} | head -n 1"
 

@@ -24,6 +24,12 @@ QUICK = {
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE if FULL else QUICK))
+@pytest.mark.fault(
+    "a response built to need much memory",
+    action="reads it within 150 MiB, or refuses it",
+    shown="the jobs, or `bad_answer`",
+    recovery="none needed",
+)
 def test_no_response_needs_much_memory(name: str) -> None:
     hostile = HOSTILE[name]
 

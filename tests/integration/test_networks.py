@@ -160,6 +160,12 @@ def test_login_page_of_a_network_is_named(site: Installation, authority: Authori
     assert check.lines == []
 
 
+@pytest.mark.fault(
+    "an authority that is not trusted, then a firewall",
+    action="trusts the authority as soon as it is added; keeps the token",
+    shown="`unreachable`, then `bad_answer`",
+    recovery="the authority is added; the firewall lets requests pass",
+)
 def test_daemon_survives_a_firewall_and_trusts_an_authority_added_later(
     simulator: RunningSimulator, site: Installation, tmp_path: Path, authority: Authority, certificate: Certificate
 ) -> None:

@@ -80,6 +80,12 @@ def test_an_account_is_added_and_the_others_go_on(
     assert daemon.get("/-/ready").status_code == 200
 
 
+@pytest.mark.fault(
+    "a reload while a file of `accounts.d` is wrong",
+    action="changes nothing; all accounts are polled on",
+    shown="the file and the key, as response and in the log",
+    recovery="the file is right, and another reload",
+)
 def test_a_file_of_its_own_adds_an_account_and_one_that_is_wrong_changes_nothing(
     simulator: RunningSimulator, place: Installation, daemon: Daemon
 ) -> None:
@@ -101,6 +107,12 @@ def test_a_file_of_its_own_adds_an_account_and_one_that_is_wrong_changes_nothing
     assert daemon.reload() == "accounts removed: carol\n"
 
 
+@pytest.mark.fault(
+    "an account is removed by a reload, and comes back by another",
+    action="goes on with its ledger, and counts what happened meanwhile",
+    shown="nothing of the account; then its counters, never lower",
+    recovery="none needed",
+)
 def test_a_removed_account_disappears_and_continues_when_it_is_back(
     simulator: RunningSimulator, place: Installation, daemon: Daemon
 ) -> None:
@@ -117,6 +129,12 @@ def test_a_removed_account_disappears_and_continues_when_it_is_back(
     assert difference(daemon.await_exact("bob", simulator, "bob"), "bob", simulator, "bob") == {}
 
 
+@pytest.mark.fault(
+    "an account is renamed by a reload",
+    action="goes on with the ledger of the same user",
+    shown="the counters, under the new name",
+    recovery="none needed",
+)
 def test_a_renamed_account_keeps_its_counters(simulator: RunningSimulator, place: Installation, daemon: Daemon) -> None:
     simulator.platform.submit(DONE, "bob")
     since = daemon.await_exact("bob", simulator, "bob").value(
@@ -131,6 +149,12 @@ def test_a_renamed_account_keeps_its_counters(simulator: RunningSimulator, place
     assert 'account="bob"' not in scrape.page
 
 
+@pytest.mark.fault(
+    "an account changes by a reload while its request hangs",
+    action="a new poller begins at once; the old one can no longer count",
+    shown="the counters, without a gap",
+    recovery="none needed",
+)
 def test_a_changed_account_gets_a_new_poller_while_its_old_one_hangs(
     simulator: RunningSimulator, tmp_path: Path
 ) -> None:
@@ -175,6 +199,12 @@ def test_the_order_decides_which_of_two_accounts_of_a_user_is_polled(
     daemon.scrape_when(lambda now: now.value("sbg_up", account="alice") == 1)
 
 
+@pytest.mark.fault(
+    "a reload adds an account whose profile is missing",
+    action="polls the others; sets the account up when its profile is there",
+    shown="`sbg_up` 0 for this account",
+    recovery="the profile is there",
+)
 def test_an_account_whose_profile_is_missing_is_set_up_later(
     simulator: RunningSimulator, place: Installation, daemon: Daemon
 ) -> None:
@@ -265,6 +295,12 @@ def test_an_accounts_own_settings_change_while_it_is_polled_on(
     assert again.series(shown, account="bob")
 
 
+@pytest.mark.fault(
+    "a reload changes a setting that needs a restart",
+    action="keeps the old value, and takes over the rest",
+    shown="`configuration.restart_needed` at each reload",
+    recovery="a restart",
+)
 def test_what_needs_a_restart_is_named(simulator: RunningSimulator, place: Installation, daemon: Daemon) -> None:
     place.configure(
         account(simulator, "alice"),
@@ -280,6 +316,12 @@ def test_what_needs_a_restart_is_named(simulator: RunningSimulator, place: Insta
     assert successful(daemon.scrape()) == 1
 
 
+@pytest.mark.fault(
+    "a reload would turn off the password of the metrics server",
+    action="keeps the password",
+    shown="`configuration.restart_needed`",
+    recovery="a restart",
+)
 def test_a_web_configuration_with_passwords_is_taken_over_and_its_loss_needs_a_restart(
     simulator: RunningSimulator, place: Installation, daemon: Daemon
 ) -> None:
@@ -305,6 +347,12 @@ def test_a_web_configuration_with_passwords_is_taken_over_and_its_loss_needs_a_r
 
 
 @pytest.mark.parametrize("way", ["signal", "request"])
+@pytest.mark.fault(
+    "a reload by {way} of an invalid configuration",
+    action="changes nothing; polls on",
+    shown="each problem, without secrets; `sbg_exporter_config_last_reload_successful` 0",
+    recovery="the file is right, and another reload",
+)
 def test_an_invalid_file_changes_nothing_and_says_why(
     simulator: RunningSimulator, place: Installation, daemon: Daemon, way: str
 ) -> None:
@@ -352,6 +400,12 @@ def test_reloading_over_http_is_off_by_default_and_needs_post(simulator: Running
         assert daemon.reload() == "nothing has changed\n"
 
 
+@pytest.mark.fault(
+    "200 times SIGHUP in a row",
+    action="reloads one at a time, and once more after the last signal",
+    shown="`configuration.reloaded`",
+    recovery="none needed",
+)
 def test_signals_during_a_reload_lead_to_one_more(place: Installation, daemon: Daemon) -> None:
     for _ in range(200):
         os.kill(daemon.pid, signal.SIGHUP)
@@ -410,6 +464,12 @@ FAST: Final[dict[str, object]] = {
 }
 
 
+@pytest.mark.fault(
+    "random reloads while jobs run and pages are scraped",
+    action="counts every job once; no scrape lacks an account that did not change",
+    shown="all counters, never lower",
+    recovery="none needed",
+)
 def test_reloads_under_load_lose_nothing_and_disturb_nobody(tmp_path: Path) -> None:
     dice, dice_of_users = Random(14), Random(15)  # noqa: S311 - seeded
     users = {token: name for name, token in TOKENS.items() if name != "alice"}

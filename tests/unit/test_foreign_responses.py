@@ -62,6 +62,12 @@ def leaves_at_once(connection: Connection) -> None:
 # ---- nothing of a response is kept ----
 
 
+@pytest.mark.fault(
+    "every response sets another cookie",
+    action="ignores it",
+    shown="nothing",
+    recovery="none needed",
+)
 def test_cookies_are_neither_stored_nor_sent(bench: ClientFixture) -> None:
     cookies = "".join(f"Set-Cookie: c{number}={'x' * 500}; Path=/; Max-Age=86400\r\n" for number in range(20))
     answer = f"HTTP/1.1 200 OK\r\n{cookies}Content-Length: {len(EMPTY_PAGE)}\r\n\r\n".encode() + EMPTY_PAGE
@@ -107,6 +113,12 @@ NOT_THE_PLATFORM = {
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize(("body", "headers"), NOT_THE_PLATFORM.values(), ids=NOT_THE_PLATFORM)
+@pytest.mark.fault(
+    "a firewall answers {status} in the platform's place",
+    action="asks the platform who the token belongs to, and polls on",
+    shown="`bad_answer`, and that the token is not to blame",
+    recovery="the firewall lets requests pass",
+)
 def test_refusal_of_the_list_by_something_else_does_not_refuse_the_token(
     bench: ClientFixture, body: bytes, headers: dict[str, str], status: int
 ) -> None:
@@ -169,6 +181,12 @@ def test_a_user_that_cannot_be_requested_refuses_no_token(bench: ClientFixture) 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 @pytest.mark.parametrize(("body", "headers"), NOT_THE_PLATFORM.values(), ids=NOT_THE_PLATFORM)
+@pytest.mark.fault(
+    "something else answers {status} in the place of one job's endpoint",
+    action="neither calls the job lost nor the token refused",
+    shown="`job.refused`",
+    recovery="the endpoint responds",
+)
 def test_a_job_is_neither_lost_nor_refused_by_something_else(
     bench: ClientFixture, body: bytes, headers: dict[str, str], status: int
 ) -> None:
@@ -206,6 +224,12 @@ def test_a_firewalls_page_is_named_with_the_next_step(bench: ClientFixture) -> N
     ],
 )
 @pytest.mark.parametrize("ask", [user, page, one_job])
+@pytest.mark.fault(
+    "a login page or text with status 200",
+    action="`bad_answer`; nothing of it is counted",
+    shown="what came, its title, and which setting to check",
+    recovery="the platform responds",
+)
 def test_a_page_with_status_200_is_named(
     bench: ClientFixture, ask: object, body: bytes, headers: dict[str, str], what: str
 ) -> None:
@@ -246,6 +270,12 @@ def test_a_page_with_another_status_is_named(bench: ClientFixture, status: int) 
         (b"", "an empty body with status 404"),
     ],
 )
+@pytest.mark.fault(
+    "a gateway's 404",
+    action="`bad_answer`; no job is lost",
+    shown="what came, and which setting to check",
+    recovery="the platform responds",
+)
 def test_a_gateways_404_is_named(bench: ClientFixture, body: bytes, what: str) -> None:
     server = bench.serving(answering(reply(404, body)))
 
@@ -284,6 +314,12 @@ def test_a_title_is_shown_in_one_short_line_without_the_token(bench: ClientFixtu
         ("mailto:admin@example.org", "a redirect without a target"),
     ],
 )
+@pytest.mark.fault(
+    "a redirect",
+    action="does not follow it with the token",
+    shown="its target, without secrets, and the endpoint that it suggests",
+    recovery="the endpoint is right",
+)
 def test_a_redirect_names_its_target_without_secrets(location: str, words: str) -> None:
     error = failure(Received(302, b"", location=location), Asked(ENDPOINT, f"{ENDPOINT}/user?a=b"))
 
@@ -308,6 +344,12 @@ def test_a_token_in_a_redirect_is_masked(bench: ClientFixture) -> None:
     assert TOKEN not in "".join(traceback.format_exception(error))
 
 
+@pytest.mark.fault(
+    "a network demands a login (511)",
+    action="`unreachable`; tries again",
+    shown="that it does",
+    recovery="a user of the network logs in",
+)
 def test_a_network_that_demands_a_login_is_named(bench: ClientFixture) -> None:
     error = failed(bench.answered(reply(511, b"<html>")))
 
@@ -363,6 +405,12 @@ def refused(bench: ClientFixture, status: int, reason: str) -> tuple[RawServer, 
         (302, "Found", "did not connect to platform.example (302 Found); check the URL of the proxy"),
     ],
 )
+@pytest.mark.fault(
+    "a proxy answers {status} to CONNECT",
+    action="`unreachable`; tries again",
+    shown="the proxy without its password, and the next step",
+    recovery="the proxy connects",
+)
 def test_a_proxy_that_refuses_is_named_without_its_password(
     bench: ClientFixture, status: int, reason: str, words: str
 ) -> None:
@@ -396,6 +444,12 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.fault(
+    "a proxy is down",
+    action="`unreachable`; tries again",
+    shown="the proxy without its password",
+    recovery="the proxy is back",
+)
 def test_a_proxy_that_is_down_is_named_without_its_password(bench: ClientFixture) -> None:
     port = closed_port()
 
@@ -656,6 +710,12 @@ def test_a_proxy_that_decrypts_traffic_is_named(bench: ClientFixture, certificat
 
 
 @pytest.mark.tools("openssl")
+@pytest.mark.fault(
+    "a TLS handshake through a proxy fails",
+    action="connects again",
+    shown="nothing",
+    recovery="the next attempt",
+)
 def test_a_handshake_through_a_proxy_that_fails_does_not_block_the_next_one(
     bench: ClientFixture, certificate: Certificate
 ) -> None:

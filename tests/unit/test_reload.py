@@ -156,6 +156,12 @@ def test_a_reload_names_the_settings_of_its_own_that_an_account_has_now(desk: De
     assert desk.reloader.reload().text == "settings changed: stale_after, poll_interval of a, rate_share of a\n"
 
 
+@pytest.mark.fault(
+    "a reload fails in an unexpected way",
+    action="keeps the old configuration",
+    shown="a traceback in the log; `sbg_exporter_config_last_reload_successful` 0",
+    recovery="the next reload",
+)
 def test_a_reload_that_crashes_says_so_and_the_next_one_works(desk: Desk) -> None:
     def crash() -> None:
         raise ZeroDivisionError
