@@ -1,6 +1,9 @@
 """Text files that people write: with or without a byte order mark, from any system."""
 
 import codecs
+import errno
+import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +44,19 @@ def decoded(raw: bytes) -> str:
         # Without the cause: it holds the bytes, which may be a token.
         raise NotText("it is not UTF-8; save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """Open a file, as ``open`` asks its opener to; refuse a pipe, which would block until a program writes to it.
+
+    Raises:
+        OSError: it is a pipe, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is a pipe")
+    return descriptor
 
 
 def marked_certificates(file: Path) -> str | None:

@@ -6,8 +6,6 @@ every poll, so that rotating a token needs no restart.
 """
 
 import configparser
-import errno
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Final, NamedTuple
 
 from exporter.errors import ConfigError, ProfileError, TokenError
 from exporter.redaction import Secret, looks_like_token
-from exporter.text import NotText, decoded
+from exporter.text import NotText, decoded, open_without_waiting
 
 _LONGEST_TOKEN: Final = 4096
 _LARGEST_TOKEN_FILE: Final = 4 * _LONGEST_TOKEN
@@ -129,17 +127,8 @@ def _token_in(path: Path) -> Secret:
         NotText: it is not UTF-8.
         OSError, ValueError: it cannot be read.
     """
-    with open(path, "rb", opener=_open_without_waiting) as file:
+    with open(path, "rb", opener=open_without_waiting) as file:
         return Secret(decoded(file.read(_LARGEST_TOKEN_FILE)), masked=False)
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; refuse a pipe, which would block until a program writes to it."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is a pipe")
-    return descriptor
 
 
 def _exposure_warning(path: Path, kind: str) -> str | None:
@@ -215,7 +204,7 @@ def read_profiles(path: Path) -> dict[str, Profile]:
     """
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             parser.read_string(decoded(file.read(_LARGEST_CREDENTIALS)), source=str(path))
     except FileNotFoundError:
         return {}

@@ -16,7 +16,9 @@ from typing import Final
 from exporter.config.certificates import load_client_authorities, load_key_pair
 from exporter.config.web_file import HttpSection, RateLimitSection, TlsSection, WebFile, read_web_file
 from exporter.errors import ConfigError, Problems
+from exporter.text import open_without_waiting
 
+_LARGEST_PEM: Final = 16 * 1024 * 1024
 _SLOW_COST: Final = 14
 """From this bcrypt cost on, checking a password takes about a second or more."""
 _COSTS: Final = range(4, 32)
@@ -315,7 +317,11 @@ def _pem(inline: str, path: str, file: Path, where: str) -> bytes:
     if not path:
         return inline.encode()
     try:
-        return (file.parent / path).read_bytes()
+        with open(file.parent / path, "rb", opener=open_without_waiting) as opened:
+            pem = opened.read(_LARGEST_PEM + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ConfigError(f"{where}: cannot read it: {reason} (paths are relative to {file.parent})") from None
+    if len(pem) > _LARGEST_PEM:
+        raise ConfigError(f"{where}: larger than {_LARGEST_PEM // 2**20} MiB; expected a PEM file")
+    return pem

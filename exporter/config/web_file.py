@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from exporter.errors import ConfigError, suggestion
+from exporter.text import open_without_waiting
 
 _LARGEST: Final = 1024 * 1024
 _GO_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?(?:ns|us|µs|ms|s|m|h))+|0")
@@ -131,7 +132,7 @@ def read_web_file(file: Path) -> WebFile:
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=open_without_waiting) as stream:
             raw = stream.read(_LARGEST + 1)
     except OSError as error:
         raise ConfigError(

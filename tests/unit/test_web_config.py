@@ -1,5 +1,6 @@
 """web_config_file: the format of exporter-toolkit, what is honoured, what is refused, and how problems are said."""
 
+import os
 import shutil
 import ssl
 from collections.abc import Callable
@@ -312,6 +313,27 @@ def test_a_file_that_cannot_be_read_is_not_named_because_it_may_be_a_token(folde
 def test_a_file_over_a_megabyte_is_not_read(load: Load) -> None:
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
         load("#" * (1024 * 1024 + 1))
+
+
+@pytest.mark.fault(
+    "the web configuration, or a certificate that it names, is a FIFO",
+    action="refuses it instead of waiting for a writer; what was read before stays in use",
+    shown="the key, in one line",
+    recovery="a regular file",
+)
+def test_a_pipe_is_refused_instead_of_waited_for(load: Load, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+
+    with pytest.raises(ConfigError, match=r"\Aweb_config_file: cannot read it: it is a pipe \(in the"):
+        load_web_config(folder / "pipe")
+    for key in ("cert_file: pipe, key_file: server.key", "cert_file: server.pem, key_file: pipe"):
+        with pytest.raises(ConfigError, match="_file: cannot read it: it is a pipe "):
+            load(f"tls_server_config: {{{key}}}")
+
+
+def test_an_endless_certificate_is_refused(load: Load) -> None:
+    with pytest.raises(ConfigError, match="cert_file: larger than 16 MiB; expected a PEM file"):
+        load("tls_server_config: {cert_file: /dev/zero, key_file: server.key}")
 
 
 @given(st.text() | st.text(alphabet="tls_server_config:{}[]&*-#'\"\n !|><%@$2ay0 ", max_size=80))
