@@ -20,7 +20,7 @@
       . AnswerTooLarge  the page is requested again with half as many jobs
       . JobRequestFailed  only this job's request failed: the poll continues with the others
     - WrongAccount    the token belongs to another user: the counters stay unchanged
-      . DuplicateAccount  another account with the same identity comes first in the configuration
+      . DuplicateAccount  another account with the same identity is polled
   + AllowanceExhausted  no request may be sent for now: the poll commits what it has
   + Stopping          the process is ending
 
@@ -52,6 +52,7 @@ class WaitReason(StrEnum):
     RATE_LIMITED = "rate_limited"
     MAINTENANCE = "maintenance"
     TOKEN = "token"  # noqa: S105  # a label
+    DUPLICATE = "duplicate"
 
     @property
     def explanation(self) -> str:
@@ -65,6 +66,7 @@ _EXPLANATIONS: Final = {
     WaitReason.RATE_LIMITED: "the platform asked for a pause",
     WaitReason.MAINTENANCE: "the platform is under maintenance",
     WaitReason.TOKEN: "the token is missing, unreadable or refused",
+    WaitReason.DUPLICATE: "another account is the same user on the same platform",
 }
 
 
@@ -269,9 +271,18 @@ class WrongAccount(PollError):
 
 
 class DuplicateAccount(WrongAccount):
-    """An earlier account in the configuration has the same identity."""
+    """Another account, which is polled, has the same identity."""
 
-    wait_reason = None
+    wait_reason = WaitReason.DUPLICATE
+
+    def __init__(self, owner: str) -> None:
+        """*owner* is the account that is polled."""
+        super().__init__(f"{same_user_as(owner)}; remove one of the two accounts")
+
+
+def same_user_as(owner: str) -> str:
+    """Why an account is not polled whose user account *owner* polls already."""
+    return f"the same user on the same platform as {owner}; not polled"
 
 
 class AllowanceExhausted(ExporterError):

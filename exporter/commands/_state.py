@@ -127,6 +127,7 @@ def _describe(ledger: LedgerSummary, options: StateFileOptions) -> Iterator[str]
     yield f"listed      {'never completely' if account.listed_on is None else timestamp(account.listed_on)}"
     yield f"jobs        {ledger.tracked_jobs} tracked, {ledger.unfinished} unfinished"
     yield f"counted     {_counted(ledger)}"
+    yield f"last count  {'-' if ledger.written_at is None else timestamp(ledger.written_at)}"
 
 
 def _counted(ledger: LedgerSummary) -> str:
@@ -150,6 +151,7 @@ def _as_json(ledger: LedgerSummary, options: StateFileOptions) -> Mapping[str, o
         "division": account.division,
         "counting_since": account.counting_since,
         "last_full_listing": account.listed_on,
+        "last_counted": ledger.written_at,
         "jobs_tracked": ledger.tracked_jobs,
         "jobs_unfinished": ledger.unfinished,
         "totals": _totals(ledger),
@@ -366,22 +368,37 @@ def _open_source(source: Path) -> AbstractContextManager[BinaryIO]:
 # ---- forget ----
 
 
+def _whose(ledger: LedgerSummary, options: StateFileOptions) -> str:
+    """An account's name, and who it is."""
+    account, name = ledger.account, ledger.names[0] if ledger.names else "(no name)"
+    user = f"user {account.username}" if options.show_username else "a user"
+    division = f", division {account.division}" if account.division else ""
+    return f"{name} ({user} on {account.endpoint}{division})"
+
+
 def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool) -> int:
     """Delete the ledger of the account that *words* identify; 0.
 
     Raises:
-        ConfigError: *sure* is not set; the text says what would be lost.
-        StateError: the state file cannot be used or has no such account.
+        ConfigError: *sure* is not set; the text says whose ledger it is, and what would be lost.
+        StateError: the state file cannot be used or has no such account, or an exporter is writing it.
         StateWriteError: nothing was changed.
     """
     with options.read() as state:
         ledger = select_ledger(words, state, options)
-    loss = f"{name_of(ledger, options)}: {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}"
+    whose = _whose(ledger, options)
+    last = "nothing yet" if ledger.written_at is None else f"last at {timestamp(ledger.written_at)}"
+    loss = f"{whose}, which counted {last}: {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}"
     if not sure:
         raise ConfigError(f"this permanently deletes the ledger of {loss}; pass --yes to confirm")
+    if owner := lock_owner(options.file):
+        raise StateError(
+            f"the ledger of {whose} was not deleted: state file {options.file} is locked by {owner}, which may count in"
+            " it; stop that exporter, run this again, and start it"
+        )
     with closing(Store(options.file)) as store:
         with options.read() as state:  # again, now that no other process can write it
-            number = select_ledger(words, state, options).account.number
+            number = select_ledger(_identity(ledger), state, options).account.number
         store.forget(number)
     say(f"deleted the ledger of {loss}.")
     say(

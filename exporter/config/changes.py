@@ -1,12 +1,14 @@
 """What a reload has to do: the difference between what is in use and what is configured now. Pure."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
 from exporter.config.loading import Configuration
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import NEEDS_RESTART, Settings
+from exporter.redaction import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +20,17 @@ class AccountChanges:
         added: not polled so far.
         changed: polled in another way from now on.
         removed: not configured any more.
+        renamed: the name before to the name now, where it is known to be the same user on the same platform. These
+            names are also among the others.
+        duplicates: accounts that are known not to be polled, and for each the one of the same user that is.
     """
 
     kept: tuple[str, ...]
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    duplicates: Mapping[str, str] = field(default_factory=dict)
 
 
 def account_changes(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> AccountChanges:
@@ -45,6 +52,61 @@ def _is_polled_alike(polled: AccountEntry, wanted: AccountEntry) -> bool:
         # Its profile is incomplete for now. What the account had before is the best that is known.
         return polled.entry == wanted.entry
     return polled == wanted
+
+
+class Login(NamedTuple):
+    """An account, and its token as it was read last; None while it cannot be read."""
+
+    account: AccountEntry
+    secret: Secret | None
+
+    def is_same(self, other: "Login") -> bool:
+        """Whether this is certainly the same user on the same platform."""
+        one, two = self.account, other.account
+        if not isinstance(one, AccountConfig) or not isinstance(two, AccountConfig):
+            return False
+        if (one.endpoint, one.division) != (two.endpoint, two.division):
+            return False
+        known = self.secret is not None and other.secret is not None
+        return self.secret == other.secret if known else one.token == two.token
+
+
+def renamed_accounts(
+    polled: Mapping[str, Login], wanted: Mapping[str, Login], duplicates: Mapping[str, str]
+) -> dict[str, str]:
+    """The name before to the name now, for each account that was *polled* and is *wanted* under another name.
+
+    *duplicates* are accounts that were not polled, and for each the one that was polled in its place.
+    """
+    goes_on = {name for name, login in polled.items() if name in wanted and login.is_same(wanted[name])}
+    renamed: dict[str, str] = {}
+    for old, login in polled.items():
+        if old in goes_on or old in duplicates:
+            continue
+        twins = [name for name in wanted if duplicates.get(name) == old and old not in wanted]
+        copies = [name for name in wanted if name not in goes_on and login.is_same(wanted[name])]
+        new = next((name for name in (*twins, *copies) if name not in renamed.values()), None)
+        if new is not None:
+            renamed[old] = new
+    return renamed
+
+
+def duplicate_accounts(
+    wanted: Mapping[str, Login], arriving: Collection[str], named: Collection[str], duplicates: Mapping[str, str]
+) -> dict[str, str]:
+    """The accounts that are not polled, and for each the one that is polled in its place: *duplicates*, and more.
+
+    Of the *arriving* accounts, this is known if the tokens tell. One that is polled already is polled on. Then comes
+    the one whose name a ledger has, of *named*, and then the first.
+    """
+    found = dict(duplicates)
+    ranked = sorted(wanted, key=lambda name: (name in arriving, name not in named))
+    for place, name in enumerate(ranked):
+        before = (each for each in ranked[:place] if each not in found) if name in arriving else ()
+        owner = next((each for each in before if wanted[each].is_same(wanted[name])), None)
+        if owner is not None:
+            found[name] = owner
+    return found
 
 
 def changed_settings(before: Settings, after: Settings) -> tuple[str, ...]:

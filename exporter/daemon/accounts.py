@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from exporter.api.client import ATTEMPTS
 from exporter.clock import SYSTEM_CLOCK, AccountClock, InterruptibleClock
-from exporter.config.accounts import AccountEntry
-from exporter.config.changes import AccountChanges, account_changes
+from exporter.config.accounts import AccountConfig, AccountEntry
+from exporter.config.changes import AccountChanges, Login, account_changes, duplicate_accounts, renamed_accounts
 from exporter.config.loading import Configuration
 from exporter.daemon.assembly import AnyPoller, PollerFactory, rate_shares
+from exporter.errors import ConfigError
 from exporter.logs import Log
 from exporter.metrics.snapshot import SnapshotRegistry
 from exporter.polling.lease import Lease
@@ -58,13 +59,21 @@ class RunningAccounts:
         before, wanted = self._running, {entry.name: entry for entry in configuration.entries}
         changes = account_changes([each.poller.account for each in before.values()], list(wanted.values()))
         leaving = (*changes.removed, *changes.changed)
+        logins = {name: _login(entry) for name, entry in wanted.items()} if before else {}
+        renamed = renamed_accounts(
+            {name: Login(each.poller.account, each.poller.secret) for name, each in before.items()},
+            logins,
+            self._factory.identities.duplicates,
+        )
         self._factory.configuration = configuration
         self._factory.allowances.use_shares(configuration.settings.rate_share, rate_shares(configuration))
         for name in leaving:
             before[name].end()
             self._factory.allowances.remove_account(name)
         self._ending = [*filter(threading.Thread.is_alive, self._ending), *(before[name].thread for name in leaving)]
-        self._factory.identities.arrange(configuration.names, leaving)
+        named = self._factory.arrange(leaving, renamed)
+        arriving, known = (*changes.added, *changes.changed), self._factory.identities.duplicates
+        duplicates = duplicate_accounts(logins, arriving, named, known)
         self._registry.arrange(configuration.names)
         turns = {name: turn for turn, name in enumerate(name for name in wanted if name not in changes.kept)}
         self._running = {
@@ -78,7 +87,7 @@ class RunningAccounts:
                 running.clock.wake()
             else:
                 running.thread.start()
-        return changes
+        return replace(changes, renamed=renamed, duplicates=duplicates)
 
     def stop(self) -> None:
         """End all pollers, and wait for a moment until they have ended."""
@@ -102,6 +111,13 @@ class RunningAccounts:
         poller = self._factory.new(entry, turn, lease, clock)
         thread = threading.Thread(target=_guarded(poller, self._log), name=f"poller-{poller.name}", daemon=True)
         return _Running(poller, lease, clock, thread)
+
+
+def _login(entry: AccountEntry) -> Login:
+    try:
+        return Login(entry, entry.token.read() if isinstance(entry, AccountConfig) else None)
+    except ConfigError:
+        return Login(entry, None)
 
 
 def _guarded(poller: AnyPoller, log: Log) -> Callable[[], None]:

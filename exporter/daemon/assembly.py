@@ -1,7 +1,7 @@
 """Constructs all objects between the state file and the metrics page; the only place that does."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,10 +14,11 @@ from exporter.api.transport import CertificatesKept, CertificatesReloaded, Trust
 from exporter.clock import Clock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry
 from exporter.config.loading import Configuration
+from exporter.errors import StateError, StateWriteError
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, ReloadStatus, SnapshotRegistry
-from exporter.polling.identity import IdentityRegistry
+from exporter.polling.identity import Identity, IdentityRegistry
 from exporter.polling.lease import Lease
 from exporter.polling.pending import PendingPoller
 from exporter.polling.poller import Poller
@@ -49,7 +50,7 @@ class PollerFactory:
     ) -> None:
         self.configuration = configuration
         kept = allowances_in or store
-        self.identities = IdentityRegistry(configuration.names)
+        self._names = kept
         self.allowances = AllowancePool(
             configuration.settings.rate_share,
             rate_shares(configuration),
@@ -60,6 +61,7 @@ class PollerFactory:
         self._registry = registry
         self._clock = clock
         self._log = log
+        self.identities = IdentityRegistry(configuration.names, self._ledgers())
         self._certificates = cache(lambda ca_file: TrustedCertificates(ca_file, partial(_log_certificates, log)))
 
     def settings(self, name: str, turn: int = 0) -> PollerSettings:
@@ -78,6 +80,35 @@ class PollerFactory:
             settings.request_timeout,
             settings.show_username,
         )
+
+    def arrange(self, released: Collection[str], renamed: Mapping[str, str]) -> Collection[str]:
+        """Prepare for the accounts of the configuration; return those whose name a ledger has.
+
+        Args:
+            released: accounts whose pollers have ended.
+            renamed: the name before to the name now; their ledgers are renamed with them.
+        """
+        try:
+            self._store.rename(renamed)
+        except (StateError, StateWriteError) as error:  # the poller writes it when the platform has responded
+            self._log.error("state.commit_failed", reason=str(error))
+        ledgers = self._ledgers()
+        self.identities.arrange(self.configuration.names, released, ledgers)
+        return ledgers.keys()
+
+    def _ledgers(self) -> dict[str, Identity]:
+        """Account to the identity of the ledger that has its name."""
+        try:
+            names = self._names.names()
+        except StateError:  # without it, the order of the configuration decides
+            self._log.exception("state.load_failed")
+            return {}
+        places = {account.name: (account.endpoint, account.division) for account in self.configuration.accounts}
+        return {
+            name: (endpoint, username, division)
+            for name, (endpoint, username, division) in names.items()
+            if places.get(name) == (endpoint, division)
+        }
 
     def new(self, entry: AccountEntry, turn: int, lease: Lease | None = None, clock: Clock | None = None) -> AnyPoller:
         """The poller of *entry*, not started.

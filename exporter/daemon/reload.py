@@ -1,7 +1,7 @@
 """Reads the configuration again, on SIGHUP and ``POST /-/reload``, and changes what differs from the one in use."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ from exporter.clock import Clock
 from exporter.config.changes import AccountChanges, changed_own_settings, changed_settings, settings_for_restart
 from exporter.config.loading import Configuration
 from exporter.daemon.systemd import Reloading
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, same_user_as
 from exporter.logs import Log
 from exporter.metrics.snapshot import ReloadStatus
 from exporter.redaction import shown
@@ -131,7 +131,10 @@ class Reloader:
             return self._busy
 
     def _failed(self, result: ReloadResult) -> ReloadResult:
-        self.status = ReloadStatus(successful=False, succeeded_at=self.status.succeeded_at)
+        since = self._clock.time() if self.status.failing_since is None else self.status.failing_since
+        self.status = ReloadStatus(
+            successful=False, succeeded_at=self.status.succeeded_at, failing_since=since, problems=result.lines
+        )
         return result
 
     def _reload(self) -> ReloadResult:
@@ -142,10 +145,11 @@ class Reloader:
         settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
         accounts = applied.accounts
-        names = {"added": accounts.added, "changed": accounts.changed, "removed": accounts.removed}
+        names = _without_renamed(accounts)
         self._log.info(
             "configuration.reloaded",
             **{f"accounts_{what}": _listed(which) for what, which in names.items()},
+            accounts_renamed=_listed(f"{old} to {new}" for old, new in accounts.renamed.items()),
             settings_changed=_listed(settings),
         )
         refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
@@ -154,11 +158,24 @@ class Reloader:
         for warning in wanted.warnings:
             if warning not in before.warnings:
                 self._log.warning("token.exposed", reason=warning)
-        done = [f"accounts {what}: {', '.join(which)}" for what, which in names.items() if which]
+        done = [f"renamed: {old} is now {new}; its counters go on" for old, new in accounts.renamed.items()]
+        done += [f"accounts {what}: {', '.join(which)}" for what, which in names.items() if which]
         if settings:
             done.append(f"settings changed: {', '.join(settings)}")
-        return ReloadResult(_OK, (*(done or ["nothing has changed"]), *refused))
+        done = done or ["nothing has changed"]
+        done += [f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items()]
+        return ReloadResult(_OK, (*done, *refused))
 
 
-def _listed(names: tuple[str, ...]) -> str | None:
+def _without_renamed(accounts: AccountChanges) -> dict[str, tuple[str, ...]]:
+    """What happened to the accounts whose names are new, gone, or those of the same user as before."""
+    old, new = set(accounts.renamed), set(accounts.renamed.values())
+    return {
+        "added": tuple(name for name in accounts.added if name not in new),
+        "changed": tuple(name for name in accounts.changed if name not in old | new),
+        "removed": tuple(name for name in accounts.removed if name not in old),
+    }
+
+
+def _listed(names: Iterable[str]) -> str | None:
     return ", ".join(names) or None

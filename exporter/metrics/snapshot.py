@@ -222,10 +222,14 @@ class ReloadStatus:
     Attributes:
         successful: whether the last attempt succeeded; the start is the first one.
         succeeded_at: when an attempt last succeeded, Unix seconds.
+        failing_since: when the first of the attempts failed that failed since then; None if none did.
+        problems: why the last attempt failed, one line each.
     """
 
     successful: bool
     succeeded_at: float
+    failing_since: float | None = None
+    problems: tuple[str, ...] = ()
 
 
 class SnapshotRegistry:

@@ -1,7 +1,7 @@
-"""Which user a token belongs to. Of two accounts with the same identity, only the first configured one is polled."""
+"""Which user a token belongs to. Of several accounts with the same identity, only one is polled."""
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from exporter.api.allowance import AllowanceKey, AllowancePool
@@ -23,52 +23,93 @@ Identity = tuple[str, str, str]
 
 
 class IdentityRegistry:
-    """Which account polls which identity, so that each ledger has one writer. Safe to share between threads."""
+    """Which account polls which identity, so that each ledger has one writer. Safe to share between threads.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        """A registry without claims; *names* are the accounts in the order of the configuration."""
+    An account that polls an identity keeps it, until it is removed or changed. An identity that no account polls yet is
+    that of the account whose name its ledger has. Without such an account, the first one in the configuration gets it
+    of those that begin together.
+    """
+
+    def __init__(self, names: Sequence[str], ledgers: Mapping[str, Identity] | None = None) -> None:
+        """A registry without claims, for the accounts and ledgers of :meth:`arrange`."""
         self._lock = threading.Lock()
-        self._order = {name: position for position, name in enumerate(names)}
+        self._order: dict[str, int] = {}
+        self._began: dict[str, int] = {}
+        """In which round of accounts each one began."""
+        self._round = 0
         self._owners: dict[Identity, str] = {}
+        self._named: set[Identity] = set()
+        """The identities whose owner has the ledger's name."""
+        self._refused: dict[str, Identity] = {}
+        self.arrange(names, (), ledgers)
 
     def claim(self, identity: Identity, name: str) -> None:
-        """Claim *identity* for the account *name*. An earlier account takes it from a later one that was faster.
+        """Claim *identity* for the account *name*.
 
         Raises:
-            DuplicateAccount: an earlier account has it.
+            DuplicateAccount: another account has it.
         """
         with self._lock:
             owner = self._owners.get(identity, name)
-            if self._order[owner] < self._order[name]:
-                raise DuplicateAccount(_duplicate(owner, name))
+            if owner != name and not self._may_take(identity, owner, name):
+                self._refused[name] = identity
+                raise DuplicateAccount(owner)
+            self._refused.pop(name, None)
+            self._owners = {other: each for other, each in self._owners.items() if each != name}
             self._owners[identity] = name
 
-    def arrange(self, names: Sequence[str], released: Collection[str]) -> None:
-        """Take over a changed configuration: the order of the accounts now, and those whose pollers have ended."""
+    def _may_take(self, identity: Identity, owner: str, name: str) -> bool:
+        """Whether *name* comes first in the configuration, and *owner* was only faster."""
+        together = self._began[owner] == self._began[name]
+        return together and identity not in self._named and self._order[name] < self._order[owner]
+
+    def arrange(
+        self, names: Sequence[str], released: Collection[str], ledgers: Mapping[str, Identity] | None = None
+    ) -> None:
+        """Take over a changed configuration.
+
+        Args:
+            names: the accounts now, in the order of the configuration.
+            released: those whose pollers have ended; some may have new ones.
+            ledgers: account to the identity of the ledger that has its name.
+        """
         with self._lock:
+            self._round += 1
+            kept = {name: began for name, began in self._began.items() if name not in released}
             self._order = {name: position for position, name in enumerate(names)}
-            self._owners = {
-                identity: name
-                for identity, name in self._owners.items()
-                if name in self._order and name not in released
-            }
+            self._began = {name: kept.get(name, self._round) for name in names}
+            self._owners = {identity: name for identity, name in self._owners.items() if self._goes_on(name)}
+            self._refused = {name: identity for name, identity in self._refused.items() if self._goes_on(name)}
+            self._named = {identity for identity in self._named if identity in self._owners}
+            for name in names:
+                identity = (ledgers or {}).get(name)
+                if identity is not None and identity not in self._owners:
+                    self._owners[identity] = name
+                    self._named.add(identity)
+
+    def _goes_on(self, name: str) -> bool:
+        return self._began.get(name, self._round) < self._round
+
+    @property
+    def duplicates(self) -> Mapping[str, str]:
+        """Accounts that are not polled, and for each the one that is polled in its place."""
+        with self._lock:
+            owners = {name: self._owners.get(identity, name) for name, identity in self._refused.items()}
+            return {name: owner for name, owner in owners.items() if owner != name}
 
     @contextmanager
     def writer_lock(self, identity: Identity, name: str) -> Iterator[None]:
         """Keep other accounts from claiming *identity* while the block runs.
 
         Raises:
-            DuplicateAccount: an earlier account has claimed it meanwhile.
+            DuplicateAccount: another account has claimed it meanwhile.
         """
         with self._lock:
             owner = self._owners.get(identity, name)
             if owner != name:
-                raise DuplicateAccount(_duplicate(owner, name))
+                self._refused[name] = identity
+                raise DuplicateAccount(owner)
             yield
-
-
-def _duplicate(owner: str, name: str) -> str:
-    return f"accounts {owner} and {name} are the same user: {owner} is polled, {name} is not; remove one of them"
 
 
 class AccountIdentity:
@@ -112,6 +153,11 @@ class AccountIdentity:
         self._unreadable = False
 
     @property
+    def secret(self) -> Secret | None:
+        """The token in use; None before the first one was read. Callable from any thread."""
+        return self._secret
+
+    @property
     def awaits_token(self) -> bool:
         """Whether a new token would end the wait for the next poll."""
         return self.unproven or self._unreadable
@@ -136,10 +182,10 @@ class AccountIdentity:
             return False
 
     def claim(self, username: str) -> None:
-        """Make sure that no earlier account polls *username*.
+        """Make sure that no other account polls *username*.
 
         Raises:
-            DuplicateAccount: an earlier account does.
+            DuplicateAccount: another account does.
         """
         with self._lease.held():
             self._identities.claim((self._account.endpoint, username, self._account.division), self._account.name)
@@ -157,7 +203,7 @@ class AccountIdentity:
         """Return the ledger of the token's user; *current* is the one in use so far.
 
         Raises:
-            WrongAccount: the token belongs to another user than *current*, or an earlier account polls its user.
+            WrongAccount: the token belongs to another user than *current*, or another account polls its user.
             PollError: the platform did not report the user.
             TokenError: the token cannot be read.
             StateWriteError: the new ledger could not be written.
@@ -189,7 +235,10 @@ class AccountIdentity:
         now = self._clock.time()
         # Load it again even if it is published already: another account may have written to it before this claim.
         with self._lease.held():
+            had = self._store.names_of(endpoint, username, division)
             ledger = self._store.load(name, endpoint, username, division, now - self.settings.rules.failed_job_window)
+        if had and name not in had:
+            self._log.info("ledger.renamed", before=", ".join(had), consequence="its counters go on")
         if ledger is None:
             since = self._start.counting_since(response)
             with self._lease.held():

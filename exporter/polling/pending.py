@@ -12,6 +12,7 @@ from exporter.polling.poller import SETUP_INTERVAL, Poller, UsageEstimate
 from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
+from exporter.redaction import Secret
 
 
 class PendingPoller:
@@ -50,6 +51,11 @@ class PendingPoller:
     def account(self) -> AccountConfig | PendingAccount:
         """What is polled, or else is to be set up."""
         return self._account if self._poller is None else self._poller.account
+
+    @property
+    def secret(self) -> Secret | None:
+        """See :attr:`Poller.secret`."""
+        return None if self._poller is None else self._poller.secret
 
     def configure(self, settings: PollerSettings) -> None:
         """See :meth:`Poller.configure`. A poller that is made later has them from its start."""

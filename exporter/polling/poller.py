@@ -36,6 +36,7 @@ from exporter.polling.plan import PollPlan
 from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
+from exporter.redaction import Secret
 from exporter.storage.store import Store
 
 _WAITING_STEP: Final = 5.0
@@ -152,6 +153,11 @@ class Poller:
         return self._stats.last_activity_at
 
     @property
+    def secret(self) -> Secret | None:
+        """The token in use; None before the first one was read. Callable from any thread."""
+        return self._identity.secret
+
+    @property
     def usage_estimate(self) -> UsageEstimate:
         """Expected API usage of this account."""
         polls = self._plan.requests_per_poll / self._interval
@@ -206,12 +212,13 @@ class Poller:
             self._client.close()
 
     def confirm(self) -> None:
-        """After all accounts were polled, fail if an earlier account polls the same identity."""
+        """After all accounts were polled, fail if another account polls the same identity."""
         if self._ledger is not None and not self._stats.last_error:
             try:
                 self._identity.claim(self._ledger.account.username)
             except DuplicateAccount as error:
                 self._handle_failure(error)
+                self._waits.begin(WaitReason.DUPLICATE, None)
                 self._stats.up, self._stats.last_error = False, str(error)
                 self._publish_snapshot()
 
@@ -282,7 +289,7 @@ class Poller:
         self._stats.failed(error)
         if isinstance(error, DuplicateAccount):
             self._duplicate = True
-            self._ledger = self._listed = None  # the earlier account publishes them
+            self._ledger = self._listed = None  # the other account publishes them
         if error.reidentify:
             self._identity.ask_again()
         if isinstance(error, RateLimited | Overloaded):

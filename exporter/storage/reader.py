@@ -12,7 +12,14 @@ from exporter.storage.diagnosis import is_locked, why
 from exporter.storage.last_path import log_left_behind
 from exporter.storage.lock import check_regular, is_held_here, lock_owner
 from exporter.storage.paths import real_path
-from exporter.storage.rows import read_account, read_counters, read_histograms, read_records, read_rows
+from exporter.storage.rows import (
+    read_account,
+    read_counters,
+    read_histograms,
+    read_records,
+    read_rows,
+    read_wait_clock,
+)
 from exporter.storage.schema import (
     BUSY_SECONDS,
     RESTORE_ADVICE,
@@ -30,10 +37,18 @@ _INTERRUPTED: Final = "interrupted by a signal; nothing was written"
 
 
 class LedgerSummary(NamedTuple):
-    """One account's ledger in a state file: its account, the names bound to it, and what it holds."""
+    """One account's ledger in a state file.
+
+    Attributes:
+        names: the account's name. It is none while another ledger has that name, and an earlier version may have left
+            several, the latest of them first.
+        written_at: when something was counted last, or checked after a while without news, Unix seconds; None if that
+            is not known.
+    """
 
     account: Account
     names: tuple[str, ...]
+    written_at: float | None
     tracked_jobs: int
     unfinished: int
     counters: Mapping[Key, CounterValue]
@@ -65,18 +80,27 @@ class StateReader:
             raise StateError(f"a value in the state file cannot be decoded: {error}; {RESTORE_ADVICE}") from error
 
     def _ledger(self, number: int) -> LedgerSummary:
-        names = self._db.execute("SELECT name FROM binding WHERE account = ? ORDER BY name", (number,))
+        names = self._db.execute("SELECT name FROM binding WHERE account = ? ORDER BY rowid DESC", (number,))
         tracked_jobs, unfinished = self._db.execute(
             "SELECT count(*), count(*) FILTER (WHERE outcome = '') FROM job WHERE account = ?", (number,)
         ).fetchone()
+        account = read_account(self._db, number)
         return LedgerSummary(
-            read_account(self._db, number),
+            account,
             tuple(name for (name,) in names),
+            self._written_at(number) or account.listed_on,
             tracked_jobs,
             unfinished,
             read_counters(self._db, number),
             read_histograms(self._db, number),
         )
+
+    def _written_at(self, number: int) -> float | None:
+        """This machine's time of the last commit; None without one, or in a file of an earlier version."""
+        if not self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'wait_clock'").fetchone()[0]:
+            return None
+        clock = read_wait_clock(self._db, number)
+        return None if clock is None else clock.local_time
 
     def records(self, number: int) -> Iterator[JobRecord]:
         """All job records of an account."""

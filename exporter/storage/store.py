@@ -10,7 +10,7 @@ import shlex
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -166,7 +166,7 @@ class Store:
     # ---- accounts ----
 
     def load_by_name(self, name: str, endpoint: str, division: str, failed_since: float) -> Ledger | None:
-        """The ledger that the configured *name* was last bound to, if it has that endpoint and division.
+        """The ledger with the account's *name*, if it has that endpoint and division.
 
         Failed jobs that ended and were detected before *failed_since* (Unix seconds) are not loaded.
         """
@@ -179,16 +179,16 @@ class Store:
             return None if row is None else self._load(row[0], failed_since)
 
     def load(self, name: str, endpoint: str, username: str, division: str, failed_since: float) -> Ledger | None:
-        """The ledger of an identity, which is then bound to *name*; None if it has none yet.
+        """The ledger of an identity, which then has this *name* and no other; None if there is none yet.
 
         Raises:
-            StateWriteError: the binding could not be written.
+            StateWriteError: the name could not be written.
         """
         with self._reading():
             number = self._find((endpoint, username, division))
             if number is None:
                 return None
-            if self._one("SELECT count(*) FROM binding WHERE name = ? AND account = ?", name, number) == 0:
+            if self._names_of(number) != [name]:
                 with self._transaction():
                     self._bind(name, number)
             return self._load(number, failed_since)
@@ -231,7 +231,42 @@ class Store:
     def _next_number(self) -> int:
         return self._one("SELECT coalesce(max(number), 0) + 1 FROM account")
 
+    def names_of(self, endpoint: str, username: str, division: str) -> list[str]:
+        """The names that the ledger of an identity has: one, or several if an earlier version gave them."""
+        with self._reading():
+            number = self._find((endpoint, username, division))
+            return [] if number is None else self._names_of(number)
+
+    def names(self) -> Mapping[str, tuple[str, str, str]]:
+        """Name to endpoint, user and division of the ledger that has it, those that were given last at the end."""
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT name, endpoint, username, division FROM binding JOIN account ON account = number"
+                " ORDER BY binding.rowid"
+            )
+            return {name: (endpoint, username, division) for name, endpoint, username, division in rows}
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give the ledgers of accounts that are renamed their new names: *names* has the new one by the old one.
+
+        Raises:
+            StateWriteError: nothing was written.
+        """
+        with self._reading():
+            query = "SELECT account FROM binding WHERE name = ?"
+            found = {new: self._db.execute(query, (old,)).fetchone() for old, new in names.items()}
+            ledgers = {new: int(row[0]) for new, row in found.items() if row is not None}
+            if ledgers:
+                with self._transaction():
+                    for new, number in ledgers.items():
+                        self._bind(new, number)
+
+    def _names_of(self, number: int) -> list[str]:
+        return [name for (name,) in self._db.execute("SELECT name FROM binding WHERE account = ?", (number,))]
+
     def _bind(self, name: str, number: int) -> None:
+        """Give a ledger its name, and take that from the ledger that had it."""
+        self._db.execute("DELETE FROM binding WHERE account = ?", (number,))
         self._db.execute("INSERT OR REPLACE INTO binding (name, account) VALUES (?, ?)", (name, number))
 
     def _load(self, number: int, failed_since: float) -> Ledger:

@@ -149,7 +149,7 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             assert re.fullmatch(
                 rf"good     ok      demo at {host}; 0 jobs; \d+ of 250 requests per 5 minutes; \d+ series", good
             )
-            assert twin.startswith("twin     failed  accounts good and twin are the same user")
+            assert twin.startswith("twin     failed  the same user on the same platform as good; not polled; remove")
             assert refused.startswith("refused  failed  the platform refused the token: 401")
             assert verdict == "Failed: 2 of 3 accounts cannot be polled, for the reason above."
             as_json = site.start("check", "--json", "--config", str(site.config))
@@ -164,7 +164,7 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             assert check.end() == 1
             assert re.findall(r"^(\w+)$", check.stdout, re.MULTILINE) == ["good", "twin", "refused"]
             assert re.findall(r"error +(.*)", check.stdout) == [
-                "accounts good and twin are the same user: good is polled, twin is not; remove one of them",
+                "the same user on the same platform as good; not polled; remove one of the two accounts",
                 "the platform refused the token: 401 'Unauthorized.' (code 90001)",
             ]
 

@@ -1,5 +1,6 @@
 """A reload changes what differs in the configuration, and nothing else; an invalid one changes nothing."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -142,11 +143,43 @@ def test_a_renamed_account_keeps_its_counters(simulator: RunningSimulator, place
     )
     place.configure(account(simulator, "alice"), account(simulator, "robert", "bob"), enable_lifecycle=True)
 
-    assert daemon.reload() == "accounts added: robert\naccounts removed: bob\n"
+    assert daemon.reload() == "renamed: bob is now robert; its counters go on\n"
 
     scrape = daemon.await_exact("robert", simulator, "bob")
     assert scrape.value("sbg_exporter_counting_since_timestamp_seconds", account="robert") == since
     assert 'account="bob"' not in scrape.page
+    jobs = place.start("jobs", "--json", "--state-file", str(place.state))
+    assert jobs.end() == 0
+    assert [each["account"] for each in json.loads(jobs.stdout)] == ["robert"]
+
+
+@pytest.mark.fault(
+    "a second account of the same user on the same platform, before or after the first",
+    action="polls the one that runs; at a start, the one whose name the ledger has",
+    shown="`sbg_up` 0 and `sbg_exporter_waiting` reason `duplicate` of the other; log, page and answer name both",
+    recovery="none needed; the other one takes over if the first is removed",
+    part="The configuration",
+)
+def test_a_copy_of_an_account_is_named_and_does_not_take_over(simulator: RunningSimulator, place: Installation) -> None:
+    simulator.platform.submit(DONE, "bob")
+    first = account(simulator, "bob")
+    with place.running() as daemon:
+        daemon.await_exact("bob", simulator, "bob")
+        place.configure(account(simulator, "a copy", "bob"), first, enable_lifecycle=True)
+
+        assert daemon.reload() == (
+            "accounts added: a copy\naccounts removed: alice\n"
+            "a copy: the same user on the same platform as bob; not polled\n"
+        )
+
+        daemon.scrape_when(lambda now: now.value("sbg_exporter_waiting", account="a copy", reason="duplicate") == 1)
+        assert "the same user on the same platform as bob; not polled" in daemon.get("/").text
+        assert daemon.stop() == 0
+    simulator.platform.submit(DONE, "bob")
+    with place.running() as daemon:
+        scrape = daemon.await_exact("bob", simulator, "bob")
+        assert (scrape.value("sbg_up", account="bob"), scrape.value("sbg_up", account="a copy")) == (1, 0)
+        assert not scrape.series("sbg_jobs_submitted_total", account="a copy")
 
 
 @pytest.mark.fault(
@@ -180,7 +213,7 @@ def test_a_changed_account_gets_a_new_poller_while_its_old_one_hangs(
         assert daemon.stop() == 0
 
 
-def test_the_order_decides_which_of_two_accounts_of_a_user_is_polled(
+def test_another_order_does_not_change_which_of_two_accounts_of_a_user_is_polled(
     simulator: RunningSimulator, place: Installation, daemon: Daemon
 ) -> None:
     first, second = account(simulator, "alice"), account(simulator, "again", "alice")
@@ -189,14 +222,13 @@ def test_the_order_decides_which_of_two_accounts_of_a_user_is_polled(
     daemon.scrape_when(lambda now: now.value("sbg_up", account="again") == 0)
 
     place.configure(second, first, enable_lifecycle=True)
-    assert daemon.reload() == "nothing has changed\n"
-    daemon.scrape_when(
-        lambda now: (now.value("sbg_up", account="again"), now.value("sbg_up", account="alice")) == (1, 0)
-    )
+    assert daemon.reload() == "nothing has changed\nagain: the same user on the same platform as alice; not polled\n"
+    scrape = daemon.scrape_when(lambda now: now.value("sbg_exporter_polls_total", account="again", result="error") == 2)
+    assert (scrape.value("sbg_up", account="again"), scrape.value("sbg_up", account="alice")) == (0, 1)
 
-    place.configure(first, enable_lifecycle=True)
-    assert daemon.reload() == "accounts removed: again\n"
-    daemon.scrape_when(lambda now: now.value("sbg_up", account="alice") == 1)
+    place.configure(second, enable_lifecycle=True)
+    assert daemon.reload() == "renamed: alice is now again; its counters go on\n"
+    daemon.scrape_when(lambda now: now.value("sbg_up", account="again") == 1)
 
 
 @pytest.mark.fault(

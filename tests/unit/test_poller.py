@@ -719,7 +719,14 @@ def test_second_entry_for_the_same_user_is_not_polled(bench: PollerFixture) -> N
     assert snapshot.ledger is None
     assert (
         snapshot.status.last_error
-        == "accounts cavatica and again are the same user: cavatica is polled, again is not; remove one of them"
+        == "the same user on the same platform as cavatica; not polled; remove one of the two accounts"
+    )
+    assert snapshot.status.waiting is not None
+    assert snapshot.status.waiting.reason == "duplicate"
+    [paused] = [event for event in bench.events() if event["event"] == "polling.paused"]
+    assert (paused["account"], paused["next_step"]) == (
+        "again",
+        "remove one of the two accounts from the configuration",
     )
 
 
@@ -819,6 +826,21 @@ def test_what_another_entry_counted_before_is_read_when_the_account_is_claimed(b
     bench.poll()
 
     assert bench.counted(counting.FILES_FAILED) == 4
+
+
+def test_a_renamed_account_is_told_as_soon_as_the_platform_has_named_its_user(bench: PollerFixture) -> None:
+    bench.platform.add("1", failed=1)
+    bench.poll()
+    bench.identities = IdentityRegistry(["again"])
+    bench.poller = bench.new_poller("again")
+
+    bench.poll()
+    bench.poll()
+
+    assert bench.counted(counting.FILES_FAILED) == 1
+    [told] = [event for event in bench.events() if event["event"] == "ledger.renamed"]
+    assert (told["account"], told["before"]) == ("again", "cavatica")
+    assert list(bench.store.names()) == ["again"]
 
 
 def test_claims_are_held_by_the_earlier_entry() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from exporter.clock import AccountClock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
-from exporter.config.changes import AccountChanges, account_changes
+from exporter.config.changes import AccountChanges, Login, account_changes, duplicate_accounts, renamed_accounts
 from exporter.config.loading import Configuration, load
 from exporter.config.own_settings import OwnSettings
 from exporter.config.tokens import FixedToken, ProfileToken, Token, TokenFile
@@ -110,6 +110,7 @@ class Desk:
         self.log = io.StringIO()
         self.applied: list[Configuration] = []
         self.work: Callable[[], object] = lambda: None
+        self.changes = AccountChanges((), (), (), ())
         self.folder = folder
         self.reloader = Reloader(
             self.read(),
@@ -128,7 +129,7 @@ class Desk:
     def apply(self, configuration: Configuration) -> Applied:
         self.work()
         self.applied.append(configuration)
-        return Applied(AccountChanges((), (), (), ()), ())
+        return Applied(self.changes, ())
 
     def events(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
@@ -168,11 +169,21 @@ def test_a_reload_that_crashes_says_so_and_the_next_one_works(desk: Desk) -> Non
 
     desk.work = crash
     assert desk.reloader.reload().status == 500
-    assert desk.reloader.status == ReloadStatus(successful=False, succeeded_at=START)
+    failed = ("unexpected error, see the log",)
+    assert desk.reloader.status == ReloadStatus(
+        successful=False, succeeded_at=START, failing_since=START, problems=failed
+    )
     assert "ZeroDivisionError" in str(desk.events()[-1]["exception"])
+    good = desk.file.read_text()
+    desk.write(f"nonsense = 1\n{good}")
+    desk.clock.advance(2)
+    assert desk.reloader.reload().status == 400
+    assert desk.reloader.status.failing_since == START, "since the first attempt that failed"
+    assert desk.reloader.status.problems[0].startswith(f"{desk.file}: nonsense: unknown key")
 
     desk.work = lambda: None
-    desk.clock.advance(5)
+    desk.write(good)
+    desk.clock.advance(3)
     assert desk.reloader.reload().status == 200
     assert desk.reloader.status == ReloadStatus(successful=True, succeeded_at=START + 5)
 
@@ -303,17 +314,153 @@ def test_identities_of_accounts_that_are_gone_are_free_and_the_new_order_counts(
     with pytest.raises(DuplicateAccount):
         registry.claim(identity, "b")
 
-    registry.arrange(("b", "a"), ())
+    registry.arrange(("b",), ())
     registry.claim(identity, "b")
     with pytest.raises(DuplicateAccount), registry.writer_lock(identity, "a"):
-        pytest.fail("b comes first now")
+        pytest.fail("b has it now")
 
-    registry.arrange(("a",), ())
-    registry.claim(identity, "a")
-    registry.arrange(("a", "b"), ("a",))
+    registry.arrange(("a", "b"), ("b",))
     registry.claim(identity, "b")
-    with registry.writer_lock(identity, "b"):
+    registry.claim(identity, "a")
+    with registry.writer_lock(identity, "a"):
         pass
+
+
+USER, OTHER_USER = (ENDPOINT, "u", ""), (ENDPOINT, "v", "")
+
+
+@pytest.mark.parametrize("order", [("dup", "lab5"), ("lab5", "dup")])
+@pytest.mark.parametrize("faster", ["dup", "lab5"])
+@pytest.mark.parametrize("how", ["runs", "changed", "start"])
+def test_whoever_polls_a_user_or_has_the_name_of_its_ledger_goes_on(
+    order: tuple[str, str], faster: str, how: str
+) -> None:
+    """The order of the configuration does not matter, nor who is identified first."""
+    ledgers = {"lab5": USER}
+    if how == "start":
+        registry = IdentityRegistry(order, ledgers)
+    else:
+        registry = IdentityRegistry(("lab5",), {} if how == "runs" else ledgers)
+        registry.claim(USER, "lab5")
+        registry.arrange(order, ("lab5",) if how == "changed" else (), ledgers)
+
+    for name in (faster, *order):
+        if name == "lab5":
+            registry.claim(USER, name)
+        else:
+            with pytest.raises(DuplicateAccount, match=r"as lab5; not polled"):
+                registry.claim(USER, name)
+
+    assert registry.duplicates == {"dup": "lab5"}
+    registry.arrange(("dup",), ())
+    assert registry.duplicates == {}
+    registry.claim(USER, "dup")
+
+
+def test_accounts_that_begin_later_do_not_take_a_user_from_one_that_is_polled() -> None:
+    registry = IdentityRegistry(("z",))
+    registry.claim(USER, "z")
+    registry.claim(OTHER_USER, "z")
+    registry.claim(USER, "z")
+    registry.arrange(("a", "b", "z"), ())
+    for name in ("b", "a"):
+        registry.claim(OTHER_USER, name)
+        with pytest.raises(DuplicateAccount):
+            registry.claim(USER, name)
+
+    with pytest.raises(DuplicateAccount):
+        registry.claim(OTHER_USER, "b")
+
+
+# --------------------------------------------------------------------------------------------- renamed and twice there
+
+
+def login(name: str, secret: str | None = None, file: str = "", **more: object) -> Login:
+    """An account with a token that is read from a file of its own, or *file*."""
+    entry = replace(account(name, TokenFile(Path(f"/{file or name}.token"))), **more)  # type: ignore[arg-type]  # fields of the account
+    return Login(entry, None if secret is None else Secret(secret, masked=False))
+
+
+def named(*logins: Login) -> dict[str, Login]:
+    return {each.account.name: each for each in logins}
+
+
+@pytest.mark.parametrize(
+    ("polled", "wanted", "renamed"),
+    [
+        ([login("lab6", "t")], [login("six", "t", "lab6")], {"lab6": "six"}),
+        ([login("lab6", "t")], [login("six", "t")], {"lab6": "six"}),  # its token file, too
+        ([login("lab6")], [login("six", None, "lab6")], {"lab6": "six"}),  # a token that cannot be read
+        ([login("lab6")], [login("six")], {}),
+        ([login("lab6", "t")], [login("six", "other", "lab6")], {}),
+        ([login("lab6", "t")], [login("six", "t", division="d")], {}),
+        ([login("lab6", "t")], [login("six", "t", endpoint="https://other.example/v2")], {}),
+        ([login("a", "1"), login("b", "2")], [login("a", "2", "b"), login("b", "1", "a")], {"a": "b", "b": "a"}),
+        ([login("a", "1"), login("b", "2")], [login("b", "1", "a"), login("c", "2", "b")], {"a": "b", "b": "c"}),
+        ([login("lab5", "t")], [login("dup", "t"), login("lab5", "t")], {}),  # a copy
+        ([login("lab5", "t")], [login("dup", "t"), login("lab5", "t", ca_file=Path("/ca"))], {}),
+        ([login("lab6", "t")], [login("one", "t"), login("two", "t")], {"lab6": "one"}),
+        ([login("dup", "t"), login("lab5", "t")], [login("lab5", "t")], {}),
+        ([Login(pending(), None)], [Login(pending(), None)], {}),
+    ],
+)
+def test_a_renamed_account_is_known_by_its_token(
+    polled: list[Login], wanted: list[Login], renamed: dict[str, str]
+) -> None:
+    assert renamed_accounts(named(*polled), named(*wanted), {}) == renamed
+
+
+def test_of_two_accounts_of_a_user_the_second_takes_over_from_the_first_that_is_removed() -> None:
+    both = login("dup", "another token of the user"), login("lab5", "t")
+    duplicates = {"dup": "lab5"}
+
+    assert renamed_accounts(named(*both), named(both[0]), duplicates) == {"lab5": "dup"}
+    assert renamed_accounts(named(*both), named(both[1]), duplicates) == {}
+    assert renamed_accounts(named(*both), {}, duplicates) == {}
+
+
+@pytest.mark.parametrize(
+    ("arriving", "having", "duplicates"),
+    [
+        (["dup"], [], {"dup": "lab5"}),
+        (["lab5"], [], {"lab5": "dup"}),
+        (["dup", "lab5"], [], {"lab5": "dup"}),
+        (["dup", "lab5"], ["lab5"], {"dup": "lab5"}),
+        (["lab5"], ["lab5"], {"lab5": "dup"}),
+        ([], [], {}),
+    ],
+)
+def test_a_copy_of_an_account_is_known_by_its_token(
+    arriving: list[str], having: list[str], duplicates: dict[str, str]
+) -> None:
+    wanted = named(login("dup", "t"), login("lab5", "t"), login("other", "another-token"))
+
+    assert duplicate_accounts(wanted, arriving, having, {}) == duplicates
+    assert duplicate_accounts(wanted, arriving, having, {"other": "x"}) == {"other": "x", **duplicates}
+
+
+def test_a_reload_tells_of_renamed_accounts_and_of_those_that_are_there_twice(desk: Desk) -> None:
+    changes = AccountChanges(
+        ("lab5",),
+        ("dup", "six", "new"),
+        ("a", "b", "c"),
+        ("lab6", "old"),
+        {"lab6": "six", "a": "b", "b": "a"},
+        {"dup": "lab5"},
+    )
+    desk.changes = changes
+
+    assert desk.reloader.reload().text.splitlines() == [
+        "renamed: lab6 is now six; its counters go on",
+        "renamed: a is now b; its counters go on",
+        "renamed: b is now a; its counters go on",
+        "accounts added: dup, new",
+        "accounts changed: c",
+        "accounts removed: old",
+        "dup: the same user on the same platform as lab5; not polled",
+    ]
+    [event] = [each for each in desk.events() if each["event"] == "configuration.reloaded"]
+    assert event["accounts_renamed"] == "lab6 to six, a to b, b to a"
 
 
 def test_snapshots_follow_the_configuration_and_readiness_lasts() -> None:

@@ -5,11 +5,13 @@ import json
 import os
 import re
 import resource
+import socket
 import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,7 @@ from exporter.errors import ConfigError, ExporterError, OutputError, StateError,
 from exporter.storage.reader import open_read_only
 from exporter.storage.schema import LEDGER
 from exporter.storage.store import Store
+from exporter.storage.transfer import timestamp
 from tests.clocks import START
 from tests.ledgers import observe_in
 
@@ -122,6 +125,7 @@ def test_show_prints_the_file_and_each_account(options: StateFileOptions, capsys
         "  listed      2026-09-21T14:13:25Z\n"
         "  jobs        3 tracked, 1 unfinished\n"
         "  counted     2 jobs submitted, 1 finished, 12 files, 5 completed, 3 failed, 2 error records\n"
+        "  last count  2026-09-21T14:13:25Z\n"
         "other\n"
         "  endpoint    https://p/v2\n"
         "  user        v\n"
@@ -130,6 +134,7 @@ def test_show_prints_the_file_and_each_account(options: StateFileOptions, capsys
         "  listed      2026-09-21T14:13:25Z\n"
         "  jobs        1 tracked, 0 unfinished\n"
         "  counted     1 jobs submitted, 1 finished, 3 files, 1 completed, 2 failed, 2 error records\n"
+        "  last count  2026-09-21T14:13:25Z\n"
     )
 
 
@@ -151,6 +156,7 @@ def test_show_prints_the_same_as_json(options: StateFileOptions, capsys: pytest.
         "division": "",
         "counting_since": SINCE,
         "last_full_listing": NOW,
+        "last_counted": NOW,
         "jobs_tracked": 3,
         "jobs_unfinished": 1,
         "totals": {
@@ -864,7 +870,8 @@ def test_forget_deletes_one_ledger_and_keeps_the_others(
     assert forget_ledger(options, ["lab"], sure=True) == 0
 
     assert capsys.readouterr().out.startswith(
-        "deleted the ledger of lab: 3 jobs tracked, 2 jobs submitted, 1 finished, 12 files,"
+        f"deleted the ledger of lab (user u on https://p/v2), which counted last at {timestamp(NOW)}: 3 jobs tracked,"
+        " 2 jobs submitted, 1 finished, 12 files,"
     )
     assert ledgers(options) == {("other",): other}
     assert check(options) == 0
@@ -874,18 +881,38 @@ def test_forget_without_yes_reports_what_would_be_lost(options: StateFileOptions
     before = ledgers(options)
 
     with pytest.raises(
-        ConfigError, match=r"this permanently deletes the ledger of lab: 3 jobs tracked, .*; pass --yes to confirm"
+        ConfigError,
+        match=r"this permanently deletes the ledger of lab \(user u on .*: 3 jobs .*; pass --yes to confirm",
     ):
         forget_ledger(options, ["lab"], sure=False)
+    with pytest.raises(ConfigError, match=r"the ledger of lab \(a user on https://p/v2\), which counted last at "):
+        forget_ledger(replace(options, show_username=False), ["lab"], sure=False)
 
     assert ledgers(options) == before
 
 
-def test_forget_in_a_locked_file_names_the_lock_owner(options: StateFileOptions) -> None:
-    with closing(Store(options.file)), pytest.raises(StateError, match=f"is locked by process {os.getpid()} on"):
-        forget_ledger(options, ["lab"], sure=True)
+def test_forget_refuses_while_an_exporter_may_count_in_the_ledger(options: StateFileOptions) -> None:
+    with closing(Store(options.file)), pytest.raises(StateError) as refused:
+        forget_ledger(options, ["other"], sure=True)
 
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    assert str(refused.value) == (
+        f"the ledger of other (user v on https://p/v2, division d) was not deleted: state file {options.file} is locked"
+        f" by {owner}, which may count in it; stop that exporter, run this again, and start it"
+    )
     assert ledgers(options).keys() == {("lab",), ("other",)}
+
+
+def test_forget_by_a_name_that_two_ledgers_have_had_takes_the_one_that_has_it(options: StateFileOptions) -> None:
+    with closing(Store(options.file)) as store:
+        for name in ("dup", "lab"):  # a copy of lab was added and removed again
+            store.load(name, ENDPOINT, "u", "", failed_since=0)
+        store.load("dup", ENDPOINT, "v", "d", failed_since=0)
+
+    assert forget_ledger(options, ["dup"], sure=True) == 0
+    assert ledgers(options).keys() == {("lab",)}
+    with pytest.raises(StateError, match="no such account"):
+        forget_ledger(options, ["dup"], sure=True)
 
 
 def test_forgotten_account_starts_from_0(options: StateFileOptions) -> None:
@@ -907,7 +934,8 @@ def several(options: StateFileOptions) -> StateFileOptions:
     with closing(Store(options.file)) as store:
         see(store, "e", username="v", division="e")
         see(store, "nameless", username="w")
-        store.load("nameless", ENDPOINT, "u", "", failed_since=0)
+        for name in ("nameless", "lab"):  # the account lab had that name for a while
+            store.load(name, ENDPOINT, "u", "", failed_since=0)
     return options
 
 

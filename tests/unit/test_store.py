@@ -18,6 +18,7 @@ from exporter.counting import values as counting
 from exporter.counting.rules import reconcile, reset_changed_histograms
 from exporter.counting.values import Changes, Ledger, Observations, Retry, Rules
 from exporter.errors import StateError, StateWriteError
+from exporter.storage.reader import open_read_only
 from exporter.storage.schema import SCHEMA_VERSION
 from exporter.storage.store import Store
 from tests.clocks import START
@@ -118,6 +119,46 @@ def test_ledger_belongs_to_an_identity_not_to_a_name(store: Store) -> None:
     assert store.load_by_name("new name", ENDPOINT, "", failed_since=0) == ledger
     assert store.load_by_name("new name", ENDPOINT, "d", failed_since=0) is None
     assert store.load_by_name("never bound", ENDPOINT, "", failed_since=0) is None
+
+
+def names_in(state_file: Path) -> dict[str, tuple[str, ...]]:
+    """User to the names of the ledger."""
+    with open_read_only(state_file, lambda: False) as state:
+        return {each.account.username: each.names for each in state.ledgers()}
+
+
+def test_a_ledger_has_the_one_name_that_its_account_has_now(store: Store, state_file: Path) -> None:
+    for name, user in (("lab5", "u"), ("lab6", "v")):
+        begin(store, name, user)
+    for name in ("dup", "lab5", "a copy of it", "lab6", "six"):  # lab6 was added for the user u, and removed again
+        store.load(name, ENDPOINT, "u", "", failed_since=0)
+    assert names_in(state_file) == {"u": ("six",), "v": ()}
+    assert store.load_by_name("dup", ENDPOINT, "", failed_since=0) is None
+
+    store.load("lab6", ENDPOINT, "v", "", failed_since=0)
+
+    assert names_in(state_file) == {"u": ("six",), "v": ("lab6",)}
+    assert store.names() == {"six": (ENDPOINT, "u", ""), "lab6": (ENDPOINT, "v", "")}
+
+
+def test_ledgers_exchange_their_names(store: Store, state_file: Path) -> None:
+    for name, user in (("a", "u"), ("b", "v"), ("c", "w")):
+        begin(store, name, user)
+
+    store.rename({"a": "b", "b": "a", "c": "d", "unknown": "e"})
+    store.rename({})
+
+    assert names_in(state_file) == {"u": ("b",), "v": ("a",), "w": ("d",)}
+
+
+def test_of_several_names_that_an_earlier_version_gave_the_latest_comes_first(store: Store, state_file: Path) -> None:
+    number = begin(store, "lab6").account.number
+    for name in ("six", "a first attempt"):
+        store._db.execute("INSERT INTO binding VALUES (?, ?)", (name, number))  # noqa: SLF001  # as that version did
+
+    assert names_in(state_file) == {"u": ("a first attempt", "six", "lab6")}
+    store.load("six", ENDPOINT, "u", "", failed_since=0)
+    assert names_in(state_file) == {"u": ("six",)}
 
 
 def test_accounts_do_not_share_job_records(store: Store) -> None:
