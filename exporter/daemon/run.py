@@ -133,7 +133,12 @@ def start(
             parts.exposition,
             unhealthy=accounts.unhealthy,
             unready=lambda: "" if parts.registry.ready else "not every account has been tried yet",
-            status_page=lambda refreshing: page.render(parts.registry.snapshots, clock.time(), refreshing=refreshing),
+            status_page=lambda refreshing: page.render(
+                parts.registry.snapshots,
+                clock.time(),
+                refreshing=refreshing,
+                reload=None if reloader is None else reloader.status,
+            ),
             reload=lambda: _reloaded(reloader),
             crashed=lambda error: log.error("http.handler_failed", exc_info=error),
         )

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from exporter import __version__
 from exporter.api.error_codes import DOCUMENTATION
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ReloadStatus
 from exporter.redaction import printable, without_secrets
 from exporter.web.status import status_view
 
@@ -61,9 +61,23 @@ class StatusPage:
         self._template = environment.get_template("status.html.j2")
         self.render((), 0.0)
 
-    def render(self, snapshots: Iterable[AccountSnapshot], now: float, *, refreshing: bool = True) -> str:
-        """The page of all accounts at *now*, Unix seconds; *refreshing*: the browser loads it again after a while."""
-        page = self._template.render(page=status_view(snapshots, self.display, now), refreshing=refreshing)
+    def render(
+        self,
+        snapshots: Iterable[AccountSnapshot],
+        now: float,
+        *,
+        refreshing: bool = True,
+        reload: ReloadStatus | None = None,
+    ) -> str:
+        """The page of all accounts at a moment.
+
+        Args:
+            snapshots: the accounts.
+            now: the moment, Unix seconds.
+            refreshing: whether the browser loads the page again after a while.
+            reload: how the configuration was last read; None where it is not read again.
+        """
+        page = self._template.render(page=status_view(snapshots, self.display, now, reload), refreshing=refreshing)
         return "\n".join(map(printable, without_secrets(page).split("\n")))  # it may be read in a terminal
 
 

@@ -19,6 +19,7 @@ from exporter.metrics.snapshot import (
     DisplayOptions,
     FilesCounted,
     PollStatus,
+    ReloadStatus,
     Waiting,
     error_codes,
     submitted_at,
@@ -240,6 +241,15 @@ class StuckJobsProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class RejectedConfiguration:
+    """A changed configuration that is not in use: since when, the first lines that say why, and how many more."""
+
+    since: float
+    reasons: tuple[str, ...]
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
 class Problems(Generic[Row]):
     """Problems of one kind, most urgent first, and the number of accounts beyond the limit."""
 
@@ -258,6 +268,7 @@ class StatusView:
 
     now: float
     refresh_seconds: float
+    rejected: RejectedConfiguration | None
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
     stuck: Problems[StuckJobsProblem]
@@ -338,14 +349,17 @@ class _Account:
         return self.snapshot.status.waiting is not None and not self.failing
 
 
-def status_view(snapshots: Iterable[AccountSnapshot], display: DisplayOptions, now: float) -> StatusView:
-    """The view of all accounts at *now*, Unix seconds."""
+def status_view(
+    snapshots: Iterable[AccountSnapshot], display: DisplayOptions, now: float, reload: ReloadStatus | None = None
+) -> StatusView:
+    """The view of all accounts at *now*, Unix seconds; *reload* says how the configuration was last read."""
     accounts = [_Account.of(position, snapshot, display, now) for position, snapshot in enumerate(snapshots, 1)]
     limit = max(_FAIR_SHARE, _MAX_JOBS_OF_ONE_ACCOUNT // max(1, len(accounts)))
     waiting = [account for account in accounts if account.waiting]
     return StatusView(
         now=now,
         refresh_seconds=_refresh_seconds(accounts),
+        rejected=_rejected(reload),
         failing=_failing(accounts, now),
         failed=_failed(accounts),
         stuck=_stuck(accounts, now),
@@ -396,6 +410,13 @@ def _most_urgent(
     """The problem of each account, lowest *urgency* value first, up to the limit."""
     ordered = sorted(accounts, key=urgency)
     return Problems(tuple(map(problem, ordered[:_MAX_PROBLEMS])), len(ordered[_MAX_PROBLEMS:]))
+
+
+def _rejected(reload: ReloadStatus | None) -> RejectedConfiguration | None:
+    if reload is None or reload.failing_since is None:
+        return None
+    shown, more = reload.problems[:_MAX_PROBLEMS], reload.problems[_MAX_PROBLEMS:]
+    return RejectedConfiguration(reload.failing_since, shown, len(more))
 
 
 def _failing(accounts: Sequence[_Account], now: float) -> Problems[PollProblem]:

@@ -17,7 +17,7 @@ from jinja2 import DictLoader, TemplateError
 from exporter import __version__
 from exporter.api.models import Job
 from exporter.errors import WaitReason
-from exporter.metrics.snapshot import AccountSnapshot, Waiting
+from exporter.metrics.snapshot import AccountSnapshot, ReloadStatus, Waiting
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import STUCK_SECONDS, status_view
 from tests.clocks import START
@@ -92,10 +92,11 @@ def tree(
     job_series: int = 50,
     show_username: bool = True,
     refreshing: bool = True,
+    reload: ReloadStatus | None = None,
 ) -> Element:
     """The page of *snapshots*, parsed, after the checks that every page must pass."""
     display = replace(DISPLAY, job_series=job_series, show_username=show_username)
-    page = StatusPage(display).render(snapshots, now, refreshing=refreshing)
+    page = StatusPage(display).render(snapshots, now, refreshing=refreshing, reload=reload)
     parser = Strict()
     parser.feed(page)
     parser.close()
@@ -289,6 +290,23 @@ def test_failing_account_shows_reason_and_age_but_no_stale_jobs() -> None:
     assert "rosalind at" in page.text, "the ledger remembers whose it is"
     not_shown = "1 account not shown: no full listing yet, or the last successful poll is too old."
     assert rows(page, UNFINISHED) == rows(page, LISTED) == [["None.", not_shown]]
+
+
+def test_rejected_configuration_says_why_and_since_when() -> None:
+    lines = tuple(f"config.toml: key{number}: unknown key" for number in range(7))
+    rejected = ReloadStatus(successful=False, succeeded_at=START, failing_since=NOW - 600, problems=lines)
+    good = snapshot(ledger_of(), status=STATUS)
+
+    alone = tree(good, reload=rejected)
+    beside = tree(replace(good, status=replace(STATUS, up=False)), reload=replace(rejected, problems=lines[:1]))
+
+    told = "The configuration has been rejected since 10 min ago; the one before is in use: "
+    assert overview(alone)[0] == "Configuration rejected"
+    line, *reasons = overview(alone)[1]
+    assert reasons == [*lines[:5], "2 more problems in the log."]
+    assert " ".join(line.split()) == told + " ".join(reasons)
+    assert overview(beside)[0] == "1 account cannot be polled, configuration rejected"
+    assert overview(tree(good, reload=ReloadStatus(successful=True, succeeded_at=START)))[0] == "No problems"
 
 
 def test_account_that_waits_says_why_and_for_how_long() -> None:
