@@ -30,8 +30,8 @@ from exporter.config.settings import Settings
 from exporter.daemon import assembly
 from exporter.errors import StateError
 from exporter.logs import Log, NonBlockingStream, logger
-from exporter.metrics.exposition import Exposition, Format
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, SnapshotRegistry
+from exporter.metrics.series_count import most_series, series_count
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
 from exporter.polling.poller import UsageEstimate
 from exporter.signals import stop_event
 from exporter.storage.lock import lock_owner
@@ -209,7 +209,7 @@ def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float])
         say(
             f"{snapshot.account:<{width}}  ok      {user}{host}; {jobs} job{'' if jobs == '1' else 's'};"
             f" {found['requests'].split()[0]} of {snapshot.status.allowance} requests per 5 minutes;"
-            f" {found['series'].split()[0]} series"
+            f" {found['series'].split()[0]} to {found['series'].split()[-1]} series"
         )
     say(_verdict(results))
 
@@ -230,7 +230,8 @@ def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) 
             "requests_per_5_minutes": min(estimate.requests, snapshot.status.allowance),
             "allowance": snapshot.status.allowance,
             "requests_spent": _requests_made(snapshot),
-            "series": None if _failed(snapshot) else _series(snapshot, display, now),
+            "series": None if _failed(snapshot) else series_count(snapshot, display, now()),
+            "series_at_most": None if _failed(snapshot) else most_series(snapshot, display, now()),
             **{key: getattr(settings, key) for key in OwnSettings._fields},
         }
         for snapshot, estimate, settings in results
@@ -264,7 +265,7 @@ def _found(result: _Result, display: DisplayOptions, now: Callable[[], float]) -
         yield "rate limit  not reported by the platform"
     expected = min(result.estimate.requests, status.allowance)
     yield f"requests    {expected} per 5 minutes expected, {status.allowance} allowed"
-    yield f"series      {_series(snapshot, display, now)} expected"
+    yield f"series      {series_count(snapshot, display, now())} now, at most {most_series(snapshot, display, now())}"
 
 
 def _settings(settings: Settings) -> str:
@@ -306,11 +307,3 @@ def _until_allowed(snapshot: AccountSnapshot, now: float) -> str:
         f"no request may be sent for now ({status.waiting.reason}): {status.allowance_used} of the {status.allowance}"
         f" requests that the exporter may send in this window are used; check again {wait}"
     )
-
-
-def _series(snapshot: AccountSnapshot, display: DisplayOptions, now: Callable[[], float]) -> int:
-    """How many series Prometheus would store for the account now: it scrapes OpenMetrics, with creation times."""
-    registry = SnapshotRegistry((snapshot.account,))
-    registry.put(snapshot)
-    page = Exposition(registry, lambda: ExporterStats(0, 0, 0, 0.0), display, now)
-    return sum(not line.startswith(b"#") for line in page.account_families(Format.OPENMETRICS).splitlines())

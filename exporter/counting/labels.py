@@ -15,6 +15,11 @@ _DOCUMENTED: Final[Mapping[LabelKind, frozenset[str]]] = {
 }
 
 
+def most_values(kind: LabelKind) -> int:
+    """How many values a label can have: the documented ones, those that are kept, and ``other``."""
+    return len(_DOCUMENTED[kind]) + _MAX_KEPT[kind] + 1
+
+
 class LabelAllowlist:
     """Limits the undocumented label values of one account, so that the platform cannot create unlimited series.
 
