@@ -18,6 +18,7 @@ from exporter.config.endpoints import (
     proxy_from_environment,
 )
 from exporter.config.own_settings import JobSeries, OwnSettings, PollInterval, RateShare
+from exporter.config.relative import beside
 from exporter.config.tokens import (
     FixedToken,
     Profile,
@@ -30,6 +31,7 @@ from exporter.config.tokens import (
     read_profiles,
     token_path,
 )
+from exporter.config.usable import ONE_TOKEN
 from exporter.errors import ConfigError, Problems, ProfileError, TokenError
 from exporter.redaction import MASK, Secret, looks_like_token, without_secrets
 
@@ -356,19 +358,21 @@ def _from_table(
     inputs: _Inputs,
     known: _Known,
 ) -> AccountConfig:
-    beside = file.parent if file is not None else Path()
-    endpoint = table.api_endpoint
+    folder, problems = Path() if file is None else file.parent, Problems()
     token: Token
-    match table.auth_token_file, table.auth_token, table.profile:
-        case Path() as path, None, None:
-            token = TokenFile(token_path(path, beside, inputs.environ))
-        case None, Secret() as given, None:
-            token = FixedToken(parse_token(given, f"{where}: auth_token"), file)
-        case None, None, str() as name:
-            token = ProfileToken(inputs.credentials, name, f"profile {name}")
-            endpoint = endpoint or _of_profile(name, where, known, allow_plain_http=table.allow_plain_http)
-        case _:
-            raise ConfigError(f"{where}: set exactly one of auth_token_file, auth_token and profile")
+    with problems.collected():
+        if table.api_endpoint or table.profile is None:
+            parse_endpoint(_given(table.api_endpoint, where), where, allow_plain_http=table.allow_plain_http)
+    with problems.collected():
+        if table.proxy is not None:
+            parse_proxy(table.proxy, f"{where}: proxy")
+    with problems.collected():
+        token = _token_of(table, where, file, inputs)
+    if problems:
+        raise ConfigError(*problems)
+    endpoint = table.api_endpoint
+    if table.profile is not None and not endpoint:
+        endpoint = _of_profile(table.profile, where, known, allow_plain_http=table.allow_plain_http)
     return _account_config(
         where,
         table.name,
@@ -376,10 +380,22 @@ def _from_table(
         token,
         inputs.environ,
         division=table.division,
-        ca_file=None if table.ca_file is None else beside / table.ca_file,
+        ca_file=None if table.ca_file is None else beside(folder, table.ca_file),
         proxy=table.proxy,
         allow_plain_http=table.allow_plain_http,
     )
+
+
+def _token_of(table: AccountTable, where: str, file: Path | None, inputs: _Inputs) -> Token:
+    match table.auth_token_file, table.auth_token, table.profile:
+        case Path() as path, None, None:
+            return TokenFile(token_path(path, Path() if file is None else file.parent, inputs.environ))
+        case None, Secret() as given, None:
+            return FixedToken(parse_token(given, f"{where}: auth_token"), file)
+        case None, None, str() as name:
+            return ProfileToken(inputs.credentials, name, f"profile {name}")
+        case _:
+            raise ConfigError(f"{where}: {ONE_TOKEN}")
 
 
 def _from_profile(name: str, where: str, inputs: _Inputs, known: _Known) -> AccountConfig:

@@ -6,7 +6,7 @@ never repeated, because they may be secrets.
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,9 @@ from exporter.config.accounts import (
 )
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.first_file import default_config_file
+from exporter.config.relative import beside
 from exporter.config.settings import PREFIX, Settings
+from exporter.config.usable import other_problems, usable_table, usable_tables
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
 from exporter.errors import ConfigError, Problems, file_problem, suggestion
@@ -107,23 +109,21 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     )
     config = flags.get("config") or environ.get(f"{PREFIX}CONFIG")
     file = Path(str(config)) if config else _default_file(environ, home)
-    in_file: Mapping[str, object] | None = None
+    known = len(problems)
+    in_file: Mapping[str, object] = {}
     with problems.collected():
         in_file = _toml(file) if file is not None else {}
     variables = _from_environment(environ)
     given = {key: value for key, value in flags.items() if key != "config"}
-    try:
-        settings = Settings.model_validate({**(in_file or {}), **variables, **given})
-    except ValidationError as error:
-        raise ConfigError(
-            *problems,
-            *(_problem(each, given, variables, file, in_file or {}) for each in error.errors(include_input=False)),
-        ) from None
-    found, tables = ResolvedAccounts(), list[PlacedTable]()
-    unread = len(problems)
-    with problems.collected():
-        tables = [*_tables(settings, file), *([] if file is None else account_files(file.parent / ACCOUNTS_FOLDER))]
-    if len(problems) == unread and in_file is not None:  # what cannot be read would be reported as missing accounts
+    settings, errors, positions = _usable_settings({**in_file, **variables, **given})
+    problems += [_problem(each, given, variables, file, in_file) for each in errors]
+    problems += _other_problems(in_file, errors, positions, file)
+    found, tables = ResolvedAccounts(), _tables(settings, positions, file)
+    if file is not None:
+        tables += account_files(file.parent / ACCOUNTS_FOLDER, problems)
+    if (
+        tables or settings.profiles or len(problems) == known
+    ):  # what cannot be read would be reported as missing accounts
         found = resolve_accounts(tables, settings.profiles, environ=environ, home=home)
     web = PLAIN
     with problems.collected():
@@ -158,47 +158,83 @@ def _default_file(environ: Mapping[str, str], home: Path) -> Path | None:
         return None
 
 
-def _tables(settings: Settings, file: Path | None) -> list[PlacedTable]:
-    """The ``[[accounts]]`` of the file."""
+def _usable_settings(values: Mapping[str, object]) -> tuple[Settings, Sequence[ErrorDetails], Sequence[int]]:
+    """The settings without invalid ones, what is wrong with these, and the positions of the accounts that are left."""
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        errors = error.errors(include_input=False)
+    else:
+        return settings, (), range(len(settings.accounts))
+    wrong = {each["loc"][0] for each in errors}
+    tables = usable_tables(
+        values.get("accounts", ()), [each["loc"][1:] for each in errors if each["loc"][0] == "accounts"]
+    )
+    rest = {key: value for key, value in values.items() if key not in wrong}
+    return Settings.model_validate({**rest, "accounts": list(tables.values())}), errors, list(tables)
+
+
+def _other_problems(
+    in_file: Mapping[str, object], errors: Sequence[ErrorDetails], positions: Sequence[int], file: Path | None
+) -> Iterator[str]:
+    """What else is wrong with the tables of the accounts that are not at *positions*, because of *errors*."""
+    tables = in_file.get("accounts", ())
+    for position, table in enumerate(tables if isinstance(tables, list) else ()):
+        if position not in positions:
+            wrong = {str(loc[2]) for each in errors if (loc := each["loc"])[:2] == ("accounts", position) and loc[2:]}
+            yield from other_problems(table, wrong, f"{file}: {'.'.join(_path(('accounts', position), in_file))}")
+
+
+def _tables(settings: Settings, positions: Sequence[int], file: Path | None) -> list[PlacedTable]:
+    """The ``[[accounts]]`` of the file that can be used, which are those at *positions*."""
     return [
-        PlacedTable(table, f"{file}: accounts.#{position} ({table.name})", file)
-        for position, table in enumerate(settings.accounts, 1)
+        PlacedTable(table, f"{file}: accounts.#{position + 1} ({table.name})", file)
+        for position, table in zip(positions, settings.accounts, strict=True)
     ]
 
 
-def account_files(folder: Path) -> list[PlacedTable]:
+def account_files(folder: Path, problems: Problems) -> list[PlacedTable]:
     """The accounts of the files ``*.toml`` in *folder*, one per file, sorted by the files' names; none without it.
 
-    Raises:
-        ConfigError: with a line for every problem.
+    What is wrong with them is added to *problems*.
     """
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix == ".toml" and not file.name.startswith("."))
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot read the accounts' files: {error.strerror}") from error
-    problems, found = Problems(), list[PlacedTable]()
+        problems.append(f"{folder}: cannot read the accounts' files: {error.strerror}")
+        return []
+    found = []
     for file in files:
         with problems.collected():
-            found.append(PlacedTable(_account_table(file), str(file), file))
-    if problems:
-        raise ConfigError(*problems)
+            table = _account_table(file, problems)
+            found += [] if table is None else [PlacedTable(table, str(file), file)]
     return found
 
 
-def _account_table(file: Path) -> AccountTable:
-    """The account in *file*; its name is the file's, unless there is one in it."""
+def _account_table(file: Path, problems: Problems) -> AccountTable | None:
+    """The account in *file*; its name is the file's, unless there is one in it. None if it cannot be used.
+
+    Raises:
+        ConfigError: the file cannot be read. What is wrong with a key is added to *problems*.
+    """
     if not file.is_file():  # a pipe would be waited for
         raise ConfigError(f"{file}: cannot read the account: not a file")
     values = _toml(file)
     if "accounts" in values:
         raise ConfigError(f"{file}: accounts: expected one account's keys, without [[accounts]] above them")
+    values = {"name": file.stem, **values}
     try:
-        return AccountTable.model_validate({"name": file.stem, **values})
+        return AccountTable.model_validate(values)
     except ValidationError as error:
-        lines = (_account_problem(each, file) for each in error.errors(include_input=False))
-        raise ConfigError(*lines) from None
+        errors = error.errors(include_input=False)
+    problems += [_account_problem(each, file) for each in errors]
+    wrong = {str(each["loc"][0]) for each in errors}
+    table = usable_table(values, wrong)
+    if table is None:
+        problems += other_problems(values, wrong, str(file))
+    return None if table is None else AccountTable.model_validate(table)
 
 
 def _suggestion_for_variable(name: str) -> str:
@@ -243,7 +279,7 @@ def _toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: invalid TOML: a value is too long or too deeply nested") from None
     for key in ("state_file", "web_config_file"):
         if isinstance(path := values.get(key), str):
-            values[key] = str(file.parent / path)
+            values[key] = str(beside(file.parent, path))
     return values
 
 

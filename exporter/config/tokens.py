@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from exporter.config.relative import beside
 from exporter.errors import ConfigError, ProfileError, TokenError
 from exporter.redaction import Secret, looks_like_token
 from exporter.text import NotText, decoded, open_without_waiting
@@ -242,4 +243,4 @@ def token_path(relative: Path, folder: Path, environ: Mapping[str, str]) -> Path
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and (Path(directory) / relative).exists():
         return Path(directory) / relative
-    return folder / relative
+    return beside(folder, relative)

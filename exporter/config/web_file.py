@@ -136,7 +136,8 @@ def _yaml(file: Path) -> dict[str, Any]:
             raw = stream.read(_LARGEST + 1)
     except OSError as error:
         raise ConfigError(
-            f"web_config_file: cannot read it: {error.strerror} (in the configuration file, paths are relative to it)"
+            f"{file}: cannot read the web configuration: {error.strerror} (in the configuration file, the path is"
+            " relative to it)"
         ) from error
     if len(raw) > _LARGEST:
         raise ConfigError(f"{file}: larger than 1 MiB; expected a web configuration file")

@@ -398,15 +398,18 @@ def test_an_invalid_file_changes_nothing_and_says_why(
     if way == "request":
         answer = daemon.post("/-/reload")
         assert answer.status_code == 400
-        assert len(answer.text.splitlines()) == 2
+        assert len(answer.text.splitlines()) == 3
         assert f"{place.config}: poll_interval: expected seconds" in answer.text
         assert f"{place.config}: unknown: unknown key" in answer.text
+        assert f"{place.config}: accounts.#3 (carol): auth_token: invalid token" in answer.text
     else:
         os.kill(daemon.pid, signal.SIGHUP)
     after = daemon.scrape_when(lambda now: successful(now) == 0)
     assert after.value(name) == before.value(name)
-    eventually(lambda: len(daemon.said("configuration.rejected", level="error")) == 2)
-    assert secret not in daemon.output()
+    eventually(lambda: len(daemon.said("configuration.rejected", level="error")) == 3)
+    page = daemon.get("/").text
+    assert f"{place.config}: poll_interval: expected seconds" in page
+    assert secret not in f"{daemon.output()}{page}"
     assert accounts_in(daemon.await_polls("bob")) == {"alice", "bob"}
 
     place.config.write_text(good)

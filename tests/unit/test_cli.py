@@ -308,7 +308,9 @@ def test_each_state_command_does_what_its_name_says(typed: Typed, tmp_path: Path
     assert typed("state", "export", "lab", *at).out.startswith('{"format": "sbg-exporter ledger"')
     assert typed("state", "export", "lab", "--output", moved, *at).out.startswith(f"wrote {moved}: lab, 0 jobs")
     assert typed("state", "forget", "lab", *at).err.startswith("sbg-exporter: this permanently deletes the ledger of")
-    assert typed("state", "forget", "lab", "--yes", *at).out.startswith("deleted the ledger of lab: 0 jobs tracked")
+    assert typed("state", "forget", "lab", "--yes", *at).out.startswith(
+        "deleted the ledger of lab (user u on https://p/v2), "
+    )
     assert typed("state", "forget", "lab", "--yes", *at) == Ended(
         1, "", f"sbg-exporter: no such account in {state}; its accounts: none\n"
     )

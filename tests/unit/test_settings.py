@@ -1,10 +1,12 @@
 """Configuration sources and their order; errors are one line each: where, what is wrong, what to do."""
 
+import re
 import shutil
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import certifi
 import pytest
@@ -395,6 +397,87 @@ def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
 
     assert line.startswith("accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file")
     assert [each.name for each in desk.load(SB).accounts] == ["cavatica"]
+
+
+WEB: Final = "https://cavatica.sbgenomics.com"
+
+
+def test_all_problems_of_the_files_are_told_in_one_go_each_with_its_file(desk: Desk) -> None:
+    """However little of an account can be used, and also if no account is left."""
+    (desk.folder / "token").write_text(TOKEN)
+    table = f'[[accounts]]\napi_endpoint = "{WEB}"\n'
+    desk.write(
+        'poll_intervall = "30s"\nrate_share = 3\nweb_config_file = "web.yml"\n'
+        f'{table}name = "a"\nauth_token_file = "token"\nauth_token = "{TOKEN}"\nproxy = "ftp://x"\n'
+        f'{table}name = "b"\nauth_tokn_file = "token"\n'
+        f'{table}name = "c"\nauth_token_file = "token"\nrate_share = 0\n'
+    )
+    folder = desk.folder / "accounts.d"
+    folder.mkdir()
+    (folder / "d.toml").write_text(f'api_endpoint = "{WEB}"\nauth_token_file = "../token"\njob_series = -1\n')
+    (folder / "e.toml").write_text(f'api_endpoint = "{WEB}"\nprofil = "x"\nauth_token = 5\nauth_token_file = "t"\n')
+    (folder / "f.toml").write_text("x")
+
+    told = [line.partition(";")[0] for line in desk.problems(desk.file.read_text(), {})]
+
+    unreadable = (
+        "cannot read the web configuration: No such file or directory (in the configuration file, the path is relative"
+        " to it)"
+    )
+    web = "api_endpoint is a web address of the platform, not its API"
+    assert sorted(told) == sorted(
+        [
+            "config.toml: poll_intervall: unknown key",
+            "config.toml: rate_share: must be at most 1",
+            f"web.yml: {unreadable}",
+            "config.toml: accounts.#1 (a): set exactly one of auth_token_file, auth_token and profile",
+            "config.toml: accounts.#1 (a): proxy: expected a proxy URL, such as http://proxy.example.org:3128",
+            f"config.toml: accounts.#1 (a): {web}",
+            "config.toml: accounts.#2 (b).auth_tokn_file: unknown key",
+            f"config.toml: accounts.#2 (b): {web}",
+            "config.toml: accounts.#3 (c).rate_share: must be greater than 0",
+            f"config.toml: accounts.#3 (c): {web}",
+            "accounts.d/d.toml: job_series: must be at least 0",
+            f"accounts.d/d.toml: {web}",
+            "accounts.d/e.toml: profil: unknown key",
+            "accounts.d/e.toml: auth_token: expected text in quotes",
+            f"accounts.d/e.toml: {web}",
+            "accounts.d/f.toml: invalid TOML: Expected '=' after a key in a key/value pair (at end of document)",
+        ]
+    )
+
+
+def test_nothing_is_said_to_be_missing_that_could_not_be_used(desk: Desk) -> None:
+    for text in ("accounts = 5", "accounts = [5]", "profiles = 5", "[[accounts]]\nname = 5"):
+        told = desk.problems(text, {})
+        assert told
+        assert not [line for line in told if "none configured" in line or "exactly one" in line], told
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_paths_are_shown_without_dots_where_they_lead_to_the_same_file(desk: Desk, link: bool) -> None:  # noqa: FBT001
+    (desk.folder / "elsewhere" / "etc").mkdir(parents=True)
+    etc = desk.folder / "etc"
+    if link:
+        etc.symlink_to(desk.folder / "elsewhere" / "etc")
+    else:
+        etc.mkdir()
+    config = etc / "config.toml"
+    config.write_text(
+        'state_file = "../var/state.db"\n'
+        f'[[accounts]]\nname = "a"\napi_endpoint = "{CGC}"\nauth_token_file = "../a.token"\nca_file = "../ca.pem"\n'
+    )
+    (desk.folder / ("elsewhere" if link else "") / "a.token").write_text(TOKEN)
+    (desk.folder / ("elsewhere" if link else "") / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+
+    found = load({"config": str(config)}, {}, desk.home)
+
+    top = etc / ".." if link else desk.folder
+    assert (str(found.state_file), str(found.accounts[0].ca_file)) == (f"{top}/var/state.db", f"{top}/ca.pem")
+    assert found.accounts[0].token.read() == Secret(TOKEN)
+    (top / "a.token").unlink()
+    with pytest.raises(ConfigError, match=re.escape(f" {top}/a.token: cannot read the token file")):
+        load({"config": str(config)}, {}, desk.home)
 
 
 class AccountsFolder:

@@ -306,7 +306,7 @@ def test_a_file_that_is_not_text_is_refused(folder: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_not_named_because_it_may_be_a_token(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\Aweb_config_file: cannot read it: No such file or directory \(in the"):
+    with pytest.raises(ConfigError, match=r"cannot read the web configuration: No such file or directory \(in the"):
         load_web_config(folder / "0123456789abcdef0123456789abcdef")
 
 
