@@ -8,9 +8,10 @@ import json
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
 from exporter.polling.poller import UsageEstimate
 from exporter.signals import stop_event
 from exporter.storage.lock import lock_owner
+from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 
 _HIDDEN: Final = "(not shown; --show-username shows it)"
@@ -111,7 +113,8 @@ def check(
         throwaway = replace(
             configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=(), unused=""
         )
-        with assembly.build(throwaway, stop, log, allowances_in=kept) as components:
+        names = partial(_names_in, configuration.state_file)
+        with assembly.build(throwaway, stop, log, allowances_in=kept, names=names) as components:
             poll_each(components, lambda poller: poller.poll_once(), stop)
             snapshots, display, clock = components.registry.snapshots, components.display, components.clock
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
@@ -143,6 +146,15 @@ def _state_file(configuration: Configuration) -> Iterator[tuple[Store | None, st
             return
         with closing(store):
             yield store, ""
+
+
+def _names_in(state_file: Path) -> Mapping[str, tuple[str, str, str]]:
+    """The ledgers' names, which decide which of two accounts of a user the exporter polls; empty if unreadable."""
+    try:
+        with open_read_only(state_file, lambda: False) as state:
+            return state.names()
+    except StateError:
+        return {}
 
 
 def _remember_exhausted(kept: Store, snapshots: Iterable[AccountSnapshot], clock: Clock) -> None:

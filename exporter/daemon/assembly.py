@@ -47,10 +47,11 @@ class PollerFactory:
         clock: Clock,
         log: Log,
         allowances_in: Store | None = None,
+        names: Callable[[], Mapping[str, Identity]] | None = None,
     ) -> None:
         self.configuration = configuration
         kept = allowances_in or store
-        self._names = kept
+        self._names = names or kept.names
         self.allowances = AllowancePool(
             configuration.settings.rate_share,
             rate_shares(configuration),
@@ -99,7 +100,7 @@ class PollerFactory:
     def _ledgers(self) -> dict[str, Identity]:
         """Account to the identity of the ledger that has its name."""
         try:
-            names = self._names.names()
+            names = self._names()
         except StateError:  # without it, the order of the configuration decides
             self._log.exception("state.load_failed")
             return {}
@@ -226,15 +227,17 @@ def build(
     *,
     clock: Clock | None = None,
     allowances_in: Store | None = None,
+    names: Callable[[], Mapping[str, Identity]] | None = None,
 ) -> Iterator[Components]:
     """Construct the components and lock the state file while the context lasts.
 
-    *clock* defaults to the real one. Allowances are saved in the state file, or *allowances_in* another one.
+    *clock* defaults to the real one. Allowances are saved in the state file, or *allowances_in* another one, which also
+    has the names of the ledgers, unless *names* has them.
 
     Raises:
         StateError: the state file cannot be used.
     """
-    with build_parts(configuration, stop, log, clock=clock, allowances_in=allowances_in) as parts:
+    with build_parts(configuration, stop, log, clock=clock, allowances_in=allowances_in, names=names) as parts:
         pollers = tuple(parts.factory.new(entry, turn) for turn, entry in enumerate(configuration.entries))
         yield Components(
             parts.factory, parts.registry, parts.exposition, parts.display, parts.clock, parts.store, pollers
@@ -249,6 +252,7 @@ def build_parts(
     *,
     clock: Clock | None = None,
     allowances_in: Store | None = None,
+    names: Callable[[], Mapping[str, Identity]] | None = None,
     reload: Callable[[], ReloadStatus | None] = lambda: None,
 ) -> Iterator[Parts]:
     """Construct all but the pollers and lock the state file while the context lasts; *clock* defaults to the real one.
@@ -275,7 +279,7 @@ def build_parts(
         if store.link_warning:
             log.warning("state.has_links", reason=store.link_warning)
         yield Parts(
-            PollerFactory(configuration, store, registry, clock, log, allowances_in),
+            PollerFactory(configuration, store, registry, clock, log, allowances_in, names),
             registry,
             Exposition(
                 registry,

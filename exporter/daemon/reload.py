@@ -150,6 +150,9 @@ class Reloader:
             "configuration.reloaded",
             **{f"accounts_{what}": _listed(which) for what, which in names.items()},
             accounts_renamed=_listed(f"{old} to {new}" for old, new in accounts.renamed.items()),
+            accounts_not_polled=_listed(
+                f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items()
+            ),
             settings_changed=_listed(settings),
         )
         refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)

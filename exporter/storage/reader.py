@@ -16,6 +16,7 @@ from exporter.storage.rows import (
     read_account,
     read_counters,
     read_histograms,
+    read_names,
     read_records,
     read_rows,
     read_wait_clock,
@@ -101,6 +102,10 @@ class StateReader:
             return None
         clock = read_wait_clock(self._db, number)
         return None if clock is None else clock.local_time
+
+    def names(self) -> Mapping[str, tuple[str, str, str]]:
+        """Name to endpoint, user and division of the ledger that has it."""
+        return read_names(self._db)
 
     def records(self, number: int) -> Iterator[JobRecord]:
         """All job records of an account."""

@@ -53,6 +53,14 @@ def read_account(db: sqlite3.Connection, number: int) -> Account:
     )
 
 
+def read_names(db: sqlite3.Connection) -> dict[str, tuple[str, str, str]]:
+    """Name to endpoint, user and division of the ledger that has it, those that were given last at the end."""
+    rows = db.execute(
+        "SELECT name, endpoint, username, division FROM binding JOIN account ON account = number ORDER BY binding.rowid"
+    )
+    return {name: (endpoint, username, division) for name, endpoint, username, division in rows}
+
+
 def read_counters(db: sqlite3.Connection, number: int) -> dict[Key, CounterValue]:
     """All counters of an account."""
     return {

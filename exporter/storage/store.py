@@ -29,6 +29,7 @@ from exporter.storage.rows import (
     read_account,
     read_counters,
     read_histograms,
+    read_names,
     read_records,
     read_retries,
     read_totals,
@@ -240,11 +241,7 @@ class Store:
     def names(self) -> Mapping[str, tuple[str, str, str]]:
         """Name to endpoint, user and division of the ledger that has it, those that were given last at the end."""
         with self._reading():
-            rows = self._db.execute(
-                "SELECT name, endpoint, username, division FROM binding JOIN account ON account = number"
-                " ORDER BY binding.rowid"
-            )
-            return {name: (endpoint, username, division) for name, endpoint, username, division in rows}
+            return read_names(self._db)
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give the ledgers of accounts that are renamed their new names: *names* has the new one by the old one.

@@ -174,6 +174,9 @@ def test_a_copy_of_an_account_is_named_and_does_not_take_over(simulator: Running
 
         daemon.scrape_when(lambda now: now.value("sbg_exporter_waiting", account="a copy", reason="duplicate") == 1)
         assert "the same user on the same platform as bob; not polled" in daemon.get("/").text
+        check = place.start("check", "--json", "--config", str(place.config))
+        assert check.end() == 1
+        assert {each["account"]: each["ok"] for each in json.loads(check.stdout)} == {"a copy": False, "bob": True}
         assert daemon.stop() == 0
     simulator.platform.submit(DONE, "bob")
     with place.running() as daemon:

@@ -461,6 +461,7 @@ def test_a_reload_tells_of_renamed_accounts_and_of_those_that_are_there_twice(de
     ]
     [event] = [each for each in desk.events() if each["event"] == "configuration.reloaded"]
     assert event["accounts_renamed"] == "lab6 to six, a to b, b to a"
+    assert event["accounts_not_polled"] == "dup: the same user on the same platform as lab5; not polled"
 
 
 def test_snapshots_follow_the_configuration_and_readiness_lasts() -> None:
