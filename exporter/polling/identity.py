@@ -38,8 +38,8 @@ class IdentityRegistry:
         """In which round of accounts each one began."""
         self._round = 0
         self._owners: dict[Identity, str] = {}
-        self._named: set[Identity] = set()
-        """The identities whose owner has the ledger's name."""
+        self._settled: set[Identity] = set()
+        """The identities that stay with their owner: it has the ledger's name, or has polled more than once."""
         self._refused: dict[str, Identity] = {}
         self.arrange(names, (), ledgers)
 
@@ -50,8 +50,11 @@ class IdentityRegistry:
             DuplicateAccount: another account has it.
         """
         with self._lock:
-            owner = self._owners.get(identity, name)
-            if owner != name and not self._may_take(identity, owner, name):
+            owner = self._owners.get(identity)
+            if owner == name:
+                self._settled.add(identity)
+                return
+            if owner is not None and not self._may_take(identity, owner, name):
                 self._refused[name] = identity
                 raise DuplicateAccount(owner)
             self._refused.pop(name, None)
@@ -61,7 +64,7 @@ class IdentityRegistry:
     def _may_take(self, identity: Identity, owner: str, name: str) -> bool:
         """Whether *name* comes first in the configuration, and *owner* was only faster."""
         together = self._began[owner] == self._began[name]
-        return together and identity not in self._named and self._order[name] < self._order[owner]
+        return together and identity not in self._settled and self._order[name] < self._order[owner]
 
     def arrange(
         self, names: Sequence[str], released: Collection[str], ledgers: Mapping[str, Identity] | None = None
@@ -80,12 +83,12 @@ class IdentityRegistry:
             self._began = {name: kept.get(name, self._round) for name in names}
             self._owners = {identity: name for identity, name in self._owners.items() if self._goes_on(name)}
             self._refused = {name: identity for name, identity in self._refused.items() if self._goes_on(name)}
-            self._named = {identity for identity in self._named if identity in self._owners}
+            self._settled = {identity for identity in self._settled if identity in self._owners}
             for name in names:
                 identity = (ledgers or {}).get(name)
                 if identity is not None and identity not in self._owners:
                     self._owners[identity] = name
-                    self._named.add(identity)
+                    self._settled.add(identity)
 
     def _goes_on(self, name: str) -> bool:
         return self._began.get(name, self._round) < self._round

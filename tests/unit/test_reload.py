@@ -357,6 +357,20 @@ def test_whoever_polls_a_user_or_has_the_name_of_its_ledger_goes_on(
     registry.claim(USER, "dup")
 
 
+def test_an_account_that_has_polled_a_user_for_a_while_goes_on() -> None:
+    """The first one of the configuration may have waited for its token all the time."""
+    registry = IdentityRegistry(("first", "second"))
+    registry.claim(USER, "second")
+    registry.claim(USER, "second")
+
+    with pytest.raises(DuplicateAccount):
+        registry.claim(USER, "first")
+    registry.arrange(("first", "second"), ("second",))
+    registry.claim(USER, "second")
+    with pytest.raises(DuplicateAccount):
+        registry.claim(USER, "first")
+
+
 def test_accounts_that_begin_later_do_not_take_a_user_from_one_that_is_polled() -> None:
     registry = IdentityRegistry(("z",))
     registry.claim(USER, "z")
