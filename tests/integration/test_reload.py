@@ -158,7 +158,6 @@ def test_a_renamed_account_keeps_its_counters(simulator: RunningSimulator, place
     action="polls the one that runs; at a start, the one whose name the ledger has",
     shown="`sbg_up` 0 and `sbg_exporter_waiting` reason `duplicate` of the other; log, page and answer name both",
     recovery="none needed; the other one takes over if the first is removed",
-    part="The configuration",
 )
 def test_a_copy_of_an_account_is_named_and_does_not_take_over(simulator: RunningSimulator, place: Installation) -> None:
     simulator.platform.submit(DONE, "bob")

@@ -324,7 +324,7 @@ def test_a_file_over_a_megabyte_is_not_read(load: Load) -> None:
 def test_a_pipe_is_refused_instead_of_waited_for(load: Load, folder: Path) -> None:
     os.mkfifo(folder / "pipe")
 
-    with pytest.raises(ConfigError, match=r"\Aweb_config_file: cannot read it: it is a pipe \(in the"):
+    with pytest.raises(ConfigError, match=r"cannot read the web configuration: it is a pipe \(in the"):
         load_web_config(folder / "pipe")
     for key in ("cert_file: pipe, key_file: server.key", "cert_file: server.pem, key_file: pipe"):
         with pytest.raises(ConfigError, match="_file: cannot read it: it is a pipe "):
