@@ -42,7 +42,7 @@ _TOTAL_NAMES: Final[Mapping[str, str]] = {
 """Counter families, and what the sum of each is called in the output."""
 
 
-_NO_ACCOUNTS: Final[Mapping[str, object]] = {
+NO_ACCOUNTS: Final[Mapping[str, object]] = {
     "accounts": ({"name": "none", "api_endpoint": "http://localhost/v2", "auth_token": "none"},),
     "profiles": (),
 }
@@ -76,7 +76,7 @@ def state_file_options(flags: Mapping[str, object], stop: threading.Event | None
     Raises:
         ConfigError: with a line for every problem.
     """
-    configuration = load_configuration({**flags, **_NO_ACCOUNTS})
+    configuration = load_configuration({**flags, **NO_ACCOUNTS})
     show_username = configuration.settings.show_username
     return StateFileOptions(configuration.state_file, show_username, stop or threading.Event())
 

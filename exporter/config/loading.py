@@ -178,11 +178,15 @@ def _other_problems(
     in_file: Mapping[str, object], errors: Sequence[ErrorDetails], positions: Sequence[int], file: Path | None
 ) -> Iterator[str]:
     """What else is wrong with the tables of the accounts that are not at *positions*, because of *errors*."""
-    tables = in_file.get("accounts", ())
-    for position, table in enumerate(tables if isinstance(tables, list) else ()):
-        if position not in positions:
-            wrong = {str(loc[2]) for each in errors if (loc := each["loc"])[:2] == ("accounts", position) and loc[2:]}
-            yield from other_problems(table, wrong, f"{file}: {'.'.join(_path(('accounts', position), in_file))}")
+    tables = in_file.get("accounts")
+    wrong: dict[int, set[str]] = {}
+    for loc in (each["loc"] for each in errors):
+        if loc[0] == "accounts" and len(loc) > 1 and isinstance(loc[1], int) and loc[1] not in positions:
+            wrong.setdefault(loc[1], set()).update(map(str, loc[2:3]))
+    for position, keys in wrong.items():
+        if isinstance(tables, list) and position < len(tables):
+            where = f"{file}: {'.'.join(_path(('accounts', position), in_file))}"
+            yield from other_problems(tables[position], keys, where)
 
 
 def _tables(settings: Settings, positions: Sequence[int], file: Path | None) -> list[PlacedTable]:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.api.platforms import SHORT_NAMES
+from exporter.commands import _state
 from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.loading import Configuration, load
@@ -445,6 +446,12 @@ def test_all_problems_of_the_files_are_told_in_one_go_each_with_its_file(desk: D
             "accounts.d/f.toml: invalid TOML: Expected '=' after a key in a key/value pair (at end of document)",
         ]
     )
+
+
+def test_accounts_of_the_file_do_not_matter_to_a_command_that_replaces_them(desk: Desk) -> None:
+    desk.write(f'[[accounts]]\nname = "a"\n[[accounts]]\nname = "b"\napi_endpoint = "{WEB}"\n')
+
+    assert desk.load({}, **_state.NO_ACCOUNTS).names == ("none",)
 
 
 def test_nothing_is_said_to_be_missing_that_could_not_be_used(desk: Desk) -> None:
