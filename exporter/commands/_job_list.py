@@ -68,11 +68,13 @@ class Selection:
     Attributes:
         failed: with failed or missing files, or lost.
         unfinished: without an outcome.
+        outcomes: with one of these; any job if there are none.
         since: unfinished, or ended at this time or later, Unix seconds.
     """
 
     failed: bool = False
     unfinished: bool = False
+    outcomes: frozenset[str] = frozenset()
     since: float | None = None
 
     def of(self, jobs: Iterable[ListedJob]) -> list[ListedJob]:
@@ -83,13 +85,19 @@ class Selection:
         return (
             (job.failed or not self.failed)
             and (job.record.unfinished or not self.unfinished)
+            and (job.record.outcome in self.outcomes or not self.outcomes)
             and (self.since is None or job.record.ended_on >= self.since)
         )
 
     @property
     def options(self) -> list[str]:
         """The options that left jobs out."""
-        chosen = {"--failed": self.failed, "--unfinished": self.unfinished, "--since": self.since is not None}
+        chosen = {
+            "--failed": self.failed,
+            "--unfinished": self.unfinished,
+            "--outcome": bool(self.outcomes),
+            "--since": self.since is not None,
+        }
         return [option for option, given in chosen.items() if given]
 
 

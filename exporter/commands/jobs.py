@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from exporter.api.models import Outcome
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
 from exporter.commands._job_list import ListedJob, Selection, as_json, count, moment, table
@@ -53,10 +54,18 @@ class _Found:
 Examples:
   sbg-exporter jobs --unfinished --watch
   sbg-exporter jobs --failed --since 24h --config /etc/sbg-exporter/config.toml
+  sbg-exporter jobs --outcome incomplete --outcome lost --since 7d
   sbg-exporter jobs --account cavatica --json | jq '.[] | select(.files.failed > 0) | .job_id'""",
 )
 @click.option("--failed", is_flag=True, help="only jobs with failed or missing files, and lost ones")
 @click.option("--unfinished", is_flag=True, help="only jobs without an outcome")
+@click.option(
+    "--outcome",
+    "outcomes",
+    multiple=True,
+    type=click.Choice([str(each) for each in Outcome]),
+    help="only jobs that ended like this; repeatable",
+)
 @click.option("--account", "accounts", multiple=True, metavar="NAME", help="only jobs of this account; repeatable")
 @click.option(
     "--since", metavar="WHEN", help="only jobs that are unfinished or ended since then: 24h, 7d, 2026-11-27 (UTC)"
@@ -69,6 +78,7 @@ def command(
     *,
     failed: bool,
     unfinished: bool,
+    outcomes: tuple[str, ...],
     accounts: tuple[str, ...],
     since: str | None,
     limit: str | None,
@@ -83,7 +93,7 @@ def command(
 
     On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off.
     """
-    selection = Selection(failed, unfinished, _since(since))
+    selection = Selection(failed, unfinished, frozenset(outcomes), _since(since))
     asked = _Asked(accounts, selection, _limit(limit), as_json)
     if watch:
         return _watch(state_file_options(flags, stop_event()), asked)

@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 from msgspec import structs
 
+from exporter.api.error_codes import in_words
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.scripts import OPERATIONS, JobScript, Shown
 from exporter.simulator.server import QUIET, RunningSimulator, running
@@ -256,8 +257,9 @@ def test_a_job_that_had_ended_is_told_with_its_codes(told: Told) -> None:
         script = told.failing[job]
         assert annotations["summary"].endswith(f" {script.failed} failed file{'' if script.failed == 1 else 's'}")
         description = annotations["description"]
-        codes = {code: int(files) for code, files in re.findall(r"(\d+) \((\d+)\)", description)}
-        assert codes == script.error_records, description
+        codes = {code: int(files) for code, files in re.findall(r"(\d+ [a-z ]+) \((\d+)\)", description)}
+        assert codes == {in_words(code): files for code, files in script.error_records.items()}, description
+        assert "running" not in description
 
 
 def test_a_job_that_runs_is_told_without_codes_and_says_when_they_come(told: Told) -> None:
@@ -266,14 +268,19 @@ def test_a_job_that_runs_is_told_without_codes_and_says_when_they_come(told: Tol
     assert len(unfinished) >= 2
 
     for job in unfinished:
-        description = messages[job][0]["annotations"]["description"]
-        assert " Error codes are available when the job finishes. " in description
+        annotations = messages[job][0]["annotations"]
+        assert annotations["summary"].endswith(" so far")
+        assert " The job is still running, and more of its files may fail: " in annotations["description"]
+        assert f"`sbg-exporter job {job}` and the exporter's status page show the current" in annotations["description"]
+        assert " Error codes are available when the job finishes. " in annotations["description"]
 
 
 def test_every_message_names_the_job_and_leads_to_the_runbook(told: Told) -> None:
     for job, [alert] in told.messages().items():
         operation = told.failing[job].operation
-        assert re.fullmatch(f"{operation} job {job} of busy has [0-9]+ failed files?", alert["annotations"]["summary"])
+        assert re.fullmatch(
+            f"{operation} job {job} of busy has [0-9]+ failed files?( so far)?", alert["annotations"]["summary"]
+        )
         assert alert["annotations"]["runbook_url"].endswith("RUNBOOKS.md#sbgjobfilesfailed")
 
 

@@ -16,26 +16,26 @@ pytestmark = pytest.mark.sources
 
 BAD = JobScript(total=5, failed=3, queued=0, resolving=0, running=0)
 EXAMPLE_ID = "327292091756515328"
+ACCOUNT = "sim"
 
 
 def commands() -> list[str]:
     """The arguments of each command, in runbooks and in the descriptions of alerts."""
     blocks = re.findall(r"```sh\n(.*?)```", RUNBOOKS.read_text(encoding="utf-8"), re.DOTALL)
-    found = [
-        match[1] for block in blocks for match in re.finditer(r"^/opt/\S+/sbg-exporter (.+)$", block, re.MULTILINE)
-    ]
+    found = [match[1] for block in blocks for match in re.finditer(r"^sbg-exporter (.+)$", block, re.MULTILINE)]
     for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]:
         for rule in group["rules"]:
             description = rule.get("annotations", {}).get("description", "")
             found += re.findall(r"`sbg-exporter ([^`]+)`", description)
-    return sorted({command.replace("{{ $labels.job_id }}", EXAMPLE_ID) for command in found})
+    filled = (command.replace("{{ $labels.job_id }}", EXAMPLE_ID) for command in found)
+    return sorted({command.replace("{{ $labels.account }}", ACCOUNT) for command in filled})
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, str]]:
     """An installation that has counted a failed job, and its id."""
     folder = tmp_path_factory.mktemp("site")
-    with running(QUIET) as simulator, Installation(folder / "etc", Account.at(simulator)) as place:
+    with running(QUIET) as simulator, Installation(folder / "etc", Account.at(simulator, ACCOUNT)) as place:
         with place.running() as daemon:
             job_id = simulator.platform.submit(BAD)
             daemon.scrape_when(lambda now: now.series("sbg_failed_job_errors", job_id=job_id))
@@ -63,4 +63,9 @@ def test_every_alert_says_what_shows_more() -> None:
 
 
 def test_jobs_and_checks_are_among_the_commands() -> None:
-    assert {f"job {EXAMPLE_ID}", "jobs --failed", "jobs --unfinished", "check"} <= set(commands())
+    assert {
+        f"job {EXAMPLE_ID}",
+        "jobs --outcome incomplete --since 4h",
+        f'jobs --unfinished --account "{ACCOUNT}"',
+        "check",
+    } <= set(commands())

@@ -14,6 +14,8 @@ from typing import Final
 import pytest
 import yaml
 
+from exporter.api.decoding import SKIPPED
+from exporter.api.error_codes import ERROR_CODES
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from tests.rules.rulebook import ALERTS, EVERY_RULE, FOLDER, RULES, TESTS, Rule, load, run_tests
 from tests.tools import tool
@@ -117,6 +119,38 @@ def test_alert_has_annotations_severity_and_runbook_url(alert: Rule) -> None:
     assert alert.annotations["runbook_url"] == (
         "https://github.com/sbg-exporter/sbg-exporter/blob/main/deploy/prometheus/RUNBOOKS.md#" + alert.name.lower()
     )
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_every_alert_says_since_when_with_the_date(alert: Rule) -> None:
+    formats = re.findall(r"\.UTC\.Format \"([^\"]+)\" }}{{ end }} UTC", alert.annotations["description"])
+
+    assert set(formats) == {"2006-01-02 15:04:05"}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_no_duration_is_fixed_in_a_text_that_is_sent_again_hours_later(alert: Rule) -> None:
+    durations = re.findall(r"(.{10}) for [0-9]+ minutes", alert.annotations["summary"])
+
+    assert durations == []  # "for more than 10 minutes" stays true
+
+
+def test_alerts_have_the_same_words_for_error_codes_as_the_commands_and_pages() -> None:
+    [alert] = [alert for alert in ALERTS if alert.name == "SbgJobFilesFailed"]
+
+    assert words_in(alert.annotations["description"]) == {code: each.words for code, each in ERROR_CODES.items()}
+
+
+def test_alert_has_words_for_each_reason_to_skip_a_record() -> None:
+    [alert] = [alert for alert in ALERTS if alert.name == "SbgRecordsSkipped"]
+
+    assert set(words_in(alert.annotations["summary"])) == set(SKIPPED)
+
+
+def words_in(template: str) -> dict[str, str]:
+    """The table of words in an annotation, of which it looks one up."""
+    [table] = re.findall(r'\$words := "; ([^"]+);"', template)
+    return dict(each.split(" ", 1) for each in table.split("; "))
 
 
 def test_every_alert_has_a_runbook_with_the_four_headings() -> None:

@@ -63,6 +63,14 @@ def test_since_takes_unfinished_jobs_and_those_that_ended_then_or_later() -> Non
     assert ids(Selection(since=START).of([*jobs, listed(id="runs")])) == ["runs", "1", "0"]
 
 
+def test_outcomes_select_the_jobs_that_ended_like_this() -> None:
+    ended = [listed(id=each, outcome=each, finished_on=START) for each in ("partial", "incomplete", "lost")]
+    selection = Selection(outcomes=frozenset({"incomplete", "lost"}))
+
+    assert sorted(ids(selection.of([*ended, listed(id="runs")]))) == ["incomplete", "lost"]
+    assert selection.options == ["--outcome"]
+
+
 def test_finished_job_whose_files_may_still_turn_up_is_settling() -> None:
     assert listed(state="finished").state == "settling"
 
