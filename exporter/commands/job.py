@@ -1,7 +1,6 @@
 """``job``: one job from the state file, and its failed files from the platform."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ import click
 
 from exporter.api.allowance import Allowance, AllowanceKey, AllowancePool
 from exporter.api.client import RequestCompleted, RetryScheduled
-from exporter.api.error_codes import in_words, words_of
+from exporter.api.error_codes import words_of
 from exporter.api.file_errors import FileError
-from exporter.api.models import Operation, Priority
+from exporter.api.models import Operation, Outcome, Priority
 from exporter.api.transport import TrustedCertificates
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
-from exporter.commands._job_list import ListedJob, as_json, compact, count, moment
+from exporter.commands._failed_files import failed_files, gone
+from exporter.commands._job_list import ListedJob, as_json, compact, moment
 from exporter.commands._output import print_error
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.commands._state import StateFileOptions, name_of, state_file_options
@@ -33,7 +33,6 @@ from exporter.redaction import without_secrets
 from exporter.storage.reader import LedgerSummary
 from exporter.storage.store import Store
 
-_MOST_LINES: Final = 100
 _UNCOUNTED: Final = (
     "this took one request from the user's rate limit, on top of the exporter's allowance, whose state file is in use"
 )
@@ -154,8 +153,7 @@ def _ask(found: _Found, configuration: Configuration) -> _Asked:
         return _Asked(problem=without_secrets(f"{error}; {step}"))
     note = "" if counted else _UNCOUNTED
     if failed is None:
-        gone = "the platform does not have the job any more; it keeps jobs for about a month after their end"
-        return _Asked(note="; ".join(filter(None, (gone, note))))
+        return _Asked(note="; ".join(filter(None, (gone(record, SYSTEM_CLOCK.time()), note))))
     masked = tuple(FileError(each.code, without_secrets(each.message), without_secrets(each.file)) for each in failed)
     return _Asked(masked, note=note)
 
@@ -240,6 +238,10 @@ def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
         yield "started", ago(record.started_on)
     if record.finished_on is not None:
         yield "finished", ago(record.finished_on)
+    elif record.outcome == Outcome.LOST:
+        yield "lost", f"declared lost at {ago(record.last_progress_at)}, after the platform had twice not known the job"
+    elif record.outcome:
+        yield "ended", f"at {ago(record.last_progress_at)} at the latest"
     else:
         yield "progress", f"last at {ago(record.last_progress_at)}"
     if record.detected_at is not None:
@@ -249,26 +251,10 @@ def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
 
 
 def _answer(job: ListedJob, asked: _Asked) -> Iterator[str]:
-    if asked.errors:
-        yield "Failed files, as the platform reports them now:"
-        lines = Counter(f"{_place(each)}{_in_words(each)}" for each in asked.errors)
-        for line, files in lines.most_common(_MOST_LINES):
-            yield f"  {line} ({count(files, 'file')})" if files > 1 else f"  {line}"
-        if len(lines) > _MOST_LINES:
-            yield f"  {len(lines) - _MOST_LINES:,} more; --json has all"
-    elif asked.errors is not None:
-        ended = job.record.outcome
-        yield "The platform reports no failed file." if ended else "The platform names failed files when the job ends."
+    if asked.errors is not None:
+        yield from failed_files(job, asked.errors)
     if asked.note:
         yield f"Note: {asked.note}."
-
-
-def _place(error: FileError) -> str:
-    return f"{error.file}: " if error.file else ""
-
-
-def _in_words(error: FileError) -> str:
-    return f"{in_words(error.code)}: {error.message}" if error.message else in_words(error.code)
 
 
 def _as_json(found: _Found, asked: _Asked) -> Mapping[str, object]:
