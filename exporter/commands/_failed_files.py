@@ -13,7 +13,10 @@ from exporter.counting.values import JobRecord
 _MOST_LINES: Final = 100
 _KEPT_SECONDS: Final = 25 * 86400.0
 """How long the platform surely keeps a job after its end: it promises "up to a month"."""
-_TO_FIND_THEM: Final = "To find them, compare the destination with the list of files that were submitted; submit what is missing as a new job."
+_TO_FIND_THEM: Final = (
+    "To find them, compare the destination with the list of files that were submitted; submit what is missing as a new"
+    " job."
+)
 _TO_FIND_UNDELETED: Final = (
     "To find them, look which of the files that were submitted still exist; submit those as a new job."
 )

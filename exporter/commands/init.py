@@ -16,8 +16,8 @@ from exporter.commands._prompt import Prompt
 from exporter.commands._settings import home_folder
 from exporter.config.first_file import default_config_file, find_platform, first_file, token_file_name
 from exporter.config.settings import PREFIX
-from exporter.config.tokens import parse_token
-from exporter.errors import ConfigError, OutputError, Stopping
+from exporter.config.tokens import parse_token, unlike_a_token
+from exporter.errors import ConfigError, OutputError, Stopping, TokenError
 from exporter.logs import NonBlockingStream
 from exporter.redaction import Secret
 from exporter.signals import stop_event
@@ -56,14 +56,14 @@ def command(
     given = config or os.environ.get(f"{PREFIX}CONFIG")
     usual = default_config_file(os.environ, home_folder())
     file = Path(given) if given else usual
-    _refuse_existing(file)
+    _refuse_existing(file, _to_add_an_account(file, account or "NAME"))
     prompt = Prompt(errors.write, stop)
     chosen = _platform(platform, prompt)
     name = account if account is not None else chosen.name
     text = first_file(chosen, name, file)
     token_file = file.parent / token_file_name(name)
-    _refuse_existing(token_file)
-    token = parse_token(prompt.secret(f"Token, from {chosen.where_token_is} (not shown): "), "the token")
+    _refuse_existing(token_file, "edit it, or choose another name with --account")
+    token = _token(chosen, prompt)
     if stop.is_set():
         raise Stopping("interrupted before anything was written")
     _write(file, text, token_file, token)
@@ -78,8 +78,17 @@ def command(
     return code
 
 
-def _refuse_existing(file: Path) -> None:
-    """Raise an error if *file* exists.
+def _to_add_an_account(file: Path, account: str) -> str:
+    """What to do instead of a second configuration *file*."""
+    own = file.parent / "accounts.d" / f"{token_file_name(account).removesuffix('.token')}.toml"
+    return (
+        f"edit it, or add an account: write {own} with api_endpoint and auth_token_file, or an [[accounts]] table; for"
+        " another configuration, pass --config"
+    )
+
+
+def _refuse_existing(file: Path, instead: str) -> None:
+    """Raise an error that ends with *instead* if *file* exists.
 
     Raises:
         OutputError: it does, or that cannot be found out.
@@ -89,9 +98,7 @@ def _refuse_existing(file: Path) -> None:
     except (OSError, ValueError) as error:
         raise OutputError(f"--config: unusable path: {error}") from None
     if exists:
-        raise OutputError(
-            f"{file} exists already and is not changed; edit it, or choose another one with --config or --account"
-        )
+        raise OutputError(f"{file} exists already and is not changed; {instead}")
 
 
 # ---- asking ----
@@ -110,12 +117,43 @@ def _platform(given: str | None, prompt: Prompt) -> Platform:
         prompt.say(f"  {number}  {each.name:<9} {each.title:<22} {each.web}\n")
     while True:
         answer = prompt.line(f"1 to {len(PLATFORMS)}, a name, or an API's URL: ")
-        if answer.isdecimal() and answer.isascii() and 1 <= int(answer) <= len(PLATFORMS):
-            return PLATFORMS[int(answer) - 1]
+        if answer.isdecimal() and answer.isascii():
+            if 1 <= int(answer) <= len(PLATFORMS):
+                return PLATFORMS[int(answer) - 1]
+            prompt.say(f"expected a number from 1 to {len(PLATFORMS)}\n")
+            continue
         try:
             return find_platform(answer)
         except ConfigError as error:
             prompt.say(f"{error.problems[0].removeprefix('--platform: ')}\n")
+
+
+def _token(platform: Platform, prompt: Prompt) -> Secret:
+    """The token; a person is asked again until it can be one.
+
+    Raises:
+        TokenError: what was sent cannot be a token of the platform.
+    """
+    question = f"Token, from {platform.where_token_is} (not shown): "
+    while True:
+        try:
+            return _possible(parse_token(prompt.secret(question), "the token"), platform)
+        except TokenError as error:
+            if not prompt.is_terminal:
+                raise
+            prompt.say(f"{error.problems[0]}\n")
+
+
+def _possible(token: Secret, platform: Platform) -> Secret:
+    """*token*, if it may be one of the platform: of other platforms than the known ones, the form is not documented.
+
+    Raises:
+        TokenError: it cannot be one.
+    """
+    problem = unlike_a_token(token) if platform in PLATFORMS else ""
+    if problem:
+        raise TokenError(f"the token: {problem}")
+    return token
 
 
 # ---- writing ----

@@ -56,12 +56,12 @@ def find_platform(text: str) -> Platform:
         ConfigError: *text* is neither.
     """
     for platform in PLATFORMS:
-        if text in {platform.name, platform.endpoint}:
+        if text.lower() in {platform.name, platform.title.lower(), platform.endpoint}:
             return platform
     names = [platform.name for platform in PLATFORMS]
     if "://" not in text:
         otherwise = f"expected {', '.join(names)}, or the URL of an API"
-        raise ConfigError(f"--platform: unknown; {suggestion(text, names, otherwise)}")
+        raise ConfigError(f"--platform: unknown; {suggestion(text.lower(), names, otherwise)}")
     endpoint, host = parse_endpoint(text, "--platform", allow_plain_http=None)
     return next(
         (each for each in PLATFORMS if each.endpoint == endpoint), Platform(host, host, endpoint, f"https://{host}")

@@ -7,6 +7,7 @@ every poll, so that rotating a token needs no restart.
 
 import configparser
 import stat
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,8 @@ from exporter.redaction import Secret, looks_like_token
 from exporter.text import NotText, decoded, open_without_waiting
 
 _LONGEST_TOKEN: Final = 4096
+_DOCUMENTED_LENGTH: Final = 32
+_QUOTES: Final = "\"'`"
 _LARGEST_TOKEN_FILE: Final = 4 * _LONGEST_TOKEN
 _LARGEST_CREDENTIALS: Final = 1024 * 1024
 _PASTED: Final = "expected the path of a token file, but this looks like a token; write it to a file and set its path"
@@ -42,6 +45,23 @@ def _problem(token: str) -> str:
         return "invalid token: contains spaces, line breaks or non-ASCII characters"
     if len(token) > _LONGEST_TOKEN:
         return f"invalid token: longer than {_LONGEST_TOKEN} characters"
+    return ""
+
+
+def unlike_a_token(token: Secret) -> str:
+    """Why *token* is none of the platforms' tokens, as they document their form; empty if it may be one."""
+    return token.judged_by(_unlike_a_token)
+
+
+def _unlike_a_token(token: str) -> str:
+    if token[0] in _QUOTES or token[-1] in _QUOTES:
+        return "it has quotation marks; expected the token alone"
+    if len(token) != _DOCUMENTED_LENGTH or not set(token) <= set(string.hexdigits):
+        found = "others" if len(token) == _DOCUMENTED_LENGTH else f"{len(token)}"
+        return (
+            f"expected {_DOCUMENTED_LENGTH} hexadecimal characters (0 to 9, a to f), as on the platform's token page;"
+            f" found {found}"
+        )
     return ""
 
 

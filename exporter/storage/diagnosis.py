@@ -107,9 +107,18 @@ def _missing_permissions(path: Path) -> str:
 
 def _why_not(number: int, path: Path, text: str) -> str:
     if number in (errno.EACCES, errno.EPERM):
-        return permission_advice(_inaccessible(path))
+        inaccessible = _inaccessible(path)
+        if not os.path.lexists(inaccessible) and os.access(_existing(inaccessible), os.X_OK):
+            folder = shlex.quote(str(inaccessible))
+            return f"there is no such folder; as root, run `install -d -m 0700 -o {os.geteuid()} {folder}`"
+        return permission_advice(inaccessible)
     advice = _ADVICE.get(number, f"{' '.join(text.split())}; check the path, and the disk that it is on")
     return advice.format(folder=path.parent) + (_KEEP.get(number, "") if holds_something(path) else "")
+
+
+def _existing(folder: Path) -> Path:
+    """*folder*, or the closest one above it that exists."""
+    return next((each for each in (folder, *folder.parents) if os.path.lexists(each)), folder)
 
 
 def _inaccessible(path: Path) -> Path:

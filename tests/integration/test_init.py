@@ -9,6 +9,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests import measured, warm
 from tests.isolated import STRANGER, isolated, needs_root
 from tests.terminal import OnTerminal
+from tests.waiting import eventually
 
 TOKEN = "c0ffee00deadbeef5ec2e75ec2e75ec2"
 REPOSITORY = Path(__file__).parents[2]
@@ -108,6 +110,8 @@ def test_refused_token_keeps_the_files_and_says_what_is_next(simulator: RunningS
         (["--platform", "cgc"], "", "standard input: ended without an answer; nothing was written"),
         (["--platform", "cgc"], "two words", "the token: invalid token: contains spaces"),
         (["--platform", "cgc"], "x" * 5000, "the token: invalid token: longer than"),
+        (["--platform", "cgc"], "x", "the token: expected 32 hexadecimal characters (0 to 9, a to f), as on "),
+        (["--platform", "cgc"], f'"{TOKEN}"', "the token: it has quotation marks; expected the token alone"),
         (["--platform", "cgc"], "x" * 500_000, "standard input: too long; expected one line"),
         (["--platform", "cgc"], f"{TOKEN}\n{TOKEN}\n", "the token: invalid token: contains spaces, line breaks"),
     ],
@@ -214,7 +218,7 @@ def test_person_chooses_a_platform_and_types_a_token_that_is_not_shown(
     with OnTerminal("init", "--config", str(file), home=tmp_path) as command:
         command.wait_for("1 to 6, a name, or an API's URL: ")
         assert "  1  cavatica  CAVATICA               https://cavatica.sbgenomics.com\n" in command.screen
-        command.type("7\n").wait_for("unknown; expected cavatica")
+        command.type("7\n").wait_for("expected a number from 1 to 6")
         command.type(f"{simulator.url}\n").wait_for("(not shown): ")
         assert not command.echoes()
         command.type(f"{TOKEN}\n")
@@ -223,6 +227,38 @@ def test_person_chooses_a_platform_and_types_a_token_that_is_not_shown(
         assert command.echoes()
         assert TOKEN not in command.screen
     assert (tmp_path / "127-0-0-1.token").read_text() == f"{TOKEN}\n"
+
+
+def asked(command: OnTerminal, times: int) -> bool:
+    """Whether the token has been asked for that often, and the command waits for it."""
+    return command.screen.count("(not shown): ") == times and not command.echoes()
+
+
+def test_person_is_asked_again_for_a_token_that_cannot_be_one(tmp_path: Path) -> None:
+    with OnTerminal("init", "--offline", "--config", str(tmp_path / "config.toml"), home=tmp_path) as command:
+        command.wait_for("1 to 6, a name, or an API's URL: ").type("CAVATICA\n")
+        for times, typed in enumerate(("", TOKEN[:20], TOKEN), 1):
+            eventually(partial(asked, command, times))
+            command.type(f"{typed}\n")
+
+        assert command.end() == 0
+        assert "the token is empty" in command.screen
+        assert "as on the platform's token page; found 20\n" in command.screen
+        assert TOKEN[:20] not in command.screen
+    assert (tmp_path / "cavatica.token").read_text() == f"{TOKEN}\n"
+
+
+def test_second_account_is_led_to_a_file_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.touch()
+
+    done = init(tmp_path, "--platform", "cgc", "--account", "two", "--config", str(file))
+
+    assert done.err == (
+        f"sbg-exporter: {file} exists already and is not changed; edit it, or add an account: write"
+        f" {tmp_path}/accounts.d/two.toml with api_endpoint and auth_token_file, or an [[accounts]] table; for another"
+        " configuration, pass --config\n"
+    )
 
 
 @pytest.mark.parametrize("moment", ["1 to 6, a name, or an API's URL: ", "(not shown): "])

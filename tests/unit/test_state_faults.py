@@ -533,3 +533,11 @@ def test_each_error_has_its_own_next_step(
     assert text.startswith(advice)
     assert any(each in text for each in DISCARDS) == gives_up
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_does_not_exist_is_made_rather_than_given_away(tmp_path: Path) -> None:
+    folder = tmp_path / "a b" / "state"
+
+    text = why(OSError(errno.EACCES, "x"), folder / "state.db")
+
+    assert text == f"there is no such folder; as root, run `install -d -m 0700 -o {os.geteuid()} '{folder}'`"
