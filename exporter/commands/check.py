@@ -122,27 +122,28 @@ def check(
             _remember_exhausted(kept, snapshots, clock)
     results = [_Result(each, estimates[each.account], configuration.settings_of(each.account)) for each in snapshots]
     report(results, display, clock.time)
-    if kept is None:
-        warn(f"What this check spent is not counted in the allowance: {reason}")
+    if kept is None and reason:
+        warn(reason)
     return 1 if any(_failed(snapshot) for snapshot in snapshots) else 0
 
 
 @contextmanager
 def _state_file(configuration: Configuration) -> Iterator[tuple[Store | None, str]]:
-    """The state file for the allowances that are kept in it, as for `once`; or None, and why it cannot be used.
+    """The state file for the allowances that are kept in it, as for `once`; or None, and what to know about that.
 
-    It is created if its folder exists, so that a check in a loop keeps to the allowance.
+    Before an exporter's first start there is nothing to know. The file is created if its folder exists, so that a
+    check in a loop keeps to the allowance.
     """
     file = configuration.state_file
     if not file.parent.is_dir():
-        yield None, f"there is no state file {file} yet"
+        yield None, ""
     elif owner := lock_owner(file):
-        yield None, f"{owner} holds the state file {file}"
+        yield None, f"No problem: {owner} holds the state file, so these requests are not counted in its allowance."
     else:
         try:
             store = Store(file)
         except StateError as error:
-            yield None, str(error)
+            yield None, f"warning: these requests are not counted in the allowance: {error}"
             return
         with closing(store):
             yield store, ""
@@ -195,19 +196,20 @@ Report = Callable[[_Results, DisplayOptions, Callable[[], float]], None]
 
 def _details(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
     """Print all details of each account, and a verdict."""
-    for result in results:
+    for result in _failures_last(results):
         say(result.snapshot.account)
         for line in _found(result, display, now):
             say(f"  {line}")
         say(f"  settings    {_settings(result.settings)}")
-        say(f"  spent       {_requests_made(result.snapshot)} requests by this check")
+        made = _requests_made(result.snapshot)
+        say(f"  spent       {made} requests by this check, which polls once, as if for the first time")
     say(_verdict(results))
 
 
 def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
     """Print one line for each account, and a verdict."""
     width = max((len(each.snapshot.account) for each in results), default=0)
-    for result in results:
+    for result in _failures_last(results):
         snapshot = result.snapshot
         words = (line.partition(" ") for line in _found(result, display, now))
         found = {key: text.strip().removeprefix("step   ") for key, _, text in words}
@@ -252,11 +254,16 @@ def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) 
         say(line)
 
 
+def _failures_last(results: _Results) -> _Results:
+    """Next to the verdict, where the last lines are read first."""
+    return sorted(results, key=lambda result: _failed(result.snapshot))
+
+
 def _verdict(results: _Results) -> str:
     failed = sum(_failed(each.snapshot) for each in results)
     accounts = f"{len(results)} account{'' if len(results) == 1 else 's'}"
     if failed:
-        return f"Failed: {failed} of {accounts} cannot be polled, for the reason above."
+        return f"Failed: {failed} of {accounts} cannot be polled, for the reason{'' if failed == 1 else 's'} above."
     return f"OK: {accounts} can be polled."
 
 

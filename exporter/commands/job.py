@@ -18,7 +18,7 @@ from exporter.api.transport import TrustedCertificates
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
 from exporter.commands._failed_files import failed_files, gone
-from exporter.commands._job_list import ListedJob, as_json, compact, moment
+from exporter.commands._job_list import ListedJob, as_json, moment
 from exporter.commands._output import print_error
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.commands._state import StateFileOptions, name_of, state_file_options
@@ -32,6 +32,7 @@ from exporter.metrics.snapshot import submitted_at
 from exporter.redaction import without_secrets
 from exporter.storage.reader import LedgerSummary
 from exporter.storage.store import Store
+from exporter.web.page import age
 
 _UNCOUNTED: Final = (
     "this took one request from the user's rate limit, on top of the exporter's allowance, whose state file is in use"
@@ -226,7 +227,7 @@ def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
     record = job.record
 
     def ago(at: float) -> str:
-        return f"{moment(at)}, {compact(now - at)} ago"
+        return f"{moment(at)}, {age(at, now)}"
 
     yield "account", job.account
     yield "operation", record.operation

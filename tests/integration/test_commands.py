@@ -64,7 +64,7 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
         assert told["rate limit"] == "997 of 1000 requests left in this window"
         assert told["requests"] == "20 per 5 minutes expected, 250 allowed"
         assert told["settings"] == "poll_interval 30s, rate_share 0.25, job_series 50"
-        assert told["spent"] == "3 requests by this check"
+        assert told["spent"].startswith("3 requests by this check, which polls once, ")
         assert told_of_own["requests"] == "5 per 5 minutes expected, 100 allowed"
         assert told_of_own["settings"] == "poll_interval 60s, rate_share 0.1, job_series 1"
         assert accounts_in(site.state) == 0
@@ -130,42 +130,43 @@ def test_check_next_to_a_daemon_says_what_it_spent(tmp_path: Path) -> None:
         assert alone.end() == 0
 
     assert "  spent       2 requests by this check" in check.stdout
-    assert f"is not counted in the allowance: process {pid} on " in check.stdout
-    assert "not counted in the allowance: there is no state file nowhere/state.db yet" in alone.stdout
+    assert f"No problem: process {pid} on " in check.stdout.splitlines()[-1]
+    assert check.stdout.endswith(" holds the state file, so these requests are not counted in its allowance.\n")
+    assert alone.stdout.endswith("OK: 1 account can be polled.\n")
 
 
 def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> None:
     with running(QUIET) as simulator:
         accounts = (
+            Account(name="refused", endpoint=simulator.url, token="f" * 32),
             Account.at(simulator, "good"),
             Account.at(simulator, "twin"),
-            Account(name="refused", endpoint=simulator.url, token="f" * 32),
         )
         with Installation(tmp_path / "etc", *accounts) as site:
             brief = site.start("check", "--config", str(site.config))
             assert brief.end() == 1
-            good, twin, refused, verdict = brief.stdout.splitlines()
+            good, refused, twin, verdict = brief.stdout.splitlines()
             host = simulator.url.partition("://")[2].partition("/")[0]
             assert re.fullmatch(
                 rf"good     ok      demo at {host}; 0 jobs; \d+ of 250 requests per 5 minutes; \d+ to \d+ series", good
             )
             assert twin.startswith("twin     failed  the same user on the same platform as good; not polled; remove")
             assert refused.startswith("refused  failed  the platform refused the token: 401")
-            assert verdict == "Failed: 2 of 3 accounts cannot be polled, for the reason above."
+            assert verdict == "Failed: 2 of 3 accounts cannot be polled, for the reasons above."
             as_json = site.start("check", "--json", "--config", str(site.config))
             assert as_json.end() == 1
             found = {each["account"]: each for each in json.loads(as_json.stdout)}
             assert [found["refused"][key] for key in ("poll_interval", "rate_share", "job_series")] == [1, 0.25, 50]
-            assert [each["ok"] for each in found.values()] == [True, False, False]
+            assert {name: each["ok"] for name, each in found.items()} == {"good": True, "twin": False, "refused": False}
             assert (found["good"]["jobs"], found["refused"]["series"]) == (0, None)
 
             check = site.start("check", "--verbose", "--config", str(site.config))
 
             assert check.end() == 1
-            assert re.findall(r"^(\w+)$", check.stdout, re.MULTILINE) == ["good", "twin", "refused"]
+            assert re.findall(r"^(\w+)$", check.stdout, re.MULTILINE) == ["good", "refused", "twin"]
             assert re.findall(r"error +(.*)", check.stdout) == [
-                "the same user on the same platform as good; not polled; remove one of the two accounts",
                 "the platform refused the token: 401 'Unauthorized.' (code 90001)",
+                "the same user on the same platform as good; not polled; remove one of the two accounts",
             ]
 
 
