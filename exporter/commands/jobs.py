@@ -57,7 +57,11 @@ Examples:
   sbg-exporter jobs --outcome incomplete --outcome lost --since 7d
   sbg-exporter jobs --account cavatica --json | jq '.[] | select(.files.failed > 0) | .job_id'""",
 )
-@click.option("--failed", is_flag=True, help="only jobs with failed or missing files, and lost ones")
+@click.option(
+    "--failed",
+    is_flag=True,
+    help="only jobs with failed or missing files and lost ones, also from before counting began",
+)
 @click.option("--unfinished", is_flag=True, help="only jobs without an outcome")
 @click.option(
     "--outcome",

@@ -74,5 +74,9 @@ Example, in two terminals:
 )
 @simulator_options("listen", "seed", "speed", "jobs", "rate", "order", "token", "chaos")
 def command(**flags: object) -> int:
-    """Serve a simulated platform over HTTP."""
+    """Serve a simulated platform over HTTP.
+
+    It has one user, with the token of --token. For several accounts, serve several platforms with different --listen
+    and --token: the exporter polls each as an account of its own.
+    """
     return serve(simulator_settings(flags), stop_event())

@@ -264,6 +264,7 @@ class StatusView:
     Attributes:
         refresh_seconds: how long until the page is worth loading again.
         accounts_waiting: without those that are failing.
+        jobs_failed: without those that finished before counting began, which are jobs_failed_before.
     """
 
     now: float
@@ -279,6 +280,7 @@ class StatusView:
     accounts_waiting: int
     jobs_unfinished: int
     jobs_failed: int
+    jobs_failed_before: int
     jobs_stuck: int
     failed_job_window: float
     files_completed: int
@@ -370,6 +372,7 @@ def status_view(
         accounts_waiting=len(waiting),
         jobs_unfinished=sum(len(account.unfinished) for account in accounts),
         jobs_failed=sum(len(account.detected) for account in accounts),
+        jobs_failed_before=sum(len(account.failed) - len(account.detected) for account in accounts),
         jobs_stuck=sum(len(account.stuck) for account in accounts),
         failed_job_window=display.failed_job_window,
         files_completed=sum(account.files.completed for account in accounts),

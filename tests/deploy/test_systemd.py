@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -178,7 +179,7 @@ class Machine:
 
     def __init__(self, leader: int) -> None:
         self._enter = ["nsenter", "--target", str(leader), "--all", "--wd=/", "env", "-i"]
-        self._enter += ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels"]
+        self._enter += ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels"]
         self._counters = MonotonicCounters()
 
     def attempt(self, line: str, typed: str = "") -> subprocess.CompletedProcess[str]:
@@ -303,16 +304,17 @@ def debian() -> Path:
 
 
 def packages() -> Path:
-    """What pip installs there: what the lock says, and what builds the project. Fetched once per lock."""
+    """What pip installs there: what the lock says, and what builds the project. Fetched once for each of both."""
     lock = REPOSITORY / "requirements.lock"
+    builds = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
 
     def made(wheels: Path) -> None:
-        for wanted in (["--require-hashes", "-r", str(lock)], ["hatchling"]):
+        for wanted in (["--require-hashes", "-r", str(lock)], builds):
             fetch = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", str(wheels)]
             code, told = said([*fetch, "--only-binary=:all:", f"--python-version={PYTHON}", *wanted])
             assert code == 0, told
 
-    return kept("wheels", version(lock.read_bytes()), made)
+    return kept("wheels", version(lock.read_bytes(), repr(builds).encode()), made)
 
 
 @pytest.fixture

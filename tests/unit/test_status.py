@@ -351,7 +351,7 @@ def test_longest_wait_comes_first_and_accounts_that_wait_come_before_the_others(
     assert [line.partition(":")[0] for line in overview(page)[1]] == ["early", "late"]
     assert "not polled since 50 s ago, because the platform is under maintenance." in overview(page)[1][0]
     assert [row[0].partition(" ")[0] for row in rows(page, ACCOUNTS)] == ["late", "early", "well"]
-    assert overview(many)[1][5:] == ["The same in 3 more accounts."]
+    assert overview(many)[1][5:] == ["The same in 3 more accounts: see accounts."]
 
 
 def test_wait_that_should_have_ended_is_not_negative() -> None:
@@ -378,6 +378,19 @@ def test_failures_from_before_counting_began_are_no_problem() -> None:
     assert rows(page, FAILED) == [
         [job_id(START - 1000), "cavatica", "copy", "partial", "2 of 10", "error codes unknown", "before counting began"]
     ]
+    assert (
+        "1 of these finished before counting began, and is in none of the numbers above." in section(page, FAILED).text
+    )
+
+
+def test_table_of_failed_jobs_says_which_command_lists_incomplete_and_lost_ones() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START - 60, failed=1), at=START + 20)
+
+    text = section(tree(snapshot(counted.ledger)), FAILED).text
+
+    assert "are listed by sbg-exporter jobs --outcome incomplete --outcome lost." in text
+    assert "before counting began" not in text
 
 
 # ------------------------------------------------------------------------------------------------------------- the jobs
@@ -645,7 +658,7 @@ def test_a_page_of_very_many_accounts_keeps_its_bounds() -> None:
     assert "and 785 more of other accounts: sbg-exporter jobs --failed" in section(page, FAILED).text
     headline, said = overview(page)
     assert headline == "300 accounts cannot be polled, 900 jobs with failed files, 900 jobs without progress"
-    assert said[5::6] == ["The same in 295 more accounts."] * 3
+    assert said[5::6] == ["The same in 295 more accounts: see accounts."] * 3
     assert len(rows(page, ACCOUNTS)) == 300
 
 
@@ -681,10 +694,10 @@ def test_refreshing_can_be_stopped_and_stays_so_when_the_page_is_loaded_again() 
     on, off = tree(snapshot(ledger_of())), tree(snapshot(ledger_of()), refreshing=False)
 
     assert "This page refreshes every 60 s. Stop refreshing" in on.text
-    assert (targets(on)["Stop refreshing"], targets(on)["Reload"]) == ("?refresh=off", ".")
+    assert (targets(on)["Stop refreshing"], targets(on)["Update now"]) == ("?refresh=off", ".")
     assert refreshes(off) == []
     assert "This page does not refresh by itself. Refresh every 60 s" in off.text
-    assert (targets(off)["Refresh every 60 s"], targets(off)["Reload"]) == (".", "?refresh=off")
+    assert (targets(off)["Refresh every 60 s"], targets(off)["Update now"]) == (".", "?refresh=off")
 
 
 def test_icon_is_part_of_the_page_and_shows_problems() -> None:
