@@ -145,6 +145,9 @@ class _Server(uvicorn.Server):
         await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()  # before clients notice the end of their connections, and connect anew
+        await asyncio.sleep(0)  # Connections that were just accepted become known.
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)
