@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.api.bodies import LARGEST_ANSWER
+from exporter.api.failures import TransportFailed
+from exporter.errors import AnswerTooLarge, BadAnswer, JobRequestFailed, NotThePlatform
 from tests.raw_server import reply
 
 _MEGABYTE: Final = 2**20
@@ -86,8 +88,10 @@ def _damaged(body: Callable[[], bytes], outcome: str = "100 items, 0 jobs", ask:
 
 _HUNDRED: Final = "100 items, 0 jobs"
 _ONE: Final = "1 items, 1 jobs"
-_BAD: Final = "BadAnswer"
-_BIG: Final = "AnswerTooLarge|1 items, 0 jobs"
+_BAD: Final = BadAnswer.__name__
+_FOREIGN: Final = NotThePlatform.__name__
+_BROKEN: Final = TransportFailed.__name__
+_BIG: Final = f"{AnswerTooLarge.__name__}|1 items, 0 jobs"
 _EMPTY: Final = gzip.compress(b"")
 
 HOSTILE: Final[dict[str, Hostile]] = {
@@ -173,14 +177,12 @@ HOSTILE: Final[dict[str, Hostile]] = {
         lambda: b'{"items":[{"id":"7","state":"x"%s}]}' % b"".join(b',"%x":1' % key for key in range(1_500_000)), _ONE
     ),
     "one huge page of blanks": _damaged(lambda: _filled(b'{"items":[', b" ", b"]}"), "0 items, 0 jobs"),
-    "HTML": _damaged(lambda: _filled(b"<html>", b"<p>", b"</html>"), _BAD),
+    "HTML": _damaged(lambda: _filled(b"<html>", b"<p>", b"</html>"), _FOREIGN),
     "gzip: of 16 MiB": Hostile(lambda: _packed(gzip.compress(_items(b"{},"), 1)), _HUNDRED),
     "gzip: a bomb": Hostile(lambda: _packed(_deflated(bytes(_MEGABYTE), 1024)), _BIG),
-    "gzip: a bomb in an error": Hostile(
-        lambda: reply(500, _deflated(bytes(_MEGABYTE), 1024), _GZIP), "_TransportError"
-    ),
+    "gzip: a bomb in an error": Hostile(lambda: reply(500, _deflated(bytes(_MEGABYTE), 1024), _GZIP), _BROKEN),
     "gzip: a bomb for a single job": Hostile(
-        lambda: _packed(_deflated(bytes(_MEGABYTE), 1024)), "JobRequestFailed", "job"
+        lambda: _packed(_deflated(bytes(_MEGABYTE), 1024)), JobRequestFailed.__name__, "job"
     ),
     "gzip: two members": Hostile(
         lambda: _packed(_deflated(b" " * 8 * _MEGABYTE, 1) + gzip.compress(_items(b"{},", size=7 * _MEGABYTE))),
@@ -196,21 +198,21 @@ HOSTILE: Final[dict[str, Hostile]] = {
     "gzip: zeros behind": Hostile(
         lambda: _packed(gzip.compress(b'{"items":[]}') + bytes(64 * _MEGABYTE)), "0 items, 0 jobs"
     ),
-    "gzip: cut": Hostile(lambda: _packed(gzip.compress(_items(b"{},"), 1)[:-9]), "_TransportError"),
-    "gzip: not what it says": Hostile(lambda: _packed(_items(b"{},")), "_TransportError"),
+    "gzip: cut": Hostile(lambda: _packed(gzip.compress(_items(b"{},"), 1)[:-9]), _BROKEN),
+    "gzip: not what it says": Hostile(lambda: _packed(_items(b"{},")), _BROKEN),
     "gzip: in gzip": Hostile(lambda: _packed(gzip.compress(_deflated(bytes(_MEGABYTE), 1024)), "gzip, gzip"), _BAD),
-    "gzip: in gzip, said once": Hostile(lambda: _packed(gzip.compress(_deflated(bytes(_MEGABYTE), 1024))), _BAD),
+    "gzip: in gzip, said once": Hostile(lambda: _packed(gzip.compress(_deflated(bytes(_MEGABYTE), 1024))), _FOREIGN),
     "encoding: deflate": Hostile(lambda: _packed(zlib.compress(bytes(_MEGABYTE) * 64), "deflate"), _BAD),
     "encoding: unknown": Hostile(lambda: _packed(bytes(64 * _MEGABYTE), "snappy"), _BAD),
     "length: too large": Hostile(lambda: _json(b" " * 64 * _MEGABYTE), _BIG),
     "length: unknown": Hostile(lambda: b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 64 * _MEGABYTE, _BIG),
     "length: chunks of one byte": Hostile(_one_byte_chunks, _HUNDRED),
     "length: a chunk's extension without end": Hostile(
-        lambda: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"x" * 64 * _MEGABYTE, "_TransportError"
+        lambda: b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"x" * 64 * _MEGABYTE, _BROKEN
     ),
     "length: more behind the response": Hostile(
         lambda: _json(b'{"items":[]}') + b"x" * 64 * _MEGABYTE, "0 items, 0 jobs"
     ),
-    "head: a header without end": Hostile(lambda: b"HTTP/1.1 200 OK\r\nx: " + b"x" * 64 * _MEGABYTE, "_TransportError"),
-    "head: headers without end": Hostile(lambda: b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 10_000_000, "_TransportError"),
+    "head: a header without end": Hostile(lambda: b"HTTP/1.1 200 OK\r\nx: " + b"x" * 64 * _MEGABYTE, _BROKEN),
+    "head: headers without end": Hostile(lambda: b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 10_000_000, _BROKEN),
 }

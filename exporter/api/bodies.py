@@ -71,9 +71,10 @@ def _bounded(sent: Iterable[bytes], limit: int) -> Iterator[bytes]:
 def _inflated(sent: Iterable[bytes]) -> Iterator[bytes]:
     """Decompress gzip of one or several members, as RFC 1952 permits; what follows them is not read."""
     inflate = zlib.decompressobj(wbits=31)
-    left = b""
+    left, empty = b"", True
     for raw in sent:
         left += raw
+        empty = empty and not raw
         while left:
             if inflate.eof:
                 if left == _MAGIC[:1]:
@@ -84,7 +85,7 @@ def _inflated(sent: Iterable[bytes]) -> Iterator[bytes]:
             piece = left[:_PIECE]
             yield inflate.decompress(piece)
             left = left[len(piece) - len(inflate.unused_data) :]
-    if not inflate.eof:
+    if not inflate.eof and not empty:  # A server may compress nothing to nothing.
         raise zlib.error("compressed data ends early")
 
 

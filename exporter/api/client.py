@@ -21,7 +21,7 @@ from exporter import __version__
 from exporter.api import decoding
 from exporter.api.allowance import LONGEST_PAUSE, Allowance, seconds_until_reset
 from exporter.api.bodies import LARGEST_ANSWER, read_body
-from exporter.api.connection_errors import Route, connecting, losing, tunnelling, waiting
+from exporter.api.connection_errors import Route, connecting, decompressing, losing, tunnelling, waiting
 from exporter.api.deadline import Deadline
 from exporter.api.failures import Asked, Received, TransportFailed, failure, not_json
 from exporter.api.file_errors import FileError, parse_file_errors
@@ -63,6 +63,11 @@ class _NoCookies(CookieJar):
 
     def extract_cookies(self, response: object, request: object) -> None:
         """Leave the cookies of *response* where they are."""
+
+
+def _set_aside_target(response: httpx.Response) -> None:
+    """Take a redirect's target out of the headers: httpx parses it even if it is not followed, and may refuse it."""
+    response.extensions["location"] = response.headers.pop("location", "")
 
 
 class Endpoint(StrEnum):
@@ -160,6 +165,7 @@ class Client:
             follow_redirects=False,
             trust_env=False,
             cookies=_NoCookies(),
+            event_hooks={"response": [_set_aside_target]},
             headers={
                 "Accept": "application/json",
                 "Content-Type": "application/json",  # Documented as required, even without a body.
@@ -380,7 +386,7 @@ class Client:
             code,
             body if code == _OK else self._without_names(body),
             headers.get("content-type", ""),
-            self._mask(headers.get("location", "")),
+            self._mask(response.extensions["location"]),
         )
         if code == _OK:
             wrong = not_json(received, asked)
@@ -438,7 +444,9 @@ class Client:
             raise TransportFailed(self._mask(tunnelling(error, self._route)), "connect") from None
         except httpx.ConnectError as error:
             raise TransportFailed(self._mask(connecting(error, self._route)), "connect") from None
-        except (httpx.TransportError, zlib.error) as error:
+        except zlib.error as error:
+            raise TransportFailed(decompressing(error, self._route), "other") from None
+        except httpx.TransportError as error:
             raise TransportFailed(self._mask(losing(error, self._route)), "other") from None
 
     def _without_token(self, body: bytes) -> bytes:

@@ -103,6 +103,12 @@ def losing(error: Exception, route: Route) -> str:
     return f"lost the connection to {route.host}{_through(route)}: {_reason(error)}"
 
 
+def decompressing(error: Exception, route: Route) -> str:
+    """Return that a response is not the gzip that its header promises: the connection itself did not fail."""
+    by = "check whether the proxy changes" if route.proxy else "check whether something on the way changes"
+    return f"the response of {route.host}{_through(route)} cannot be decompressed: {_reason(error)}; {by} responses"
+
+
 def _through(route: Route) -> str:
     return f" through the proxy {route.proxy_address}" if route.proxy else ""
 

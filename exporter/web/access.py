@@ -35,6 +35,7 @@ _BCRYPT_BYTES: Final = 72
 """What bcrypt reads of a password. Go ignores the rest, Python's library refuses it."""
 _ABSOLUTE: Final = re.compile(rb"[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
 _NO_STORE: Final = {"Cache-Control": "no-store"}
+_CLOSE: Final = {"Connection": "close"}
 
 
 class AccessControl:
@@ -52,6 +53,11 @@ class AccessControl:
         config = self._config()
         scope = _with_origin_form(scope)
         send = _adding(config.headers, send)
+        if _has_two_lengths(scope):
+            await _refuse(400, "Content-Length and Transfer-Encoding contradict each other", _CLOSE)(
+                scope, receive, send
+            )
+            return
         refused = None if scope["path"] in HEALTH_PATHS else await self._refusal(scope, config)
         await (self._app if refused is None else refused)(scope, receive, send)
 
@@ -78,6 +84,11 @@ class AccessControl:
 
 def _refuse(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     return PlainTextResponse(f"{text}\n", status, {**_NO_STORE, **(headers or {})})
+
+
+def _has_two_lengths(scope: Scope) -> bool:
+    """Whether the request names its end in two ways: a proxy in front may take its body for a request of its own."""
+    return {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}
 
 
 def _with_origin_form(scope: Scope) -> Scope:

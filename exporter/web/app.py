@@ -21,6 +21,10 @@ _PAGE_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_NOT_FOUND: Final = (
+    "Not found. There are /, /metrics, /-/healthy and /-/ready;"
+    " a proxy in front has to take its own path prefix off the path.\n"
+)
 
 
 def application(
@@ -86,10 +90,14 @@ def application(
             Route("/-/reload", reloaded, methods=["POST"]),
             Route("/", status),
         ],
-        exception_handlers={Exception: failed},
+        exception_handlers={404: _not_found, Exception: failed},
     )
     app.router.redirect_slashes = False
     return app
+
+
+async def _not_found(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse(_NOT_FOUND, status_code=404, headers=_NO_STORE)
 
 
 def _probe_response(reason: str, word: str) -> Response:

@@ -1,6 +1,7 @@
 """No response needs more than 150 MiB of memory, measured in a process for each."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -30,10 +31,11 @@ QUICK = {
     shown="the jobs, or `bad_answer`",
     recovery="none needed",
 )
-def test_no_response_needs_much_memory(name: str) -> None:
+def test_no_response_needs_much_memory(name: str, record_property: Callable[[str, object], None]) -> None:
     hostile = HOSTILE[name]
 
     reading = read_by_a_process(hostile)
+    record_property("MiB", reading.most)  # in the file of --junitxml
 
     assert re.fullmatch(hostile.outcome, reading.outcome)
     assert reading.most <= MOST

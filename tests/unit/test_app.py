@@ -205,9 +205,10 @@ def test_the_status_page_refreshes_unless_the_query_says_otherwise(
     "path", ["/metrics/", "/metric", "/-/", "/-/reloaded", "//metrics", "/index.html", "/%00", "/..%2f"]
 )
 def test_anything_else_is_not_found(here: Served, path: str) -> None:
-    response, _ = here.ask(path)
+    response, body = here.ask(path)
 
     assert response.status == 404
+    assert b"There are /, /metrics, /-/healthy and /-/ready" in body
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready", "/"])
@@ -324,6 +325,25 @@ def test_what_is_not_http_is_a_bad_request(here: Served, request_text: bytes) ->
         assert exchange(client, request_text).startswith(b"HTTP/1.1 400 ")
 
     assert here.ask("/-/healthy")[0].status == 200
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/metrics", "/-/reload"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.fault(
+    "a request has both Content-Length and Transfer-Encoding, so that a proxy may let a second one through in its body",
+    action="refuses it, and closes the connection",
+    shown="400",
+    recovery="none needed",
+)
+def test_a_request_with_two_lengths_is_refused_with_all_that_follows(here: Served, path: str, version: str) -> None:
+    lengths = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"
+    request = f"POST {path} HTTP/{version}\r\nHost: x\r\n{lengths}\r\n0\r\n\r\n"
+
+    with here.connect() as client:
+        received = exchange(client, (request + "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").encode())
+
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize("chunk", [64 * 1024, 1000])

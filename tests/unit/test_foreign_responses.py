@@ -337,6 +337,34 @@ def test_a_redirect_to_https_says_so() -> None:
     assert str(error).endswith("should api_endpoint be https://api.example.org/v2?")
 
 
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("https://login.example.org/\x1b[31min", "to https://login.example.org/ [31min, which"),
+        ("https://[", "a redirect without a target"),
+        ("https://a.example:port/", "a redirect without a target"),
+        ("https://a.example:99999/", "a redirect without a target"),
+        ("https://xn--\xff.example/", "which is not followed"),
+        (f"https://login.example.org/{'x' * 60_000}", "xxx…, which"),
+    ],
+)
+@pytest.mark.fault(
+    "a redirect whose target is no valid URL",
+    action="is not followed, and not taken for a lost connection",
+    shown="`sbg_up` 0; the status, and the target as far as it can be read",
+    recovery="the next poll",
+)
+def test_a_redirect_to_nowhere_is_still_a_redirect(bench: ClientFixture, location: str, words: str) -> None:
+    answer = reply(302).replace(b"\r\n\r\n", b"\r\nlocation: " + location.encode("latin-1") + b"\r\n\r\n")
+
+    error = failed(bench.answered(answer))
+
+    assert isinstance(error, BadAnswer)
+    assert "the platform answered 302" in str(error)
+    assert words in str(error)
+    assert not bench.told.retried
+
+
 def test_a_token_in_a_redirect_is_masked(bench: ClientFixture) -> None:
     error = failed(bench.answered(reply(302, b"", {"location": f"https://login.example.org/{TOKEN}"})))
 
