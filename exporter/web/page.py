@@ -46,6 +46,7 @@ class StatusPage:
             auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
+            finalize=_masked,
         )
         environment.filters |= {
             "age": age,
@@ -78,7 +79,12 @@ class StatusPage:
             reload: how the configuration was last read; None where it is not read again.
         """
         page = self._template.render(page=status_view(snapshots, self.display, now, reload), refreshing=refreshing)
-        return "\n".join(map(printable, without_secrets(page).split("\n")))  # it may be read in a terminal
+        return "\n".join(map(printable, page.split("\n")))  # it may be read in a terminal
+
+
+def _masked(value: object) -> object:
+    """A value of the page without secrets. Markup stays: a missing word would break the page, and show what it was."""
+    return without_secrets(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def age(at: float, now: float) -> str:

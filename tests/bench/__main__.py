@@ -13,6 +13,7 @@ from tests.bench.report import wrong
 MEASUREMENTS: dict[str, Callable[[], None]] = {
     "decoding": decoding.measure,
     "scraping": scraping.measure,
+    "tls": scraping.measure_tls,
     "listing": listing.measure,
     "footprint": footprint.measure,
     "newest": partial(watching.measure, watching.NEWEST),

@@ -1,21 +1,45 @@
 """What is fuzzed: a function for each, which raises if an input is handled wrongly, and valid inputs to damage."""
 
+import asyncio
+import hashlib
 import io
 import json
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
+
+import h11
+import msgspec
+from starlette.types import Message
 
 from exporter.api import decoding
 from exporter.api.models import PAGE_LIMIT, Page
 from exporter.config.loading import load
-from exporter.config.web_config import load_web_config
-from exporter.errors import BadAnswer, ConfigError
-from exporter.storage.transfer import InvalidExport, read_export
+from exporter.config.web_config import WebConfig, load_web_config
+from exporter.counting.labels import encode_error_counts
+from exporter.counting.values import JobTotals, Rules
+from exporter.errors import BadAnswer, ConfigError, StateError
+from exporter.metrics.snapshot import AccountSnapshot
+from exporter.storage.reader import open_read_only
+from exporter.storage.store import Store
+from exporter.storage.transfer import InvalidExport, export_lines, read_export
+from exporter.web.access import AccessControl
+from exporter.web.app import application
 from exporter.web.negotiation import format_wanted, gzip_wanted
+from exporter.web.page import StatusPage
+from tests import factories
+from tests.clocks import START
+from tests.factories import ENDPOINT, finished_job, running_job
+from tests.ledgers import ledger_of, observe_in
+from tests.snapshots import DISPLAY, STATUS, exposition
 
 _RECORD: Final = (
     b'{"href":"https://cavatica-api.sbgenomics.com/v2/async/files/copy/70711174378885120","id":"70711174378885120",'
@@ -29,6 +53,15 @@ _FIRST: Final = b'{"id":"1","type":"COPY","state":"RUNNING"}'
 _LAST: Final = b'{"id":"2","type":"COPY","state":"RUNNING"}'
 _LINK: Final = b'{"href":"https://cavatica-api.sbgenomics.com/v2/async/files?offset=100&limit=100","rel":"next"}'
 _FOLDER: Final = Path(tempfile.gettempdir())
+_TABLE: Final = re.compile(rb'\["(\w+)"')
+_TEXTS: Final = 9
+"""How many texts of others the status page shows: see `_rendered`."""
+_LINKS: Final = frozenset({"href", "src", "style", "class", "id"})
+"""Attributes whose values no text of others may change."""
+_PAGE: Final = StatusPage(DISPLAY)
+_OPEN: Final = WebConfig()
+_SECRET: Final = WebConfig(users={b"prometheus": b"$2y$10$k7yYJ2aVbF9vT5eR8nWz0eH4s3JdUq1oXxZzYc6b5a4s3d2f1g0hi"})
+_ROUTES: Final = application(exposition(), unhealthy=str, unready=str, status_page=lambda: "the page")
 
 
 def _page(*records: bytes) -> bytes:
@@ -127,9 +160,128 @@ def web_config(data: bytes) -> None:
 
 
 def ledger_import(data: bytes) -> None:
-    """A file to import a ledger from."""
-    with suppress(InvalidExport), read_export(io.BytesIO(data)):
-        pass
+    """A file to import a ledger from; also with a checksum that fits, so that damaged rows are read."""
+    for export in (data, _signed(data)):
+        with suppress(InvalidExport, StateError), read_export(io.BytesIO(export)) as state:
+            ledgers = state.ledgers()
+            if not any(state.integrity_errors()) and [ledger.account.number for ledger in ledgers] not in ([], [1]):
+                raise AssertionError(f"an export of several accounts: {ledgers}")
+
+
+def _signed(export: bytes) -> bytes:
+    """*export* with a last line that fits to the others."""
+    lines = export.splitlines(keepends=True)[:-1]
+    tables = Counter(found[1].decode() for line in lines if (found := _TABLE.match(line)))
+    last = {"rows": tables, "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
+    return b"".join(lines) + f"{json.dumps(last)}\n".encode()
+
+
+def _export() -> bytes:
+    """What ``state export`` writes of an account with three jobs."""
+    failed = finished_job(START, failed=2, errors=(("5001", 2),))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "state.db"
+        with closing(Store(file)) as store:
+            rules = Rules()
+            ledger = store.create("lab", ENDPOINT, "u", "", counting_since=START, local_time=START, rules=rules)
+            observe_in(
+                store, ledger, failed, running_job(START, serial=1), factories.job(), rules=rules, now=START + 300
+            )
+        with open_read_only(file, lambda: False) as state:
+            return "".join(export_lines(state.ledgers()[0], state)).encode()
+
+
+def status_page(data: bytes) -> None:
+    """Names, ids and messages on the status page, one a line: the page has the elements that harmless ones give it."""
+    texts = [text.decode("utf-8", "replace") for text in data.split(b"\n")[:_TEXTS]]
+    texts += [""] * (_TEXTS - len(texts))
+    page, expected = _rendered(texts), _harmless(*map(bool, texts))
+    if page != expected:
+        raise AssertionError(f"{page} in place of {expected}")
+
+
+@cache
+def _harmless(*given: bool) -> list[tuple[str, tuple[str, ...]]]:
+    return _rendered(["x" if each else "" for each in given])
+
+
+def _rendered(texts: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """The elements of the page with these texts, and the names of their attributes."""
+    account, endpoint, username, job_id, operation, state, outcome, code, why = texts
+    running = factories.record(id=job_id, operation=operation, state=state, last_total=3, last_failed=1)
+    # What the platform sends as a code becomes a label without spaces and colons, or ``other``.
+    codes = encode_error_counts({re.sub(r"[\s:]", "", code) or "none": 1})
+    failed = msgspec.structs.replace(running, outcome=outcome, detected_at=START, error_counts=codes)
+    ledger = replace(ledger_of(), live={"1": running}, failed={"2": failed})
+    status = replace(STATUS, up=False, username=username, last_error=why)
+    listed = {(operation, state): JobTotals(1, 3, 2, 1)}
+    shown = AccountSnapshot(account, endpoint, ledger, listed, status, START + 600)
+    page = _Elements()
+    page.feed(_PAGE.render([shown, replace(shown, listed=None, ledger=None)], START + 60))
+    page.close()
+    return page.found
+
+
+class _Elements(HTMLParser):
+    """Collects elements, comments and declarations; text is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, tuple(f"{name}={value}" if name in _LINKS else name for name, value in attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.found.append((f"/{tag}", ()))
+
+    def handle_comment(self, data: str) -> None:
+        self.found.append(("comment", (data,)))
+
+    def handle_pi(self, data: str) -> None:
+        self.found.append(("instruction", (data,)))
+
+
+def request_target(data: bytes) -> None:
+    """The target of a request without a password: an answer about health, or none."""
+    connection = h11.Connection(h11.SERVER)
+    try:
+        connection.receive_data(b"GET " + data + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        request = connection.next_event()
+    except h11.RemoteProtocolError:
+        return
+    if not isinstance(request, h11.Request):
+        return
+    for guarded, allowed in ((True, {200, 401, 404}), (False, {200, 404, 405})):
+        status, body = _answered(request, _SECRET if guarded else _OPEN)
+        if status not in allowed or (guarded and status == 200 and body not in (b"healthy\n", b"ready\n")):
+            raise AssertionError(f"{status} {body!r} for {request.target!r}")
+
+
+def _answered(request: h11.Request, config: WebConfig) -> tuple[int, bytes]:
+    """The response of the routes to a request, as uvicorn hands it to them."""
+    raw_path, _, query = bytes(request.target).partition(b"?")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": unquote(raw_path.decode("ascii")),
+        "raw_path": raw_path,
+        "query_string": query,
+        "headers": list(request.headers),
+        "root_path": "",
+        "http_version": "1.1",
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with asyncio.Runner() as runner:
+        runner.run(AccessControl(_ROUTES, lambda: config)(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +310,15 @@ _WEB_CONFIG: Final = b"""http_server_config:
 basic_auth_users:
   prometheus: $2y$10$k7yYJ2aVbF9vT5eR8nWz0eH4s3JdUq1oXxZzYc6b5a4s3d2f1g0hi
 """
+_TEXTS_SHOWN: Final = (
+    b"lab\nhttps://api.example.org/v2\nrfranklin\n70711174378885120\ncopy\nrunning\nfailed\n5001\nno connection",
+    b"<b>lab</b>\n\"><script>alert(1)</script>\n</td></table>\n' onload='x\n<!--\n&lt;b&gt;\n<?x?>\n]]>\n</style>",
+    b"{{ 7 * 7 }}\njavascript:alert(1)\n{% raw %}\n\xe2\x80\xae\n&#60;b&#62;\n\x1b[31m\n<svg/onload=x>\n`\n=<i>",
+)
+_REQUEST_TARGETS: Final = (
+    *(b"/", b"/metrics", b"/-/healthy", b"/-/ready?x=1", b"/-/reload", b"http://x/-/healthy", b"http://x/metrics?y"),
+    *(b"/%2d/healthy/..%2f..%2fmetrics", b"//-/healthy", b"/metrics;/-/healthy", b"/-/healthy#/metrics", b"*"),
+)
 
 TARGETS: Final = {
     "record": Target(record, _RECORDS),
@@ -171,5 +332,7 @@ TARGETS: Final = {
     "accept_encoding": Target(accept_encoding, (b"gzip;q=1.0, deflate;q=0.5, *;q=0", b"identity")),
     "settings": Target(settings, (_SETTINGS,)),
     "web_config": Target(web_config, (_WEB_CONFIG,)),
-    "ledger_import": Target(ledger_import, (json.dumps({"format": "sbg-exporter ledger", "version": 1}).encode(),)),
+    "ledger_import": Target(ledger_import, (_export(),)),
+    "status_page": Target(status_page, _TEXTS_SHOWN),
+    "request_target": Target(request_target, _REQUEST_TARGETS),
 }

@@ -35,7 +35,7 @@ def test_no_response_needs_much_memory(name: str, record_property: Callable[[str
     hostile = HOSTILE[name]
 
     reading = read_by_a_process(hostile)
-    record_property("MiB", reading.most)  # in the file of --junitxml
+    record_property("MiB", reading.most)  # for --junitxml=FILE -o junit_family=xunit1
 
     assert re.fullmatch(hostile.outcome, reading.outcome)
     assert reading.most <= MOST

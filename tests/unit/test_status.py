@@ -18,6 +18,7 @@ from exporter import __version__
 from exporter.api.models import Job
 from exporter.errors import WaitReason
 from exporter.metrics.snapshot import AccountSnapshot, ReloadStatus, Waiting
+from exporter.redaction import MASK, Secret
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import STUCK_SECONDS, status_view
 from tests.clocks import START
@@ -778,3 +779,26 @@ def test_stuck_jobs_are_those_of_the_alert() -> None:
     [alert] = [rule for group in rules["groups"] for rule in group["rules"] if rule.get("alert") == "SbgJobStuck"]
 
     assert re.findall(r"progress_timestamp_seconds:max > (\d+)", alert["expr"]) == [f"{STUCK_SECONDS:.0f}"]
+
+
+@pytest.mark.fault(
+    "a password that is a word of the page's markup, such as `class`",
+    action="masks it in names and messages alone",
+    shown="the whole page",
+    recovery="none needed",
+    part="The metrics server and other outputs",
+)
+def test_a_secret_is_masked_in_texts_and_not_in_markup() -> None:
+    Secret("aria-labelledby")  # stands in the markup, and nowhere else
+
+    page = StatusPage(DISPLAY).render([snapshot(None, account="aria-labelledby")], NOW)
+
+    assert page.count('aria-labelledby="') == page.count("<section ")
+    assert not re.search(r"aria-labelledby(?!=)", page)
+    assert MASK in page
+
+
+def test_a_secret_with_characters_of_markup_is_masked() -> None:
+    Secret("p&ss<w0rd>")
+
+    assert "ss&lt;w0rd" not in StatusPage(DISPLAY).render([snapshot(None, account="is p&ss<w0rd>")], NOW)
