@@ -384,9 +384,10 @@ class Client:
         )
         received = Received(
             code,
-            body if code == _OK else self._without_names(body),
+            body,
             headers.get("content-type", ""),
             self._mask(response.extensions["location"]),
+            self._without_names,
         )
         if code == _OK:
             wrong = not_json(received, asked)
@@ -453,12 +454,11 @@ class Client:
         """Mask the token in *body*, in case the platform repeats it, so that it becomes no job's id and no message."""
         return self._token.judged_by(lambda text: body.replace(text.encode(), MASK.encode()) if text else body)
 
-    def _without_names(self, body: bytes) -> bytes:
-        """Mask the hidden user names in the body of an error response."""
+    def _without_names(self, text: str) -> str:
+        """Mask the hidden user names in *text*, which an error repeats."""
         for name in self._hidden_names:
-            pattern = rf"(?<!\w){re.escape(name)}(?!\w)".encode()
-            body = re.sub(pattern, MASK.encode(), body, flags=re.IGNORECASE)
-        return body
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", MASK, text, flags=re.IGNORECASE)
+        return text
 
     def _mask(self, text: str) -> str:
         """Mask the token in *text*, which may repeat what a server sent."""

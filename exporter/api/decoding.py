@@ -16,7 +16,7 @@ tables there call the counts strings, while the examples show integers. Times an
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -374,8 +374,11 @@ def parse_username(body: bytes) -> str:
     return username
 
 
-def parse_error(body: bytes) -> ApiError:
-    """Decode the body of an error response: the platform's flat JSON, or anything else, such as a proxy's HTML."""
+def parse_error(body: bytes, hide: Callable[[str], str] = str) -> ApiError:
+    """Decode the body of an error response: the platform's flat JSON, or anything else, such as a proxy's HTML.
+
+    *hide* masks what the message may not show.
+    """
     try:
         answer = _strict_or_repaired(_anything, body)
     except _UNDECODABLE:
@@ -386,7 +389,7 @@ def parse_error(body: bytes) -> ApiError:
     message = answer.get("message")
     return ApiError(
         code if isinstance(code, int) and not isinstance(code, bool) else None,
-        " ".join(message.split())[:200] if isinstance(message, str) else "",
+        hide(" ".join(message.split()))[:200] if isinstance(message, str) else "",
     )
 
 

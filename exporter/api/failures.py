@@ -6,6 +6,7 @@ response to the request for the token's user; and an error names what came inste
 """
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -51,12 +52,14 @@ class Received(NamedTuple):
         body: empty if it could not be read; secrets are masked.
         content_type: the header.
         location: the header.
+        hide: masks what may not be shown in the texts that *body* and *location* hold, as they are after decoding.
     """
 
     status: int
     body: bytes
     content_type: str = ""
     location: str = ""
+    hide: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class Asked:
 
 def failure(received: Received, asked: Asked, retry_after: float | None = None) -> Exception:
     """Return the error for a response other than 200; *retry_after* in seconds, if the platform sent it."""
-    status, api_error = received.status, decoding.parse_error(received.body)
+    status, api_error = received.status, decoding.parse_error(received.body, received.hide)
     if status in _SERVER_ERRORS or status in {_PROXY_AUTHENTICATION, _TIMED_OUT}:
         return _unavailable(received, asked, api_error, retry_after)
     if status in {_UNAUTHORIZED, _FORBIDDEN}:
@@ -195,7 +198,7 @@ def _unavailable(received: Received, asked: Asked, api_error: ApiError, retry_af
 def _redirect(received: Received, asked: Asked) -> str:
     """Return the error for a redirect, with its target but without user, query and fragment of it."""
     text = f"the platform answered {received.status}, a redirect"
-    target, host = _target(received.location, asked.url)
+    target, host = _target(received.hide(received.location), asked.url)
     if not target:
         return f"{text} without a target, which is not followed; {_check_endpoint(asked)}"
     text = f"{text} to {target}, which is not followed"
@@ -242,7 +245,7 @@ def _document(received: Received) -> str | None:
     if beginning == b"<" and received.body.lstrip(_BLANK)[:5].lower() == b"<?xml" and "html" not in content_type:
         return "an XML document"
     if beginning == b"<":
-        title = _title(received.body)
+        title = _title(received)
         return f"an HTML page titled {title!r}" if title else "an HTML page"
     return "an HTML page" if "html" in content_type else None
 
@@ -255,15 +258,15 @@ def _beginning(body: bytes) -> bytes:
     return body.lstrip(_BLANK)[:1]
 
 
-def _title(body: bytes) -> str:
+def _title(received: Received) -> str:
     """Return the title of an HTML page; empty if there is none."""
-    page = body[:_LOOK_FOR_TITLE_IN]
+    page = received.body[:_LOOK_FOR_TITLE_IN]
     lower = page.lower()
     start = lower.find(b">", lower.find(b"<title")) + 1 if b"<title" in lower else 0
     end = lower.find(b"</title", start)
     if start == 0 or end < 0:
         return ""
-    return printable(html.unescape(page[start:end].decode(errors="replace")), _LONGEST_TITLE)
+    return printable(received.hide(html.unescape(page[start:end].decode(errors="replace"))), _LONGEST_TITLE)
 
 
 def printable(text: str, longest: int) -> str:

@@ -48,7 +48,7 @@ def read_account(db: sqlite3.Connection, number: int) -> Account:
         ever_listed=bool(ever_listed),
         listing_clock=listing_clock,
         listed_on=listed_on,
-        labels={kind: tuple(values) for kind, values in _loads(labels).items()},
+        labels={kind: tuple(values) for kind, values in dict(_loads(labels)).items()},
         failure_counted_at=_loads(failure_counted_at),
     )
 

@@ -372,6 +372,32 @@ def test_a_token_in_a_redirect_is_masked(bench: ClientFixture) -> None:
     assert TOKEN not in "".join(traceback.format_exception(error))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(reply(200, "<title>Welcome Ren\u00e9e!</title>".encode(), HTML), id="title"),
+        pytest.param(reply(418, b"<title>Hello Ren&eacute;e</title>", HTML), id="title, in HTML's characters"),
+        pytest.param(reply(302, headers={"location": "https://x.example/users/Ren\u00e9e/"}), id="redirect"),
+        pytest.param(reply(500, b'{"code": 1, "message": "no user Ren\\u00e9e"}'), id="message, escaped"),
+        pytest.param(reply(403, '{"code": 9999, "message": "REN\u00c9E may not"}'.encode()), id="message"),
+        pytest.param(reply(500, b'{"code": 1, "message": "%s Ren\\u00e9e"}' % (b"x" * 195)), id="message, cut"),
+    ],
+)
+@pytest.mark.fault(
+    "a response repeats a user name that `show_username` hides, plain or escaped",
+    action="masks it",
+    shown="`********` in its place",
+    recovery="none needed",
+)
+def test_a_hidden_user_name_is_in_no_error(bench: ClientFixture, answer: bytes) -> None:
+    client = bench.answered(answer)
+    client.hide_names("ren\u00e9e")
+
+    error = failed(client)
+
+    assert "ren" not in str(error).lower()
+
+
 @pytest.mark.fault(
     "a network demands a login (511)",
     action="`unreachable`; tries again",

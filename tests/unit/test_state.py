@@ -324,8 +324,11 @@ def test_folder_is_not_a_state_file(options: StateFileOptions) -> None:
         show(options, as_json=False)
 
 
-def test_undecodable_value_is_reported_in_one_line(options: StateFileOptions) -> None:
-    edit(options, "UPDATE histogram SET counts = 'x'")
+@pytest.mark.parametrize(
+    "damage", ["histogram SET counts = 'x'", "account SET labels = '7'", "counter SET exemplar = '7'"]
+)
+def test_undecodable_value_is_reported_in_one_line(options: StateFileOptions, damage: str) -> None:
+    edit(options, f"UPDATE {damage}")
 
     with pytest.raises(StateError, match="a value in the state file cannot be decoded"):
         show(options, as_json=False)
