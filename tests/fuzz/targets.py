@@ -61,7 +61,7 @@ _LINKS: Final = frozenset({"href", "src", "style", "class", "id"})
 _PAGE: Final = StatusPage(DISPLAY)
 _OPEN: Final = WebConfig()
 _SECRET: Final = WebConfig(users={b"prometheus": b"$2y$10$k7yYJ2aVbF9vT5eR8nWz0eH4s3JdUq1oXxZzYc6b5a4s3d2f1g0hi"})
-_ROUTES: Final = application(exposition(), unhealthy=str, unready=str, status_page=lambda: "the page")
+_ROUTES: Final = application(exposition(), unhealthy=str, unready=str, status_page=lambda _refreshing: "the page")
 
 
 def _page(*records: bytes) -> bytes:
