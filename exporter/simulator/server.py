@@ -146,7 +146,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
-            server.close()  # before clients notice the end of their connections, and connect anew
+            server.close()  # before clients notice the end of their connections, and connect again
         await asyncio.sleep(0)  # Connections that were just accepted become known.
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
