@@ -403,7 +403,7 @@ def test_refreshing_stays_stopped_while_the_reader_moves_about_the_page(show: Sh
         assert refresh.count() == 1
 
         for link in ("Failed", "Update now", "Accounts"):
-            page.get_by_role("link", name=link).click()
+            page.get_by_role("link", name=link, exact=True).click()
             assert "refresh=off" in page.url
             assert refresh.count() == 0
         page.goto(f"{url}/")
