@@ -27,6 +27,8 @@ from exporter.revision import UNKNOWN
 ARCHITECTURES: Final = ("amd64", "arm64")
 _EXAMPLE: Final = "registry.example/sbg-exporter"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_UNPUBLISHED: Final = re.compile(r"(?im)(manifest|name)[ _]unknown|404\W+not found| not found\W*$")
+"""How skopeo, helm and gh say that there is no such image, chart or release. Any other failure may be temporary."""
 
 
 class Done(NamedTuple):
@@ -77,9 +79,24 @@ class Release:
             raise SystemExit(f"{shlex.join(words)} failed with {done.code}:\n{done.output}")
         return done.output
 
-    def ask(self, *command: object) -> Done:
-        """Ask what is published; in a dry run, nothing is."""
-        return Done(1, "") if self.dry else self.run([str(word) for word in command], "")
+    def ask(self, *command: object) -> str | None:
+        """Ask what is published and return what the command printed; None if nothing is, as in a dry run.
+
+        Raises:
+            SystemExit: the answer is neither; one line says so.
+        """
+        if self.dry:
+            return None
+        words = [str(word) for word in command]
+        done = self.run(words, "")
+        if done.code == 0:
+            return done.output
+        if _UNPUBLISHED.search(done.output):
+            return None
+        reason = " ".join(done.output.split()) or f"exit code {done.code}"
+        raise SystemExit(
+            f"Nothing was published, because what is there is not known: {shlex.join(words)} failed: {reason}"
+        )
 
     def without_tls(self, option: str) -> tuple[str, ...]:
         """Return this option for a registry that speaks plain HTTP."""
@@ -168,13 +185,13 @@ def image(release: Release) -> None:
         named = f"{release.image}:{__version__}"
         insecure = release.without_tls("--tls-verify=false")
         published = release.ask("skopeo", "inspect", *insecure, "--raw", f"docker://{named}")
-        if published.code:
+        if published is None:
             plain = release.without_tls("--dest-tls-verify=false")
             copy = ("skopeo", "copy", "--all", "--quiet", "--preserve-digests", *plain)
             release.change(*copy, f"dir:{joined}", f"docker://{named}")
-        elif published.output.strip() != (joined / "manifest.json").read_text().strip():
+        elif published.strip() != (joined / "manifest.json").read_text().strip():
             raise SystemExit(f"{named} is published, and is another image: give this one another version.")
-    before = "" if published.code else ", published before"
+    before = "" if published is None else ", published before"
     say(f"image: {', '.join(assembled.architectures)}; {assembled.digest}{before}")
     _sign(release, f"{release.image}@{assembled.digest}", "--recursive")
     for architecture, digest in assembled.architectures.items():
@@ -228,10 +245,10 @@ def chart(release: Release) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         name = f"oci://{release.charts}/sbg-exporter"
         published = release.ask("helm", "pull", *plain, name, "--version", __version__, "--destination", scratch)
-        if published.code:
+        if published is None:
             told = release.change("helm", "push", *plain, package, f"oci://{release.charts}")
         elif (Path(scratch) / package.name).read_bytes() == package.read_bytes():
-            told = published.output
+            told = published
             say("chart: published before")
         else:
             raise SystemExit(f"{name}:{__version__} is published, and is another chart: give this one another version.")
@@ -266,9 +283,9 @@ def publish(release: Release) -> None:
     notes = changelog.notes(text, __version__ if there else changelog.UNRELEASED)
     files = sorted(release.folder.iterdir())
     found = release.ask("gh", "release", "view", tag, "--json", "isDraft", "--jq", ".isDraft")
-    if found.code == 0 and found.output.strip() == "false":
+    if found is not None and found.strip() == "false":
         return say(f"release: {tag} is published already")
-    if found.code:
+    if found is None:
         about = ("--draft", "--verify-tag", "--title", tag, "--notes-file", "-")
         release.change("gh", "release", "create", tag, *about, given=notes)
     release.change("gh", "release", "upload", tag, "--clobber", *files)

@@ -200,6 +200,53 @@ def test_a_release_that_ended_half_way_goes_on_where_it_ended(folder: Path) -> N
     assert [line.split()[2] for line in finished.ran] == ["view"]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'Error: failed to perform "FetchReference" on source: registry.example/charts/sbg-exporter:0.1.0: not found\n',
+        'Error: GET "https://registry.example/v2/charts/manifests/0.1.0": response status code 404: Not Found\n',
+        'time="2026-01-02" level=fatal msg="Error parsing image name: reading manifest 0.1.0: manifest unknown"\n',
+        "name unknown: repository name not known to registry",
+        "release not found",
+    ],
+)
+def test_what_a_registry_does_not_know_is_published(answer: str, folder: Path) -> None:
+    commands = Commands(helm_pull=(1, answer), gh_release_view=(1, answer))
+
+    publish.chart(release(folder, commands))
+    publish.publish(release(folder, commands))
+
+    assert [line for line in commands.ran if line.startswith(("helm push", "gh release create"))] != []
+
+
+@pytest.mark.fault(
+    "a registry fails to say whether a version is published, while a release is published",
+    action="the step ends, and nothing is pushed or signed",
+    shown="one line in the log, with what the registry answered",
+    recovery="re-run the failed jobs",
+)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Error: response status code 503: Service Unavailable\n",
+        "Error: 401 Unauthorized\n",
+        'Error: exec: "docker-credential-x": executable file not found in $PATH\n',
+        "dial tcp: lookup registry.example: no such host\n\nsee --debug",
+        "",
+    ],
+)
+def test_unclear_answer_about_what_is_published_ends_the_step(answer: str, folder: Path) -> None:
+    for step, asking in ((publish.chart, "helm_pull"), (publish.publish, "gh_release_view")):
+        commands = Commands(**{asking: (1, answer)})
+
+        with pytest.raises(
+            SystemExit, match=r"^Nothing was published, because what is there is not known: [^\n]+ failed: [^\n]+$"
+        ):
+            step(release(folder, commands))
+
+        assert len(commands.ran) == 1
+
+
 def test_a_command_that_fails_ends_the_step_with_what_it_printed(folder: Path) -> None:
     commands = Commands(uv_publish=(2, "403 Forbidden"))
 
