@@ -119,7 +119,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     problems += [_problem(each, given, variables, file, in_file) for each in errors]
     problems += _other_problems(in_file, errors, positions, file)
     found, tables = ResolvedAccounts(), _tables(settings, positions, file)
-    if file is not None:
+    if file is not None and "accounts" not in given:  # given ones replace those of the folder, too
         tables += account_files(file.parent / ACCOUNTS_FOLDER, problems)
     if (
         tables or settings.profiles or len(problems) == known

@@ -454,6 +454,15 @@ def test_accounts_of_the_file_do_not_matter_to_a_command_that_replaces_them(desk
     assert desk.load({}, **_state.NO_ACCOUNTS).names == ("none",)
 
 
+@pytest.mark.parametrize("text", ["api_endp", "pol_interval = 3", 'name = "none"', "name = 5"])
+def test_files_of_accounts_do_not_matter_to_a_command_that_replaces_the_accounts(desk: Desk, text: str) -> None:
+    desk.write("")
+    (desk.folder / "accounts.d").mkdir()
+    (desk.folder / "accounts.d" / "a.toml").write_text(text)
+
+    assert desk.load({}, **_state.NO_ACCOUNTS).names == ("none",)
+
+
 def test_nothing_is_said_to_be_missing_that_could_not_be_used(desk: Desk) -> None:
     for text in ("accounts = 5", "accounts = [5]", "profiles = 5", "[[accounts]]\nname = 5"):
         told = desk.problems(text, {})
