@@ -47,6 +47,18 @@ class ListedJob(NamedTuple):
         return self.record.last_progress_at if self.record.unfinished else self.record.ended_on
 
     @property
+    def seen_at(self) -> float:
+        """The latest of its end, its first failed file and its last progress, Unix seconds; infinite while unfinished.
+
+        The exporter may have seen these long after the end, if it was down. What it saw of a job that finished before
+        counting began does not matter: that was when counting began.
+        """
+        record = self.record
+        if record.history:
+            return record.ended_on
+        return max(record.ended_on, record.detected_at or 0.0, record.last_progress_at)
+
+    @property
     def total(self) -> int:
         """Its files; 0 while the platform has not counted them."""
         return max(self.record.last_total, self.record.last_completed + self.record.last_failed)
@@ -69,7 +81,7 @@ class Selection:
         failed: with failed or missing files, or lost.
         unfinished: without an outcome.
         outcomes: with one of these; any job if there are none.
-        since: unfinished, or ended at this time or later, Unix seconds.
+        since: unfinished, or ended or seen to change at this time or later, Unix seconds.
     """
 
     failed: bool = False
@@ -86,7 +98,7 @@ class Selection:
             (job.failed or not self.failed)
             and (job.record.unfinished or not self.unfinished)
             and (job.record.outcome in self.outcomes or not self.outcomes)
-            and (self.since is None or job.record.ended_on >= self.since)
+            and (self.since is None or job.seen_at >= self.since)
         )
 
     @property

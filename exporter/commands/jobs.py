@@ -72,7 +72,9 @@ Examples:
 )
 @click.option("--account", "accounts", multiple=True, metavar="NAME", help="only jobs of this account; repeatable")
 @click.option(
-    "--since", metavar="WHEN", help="only jobs that are unfinished or ended since then: 24h, 7d, 2026-11-27 (UTC)"
+    "--since",
+    metavar="WHEN",
+    help="only jobs that are unfinished, or ended or were seen to change since then: 24h, 7d, 2026-11-27 (UTC)",
 )
 @click.option("--limit", metavar="N", help=f"most jobs to show, 0 for all (default: {_LIMIT} on a terminal, else all)")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, with times in Unix seconds")

@@ -58,9 +58,32 @@ def test_failed_jobs_are_those_with_failed_or_missing_files_and_lost_ones(
 
 
 def test_since_takes_unfinished_jobs_and_those_that_ended_then_or_later() -> None:
-    jobs = [listed(id=str(end), outcome="succeeded", finished_on=START + end) for end in (-1, 0, 1)]
+    jobs = [
+        listed(id=str(end), outcome="succeeded", finished_on=START + end, last_progress_at=START - 60)
+        for end in (-1, 0, 1)
+    ]
 
     assert ids(Selection(since=START).of([*jobs, listed(id="runs")])) == ["runs", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken"),
+    [
+        ({"outcome": "failed", "failed": 3, "detected_at": START}, True),
+        ({"outcome": "failed", "failed": 3, "detected_at": START - 1}, False),
+        ({"outcome": "incomplete", "last_progress_at": START}, True),
+        ({"outcome": "incomplete", "last_progress_at": START - 1}, False),
+        ({"outcome": "lost", "last_progress_at": START, "finished_on": None}, True),
+        ({"outcome": "partial", "failed": 3, "last_progress_at": START, "history": True}, False),
+    ],
+)
+def test_since_takes_jobs_that_ended_during_downtime_and_were_counted_then_or_later(
+    fields: dict[str, object], *, taken: bool
+) -> None:
+    """Alerts name this option, and fire once a job is counted. All jobs from before counting began are seen at once."""
+    job = listed("cavatica", **{"finished_on": START - 36_000, "last_progress_at": START - 36_000, **fields})
+
+    assert bool(Selection(since=START).of([job])) is taken
 
 
 def test_outcomes_select_the_jobs_that_ended_like_this() -> None:
