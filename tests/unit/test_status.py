@@ -30,6 +30,10 @@ NOW = START + 60
 CODES = "https://docs.sevenbridges.com/docs/api-status-codes"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 FAILED, UNFINISHED = "Jobs with failed files", "Unfinished jobs"
+NOT_AMONG_FAILED = (
+    "Incomplete and lost jobs, which have no failed file, are listed by"
+    " sbg-exporter jobs --outcome incomplete --outcome lost."
+)
 LISTED, ACCOUNTS = "Jobs that the platform lists", "Accounts"
 EVIL = "<script>alert(\"1\")</script> & 'more'"
 
@@ -380,17 +384,20 @@ def test_failures_from_before_counting_began_are_no_problem() -> None:
         [job_id(START - 1000), "cavatica", "copy", "partial", "2 of 10", "error codes unknown", "before counting began"]
     ]
     assert (
-        "1 of these finished before counting began, and is in none of the numbers above." in section(page, FAILED).text
+        "1 of these finished before counting began, and is in none of the overview's numbers."
+        in section(page, FAILED).text
     )
 
 
-def test_table_of_failed_jobs_says_which_command_lists_incomplete_and_lost_ones() -> None:
+@pytest.mark.parametrize("failed", [0, 1])
+def test_jobs_with_failed_files_are_followed_by_the_command_that_lists_incomplete_and_lost_ones(failed: int) -> None:
+    """Also where there are none: without failed files, those are the jobs to look for."""
     counted = LedgerFixture()
-    counted.observe_listing(running_job(START - 60, failed=1), at=START + 20)
+    counted.observe_listing(running_job(START - 60, failed=failed), at=START + 20)
 
     text = section(tree(snapshot(counted.ledger)), FAILED).text
 
-    assert "are listed by sbg-exporter jobs --outcome incomplete --outcome lost." in text
+    assert NOT_AMONG_FAILED in text
     assert "before counting began" not in text
 
 
@@ -423,7 +430,8 @@ def test_an_account_without_jobs_says_none() -> None:
         "0 of 0 completed, 0 failed / since 60 s ago",
     ]
     assert rows(page, ACCOUNTS)[0][0] == "cavatica rosalind at api.example.org/v2"
-    assert rows(page, UNFINISHED) == rows(page, FAILED) == rows(page, LISTED) == [["None."]]
+    assert rows(page, UNFINISHED) == rows(page, LISTED) == [["None."]]
+    assert rows(page, FAILED) == [["None.", NOT_AMONG_FAILED]]
 
 
 def test_account_polled_incrementally_shows_its_intervals() -> None:
@@ -603,7 +611,7 @@ def test_jobs_beyond_job_series_are_counted() -> None:
     assert [row[0] for row in rows(some, UNFINISHED)] == [job_id(START), job_id(START + 1, 1)]
     assert section(some, UNFINISHED).text.endswith("and 3 more: sbg-exporter jobs --unfinished --account cavatica")
     assert rows(none, UNFINISHED) == [["5 more: sbg-exporter jobs --unfinished --account cavatica"]]
-    assert rows(none, FAILED) == [["5 more: sbg-exporter jobs --failed --account cavatica"]]
+    assert rows(none, FAILED) == [["5 more: sbg-exporter jobs --failed --account cavatica", NOT_AMONG_FAILED]]
 
 
 def test_one_account_s_jobs_leave_room_for_those_of_the_others() -> None:
