@@ -403,6 +403,14 @@ def test_the_release_s_workflow_runs_every_step_with_the_tag_and_a_rehearsal_run
         assert set(steps_of_it.split()) >= run - {"packages"}
 
 
+def test_half_published_releases_are_not_cancelled_and_the_recipe_says_that_only_one_can_wait() -> None:
+    text = (WORKFLOWS / "release.yml").read_text()
+
+    assert yaml.safe_load(text)["concurrency"] == {"group": "release", "cancel-in-progress": False}
+    assert "a third tag would cancel it" in text
+    assert "a third tag cancels the one that waits" in (WORKFLOWS.parent / "CONTRIBUTING.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.tools("actionlint")
 def test_actionlint_finds_nothing() -> None:
