@@ -23,14 +23,14 @@ pytestmark = [pytest.mark.sources, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def packages() -> Path:
     """A folder with all packages that an installation needs, so that nothing else is downloaded."""
-    return kept("packages", version(sys.version, *(lock.read_bytes() for lock in LOCKS)), _download)
+    return kept("packages", version("2", sys.version, *(lock.read_bytes() for lock in LOCKS)), _download)
 
 
 def _download(folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "-d", str(folder)]
     for lock in LOCKS:
         subprocess.run([*command, "--require-hashes", "-r", str(lock)], check=True)
-    subprocess.run([*command, "pip"], check=True)  # pipx wants a new one
+    subprocess.run([*command, "pip", "setuptools", "wheel"], check=True)  # pipx wants new ones
 
 
 @pytest.fixture
@@ -57,8 +57,9 @@ def run(environment: dict[str, str], *command: str, folder: Path, sent: str = ""
 def checkout(folder: Path) -> Path:
     """A copy of what the package is built from: building in the checkout itself could change it."""
     shutil.copytree(REPOSITORY / "exporter", folder / "exporter", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"):
-        shutil.copy(REPOSITORY / name, folder)
+    (folder / "deploy").mkdir()
+    for name in ("CHANGELOG.md", "LICENSE", "README.md", "deploy/revision_hook.py", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, folder / name)
     return folder
 
 
