@@ -163,7 +163,7 @@ class PollPlan:
         ledger = tick.ledger
         self._freshness.begin([job_id for job_id, record in ledger.live.items() if record.unfinished])
         self._positions.keep(ledger.live.keys())
-        self._refresh.begin_poll(tick)
+        self._refresh.begin_poll(ledger.live.keys())
         self._total.reported, self._head.read_to = None, 0
         if not self._resumed:
             self._resume(tick)

@@ -107,11 +107,10 @@ class Refresh:
         self.budget = PollBudget(0)
         """What the last refresh could spend."""
 
-    def begin_poll(self, tick: Tick) -> None:
-        """Begin a poll, which has spent nothing yet; from now on only the live jobs matter, also of what is stored."""
+    def begin_poll(self, live: Collection[str]) -> None:
+        """Begin a poll, which has spent nothing yet; from now on only the *live* jobs matter."""
         self.budget = PollBudget(0)
-        self.backoff.resume(tick.ledger.retries, tick.ledger.wait_clock, tick.now)
-        self.backoff.keep(tick.ledger.live)
+        self.backoff.keep(live)
 
     def forget_positions(self) -> None:
         """Look for the jobs on the list again."""
@@ -122,6 +121,7 @@ class Refresh:
         """Check *unseen* unfinished jobs and jobs that need details, within the budget."""
         requests = self._requests(tick.budget)
         self.budget = PollBudget(requests)
+        self.backoff.resume(tick.ledger.retries, tick.ledger.wait_clock, tick.now)
         if head_known:
             yield from self._probe(unseen, tick)
         needing_details = [
