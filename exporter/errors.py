@@ -52,7 +52,6 @@ class WaitReason(StrEnum):
     RATE_LIMITED = "rate_limited"
     MAINTENANCE = "maintenance"
     TOKEN = "token"  # noqa: S105  # a label
-    DUPLICATE = "duplicate"
 
     @property
     def explanation(self) -> str:
@@ -66,7 +65,6 @@ _EXPLANATIONS: Final = {
     WaitReason.RATE_LIMITED: "the platform asked for a pause",
     WaitReason.MAINTENANCE: "the platform is under maintenance",
     WaitReason.TOKEN: "the token is missing, unreadable or refused",
-    WaitReason.DUPLICATE: "another account is the same user on the same platform",
 }
 
 
@@ -273,7 +271,7 @@ class WrongAccount(PollError):
 class DuplicateAccount(WrongAccount):
     """Another account, which is polled, has the same identity."""
 
-    wait_reason = WaitReason.DUPLICATE
+    wait_reason = None
 
     def __init__(self, owner: str) -> None:
         """*owner* is the account that is polled."""

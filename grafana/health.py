@@ -57,7 +57,6 @@ WAIT_REASONS: Final = {
     "3": ("pause asked for", theme.YELLOW),
     "4": ("maintenance", theme.QUIET),
     "5": ("no usable token", theme.WARNING_TEXT),
-    "6": ("duplicate", theme.GONE),
 }
 """Text and colour for each value of the query for waiting accounts."""
 

@@ -116,7 +116,7 @@ def _waiting(reason: str) -> str:
 
 WAITING: Final = " + ".join(
     f"{number} * {_waiting(reason)}"
-    for number, reason in enumerate(("allowance", "yielding", "rate_limited", "maintenance", "token", "duplicate"), 1)
+    for number, reason in enumerate(("allowance", "yielding", "rate_limited", "maintenance", "token"), 1)
 )
 """0: not waiting; else the number of the reason."""
 

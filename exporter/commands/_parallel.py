@@ -23,6 +23,8 @@ def poll_each(components: Components, poll: Callable[[AnyPoller], None], stop: t
     """
     in_parallel(poll, components.pollers, stop)
     for poller in components.pollers:
+        poller.take_over()
+    for poller in components.pollers:
         poller.confirm()
 
 

@@ -8,6 +8,7 @@ from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
 from exporter.config.loading import Configuration
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import NEEDS_RESTART, Settings
+from exporter.config.tokens import Token
 from exporter.redaction import Secret
 
 
@@ -20,8 +21,6 @@ class AccountChanges:
         added: not polled so far.
         changed: polled in another way from now on.
         removed: not configured any more.
-        renamed: the name before to the name now, where it is known to be the same user on the same platform. These
-            names are also among the others.
         duplicates: accounts that are known not to be polled, and for each the one of the same user that is.
     """
 
@@ -29,16 +28,20 @@ class AccountChanges:
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
-    renamed: Mapping[str, str] = field(default_factory=dict)
     duplicates: Mapping[str, str] = field(default_factory=dict)
 
 
-def account_changes(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> AccountChanges:
-    """How to get from the accounts that are *polled* to those that are *wanted*. Names are unique in both."""
+def account_changes(
+    polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry], ended: Collection[str] = ()
+) -> AccountChanges:
+    """How to get from the accounts that are *polled* to those that are *wanted*. Names are unique in both.
+
+    Of those that are polled, *ended* need a new poller in any case.
+    """
     before = {account.name: account for account in polled}
     after = {account.name: account for account in wanted}
     common = [name for name in after if name in before]
-    kept = {name for name in common if _is_polled_alike(before[name], after[name])}
+    kept = {name for name in common if name not in ended and _is_polled_alike(before[name], after[name])}
     return AccountChanges(
         kept=tuple(name for name in common if name in kept),
         added=tuple(name for name in after if name not in before),
@@ -71,24 +74,21 @@ class Login(NamedTuple):
         return self.secret == other.secret if known else one.token == two.token
 
 
-def renamed_accounts(
-    polled: Mapping[str, Login], wanted: Mapping[str, Login], duplicates: Mapping[str, str]
-) -> dict[str, str]:
-    """The name before to the name now, for each account that was *polled* and is *wanted* under another name.
+def renamed_accounts(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> frozenset[str]:
+    """The names that were polled already and are now those of other accounts, such as two that exchange their names.
 
-    *duplicates* are accounts that were not polled, and for each the one that was polled in its place.
+    An account is told by what the configuration says of it: endpoint, division, and where its token is. Which user the
+    token belongs to is for the platform to say.
     """
-    goes_on = {name for name, login in polled.items() if name in wanted and login.is_same(wanted[name])}
-    renamed: dict[str, str] = {}
-    for old, login in polled.items():
-        if old in goes_on or old in duplicates:
-            continue
-        twins = [name for name in wanted if duplicates.get(name) == old and old not in wanted]
-        copies = [name for name in wanted if name not in goes_on and login.is_same(wanted[name])]
-        new = next((name for name in (*twins, *copies) if name not in renamed.values()), None)
-        if new is not None:
-            renamed[old] = new
-    return renamed
+    before, after = _sources(polled), _sources(wanted)
+    changed = {name for name in before if before[name] != after.get(name)}
+    free = {before[name] for name in changed}
+    return frozenset(name for name in changed if after.get(name) in free)
+
+
+def _sources(accounts: Sequence[AccountEntry]) -> dict[str, tuple[str, str, Token]]:
+    found = (account for account in accounts if isinstance(account, AccountConfig))
+    return {account.name: (account.endpoint, account.division, account.token) for account in found}
 
 
 def duplicate_accounts(

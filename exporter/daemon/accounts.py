@@ -1,7 +1,8 @@
 """The pollers at work, each in a thread of its own. A reload starts and ends some of them; the others go on."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -30,6 +31,11 @@ class _Running:
     clock: AccountClock
     thread: threading.Thread
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the account needs a new poller: an earlier reload was interrupted by an error, or this one died."""
+        return self.lease.has_ended or not self.thread.is_alive()
+
     def end(self) -> None:
         """Let it write and publish nothing more, and end as soon as the request in progress has ended."""
         self.lease.end()
@@ -55,39 +61,56 @@ class RunningAccounts:
         return tuple(self._running)
 
     def apply(self, configuration: Configuration) -> AccountChanges:
-        """Poll the accounts of *configuration*, with its settings. Accounts that have not changed are not disturbed."""
+        """Poll the accounts of *configuration*, with its settings. Accounts that have not changed are not disturbed.
+
+        After an unexpected error, those that it has stopped are polled again by the next call.
+        """
         before, wanted = self._running, {entry.name: entry for entry in configuration.entries}
-        changes = account_changes([each.poller.account for each in before.values()], list(wanted.values()))
+        polled = [each.poller.account for each in before.values()]
+        ended = [name for name, each in before.items() if each.has_ended]
+        changes = account_changes(polled, configuration.entries, ended)
+        renamed = renamed_accounts(polled, configuration.entries)
+        with self._configured(configuration):
+            fresh = [entry for entry in configuration.entries if entry.name not in changes.kept]
+            new = {
+                entry.name: self._new(entry, turn, is_renamed=entry.name in renamed) for turn, entry in enumerate(fresh)
+            }
         leaving = (*changes.removed, *changes.changed)
-        logins = {name: _login(entry) for name, entry in wanted.items()} if before else {}
-        renamed = renamed_accounts(
-            {name: Login(each.poller.account, each.poller.secret) for name, each in before.items()},
-            logins,
-            self._factory.identities.duplicates,
-        )
-        self._factory.configuration = configuration
-        self._factory.allowances.use_shares(configuration.settings.rate_share, rate_shares(configuration))
         for name in leaving:
             before[name].end()
             self._factory.allowances.remove_account(name)
         self._ending = [*filter(threading.Thread.is_alive, self._ending), *(before[name].thread for name in leaving)]
         named = self._factory.arrange(leaving, renamed)
-        arriving, known = (*changes.added, *changes.changed), self._factory.identities.duplicates
-        duplicates = duplicate_accounts(logins, arriving, named, known)
         self._registry.arrange(configuration.names)
-        turns = {name: turn for turn, name in enumerate(name for name in wanted if name not in changes.kept)}
-        self._running = {
-            name: before[name] if name in changes.kept else self._new(entry, turns[name])
-            for name, entry in wanted.items()
-        }
-        for name, running in self._running.items():
-            if name in changes.kept:
-                running.poller.configure(self._factory.settings(name))
-                running.poller.look_again()
-                running.clock.wake()
-            else:
-                running.thread.start()
-        return replace(changes, renamed=renamed, duplicates=duplicates)
+        self._running = {name: new.get(name) or before[name] for name in wanted}
+        duplicates = self._duplicates(wanted, tuple(new), named) if before else {}
+        for name in changes.kept:
+            kept = before[name]
+            kept.poller.configure(self._factory.settings(name))
+            kept.poller.look_again()
+            kept.clock.wake()
+        for each in new.values():
+            each.thread.start()
+        return replace(changes, duplicates=duplicates)
+
+    @contextmanager
+    def _configured(self, configuration: Configuration) -> Iterator[None]:
+        """Make pollers with *configuration* from now on; if that fails, with the one before."""
+        factory, before = self._factory, self._factory.configuration
+        factory.configuration = configuration
+        factory.allowances.use_shares(configuration.settings.rate_share, rate_shares(configuration))
+        try:
+            yield
+        except BaseException:
+            factory.configuration = before
+            factory.allowances.use_shares(before.settings.rate_share, rate_shares(before))
+            raise
+
+    def _duplicates(
+        self, wanted: Mapping[str, AccountEntry], arriving: Collection[str], named: Collection[str]
+    ) -> Mapping[str, str]:
+        logins = {name: _login(entry) for name, entry in wanted.items()}
+        return duplicate_accounts(logins, arriving, named, self._factory.identities.duplicates)
 
     def stop(self) -> None:
         """End all pollers, and wait for a moment until they have ended."""
@@ -106,9 +129,9 @@ class RunningAccounts:
             if now - each.poller.last_activity_at > silent_for
         )
 
-    def _new(self, entry: AccountEntry, turn: int) -> _Running:
+    def _new(self, entry: AccountEntry, turn: int, *, is_renamed: bool) -> _Running:
         lease, clock = Lease(), AccountClock(self._clock)
-        poller = self._factory.new(entry, turn, lease, clock)
+        poller = self._factory.new(entry, turn, lease, clock, is_renamed=is_renamed)
         thread = threading.Thread(target=_guarded(poller, self._log), name=f"poller-{poller.name}", daemon=True)
         return _Running(poller, lease, clock, thread)
 

@@ -14,7 +14,7 @@ from exporter.api.transport import CertificatesKept, CertificatesReloaded, Trust
 from exporter.clock import Clock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry
 from exporter.config.loading import Configuration
-from exporter.errors import StateError, StateWriteError
+from exporter.errors import StateError
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, ReloadStatus, SnapshotRegistry
@@ -82,18 +82,14 @@ class PollerFactory:
             settings.show_username,
         )
 
-    def arrange(self, released: Collection[str], renamed: Mapping[str, str]) -> Collection[str]:
+    def arrange(self, released: Collection[str], renamed: Collection[str]) -> Collection[str]:
         """Prepare for the accounts of the configuration; return those whose name a ledger has.
 
         Args:
             released: accounts whose pollers have ended.
-            renamed: the name before to the name now; their ledgers are renamed with them.
+            renamed: names that are now those of other accounts; their ledgers have them only until then.
         """
-        try:
-            self._store.rename(renamed)
-        except (StateError, StateWriteError) as error:  # the poller writes it when the platform has responded
-            self._log.error("state.commit_failed", reason=str(error))
-        ledgers = self._ledgers()
+        ledgers = {name: identity for name, identity in self._ledgers().items() if name not in renamed}
         self.identities.arrange(self.configuration.names, released, ledgers)
         return ledgers.keys()
 
@@ -111,7 +107,15 @@ class PollerFactory:
             if places.get(name) == (endpoint, division)
         }
 
-    def new(self, entry: AccountEntry, turn: int, lease: Lease | None = None, clock: Clock | None = None) -> AnyPoller:
+    def new(
+        self,
+        entry: AccountEntry,
+        turn: int,
+        lease: Lease | None = None,
+        clock: Clock | None = None,
+        *,
+        is_renamed: bool = False,
+    ) -> AnyPoller:
         """The poller of *entry*, not started.
 
         Args:
@@ -119,6 +123,7 @@ class PollerFactory:
             turn: its number among those that begin at the same time.
             lease: what it needs to write and publish.
             clock: what it waits by; by default the clock that all use.
+            is_renamed: whether the account's name was that of another one.
         """
         lease, clock = lease or Lease(), clock or self._clock
 
@@ -140,6 +145,7 @@ class PollerFactory:
                 log=self._log,
                 stats=stats,
                 lease=lease,
+                is_renamed=is_renamed,
             )
 
         if isinstance(entry, AccountConfig):

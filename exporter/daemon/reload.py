@@ -15,6 +15,8 @@ from exporter.logs import Log
 from exporter.metrics.snapshot import ReloadStatus
 from exporter.redaction import shown
 
+_IF_RENAMED: Final = "; counters go on under a new name if an added account is the same user"
+
 _OK: Final = 200
 _INVALID: Final = 400
 _CRASHED: Final = 500
@@ -145,11 +147,10 @@ class Reloader:
         settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
         accounts = applied.accounts
-        names = _without_renamed(accounts)
+        names = {"added": accounts.added, "changed": accounts.changed, "removed": accounts.removed}
         self._log.info(
             "configuration.reloaded",
             **{f"accounts_{what}": _listed(which) for what, which in names.items()},
-            accounts_renamed=_listed(f"{old} to {new}" for old, new in accounts.renamed.items()),
             accounts_not_polled=_listed(
                 f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items()
             ),
@@ -161,23 +162,14 @@ class Reloader:
         for warning in wanted.warnings:
             if warning not in before.warnings:
                 self._log.warning("token.exposed", reason=warning)
-        done = [f"renamed: {old} is now {new}; its counters go on" for old, new in accounts.renamed.items()]
-        done += [f"accounts {what}: {', '.join(which)}" for what, which in names.items() if which]
+        done = [f"accounts {what}: {', '.join(which)}" for what, which in names.items() if which]
+        if accounts.added and accounts.removed:
+            done[-1] += _IF_RENAMED
         if settings:
             done.append(f"settings changed: {', '.join(settings)}")
         done = done or ["nothing has changed"]
         done += [f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items()]
         return ReloadResult(_OK, (*done, *refused))
-
-
-def _without_renamed(accounts: AccountChanges) -> dict[str, tuple[str, ...]]:
-    """What happened to the accounts whose names are new, gone, or those of the same user as before."""
-    old, new = set(accounts.renamed), set(accounts.renamed.values())
-    return {
-        "added": tuple(name for name in accounts.added if name not in new),
-        "changed": tuple(name for name in accounts.changed if name not in old | new),
-        "removed": tuple(name for name in accounts.removed if name not in old),
-    }
 
 
 def _listed(names: Iterable[str]) -> str | None:

@@ -466,7 +466,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         Type.GAUGE,
         "Whether the exporter makes no request for the account for now, by reason: its share of the rate limit is used "
         "up (allowance), others have used up the limit (yielding), the platform asked for a pause (rate_limited), "
-        "maintenance, no usable token (token), or another account is the same user on the same platform (duplicate).",
+        "maintenance, or no usable token (token).",
         (*_ACCOUNT, "reason"),
         Source.STATUS,
         _waiting,

@@ -25,9 +25,9 @@ Identity = tuple[str, str, str]
 class IdentityRegistry:
     """Which account polls which identity, so that each ledger has one writer. Safe to share between threads.
 
-    An account that polls an identity keeps it, until it is removed or changed. An identity that no account polls yet is
-    that of the account whose name its ledger has. Without such an account, the first one in the configuration gets it
-    of those that begin together.
+    An account that polls an identity keeps it, until it is removed or changed, or can no longer poll it. An identity
+    that no account polls yet is that of the account whose name its ledger has, if that account can poll it. Without
+    such an account, the first one in the configuration gets it of those that begin together.
     """
 
     def __init__(self, names: Sequence[str], ledgers: Mapping[str, Identity] | None = None) -> None:
@@ -41,6 +41,8 @@ class IdentityRegistry:
         self._settled: set[Identity] = set()
         """The identities that stay with their owner: it has the ledger's name, or has polled more than once."""
         self._refused: dict[str, Identity] = {}
+        self._down: set[str] = set()
+        """Accounts that can poll nothing for now."""
         self.arrange(names, (), ledgers)
 
     def claim(self, identity: Identity, name: str) -> None:
@@ -58,12 +60,33 @@ class IdentityRegistry:
                 self._refused[name] = identity
                 raise DuplicateAccount(owner)
             self._refused.pop(name, None)
-            self._owners = {other: each for other, each in self._owners.items() if each != name}
+            self._free(name)
+            self._down.discard(name)
             self._owners[identity] = name
+
+    def give_up(self, name: str) -> None:
+        """Leave what the account *name* has to others: it has no usable token of that user for now."""
+        with self._lock:
+            self._free(name)
+            self._down.add(name)
+
+    def is_free(self, name: str) -> bool:
+        """Whether the account *name* was refused an identity that no account has any more."""
+        with self._lock:
+            return name in self._refused and self._refused[name] not in self._owners
+
+    def is_taken(self, identity: Identity, name: str) -> bool:
+        """Whether another account than *name* has *identity*."""
+        with self._lock:
+            return self._owners.get(identity, name) != name
+
+    def _free(self, name: str) -> None:
+        self._owners = {identity: each for identity, each in self._owners.items() if each != name}
+        self._settled.intersection_update(self._owners)
 
     def _may_take(self, identity: Identity, owner: str, name: str) -> bool:
         """Whether *name* comes first in the configuration, and *owner* was only faster."""
-        together = self._began[owner] == self._began[name]
+        together = self._began[owner] == self._began[name] and name not in self._down
         return together and identity not in self._settled and self._order[name] < self._order[owner]
 
     def arrange(
@@ -83,10 +106,11 @@ class IdentityRegistry:
             self._began = {name: kept.get(name, self._round) for name in names}
             self._owners = {identity: name for identity, name in self._owners.items() if self._goes_on(name)}
             self._refused = {name: identity for name, identity in self._refused.items() if self._goes_on(name)}
-            self._settled = {identity for identity in self._settled if identity in self._owners}
+            self._down = {name for name in self._down if self._goes_on(name)}
+            self._settled.intersection_update(self._owners)
             for name in names:
                 identity = (ledgers or {}).get(name)
-                if identity is not None and identity not in self._owners:
+                if identity is not None and identity not in self._owners and name not in self._down:
                     self._owners[identity] = name
                     self._settled.add(identity)
 
@@ -156,11 +180,6 @@ class AccountIdentity:
         self._unreadable = False
 
     @property
-    def secret(self) -> Secret | None:
-        """The token in use; None before the first one was read. Callable from any thread."""
-        return self._secret
-
-    @property
     def awaits_token(self) -> bool:
         """Whether a new token would end the wait for the next poll."""
         return self.unproven or self._unreadable
@@ -192,6 +211,20 @@ class AccountIdentity:
         """
         with self._lease.held():
             self._identities.claim((self._account.endpoint, username, self._account.division), self._account.name)
+
+    def give_up(self) -> None:
+        """Let another account of the same user poll, because this one cannot for now."""
+        with self._lease.held():
+            self._identities.give_up(self._account.name)
+
+    def is_free(self) -> bool:
+        """Whether this account was refused its user, and no other account has it any more."""
+        return self._identities.is_free(self._account.name)
+
+    def is_taken(self, ledger: Ledger) -> bool:
+        """Whether another account polls the user of *ledger*."""
+        account = ledger.account
+        return self._identities.is_taken((account.endpoint, account.username, account.division), self._account.name)
 
     def saved_ledger(self) -> Ledger | None:
         """Load the ledger that the account last used: its counters are published until the platform responds."""

@@ -30,6 +30,11 @@ class Lease:
                 raise Stopping("the account has been removed or changed")
             yield
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended
+
     def end(self) -> None:
         """End the lease, after the block that holds it now."""
         with self._lock:

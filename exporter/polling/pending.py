@@ -12,7 +12,6 @@ from exporter.polling.poller import SETUP_INTERVAL, Poller, UsageEstimate
 from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
-from exporter.redaction import Secret
 
 
 class PendingPoller:
@@ -52,11 +51,6 @@ class PendingPoller:
         """What is polled, or else is to be set up."""
         return self._account if self._poller is None else self._poller.account
 
-    @property
-    def secret(self) -> Secret | None:
-        """See :attr:`Poller.secret`."""
-        return None if self._poller is None else self._poller.secret
-
     def configure(self, settings: PollerSettings) -> None:
         """See :meth:`Poller.configure`. A poller that is made later has them from its start."""
         self._interval = min(settings.schedule.poll_interval, SETUP_INTERVAL)
@@ -94,6 +88,11 @@ class PendingPoller:
         poller = self._set_up()
         if poller is not None:
             poller.poll_until_listed()
+
+    def take_over(self) -> None:
+        """See :meth:`Poller.take_over`."""
+        if self._poller is not None:
+            self._poller.take_over()
 
     def confirm(self) -> None:
         """See :meth:`Poller.confirm`."""

@@ -25,6 +25,7 @@ from exporter.errors import (
     TokenError,
     Unauthorized,
     WaitReason,
+    WrongAccount,
 )
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
@@ -36,7 +37,6 @@ from exporter.polling.plan import PollPlan
 from exporter.polling.settings import PollerSettings
 from exporter.polling.stats import PollStats
 from exporter.polling.waiting import WaitTracker
-from exporter.redaction import Secret
 from exporter.storage.store import Store
 
 _WAITING_STEP: Final = 5.0
@@ -90,6 +90,7 @@ class Poller:
         log: Log,
         stats: PollStats | None = None,
         lease: Lease | None = None,
+        is_renamed: bool = False,
     ) -> None:
         """A poller.
 
@@ -105,6 +106,8 @@ class Poller:
             log: receives events.
             stats: continues the statistics of the time before the account could be set up.
             lease: ends when the account is removed or changed; until then, this poller writes the account's ledger.
+            is_renamed: whether the ledger that has the account's name is not to be used before the platform has named
+                the user.
         """
         self.name = account.name
         self.account = account
@@ -132,7 +135,11 @@ class Poller:
             log=self._log,
             lease=self._lease,
         )
+        self._is_renamed = is_renamed
         self._nudged = self._duplicate = False
+        self._gave_up = False
+        """Whether another account of the same user may poll, because this one cannot."""
+        self._command: Callable[[], object] = self.poll
         self._begin_plan()
         self._interval = settings.schedule.poll_interval
         self._due = 0.0
@@ -151,11 +158,6 @@ class Poller:
     def last_activity_at(self) -> float:
         """When this poller last made a request, or is to wake up; monotonic seconds. For the health check."""
         return self._stats.last_activity_at
-
-    @property
-    def secret(self) -> Secret | None:
-        """The token in use; None before the first one was read. Callable from any thread."""
-        return self._identity.secret
 
     @property
     def usage_estimate(self) -> UsageEstimate:
@@ -206,19 +208,33 @@ class Poller:
             Stopping: the process is ending.
         """
         self._continues_listing = False
+        self._run_command(self.poll)
+
+    def take_over(self) -> None:
+        """After all accounts were polled, poll once more if the account that was to poll the same user could not."""
         try:
-            self.poll()
+            if self._duplicate and self._identity.is_free():
+                self._command()
         finally:
             self._client.close()
 
+    def _run_command(self, command: Callable[[], object]) -> None:
+        self._command = command
+        try:
+            command()
+        finally:
+            if not self._duplicate:  # it may take over
+                self._client.close()
+
     def confirm(self) -> None:
         """After all accounts were polled, fail if another account polls the same identity."""
+        if self._gave_up:
+            self._publish_snapshot()
         if self._ledger is not None and not self._stats.last_error:
             try:
                 self._identity.claim(self._ledger.account.username)
             except DuplicateAccount as error:
                 self._handle_failure(error)
-                self._waits.begin(WaitReason.DUPLICATE, None)
                 self._stats.up, self._stats.last_error = False, str(error)
                 self._publish_snapshot()
 
@@ -229,15 +245,15 @@ class Poller:
             Stopping: the process is ending.
         """
         self._begin_plan(incremental=False)
-        try:
-            self._publish_saved_ledger()
-            while True:
-                wait = self.poll()
-                if self._stats.last_error or self._listed is not None or self._store.write_failures:
-                    return
-                self._clock.pause(wait or 0.0)
-        finally:
-            self._client.close()
+        self._publish_saved_ledger()
+        self._run_command(self._list_in_full)
+
+    def _list_in_full(self) -> None:
+        while True:
+            wait = self.poll()
+            if self._stats.last_error or self._listed is not None or self._store.write_failures:
+                return
+            self._clock.pause(wait or 0.0)
 
     def poll(self, due: float | None = None) -> float | None:
         """Poll once; the poll was *due* at that time (monotonic seconds), or is now.
@@ -252,7 +268,8 @@ class Poller:
         began = self._stats.last_activity_at = self._clock.monotonic()
         self._due = began if due is None else due
         made = self._stats.requests_made
-        self._nudged = self._duplicate = False
+        self._leave_taken_ledger()
+        self._nudged = self._duplicate = self._gave_up = False
         delay = _Delay(None)
         result, error_text = "success", ""
         try:
@@ -266,6 +283,7 @@ class Poller:
             delay = self._handle_failure(error)
         except ConfigError as error:  # one of the account's files
             result, error_text = "error", str(error)
+            self._give_up()
             reason = WaitReason.TOKEN if isinstance(error, TokenError) else None
             delay = _Delay(min(self._interval, SETUP_INTERVAL), reason)
         except (StateError, StateWriteError) as error:
@@ -290,11 +308,23 @@ class Poller:
         if isinstance(error, DuplicateAccount):
             self._duplicate = True
             self._ledger = self._listed = None  # the other account publishes them
+        elif isinstance(error, Unauthorized | WrongAccount):
+            self._give_up()
         if error.reidentify:
             self._identity.ask_again()
         if isinstance(error, RateLimited | Overloaded):
             return _Delay(max(error.retry_after, self._interval), error.wait_reason)
         return _Delay(error.retry_after, error.wait_reason)
+
+    def _give_up(self) -> None:
+        """Let another account of the same user poll. The counters are shown until it does."""
+        self._identity.give_up()
+        self._gave_up = True
+
+    def _leave_taken_ledger(self) -> None:
+        """Show nothing of a ledger that another account has taken over."""
+        if self._gave_up and self._ledger is not None and self._identity.is_taken(self._ledger):
+            self._ledger = self._listed = self._ahead = None
 
     def _next_look(self, now: float) -> float:
         """When the next poll is due after *now*; polls that were missed are skipped."""
@@ -314,14 +344,14 @@ class Poller:
                 # A shorter interval begins with the last poll, a longer one with the next.
                 due = self._stats.last_activity_at = min(due, self._due + self._interval)
                 continue
-            waiting = self._waits.current is not None
+            waiting = self._waits.current is not None or self._gave_up
             self._clock.pause(min(left, _WAITING_STEP) if waiting or self._identity.awaits_token else left)
             if waiting:
                 self._publish_snapshot()
         return due
 
     def _reason_to_wait_is_gone(self) -> bool:
-        if self._nudged and self._duplicate:
+        if self._duplicate and (self._nudged or self._identity.is_free()):
             return True
         return self._identity.awaits_token and self._identity.token_changed()
 
@@ -435,7 +465,8 @@ class Poller:
 
     def _publish_saved_ledger(self) -> None:
         """Publish the counters of the ledger that the account last used, until the platform responds."""
-        self._ledger = self._identity.saved_ledger() or self._ledger
+        if not self._is_renamed:
+            self._ledger = self._identity.saved_ledger() or self._ledger
         self._publish_snapshot()
 
     def _reset_changed_histograms(self, ledger: Ledger) -> Ledger:
@@ -483,6 +514,7 @@ class Poller:
         return max(self._settings.schedule.full_listing_interval, soonest) if self._plan.head_known else soonest
 
     def _publish_snapshot(self) -> None:
+        self._leave_taken_ledger()
         stats, shown = self._stats, self._shown
         room = _REQUESTS_PER_PAGE_LARGE if self._plan.incremental else _REQUESTS_PER_PAGE_SMALL
         self._interval = max(

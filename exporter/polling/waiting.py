@@ -14,7 +14,6 @@ _NEXT_STEPS: Final[Mapping[WaitReason, str]] = {
     WaitReason.YIELDING: "none; if this happens often, let the user's other programs send fewer requests",
     WaitReason.RATE_LIMITED: "none; polling continues by itself",
     WaitReason.MAINTENANCE: "none; the platform is asked again every minute",
-    WaitReason.DUPLICATE: "remove one of the two accounts from the configuration",
 }
 
 

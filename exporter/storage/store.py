@@ -243,21 +243,6 @@ class Store:
         with self._reading():
             return read_names(self._db)
 
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Give the ledgers of accounts that are renamed their new names: *names* has the new one by the old one.
-
-        Raises:
-            StateWriteError: nothing was written.
-        """
-        with self._reading():
-            query = "SELECT account FROM binding WHERE name = ?"
-            found = {new: self._db.execute(query, (old,)).fetchone() for old, new in names.items()}
-            ledgers = {new: int(row[0]) for new, row in found.items() if row is not None}
-            if ledgers:
-                with self._transaction():
-                    for new, number in ledgers.items():
-                        self._bind(new, number)
-
     def _names_of(self, number: int) -> list[str]:
         return [name for (name,) in self._db.execute("SELECT name FROM binding WHERE account = ?", (number,))]
 

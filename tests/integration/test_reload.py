@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -25,6 +26,7 @@ DONE: Final = JobScript(total=5, failed=1, queued=0, resolving=0, running=0)
 HANGING: Final = JobScript(total=3, hangs_after=1)
 RELOADS: Final = width(15, 100)
 SPEED: Final = 30
+IF_RENAMED: Final = "; counters go on under a new name if an added account is the same user"
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ def test_a_renamed_account_keeps_its_counters(simulator: RunningSimulator, place
     )
     place.configure(account(simulator, "alice"), account(simulator, "robert", "bob"), enable_lifecycle=True)
 
-    assert daemon.reload() == "renamed: bob is now robert; its counters go on\n"
+    assert daemon.reload() == f"accounts added: robert\naccounts removed: bob{IF_RENAMED}\n"
 
     scrape = daemon.await_exact("robert", simulator, "bob")
     assert scrape.value("sbg_exporter_counting_since_timestamp_seconds", account="robert") == since
@@ -156,7 +158,7 @@ def test_a_renamed_account_keeps_its_counters(simulator: RunningSimulator, place
 @pytest.mark.fault(
     "a second account of the same user on the same platform, before or after the first",
     action="polls the one that runs; at a start, the one whose name the ledger has",
-    shown="`sbg_up` 0 and `sbg_exporter_waiting` reason `duplicate` of the other; log, page and answer name both",
+    shown="`sbg_up` 0 and result `error` of the other; log, page and answer name both",
     recovery="none needed; the other one takes over if the first is removed",
 )
 def test_a_copy_of_an_account_is_named_and_does_not_take_over(simulator: RunningSimulator, place: Installation) -> None:
@@ -167,11 +169,11 @@ def test_a_copy_of_an_account_is_named_and_does_not_take_over(simulator: Running
         place.configure(account(simulator, "a copy", "bob"), first, enable_lifecycle=True)
 
         assert daemon.reload() == (
-            "accounts added: a copy\naccounts removed: alice\n"
+            f"accounts added: a copy\naccounts removed: alice{IF_RENAMED}\n"
             "a copy: the same user on the same platform as bob; not polled\n"
         )
 
-        daemon.scrape_when(lambda now: now.value("sbg_exporter_waiting", account="a copy", reason="duplicate") == 1)
+        daemon.scrape_when(lambda now: now.value("sbg_exporter_polls_total", account="a copy", result="error") == 1)
         assert "the same user on the same platform as bob; not polled" in daemon.get("/").text
         check = place.start("check", "--json", "--config", str(place.config))
         assert check.end() == 1
@@ -182,6 +184,84 @@ def test_a_copy_of_an_account_is_named_and_does_not_take_over(simulator: Running
         scrape = daemon.await_exact("bob", simulator, "bob")
         assert (scrape.value("sbg_up", account="bob"), scrape.value("sbg_up", account="a copy")) == (1, 0)
         assert not scrape.series("sbg_jobs_submitted_total", account="a copy")
+
+
+def since(scrape: Scrape, name: str) -> float | None:
+    return scrape.value("sbg_exporter_counting_since_timestamp_seconds", account=name)
+
+
+def has_up(name: str, value: int, scrape: Scrape) -> bool:
+    return scrape.value("sbg_up", account=name) == value
+
+
+def failed(scrape: Scrape, name: str) -> float | None:
+    return scrape.value("sbg_files_failed_total", account=name, operation="copy")
+
+
+def test_an_account_with_another_users_token_does_not_take_the_ledger_to_its_new_name(
+    simulator: RunningSimulator, place: Installation, daemon: Daemon
+) -> None:
+    """The advice that the account gets is to rename it."""
+    simulator.platform.submit(DONE, "bob")
+    daemon.await_exact("bob", simulator, "bob")
+    place.configure(account(simulator, "alice"), enable_lifecycle=True)
+    daemon.reload()
+    place.write_token("alice", TOKENS["bob"])
+    daemon.scrape_when(lambda now: now.value("sbg_up", account="alice") == 0)
+    place.configure(
+        replace(account(simulator, "new", "carol"), more={"auth_token_file": "alice.token"}), enable_lifecycle=True
+    )
+
+    assert daemon.reload() == f"accounts added: new\naccounts removed: alice{IF_RENAMED}\n"
+
+    assert difference(daemon.await_exact("new", simulator, "bob"), "new", simulator, "bob") == {}
+
+
+def test_a_former_copy_with_another_users_token_does_not_take_the_ledger(
+    simulator: RunningSimulator, place: Installation, daemon: Daemon
+) -> None:
+    first, copy = account(simulator, "alice"), account(simulator, "copy", "alice")
+    simulator.platform.submit(DONE, "alice")
+    place.configure(first, copy, enable_lifecycle=True)
+    daemon.reload()
+    daemon.scrape_when(lambda now: now.value("sbg_up", account="copy") == 0)
+    place.configure(account(simulator, "copy", "carol"), enable_lifecycle=True)
+    place.write_token("copy", TOKENS["carol"])
+
+    assert daemon.reload() == "accounts removed: alice\n"
+
+    scrape = daemon.scrape_when(lambda now: now.value("sbg_up", account="copy") == 1)
+    assert failed(scrape, "copy") == 0
+
+
+def test_accounts_whose_tokens_are_exchanged_stop_and_those_that_exchange_their_names_go_on(
+    simulator: RunningSimulator, place: Installation, daemon: Daemon
+) -> None:
+    simulator.platform.submit(DONE, "bob")
+    daemon.await_exact("bob", simulator, "bob")
+    before = daemon.await_polls("alice")
+    assert (failed(before, "alice"), failed(before, "bob")) == (0, 1)
+    place.write_token("alice", TOKENS["bob"])
+    place.write_token("bob", TOKENS["alice"])
+
+    assert daemon.reload() == "nothing has changed\n"
+
+    for name in ("alice", "bob"):
+        stopped = daemon.scrape_when(partial(has_up, name, 0))
+        assert (failed(stopped, name), since(stopped, name)) == (failed(before, name), since(before, name))
+    place.write_token("alice", TOKENS["alice"])
+    place.write_token("bob", TOKENS["bob"])
+    for name in ("alice", "bob"):
+        daemon.scrape_when(partial(has_up, name, 1))
+    files = {"alice": "bob.token", "bob": "alice.token"}
+    exchanged = [replace(account(simulator, name), more={"auth_token_file": file}) for name, file in files.items()]
+    place.configure(*exchanged, enable_lifecycle=True)
+
+    assert daemon.reload() == "accounts changed: alice, bob\n"
+
+    assert difference(daemon.await_exact("alice", simulator, "bob"), "alice", simulator, "bob") == {}
+    scrape = daemon.await_polls("bob")
+    assert (failed(scrape, "bob"), since(scrape, "alice")) == (0, since(before, "bob"))
 
 
 @pytest.mark.fault(
@@ -229,7 +309,7 @@ def test_another_order_does_not_change_which_of_two_accounts_of_a_user_is_polled
     assert (scrape.value("sbg_up", account="again"), scrape.value("sbg_up", account="alice")) == (0, 1)
 
     place.configure(second, enable_lifecycle=True)
-    assert daemon.reload() == "renamed: alice is now again; its counters go on\n"
+    assert daemon.reload() == "accounts removed: alice\n"
     daemon.scrape_when(lambda now: now.value("sbg_up", account="again") == 1)
 
 

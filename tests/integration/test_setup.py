@@ -21,7 +21,7 @@ from tests.raw_server import Connection, reply, serving
 from tests.waiting import eventually
 
 STUCK = JobScript(total=6, failed=2, queued=0, resolving=0, running=0.002, hangs_after=0.001)
-REASONS = ("allowance", "yielding", "rate_limited", "maintenance", "token", "duplicate")
+REASONS = ("allowance", "yielding", "rate_limited", "maintenance", "token")
 
 
 def waiting(scrape: Scrape, account: str) -> str:

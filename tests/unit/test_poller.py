@@ -118,7 +118,13 @@ class PollerFixture:
         self.poller = self.new_poller()
 
     def new_poller(
-        self, name: str = "cavatica", *, clock: Clock | None = None, share: float = 0.25, saving: bool = False
+        self,
+        name: str = "cavatica",
+        *,
+        clock: Clock | None = None,
+        share: float = 0.25,
+        saving: bool = False,
+        file: str = "token",
     ) -> Poller:
         """*saving*: whether the allowance is saved in the state file, as it is in the daemon."""
         allowances = AllowancePool(
@@ -127,7 +133,7 @@ class PollerFixture:
             save=(lambda key, saved: self.store.save_allowance(key, saved, self.clock.time())) if saving else None,
         )
         return Poller(
-            AccountConfig(name, ENDPOINT, "", TokenFile(self.token), ca_file=None, proxy=None),
+            AccountConfig(name, ENDPOINT, "", TokenFile(self.token.with_name(file)), ca_file=None, proxy=None),
             connect=lambda observer: Client(
                 ENDPOINT,
                 httpx.MockTransport(self.platform),
@@ -721,13 +727,84 @@ def test_second_entry_for_the_same_user_is_not_polled(bench: PollerFixture) -> N
         snapshot.status.last_error
         == "the same user on the same platform as cavatica; not polled; remove one of the two accounts"
     )
-    assert snapshot.status.waiting is not None
-    assert snapshot.status.waiting.reason == "duplicate"
-    [paused] = [event for event in bench.events() if event["event"] == "polling.paused"]
-    assert (paused["account"], paused["next_step"]) == (
-        "again",
-        "remove one of the two accounts from the configuration",
-    )
+    assert snapshot.status.waiting is None
+    [failed] = [event for event in bench.events() if event["event"] == "poll.failed"]
+    assert (failed["account"], failed["reason"]) == ("again", snapshot.status.last_error)
+
+
+def _missing(bench: PollerFixture) -> None:
+    bench.token.unlink()
+
+
+def _refused(bench: PollerFixture) -> None:
+    bench.token.write_text("r3v0k3d\n")
+
+
+def _wrong(bench: PollerFixture) -> None:
+    bench.token.write_text("0th3r\n")
+
+
+@pytest.mark.fault(
+    "of two accounts of one user, the one that is polled loses its token, or gets another user's",
+    action="polls the other one, which keeps the counters while it is polled",
+    shown="the counters, under the name of the one that is polled; `sbg_up` 0 of the other",
+    recovery="none needed",
+)
+@pytest.mark.parametrize("when", ["running", "restarted"])
+@pytest.mark.parametrize("lose", [_missing, _refused, _wrong])
+def test_second_entry_is_polled_while_the_first_cannot_be(
+    bench: PollerFixture, lose: Callable[[PollerFixture], None], when: str
+) -> None:
+    right = bench.token.read_text()
+    bench.token.with_name("copy").write_text(right)
+    bench.platform.users["0th3r"] = "other"
+    bench.platform.add("1", failed=1)
+    bench.poll()
+    if when == "restarted":
+        bench.identities = IdentityRegistry(["cavatica", "again"], bench.store.names())
+        bench.poller = bench.new_poller()
+        bench.poller._publish_saved_ledger()  # noqa: SLF001  # as at the start of a process
+    second = bench.new_poller("again", file="copy")
+    second.poll()
+    assert bench.snapshots[-1].ledger is None, "it may poll only once the first cannot"
+
+    lose(bench)
+    assert bench.poll().ledger is not None
+    second.poll()
+    taken = bench.snapshots[-1]
+    assert (taken.account, taken.status.up) == ("again", True)
+    assert bench.counted(counting.FILES_FAILED) == 1
+    bench.poller._publish_snapshot()  # noqa: SLF001  # as it does every few seconds
+    assert (bench.snapshots[-1].status.up, bench.snapshots[-1].ledger) == (False, None)
+
+    bench.token.write_text(right)
+    back = bench.poll()
+    assert back.ledger is None
+    assert back.status.last_error.startswith("the same user on the same platform as again; not polled")
+    second.poll()
+    assert bench.snapshots[-1].status.up is True
+    assert list(bench.store.names()) == ["again"]
+
+
+def test_second_entry_takes_over_in_a_command_that_polls_once(bench: PollerFixture) -> None:
+    bench.token.with_name("copy").write_text(bench.token.read_text())
+    bench.platform.add("1", failed=1)
+    bench.poll()
+    bench.identities = IdentityRegistry(["cavatica", "again"], bench.store.names())
+    pollers = bench.new_poller("again", file="copy"), bench.new_poller()
+    _refused(bench)
+    for poller in pollers:
+        poller.poll_until_listed()
+
+    for poller in pollers:
+        poller.take_over()
+    for poller in pollers:
+        poller.confirm()
+
+    shown = {each.account: each for each in bench.snapshots}
+    assert (shown["again"].status.up, shown["cavatica"].status.up) == (True, False)
+    assert shown["again"].ledger is not None
+    assert shown["cavatica"].ledger is None
 
 
 def test_the_first_entry_takes_over_although_the_second_got_its_answer_first(bench: PollerFixture) -> None:

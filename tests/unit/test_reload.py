@@ -3,19 +3,22 @@
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from exporter.clock import AccountClock, RealClock
+from exporter.clock import AccountClock, Clock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
 from exporter.config.changes import AccountChanges, Login, account_changes, duplicate_accounts, renamed_accounts
 from exporter.config.loading import Configuration, load
 from exporter.config.own_settings import OwnSettings
 from exporter.config.tokens import FixedToken, ProfileToken, Token, TokenFile
+from exporter.daemon.accounts import RunningAccounts
+from exporter.daemon.assembly import AnyPoller, PollerFactory
 from exporter.daemon.reload import Applied, Reloader
 from exporter.errors import ConfigError, DuplicateAccount, Stopping
 from exporter.logs import LogStyle, logger, logger_in
@@ -23,10 +26,11 @@ from exporter.metrics.snapshot import ReloadStatus, SnapshotRegistry
 from exporter.polling.identity import IdentityRegistry
 from exporter.polling.lease import Lease
 from exporter.redaction import Secret
+from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.factories import ENDPOINT
 from tests.snapshots import STATUS, UNTRIED, snapshot
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, eventually
 
 
 def account(name: str = "a", token: Token | None = None) -> AccountConfig:
@@ -371,6 +375,30 @@ def test_an_account_that_has_polled_a_user_for_a_while_goes_on() -> None:
         registry.claim(USER, "first")
 
 
+def test_an_account_that_cannot_poll_its_user_leaves_it_to_another_one() -> None:
+    """Also if a ledger has its name. The other one then goes on."""
+    registry = IdentityRegistry(("lab5", "dup"), {"lab5": USER})
+    with pytest.raises(DuplicateAccount):
+        registry.claim(USER, "dup")
+    assert not registry.is_free("dup")
+    assert not registry.is_taken(USER, "lab5")
+
+    registry.give_up("lab5")
+    assert registry.is_free("dup")
+    registry.arrange(("lab5", "dup", "new"), (), {"lab5": USER})
+    assert registry.is_free("dup"), "it is still down"
+    registry.claim(USER, "dup")
+
+    assert registry.is_taken(USER, "lab5")
+    assert registry.duplicates == {}
+    for name in ("lab5", "new"):
+        with pytest.raises(DuplicateAccount, match=r"as dup; not polled"):
+            registry.claim(USER, name)
+    registry.arrange(("lab5", "dup"), (), {"dup": USER})
+    with pytest.raises(DuplicateAccount):
+        registry.claim(USER, "lab5")
+
+
 def test_accounts_that_begin_later_do_not_take_a_user_from_one_that_is_polled() -> None:
     registry = IdentityRegistry(("z",))
     registry.claim(USER, "z")
@@ -402,35 +430,19 @@ def named(*logins: Login) -> dict[str, Login]:
 @pytest.mark.parametrize(
     ("polled", "wanted", "renamed"),
     [
-        ([login("lab6", "t")], [login("six", "t", "lab6")], {"lab6": "six"}),
-        ([login("lab6", "t")], [login("six", "t")], {"lab6": "six"}),  # its token file, too
-        ([login("lab6")], [login("six", None, "lab6")], {"lab6": "six"}),  # a token that cannot be read
-        ([login("lab6")], [login("six")], {}),
-        ([login("lab6", "t")], [login("six", "other", "lab6")], {}),
-        ([login("lab6", "t")], [login("six", "t", division="d")], {}),
-        ([login("lab6", "t")], [login("six", "t", endpoint="https://other.example/v2")], {}),
-        ([login("a", "1"), login("b", "2")], [login("a", "2", "b"), login("b", "1", "a")], {"a": "b", "b": "a"}),
-        ([login("a", "1"), login("b", "2")], [login("b", "1", "a"), login("c", "2", "b")], {"a": "b", "b": "c"}),
-        ([login("lab5", "t")], [login("dup", "t"), login("lab5", "t")], {}),  # a copy
-        ([login("lab5", "t")], [login("dup", "t"), login("lab5", "t", ca_file=Path("/ca"))], {}),
-        ([login("lab6", "t")], [login("one", "t"), login("two", "t")], {"lab6": "one"}),
-        ([login("dup", "t"), login("lab5", "t")], [login("lab5", "t")], {}),
-        ([Login(pending(), None)], [Login(pending(), None)], {}),
+        ([login("a"), login("b")], [login("a", file="b"), login("b", file="a")], {"a", "b"}),
+        ([login("a"), login("b")], [login("b", file="a"), login("c", file="b")], {"b"}),
+        ([login("a"), login("b")], [login("a", file="b")], {"a"}),
+        ([login("a"), login("b")], [login("a", file="b"), login("b")], set()),  # a copy
+        ([login("a")], [login("a", file="b"), login("b", file="a")], set()),
+        ([login("a"), login("b")], [login("b"), login("a", ca_file=Path("/ca"))], set()),
+        ([login("a"), login("b")], [login("a", file="b", division="d"), login("b", file="a")], {"b"}),
+        ([login("lab6")], [login("six", file="lab6")], set()),  # a new name
+        ([Login(pending(), None)], [Login(pending(), None)], set()),
     ],
 )
-def test_a_renamed_account_is_known_by_its_token(
-    polled: list[Login], wanted: list[Login], renamed: dict[str, str]
-) -> None:
-    assert renamed_accounts(named(*polled), named(*wanted), {}) == renamed
-
-
-def test_of_two_accounts_of_a_user_the_second_takes_over_from_the_first_that_is_removed() -> None:
-    both = login("dup", "another token of the user"), login("lab5", "t")
-    duplicates = {"dup": "lab5"}
-
-    assert renamed_accounts(named(*both), named(both[0]), duplicates) == {"lab5": "dup"}
-    assert renamed_accounts(named(*both), named(both[1]), duplicates) == {}
-    assert renamed_accounts(named(*both), {}, duplicates) == {}
+def test_names_that_other_accounts_have_now(polled: list[Login], wanted: list[Login], renamed: set[str]) -> None:
+    assert renamed_accounts([each.account for each in polled], [each.account for each in wanted]) == renamed
 
 
 @pytest.mark.parametrize(
@@ -453,29 +465,96 @@ def test_a_copy_of_an_account_is_known_by_its_token(
     assert duplicate_accounts(wanted, arriving, having, {"other": "x"}) == {"other": "x", **duplicates}
 
 
-def test_a_reload_tells_of_renamed_accounts_and_of_those_that_are_there_twice(desk: Desk) -> None:
-    changes = AccountChanges(
-        ("lab5",),
-        ("dup", "six", "new"),
-        ("a", "b", "c"),
-        ("lab6", "old"),
-        {"lab6": "six", "a": "b", "b": "a"},
-        {"dup": "lab5"},
-    )
-    desk.changes = changes
+def test_a_reload_tells_of_accounts_that_may_be_renamed_and_of_those_that_are_there_twice(desk: Desk) -> None:
+    desk.changes = AccountChanges(("lab5",), ("dup", "six"), ("c",), ("lab6", "old"), {"dup": "lab5"})
 
     assert desk.reloader.reload().text.splitlines() == [
-        "renamed: lab6 is now six; its counters go on",
-        "renamed: a is now b; its counters go on",
-        "renamed: b is now a; its counters go on",
-        "accounts added: dup, new",
+        "accounts added: dup, six",
         "accounts changed: c",
-        "accounts removed: old",
+        "accounts removed: lab6, old; counters go on under a new name if an added account is the same user",
         "dup: the same user on the same platform as lab5; not polled",
     ]
     [event] = [each for each in desk.events() if each["event"] == "configuration.reloaded"]
-    assert event["accounts_renamed"] == "lab6 to six, a to b, b to a"
+    assert event["accounts_removed"] == "lab6, old"
     assert event["accounts_not_polled"] == "dup: the same user on the same platform as lab5; not polled"
+
+
+# ----------------------------------------------------------------------------------- a reload that an error interrupts
+
+ONE_ACCOUNT: Final = """
+state_file = "state.db"
+[[accounts]]
+name = "a"
+api_endpoint = "http://127.0.0.1:1/v2"
+auth_token_file = "{}"
+"""
+
+
+class FaultyFactory(PollerFactory):
+    """Raises an error at the step that the test names."""
+
+    fails_at = ""
+
+    def new(
+        self,
+        entry: AccountEntry,
+        turn: int,
+        lease: Lease | None = None,
+        clock: Clock | None = None,
+        *,
+        is_renamed: bool = False,
+    ) -> AnyPoller:
+        self._reach("new")
+        return super().new(entry, turn, lease, clock, is_renamed=is_renamed)
+
+    def arrange(self, released: Collection[str], renamed: Collection[str]) -> Collection[str]:
+        self._reach("arrange")
+        return super().arrange(released, renamed)
+
+    def _reach(self, step: str) -> None:
+        if step == self.fails_at:
+            self.fails_at = ""
+            raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.fault(
+    "an unexpected error in the middle of a reload",
+    action="polls on, or polls again after the next reload",
+    shown="a traceback in the log; `sbg_exporter_config_last_reload_successful` 0",
+    recovery="the next reload",
+)
+@pytest.mark.parametrize("step", ["new", "arrange"])
+def test_after_a_reload_that_failed_the_next_one_polls_all_accounts(step: str, tmp_path: Path) -> None:
+    stop, config = threading.Event(), tmp_path / "config.toml"
+    clock, log = RealClock(stop), logger("json", "error", io.StringIO())
+
+    def read(token: str) -> Configuration:
+        (tmp_path / token).write_text("t0k3n-t0k3n")
+        config.write_text(ONE_ACCOUNT.format(token))
+        return load({"config": str(config)}, {}, tmp_path)
+
+    def polled() -> list[str]:
+        return [each.name for each in threading.enumerate() if each.name == "poller-a"]
+
+    first = read("first.token")
+    registry = SnapshotRegistry(first.names)
+    with closing(Store(first.state_file)) as store:
+        factory = FaultyFactory(first, store, registry, clock, log)
+        accounts = RunningAccounts(factory, registry, clock, log)
+        try:
+            accounts.apply(first)
+            factory.fails_at = step
+            with pytest.raises(RuntimeError):
+                accounts.apply(read("second.token"))
+            eventually(lambda: len(polled()) == (1 if step == "new" else 0))
+
+            changes = accounts.apply(read("first.token"))
+
+            assert (changes.kept, changes.changed) == ((("a",), ()) if step == "new" else ((), ("a",)))
+            eventually(lambda: len(polled()) == 1)
+        finally:
+            stop.set()
+            accounts.stop()
 
 
 def test_snapshots_follow_the_configuration_and_readiness_lasts() -> None:

@@ -141,16 +141,6 @@ def test_a_ledger_has_the_one_name_that_its_account_has_now(store: Store, state_
     assert store.names() == {"six": (ENDPOINT, "u", ""), "lab6": (ENDPOINT, "v", "")}
 
 
-def test_ledgers_exchange_their_names(store: Store, state_file: Path) -> None:
-    for name, user in (("a", "u"), ("b", "v"), ("c", "w")):
-        begin(store, name, user)
-
-    store.rename({"a": "b", "b": "a", "c": "d", "unknown": "e"})
-    store.rename({})
-
-    assert names_in(state_file) == {"u": ("b",), "v": ("a",), "w": ("d",)}
-
-
 def test_of_several_names_that_an_earlier_version_gave_the_latest_comes_first(store: Store, state_file: Path) -> None:
     number = begin(store, "lab6").account.number
     for name in ("six", "a first attempt"):

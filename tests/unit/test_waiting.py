@@ -28,7 +28,7 @@ def reason(snapshot: AccountSnapshot) -> str:
     """The reason that the metric shows; an empty string for none."""
     [family] = [family for family in FAMILIES if family.name == "sbg_exporter_waiting"]
     samples = {str(sample.labels[0]): sample.value for sample in family.samples(snapshot, DISPLAY, START)}
-    assert list(samples) == ["allowance", "yielding", "rate_limited", "maintenance", "token", "duplicate"]
+    assert list(samples) == ["allowance", "yielding", "rate_limited", "maintenance", "token"]
     assert sum(1 for value in samples.values() if value) <= 1
     return next((name for name, value in samples.items() if value == 1), "")
 
