@@ -77,7 +77,7 @@ class Login(NamedTuple):
 def renamed_accounts(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> frozenset[str]:
     """The names that were polled already and are now those of other accounts, such as two that exchange their names.
 
-    An account is told by what the configuration says of it: endpoint, division, and where its token is. Which user the
+    An account is known by what the configuration says of it: endpoint, division, and where its token is. Which user the
     token belongs to is for the platform to say.
     """
     before, after = _sources(polled), _sources(wanted)

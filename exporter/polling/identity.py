@@ -1,7 +1,7 @@
 """Which user a token belongs to. Of several accounts with the same identity, only one is polled."""
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from exporter.api.allowance import AllowanceKey, AllowancePool
@@ -43,7 +43,13 @@ class IdentityRegistry:
         self._refused: dict[str, Identity] = {}
         self._down: set[str] = set()
         """Accounts that can poll nothing for now."""
+        self._wake: dict[str, Callable[[], None]] = {}
         self.arrange(names, (), ledgers)
+
+    def watch(self, name: str, wake: Callable[[], None]) -> None:
+        """Call *wake* when the account *name* may take over from another one, or when that has taken over from it."""
+        with self._lock:
+            self._wake[name] = wake
 
     def claim(self, identity: Identity, name: str) -> None:
         """Claim *identity* for the account *name*.
@@ -63,12 +69,14 @@ class IdentityRegistry:
             self._free(name)
             self._down.discard(name)
             self._owners[identity] = name
+            self._wake_all(self._down)
 
     def give_up(self, name: str) -> None:
         """Leave what the account *name* has to others: it has no usable token of that user for now."""
         with self._lock:
             self._free(name)
             self._down.add(name)
+            self._wake_all(self._refused)
 
     def is_free(self, name: str) -> bool:
         """Whether the account *name* was refused an identity that no account has any more."""
@@ -79,6 +87,10 @@ class IdentityRegistry:
         """Whether another account than *name* has *identity*."""
         with self._lock:
             return self._owners.get(identity, name) != name
+
+    def _wake_all(self, names: Collection[str]) -> None:
+        for name in names:
+            self._wake.get(name, lambda: None)()
 
     def _free(self, name: str) -> None:
         self._owners = {identity: each for identity, each in self._owners.items() if each != name}
@@ -107,6 +119,7 @@ class IdentityRegistry:
             self._owners = {identity: name for identity, name in self._owners.items() if self._goes_on(name)}
             self._refused = {name: identity for name, identity in self._refused.items() if self._goes_on(name)}
             self._down = {name for name in self._down if self._goes_on(name)}
+            self._wake = {name: wake for name, wake in self._wake.items() if name in self._order}
             self._settled.intersection_update(self._owners)
             for name in names:
                 identity = (ledgers or {}).get(name)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -383,11 +384,17 @@ def test_an_account_that_cannot_poll_its_user_leaves_it_to_another_one() -> None
     assert not registry.is_free("dup")
     assert not registry.is_taken(USER, "lab5")
 
+    woken: list[str] = []
+    for name in ("lab5", "dup"):
+        registry.watch(name, partial(woken.append, name))
+
     registry.give_up("lab5")
     assert registry.is_free("dup")
+    assert woken == ["dup"]
     registry.arrange(("lab5", "dup", "new"), (), {"lab5": USER})
     assert registry.is_free("dup"), "it is still down"
     registry.claim(USER, "dup")
+    assert woken == ["dup", "lab5"]
 
     assert registry.is_taken(USER, "lab5")
     assert registry.duplicates == {}
