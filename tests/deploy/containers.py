@@ -195,7 +195,9 @@ class Engine:
     def image(self, name: str, **arguments: str) -> str:
         """The exporter's image on :attr:`base`, its Dockerfile given *arguments*, and named *name*."""
         given = {"BASE": self.base, "VERSION": __version__, "REVISION": REVISION, **arguments}
-        return self.built(name, DOCKERFILE, *(f"--build-arg={key}={value}" for key, value in given.items()))
+        # Without cached layers: buildah 1.28 took one for the exporter's after its sources had changed.
+        arguments_given = (f"--build-arg={key}={value}" for key, value in given.items())
+        return self.built(name, DOCKERFILE, "--layers=false", *arguments_given)
 
     def built(self, name: str, dockerfile: Path, *options: str, context: Path = REPOSITORY) -> str:
         """An image named *name*, as this machine's own; a step that has been built already is not built again."""

@@ -336,7 +336,8 @@ def test_denied_everything_it_serves_and_ends_when_told(
     daemon = containers.start(request.getfixturevalue(built), "run", "--config", SETTINGS, options=options)
     scrape = daemon.answering().await_ready().scrape()
     assert scrape.value("sbg_up", account="sim") == 1
-    assert scrape.value("sbg_exporter_build_info", version=__version__, python=python_of(scrape.page)) == 1
+    about = {"version": __version__, "revision": REVISION, "python": python_of(scrape.page)}
+    assert scrape.value("sbg_exporter_build_info", **about) == 1
     process = status(daemon)
     assert set(process["Uid"].split()) == set(process["Gid"].split()) == {str(USER)}
     assert int(process["CapEff"], 16) == int(process["CapBnd"], 16) == 0
