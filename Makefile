@@ -25,7 +25,7 @@ help: ## show this list
 demo: $(VENV)/run ## watch the exporter on a simulated platform (Ctrl-C ends it; ARGS="--help" for its flags)
 	@exec $(BIN)/sbg-exporter demo $(ARGS)
 
-test: $(VENV)/test ## lint, then every test but the slow ones, with branch coverage (5 minutes on 2 cores)
+test: $(VENV)/test ## lint, then every test but the slow ones, with branch coverage (6 minutes on 2 cores)
 	@$(BIN)/python -m tests.tools
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/coverage erase
