@@ -189,6 +189,11 @@ class _Result(NamedTuple):
     estimate: UsageEstimate
     settings: Settings
 
+    @property
+    def requests(self) -> int:
+        """How many are expected in 5 minutes."""
+        return min(self.estimate.requests, self.snapshot.status.allowance)
+
 
 _Results = Sequence[_Result]
 Report = Callable[[_Results, DisplayOptions, Callable[[], float]], None]
@@ -210,22 +215,23 @@ def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float])
     """Print one line for each account, and a verdict."""
     width = max((len(each.snapshot.account) for each in results), default=0)
     for result in _failures_last(results):
-        snapshot = result.snapshot
-        words = (line.partition(" ") for line in _found(result, display, now))
-        found = {key: text.strip().removeprefix("step   ") for key, _, text in words}
-        if "error" in found:
-            next_step = f"; {found['next']}" if "next" in found else ""
-            say(f"{snapshot.account:<{width}}  failed  {found['error']}{next_step}")
-            continue
-        user = f"{found['user']} at " if "user" in found else ""
-        host = snapshot.endpoint.partition("://")[2].partition("/")[0]
-        jobs = found["jobs"].partition(":")[0].partition(";")[0].replace(" listed", "")
-        say(
-            f"{snapshot.account:<{width}}  ok      {user}{host}; {jobs} job{'' if jobs == '1' else 's'};"
-            f" {found['requests'].split()[0]} of {snapshot.status.allowance} requests per 5 minutes;"
-            f" {found['series'].split()[0]} to {found['series'].split()[-1]} series"
-        )
+        say(f"{result.snapshot.account:<{width}}  {_line(result, display, now())}")
     say(_verdict(results))
+
+
+def _line(result: _Result, display: DisplayOptions, now: float) -> str:
+    snapshot, status = result.snapshot, result.snapshot.status
+    if problem := _problem(snapshot, now):
+        step = _next_step(snapshot)
+        return f"failed  {problem}{'; ' if step else ''}{step}"
+    user = "" if status.username is None else f"{_user(status.username, display)} at "
+    host = snapshot.endpoint.partition("://")[2].partition("/")[0]
+    jobs = f"{result.estimate.jobs} or more" if snapshot.listed is None else f"{snapshot.jobs_by_state().total()}"
+    return (
+        f"ok      {user}{host}; {jobs} job{'' if jobs == '1' else 's'};"
+        f" {result.requests} of {status.allowance} requests per 5 minutes;"
+        f" {series_count(snapshot, display, now)} to {most_series(snapshot, display, now)} series"
+    )
 
 
 def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
@@ -271,20 +277,28 @@ def _found(result: _Result, display: DisplayOptions, now: Callable[[], float]) -
     snapshot, status = result.snapshot, result.snapshot.status
     yield f"endpoint    {snapshot.endpoint}"
     if status.username is not None:
-        yield f"user        {status.username if display.show_username else _HIDDEN}"
+        yield f"user        {_user(status.username, display)}"
     if problem := _problem(snapshot, now()):
         yield f"error       {problem}"
-        if status.last_error and status.auth_ok is False:
-            yield f"next step   {_for_a_refused_token(snapshot.endpoint)}"
+        if step := _next_step(snapshot):
+            yield f"next step   {step}"
         return
     yield f"jobs        {_jobs(snapshot, result.estimate)}"
     if status.rate_limit is not None and status.rate_limit_remaining is not None:
         yield f"rate limit  {status.rate_limit_remaining} of {status.rate_limit} requests left in this window"
     else:
         yield "rate limit  not reported by the platform"
-    expected = min(result.estimate.requests, status.allowance)
-    yield f"requests    {expected} per 5 minutes expected, {status.allowance} allowed"
+    yield f"requests    {result.requests} per 5 minutes expected, {status.allowance} allowed"
     yield f"series      {series_count(snapshot, display, now())} now, at most {most_series(snapshot, display, now())}"
+
+
+def _user(name: str, display: DisplayOptions) -> str:
+    return name if display.show_username else _HIDDEN
+
+
+def _next_step(snapshot: AccountSnapshot) -> str:
+    refused = snapshot.status.last_error and snapshot.status.auth_ok is False
+    return _for_a_refused_token(snapshot.endpoint) if refused else ""
 
 
 def _settings(settings: Settings) -> str:
