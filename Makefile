@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Images of CI set it. Then each of some thousand processes compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests at the same time: more than cores, because many of them wait.
 WORKERS ?= 4
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder

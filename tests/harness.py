@@ -8,6 +8,7 @@ page of its metrics.
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,9 @@ _SCRAPE: Final = 0.1
 ANCHOR: Final = time.time()
 """Time at which all fast clocks of this test process agree with the machine's."""
 
+_SAMPLE: Final = re.compile(r'^([a-zA-Z_:][\w:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})? (\S+)', re.MULTILINE)
+_LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
 Event = dict[str, object]
 Labels = frozenset[tuple[str, str]]
 
@@ -65,6 +69,15 @@ class Scrape:
                 key = sample.name, frozenset(sample.labels.items())
                 assert key not in self.samples, f"twice on the page: {sample}"
                 self.samples[key] = sample.value
+
+    @classmethod
+    def glance(cls, page: str) -> Self:
+        """Read the samples of *page* without its types, ten times faster: for one look of many while a test waits."""
+        seen = cls("# EOF")
+        seen.page = page
+        for name, labels, value in _SAMPLE.findall(page):
+            seen.samples[name, frozenset(_LABEL.findall(labels))] = float(value)
+        return seen
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the sample with exactly these labels, or None."""
@@ -282,39 +295,44 @@ class Daemon:
         eventually(lambda: self.get("/-/ready").status_code == 200, describe=self.output)
         return self
 
-    def scrape(self) -> Scrape:
-        """Return the current metrics, requested as OpenMetrics."""
+    def _page(self) -> str:
         answer = self.get("/metrics", accept=OPENMETRICS)
         assert answer.status_code == 200
-        return Scrape(answer.text)
+        return answer.text
+
+    def scrape(self) -> Scrape:
+        """Return the current metrics, requested as OpenMetrics."""
+        return Scrape(self._page())
 
     def scrape_when(self, condition: Callable[[Scrape], object], *, within: float = PATIENCE) -> Scrape:
         """Return the first scrape for which *condition* holds."""
-        scrapes = [self.scrape()]
+        page = ""
 
         def holds() -> bool:
-            scrapes[0] = self.scrape()
-            return bool(condition(scrapes[0]))
+            nonlocal page
+            page = self._page()
+            return bool(condition(Scrape.glance(page)))
 
-        eventually(holds, within=within, every=_SCRAPE, describe=lambda: scrapes[0].page + self.output())
-        return scrapes[0]
+        eventually(holds, within=within, every=_SCRAPE, describe=lambda: page + self.output())
+        return Scrape(page)
 
     def await_polls(self, account: str, number: int = 1, result: str = "success") -> Scrape:
         """Return a scrape after *number* further polls with this result."""
         labels = {"account": account, "result": result}
-        before = self.scrape().value("sbg_exporter_polls_total", **labels) or 0
+        before = Scrape.glance(self._page()).value("sbg_exporter_polls_total", **labels) or 0
         return self.scrape_when(lambda now: (now.value("sbg_exporter_polls_total", **labels) or 0) >= before + number)
 
     def await_exact(self, account: str, simulator: RunningSimulator, user: str | None = None) -> Scrape:
         """Return the first scrape in which *account*'s counters are the true counts."""
-        wrong: list[object] = [None]
+        wrong: object = None
 
-        def exact() -> Scrape | None:
-            scrape = self.scrape()
-            wrong[0] = difference(scrape, account, simulator, user)
-            return None if wrong[0] else scrape
+        def exact() -> str | None:
+            nonlocal wrong
+            page = self._page()
+            wrong = difference(Scrape.glance(page), account, simulator, user)
+            return None if wrong else page
 
-        return eventually(exact, every=_SCRAPE, describe=lambda: f"{account} is off by {wrong[0]}\n{self.output()}")
+        return Scrape(eventually(exact, every=_SCRAPE, describe=lambda: f"{account} is off by {wrong}\n{self.output()}"))
 
     # ---- end ----
 

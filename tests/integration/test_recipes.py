@@ -58,7 +58,7 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        leave_out = shutil.ignore_patterns("node_modules", "__pycache__", ".*_cache")
+        leave_out = shutil.ignore_patterns("node_modules", ".*_cache")
         for name in _COPIED:
             source = _REPOSITORY / name
             if source.is_dir():
