@@ -332,7 +332,9 @@ class Daemon:
             wrong = difference(Scrape.glance(page), account, simulator, user)
             return None if wrong else page
 
-        return Scrape(eventually(exact, every=_SCRAPE, describe=lambda: f"{account} is off by {wrong}\n{self.output()}"))
+        return Scrape(
+            eventually(exact, every=_SCRAPE, describe=lambda: f"{account} is off by {wrong}\n{self.output()}")
+        )
 
     # ---- end ----
 
