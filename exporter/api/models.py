@@ -44,6 +44,7 @@ class Outcome(StrEnum):
 OPERATIONS: Final = tuple(Operation)
 STATES: Final = tuple(State)
 OUTCOMES: Final = tuple(Outcome)
+INCOMPLETE_OR_LOST: Final = frozenset({Outcome.INCOMPLETE, Outcome.LOST})
 
 OTHER: Final = "other"
 """Label for values that are not usable as labels, or exceed the allowed number of labels."""

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from exporter.api.error_codes import in_words, words_of
-from exporter.api.models import Outcome
+from exporter.api.models import INCOMPLETE_OR_LOST, Outcome
 from exporter.commands._terminal import Cell, Column, Display, Style, printable, total_width
 from exporter.counting.values import JobRecord
-from exporter.metrics.snapshot import error_codes, submitted_at
+from exporter.metrics.snapshot import error_codes, noticed_at, submitted_at, why_incomplete_or_lost
 
 STUCK_SECONDS: Final = 1800.0
 """When an unfinished job without progress is marked: the threshold of the alert SbgJobStuck."""
-_FAILED_OUTCOMES: Final = frozenset({Outcome.FAILED, Outcome.PARTIAL, Outcome.INCOMPLETE, Outcome.LOST})
+_FAILED_OUTCOMES: Final = frozenset({Outcome.FAILED, Outcome.PARTIAL}) | INCOMPLETE_OR_LOST
 _SETTLING: Final = "settling"
 _ROOM_FOR_BARS: Final = 10
 """Columns of a terminal for which names of accounts are cut off."""
@@ -48,15 +48,8 @@ class ListedJob(NamedTuple):
 
     @property
     def seen_at(self) -> float:
-        """The latest of its end, its first failed file and its last progress, Unix seconds; infinite while unfinished.
-
-        The exporter may have seen these long after the end, if it was down. What it saw of a job that finished before
-        counting began does not matter: that was when counting began.
-        """
-        record = self.record
-        if record.history:
-            return record.ended_on
-        return max(record.ended_on, record.detected_at or 0.0, record.last_progress_at)
+        """When it was last seen to change, Unix seconds; infinite while unfinished."""
+        return noticed_at(self.record)
 
     @property
     def total(self) -> int:
@@ -67,6 +60,13 @@ class ListedJob(NamedTuple):
     def errors(self) -> str:
         """Its error records by code in words, most frequent first; empty if there are none yet."""
         return ", ".join(f"{in_words(code)} ({records})" for code, records in error_codes(self.record))
+
+    @property
+    def reason(self) -> str:
+        """Its errors, and why it is incomplete or lost since when; empty if it is neither and has no known errors."""
+        why = why_incomplete_or_lost(self.record)
+        verb = "noticed" if self.record.outcome == Outcome.LOST else "ended"
+        return ", ".join(filter(None, (self.errors, why and f"{why}; {verb} {moment(self.changed_at)}")))
 
     def stuck(self, now: float) -> bool:
         """Whether it is unfinished and without progress for too long."""
@@ -172,13 +172,13 @@ def _terminal_columns(jobs: Sequence[ListedJob], now: float) -> _LastColumns:
 
 
 def _plain_columns(jobs: Sequence[ListedJob], _now: float) -> _LastColumns:
-    columns = [Column("FILES", right=True), Column("FAILED", right=True), Column("CHANGED"), Column("ERRORS")]
+    columns = [Column("FILES", right=True), Column("FAILED", right=True), Column("CHANGED"), Column("REASON")]
     cells = [
         [
             Cell(_files(job)),
             Cell(str(job.record.last_failed or "-")),
             Cell(moment(job.changed_at)),
-            Cell(printable(job.errors) or "-"),
+            Cell(printable(job.reason) or "-"),
         ]
         for job in jobs
     ]
@@ -192,15 +192,15 @@ def _files(job: ListedJob) -> str:
 def _with_bars(
     jobs: Sequence[ListedJob], display: Display, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]
 ) -> Iterator[str]:
-    """The table's lines with a progress bar at the end of each, if there is room, and below it the job's errors."""
+    """The table's lines with a progress bar at the end of each, if there is room, and below it the job's reason."""
     widths = display.widths(columns, rows, reserve=_ROOM_FOR_BARS)
     bar = display.bar_width(total_width(widths))
     titles, *lines = display.table(columns, rows, reserve=_ROOM_FOR_BARS)
     yield titles
     for job, line in zip(jobs, lines, strict=True):
         yield f"{line}  {_bar(job, display, bar)}" if bar and job.total else line
-        if job.errors:
-            text = display.shortened(f"  {printable(job.errors)}", display.columns or 0)
+        if job.reason:
+            text = display.shortened(f"  {printable(job.reason)}", display.columns or 0)
             yield display.styled(text, Style.BAD)
 
 

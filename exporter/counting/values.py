@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from exporter.api.models import Job
+from exporter.api.models import INCOMPLETE_OR_LOST, Job
 from exporter.counting.submission import submission_time
 
 DAY: Final = 86400.0
@@ -302,7 +302,8 @@ class Changes:
     Attributes:
         listed: totals over all listed jobs, as they are now.
         new_records: how many of the job records are of jobs never observed before.
-        failed_since: failed jobs that ended and were detected before this time (Unix seconds) may leave memory.
+        failed_since: failed, incomplete and lost jobs that ended and were detected before this time (Unix seconds) may
+            leave memory.
         wait_clock: the reading to store with the rest, so that a later process continues the waits.
         retries: jobs whose own endpoint failed when it was last requested, and None for those that it is over for.
     """
@@ -339,6 +340,7 @@ class Ledger:
     Attributes:
         live: records of jobs that are unfinished or need details, by id.
         failed: records of jobs with failed files that are or may be shown individually, by id.
+        incomplete_or_lost: records of jobs with one of these outcomes that are or may be shown individually, by id.
         listed: totals over the listed jobs, as last observed.
         wait_clock: the reading stored last; None before the first.
         retries: when jobs whose own endpoint failed may be requested again, by id.
@@ -353,12 +355,13 @@ class Ledger:
     tracked_jobs: int
     wait_clock: WaitClock | None = None
     retries: Mapping[str, Retry] = field(default_factory=dict)
+    incomplete_or_lost: Mapping[str, JobRecord] = field(default_factory=dict)
 
     def after(self, changes: Changes) -> "Ledger":
         """The ledger after *changes* are committed; this same object if there are none."""
         if not changes:
             return self
-        live, failed = self.live, self.failed
+        live, failed, incomplete_or_lost = self.live, self.failed, self.incomplete_or_lost
         if changes.records or changes.forgotten:
             live = _kept(live, changes, lambda record: record.unfinished or record.needs_details)
             failed = _kept(
@@ -366,6 +369,14 @@ class Ledger:
                 changes,
                 lambda record: (
                     record.failed > 0 and max(record.ended_on, record.detected_at or 0.0) >= changes.failed_since
+                ),
+            )
+            incomplete_or_lost = _kept(
+                incomplete_or_lost,
+                changes,
+                lambda record: (
+                    record.outcome in INCOMPLETE_OR_LOST
+                    and max(record.ended_on, record.last_progress_at) >= changes.failed_since
                 ),
             )
         return Ledger(
@@ -380,6 +391,7 @@ class Ledger:
             {job_id: retry for job_id, retry in {**self.retries, **changes.retries}.items() if retry is not None}
             if changes.retries
             else self.retries,
+            incomplete_or_lost,
         )
 
 

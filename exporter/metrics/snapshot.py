@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from exporter.api.models import Outcome
 from exporter.counting.labels import decode_error_counts
 from exporter.counting.values import (
     FILES,
@@ -162,6 +163,16 @@ class AccountSnapshot:
             reverse=True,
         )
 
+    def incomplete_or_lost_jobs(self, display: DisplayOptions, now: float) -> list[JobRecord]:
+        """The incomplete and lost jobs that ended within the window, or that were noticed within half of it.
+
+        Those that were noticed last come first.
+        """
+        records = () if self.ledger is None else self.ledger.incomplete_or_lost.values()
+        window = display.failed_job_window
+        shown = (each for each in records if max(each.ended_on + window, noticed_at(each) + window / 2) > now)
+        return sorted(shown, key=lambda record: (noticed_at(record), record.id), reverse=True)
+
     def next_expiry(self, display: DisplayOptions, now: float) -> float:
         """When the next of the failed jobs leaves its window, Unix seconds; infinity if none does."""
         expiries = (display.shown_until(record) for record in self._failed())
@@ -189,6 +200,30 @@ class AccountSnapshot:
 def submitted_at(record: JobRecord) -> float:
     """When a job was submitted or, if that is unknown, first seen."""
     return record.first_seen if record.submitted_on is None else record.submitted_on
+
+
+def noticed_at(record: JobRecord) -> float:
+    """The latest of a job's end, its first failed file and its last progress, Unix seconds; infinite while unfinished.
+
+    The exporter may have seen these long after the end, if it was down. What it saw of a job that finished before
+    counting began does not matter: that was when counting began.
+    """
+    if record.history:
+        return record.ended_on
+    return max(record.ended_on, record.detected_at or 0.0, record.last_progress_at)
+
+
+def why_incomplete_or_lost(record: JobRecord) -> str:
+    """Why a job has one of these outcomes, in words; empty if it has another one."""
+    if record.outcome == Outcome.LOST:
+        return "gone from the platform before it finished"
+    if record.outcome != Outcome.INCOMPLETE:
+        return ""
+    missing = record.last_total - record.last_completed - record.last_failed
+    if missing <= 0:
+        return "no file is missing any more"
+    files = f"{missing:,} of {record.last_total:,} files missing"
+    return files if record.last_failed else f"{files}, none reported as failed"
 
 
 def error_codes(record: JobRecord) -> list[tuple[str, int]]:

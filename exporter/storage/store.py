@@ -44,6 +44,9 @@ _LIVE: Final = "outcome = '' OR detail_requests_left > 0"
 _SHOWN_AS_FAILED: Final = (
     "failed > 0 AND (outcome = '' OR max(coalesce(finished_on, last_progress_at), coalesce(detected_at, 0)) >= ?)"
 )
+_SHOWN_AS_INCOMPLETE_OR_LOST: Final = (
+    "outcome IN ('incomplete', 'lost') AND max(coalesce(finished_on, last_progress_at), last_progress_at) >= ?"
+)
 
 
 class _NotInPlace(Exception):
@@ -169,7 +172,8 @@ class Store:
     def load_by_name(self, name: str, endpoint: str, division: str, failed_since: float) -> Ledger | None:
         """The ledger with the account's *name*, if it has that endpoint and division.
 
-        Failed jobs that ended and were detected before *failed_since* (Unix seconds) are not loaded.
+        Failed, incomplete and lost jobs that ended and were detected before *failed_since* (Unix seconds) are not
+        loaded.
         """
         with self._reading():
             row = self._db.execute(
@@ -262,6 +266,10 @@ class Store:
             self._one("SELECT count(*) FROM job WHERE account = ?", number),
             read_wait_clock(self._db, number),
             read_retries(self._db, number),
+            {
+                record.id: record
+                for record in read_records(self._db, number, _SHOWN_AS_INCOMPLETE_OR_LOST, failed_since)
+            },
         )
 
     # ---- allowances ----

@@ -15,7 +15,7 @@ from exporter import __version__
 from exporter.api.error_codes import DOCUMENTATION
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ReloadStatus
 from exporter.redaction import printable, without_secrets
-from exporter.web.status import status_view
+from exporter.web.status import INCOMPLETE_OR_LOST_COMMAND, status_view
 
 _STYLE: Final = files("exporter.web").joinpath("static/status.css").read_text(encoding="utf-8")
 CONTENT_SECURITY_POLICY: Final = (
@@ -56,7 +56,13 @@ class StatusPage:
             "duration": duration,
         }
         style = Markup(_STYLE)  # noqa: S704  # our own file
-        environment.globals |= {"style": style, "version": __version__, "codes_page": DOCUMENTATION, "icon": icon}
+        environment.globals |= {
+            "style": style,
+            "version": __version__,
+            "codes_page": DOCUMENTATION,
+            "icon": icon,
+            "incomplete_or_lost_command": INCOMPLETE_OR_LOST_COMMAND,
+        }
         self.display = display
         """How much is shown of each account; may be replaced at any time."""
         self._template = environment.get_template("status.html.j2")

@@ -22,11 +22,14 @@ from exporter.metrics.snapshot import (
     ReloadStatus,
     Waiting,
     error_codes,
+    noticed_at,
     submitted_at,
+    why_incomplete_or_lost,
 )
 
 STUCK_SECONDS: Final = 1800.0
 """When an unfinished job without progress is reported as stuck: the threshold of the alert SbgJobStuck."""
+INCOMPLETE_OR_LOST_COMMAND: Final = "sbg-exporter jobs --outcome incomplete --outcome lost"
 _MAX_JOBS: Final = 100
 _MAX_PROBLEMS: Final = 5
 """Limits on table rows and on problems of one kind, over all accounts: what a person can still read through."""
@@ -102,6 +105,38 @@ class FailedJobRow:
             max(record.last_total, record.last_completed + record.last_failed),
             [(in_words(code), records) for code, records in error_codes(record)],
             record.detected_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IncompleteOrLostJobRow:
+    """A job with one of these outcomes; why it has it, in words.
+
+    Attributes:
+        noticed_at: None if it finished before counting began.
+    """
+
+    account: AccountLink
+    id: str
+    operation: str
+    outcome: str
+    completed: int
+    total: int
+    why: str
+    noticed_at: float | None
+
+    @classmethod
+    def of(cls, account: AccountLink, record: JobRecord) -> "IncompleteOrLostJobRow":
+        """The row of *record*."""
+        return cls(
+            account,
+            record.id,
+            record.operation,
+            record.outcome,
+            record.last_completed,
+            record.last_total,
+            why_incomplete_or_lost(record),
+            None if record.history else noticed_at(record),
         )
 
 
@@ -233,6 +268,14 @@ class FailedJobsProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class IncompleteOrLostJobsProblem:
+    """An account with incomplete or lost jobs."""
+
+    jobs: int
+    latest: IncompleteOrLostJobRow
+
+
+@dataclass(frozen=True, slots=True)
 class StuckJobsProblem:
     """An account with stuck jobs."""
 
@@ -265,6 +308,7 @@ class StatusView:
         refresh_seconds: how long until the page is worth loading again.
         accounts_waiting: without those that are failing.
         jobs_failed: without those that finished before counting began, which are jobs_failed_before.
+        jobs_incomplete_or_lost: without those that finished before counting began.
     """
 
     now: float
@@ -272,6 +316,7 @@ class StatusView:
     rejected: RejectedConfiguration | None
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
+    incomplete_or_lost: Problems[IncompleteOrLostJobsProblem]
     stuck: Problems[StuckJobsProblem]
     waiting: Problems[WaitProblem]
     accounts_up: int
@@ -281,11 +326,13 @@ class StatusView:
     jobs_unfinished: int
     jobs_failed: int
     jobs_failed_before: int
+    jobs_incomplete_or_lost: int
     jobs_stuck: int
     failed_job_window: float
     files_completed: int
     files_failed: int
     failed_jobs: Table[FailedJobRow]
+    incomplete_or_lost_jobs: Table[IncompleteOrLostJobRow]
     unfinished_jobs: Table[UnfinishedJobRow]
     listed: Table[ListedRow]
     accounts: tuple[AccountRow, ...]
@@ -304,6 +351,7 @@ class _Account:
         stuck: the stuck ones, longest without progress first.
         failed: its failed jobs, latest detection first.
         detected: those that did not finish before counting began.
+        incomplete_or_lost: its incomplete and lost jobs, latest first.
         job_series: how many unfinished and how many failed jobs of it are shown.
     """
 
@@ -314,6 +362,7 @@ class _Account:
     stuck: Sequence[JobRecord]
     failed: Sequence[JobRecord]
     detected: Sequence[JobRecord]
+    incomplete_or_lost: Sequence[JobRecord]
     files: FilesCounted
     job_series: int
 
@@ -327,8 +376,18 @@ class _Account:
         failed = snapshot.failed_jobs(display, now)
         detected = [record for record in failed if record.detected_at is not None]
         link = AccountLink(snapshot.account, number)
-        job_series = display.job_series_of(snapshot.account)
-        return cls(link, snapshot, stale, unfinished, stuck, failed, detected, snapshot.files_counted(), job_series)
+        return cls(
+            link=link,
+            snapshot=snapshot,
+            stale=stale,
+            unfinished=unfinished,
+            stuck=stuck,
+            failed=failed,
+            detected=detected,
+            incomplete_or_lost=snapshot.incomplete_or_lost_jobs(display, now),
+            files=snapshot.files_counted(),
+            job_series=display.job_series_of(snapshot.account),
+        )
 
     @property
     def state(self) -> AccountState:
@@ -339,6 +398,11 @@ class _Account:
         if not up:
             return "failing"
         return "stale" if self.stale else "up"
+
+    @property
+    def counted_incomplete_or_lost(self) -> Sequence[JobRecord]:
+        """Its incomplete and lost jobs that did not finish before counting began, latest first."""
+        return [record for record in self.incomplete_or_lost if not record.history]
 
     @property
     def failing(self) -> bool:
@@ -364,6 +428,7 @@ def status_view(
         rejected=_rejected(reload),
         failing=_failing(accounts, now),
         failed=_failed(accounts),
+        incomplete_or_lost=_incomplete_or_lost(accounts),
         stuck=_stuck(accounts, now),
         waiting=_waiting(waiting, now),
         accounts_up=sum(account.state == "up" for account in accounts),
@@ -373,11 +438,13 @@ def status_view(
         jobs_unfinished=sum(len(account.unfinished) for account in accounts),
         jobs_failed=sum(len(account.detected) for account in accounts),
         jobs_failed_before=sum(len(account.failed) - len(account.detected) for account in accounts),
+        jobs_incomplete_or_lost=sum(len(account.counted_incomplete_or_lost) for account in accounts),
         jobs_stuck=sum(len(account.stuck) for account in accounts),
         failed_job_window=display.failed_job_window,
         files_completed=sum(account.files.completed for account in accounts),
         files_failed=sum(account.files.failed for account in accounts),
         failed_jobs=_failed_jobs(accounts, limit),
+        incomplete_or_lost_jobs=_incomplete_or_lost_jobs(accounts, limit),
         unfinished_jobs=_unfinished_jobs(accounts, limit, now),
         listed=_listed(accounts),
         accounts=tuple(
@@ -387,6 +454,7 @@ def status_view(
                 key=lambda account: (
                     not account.failing,
                     not account.detected,
+                    not account.counted_incomplete_or_lost,
                     not account.waiting,
                     account.link.number,
                 ),
@@ -440,6 +508,17 @@ def _failed(accounts: Sequence[_Account]) -> Problems[FailedJobsProblem]:
     )
 
 
+def _incomplete_or_lost(accounts: Sequence[_Account]) -> Problems[IncompleteOrLostJobsProblem]:
+    return _most_urgent(
+        (account for account in accounts if account.counted_incomplete_or_lost),
+        lambda account: -noticed_at(account.counted_incomplete_or_lost[0]),
+        lambda account: IncompleteOrLostJobsProblem(
+            len(account.counted_incomplete_or_lost),
+            IncompleteOrLostJobRow.of(account.link, account.counted_incomplete_or_lost[0]),
+        ),
+    )
+
+
 def _stuck(accounts: Sequence[_Account], now: float) -> Problems[StuckJobsProblem]:
     return _most_urgent(
         (account for account in accounts if account.stuck),
@@ -467,6 +546,15 @@ def _failed_jobs(accounts: Sequence[_Account], limit: int) -> Table[FailedJobRow
         tuple(FailedJobRow.of(account.link, record) for account, record in shown),
         hidden=_hidden(jobs, shown, "sbg-exporter jobs --failed"),
         unknown=sum(account.snapshot.ledger is None for account in accounts),
+    )
+
+
+def _incomplete_or_lost_jobs(accounts: Sequence[_Account], limit: int) -> Table[IncompleteOrLostJobRow]:
+    jobs = [(account, account.incomplete_or_lost) for account in accounts]
+    shown = _first(jobs, limit, lambda record: (noticed_at(record), record.id), highest=True)
+    return Table(
+        tuple(IncompleteOrLostJobRow.of(account.link, record) for account, record in shown),
+        hidden=_hidden(jobs, shown, INCOMPLETE_OR_LOST_COMMAND),
     )
 
 

@@ -75,7 +75,7 @@ def test_jobs_are_plain_lines_with_errors_in_words(stopped: Site) -> None:
 
     assert (command.end(), command.lines) == (0, [])
     header, *rows = [re.split(r"  +", line) for line in command.stdout.splitlines()]
-    assert header == ["JOB", "OPERATION", "STATE", "FILES", "FAILED", "CHANGED", "ERRORS"]
+    assert header == ["JOB", "OPERATION", "STATE", "FILES", "FAILED", "CHANGED", "REASON"]
     assert rows[0][:5] == [stopped.running, "copy", "running", "4/10", "1"]
     assert {tuple(row[:5]) for row in rows[1:]} == {
         (stopped.bad, "copy", "partial", "2/5", "3"),

@@ -119,7 +119,7 @@ def test_several_accounts_fit_eighty_columns_with_bars() -> None:
         "327292091756515328  cavatic…  copy       running      4/10       1   3h  ██▒░░░░",
         "  5001 no privilege on the file (1)",
         "327292091756515328  cgc       copy       incomplete   4/10       1   3h  ██▒░░░░",
-        "  5001 no privilege on the file (1)",
+        "  5001 no privilege on the file (1), 5 of 10 files missing; ended 2026-09-21T14…",
     ]
 
 
@@ -131,6 +131,32 @@ def test_elsewhere_nothing_is_cut_off() -> None:
     assert len(lines) == 2
     assert "x" * 64 in lines[1]
     assert "5029 wrong use of parent and project (1)" in lines[1]
+
+
+@pytest.mark.parametrize("display", [TERMINAL, ELSEWHERE])
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (
+            {"outcome": "incomplete", "last_completed": 7, "finished_on": START},
+            "3 of 10 files missing, none reported as failed; ended 2026-09-21T14:13:20Z",
+        ),
+        (
+            {"outcome": "incomplete", "last_completed": 10, "finished_on": START},
+            "no file is missing any more; ended 2026-09-21T14:13:20Z",
+        ),
+        (
+            {"outcome": "lost", "last_progress_at": START + 60},
+            "gone from the platform before it finished; noticed 2026-09-21T14:14:20Z",
+        ),
+    ],
+)
+def test_incomplete_and_lost_jobs_say_why_and_since_when(
+    fields: dict[str, object], reason: str, display: Display
+) -> None:
+    job = listed("cavatica", last_total=10, **fields)
+
+    assert reason in "\n".join(table([job], display, NOW, with_account=False))
 
 
 def test_a_job_whose_files_are_not_known_yet_has_no_bar() -> None:

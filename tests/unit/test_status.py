@@ -22,7 +22,7 @@ from exporter.redaction import MASK, Secret
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import STUCK_SECONDS, status_view
 from tests.clocks import START
-from tests.factories import finished_job, job_id, running_job
+from tests.factories import finished_job, job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
 from tests.snapshots import DISPLAY, STATUS, UNTRIED, snapshot
 
@@ -30,10 +30,12 @@ NOW = START + 60
 CODES = "https://docs.sevenbridges.com/docs/api-status-codes"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 FAILED, UNFINISHED = "Jobs with failed files", "Unfinished jobs"
+INCOMPLETE_OR_LOST = "Incomplete and lost jobs"
 NOT_AMONG_FAILED = (
     "Incomplete and lost jobs, which have no failed file, are listed by"
     " sbg-exporter jobs --outcome incomplete --outcome lost."
 )
+SHORT_COMMAND = "sbg-exporter jobs --outcome incomplete --outcome lost"
 LISTED, ACCOUNTS = "Jobs that the platform lists", "Accounts"
 EVIL = "<script>alert(\"1\")</script> & 'more'"
 
@@ -401,6 +403,86 @@ def test_jobs_with_failed_files_are_followed_by_the_command_that_lists_incomplet
     assert "before counting began" not in text
 
 
+def ended_short(*, copies: int = 1) -> LedgerFixture:
+    """A ledger in which *copies* jobs are incomplete, and one is lost."""
+    counted = LedgerFixture(complete=True)
+    short = [
+        job("finished", 10, 7, 0, job_id=job_id(START + 2, each), started=START, finished=START + 5)
+        for each in range(copies)
+    ]
+    gone = running_job(START + 1, done=4, serial=copies)
+    counted.observe(*short, gone, at=START + 10)
+    counted.observe(*short, at=START + 20, unknown=[gone.id])
+    counted.observe(*short, at=START + 80)
+    counted.observe(at=START + 400, unknown=[gone.id])
+    return counted
+
+
+def test_incomplete_and_lost_jobs_have_a_table_that_says_why_and_since_when() -> None:
+    counted = ended_short()
+
+    page = tree(snapshot(counted.ledger), now=START + 430)
+
+    incomplete, lost = job_id(START + 2), job_id(START + 1, 1)
+    gone = "gone from the platform before it finished"
+    assert rows(page, INCOMPLETE_OR_LOST) == [
+        [lost, "cavatica", "copy", "lost", "4 of 10", gone, "30 s ago 2026-09-21 14:20:00 UTC"],
+        [
+            incomplete,
+            "cavatica",
+            "copy",
+            "incomplete",
+            "7 of 10",
+            "3 of 10 files missing, none reported as failed",
+            "7 min ago 2026-09-21 14:13:30 UTC",
+        ],
+    ]
+    assert overview(page) == (
+        "2 incomplete or lost jobs",
+        [f"cavatica: 2 incomplete or lost jobs, the latest noticed 30 s ago: copy {lost}, lost: {gone}."],
+    )
+    assert NOT_AMONG_FAILED not in page.text
+    assert section(page, INCOMPLETE_OR_LOST).text.endswith(f"Older ones are listed by {SHORT_COMMAND}.")
+
+
+def test_table_of_incomplete_and_lost_jobs_is_there_only_if_there_are_any() -> None:
+    counted = ended_short()
+    later = START + 400 + DISPLAY.failed_job_window
+
+    titles = [
+        [each.text for each in tree(snapshot(ledger), now=now).all("h2")]
+        for ledger, now in (
+            (ledger_of(), NOW),
+            (counted.ledger, later - 1),
+            (counted.ledger, later),
+        )
+    ]
+
+    assert [INCOMPLETE_OR_LOST in each for each in titles] == [False, True, False]
+
+
+def test_table_of_incomplete_and_lost_jobs_keeps_to_job_series() -> None:
+    counted = ended_short(copies=4)
+    shown = snapshot(counted.ledger)
+
+    some, none = tree(shown, now=START + 430, job_series=2), tree(shown, now=START + 430, job_series=0)
+
+    assert [row[3] for row in rows(some, INCOMPLETE_OR_LOST)] == ["lost", "incomplete"]
+    assert f"and 3 more: {SHORT_COMMAND} --account cavatica" in section(some, INCOMPLETE_OR_LOST).text
+    assert rows(none, INCOMPLETE_OR_LOST)[0][0] == f"5 more: {SHORT_COMMAND} --account cavatica"
+
+
+def test_jobs_incomplete_before_counting_began_are_no_problem() -> None:
+    counted = LedgerFixture()
+    early = job("finished", 10, 7, 0, job_id=job_id(START - 1000), started=START - 900, finished=START - 800)
+    counted.observe_listing(early, at=START + 20)
+
+    page = tree(snapshot(counted.ledger))
+
+    assert overview(page) == ("No problems", [])
+    assert [row[-1] for row in rows(page, INCOMPLETE_OR_LOST)] == ["before counting began"]
+
+
 # ------------------------------------------------------------------------------------------------------------- the jobs
 
 
@@ -763,6 +845,8 @@ def test_no_outside_text_becomes_markup(now: float) -> None:
         Job(f"2{EVIL}", "copy", "finished", 4, 0, 2, START, START + 1, errors=(("<b>", 2),)),
         at=START + 30,
     )
+    counted.observe(job("finished", 4, 1, 0, job_id=f"3{EVIL}", operation=EVIL, finished=START + 1), at=START + 30)
+    counted.observe(job("finished", 4, 1, 0, job_id=f"3{EVIL}", operation=EVIL, finished=START + 1), at=START + 95)
     failing = replace(STATUS, up=False, last_error=EVIL, username=EVIL)
     shown = snapshot(counted.ledger, account=EVIL, status=failing, gauges_until=START + 10_000)
 
@@ -772,6 +856,7 @@ def test_no_outside_text_becomes_markup(now: float) -> None:
     assert ("1 job without progress" in headline) is (now > NOW)
     assert all(line.count(EVIL) >= 2 for line in said)
     assert page.text.count(EVIL) >= 15
+    assert rows(page, INCOMPLETE_OR_LOST)[0][0] == f"3{EVIL}"
     assert "<b> (2)" in page.text
     assert not list(page.all("b"))
 

@@ -197,6 +197,24 @@ def test_failed_jobs_outside_the_window_are_not_loaded(store: Store) -> None:
     assert later.failed == {}
 
 
+def test_incomplete_and_lost_jobs_are_loaded_as_they_were_in_memory(store: Store) -> None:
+    ledger = see(store, begin(store), FAILED, RUNNING)
+    endings = {"1": "incomplete", "2": "lost"}
+    ended = {
+        job_id: msgspec.structs.replace(each, outcome=endings[job_id], last_progress_at=NOW + 1, finished_on=None)
+        for job_id, each in store.records(ledger.account.number, endings).items()
+    }
+    nothing = reconcile(ledger, {}, Observations((), ()), RULES, local_time=NOW, server_time=NOW)
+    changes = replace(nothing, records=ended, failed_since=NOW)
+    store.commit(ledger.account.number, changes)
+
+    loaded = [store.load_by_name("a", ENDPOINT, "", failed_since=NOW + since) for since in (0, 1, 1.5)]
+
+    assert ledger.after(changes).incomplete_or_lost == ended
+    assert [each and each.incomplete_or_lost for each in loaded] == [ended, ended, {}]
+    assert ledger.after(replace(changes, failed_since=NOW + 1.5)).incomplete_or_lost == {}
+
+
 @pytest.mark.fault(
     "a commit fails halfway",
     action="rolls it back",
