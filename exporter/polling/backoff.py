@@ -35,16 +35,20 @@ class JobBackoff:
         """Jobs of which something else is stored."""
         self._resumed = False
 
-    def resume(self, retries: Mapping[str, Retry], wait_clock: float, now: float) -> None:
+    def resume(self, retries: Mapping[str, Retry], wait_clock: float, now: float, *, relevant: Container[str]) -> None:
         """Go on from what an earlier process stored; only the first call does that.
 
-        A stored time is never further away than the delay that led to it, even if a clock was put right meanwhile.
+        What it stored of jobs that are not *relevant* any more is deleted by the next commit: a process that polls only
+        once never gets to :meth:`keep`. A stored time is never further away than the delay that led to it, even if a
+        clock was put right meanwhile.
         """
         if self._resumed:
             return
         self._resumed = True
         for job_id, (failures, at) in retries.items():
-            if job_id not in self._failing:
+            if job_id not in relevant:
+                self._unsaved.add(job_id)
+            elif job_id not in self._failing:
                 left = min(max(0.0, at - wait_clock), retry_delay(failures))
                 self._failing[job_id] = _Failures(failures, now + left)
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from exporter.api.models import FINAL_RANK, Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
 from exporter.counting.rules import reconcile, since_listing
-from exporter.counting.values import Changes, JobFinished, JobRecord, JobTotals, Ledger, Observations, Rules
+from exporter.counting.values import Changes, JobFinished, JobRecord, JobTotals, Ledger, Observations, Retry, Rules
 from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unauthorized, Unreachable
 from exporter.polling.plan import PollPlan
 from exporter.polling.platform_clock import WaitTimer
@@ -227,6 +227,7 @@ class PollCycle:
     ) -> CycleResult:
         """Commit the *changes* of the first phase, then run *phase*, the second one, and commit its changes."""
         request = next(phase, None)
+        changes = replace(changes, retries=self._unsaved_retries(ledger))  # the phase has read the stored ones
         if request is None:
             return self._count(ledger, changes, seen)
         finishes = _finishes_without_errors(changes)
@@ -291,6 +292,10 @@ class PollCycle:
             stopped=stopped,
             saw_jobs=bool(seen.jobs),
         )
+
+    def _unsaved_retries(self, ledger: Ledger) -> Mapping[str, Retry | None]:
+        now = self._clock.monotonic()
+        return self._plan.unsaved_retries(now, self._waits.peek(ledger.wait_clock, now, self._clock.time()).seconds)
 
     def _settled(self, now: float, result: CycleResult) -> CycleResult:
         """Tell the plan how the cycle ended, and return its result."""

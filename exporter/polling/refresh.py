@@ -121,7 +121,8 @@ class Refresh:
         """Check *unseen* unfinished jobs and jobs that need details, within the budget."""
         requests = self._requests(tick.budget)
         self.budget = PollBudget(requests)
-        self.backoff.resume(tick.ledger.retries, tick.ledger.wait_clock, tick.now)
+        # Not earlier: only a response of this poll tells how far the wait clock went on since the last process.
+        self.backoff.resume(tick.ledger.retries, tick.ledger.wait_clock, tick.now, relevant=tick.ledger.live)
         if head_known:
             yield from self._probe(unseen, tick)
         needing_details = [

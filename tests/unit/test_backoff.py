@@ -67,7 +67,7 @@ def test_what_changed_is_stored_until_that_succeeds() -> None:
 def test_next_process_goes_on_from_what_is_stored() -> None:
     backoff = JobBackoff()
 
-    backoff.resume({"1": Retry(3, 5050.0), "2": Retry(4, 4000.0)}, 5010.0, now=7.0)
+    backoff.resume({"1": Retry(3, 5050.0), "2": Retry(4, 4000.0)}, 5010.0, now=7.0, relevant=("1", "2"))
 
     assert [backoff.failures(job_id) for job_id in ("1", "2", "3")] == [3, 4, 0]
     assert [backoff.due("1", at) for at in (46.9, 47.0)] == [False, True]
@@ -80,7 +80,7 @@ def test_stored_time_is_never_further_away_than_its_delay(failures: int, longest
     """A clock was put right meanwhile, or the file was edited."""
     backoff = JobBackoff()
 
-    backoff.resume({"1": Retry(failures, 1e12)}, 5000.0, now=0.0)
+    backoff.resume({"1": Retry(failures, 1e12)}, 5000.0, now=0.0, relevant=("1",))
 
     assert backoff.due("1", longest)
     assert longest == 0 or not backoff.due("1", longest - 0.1)
@@ -90,16 +90,26 @@ def test_failures_of_this_process_count_more_than_stored_ones() -> None:
     backoff = JobBackoff()
     backoff.failed("1", 0.0)
 
-    backoff.resume({"1": Retry(9, 6000.0)}, 5000.0, now=0.0)
-    backoff.resume({"2": Retry(9, 6000.0)}, 5000.0, now=0.0)  # a ledger that is loaded again
+    backoff.resume({"1": Retry(9, 6000.0)}, 5000.0, now=0.0, relevant=("1", "2"))
+    # a ledger that is loaded again
+    backoff.resume({"2": Retry(9, 6000.0)}, 5000.0, now=0.0, relevant=("1", "2"))
 
     assert [backoff.failures(job_id) for job_id in ("1", "2")] == [1, 0]
 
 
 def test_stored_jobs_that_are_finished_are_deleted() -> None:
     backoff = JobBackoff()
-    backoff.resume({"1": Retry(3, 5050.0)}, 5000.0, now=0.0)
+    backoff.resume({"1": Retry(3, 5050.0)}, 5000.0, now=0.0, relevant=("1",))
 
     backoff.keep(())
 
+    assert backoff.unsaved(0.0, 5000.0) == {"1": None}
+
+
+def test_stored_jobs_that_finished_before_this_process_asked_are_deleted_at_once() -> None:
+    backoff = JobBackoff()
+
+    backoff.resume({"1": Retry(3, 5050.0), "2": Retry(4, 5050.0)}, 5000.0, now=0.0, relevant=("2",))
+
+    assert [backoff.failures(job_id) for job_id in ("1", "2")] == [0, 4]
     assert backoff.unsaved(0.0, 5000.0) == {"1": None}

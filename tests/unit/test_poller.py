@@ -17,7 +17,7 @@ from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.config.tokens import TokenFile
 from exporter.counting import values as counting
-from exporter.counting.values import Rules
+from exporter.counting.values import Ledger, Rules
 from exporter.errors import Stopping, WrongAccount
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
@@ -165,6 +165,12 @@ class PollerFixture:
         """End the process, and start another one after *downtime*."""
         self.clock.advance(downtime)
         self.poller = self.new_poller(saving=True)
+
+    def stored(self) -> Ledger:
+        """The ledger as the next process will find it."""
+        ledger = self.store.load("cavatica", ENDPOINT, "rfranklin", "", 0.0)
+        assert ledger is not None
+        return ledger
 
     def counted(self, family: str, *labels: str) -> int:
         ledger = self.snapshots[-1].ledger
@@ -333,6 +339,31 @@ def test_finished_job_whose_endpoint_always_fails_is_requested_ever_less_often(b
     asked = [bench.platform.asked.count("/async/files/copy/1") for _ in range(20) if bench.poll().status.up]
 
     assert asked == [1, 2, 3, 3, 4, 4, 4, 4, *[5] * 8, *[6] * 4]
+
+
+@pytest.mark.parametrize("others", [(), ("2",)])
+def test_job_that_ends_without_its_own_endpoint_leaves_nothing_to_retry_behind_in_one_poll_per_process(
+    bench: PollerFixture, others: tuple[str, ...]
+) -> None:
+    """As `once` in a cron job polls. A page of the list shows the end, which the job's own endpoint never does."""
+    jobs = ("1", *others)
+    for job in jobs:
+        bench.platform.add(job)
+    bench.poll()
+    bench.platform.unlisted.update(jobs)
+    bench.platform.instead = lambda request: bench.platform.said(500, {}) if "/copy/" in request.url.path else None
+    bench.restart()
+    bench.poll()
+    assert bench.stored().retries.keys() == set(jobs)
+
+    bench.platform.unlisted.remove("1")
+    bench.platform.finish("1", 10)
+    for _ in range(2):
+        bench.restart()
+        bench.poll()
+
+    assert bench.counted(counting.JOBS_FINISHED, "succeeded") == 1
+    assert bench.stored().retries.keys() == set(others)
 
 
 def test_one_job_that_cannot_be_read_does_not_end_the_poll(bench: PollerFixture) -> None:
