@@ -236,28 +236,30 @@ def _line(result: _Result, display: DisplayOptions, now: float) -> str:
 
 def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
     """Print a JSON list with one object for each account; null is what is not known."""
-    accounts = [
-        {
-            "account": snapshot.account,
-            "ok": not _failed(snapshot),
-            "error": _problem(snapshot, now()) or None,
-            "endpoint": snapshot.endpoint,
-            "username": snapshot.status.username if display.show_username else None,
-            "jobs": None if _failed(snapshot) else estimate.jobs,
-            "all_jobs_listed": snapshot.listed is not None,
-            "rate_limit": snapshot.status.rate_limit,
-            "rate_limit_remaining": snapshot.status.rate_limit_remaining,
-            "requests_per_5_minutes": min(estimate.requests, snapshot.status.allowance),
-            "allowance": snapshot.status.allowance,
-            "requests_spent": _requests_made(snapshot),
-            "series": None if _failed(snapshot) else series_count(snapshot, display, now()),
-            "series_at_most": None if _failed(snapshot) else most_series(snapshot, display, now()),
-            **{key: getattr(settings, key) for key in OwnSettings._fields},
-        }
-        for snapshot, estimate, settings in results
-    ]
+    accounts = [_as_json(each, display, now) for each in results]
     for line in json.dumps(accounts, indent=2).splitlines():
         say(line)
+
+
+def _as_json(result: _Result, display: DisplayOptions, now: Callable[[], float]) -> Mapping[str, object]:
+    snapshot, estimate = result.snapshot, result.estimate
+    return {
+        "account": snapshot.account,
+        "ok": not _failed(snapshot),
+        "error": _problem(snapshot, now()) or None,
+        "endpoint": snapshot.endpoint,
+        "username": snapshot.status.username if display.show_username else None,
+        "jobs": None if _failed(snapshot) else estimate.jobs,
+        "all_jobs_listed": snapshot.listed is not None,
+        "rate_limit": snapshot.status.rate_limit,
+        "rate_limit_remaining": snapshot.status.rate_limit_remaining,
+        "requests_per_5_minutes": result.requests,
+        "allowance": snapshot.status.allowance,
+        "requests_spent": _requests_made(snapshot),
+        "series": None if _failed(snapshot) else series_count(snapshot, display, now()),
+        "series_at_most": None if _failed(snapshot) else most_series(snapshot, display, now()),
+        **{key: getattr(result.settings, key) for key in OwnSettings._fields},
+    }
 
 
 def _failures_last(results: _Results) -> _Results:

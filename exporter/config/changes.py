@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
@@ -74,7 +75,7 @@ class Login(NamedTuple):
         return self.secret == other.secret if known else one.token == two.token
 
 
-def renamed_accounts(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> frozenset[str]:
+def reassigned_names(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> frozenset[str]:
     """The names that were polled already and are now those of other accounts, such as two that exchange their names.
 
     An account is known by what the configuration says of it: endpoint, division, and where its token is. Which user the
@@ -89,6 +90,19 @@ def renamed_accounts(polled: Sequence[AccountEntry], wanted: Sequence[AccountEnt
 def _sources(accounts: Sequence[AccountEntry]) -> dict[str, tuple[str, str, Token]]:
     found = (account for account in accounts if isinstance(account, AccountConfig))
     return {account.name: (account.endpoint, account.division, account.token) for account in found}
+
+
+def compared_by_token(wanted: Mapping[str, AccountEntry], arriving: Collection[str]) -> frozenset[str]:
+    """The accounts whose tokens tell whether an *arriving* one is of the same user as another one.
+
+    Those are the ones that share endpoint and division with others, of which at least one arrives.
+    """
+    places: dict[tuple[str, str], list[str]] = {}
+    for name, account in wanted.items():
+        if isinstance(account, AccountConfig):
+            places.setdefault((account.endpoint, account.division), []).append(name)
+    shared = (names for names in places.values() if len(names) > 1 and not set(arriving).isdisjoint(names))
+    return frozenset(chain.from_iterable(shared))
 
 
 def duplicate_accounts(

@@ -9,7 +9,14 @@ from typing import Final
 from exporter.api.client import ATTEMPTS
 from exporter.clock import SYSTEM_CLOCK, AccountClock, InterruptibleClock
 from exporter.config.accounts import AccountConfig, AccountEntry
-from exporter.config.changes import AccountChanges, Login, account_changes, duplicate_accounts, renamed_accounts
+from exporter.config.changes import (
+    AccountChanges,
+    Login,
+    account_changes,
+    compared_by_token,
+    duplicate_accounts,
+    reassigned_names,
+)
 from exporter.config.loading import Configuration
 from exporter.daemon.assembly import AnyPoller, PollerFactory, rate_shares
 from exporter.errors import ConfigError
@@ -69,18 +76,19 @@ class RunningAccounts:
         polled = [each.poller.account for each in before.values()]
         ended = [name for name, each in before.items() if each.has_ended]
         changes = account_changes(polled, configuration.entries, ended)
-        renamed = renamed_accounts(polled, configuration.entries)
+        reassigned = reassigned_names(polled, configuration.entries)
         with self._configured(configuration):
             fresh = [entry for entry in configuration.entries if entry.name not in changes.kept]
             new = {
-                entry.name: self._new(entry, turn, is_renamed=entry.name in renamed) for turn, entry in enumerate(fresh)
+                entry.name: self._new(entry, turn, name_reassigned=entry.name in reassigned)
+                for turn, entry in enumerate(fresh)
             }
         leaving = (*changes.removed, *changes.changed)
         for name in leaving:
             before[name].end()
             self._factory.allowances.remove_account(name)
         self._ending = [*filter(threading.Thread.is_alive, self._ending), *(before[name].thread for name in leaving)]
-        named = self._factory.arrange(leaving, renamed)
+        named = self._factory.arrange(leaving, reassigned)
         self._registry.arrange(configuration.names)
         self._running = {name: new.get(name) or before[name] for name in wanted}
         duplicates = self._duplicates(wanted, tuple(new), named) if before else {}
@@ -109,7 +117,8 @@ class RunningAccounts:
     def _duplicates(
         self, wanted: Mapping[str, AccountEntry], arriving: Collection[str], named: Collection[str]
     ) -> Mapping[str, str]:
-        logins = {name: _login(entry) for name, entry in wanted.items()}
+        compared = compared_by_token(wanted, arriving)
+        logins = {name: _login(entry) if name in compared else Login(entry, None) for name, entry in wanted.items()}
         return duplicate_accounts(logins, arriving, named, self._factory.identities.duplicates)
 
     def stop(self) -> None:
@@ -129,9 +138,9 @@ class RunningAccounts:
             if now - each.poller.last_activity_at > silent_for
         )
 
-    def _new(self, entry: AccountEntry, turn: int, *, is_renamed: bool) -> _Running:
+    def _new(self, entry: AccountEntry, turn: int, *, name_reassigned: bool) -> _Running:
         lease, clock = Lease(), AccountClock(self._clock)
-        poller = self._factory.new(entry, turn, lease, clock, is_renamed=is_renamed)
+        poller = self._factory.new(entry, turn, lease, clock, name_reassigned=name_reassigned)
         thread = threading.Thread(target=_guarded(poller, self._log), name=f"poller-{poller.name}", daemon=True)
         return _Running(poller, lease, clock, thread)
 

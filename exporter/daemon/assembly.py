@@ -82,14 +82,14 @@ class PollerFactory:
             settings.show_username,
         )
 
-    def arrange(self, released: Collection[str], renamed: Collection[str]) -> Collection[str]:
+    def arrange(self, released: Collection[str], reassigned: Collection[str]) -> Collection[str]:
         """Prepare for the accounts of the configuration; return those whose name a ledger has.
 
         Args:
             released: accounts whose pollers have ended.
-            renamed: names that are now those of other accounts; their ledgers have them only until then.
+            reassigned: names that are now those of other accounts; their ledgers have them only until then.
         """
-        ledgers = {name: identity for name, identity in self._ledgers().items() if name not in renamed}
+        ledgers = {name: identity for name, identity in self._ledgers().items() if name not in reassigned}
         self.identities.arrange(self.configuration.names, released, ledgers)
         return ledgers.keys()
 
@@ -114,7 +114,7 @@ class PollerFactory:
         lease: Lease | None = None,
         clock: Clock | None = None,
         *,
-        is_renamed: bool = False,
+        name_reassigned: bool = False,
     ) -> AnyPoller:
         """The poller of *entry*, not started.
 
@@ -123,7 +123,7 @@ class PollerFactory:
             turn: its number among those that begin at the same time.
             lease: what it needs to write and publish.
             clock: what it waits by; by default the clock that all use.
-            is_renamed: whether the account's name was that of another one.
+            name_reassigned: whether the account's name was that of another one.
         """
         lease, clock = lease or Lease(), clock or self._clock
 
@@ -145,7 +145,7 @@ class PollerFactory:
                 log=self._log,
                 stats=stats,
                 lease=lease,
-                is_renamed=is_renamed,
+                name_reassigned=name_reassigned,
             )
 
         if isinstance(clock, AccountClock):

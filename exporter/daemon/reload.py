@@ -15,7 +15,7 @@ from exporter.logs import Log
 from exporter.metrics.snapshot import ReloadStatus
 from exporter.redaction import shown
 
-_IF_RENAMED: Final = "; counters go on under a new name if an added account is the same user"
+_HOW_A_RENAME_COUNTS: Final = "; counters go on under a new name if an added account is the same user"
 
 _OK: Final = 200
 _INVALID: Final = 400
@@ -164,7 +164,7 @@ class Reloader:
                 self._log.warning("token.exposed", reason=warning)
         done = [f"accounts {what}: {', '.join(which)}" for what, which in names.items() if which]
         if accounts.added and accounts.removed:
-            done[-1] += _IF_RENAMED
+            done[-1] += _HOW_A_RENAME_COUNTS
         if settings:
             done.append(f"settings changed: {', '.join(settings)}")
         done = done or ["nothing has changed"]

@@ -90,7 +90,7 @@ class Poller:
         log: Log,
         stats: PollStats | None = None,
         lease: Lease | None = None,
-        is_renamed: bool = False,
+        name_reassigned: bool = False,
     ) -> None:
         """A poller.
 
@@ -106,8 +106,8 @@ class Poller:
             log: receives events.
             stats: continues the statistics of the time before the account could be set up.
             lease: ends when the account is removed or changed; until then, this poller writes the account's ledger.
-            is_renamed: whether the ledger that has the account's name is not to be used before the platform has named
-                the user.
+            name_reassigned: whether the ledger that has the account's name is not to be used before the platform has
+                named the user.
         """
         self.name = account.name
         self.account = account
@@ -135,7 +135,7 @@ class Poller:
             log=self._log,
             lease=self._lease,
         )
-        self._is_renamed = is_renamed
+        self._name_reassigned = name_reassigned
         self._nudged = self._duplicate = False
         self._gave_up = False
         """Whether another account of the same user may poll, because this one cannot."""
@@ -465,7 +465,7 @@ class Poller:
 
     def _publish_saved_ledger(self) -> None:
         """Publish the counters of the ledger that the account last used, until the platform responds."""
-        if not self._is_renamed:
+        if not self._name_reassigned:
             self._ledger = self._identity.saved_ledger() or self._ledger
         self._publish_snapshot()
 

@@ -14,7 +14,14 @@ import pytest
 
 from exporter.clock import AccountClock, Clock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
-from exporter.config.changes import AccountChanges, Login, account_changes, duplicate_accounts, renamed_accounts
+from exporter.config.changes import (
+    AccountChanges,
+    Login,
+    account_changes,
+    compared_by_token,
+    duplicate_accounts,
+    reassigned_names,
+)
 from exporter.config.loading import Configuration, load
 from exporter.config.own_settings import OwnSettings
 from exporter.config.tokens import FixedToken, ProfileToken, Token, TokenFile
@@ -435,7 +442,7 @@ def named(*logins: Login) -> dict[str, Login]:
 
 
 @pytest.mark.parametrize(
-    ("polled", "wanted", "renamed"),
+    ("polled", "wanted", "reassigned"),
     [
         ([login("a"), login("b")], [login("a", file="b"), login("b", file="a")], {"a", "b"}),
         ([login("a"), login("b")], [login("b", file="a"), login("c", file="b")], {"b"}),
@@ -448,8 +455,25 @@ def named(*logins: Login) -> dict[str, Login]:
         ([Login(pending(), None)], [Login(pending(), None)], set()),
     ],
 )
-def test_names_that_other_accounts_have_now(polled: list[Login], wanted: list[Login], renamed: set[str]) -> None:
-    assert renamed_accounts([each.account for each in polled], [each.account for each in wanted]) == renamed
+def test_names_that_other_accounts_have_now(polled: list[Login], wanted: list[Login], reassigned: set[str]) -> None:
+    assert reassigned_names([each.account for each in polled], [each.account for each in wanted]) == reassigned
+
+
+@pytest.mark.parametrize(
+    ("wanted", "arriving", "compared"),
+    [
+        ([login("a"), login("b")], ["b"], {"a", "b"}),
+        ([login("a"), login("b")], [], set()),  # nothing has changed
+        ([login("a")], ["a"], set()),
+        ([login("a"), login("b", division="d")], ["a", "b"], set()),
+        ([login("a"), login("b"), login("c", endpoint="https://other.example/v2")], ["c"], set()),
+        ([Login(pending(), None), login("a")], ["a"], set()),
+    ],
+)
+def test_a_reload_reads_the_tokens_that_tell_of_duplicates(
+    wanted: list[Login], arriving: list[str], compared: set[str]
+) -> None:
+    assert compared_by_token({each.account.name: each.account for each in wanted}, arriving) == compared
 
 
 @pytest.mark.parametrize(
@@ -509,14 +533,14 @@ class FaultyFactory(PollerFactory):
         lease: Lease | None = None,
         clock: Clock | None = None,
         *,
-        is_renamed: bool = False,
+        name_reassigned: bool = False,
     ) -> AnyPoller:
         self._reach("new")
-        return super().new(entry, turn, lease, clock, is_renamed=is_renamed)
+        return super().new(entry, turn, lease, clock, name_reassigned=name_reassigned)
 
-    def arrange(self, released: Collection[str], renamed: Collection[str]) -> Collection[str]:
+    def arrange(self, released: Collection[str], reassigned: Collection[str]) -> Collection[str]:
         self._reach("arrange")
-        return super().arrange(released, renamed)
+        return super().arrange(released, reassigned)
 
     def _reach(self, step: str) -> None:
         if step == self.fails_at:
