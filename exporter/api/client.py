@@ -154,6 +154,7 @@ class Client:
         self.allowance = allowance
         self._token = Secret("")
         self._hidden_names: tuple[str, ...] = ()
+        self._hides_messages = False
         self._limit = PAGE_LIMIT
         self._good_pages = 0
         self._jobs_paused_until = -math.inf
@@ -178,9 +179,10 @@ class Client:
         """Send *token* with all further requests."""
         self._token = token
 
-    def hide_names(self, *names: str) -> None:
-        """Mask these user names in the platform's error messages."""
+    def hide_names(self, *names: str, user_unknown: bool = False) -> None:
+        """Mask these user names in error messages; the platform's whole messages while the token's user is unknown."""
         self._hidden_names = names
+        self._hides_messages = user_unknown
 
     def close(self) -> None:
         """Close the connection."""
@@ -388,6 +390,7 @@ class Client:
             headers.get("content-type", ""),
             self._mask(response.extensions["location"]),
             self._without_names,
+            (lambda _message: MASK) if self._hides_messages else self._without_names,
         )
         if code == _OK:
             wrong = not_json(received, asked)

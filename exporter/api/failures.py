@@ -52,7 +52,8 @@ class Received(NamedTuple):
         body: empty if it could not be read; secrets are masked.
         content_type: the header.
         location: the header.
-        hide: masks what may not be shown in the texts that *body* and *location* hold, as they are after decoding.
+        hide: masks what may not be shown in *location* and in a page's title, as they are after decoding.
+        hide_message: masks what may not be shown in the platform's message.
     """
 
     status: int
@@ -60,6 +61,7 @@ class Received(NamedTuple):
     content_type: str = ""
     location: str = ""
     hide: Callable[[str], str] = str
+    hide_message: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Asked:
 
 def failure(received: Received, asked: Asked, retry_after: float | None = None) -> Exception:
     """Return the error for a response other than 200; *retry_after* in seconds, if the platform sent it."""
-    status, api_error = received.status, decoding.parse_error(received.body, received.hide)
+    status, api_error = received.status, decoding.parse_error(received.body, received.hide_message)
     if status in _SERVER_ERRORS or status in {_PROXY_AUTHENTICATION, _TIMED_OUT}:
         return _unavailable(received, asked, api_error, retry_after)
     if status in {_UNAUTHORIZED, _FORBIDDEN}:

@@ -146,6 +146,8 @@ def _ask(found: _Found, configuration: Configuration) -> _Asked:
         )
         with closing(client):
             client.use_token(token)
+            if not configuration.settings.show_username:
+                client.hide_names(user_unknown=True)  # the token need not be that of the ledger's user
             failed = client.file_errors(Operation(record.operation), record.id)
     except AllowanceExhausted as error:
         return _Asked(problem=f"not asked: {error}; until then, pass --offline")

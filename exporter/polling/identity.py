@@ -185,7 +185,7 @@ class AccountIdentity:
         self._log = log
         self._lease = lease
         self._users: set[str] = set()
-        """User names to hide."""
+        """User names of this account, now and before, which `show_username = false` hides."""
         self._secret: Secret | None = None
         self._identified = False
         self.unproven = False
@@ -267,6 +267,7 @@ class AccountIdentity:
             self._identified = False
             self._client.use_token(secret)
             self._secret = secret
+        self._hide_names()
         if current is None or not self._identified:
             return self._identify(current)
         self.claim(current.account.username)
@@ -296,15 +297,21 @@ class AccountIdentity:
                 )
             self._log.info("ledger.created", counting_since=since)
         self._identified = True
+        self._hide_names()
         self.unproven = False
         self._use_allowance_of(username)
         return ledger
 
     def _hide(self, username: str) -> None:
-        """Remember a user name that the platform's messages must not show."""
-        if not self.settings.show_username:
-            self._users.add(username)
-            self._client.hide_names(*self._users)
+        """Remember a user name that messages must not show if names are hidden."""
+        self._users.add(username)
+        self._hide_names()
+
+    def _hide_names(self) -> None:
+        if self.settings.show_username:
+            self._client.hide_names()
+        else:
+            self._client.hide_names(*self._users, user_unknown=not self._identified)
 
     def _wrong_user(self, found: str, expected: str) -> str:
         name = self._account.name

@@ -311,6 +311,20 @@ def test_platform_message_that_names_the_user_is_masked_if_names_are_hidden(tmp_
         assert "User ******** may not list jobs of rfranklin2" in daemon.output()
 
 
+def test_check_shows_no_user_name_that_only_a_refusal_contains_if_names_are_hidden(tmp_path: Path) -> None:
+    refusal = '{"code": 4003, "message": "User rosalind may not use the API"}'
+    with (
+        RecordingServer(403, lambda _headers: refusal) as platform,
+        Installation(tmp_path / "place", Account("a", f"{platform.origin}/v2"), show_username=False) as place,
+    ):
+        checked = place.start("check", "--config", str(place.config))
+        code = checked.end()
+
+    assert code == 1
+    assert "the platform refused the token: 403 '********' (code 4003)" in checked.output()
+    assert "rosalind" not in checked.output()
+
+
 @pytest.mark.fault(
     "output in an encoding without the letters of a name",
     action="escapes them",

@@ -399,6 +399,22 @@ def test_a_hidden_user_name_is_in_no_error(bench: ClientFixture, answer: bytes) 
 
 
 @pytest.mark.fault(
+    "a refusal names the token's user before the platform has named it, with `show_username = false`",
+    action="masks the whole message",
+    shown="status and code",
+    recovery="none needed",
+)
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_messages_are_hidden_while_the_tokens_user_is_unknown(bench: ClientFixture, status: int) -> None:
+    client = bench.answered(reply(status, b'{"code": 9999, "message": "User rosalind may not do this"}'))
+    client.hide_names("rfranklin", user_unknown=True)
+
+    error = failed(client)
+
+    assert str(error).endswith(f"{status} '********' (code 9999)")
+
+
+@pytest.mark.fault(
     "a network demands a login (511)",
     action="`unreachable`; tries again",
     shown="that it does",
