@@ -1,11 +1,12 @@
-"""``init``: the first configuration and token file, then ``check``."""
+"""``init``: the first configuration and token file, or those of a further account, then ``check``."""
 
 import os
 import sys
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
@@ -14,7 +15,15 @@ from exporter.commands import check
 from exporter.commands._click import Command
 from exporter.commands._prompt import Prompt
 from exporter.commands._settings import home_folder
-from exporter.config.first_file import default_config_file, find_platform, first_file, token_file_name
+from exporter.config.first_file import (
+    account_file,
+    check_account_name,
+    default_config_file,
+    file_name,
+    find_platform,
+    first_file,
+)
+from exporter.config.loading import ACCOUNTS_FOLDER, account_names
 from exporter.config.settings import PREFIX
 from exporter.config.tokens import parse_token, unlike_a_token
 from exporter.errors import ConfigError, OutputError, Stopping, TokenError
@@ -27,6 +36,8 @@ _READABLE: Final = 0o644
 """The mode of root's configuration: the service that reads it may run as any user. The token is not in it."""
 _PRIVATE_FOLDER: Final = 0o700
 _READABLE_FOLDER: Final = 0o755
+_ANOTHER: Final = "pass --config for another configuration"
+_EDIT_IT: Final = "edit it, or choose another name with --account"
 
 
 @click.command(
@@ -35,56 +46,131 @@ _READABLE_FOLDER: Final = 0o755
 Examples:
   sbg-exporter init
   sbg-exporter init --platform cavatica < token
-  sbg-exporter init --platform https://cgc-api.sbgenomics.com/v2 --account imaging --config imaging.toml""",
+  sbg-exporter init --platform https://cgc-api.sbgenomics.com/v2 --account imaging < token""",
 )
 @click.option("--platform", metavar="NAME", help=f"{', '.join(each.name for each in PLATFORMS)}, or an API's URL")
 @click.option("--account", metavar="NAME", help="the account's name in metrics (default: the platform's)")
-@click.option("--config", metavar="FILE", help="file to write (default: where all commands look for it)")
+@click.option("--config", metavar="FILE", help="file to write, or to add to (default: where all commands look for it)")
 @click.option("--offline", is_flag=True, help="do not contact the platform afterwards")
 @click.pass_context
 def command(
     ctx: click.Context, /, *, platform: str | None, account: str | None, config: str | None, offline: bool
 ) -> int:
-    """Write a configuration and a token file, then check them.
+    """Write a configuration and a token file, or add an account, then check all accounts.
 
     Asks for the platform and the token; the token is not shown, and is read from standard input if that is no terminal.
-    Existing files are never changed. The configuration is ~/.config/sbg-exporter/config.toml, for root
-    /etc/sbg-exporter/config.toml; all commands find it there without --config. The token file next to it has mode 0600.
+    The configuration is ~/.config/sbg-exporter/config.toml, for root /etc/sbg-exporter/config.toml; all commands find
+    it there without --config. The token file next to it has mode 0600.
+
+    If there is a configuration already, this adds an account to it, in files of its own in the folder accounts.d next
+    to it. It asks for the account's name, too, which --account sets. Existing files are never changed.
     """
     errors: NonBlockingStream = ctx.obj
     stop = stop_event()
     given = config or os.environ.get(f"{PREFIX}CONFIG")
     usual = default_config_file(os.environ, home_folder())
     file = Path(given) if given else usual
-    _refuse_existing(file, _to_add_an_account(file, account or "NAME"))
     prompt = Prompt(errors.write, stop)
-    chosen = _platform(platform, prompt)
-    name = account if account is not None else chosen.name
-    text = first_file(chosen, name, file)
-    token_file = file.parent / token_file_name(name)
-    _refuse_existing(token_file, "edit it, or choose another name with --account")
-    token = _token(chosen, prompt)
+    to_write = _further_account if _is_there(file) else _first_account
+    new = to_write(file, platform, account, prompt)
+    token = _token(new.platform, prompt)
     if stop.is_set():
         raise Stopping("interrupted before anything was written")
-    _write(file, text, token_file, token)
-    sys.stdout.write(f"wrote {file}\nwrote {token_file} (mode 0600)\n")
+    _write(new.file, new.text, new.token_file, token)
+    sys.stdout.write(f"wrote {new.file}\nwrote {new.token_file} (mode 0600)\n")
     sys.stdout.flush()
     code = int(ctx.invoke(check.command, offline=offline, config=str(file)))
     where = "" if file == usual and not given else f" --config {file}"
-    if code == 0:
+    if code != 0:
+        sys.stdout.write(f"Next: correct what is wrong above, then `sbg-exporter check{where}` tests it again.\n")
+    elif new.file == file:
         sys.stdout.write(f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/.\n")
     else:
-        sys.stdout.write(f"Next: correct what is wrong above, then `sbg-exporter check{where}` tests it again.\n")
+        sys.stdout.write(
+            f"Next: a running exporter polls {new.account}, too, after a reload (SIGHUP). Under systemd, first add a"
+            " LoadCredential= line for the token, and restart it.\n"
+        )
     return code
 
 
-def _to_add_an_account(file: Path, account: str) -> str:
-    """What to do instead of a second configuration *file*."""
-    own = file.parent / "accounts.d" / f"{token_file_name(account).removesuffix('.token')}.toml"
-    return (
-        f"edit it, or add an account: write {own} with api_endpoint and auth_token_file, or an [[accounts]] table; for"
-        " another configuration, pass --config"
-    )
+class _New(NamedTuple):
+    """An account, and the files to write for it."""
+
+    account: str
+    platform: Platform
+    file: Path
+    text: str
+    token_file: Path
+
+
+def _first_account(file: Path, platform: str | None, account: str | None, prompt: Prompt) -> _New:
+    """The account of a new configuration *file*; what is not given is asked.
+
+    Raises:
+        ConfigError: what is given cannot be used, or standard input ended.
+        OutputError: a file exists already.
+        Stopping: the process is ending.
+    """
+    _refuse_existing(file, f"edit it, or {_ANOTHER}")
+    chosen = _platform(platform, prompt)
+    name = account if account is not None else chosen.name
+    check_account_name(name)
+    return _New(name, chosen, file, first_file(chosen, name, file), _token_file_in(file.parent, name))
+
+
+def _further_account(file: Path, platform: str | None, account: str | None, prompt: Prompt) -> _New:
+    """An account to add to the configuration *file*; what is not given is asked.
+
+    Raises:
+        ConfigError: the configuration is invalid, what is given cannot be used, or standard input ended.
+        OutputError: a file exists already, or the name is neither given nor can be asked.
+        Stopping: the process is ending.
+    """
+    if account is None and not prompt.is_terminal:
+        raise OutputError(f"{_exists(file)}; edit it, or pass --account NAME to add an account to it, or {_ANOTHER}")
+    names = account_names(file, home_folder())
+    if account is not None:
+        _check_new_name(account, names)
+    prompt.say(f"{_exists(file)}; this adds an account to {', '.join(names) or 'it'}\n" if prompt.is_terminal else "")
+    chosen = _platform(platform, prompt)
+    name = account if account is not None else _name(chosen, names, prompt)
+    folder = file.parent / ACCOUNTS_FOLDER
+    own = folder / f"{file_name(name)}.toml"
+    _refuse_existing(own, _EDIT_IT)
+    return _New(name, chosen, own, account_file(chosen, name), _token_file_in(folder, name))
+
+
+def _token_file_in(folder: Path, account: str) -> Path:
+    token_file = folder / f"{file_name(account)}.token"
+    _refuse_existing(token_file, _EDIT_IT)
+    return token_file
+
+
+def _check_new_name(name: str, names: Collection[str]) -> None:
+    """Do nothing if an account that is added may have this *name*.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    check_account_name(name)
+    if name in names:
+        raise ConfigError(f"--account: there is an account {name} already; choose another name")
+
+
+def _is_there(file: Path) -> bool:
+    """Whether *file* is a configuration to add to, and not something else in its place.
+
+    Raises:
+        OutputError: that cannot be found out.
+    """
+    try:
+        return file.is_file()
+    except (OSError, ValueError) as error:
+        raise OutputError(f"--config: unusable path: {error}") from None
+
+
+def _exists(file: Path) -> str:
+    return f"{file} exists already and is not changed"
 
 
 def _refuse_existing(file: Path, instead: str) -> None:
@@ -98,7 +184,7 @@ def _refuse_existing(file: Path, instead: str) -> None:
     except (OSError, ValueError) as error:
         raise OutputError(f"--config: unusable path: {error}") from None
     if exists:
-        raise OutputError(f"{file} exists already and is not changed; {instead}")
+        raise OutputError(f"{_exists(file)}; {instead}")
 
 
 # ---- asking ----
@@ -126,6 +212,19 @@ def _platform(given: str | None, prompt: Prompt) -> Platform:
             return find_platform(answer)
         except ConfigError as error:
             prompt.say(f"{error.problems[0].removeprefix('--platform: ')}\n")
+
+
+def _name(platform: Platform, names: Collection[str], prompt: Prompt) -> str:
+    """The name of an account that is added: by default the platform's, unless an account has it."""
+    default = "" if platform.name in names else platform.name
+    while True:
+        answer = prompt.line(f"The new account's name{f' (default: {default})' if default else ''}: ") or default
+        try:
+            _check_new_name(answer, names)
+        except ConfigError as error:
+            prompt.say(f"{error.problems[0].removeprefix('--account: ')}\n")
+        else:
+            return answer
 
 
 def _token(platform: Platform, prompt: Prompt) -> Secret:

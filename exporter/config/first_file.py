@@ -1,4 +1,4 @@
-"""The first configuration file of an installation: where it belongs, and its text with comments."""
+"""The files that `init` writes: the first configuration, or one for a further account, with comments."""
 
 import json
 import os
@@ -30,13 +30,19 @@ _TEXT: Final = """\
 # history = "ignore"           # "count" also counts jobs that finished before the first poll
 # listen = ":10037"            # address of the metrics server; ":10037" is all addresses of this machine
 
-# One table for each account.
+# One table for each account. `sbg-exporter init` adds further accounts, each in a file of its own in accounts.d.
 [[accounts]]
+{account}"""
+_ACCOUNT: Final = """\
 name = {name}
 api_endpoint = {endpoint}
 auth_token_file = {token_file}
 # poll_interval = "5m"         # of this account; so may be rate_share and job_series
 """
+_FURTHER: Final = """\
+# An account of sbg-exporter; `sbg-exporter check` tests it. The token is in a file of its own.
+
+{account}"""
 
 
 def default_config_file(environ: Mapping[str, str], home: Path, *, system: Path = SYSTEM_FOLDER) -> Path:
@@ -68,27 +74,42 @@ def find_platform(text: str) -> Platform:
     )
 
 
-def token_file_name(account: str) -> str:
-    """The name of an account's token file."""
-    return f"{_NOT_IN_FILE_NAMES.sub('-', account).strip('-') or 'account'}.token"
+def file_name(account: str) -> str:
+    """The name of an account's files, without its ending."""
+    return _NOT_IN_FILE_NAMES.sub("-", account).strip("-") or "account"
 
 
-def first_file(platform: Platform, account: str, file: Path) -> str:
-    """The text of a configuration *file* with one account.
+def check_account_name(account: str) -> None:
+    """Do nothing if an account may have this name.
 
     Raises:
-        ConfigError: the account's name cannot be used.
+        ConfigError: it may not.
     """
     try:
         AccountTable(name=account)
     except ValidationError as error:
         raise ConfigError(f"--account: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def first_file(platform: Platform, account: str, file: Path) -> str:
+    """The text of a configuration *file* with one account."""
     state_file = f"state_file = {json.dumps(str(_SYSTEM_STATE))}"
     if file.parent != SYSTEM_FOLDER:
         state_file = '# state_file = "state.db"      # default: sbg-exporter/state.db in $XDG_STATE_HOME'
     return _TEXT.format(
         state_file=state_file,
+        account=_account(platform, account),
+    )
+
+
+def account_file(platform: Platform, account: str) -> str:
+    """The text of a file with a further account, for the folder ``accounts.d``."""
+    return _FURTHER.format(account=_account(platform, account))
+
+
+def _account(platform: Platform, account: str) -> str:
+    return _ACCOUNT.format(
         name=json.dumps(account, ensure_ascii=False),
         endpoint=json.dumps(platform.endpoint),
-        token_file=json.dumps(token_file_name(account)),
+        token_file=json.dumps(f"{file_name(account)}.token"),
     )

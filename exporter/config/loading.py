@@ -30,6 +30,7 @@ from exporter.config.endpoints import parse_listen_address
 from exporter.config.first_file import default_config_file
 from exporter.config.relative import beside
 from exporter.config.settings import PREFIX, Settings
+from exporter.config.tokens import credentials_path, read_profiles
 from exporter.config.usable import other_problems, usable_table, usable_tables
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
@@ -147,6 +148,23 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         tuple(warning for each in found.accounts if (warning := each.endpoint_warning)),
         unused_variables(environ, configured=bool(tables or settings.profiles)),
     )
+
+
+def account_names(file: Path, home: Path) -> tuple[str, ...]:
+    """The names of all accounts in a configuration *file*, in its folder ``accounts.d`` and of its profiles.
+
+    Raises:
+        ConfigError: with a line for every problem of these files.
+    """
+    problems = Problems()
+    in_file = _toml(file)
+    settings, errors, positions = _usable_settings(in_file)
+    problems += [_problem(each, {}, {}, file, in_file) for each in errors]
+    tables = _tables(settings, positions, file) + account_files(file.parent / ACCOUNTS_FOLDER, problems)
+    if problems:
+        raise ConfigError(*problems)
+    profiles = read_profiles(credentials_path(home)) if "*" in settings.profiles else settings.profiles
+    return (*(each.table.name for each in tables), *profiles)
 
 
 def _default_file(environ: Mapping[str, str], home: Path) -> Path | None:

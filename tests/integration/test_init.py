@@ -19,6 +19,7 @@ from exporter.commands import init as init_command
 from exporter.commands import main
 from exporter.config.first_file import default_config_file
 from exporter.config.loading import load
+from exporter.redaction import Secret
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests import measured, warm
 from tests.isolated import STRANGER, isolated, needs_root
@@ -248,17 +249,95 @@ def test_person_is_asked_again_for_a_token_that_cannot_be_one(tmp_path: Path) ->
     assert (tmp_path / "cavatica.token").read_text() == f"{TOKEN}\n"
 
 
-def test_second_account_is_led_to_a_file_of_its_own(tmp_path: Path) -> None:
-    file = tmp_path / "config.toml"
-    file.touch()
+# ---- a further account ----
 
-    done = init(tmp_path, "--platform", "cgc", "--account", "two", "--config", str(file))
 
-    assert done.err == (
-        f"sbg-exporter: {file} exists already and is not changed; edit it, or add an account: write"
-        f" {tmp_path}/accounts.d/two.toml with api_endpoint and auth_token_file, or an [[accounts]] table; for another"
-        " configuration, pass --config\n"
+def configured(folder: Path, text: str = "") -> Path:
+    """A configuration with the account ``one``, and *text* above it."""
+    file = folder / "config.toml"
+    file.write_text(
+        f'{text}\n[[accounts]]\nname = "one"\napi_endpoint = "https://one.example/v2"\nauth_token_file = "a"\n'
     )
+    (folder / "a").write_text("t0k3n-of-one\n")
+    return file
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(each.relative_to(folder)): each.read_text() for each in sorted(folder.rglob("*")) if each.is_file()}
+
+
+@pytest.mark.parametrize(("name", "stem"), [("two", "two"), ("lab 1/ü", "lab-1")])
+def test_further_account_gets_files_of_its_own(tmp_path: Path, name: str, stem: str) -> None:
+    file = configured(tmp_path)
+    before = files(tmp_path)
+
+    done = init(tmp_path, "--platform", "cgc", "--account", name, "--config", str(file), "--offline")
+
+    own, token = (tmp_path / "accounts.d" / f"{stem}{ending}" for ending in (".toml", ".token"))
+    assert (done.code, done.err) == (0, "")
+    assert f"wrote {own}\nwrote {token} (mode 0600)\n" in done.out
+    assert "Configuration OK: 2 accounts" in done.out
+    assert f"Next: a running exporter polls {name}, too, after a reload (SIGHUP)." in done.out
+    assert files(tmp_path).items() - before.items() == {
+        (f"accounts.d/{stem}.toml", own.read_text()),
+        (f"accounts.d/{stem}.token", f"{TOKEN}\n"),
+    }
+    assert mode(token) == 0o600
+    assert tomllib.loads(own.read_text()) == {
+        "name": name,
+        "api_endpoint": "https://cgc-api.sbgenomics.com/v2",
+        "auth_token_file": f"{stem}.token",
+    }
+    loaded = load({"config": str(file)}, {}, tmp_path)
+    assert [each.token.read() for each in loaded.accounts if each.name == name] == [Secret(TOKEN, masked=False)]
+
+
+@pytest.mark.parametrize(
+    ("there", "account", "code", "line"),
+    [
+        ({}, None, 1, "{file} exists already and is not changed; edit it, or pass --account NAME to add an account"),
+        ({}, "one", 2, "--account: there is an account one already; choose another name"),
+        ({}, "", 2, "--account: expected 1 to 64 printable characters"),
+        ({"accounts.d/x.toml": 'name = "two"'}, "two", 2, "--account: there is an account two already"),
+        ({"accounts.d/two.toml": 'name = "x"'}, "two", 1, "{folder}/accounts.d/two.toml exists already"),
+        ({"accounts.d/two.token": ""}, "two", 1, "{folder}/accounts.d/two.token exists already"),
+        ({"accounts.d/x.toml": "x = 1"}, "two", 2, "{folder}/accounts.d/x.toml: x: unknown key"),
+        ({"above": 'profiles = ["p"]'}, "p", 2, "--account: there is an account p already"),
+        ({"above": 'profiles = "*"', ".sevenbridges/credentials": "[p]"}, "p", 2, "--account: there is an account p"),
+        ({"above": "pol_interval = 5"}, "two", 2, "{file}: pol_interval: unknown key"),
+        ({"above": "poll_interval ="}, "two", 2, "{file}: invalid TOML"),
+    ],
+)
+def test_further_account_that_cannot_be_added_changes_nothing(
+    tmp_path: Path, there: dict[str, str], account: str | None, code: int, line: str
+) -> None:
+    file = configured(tmp_path, there.get("above", ""))
+    for name, content in there.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    before = files(tmp_path)
+
+    named = () if account is None else ("--account", account)
+    done = init(tmp_path, "--platform", "cgc", *named, "--config", str(file))
+
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith(f"sbg-exporter: {line.format(file=file, folder=tmp_path)}")
+    assert files(tmp_path) == before
+
+
+def test_person_is_asked_for_the_name_of_a_further_account(tmp_path: Path) -> None:
+    file = configured(tmp_path)
+    with OnTerminal("init", "--offline", "--config", str(file), home=tmp_path) as command:
+        command.wait_for("1 to 6, a name, or an API's URL: ").type("cgc\n")
+        command.wait_for("The new account's name (default: cgc): ").type("one\n")
+        command.wait_for("there is an account one already; choose another name").type("\n")
+        command.wait_for("(not shown): ").type(f"{TOKEN}\n")
+
+        assert command.end() == 0
+        assert f"{file} exists already and is not changed; this adds an account to one" in " ".join(
+            command.screen.split()
+        )
+    assert sorted(files(tmp_path / "accounts.d")) == ["cgc.token", "cgc.toml"]
 
 
 @pytest.mark.parametrize("moment", ["1 to 6, a name, or an API's URL: ", "(not shown): "])
