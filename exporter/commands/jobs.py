@@ -96,6 +96,7 @@ def command(
 
     Reads the state file and sends no request, also while the exporter runs. Unfinished jobs come first, the longest
     without progress at the top; then the others, the latest first. AGE is the time since the last progress or the end.
+    A renamed account has its old name here until the exporter has polled it under the new one.
 
     On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off.
     """

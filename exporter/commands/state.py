@@ -52,7 +52,8 @@ Example:
 def _show(*, as_json: bool, **flags: object) -> int:
     """Show the accounts in the state file.
 
-    Safe while the exporter runs. No request is sent.
+    Safe while the exporter runs. No request is sent. A renamed account has its old name here until the exporter has
+    polled it under the new one.
     """
     return show(state_file_options(flags), as_json=as_json)
 
