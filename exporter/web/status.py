@@ -1,4 +1,4 @@
-"""What the status page shows: frozen rows made from the accounts' snapshots, which the template lays out.
+"""What the status page shows: the rows of :mod:`exporter.web.view`, made from the accounts' snapshots.
 
 Its reader may have been woken up. So problems come first, with account, job, age and reason; then the accounts, those
 with problems first; then the jobs. Tables of jobs are cut off, for each account and as a whole, and say which command
@@ -9,9 +9,8 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final
 
-from exporter.api.error_codes import in_words
 from exporter.counting.values import JobRecord, JobTotals
 from exporter.metrics.snapshot import (
     MAX_SKEW,
@@ -21,15 +20,34 @@ from exporter.metrics.snapshot import (
     PollStatus,
     ReloadStatus,
     Waiting,
-    error_codes,
     noticed_at,
-    submitted_at,
-    why_incomplete_or_lost,
+)
+from exporter.web.view import (
+    AccountLink,
+    AccountRow,
+    AccountState,
+    FailedJobRow,
+    FailedJobsProblem,
+    HiddenJobs,
+    IncompleteOrLostJobRow,
+    IncompleteOrLostJobsProblem,
+    Incremental,
+    ListedRow,
+    PollProblem,
+    Problems,
+    RejectedConfiguration,
+    Row,
+    StatusView,
+    StuckJobsProblem,
+    Table,
+    UnfinishedJobRow,
+    WaitNote,
+    WaitProblem,
+    is_stuck,
 )
 
-STUCK_SECONDS: Final = 1800.0
-"""When an unfinished job without progress is reported as stuck: the threshold of the alert SbgJobStuck."""
 INCOMPLETE_OR_LOST_COMMAND: Final = "sbg-exporter jobs --outcome incomplete --outcome lost"
+"""Lists what the page leaves out of its table of these jobs."""
 _MAX_JOBS: Final = 100
 _MAX_PROBLEMS: Final = 5
 """Limits on table rows and on problems of one kind, over all accounts: what a person can still read through."""
@@ -40,305 +58,6 @@ _REFRESH_SECONDS: Final = (60.0, 300.0)
 """Least and most time between two refreshes of the page. A reader has time to read, or to stop them."""
 _FIRST_REFRESH_SECONDS: Final = 10.0
 """While no account has been polled and there is nothing to read yet."""
-
-Row = TypeVar("Row")
-AccountState = Literal["untried", "up", "failing", "stale"]
-"""``failing``: the last poll failed. ``stale``: it succeeded, but too long ago."""
-
-
-# ---- what the template shows; times are Unix seconds, None: unknown ----
-
-
-@dataclass(frozen=True, slots=True)
-class AccountLink:
-    """An account's name and its position in the configuration, which is its anchor on the page."""
-
-    name: str
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class HiddenJobs:
-    """Jobs beyond the limits, and the command that lists them; those of several accounts if *account* is None."""
-
-    jobs: int
-    account: AccountLink | None
-    command: str
-
-
-@dataclass(frozen=True, slots=True)
-class Table(Generic[Row]):
-    """Rows, what is beyond the limits, and the number of accounts without data."""
-
-    rows: tuple[Row, ...]
-    hidden: tuple[HiddenJobs, ...] = ()
-    unknown: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FailedJobRow:
-    """A job with failed files; its error records by code in words, most frequent first.
-
-    ``detected_at`` is None if it finished before counting began.
-    """
-
-    account: AccountLink
-    id: str
-    operation: str
-    outcome: str
-    finished: bool
-    failed: int
-    total: int
-    errors: Sequence[tuple[str, int]]
-    detected_at: float | None
-
-    @classmethod
-    def of(cls, account: AccountLink, record: JobRecord) -> "FailedJobRow":
-        """The row of *record*."""
-        return cls(
-            account,
-            record.id,
-            record.operation,
-            record.outcome or "running",
-            not record.unfinished,
-            record.last_failed,
-            max(record.last_total, record.last_completed + record.last_failed),
-            [(in_words(code), records) for code, records in error_codes(record)],
-            record.detected_at,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class IncompleteOrLostJobRow:
-    """A job with one of these outcomes; why it has it, in words.
-
-    Attributes:
-        noticed_at: None if it finished before counting began.
-    """
-
-    account: AccountLink
-    id: str
-    operation: str
-    outcome: str
-    completed: int
-    total: int
-    why: str
-    noticed_at: float | None
-
-    @classmethod
-    def of(cls, account: AccountLink, record: JobRecord) -> "IncompleteOrLostJobRow":
-        """The row of *record*."""
-        return cls(
-            account,
-            record.id,
-            record.operation,
-            record.outcome,
-            record.last_completed,
-            record.last_total,
-            why_incomplete_or_lost(record),
-            None if record.history else noticed_at(record),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class UnfinishedJobRow:
-    """A job without an outcome; its progress bar stays within its bounds even if the platform's counts do not."""
-
-    account: AccountLink
-    id: str
-    operation: str
-    state: str
-    done: int
-    failed: int
-    total: int
-    progress: int
-    progress_max: int
-    submitted_at: float
-    last_progress_at: float
-    stuck: bool
-
-    @classmethod
-    def of(cls, account: AccountLink, record: JobRecord, now: float) -> "UnfinishedJobRow":
-        """The row of *record* at *now*."""
-        done, bar = record.last_completed + record.last_failed, max(1, record.last_total)
-        return cls(
-            account,
-            record.id,
-            record.operation,
-            f"{record.state}, settling" if record.state == "finished" else record.state,
-            done,
-            record.last_failed,
-            record.last_total,
-            min(done, bar),
-            bar,
-            submitted_at(record),
-            record.last_progress_at,
-            _is_stuck(record, now),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ListedRow:
-    """Totals of one operation and state over all accounts."""
-
-    operation: str
-    state: str
-    jobs: int
-    files: int
-    completed: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Incremental:
-    """How an account is polled that is too large to list in full at every poll."""
-
-    full_listing_interval: float
-    detection_delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class WaitNote:
-    """Why nothing is requested for an account for now.
-
-    ``since`` is when that began; ``seconds`` is the time until it ends, None if that depends on an operator.
-    """
-
-    reason: str
-    since: float
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class AccountRow:
-    """One account.
-
-    Attributes:
-        username: empty if unknown or hidden.
-        states: number of listed jobs by state, most frequent first; None before the first full listing.
-        counting_since: None before the account has a ledger.
-        clock_skew: seconds by which the platform's clock is ahead of this machine's; None if they agree or if unknown.
-    """
-
-    account: AccountLink
-    username: str
-    endpoint: str
-    state: AccountState
-    error: str
-    waiting: WaitNote | None
-    last_success: float | None
-    last_poll: float | None
-    interval: float
-    incremental: Incremental | None
-    allowance: int
-    allowance_used: int
-    rate_limit_remaining: int | None
-    stale: bool
-    states: Sequence[tuple[str, int]] | None
-    files: FilesCounted
-    counting_since: float | None
-    clock_skew: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PollProblem:
-    """An account that is not polled successfully."""
-
-    account: AccountLink
-    state: AccountState
-    last_success: float | None
-    error: str
-    waiting: WaitNote | None
-
-
-@dataclass(frozen=True, slots=True)
-class WaitProblem:
-    """An account whose last poll succeeded and that makes no requests for now."""
-
-    account: AccountLink
-    waiting: WaitNote
-
-
-@dataclass(frozen=True, slots=True)
-class FailedJobsProblem:
-    """An account with failed jobs."""
-
-    jobs: int
-    latest: FailedJobRow
-
-
-@dataclass(frozen=True, slots=True)
-class IncompleteOrLostJobsProblem:
-    """An account with incomplete or lost jobs."""
-
-    jobs: int
-    latest: IncompleteOrLostJobRow
-
-
-@dataclass(frozen=True, slots=True)
-class StuckJobsProblem:
-    """An account with stuck jobs."""
-
-    jobs: int
-    longest: UnfinishedJobRow
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedConfiguration:
-    """A changed configuration that is not in use: since when, the first lines that say why, and how many more."""
-
-    since: float
-    reasons: tuple[str, ...]
-    more: int
-
-
-@dataclass(frozen=True, slots=True)
-class Problems(Generic[Row]):
-    """Problems of one kind, most urgent first, and the number of accounts beyond the limit."""
-
-    shown: tuple[Row, ...]
-    more: int
-
-
-@dataclass(frozen=True, slots=True)
-class StatusView:
-    """Everything that the page shows at *now*.
-
-    Attributes:
-        refresh_seconds: how long until the page is worth loading again.
-        accounts_waiting: without those that are failing.
-        jobs_failed: without those that finished before counting began, which are jobs_failed_before.
-        jobs_incomplete_or_lost: without those that finished before counting began.
-    """
-
-    now: float
-    refresh_seconds: float
-    rejected: RejectedConfiguration | None
-    failing: Problems[PollProblem]
-    failed: Problems[FailedJobsProblem]
-    incomplete_or_lost: Problems[IncompleteOrLostJobsProblem]
-    stuck: Problems[StuckJobsProblem]
-    waiting: Problems[WaitProblem]
-    accounts_up: int
-    accounts_failing: int
-    accounts_untried: int
-    accounts_waiting: int
-    jobs_unfinished: int
-    jobs_failed: int
-    jobs_failed_before: int
-    jobs_incomplete_or_lost: int
-    jobs_stuck: int
-    failed_job_window: float
-    files_completed: int
-    files_failed: int
-    failed_jobs: Table[FailedJobRow]
-    incomplete_or_lost_jobs: Table[IncompleteOrLostJobRow]
-    unfinished_jobs: Table[UnfinishedJobRow]
-    listed: Table[ListedRow]
-    accounts: tuple[AccountRow, ...]
-
-
-# ---- from snapshots to the view ----
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +90,7 @@ class _Account:
         stale = now >= snapshot.gauges_until
         unfinished = [] if stale else snapshot.unfinished_jobs()
         stuck = sorted(
-            (record for record in unfinished if _is_stuck(record, now)), key=lambda record: record.last_progress_at
+            (record for record in unfinished if is_stuck(record, now)), key=lambda record: record.last_progress_at
         )
         failed = snapshot.failed_jobs(display, now)
         detected = [record for record in failed if record.detected_at is not None]
@@ -469,10 +188,6 @@ def _refresh_seconds(accounts: Sequence[_Account]) -> float:
         return _FIRST_REFRESH_SECONDS
     least, most = _REFRESH_SECONDS
     return min(most, max(least, min(account.snapshot.status.interval for account in accounts)))
-
-
-def _is_stuck(record: JobRecord, now: float) -> bool:
-    return now - record.last_progress_at >= STUCK_SECONDS
 
 
 def _most_urgent(

@@ -20,7 +20,8 @@ from exporter.errors import WaitReason
 from exporter.metrics.snapshot import AccountSnapshot, ReloadStatus, Waiting
 from exporter.redaction import MASK, Secret
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
-from exporter.web.status import STUCK_SECONDS, status_view
+from exporter.web.status import status_view
+from exporter.web.view import STUCK_SECONDS
 from tests.clocks import START
 from tests.factories import finished_job, job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
