@@ -25,6 +25,7 @@ from exporter.api.connection_errors import Route, connecting, decompressing, los
 from exporter.api.deadline import Deadline
 from exporter.api.failures import Asked, Received, TransportFailed, failure, not_json
 from exporter.api.file_errors import FileError, parse_file_errors
+from exporter.api.headers import parse_date, parse_rate_limit, parse_retry_after, parse_total
 from exporter.api.models import PAGE_LIMIT, Job, JobPage, Operation, Priority, Response
 from exporter.api.oversized import OversizedJobs
 from exporter.api.result_filter import ResultFilter
@@ -196,7 +197,7 @@ class Client:
             AllowanceExhausted: the request was not sent.
         """
         body, headers = self._request(Endpoint.USER, "/user", Priority.DISCOVERY)
-        return Response(decoding.parse_username(body), decoding.parse_date(headers))
+        return Response(decoding.parse_username(body), parse_date(headers))
 
     def page(self, offset: int, priority: Priority = Priority.DISCOVERY, *, until: float = math.inf) -> JobPage:
         """Return a page of the job list from *offset*, with fewer jobs while responses are too large.
@@ -280,9 +281,9 @@ class Client:
     def _listed(self, positions: range, priority: Priority, until: float, largest: int, parameter: str = "") -> JobPage:
         path = f"/async/files?offset={positions.start}&limit={len(positions)}{parameter}"
         body, headers = self._request(Endpoint.LIST, path, priority, until=until, largest=largest)
-        total = decoding.parse_total(headers)
+        total = parse_total(headers)
         page = decoding.parse_page(body, len(positions), None if total is None else total - positions.start)
-        return JobPage(page, decoding.parse_date(headers), total, len(positions))
+        return JobPage(page, parse_date(headers), total, len(positions))
 
     def job(
         self, operation: Operation, job_id: str, priority: Priority = Priority.REFRESH, *, until: float = math.inf
@@ -308,7 +309,7 @@ class Client:
             raise JobRequestFailed(str(error)) from error
         if job.id != job_id:
             raise JobRequestFailed(f"requested job {job_id}, but the platform returned job {job.id}")
-        return Response(job, decoding.parse_date(headers))
+        return Response(job, parse_date(headers))
 
     def file_errors(self, operation: Operation, job_id: str) -> tuple[FileError, ...] | None:
         """Return the error records of one job, or None if the platform reports that it has no such job.
@@ -369,7 +370,7 @@ class Client:
             with self._transport_errors(seconds), self._send(path, seconds) as response:
                 code, headers = response.status_code, response.headers
                 status = str(code)
-                date, rate_limit = decoding.parse_date(headers), decoding.parse_rate_limit(headers)
+                date, rate_limit = parse_date(headers), parse_rate_limit(headers)
                 self.allowance.learn(rate_limit, date, self._clock.monotonic())
                 body = self._without_token(read_body(response, largest))
         except TransportFailed as error:
@@ -397,7 +398,7 @@ class Client:
             if wrong is not None:
                 raise wrong
             return body, headers
-        retry_after = decoding.parse_retry_after(headers)
+        retry_after = parse_retry_after(headers)
         if retry_after is not None:
             retry_after = min(retry_after, LONGEST_PAUSE)
         if code == _TOO_MANY:

@@ -1,4 +1,4 @@
-"""Decode response bodies and headers into the exporter's own types.
+"""Decode response bodies into the exporter's own types.
 
 No module but this one and :mod:`.file_errors` parses JSON of the platform.
 
@@ -16,10 +16,8 @@ tables there call the counts strings, while the examples show integers. Times an
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -27,7 +25,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from exporter.api.damaged_json import elements, end_of_value, repaired, skip_blank
-from exporter.api.models import BAD_TIME, OTHER, PAGE_LIMIT, ApiError, Job, Page, RateLimit
+from exporter.api.models import BAD_TIME, OTHER, PAGE_LIMIT, ApiError, Job, Page
+from exporter.api.times import is_bad_time, parse_time
 from exporter.errors import BadAnswer
 
 _LABEL: Final = re.compile(r"[a-z0-9_]{1,32}")
@@ -37,8 +36,6 @@ _LONGEST_NAME: Final = 256
 _MOST_FILES: Final = 2**31
 """A record with more files is broken. The sum over all jobs of a ledger must fit into the database's 64 bits."""
 _COUNT: Final = re.compile(r"\s*0*([0-9]{1,16})\s*")
-_MILLISECONDS_FROM: Final = 1e11
-"""Reset values from here on are milliseconds, as in old samples. As seconds this would be the year 5138."""
 _MOST_LINKS: Final = 16
 _MOST_ERRORS: Final = 2**17
 """Most records of a result that are looked at."""
@@ -206,7 +203,7 @@ class _Records:
         self._last = self.items
         self._whole = self._whole and _is_whole(record)
         if job.started_on is None or job.finished_on is None:
-            self._bad_times += _is_bad_time(record.started_on) + _is_bad_time(record.finished_on)
+            self._bad_times += is_bad_time(record.started_on) + is_bad_time(record.finished_on)
         self.items += 1
 
     def skip(self, reason: str) -> None:
@@ -393,40 +390,6 @@ def parse_error(body: bytes, hide: Callable[[str], str] = str) -> ApiError:
     )
 
 
-def parse_rate_limit(headers: Mapping[str, str]) -> RateLimit:
-    """Parse the rate limit. The names in *headers* are in lower case."""
-    reset = _number(headers.get("x-ratelimit-reset"))
-    if reset is not None and reset > _MILLISECONDS_FROM:
-        reset /= 1000
-    limit, remaining = _number(headers.get("x-ratelimit-limit")), _number(headers.get("x-ratelimit-remaining"))
-    return RateLimit(
-        None if limit is None else int(limit),
-        None if remaining is None else int(remaining),
-        reset if reset is not None and reset > 0 else None,
-    )
-
-
-def parse_date(headers: Mapping[str, str]) -> float | None:
-    """Parse the platform's time of the response (``Date``) into Unix seconds; None if absent or unreadable."""
-    return _http_date(headers.get("date", ""))
-
-
-def parse_total(headers: Mapping[str, str]) -> int | None:
-    """Parse the platform's count of the list's jobs (``X-Total-Matching-Query``); None if absent or unreadable."""
-    total = _number(headers.get("x-total-matching-query"))
-    return None if total is None or total < 0 else int(total)
-
-
-def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Parse the seconds of ``Retry-After``, a number or a date; None if absent or unreadable."""
-    text = headers.get("retry-after", "")
-    seconds = _number(text)
-    if seconds is None:
-        at, date = _http_date(text), parse_date(headers)
-        seconds = None if at is None or date is None else at - date
-    return seconds if seconds is not None and seconds >= 0 else None
-
-
 def parse_label(value: object) -> str:
     """Return *value* in lower case if it is usable as a label, else ``other``."""
     if type(value) is str:
@@ -531,59 +494,6 @@ def _count(value: object) -> int | None:
     return count
 
 
-def parse_time(value: object) -> float | None:
-    """Parse a time into Unix seconds; None if it is none.
-
-    It may be an ISO 8601 time (UTC if it names no zone), or a number of seconds, milliseconds, microseconds or
-    nanoseconds since 1970, by its size.
-    """
-    seconds = _seconds_of_text(value) if type(value) is str and len(value) <= _LONGEST_TIME else _seconds(value)
-    return seconds if seconds is not None and seconds > 0 else None
-
-
-def _is_bad_time(value: object) -> bool:
-    """Whether *value* was to be a time, but is none."""
-    return value is not None and value != "" and _seconds(value) is None
-
-
-def _seconds(value: object) -> float | None:
-    """Return Unix seconds, not positive where servers mean "never" by year 1 or 1970; None for no time."""
-    if type(value) is str:
-        return _seconds_of_text(value) if len(value) <= _LONGEST_TIME else None
-    return _seconds_of_number(value) if type(value) is int or type(value) is float else None
-
-
-_LONGEST_TIME: Final = 64
-_EARLIEST: Final = 1e8
-"""1973: a smaller number is no time. From a thousand times this, it counts milliseconds, and so on."""
-_LATEST: Final = datetime.max.replace(tzinfo=UTC).timestamp()
-_NUMERAL: Final = re.compile(r"[0-9]{9,19}(?:\.[0-9]{1,9})?")
-_ZONE: Final = re.compile(r"\s*(?:UTC|GMT|Z)$|\s+(?=[+-][0-9:]+$)")
-_LEAP_SECOND: Final = re.compile(r"(?<=:[0-5][0-9]:)60")
-
-
-def _seconds_of_number(number: float) -> float | None:
-    for divisor in (1, 1e3, 1e6, 1e9):
-        if number < _EARLIEST * 1e3 * divisor:
-            return number / divisor if number == 0 or _EARLIEST * divisor <= number <= _LATEST * divisor else None
-    return None
-
-
-@lru_cache(maxsize=4096)  # The same times come with every poll, and parsing them is half of the cost of a page.
-def _seconds_of_text(text: str) -> float | None:
-    text = text.strip().upper()
-    if _NUMERAL.fullmatch(text):
-        return _seconds_of_number(float(text))
-    if text[:1].isalpha():  # as in HTTP headers
-        return _http_date(text)
-    text = _ZONE.sub(lambda zone: "+00:00" if zone[0].strip() else "", text)
-    try:
-        time = datetime.fromisoformat(_LEAP_SECOND.sub("59", text))
-    except ValueError:
-        return None
-    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
-
-
 def _errors(result: msgspec.Raw) -> tuple[tuple[tuple[str, int], ...] | None, bool]:
     """Count error records by code; None if the list is absent or empty, so that the job is requested individually.
 
@@ -637,22 +547,3 @@ def _next_page(links: msgspec.Raw) -> tuple[bool, int | None]:
                 found = _OFFSET.search(link.href) if isinstance(link.href, str) else None
                 return True, int(found[1]) if found else None
     return False, None
-
-
-_LARGEST_NUMBER: Final = 2**53
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text) if text else None
-    except ValueError:
-        return None
-    return number if number is not None and abs(number) < _LARGEST_NUMBER else None
-
-
-def _http_date(text: str) -> float | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # OverflowError for years that datetime does not support.
-        return None
-    return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()

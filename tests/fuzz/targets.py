@@ -21,6 +21,7 @@ import msgspec
 from starlette.types import Message
 
 from exporter.api import decoding
+from exporter.api.headers import parse_date, parse_rate_limit, parse_retry_after, parse_total
 from exporter.api.models import PAGE_LIMIT, Page
 from exporter.config.loading import load
 from exporter.config.web_config import WebConfig, load_web_config
@@ -125,9 +126,9 @@ def headers(data: bytes) -> None:
     text = data.decode("latin-1")
     names = "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "date", "x-total-matching-query"
     values = dict.fromkeys((*names, "retry-after"), text)
-    decoding.parse_rate_limit(values)
-    decoding.parse_date(values)
-    if (decoding.parse_total(values) or 0) < 0 or (decoding.parse_retry_after(values) or 0) < 0:
+    parse_rate_limit(values)
+    parse_date(values)
+    if (parse_total(values) or 0) < 0 or (parse_retry_after(values) or 0) < 0:
         raise AssertionError("a negative total or pause")
 
 

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.api import decoding
+from exporter.api.headers import parse_date, parse_rate_limit, parse_retry_after, parse_total
 from exporter.api.models import ApiError, Job, Page, RateLimit
 from exporter.errors import BadAnswer
 
@@ -757,11 +758,11 @@ def test_rate_limit_reset_is_parsed_in_seconds_and_milliseconds(
 ) -> None:
     headers = {"x-ratelimit-limit": limit, "x-ratelimit-remaining": remaining, "x-ratelimit-reset": reset}
 
-    assert decoding.parse_rate_limit(headers) == rate_limit
+    assert parse_rate_limit(headers) == rate_limit
 
 
 def test_without_headers_the_rate_limit_is_unknown() -> None:
-    assert decoding.parse_rate_limit({}) == RateLimit(None, None, None)
+    assert parse_rate_limit({}) == RateLimit(None, None, None)
 
 
 DATES: list[tuple[str, float | None]] = [
@@ -780,11 +781,11 @@ DATES: list[tuple[str, float | None]] = [
 
 @pytest.mark.parametrize(("text", "time"), DATES)
 def test_the_platforms_time_is_read(text: str, time: float | None) -> None:
-    assert decoding.parse_date({"date": text}) == time
+    assert parse_date({"date": text}) == time
 
 
 def test_without_a_date_the_platforms_time_is_unknown() -> None:
-    assert decoding.parse_date({}) is None
+    assert parse_date({}) is None
 
 
 @pytest.mark.parametrize(
@@ -805,18 +806,18 @@ def test_without_a_date_the_platforms_time_is_unknown() -> None:
     ],
 )
 def test_retry_after_is_read_as_a_number_or_as_a_date(headers: dict[str, str], seconds: float | None) -> None:
-    assert decoding.parse_retry_after(headers) == seconds
+    assert parse_retry_after(headers) == seconds
 
 
 @pytest.mark.parametrize(
     ("text", "total"), [("0", 0), ("312", 312), ("312.0", 312), ("-1", None), ("many", None), ("", None)]
 )
 def test_the_platforms_count_of_its_jobs_is_read(text: str, total: int | None) -> None:
-    assert decoding.parse_total({"x-total-matching-query": text}) == total
+    assert parse_total({"x-total-matching-query": text}) == total
 
 
 def test_without_the_header_the_number_of_jobs_is_unknown() -> None:
-    assert decoding.parse_total({}) is None
+    assert parse_total({}) is None
 
 
 @pytest.mark.parametrize("value", [5.0, None, True, [], {}, "with space", "a-b", "", "x" * 33])
@@ -903,10 +904,10 @@ header_texts = st.text(max_size=30) | st.sampled_from(
     )
 )
 def test_arbitrary_headers_raise_nothing(headers: dict[str, str]) -> None:
-    decoding.parse_rate_limit(headers)
-    assert (decoding.parse_retry_after(headers) or 0) >= 0
-    assert (decoding.parse_total(headers) or 0) >= 0
-    assert isinstance(decoding.parse_date(headers), float | None)
+    parse_rate_limit(headers)
+    assert (parse_retry_after(headers) or 0) >= 0
+    assert (parse_total(headers) or 0) >= 0
+    assert isinstance(parse_date(headers), float | None)
 
 
 def test_a_page_whose_records_cannot_be_decoded_is_not_whole() -> None:
