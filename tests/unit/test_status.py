@@ -473,6 +473,17 @@ def test_table_of_incomplete_and_lost_jobs_keeps_to_job_series() -> None:
     assert rows(none, INCOMPLETE_OR_LOST)[0][0] == f"5 more: {SHORT_COMMAND} --account cavatica"
 
 
+def test_job_that_was_lost_before_its_files_were_counted_shows_no_zeros() -> None:
+    counted = LedgerFixture(complete=True)
+    counted.observe(job("submitted", None, None, None), at=START + 10)
+    for at in (START + 20, START + 330):
+        counted.observe(at=at, unknown=["42"])
+
+    page = tree(snapshot(counted.ledger), now=START + 430)
+
+    assert [row[3:5] for row in rows(page, INCOMPLETE_OR_LOST)] == [["lost", "not known"]]
+
+
 def test_jobs_incomplete_before_counting_began_are_no_problem() -> None:
     counted = LedgerFixture()
     early = job("finished", 10, 7, 0, job_id=job_id(START - 1000), started=START - 900, finished=START - 800)
