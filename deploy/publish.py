@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,6 +30,12 @@ _EXAMPLE: Final = "registry.example/sbg-exporter"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _UNPUBLISHED: Final = re.compile(r"(?im)(manifest|name)[ _]unknown|404\W+not found| not found\W*$")
 """How skopeo, helm and gh say that there is no such image, chart or release. Any other failure may be temporary."""
+_REFUSED: Final = re.compile(r"(?i)\b(denied|forbidden|unauthorized)\b")
+"""How they say that access is denied, which GHCR and Docker Hub also answer if a repository does not exist."""
+
+
+class AccessDenied(SystemExit):
+    """A registry denied access to what is published; its text is the line for the log."""
 
 
 class Done(NamedTuple):
@@ -83,6 +90,7 @@ class Release:
         """Ask what is published and return what the command printed; None if nothing is, as in a dry run.
 
         Raises:
+            AccessDenied: the registry denies access.
             SystemExit: the answer is neither; one line says so.
         """
         if self.dry:
@@ -94,9 +102,34 @@ class Release:
         if _UNPUBLISHED.search(done.output):
             return None
         reason = " ".join(done.output.split()) or f"exit code {done.code}"
-        raise SystemExit(
-            f"Nothing was published, because what is there is not known: {shlex.join(words)} failed: {reason}"
-        )
+        kind = AccessDenied if _REFUSED.search(reason) else SystemExit
+        raise kind(f"Nothing was published, because what is there is not known: {shlex.join(words)} failed: {reason}")
+
+    def ask_registry(self, question: Sequence[object], digest: str, repository: str, folder: Path) -> str | None:
+        """Ask a registry as `ask` does, also about a repository that does not exist yet.
+
+        Many registries deny access to such a repository, as to one that is hidden. Then the image in
+        *folder* is pushed under its *digest*, which replaces nothing, and fails without the right to push. Afterwards
+        the repository exists, and the registry is asked again.
+
+        Raises:
+            SystemExit: the image cannot be pushed, or access is still denied.
+        """
+        try:
+            return self.ask(*question)
+        except AccessDenied:
+            self.push_image(folder, f"{repository}@{digest}")
+        return self.ask(*question)
+
+    def push_image(self, folder: Path, name: str) -> None:
+        """Push the image in *folder*, as skopeo writes it, for all its architectures.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        plain = self.without_tls("--dest-tls-verify=false")
+        copy = ("skopeo", "copy", "--all", "--quiet", "--preserve-digests", *plain)
+        self.change(*copy, f"dir:{folder}", f"docker://{name}")
 
     def without_tls(self, option: str) -> tuple[str, ...]:
         """Return this option for a registry that speaks plain HTTP."""
@@ -184,11 +217,10 @@ def image(release: Release) -> None:
         joined = Path(scratch) / "image"
         named = f"{release.image}:{__version__}"
         insecure = release.without_tls("--tls-verify=false")
-        published = release.ask("skopeo", "inspect", *insecure, "--raw", f"docker://{named}")
+        question = ("skopeo", "inspect", *insecure, "--raw", f"docker://{named}")
+        published = release.ask_registry(question, assembled.digest, release.image, joined)
         if published is None:
-            plain = release.without_tls("--dest-tls-verify=false")
-            copy = ("skopeo", "copy", "--all", "--quiet", "--preserve-digests", *plain)
-            release.change(*copy, f"dir:{joined}", f"docker://{named}")
+            release.push_image(joined, named)
         elif published.strip() != (joined / "manifest.json").read_text().strip():
             raise SystemExit(f"{named} is published, and is another image: give this one another version.")
     before = "" if published is None else ", published before"
@@ -243,8 +275,11 @@ def chart(release: Release) -> None:
         return _absent(release, "chart: none was built")
     plain = release.without_tls("--plain-http")
     with tempfile.TemporaryDirectory() as scratch:
-        name = f"oci://{release.charts}/sbg-exporter"
-        published = release.ask("helm", "pull", *plain, name, "--version", __version__, "--destination", scratch)
+        repository = f"{release.charts}/sbg-exporter"
+        name = f"oci://{repository}"
+        question = ("helm", "pull", *plain, name, "--version", __version__, "--destination", scratch)
+        wrapped = Path(scratch) / "image"
+        published = release.ask_registry(question, wrap(package, wrapped), repository, wrapped)
         if published is None:
             told = release.change("helm", "push", *plain, package, f"oci://{release.charts}")
         elif (Path(scratch) / package.name).read_bytes() == package.read_bytes():
@@ -253,9 +288,31 @@ def chart(release: Release) -> None:
         else:
             raise SystemExit(f"{name}:{__version__} is published, and is another chart: give this one another version.")
     digest = next(iter(_DIGEST.findall(told)), "sha256:…")
-    _sign(release, f"{release.charts}/sbg-exporter@{digest}")
+    _sign(release, f"{repository}@{digest}")
     _tell_workflow("chart", digest)
     return None
+
+
+def wrap(package: Path, folder: Path) -> str:
+    """Write the package of a chart in *folder* as an image, for a registry to keep, and return its digest."""
+    folder.mkdir()
+
+    def written(content: bytes, kind: str) -> dict[str, object]:
+        digest = sha256(content).hexdigest()
+        (folder / digest).write_bytes(content)
+        return {"mediaType": f"application/vnd.cncf.helm.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
+
+    about = json.dumps({"apiVersion": "v2", "name": "sbg-exporter", "version": __version__}).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": written(about, "config.v1+json"),
+        "layers": [written(package.read_bytes(), "chart.content.v1.tar+gzip")],
+    }
+    text = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(text)
+    (folder / "version").write_text("Directory Transport Version: 1.1\n")
+    return f"sha256:{sha256(text).hexdigest()}"
 
 
 def packages(release: Release) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 import pytest
@@ -229,7 +233,6 @@ def test_what_a_registry_does_not_know_is_published(answer: str, folder: Path) -
     "answer",
     [
         "Error: response status code 503: Service Unavailable\n",
-        "Error: 401 Unauthorized\n",
         'Error: exec: "docker-credential-x": executable file not found in $PATH\n',
         "dial tcp: lookup registry.example: no such host\n\nsee --debug",
         "",
@@ -245,6 +248,78 @@ def test_unclear_answer_about_what_is_published_ends_the_step(answer: str, folde
             step(release(folder, commands))
 
         assert len(commands.ran) == 1
+
+
+REFUSALS: Final = [
+    # skopeo, helm 4 and helm 3 of a repository that GHCR does not have; skopeo of one that Docker Hub does not have
+    'fatal msg="Error parsing image name: Requesting bear token: invalid status code from registry 403 (Forbidden)"',
+    'Error: GET "https://ghcr.io/token?scope=x": response status code 403: denied: denied',
+    "Error: failed to authorize: failed to fetch anonymous token: unexpected status from GET request: 403 Forbidden",
+    'Error: GET "https://ghcr.io/token?scope=x": unexpected status code 401: unauthorized: authentication required',
+    "errors:\ndenied: requested access to the resource is denied\nunauthorized: authentication required\n",
+]
+
+
+class HidingRegistry(Commands):
+    """Denies access until something has been pushed."""
+
+    def __init__(self, refusal: str, afterwards: Done) -> None:
+        super().__init__()
+        self._refused, self._afterwards = Done(1, refusal), afterwards
+
+    def __call__(self, command: Sequence[str], given: str) -> Done:
+        told = self._afterwards if any("@sha256:" in line for line in self.ran) else self._refused
+        done = super().__call__(command, given)
+        return told if command[:2] == ["helm", "pull"] else done
+
+
+@pytest.mark.fault(
+    "a registry denies access to a repository that does not exist yet, at the first release",
+    action="the chart is pushed under its digest, which replaces nothing, and the registry is asked again",
+    shown="nothing",
+    recovery="itself",
+)
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_the_first_release_does_not_need_access_to_a_repository_that_is_missing(refusal: str, folder: Path) -> None:
+    commands = HidingRegistry(refusal, Done(1, "manifest unknown"))
+
+    publish.chart(release(folder, commands))
+
+    assert [line.partition(" ")[0] for line in commands.ran] == ["helm", "skopeo", "helm", "helm", "cosign"]
+    assert re.search(r" docker://registry\.example/\S+/sbg-exporter@sha256:[0-9a-f]{64}$", commands.ran[1])
+    assert commands.ran[3].startswith("helm push ")
+
+
+@pytest.mark.fault(
+    "a registry denies access to a repository that exists",
+    action="the step ends, and no version is pushed or signed",
+    shown="one line in the log, with what the registry answered",
+    recovery="give the workflow the right to read it, and re-run the failed jobs",
+)
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_version_that_a_registry_hides_is_not_replaced(refusal: str, folder: Path) -> None:
+    commands = HidingRegistry(refusal, Done(1, refusal))
+
+    with pytest.raises(SystemExit, match=r"^Nothing was published, because what is there is not known: [^\n]+$"):
+        publish.chart(release(folder, commands))
+
+    assert [line.partition(" ")[0] for line in commands.ran] == ["helm", "skopeo", "helm"]
+
+
+def test_without_the_right_to_push_to_a_hidden_repository_the_step_ends(folder: Path) -> None:
+    commands = Commands(helm_pull=(1, REFUSALS[0]), skopeo_copy=(1, "denied: permission_denied: write_package"))
+
+    with pytest.raises(SystemExit, match=r"^skopeo copy .* failed with 1:\ndenied: permission_denied: write_package$"):
+        publish.chart(release(folder, commands))
+
+
+def test_denied_access_to_a_release_ends_the_step(folder: Path) -> None:
+    commands = Commands(gh_release_view=(1, "HTTP 403: Forbidden"))
+
+    with pytest.raises(SystemExit, match=r"^Nothing was published, because what is there is not known: "):
+        publish.publish(release(folder, commands))
+
+    assert len(commands.ran) == 1
 
 
 def test_a_command_that_fails_ends_the_step_with_what_it_printed(folder: Path) -> None:
@@ -330,6 +405,71 @@ def registry(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
+class Hider(BaseHTTPRequestHandler):
+    """Passes requests on to a registry, but denies those for manifests of repositories without any."""
+
+    protocol_version = "HTTP/1.1"
+    registry = ""
+    existing: set[str]
+
+    def do_GET(self) -> None:
+        body = self._body()
+        repository, _, manifest = self.path.partition("/manifests/")
+        if manifest and self.command == "PUT":
+            self.existing.add(repository)
+        if manifest and repository not in self.existing:
+            denied = {"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}
+            return self._answer(403, [("Content-Type", "application/json")], json.dumps(denied).encode())
+        connection = HTTPConnection(self.registry)
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, text in self.headers.items():  # Accept may be there several times
+            if name.lower() not in {"transfer-encoding", "content-length"}:
+                connection.putheader(name, text)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        response = connection.getresponse()
+        answered = response.read()
+        self._answer(response.status, response.getheaders(), answered)
+        return connection.close()
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815  # names of http.server
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        body = b""
+        while "Transfer-Encoding" in self.headers and (size := int(self.rfile.readline(), 16)):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        if "Transfer-Encoding" in self.headers:
+            self.rfile.readline()
+        return body
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response(status)
+        for name, text in headers:
+            if name.lower() != "transfer-encoding" and (self.command == "HEAD" or name.lower() != "content-length"):
+                self.send_header(name, text)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # name of http.server
+        pass
+
+
+@pytest.fixture
+def hiding_registry(registry: str) -> Iterator[str]:
+    """Address of a registry that denies access to repositories without a manifest."""
+    handler = type("Handler", (Hider,), {"registry": registry, "existing": set()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The real programs with folders of their own, and a cosign that only writes down what it is to sign."""
@@ -350,9 +490,11 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.tools("docker-registry", "skopeo", "buildah", "helm", "root")
+@pytest.mark.parametrize("kind", ["registry", "hiding_registry"])
 def test_image_and_chart_arrive_in_a_registry_once_however_often_they_are_pushed(
-    registry: str, programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
+    registry = request.getfixturevalue(kind)
     (folder := tmp_path / "dist").mkdir()
     for architecture in publish.ARCHITECTURES:
         image_archive(folder, architecture, f"hello from {architecture}")
