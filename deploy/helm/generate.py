@@ -49,7 +49,7 @@ def made() -> dict[Path, str]:
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
     about = with_version(chart.read_text(encoding="utf-8"), "version", "appVersion")
     return {
-        chart: re.sub(r"(/sbg-exporter:)\S+", rf"\g<1>{__version__}", about),
+        chart: re.sub(r"(/sbg-exporter:|/tag/v|Installs sbg-exporter )\S+", rf"\g<1>{__version__}", about),
         schema: _schema(schema.read_text(encoding="utf-8"), values),
         readme: _with_values(readme.read_text(encoding="utf-8"), values),
         CHART / "files" / "rules.yaml": rule_groups(),

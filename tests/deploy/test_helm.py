@@ -49,6 +49,7 @@ EVERYTHING: Final = VALUES["everything"]
 RENDERS: Final = {"helm-default": (), "helm-everything": ("--values", str(EVERYTHING))}
 IMMUTABLE: Final = ("serviceName", "podManagementPolicy", "selector", "volumeClaimTemplates")
 """What Kubernetes does not let an upgrade change of a StatefulSet."""
+ACCOUNT: Final = "existingSecret=tokens,accounts[0].name=a"
 PARENTS_KEYS: Final = {"enabled"}
 """What only a parent chart sets."""
 OPEN: Final = {"settings", "resources", "dnsConfig", "podDisruptionBudget"}
@@ -522,6 +523,21 @@ def test_helm_test_waits_until_the_exporter_is_ready(answers: list[int], code: i
         ("extraArgs[0]=--config", "extraArgs: --config is set by the chart"),
         ("extraEnv[0].name=SBG_EXPORTER_STATE_FILE", "extraEnv: SBG_EXPORTER_STATE_FILE is set by the chart"),
         ("serviceMonitor.enabled=true,podMonitor.enabled=true", "podMonitor: serviceMonitor is enabled too"),
+        ("existingConfigMap=own,settings.poll_interval=1m", "settings: existingConfigMap has the whole configuration"),
+        ("extraVolumes[0].name=state", 'extraVolumes: the chart has a volume "state" of its own'),
+        ("extraContainers[0].name=sbg-exporter", "the exporter's container is called sbg-exporter"),
+        ("initContainers[0].name=sbg-exporter", "the exporter's container is called sbg-exporter"),
+        ("podDisruptionBudget.minAvailable=1,podDisruptionBudget.maxUnavailable=0", "minAvailable or maxUnavailable"),
+        ("service.nodePort=30000", r"service\.nodePort: set service\.type to NodePort or LoadBalancer"),
+        ("service.loadBalancerSourceRanges[0]=10.0.0.0/8", r"service\.loadBalancerSourceRanges: set service\.type"),
+        (
+            f"{ACCOUNT},accounts[0].apiEndpoint=http://simulator/v2",
+            '"a" has an http:// endpoint, which would get the token',
+        ),
+        (
+            f"{ACCOUNT},accounts[0].apiEndpoint=http://127.evil/v2",
+            '"a" has an http:// endpoint, which would get the token',
+        ),
         ("podMonitor.interval=5s", r"podMonitor\.scrapeTimeout: 10s is longer than podMonitor\.interval, 5s"),
         ("ingress.enabled=true", r"ingress\.hosts: list at least one host"),
         ("route.main.enabled=true", r"route\.main\.parentRefs: list at least one gateway"),
@@ -531,6 +547,12 @@ def test_helm_test_waits_until_the_exporter_is_ready(answers: list[int], code: i
 def test_values_that_do_not_go_together_are_refused(values: str, complaint: str) -> None:
     with pytest.raises(Refused, match=complaint):
         templated("--set", values)
+
+
+@needs_helm
+def test_the_token_may_go_to_a_proxy_in_the_pod_unencrypted() -> None:
+    for endpoint in ("http://localhost:8080/v2", "http://127.0.0.1/v2", "http://[::1]:8080"):
+        assert f'"{endpoint}"' in templated("--set", f"{ACCOUNT},accounts[0].apiEndpoint={endpoint}")
 
 
 # ----------------------------------------------------------------------------------------------------------- the values
@@ -602,7 +624,10 @@ def certificates() -> str:
         ("imagePullSecrets[0].nam=x", "imagePullSecrets"),
         ("extraArgs[0]=debug", "extraArgs"),
         ("extraEnv.HTTPS_PROXY=x", "extraEnv"),
+        ("extraEnv[0].name=WORKERS,extraEnv[0].value=1", "value"),
         ("commonLabels.team=1", "commonLabels"),
+        ("commonLabels.team=a/b", "team"),
+        ("serviceMonitor.scheme=ftp", "scheme"),
         ("service.type=ExternalName", "type"),
         ("ingress.hosts[0].paths[0].path=jobs", "path"),
         ("route.main.hostname=x", "hostname"),
@@ -685,6 +710,29 @@ class UniqueKeys(yaml.SafeLoader):
         keys = [self.construct_object(key) for key, _ in node.value]
         assert len(keys) == len(set(keys)), f"a key is there twice among {keys}"
         return super().construct_mapping(node, deep)
+
+
+@needs_helm
+def test_the_release_s_label_is_on_all_objects_but_not_in_what_an_upgrade_cannot_change() -> None:
+    among = objects(templated("--set", "releaseLabel=true,serviceMonitor.enabled=true", release="monitoring"))
+
+    assert {each["metadata"]["labels"].get("release") for each in among} == {"monitoring"}
+    stateful = only("StatefulSet", among)["spec"]
+    assert "release" not in stateful["selector"]["matchLabels"]
+    assert "release" not in stateful["volumeClaimTemplates"][0]["metadata"]["labels"]
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("kind", "endpoints"), [("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")]
+)
+def test_a_proxy_s_scheme_is_scraped(kind: str, endpoints: str) -> None:
+    name = f"{kind[0].lower()}{kind[1:]}"
+
+    [endpoint] = only(kind, objects(templated("--set", f"{name}.enabled=true,{name}.scheme=https")))["spec"][endpoints]
+    [usual] = only(kind, objects(templated("--set", f"{name}.enabled=true")))["spec"][endpoints]
+
+    assert (endpoint["scheme"], "scheme" in usual) == ("https", False)
 
 
 @needs_helm

@@ -10,6 +10,9 @@
 {{- if not (or .tokenSecret $.Values.existingSecret) }}
 {{- fail (printf "accounts: %q has no tokenSecret; set it, or existingSecret" .name) }}
 {{- end }}
+{{- if and (hasPrefix "http://" .apiEndpoint) (not .allowPlainHttp) (not (regexMatch "^http://(localhost|127[.][0-9.]+|[[]::1])(:|/|$)" .apiEndpoint)) }}
+{{- fail (printf "accounts: %q has an http:// endpoint, which would get the token unencrypted; use https://, or set the account's allowPlainHttp" .name) }}
+{{- end }}
 {{- if not (or .tokenSecret (regexMatch "^[-._a-zA-Z0-9]+$" .name)) }}
 {{- fail (printf "accounts: %q cannot be the key of a Secret; set the account's tokenSecret" .name) }}
 {{- end }}
@@ -33,6 +36,30 @@
 {{- if regexMatch "^SBG_EXPORTER_(CONFIG|LISTEN|STATE_FILE|WEB_CONFIG_FILE)$" .name }}
 {{- fail (printf "extraEnv: %s is set by the chart" .name) }}
 {{- end }}
+{{- end }}
+{{- if and .Values.existingConfigMap .Values.settings }}
+{{- fail "settings: existingConfigMap has the whole configuration; put them into its config.toml" }}
+{{- end }}
+{{- range .Values.extraVolumes }}
+{{- if regexMatch "^(config|state|tmp|web-config|tokens-[0-9]+)$" .name }}
+{{- fail (printf "extraVolumes: the chart has a volume %q of its own; give this one another name" .name) }}
+{{- end }}
+{{- end }}
+{{- range concat (.Values.initContainers | default list) (.Values.extraContainers | default list) }}
+{{- if eq .name "sbg-exporter" }}
+{{- fail "extraContainers, initContainers: the exporter's container is called sbg-exporter; give this one another name" }}
+{{- end }}
+{{- end }}
+{{- with .Values.podDisruptionBudget }}
+{{- if and (hasKey . "minAvailable") (hasKey . "maxUnavailable") }}
+{{- fail "podDisruptionBudget: set minAvailable or maxUnavailable, not both" }}
+{{- end }}
+{{- end }}
+{{- if and .Values.service.nodePort (eq .Values.service.type "ClusterIP") }}
+{{- fail "service.nodePort: set service.type to NodePort or LoadBalancer" }}
+{{- end }}
+{{- if and .Values.service.loadBalancerSourceRanges (ne .Values.service.type "LoadBalancer") }}
+{{- fail "service.loadBalancerSourceRanges: set service.type to LoadBalancer" }}
 {{- end }}
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled }}
 {{- fail "podMonitor: serviceMonitor is enabled too, and both would scrape the same pod; enable one of them" }}

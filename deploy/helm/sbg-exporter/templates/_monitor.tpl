@@ -12,8 +12,8 @@ scrapeTimeout: {{ . }}
 {{- if $monitor.honorLabels }}
 honorLabels: true
 {{- end }}
-{{- if include "sbg-exporter.tls" (index . 0) }}
-scheme: https
+{{- with $monitor.scheme | default (ternary "https" "" (include "sbg-exporter.tls" (index . 0) | eq "true")) }}
+scheme: {{ . }}
 {{- end }}
 {{- with $monitor.tlsConfig }}
 tlsConfig:

@@ -40,6 +40,9 @@ app.kubernetes.io/component: exporter
 app.kubernetes.io/part-of: sbg-exporter
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- if .Values.releaseLabel }}
+release: {{ .Release.Name | quote }}
+{{- end }}
 {{- end }}
 
 {{- /*
