@@ -875,6 +875,21 @@ def test_chart_and_application_have_the_exporter_s_version() -> None:
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
 
+@pytest.mark.sources
+def test_what_artifact_hub_and_helm_show_of_the_chart_is_there() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    about = {key.removeprefix("artifacthub.io/"): yaml.safe_load(text) for key, text in chart["annotations"].items()}
+
+    assert chart["icon"].startswith(chart["home"].replace("//github.com", "//raw.githubusercontent.com"))
+    assert (REPOSITORY / chart["icon"].partition("/main/")[2]).is_file()
+    assert [each["image"] for each in about["images"]] == [f"ghcr.io/sbg-exporter/sbg-exporter:{__version__}"]
+    [change] = about["changes"]
+    assert change["links"][0]["url"] == f"{chart['home']}/releases/tag/v{__version__}"
+    own = [each["url"].partition("/blob/main/")[2] for each in about["links"] if "/blob/" in each["url"]]
+    assert own != []
+    assert all((REPOSITORY / path).is_file() for path in own)
+
+
 def test_every_value_is_described() -> None:
     text = (CHART / "values.yaml").read_text()
     described = [key for key, _ in generate.documented(text)]
