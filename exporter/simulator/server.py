@@ -146,8 +146,12 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
+            for listener in server.sockets:  # asyncio loses connections that it accepts in the moment of closing
+                self._loop.remove_reader(listener.fileno())
+        for _ in range(2):  # one round of the loop to attach those that were just accepted, one to make them known
+            await asyncio.sleep(0)
+        for server in self.servers:
             server.close()  # before clients notice the end of their connections, and connect again
-        await asyncio.sleep(0)  # Connections that were just accepted become known.
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)

@@ -1,13 +1,15 @@
 """The simulated platform keeps to what is known of the real one, and to its own scripts."""
 
+import gc
 import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -1060,3 +1062,28 @@ def test_simulator_in_the_foreground_ends_well_on_a_signal(number: signal.Signal
 
         assert process.wait(PATIENCE) == 0
     assert said[1].split()[-1] == DEMO_TOKEN
+
+
+def test_connections_of_its_last_moment_are_closed_too() -> None:
+    """Those that asyncio accepts in the moment of closing were left open, and garbage collection told a later test."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            opened: list[socket.socket] = []
+            with ExitStack() as background, running(QUIET) as simulator:
+                background.enter_context(BackgroundTask(partial(_knock, simulator.url, opened)))
+            for connection in opened:
+                connection.close()
+        gc.collect()
+
+    assert [str(each.message) for each in told if each.category is ResourceWarning] == []
+
+
+def _knock(url: str, opened: list[socket.socket]) -> None:
+    """Connect again and again until nobody listens."""
+    address = urlsplit(url)
+    with suppress(OSError):
+        while True:
+            opened.append(socket.create_connection((address.hostname, address.port), PATIENCE))
+            opened[-1].sendall(b"GET /v2/user HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            opened[-1].recv(1)
