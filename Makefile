@@ -84,11 +84,11 @@ fuzz: $(VENV)/test ## try a million damaged inputs on all that reads foreign inp
 bench: $(VENV)/test ## measure, as ratios of two things run side by side
 	$(BIN)/python -m tests.bench $(ARGS)
 
-generated: $(VENV)/test ## regenerate what is made from code: dashboards, manifests, chart, tables in documents, golden texts
+generated: $(VENV)/test ## regenerate what is made from code: dashboards, words in rules, manifests, chart, tables in documents, golden texts
 	$(BIN)/python -m grafana.build
+	$(BIN)/python -m tests.doc_tables
 	$(BIN)/python -m deploy.kubernetes.generate
 	$(BIN)/python -m deploy.helm.generate
-	$(BIN)/python -m tests.doc_tables
 	$(BIN)/python -m tests.unit.test_exposition
 
 screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)

@@ -1,6 +1,7 @@
 """The tables of the documents that code or rules already know: ``python -m tests.doc_tables`` writes them.
 
-Each replaces what stands between its markers, ``<!-- metrics -->`` and ``<!-- /metrics -->`` for instance.
+Each replaces what stands between its markers, ``<!-- metrics -->`` and ``<!-- /metrics -->`` for instance. The words
+for error codes are written into an alert too.
 """
 
 import ast
@@ -32,6 +33,8 @@ from tests import fault_table
 REPOSITORY: Final = Path(__file__).parents[1]
 RULES: Final = REPOSITORY / "deploy" / "prometheus" / "sbg-exporter.rules.yml"
 RUNBOOKS: Final = RULES.with_name("RUNBOOKS.md")
+_WIDTH: Final = 120
+"""Of the rules' lines."""
 _NOT_IN_TABLE: Final = {"accounts"}
 """Settings that are tables of their own."""
 _ON_COMMAND_LINE: Final = ("listen", "seed", "speed", "jobs", "rate", "order", "token", "chaos")
@@ -254,10 +257,11 @@ TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
 
 
 def made() -> dict[Path, str]:
-    """Every document with tables, and what it is to say."""
-    return {
+    """Every document with tables, and the alerting rules, and what they are to say."""
+    documents = {
         (path := REPOSITORY / name): filled(path.read_text(encoding="utf-8"), tables) for name, tables in TABLES.items()
     }
+    return documents | {RULES: with_error_words(RULES.read_text(encoding="utf-8"))}
 
 
 def filled(document: str, tables: Mapping[str, Callable[[], str]]) -> str:
@@ -273,6 +277,23 @@ def filled(document: str, tables: Mapping[str, Callable[[], str]]) -> str:
         [old] = pattern.finditer(document)
         document = f"{document[: old.start()]}\n{table()}\n{document[old.end() :]}"
     return document
+
+
+def with_error_words(rules: str) -> str:
+    """*rules* with the words for all error codes in the alert that looks them up.
+
+    They are a string in the alert's template, between a line that ends in ``$words := "`` and one that ends it.
+
+    Raises:
+        ValueError: there is no such string, or several.
+    """
+    found = re.findall(r'^( +)\{\{- \$words := "\n((?: +[^\n"]*\n)+) +" \}\}$', rules, re.MULTILINE)
+    if len(found) != 1:
+        raise ValueError("there must be one table of words for error codes in the rules")
+    [(margin, old)] = found
+    words = f"; {'; '.join(f'{code} {each.words}' for code, each in ERROR_CODES.items())};"
+    lines = textwrap.wrap(words, _WIDTH - len(margin), break_long_words=False, break_on_hyphens=False)
+    return rules.replace(old, "".join(f"{margin}{line}\n" for line in lines))
 
 
 # ---- cells ----

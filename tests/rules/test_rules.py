@@ -149,7 +149,7 @@ def test_alert_has_words_for_each_reason_to_skip_a_record() -> None:
 
 def words_in(template: str) -> dict[str, str]:
     """The table of words in an annotation, of which it looks one up."""
-    [table] = re.findall(r'\$words := "; ([^"]+);"', template)
+    [table] = re.findall(r'\$words := " ?; ([^"]+); ?"', template)
     return dict(each.split(" ", 1) for each in table.split("; "))
 
 

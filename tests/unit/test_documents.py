@@ -19,7 +19,7 @@ from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, Proces
 from exporter.simulator import control
 from exporter.simulator.faults import FaultKind
 from tests import warm
-from tests.doc_tables import QUERIES, REPOSITORY, RULES, TABLES, filled, made, query
+from tests.doc_tables import QUERIES, REPOSITORY, RULES, TABLES, filled, made, query, with_error_words
 from tests.tools import tool
 
 pytestmark = pytest.mark.sources
@@ -80,7 +80,7 @@ def _links(document: Path) -> list[str]:
 # ---- tables ----
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, str(RULES.relative_to(REPOSITORY))])
 def test_generated_tables_are_current(name: str) -> None:
     assert _text(REPOSITORY / name) == made()[REPOSITORY / name], "run: make generated"
 
@@ -138,6 +138,14 @@ def test_simulator_tables_name_every_request_and_fault() -> None:
 def test_a_document_without_its_markers_is_an_error(document: str) -> None:
     with pytest.raises(ValueError, match="there must be one"):
         filled(document, {"a": lambda: "a table\n"})
+
+
+@pytest.mark.parametrize(
+    "rules", ["no words", '  {{- $words := "\n  ; 0 a;\n  " }}\n' * 2, '  {{- $words := "; 0 a;" }}\n']
+)
+def test_rules_without_a_place_for_the_words_of_error_codes_are_an_error(rules: str) -> None:
+    with pytest.raises(ValueError, match="there must be one"):
+        with_error_words(rules)
 
 
 def test_tables_replace_only_what_is_between_their_markers() -> None:
