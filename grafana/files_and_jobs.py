@@ -27,12 +27,12 @@ from grafana.queries import OPERATION, Query, increase, now
 
 _PERIOD: Final = "[$period] offset -$period"
 """The period that begins at a point, even if it has not ended yet."""
-_RANGES: Final = {"day": "[1d]", "7 days": "[7d]", "30 days": "[30d]"}
+_RANGES: Final = {"24 hours": "[1d]", "7 days": "[7d]", "30 days": "[30d]"}
 _COLUMNS: Final = {"24 h": "[1d]", "7 d": "[7d]", "30 d": "[30d]"}
 _PER: Final = "${period:text}"
 _WHICH: Final = (
     "The first period may be incomplete, and the last one is not over yet. Grafana's weeks begin on Thursday; a month "
-    "is 30 days."
+    "is 30 days. To compare weeks or months, choose a time range of several."
 )
 _FAILED_SHARE: Final = ((None, theme.PLAIN), (0.01, theme.WARNING_TEXT), (0.05, theme.FAILURE))
 
@@ -191,9 +191,9 @@ def _table() -> table_panel.Panel:
                     now(_share(*by, within=span)),
                     "percentunit",
                     102,
-                    value_mappings={"0": ("-", "")},
+                    value_mappings={"0": ("none", "")},
                     steps=_FAILED_SHARE,
-                    decimals=1,
+                    decimals=2,
                 )
                 for name, span in _COLUMNS.items()
             ),

@@ -49,6 +49,8 @@ ACCOUNT_STATES: Final = {
     **dict.fromkeys(("4", "5", "6", "7"), _MAINTENANCE),
 }
 """Text and colour for each value of the account state query."""
+STATES_IN_TABLES: Final = ACCOUNT_STATES | {"1": ("up", "")}
+"""The same where blue words are links."""
 
 WAIT_REASONS: Final = {
     "0": ("not waiting", ""),
@@ -73,8 +75,11 @@ _SKEWED: Final = 60
 """Threshold of the alert SbgClockSkew, in seconds."""
 _OF_EXPORTERS: Final = "and on (job, instance) sbg_exporter_build_info"
 _DELAY: Final = each("sbg_exporter_detection_delay_seconds")
-DELAY: Final = Tile("Detection delay", f"max({_DELAY})", "s", ((None, theme.NONE), (_LATE, theme.WARNING_TEXT)))
-_SKEW: Final = f"abs({each('sbg_exporter_clock_skew_seconds')})"
+DELAY: Final = Tile(
+    "Detection delay", f"max({_DELAY})", "s", ((None, theme.NONE), (_LATE, theme.WARNING_TEXT)), decimals=1
+)
+_SKEW: Final = f"round(abs({each('sbg_exporter_clock_skew_seconds')}), 0.1)"
+"""To a tenth: the platform tells its time in whole seconds."""
 _USED: Final = f"{each('sbg_exporter_allowance_used_requests')} / {each('sbg_exporter_allowance_requests')}"
 _LEFT: Final = f"{each('sbg_exporter_rate_limit_remaining')} / {each('sbg_exporter_rate_limit')}"
 _UNWRITTEN: Final = "ceil(max(increase(sbg_exporter_state_write_failures_total[1h])))"
@@ -123,6 +128,7 @@ def _version() -> stat_panel.Panel:
 
 
 def _problem(words: str, unit: str, alert: str, expression: str) -> str:
+    expression = f'label_replace({expression}, "account", "all", "account", "")'  # where it has none
     labels = {"problem": words, "unit": unit, "runbook": alert.lower()}
     for label, text in labels.items():
         expression = f'label_replace({expression}, "{label}", "{text}", "", "")'
@@ -144,41 +150,22 @@ def _problems() -> tuple[dict[str, str], str]:
     skipped = _recent("sbg_exporter_records_skipped_total", "reason")
     lowered = _recent("sbg_exporter_counts_lowered_total", "field")
     hidden = f"sum by (account) ({each('sbg_exporter_job_series_hidden', 'kind')})"
+    no_success = "minutes since the last success"
     found = (
-        (
-            "Unreachable; last successful poll before",
-            "min",
-            "SbgAccountUnreachable",
-            unreachable,
-        ),
-        (
-            "Token refused; last successful poll before",
-            "min",
-            "SbgTokenRefused",
-            refused,
-        ),
-        (
-            "Maintenance; last successful poll before",
-            "min",
-            "SbgMaintenance",
-            maintained,
-        ),
-        ("Detection delay", "min", "SbgDetectionDelayed", f"{_DELAY} / 60 > {_LATE / 60:g}"),
-        (
-            "Full listing overdue; last one before",
-            "min",
-            "SbgListingOverdue",
-            overdue,
-        ),
-        ("Clock skew", "s", "SbgClockSkew", f"{_SKEW} > {_SKEWED}"),
+        ("Unreachable", no_success, "SbgAccountUnreachable", unreachable),
+        ("Token refused", no_success, "SbgTokenRefused", refused),
+        ("Maintenance", no_success, "SbgMaintenance", maintained),
+        ("Detection delay", "minutes", "SbgDetectionDelayed", f"{_DELAY} / 60 > {_LATE / 60:g}"),
+        ("Full listing overdue", "minutes since the last one", "SbgListingOverdue", overdue),
+        ("Clock skew", "seconds", "SbgClockSkew", f"{_SKEW} > {_SKEWED}"),
         ("Allowance used", "%", "SbgAllowanceNearlyUsed", f"100 * ({_USED} > 0.9)"),
         ("Rate limit left by others", "%", "SbgAllowanceNearlyUsed", f"100 * ({_LEFT} < 0.1)"),
-        ("Records skipped in 8 hours", "records", "SbgRecordsSkipped", skipped),
-        ("Counts lowered by the platform in 8 hours", "times", "", lowered),
+        ("Records skipped", "records in 8 hours", "SbgRecordsSkipped", skipped),
+        ("Counts lowered by the platform", "times in 8 hours", "", lowered),
         ("Jobs without rows of their own (job_series)", "jobs", "SbgFilesFailed", f"{hidden} > 0"),
-        ("Failed commits to the state file in an hour", "times", "SbgStateNotWritable", f"{_UNWRITTEN} > 0"),
-        ("No data of sbg-exporter", "", "SbgExporterDown", "absent(max(sbg_exporter_build_info))"),
-        ("Configuration rejected; the one before is in use", "", "SbgConfigReloadFailed", f"1 - {_VALID} > 0"),
+        ("Failed commits to the state file", "times in an hour", "SbgStateNotWritable", f"{_UNWRITTEN} > 0"),
+        ("No data of sbg-exporter", " ", "SbgExporterDown", "NaN * absent(max(sbg_exporter_build_info))"),
+        ("Configuration rejected; the one before is in use", " ", "SbgConfigReloadFailed", f"NaN * ({_VALID} == 0)"),
     )
     alerts = {alert.lower(): alert for _, _, alert, _ in found}
     return alerts, " or ".join(_problem(*each_found) for each_found in found)
@@ -191,7 +178,6 @@ def _recent(counter: str, label: str) -> str:
 
 def _attention() -> table_panel.Panel:
     alerts, query = _problems()
-    units = {"min": ("minutes", ""), "s": ("seconds", "")}
     return table(
         PanelInfo(
             "Needs attention",
@@ -201,10 +187,10 @@ def _attention() -> table_panel.Panel:
             empty="Nothing needs attention",
         ),
         (
-            Column("Account", "account", width=170, empty="all"),
+            Column("Account", "account", width=170),
             Column("Problem", "problem"),
-            Column("Amount", "amount", now(query), "locale", 110, decimals=0),
-            Column("Unit", "unit", width=90, value_mappings=units, empty=" "),
+            Column("Amount", "amount", now(query), "locale", 110, value_mappings={"NaN": ("-", "")}, decimals=0),
+            Column("Unit", "unit", width=220),
             Column(
                 "Runbook",
                 "runbook",
@@ -223,7 +209,7 @@ def _attention() -> table_panel.Panel:
 
 def _accounts() -> table_panel.Panel:
     incremental = f"8 * {each('sbg_exporter_incremental_polling')}"
-    listed = {str(8 + int(value)): (f"{text}, incremental", color) for value, (text, color) in ACCOUNT_STATES.items()}
+    listed = {str(8 + int(value)): (f"{text}, incremental", color) for value, (text, color) in STATES_IN_TABLES.items()}
     return table(
         PanelInfo(
             "Accounts",
@@ -242,11 +228,11 @@ def _accounts() -> table_panel.Panel:
                 now(f"{ACCOUNT_STATE} + ({incremental} or 0 * {each('sbg_up')})"),
                 "none",
                 140,
-                value_mappings=ACCOUNT_STATES | listed,
+                value_mappings=STATES_IN_TABLES | listed,
                 look="words",
             ),
             Column("Waiting", "waiting", now(WAITING), "none", 160, value_mappings=WAIT_REASONS, look="words"),
-            Column("Detection delay", "delay", now(_DELAY), "s", 130, steps=_text_above(_LATE), decimals=0),
+            Column("Detection delay", "delay", now(_DELAY), "s", 130, steps=_text_above(_LATE), decimals=1),
             Column("Allowance used", "allowance", now(_USED), "percentunit", look="bar"),
             Column("Rate limit left", "left", now(_LEFT), "percentunit", look="bar"),
             Column("Clock skew", "skew", now(_SKEW), "s", 110, steps=_text_above(_SKEWED)),

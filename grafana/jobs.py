@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders import heatmap
 from grafana_foundation_sdk.builders import stat as stat_panel
 from grafana_foundation_sdk.builders import table as table_panel
 from grafana_foundation_sdk.builders import timeseries as timeseries_panel
+from grafana_foundation_sdk.models.common import LineInterpolation
 
 from exporter.api.error_codes import ERROR_CODES, in_words
 from grafana import theme
@@ -46,12 +47,13 @@ STUCK: Final = Tile(
 )
 DOWN: Final = Tile("Accounts down", f"sum(1 - {each('sbg_up')})", steps=ALARM, value_mappings=_NONE, link=_HEALTH_LINK)
 UNFINISHED: Final = Tile("Unfinished jobs", UNFINISHED_JOBS, value_mappings=_NONE)
-OLDEST: Final = Tile("Oldest unfinished job", or_zero(_OLDEST, _LISTED), "s", value_mappings=_NONE)
+OLDEST: Final = Tile("Oldest unfinished job", or_zero(_OLDEST, _LISTED), "s", value_mappings=_NONE, decimals=1)
 SINCE_FAILURE: Final = Tile(
     "Since last failed file",
     f"{since(f'max({_LAST_FAILURE})')} or 0 * count({each('sbg_up')}) - 1",
     "s",
-    value_mappings={"-1": ("never failed", "")},
+    value_mappings={"-1": ("never", "")},
+    decimals=1,
 )
 _MEANINGS: Final = (
     "Failed jobs have failed files, and are unfinished or finished within failed_job_window (default: a day). Stuck "
@@ -166,7 +168,7 @@ def by_state() -> timeseries_panel.Panel:
         Query(f"sum by (state) ({_UNFINISHED})", "{{state}}", step="2m"),
         colors=theme.STATES,
         stacked=True,
-    )
+    ).line_interpolation(LineInterpolation.STEP_AFTER)
 
 
 def finished_jobs() -> timeseries_panel.Panel:

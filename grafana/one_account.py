@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders import table as table_panel
 from grafana_foundation_sdk.builders import timeseries as timeseries_panel
 
 from grafana import jobs, theme
-from grafana.health import ACCOUNT_STATES, DELAY
+from grafana.health import DELAY, STATES_IN_TABLES
 from grafana.layout import Cell, Page, Row, accounts, cells, job, operations
 from grafana.panels import Column, PanelInfo, bar_gauge, table, timeseries
 from grafana.queries import ACCOUNT, ACCOUNT_STATE, CHOSEN_JOB, Query, each, named, now, or_zero
@@ -32,7 +32,7 @@ def _account() -> table_panel.Panel:
             Column("Account", "account", width=170),
             Column("Owner", "username", width=170),
             Column("Platform", "api_endpoint"),
-            Column("State", "state", now(_STATE), "none", 150, value_mappings=ACCOUNT_STATES, look="words"),
+            Column("State", "state", now(_STATE), "none", 150, value_mappings=STATES_IN_TABLES, look="words"),
             Column(
                 "Last successful poll",
                 "success",
@@ -55,9 +55,11 @@ def _account() -> table_panel.Panel:
 
 
 def _progress() -> timeseries_panel.Panel:
+    sums = {count: f"sum({job_series(f'sbg_unfinished_job_files_{count}', CHOSEN_JOB)})" for count in theme.FILES}
+    # No line at zero for failed files: it would be red on a day without any.
     counts = {
-        count: or_zero(f"sum({job_series(f'sbg_unfinished_job_files_{count}', CHOSEN_JOB)})", each("sbg_up"))
-        for count in theme.FILES
+        count: f"({files}) > 0" if count == "failed" else or_zero(files, each("sbg_up"))
+        for count, files in sums.items()
     }
     return timeseries(
         PanelInfo(
@@ -96,6 +98,8 @@ def page() -> Page:
         (
             Row("", (Cell(_account(), 24, 4), Cell(numbers, 24, 4))),
             Row("Jobs", (Cell(jobs.failed_jobs(CHOSEN_JOB), 24, 7), Cell(jobs.unfinished_jobs(CHOSEN_JOB), 24, 7))),
-            Row("Files", (*cells(12, 8, _progress(), _errors()), *cells(12, 8, jobs.finished_jobs(), jobs.files()))),
+            Row(
+                "Over time", (*cells(12, 8, _progress(), _errors()), *cells(12, 8, jobs.finished_jobs(), jobs.files()))
+            ),
         ),
     )

@@ -38,7 +38,7 @@ ATTENTION: Final = ((None, theme.NONE), (1, theme.WARNING_TEXT))
 
 _ALONE: Final = {"Value #A": "Value"}
 """What Grafana calls the values of a panel's only query."""
-_SIZES: Final = common.VizTextDisplayOptions().title_size(14).value_size(24)
+_SIZES: Final = common.VizTextDisplayOptions().title_size(14).value_size(32)
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -97,12 +97,17 @@ def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
 
 
 def as_mappings(value_mappings: ValueTexts) -> list[model.ValueMapping]:
-    """Map values to texts."""
+    """Map values to texts; NaN is one of them."""
     options = {
         value: model.ValueMappingResult(text=text, color=color or None, index=index)
         for index, (value, (text, color)) in enumerate(value_mappings.items())
     }
-    return [model.ValueMap(options=options)] if options else []
+    nan = options.pop("NaN", None)
+    mappings: list[model.ValueMapping] = [model.ValueMap(options=options)] if options else []
+    if nan:
+        special = model.DashboardSpecialValueMapOptions(match=model.SpecialValueMatch.NULL_AND_NAN, result=nan)
+        mappings.append(model.SpecialValueMap(options=special))
+    return mappings
 
 
 def _fixed(color: str) -> dashboard.FieldColor:
@@ -141,7 +146,7 @@ def tiles(info: PanelInfo, *numbers: Tile) -> stat_panel.Panel:
     panel = (
         _stat(info, query).text_mode(shapes.BigValueTextMode.VALUE_AND_NAME).orientation(shapes.VizOrientation.VERTICAL)
     )
-    panel.text(_SIZES)
+    panel.text(_SIZES).wide_layout(False)  # noqa: FBT003  # the name above the number on wide screens too
     for number in numbers:
         found: dict[str, object] = {"unit": number.unit, "thresholds": _steps(number.steps).build()}
         if number.value_mappings:

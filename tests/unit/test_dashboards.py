@@ -260,6 +260,21 @@ def test_words_on_a_coloured_tile_can_be_read(panel: Json) -> None:
         assert colours - {None} <= _UNDER_WHITE
 
 
+@every_panel
+def test_tiles_look_the_same_on_every_screen(panel: Json) -> None:
+    if panel["type"] == "stat" and panel["options"]["textMode"] == "value_and_name":
+        assert panel["options"]["wideLayout"] is False  # else the name is beside the number on a wide screen
+
+
+@every_panel
+def test_only_links_are_blue_in_a_table(panel: Json) -> None:
+    if panel["type"] == "table":
+        for column in panel["fieldConfig"]["overrides"]:
+            looks = {each["id"]: each["value"] for each in column["properties"]}
+            words = [word for each in looks.get("mappings", ()) for word in each["options"].values()]
+            assert "links" in looks or "blue" not in {word.get("color") for word in words if isinstance(word, dict)}
+
+
 # ---- exceptions from grafana/dashboard-linter, which make lint-dashboards runs ----
 
 
@@ -331,6 +346,16 @@ def test_the_id_of_a_job_leads_to_that_job(name: str, table: str) -> None:
 
     assert path == "/d/sbg-one-account"
     assert {"var-account=${__data.fields.Account}", "var-job_id=${__data.fields.Job}"} <= set(parameters.split("&"))
+
+
+def test_what_needs_attention_has_an_account_and_a_unit_so_that_no_column_is_missing() -> None:
+    (expression,) = _expressions(EVERY_PANEL["exporter-health.json: Needs attention"])
+
+    problems = re.findall(r'"problem", "([^"]+)"', expression)
+
+    assert problems
+    assert len(re.findall(r'"account", "all", "account", ""\)', expression)) == len(problems)
+    assert len(re.findall(r'"unit", "[^"]+"', expression)) == len(problems)
 
 
 def test_what_needs_attention_leads_to_runbooks_that_there_are() -> None:

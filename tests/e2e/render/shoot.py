@@ -1,7 +1,7 @@
 """Pictures of the dashboards, drawn by Grafana's own components from a real Prometheus.
 
 ``python -m tests.e2e.render.shoot FOLDER`` draws every dashboard at 1280 and 1920 wide, dark and light, with the data
-of each scenario: none, a busy day of one account, ten and fifty, a quiet day, and a month. It needs node with npm,
+of each scenario: none, a busy day, a quiet day and a month, of one account, a few and fifty. It needs node with npm,
 Chromium and Prometheus; the first run installs the packages.
 """
 

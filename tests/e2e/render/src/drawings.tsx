@@ -82,6 +82,7 @@ function stat(drawing: Drawing): ReactElement {
           graphMode={panel.options.graphMode}
           justifyMode={panel.options.justifyMode}
           textMode={panel.options.textMode}
+          disableWideLayout={panel.options.wideLayout === false}
           text={panel.options.text}
         />
       )}
