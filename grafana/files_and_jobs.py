@@ -23,7 +23,7 @@ from grafana.panels import (
     tiles,
     timeseries,
 )
-from grafana.queries import OPERATION, Query, increase, now
+from grafana.queries import OPERATION, Query, behind, increase, now
 
 _PERIOD: Final = "[$period] offset -$period"
 """The period that begins at a point, even if it has not ended yet."""
@@ -112,12 +112,17 @@ def _jobs() -> timeseries_panel.Panel:
             alerts=("SbgJobIncomplete", "SbgJobLost"),
         ),
         Query(
-            increase("sbg_jobs_finished_total", "outcome", labels=("operation", "outcome"), within=_PERIOD),
+            behind(
+                "outcome",
+                [outcome for outcome in theme.OUTCOMES if outcome != "failed"],
+                increase("sbg_jobs_finished_total", "outcome", labels=("operation", "outcome"), within=_PERIOD),
+            ),
             "{{outcome}}",
             step="$period",
         ),
         colors=theme.OUTCOMES,
         normal=("succeeded",),
+        front="failed",
     )
     steps = model.DynamicConfigValue("custom.lineInterpolation", "stepAfter")  # a step for each period, as the bars
     return panel.bar_alignment(BarAlignment.AFTER).override_by_regexp("/^succeeded$/", [steps])

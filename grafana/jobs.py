@@ -16,6 +16,7 @@ from grafana.queries import (
     OPERATION,
     UNFINISHED_JOBS,
     Query,
+    behind,
     each,
     increase,
     job,
@@ -182,10 +183,17 @@ def finished_jobs() -> timeseries_panel.Panel:
             alerts=("SbgJobIncomplete", "SbgJobLost"),
         ),
         Query(
-            increase("sbg_jobs_finished_total", "outcome", labels=("operation", "outcome")), "{{outcome}}", step=STEP
+            behind(
+                "outcome",
+                [outcome for outcome in theme.OUTCOMES if outcome != "failed"],
+                increase("sbg_jobs_finished_total", "outcome", labels=("operation", "outcome")),
+            ),
+            "{{outcome}}",
+            step=STEP,
         ),
         colors=theme.OUTCOMES,
         normal=("succeeded",),
+        front="failed",
     )
 
 

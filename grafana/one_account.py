@@ -56,11 +56,10 @@ def _account() -> table_panel.Panel:
 
 def _progress() -> timeseries_panel.Panel:
     sums = {count: f"sum({job_series(f'sbg_unfinished_job_files_{count}', CHOSEN_JOB)})" for count in theme.FILES}
-    # No line at zero for failed files: it would be red on a day without any.
-    counts = {
-        count: f"({files}) > 0" if count == "failed" else or_zero(files, each("sbg_up"))
-        for count, files in sums.items()
-    }
+    # No line at zero for failed files, which would be red on a day without any. NaN is a gap, not a line over it.
+    known, failed = each("sbg_up"), sums.pop("failed")
+    counts = {count: or_zero(files, known) for count, files in sums.items()}
+    counts["failed"] = f"({failed} > 0 or NaN * count({known}))"
     return timeseries(
         PanelInfo(
             "Files in progress",

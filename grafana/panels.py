@@ -221,11 +221,13 @@ def events(
     *queries: Query,
     colors: Mapping[str, str],
     normal: Sequence[str],
+    front: str = "",
 ) -> timeseries_panel.Panel:
     """Show what is normal as lines, and all else as bars, on a logarithmic axis.
 
     One failure is then visible next to forty successes, and a thousand do not flatten it. Bars of the same time are of
-    different widths, so that none hides another.
+    different widths, so that none hides another: the later a series is drawn, the narrower. They are drawn in the order
+    of their names, and *front* last: its query must use :func:`grafana.queries.behind`.
     """
     panel = timeseries(info, *queries, colors=colors, bars=True)
     panel.scale_distribution(
@@ -233,7 +235,7 @@ def events(
     )
     panel.mappings(as_mappings({"-1": (" ", "")}))  # a tick that Grafana writes below such an axis' zero
     rare = [name for name in colors if name not in normal]
-    for place, name in enumerate(sorted(rare)):  # Prometheus' order, in which they are drawn
+    for place, name in enumerate(sorted(rare, key=lambda each: (each == front, each))):
         width = round(0.8 - 0.6 * place / len(rare), 2)
         panel.override_by_regexp(f"/^{name}$/", [model.DynamicConfigValue("custom.barWidthFactor", width)])
     line = {

@@ -4,7 +4,7 @@ Every query first takes the maximum over labels that only distinguish processes 
 one account are the same account scraped twice, never two halves of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +90,14 @@ def or_zero(number: str, known_by: str) -> str:
 def named(label: str, expressions: Mapping[str, str]) -> str:
     """Return several numbers as one query: each has its name in *label*."""
     return " or ".join(f'label_replace({expr}, "{label}", "{name}", "", "")' for name, expr in expressions.items())
+
+
+def behind(label: str, values: Iterable[str], expr: str) -> str:
+    """Return *expr* with the series that have one of *values* first, so that the others are drawn over them.
+
+    Prometheus orders the series of a range by their labels: these get one that comes before *label*.
+    """
+    return f'label_replace({expr}, "behind", "yes", "{label}", "{"|".join(values)}")'
 
 
 def _known(kind: str, metric: str) -> str:

@@ -275,6 +275,22 @@ def test_only_links_are_blue_in_a_table(panel: Json) -> None:
             assert "links" in looks or "blue" not in {word.get("color") for word in words if isinstance(word, dict)}
 
 
+@pytest.mark.parametrize("name", ["bulk-jobs.json: Finished jobs", "files-and-jobs.json: Jobs per ${period:text}"])
+def test_failed_jobs_are_drawn_in_front_of_all_others(name: str) -> None:
+    panel = EVERY_PANEL[name]
+    (expression,) = _expressions(panel)
+    widths = {
+        column["matcher"]["options"]: each["value"]
+        for column in panel["fieldConfig"]["overrides"]
+        for each in column["properties"]
+        if each["id"] == "custom.barWidthFactor"
+    }
+
+    # Prometheus orders series by their labels, so those with a label "behind" come before the one without.
+    assert '"behind", "yes", "outcome", "succeeded|incomplete|lost|partial"' in expression
+    assert min(widths, key=widths.__getitem__) == "/^failed$/"
+
+
 # ---- exceptions from grafana/dashboard-linter, which make lint-dashboards runs ----
 
 

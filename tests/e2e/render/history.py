@@ -99,7 +99,7 @@ SCENARIOS: Final = {
     "quiet-day-of-one": Scenario(1, busy=0.15, quiet=True),
     "quiet-day-of-fifty": Scenario(50, scrape_seconds=60, busy=0.05, quiet=True),
     "month": Scenario(6, hours=24 * 31, scrape_seconds=3600, busy=0.06, dashboards="files-and-jobs.json"),
-    "month-of-fifty": Scenario(50, hours=24 * 31, scrape_seconds=3600, busy=0.03, dashboards="files-and-jobs.json"),
+    "month-of-fifty": Scenario(50, hours=24 * 31, scrape_seconds=10800, busy=0.02, dashboards="files-and-jobs.json"),
 }
 
 
