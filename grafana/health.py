@@ -344,7 +344,7 @@ def _process() -> tuple[timeseries_panel.Panel, ...]:
             PanelInfo("CPU", f"Share of one CPU; {greatest}.", "percentunit"),
             f"max(rate(process_cpu_seconds_total[$__rate_interval]) {_OF_EXPORTERS})",
             "CPU",
-        ),
+        ).axis_soft_max(0.02),  # idle is a line near zero, not a zigzag of hundredths of a percent
     )
 
 
