@@ -13,6 +13,7 @@ from grafana import theme
 from grafana.panels import ALARM, ATTENTION, Column, PanelInfo, Tile, durations, events, table, tiles, timeseries
 from grafana.queries import (
     FAILED_JOBS,
+    JOB,
     OPERATION,
     UNFINISHED_JOBS,
     Query,
@@ -29,6 +30,7 @@ from grafana.queries import (
 STEP: Final = "10m"
 """Least step of panels that count events, so that a bar is more than a single scrape."""
 CODES_IN_WORDS: Final = {code: (in_words(code), "") for code in (*ERROR_CODES, "none", "other")}
+_UNKNOWN: Final = "unknown"
 _STUCK: Final = 1800
 """Threshold of the alert SbgJobStuck, in seconds."""
 _ACCOUNT_URL: Final = "/d/sbg-one-account?var-datasource=${datasource}&var-account=${__data.fields.Account}"
@@ -50,16 +52,17 @@ DOWN: Final = Tile("Accounts down", f"sum(1 - {each('sbg_up')})", steps=ALARM, v
 UNFINISHED: Final = Tile("Unfinished jobs", UNFINISHED_JOBS, value_mappings=_NONE)
 OLDEST: Final = Tile("Oldest unfinished job", or_zero(_OLDEST, _LISTED), "s", value_mappings=_NONE, decimals=1)
 SINCE_FAILURE: Final = Tile(
-    "Since last failed file",
+    "Since last counted failure",
     f"{since(f'max({_LAST_FAILURE})')} or 0 * count({each('sbg_up')}) - 1",
     "s",
-    value_mappings={"-1": ("never", "")},
+    value_mappings={"-1": ("none yet", "")},
     decimals=1,
 )
 _MEANINGS: Final = (
     "Failed jobs have failed files, and are unfinished or finished within failed_job_window (default: a day). Stuck "
     "jobs are unfinished, without progress for 30 minutes. Of failed and unfinished jobs beyond job_series, all "
-    "operations are counted. {down}Since last failed file: since the exporter last counted one, also before a restart."
+    "operations are counted. {down}Since last counted failure: since the exporter last counted a failed file, also "
+    "before a restart. What failed before it began to count is not counted."
 )
 
 
@@ -76,7 +79,12 @@ def summary(*numbers: Tile) -> stat_panel.Panel:
 
 
 def failed_jobs(where: str = OPERATION) -> table_panel.Panel:
-    """Show which jobs failed, and why."""
+    """Show which jobs failed, and why.
+
+    Every job has a value in every column, because Grafana leaves out columns without any.
+    """
+    files = job("sbg_failed_job_files_failed", where)
+    no_code = f'label_replace({files}, "code_1", "{_UNKNOWN}", "", "")'
     return table(
         PanelInfo(
             "Failed jobs",
@@ -91,28 +99,26 @@ def failed_jobs(where: str = OPERATION) -> table_panel.Panel:
             Column(
                 "Detected",
                 "detected",
-                now(f"{job('sbg_failed_job_detected_timestamp_seconds', where)} * 1000"),
+                now(f"{job('sbg_failed_job_detected_timestamp_seconds', where)} * 1000 or 0 * {files}"),
                 unit="dateTimeAsSystem",
                 width=165,
-                empty="before counting",
+                value_mappings={"0": ("before counting", "")},
             ),
             Column("Account", "account", width=125, link=ACCOUNT_LINK),
             Column("Operation", "operation", width=85),
             Column("Job", "job_id", width=175, link=_JOB_LINK),
-            Column(
-                "Failed files", "failed", now(job("sbg_failed_job_files_failed", where)), "locale", 95, look="failure"
-            ),
-            Column("Main error", "code_1", value_mappings=CODES_IN_WORDS, empty="not known yet"),
+            Column("Failed files", "failed", now(files), "locale", 95, look="failure"),
+            Column("Main error", "code_1", value_mappings=CODES_IN_WORDS | {_UNKNOWN: ("not known yet", "")}),
             Column(
                 "Finished",
                 "finished",
-                now(f"{job('sbg_failed_job_finished_timestamp_seconds', where)} * 1000"),
+                now(f"{job('sbg_failed_job_finished_timestamp_seconds', where)} * 1000 or 0 * {files}"),
                 "dateTimeAsSystem",
                 width=165,
-                empty="still running",
+                value_mappings={"0": ("still running", "")},
             ),
         ),
-        now(main_code(where)),
+        now(f"{main_code(where)} or on ({', '.join(JOB)}) {no_code}"),
         sort="Detected",
     )
 

@@ -36,10 +36,10 @@ def _account() -> table_panel.Panel:
             Column(
                 "Last successful poll",
                 "success",
-                now(f"{each('sbg_exporter_last_success_timestamp_seconds')} * 1000"),
+                now(f"{each('sbg_exporter_last_success_timestamp_seconds')} * 1000 or 0 * {each('sbg_up')}"),
                 "dateTimeAsSystem",
                 165,
-                empty="never",
+                value_mappings={"0": ("never", "")},
             ),
             Column(
                 "Counting since",

@@ -266,6 +266,17 @@ def test_tiles_look_the_same_on_every_screen(panel: Json) -> None:
         assert panel["options"]["wideLayout"] is False  # else the name is beside the number on a wide screen
 
 
+@pytest.mark.parametrize("name", ["bulk-jobs", "one-account"])
+def test_every_failed_job_has_a_value_in_every_column(name: str) -> None:
+    """Grafana leaves out columns without any, such as the detection of jobs that failed before counting began."""
+    detected, _, finished, codes = _expressions(EVERY_PANEL[f"{name}.json: Failed jobs"])
+
+    for expression in (detected, finished, codes):
+        assert re.search(
+            r" or (on \([^)]*\) label_replace\(|0 \* )max by \([^)]*\) \(sbg_failed_job_files_failed", expression
+        )
+
+
 @every_panel
 def test_only_links_are_blue_in_a_table(panel: Json) -> None:
     if panel["type"] == "table":
