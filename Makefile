@@ -91,7 +91,7 @@ generated: $(VENV)/test ## regenerate what is made from code: dashboards, words 
 	$(BIN)/python -m deploy.helm.generate
 	$(BIN)/python -m tests.unit.test_exposition
 
-screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (5 minutes; needs npm)
+screenshots: $(VENV)/test ## draw every dashboard with Grafana's own components into build/pictures (a quarter of an hour; needs npm)
 	@$(BIN)/python -m tests.tools
 	$(BIN)/python -m tests.e2e.render.shoot build/pictures $(ARGS)
 
