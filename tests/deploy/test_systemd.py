@@ -8,6 +8,7 @@ what the machine writes is gone with it.
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -29,7 +30,9 @@ from tests.waiting import eventually
 REPOSITORY: Final = Path(__file__).parents[2]
 DEPLOY: Final = REPOSITORY / "deploy" / "systemd"
 UNIT: Final = DEPLOY / "sbg-exporter.service"
+USER_UNIT: Final = DEPLOY / "user" / "sbg-exporter.service"
 PROGRAM: Final = "/opt/sbg-exporter/bin/sbg-exporter"
+USERS_PROGRAM: Final = "%h/.local/bin/sbg-exporter"
 EXPOSURE_BELOW: Final = 15
 """Tenths, of at most 100."""
 ALLOWED: Final = {
@@ -58,10 +61,15 @@ def said(command: list[str], **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def lines_of(block: str) -> list[str]:
+def lines_of(block: str, readme: Path = DEPLOY / "README.md") -> list[str]:
     """The lines of the README's block of that name."""
-    readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
-    [text] = re.findall(rf"<!-- {block} -->\n\n```sh\n(.+?)```", readme, re.DOTALL)
+    return lines_after(f"<!-- {block} -->\n", readme)
+
+
+def lines_after(text: str, readme: Path) -> list[str]:
+    """The lines of the first block of commands after *text*."""
+    _, _, rest = readme.read_text(encoding="utf-8").partition(f"\n{text}\n")
+    [text] = re.findall(r"\A.*?```sh\n(.+?)```", rest, re.DOTALL)
     lines: list[str] = text.splitlines()
     return lines
 
@@ -84,6 +92,33 @@ def installed_in(folder: Path, more: str = "") -> Path:
 @checked
 def test_verify_has_nothing_to_say(tmp_path: Path) -> None:
     assert said([tool("systemd-analyze"), "verify", str(installed_in(tmp_path))]) == (0, "")
+
+
+@checked
+@pytest.mark.parametrize(("more", "silent"), [("", True), ("[Service]\nWatchdogSecs=1\n", False)])
+def test_verify_has_nothing_to_say_of_the_user_s_unit(tmp_path: Path, more: str, *, silent: bool) -> None:
+    unit = tmp_path / USER_UNIT.name
+    text = USER_UNIT.read_text(encoding="utf-8")
+    assert f"ExecStart={USERS_PROGRAM} run\n" in text
+    unit.write_text(text.replace(USERS_PROGRAM, sys.executable) + more, encoding="utf-8")
+
+    _, told = said([tool("systemd-analyze"), "--user", "verify", str(unit)], XDG_RUNTIME_DIR=str(tmp_path))
+
+    assert (not told) is silent, told
+
+
+def test_both_units_are_watched_and_limited_alike_and_forbid_the_same_system_calls() -> None:
+    """The user's unit lacks what only root's manager can do."""
+    system, user = (
+        {line for line in unit.read_text(encoding="utf-8").splitlines() if re.match(r"\w+=", line)}
+        for unit in (UNIT, USER_UNIT)
+    )
+
+    assert {line.partition("=")[0] for line in user - system} == {
+        *("ExecStart", "WantedBy"),
+        "RestartPreventExitStatus",  # there are no credentials of systemd
+    }
+    assert {line for line in system if line.startswith(("SystemCall", "Memory", "Limit", "Watchdog", "Timeout"))} < user
 
 
 @checked
@@ -146,10 +181,12 @@ QUICK: Final = "[Service]\\nWatchdogSec=10s\\nRestartSec=1s\\n"
 """So that the test need not wait for a minute; but long enough for a daemon on a busy machine."""
 PLATFORM: Final = "127.0.0.1:8089"
 CONFIG: Final = "/etc/sbg-exporter/config.toml"
+USER: Final = "analyst"
+AS_USER: Final = f"su --whitelist-environment=PIP_NO_INDEX,PIP_FIND_LINKS - {USER} -c"
 ANOTHER_TOKEN: Final = "fedcba9876543210fedcba9876543210"
 BOOTS_WITHIN: Final = 120.0
 LOOK: Final = 0.2
-PACKAGES: Final = "systemd,systemd-sysv,dbus,libnss-systemd,python3-venv,curl"
+PACKAGES: Final = "systemd,systemd-sysv,dbus,libnss-systemd,libpam-systemd,polkitd,python3-venv,curl"
 PYTHON: Final = "3.11"
 """Bookworm's."""
 SILENT_SHARE: Final = """\
@@ -170,6 +207,8 @@ if action == "mount":
     signal.pause()
 """
 """Covers a folder with a file system that never answers; what opens a file there waits until it is killed."""
+CONNECTION: Final = 7
+"""curl's exit code where nobody listens."""
 HTTP_ERROR: Final = 22
 """curl's exit code for an answer such as 503; it has another where there is none."""
 
@@ -538,4 +577,54 @@ def remove(machine: Machine) -> None:
     assert machine.run(left) == ""
     assert machine.unit()["LoadState"] == "not-found"
     assert machine.attempt("getent passwd sbg-exporter").returncode != 0
+    assert machine.scrape() is None
+
+
+# ------------------------------------------------------------------------------------------------------- without root
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+@pytest.mark.tools("root", "systemd-nspawn", "mmdebstrap")
+def test_on_a_machine_that_boots_a_user_without_root_installs_it_and_it_goes_on_when_he_has_left(
+    machine: Machine,
+) -> None:
+    """The lines of both READMEs, all of them run by that user; the simulated platform is root's."""
+
+    def by_user(line: str, typed: str = "") -> str:
+        return machine.run(f"{AS_USER} {shlex.quote(f'cd {SOURCE}; {line}')}", typed)
+
+    machine.run(f"useradd --create-home --shell /bin/sh {USER}")
+    *install, init, _ = lines_after("## Monitor your account\n", REPOSITORY / "README.md")
+    for line in install:
+        by_user(line)
+    program = f"/home/{USER}/.local/share/sbg-exporter/bin/sbg-exporter"
+    machine.run(f"systemd-run -q --unit=platform {program} simulate --listen {PLATFORM} --jobs 0 --rate 0")
+    command = init.partition("#")[0]
+    eventually(lambda: machine.attempt(f"curl -fsS http://{PLATFORM}/simulator").returncode != CONNECTION, every=LOOK)
+    by_user(f"{command} --platform http://{PLATFORM}/v2 --account cavatica", f"{DEMO_TOKEN}\n")
+    by_user("sed -i '1i poll_interval = 1' ~/.config/sbg-exporter/config.toml")
+
+    *start, scrape = lines_of("user")
+    for line in start:
+        by_user(line)
+
+    assert by_user(scrape) == 'sbg_up{account="cavatica"} 1\n'
+    machine.submit(failed=4)
+    machine.await_counted(jobs=1, failed=4)
+    show = "systemctl --user show sbg-exporter -P"
+    process = by_user(f"{show} MainPID").strip()
+    status = dict(line.split(":\t", 1) for line in machine.run(f"cat /proc/{process}/status").splitlines())
+    assert (status["NoNewPrivs"], status["Seccomp"], status["Uid"].split()[0]) == ("1", "2", "1000")
+    eventually(lambda: by_user(f"{show} StatusText") == "1 of 1 account up\n", every=LOOK)
+
+    machine.run(f"kill -9 {process}")
+    machine.submit(failed=3)
+    machine.await_counted(jobs=2, failed=7)  # by another process, after 10 seconds, with nobody logged in
+    by_user("systemctl --user reload sbg-exporter")
+    assert [by_user(f"{show} {each}") for each in ("NRestarts", "ReloadResult")] == ["1\n", "success\n"]
+
+    for line in [*lines_of("user-uninstall"), *lines_of("uninstall", REPOSITORY / "deploy" / "OPERATIONS.md")]:
+        by_user(line)
+    assert machine.run(f"find /home/{USER} -name '*sbg-exporter*'") == ""
     assert machine.scrape() is None
