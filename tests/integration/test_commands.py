@@ -26,6 +26,7 @@ from tests.harness import OPENMETRICS, Account, Installation
 from tests.snapshots import exposition
 from tests.waiting import PATIENCE, eventually
 
+REPOSITORY = Path(__file__).parents[2]
 DONE = JobScript(total=3, queued=0, resolving=0, running=0)
 
 
@@ -224,6 +225,48 @@ def test_once_counts_into_the_state_file_and_prints_the_page(tmp_path: Path) -> 
     assert counted[0] == {"sbg_files_total": 500, "sbg_files_completed_total": 375, "sbg_files_failed_total": 125}
     assert counted[1] == counted[0]
     assert "process_cpu_seconds_total" in pages[0]
+
+
+def test_cron_mails_each_failed_job_once_and_an_account_that_cannot_be_polled(tmp_path: Path) -> None:
+    """The lines of OPERATIONS.md; what they would print is mailed."""
+    operations = (REPOSITORY / "deploy" / "OPERATIONS.md").read_text(encoding="utf-8")
+    [lines] = re.findall(r"<!-- mail -->\n\n```crontab\nMAILTO=\S+\n(.+?)```", operations, re.DOTALL)
+    program = r"(?:\S+ ){5}(?:found=\$\()?\$HOME/\.local/bin/sbg-exporter"
+    poll = re.search(rf"^{program} (once .+) 2>&1 >/dev/null \| (grep .+)$", lines, re.MULTILINE)
+    check = re.search(rf'^{program} (check) 2>&1\) \|\| echo "\$found"$', lines, re.MULTILINE)
+    assert poll
+    assert check
+
+    def mailed_by_poll() -> list[str]:
+        once = site.start(*poll[1].split(), SBG_EXPORTER_CONFIG=str(site.config))
+        once.end()
+        found = subprocess.run(
+            ["sh", "-c", poll[2]], input="".join(once.lines), capture_output=True, text=True, check=False
+        )
+        return found.stdout.splitlines()
+
+    with running(QUIET) as simulator, Installation(tmp_path / "etc", Account.at(simulator), log_format="auto") as site:
+        platform = simulator.platform
+        platform.submit(msgspec.structs.replace(DONE, failed=1))
+        await_finished(simulator, 1)
+        platform.submit(JobScript(total=9, failed=4, queued=0, resolving=0, running=0.002, hangs_after=0.001))
+        assert mailed_by_poll() == [], "one job had ended before, the other has not ended"
+
+        platform.submit(msgspec.structs.replace(DONE, failed=2))
+        platform.submit(DONE)
+        await_finished(simulator, 3)
+        [mail] = mailed_by_poll()
+        assert re.search(r"\[warning +\] job\.finished .*job_id=\d+ .*failed=2 ", mail)
+
+        platform.queue(Fault(kind=FaultKind.UNAUTHORIZED), times=9)
+        assert mailed_by_poll() == [], "neither the same job nor the token"
+        daily = site.start(check[1], SBG_EXPORTER_CONFIG=str(site.config))
+        assert daily.end() == 1
+        assert "sim  failed  the platform refused the token" in daily.stdout
+
+        site.configure(Account.at(simulator), stale_afer=1)
+        [mail] = mailed_by_poll()
+        assert "stale_afer: unknown key" in mail
 
 
 def test_once_that_cannot_list_shows_what_is_known_and_fails(tmp_path: Path) -> None:
