@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 
 from exporter.commands._output import say
 from exporter.commands._settings import load_configuration
+from exporter.config.settings import Settings
 from exporter.counting import values as counting
 from exporter.errors import ConfigError, OutputError, StateError, file_problem
 from exporter.storage.audit import audit
@@ -57,11 +58,14 @@ class StateFileOptions:
         file: its path.
         show_username: whether user names are printed.
         stop: set to interrupt reading; files that are not complete yet are then removed.
+        settings_of: reads the whole configuration, and makes a function from an account's name to the settings that it
+            is polled with; None where it is not configured.
     """
 
     file: Path
     show_username: bool
     stop: threading.Event
+    settings_of: Callable[[], Callable[[str], Settings | None]] = lambda: lambda _: None
 
     def read(self) -> AbstractContextManager[StateReader]:
         """The file as it is now, as a context."""
@@ -78,7 +82,21 @@ def state_file_options(flags: Mapping[str, object], stop: threading.Event | None
     """
     configuration = load_configuration({**flags, **NO_ACCOUNTS})
     show_username = configuration.settings.show_username
-    return StateFileOptions(configuration.state_file, show_username, stop or threading.Event())
+    return StateFileOptions(
+        configuration.state_file,
+        show_username,
+        stop or threading.Event(),
+        lambda: _settings_of_each(flags, configuration.settings),
+    )
+
+
+def _settings_of_each(flags: Mapping[str, object], otherwise: Settings) -> Callable[[str], Settings | None]:
+    """The settings by an account's name; *otherwise* for all accounts if those of the configuration are not usable."""
+    try:
+        configuration = load_configuration(flags)
+    except ConfigError:
+        return lambda _: otherwise
+    return lambda name: configuration.settings_of(name) if name in configuration.names else None
 
 
 # ---- show ----

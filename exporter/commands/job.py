@@ -21,6 +21,7 @@ from exporter.commands._failed_files import failed_files, gone
 from exporter.commands._job_list import ListedJob, as_json, moment
 from exporter.commands._output import print_error
 from exporter.commands._settings import load_configuration, settings_options
+from exporter.commands._staleness import stale_notes
 from exporter.commands._state import StateFileOptions, name_of, state_file_options
 from exporter.commands._terminal import Style, printable, standard_output, write_lines
 from exporter.config.accounts import AccountConfig
@@ -83,6 +84,8 @@ def command(errors: NonBlockingStream, /, *, job_id: str, offline: bool, as_json
     """
     options = state_file_options({key: value for key, value in flags.items() if key in {"config", "state_file"}})
     found = _find(options, job_id)
+    for note in stale_notes([each.ledger for each in found if each.job.record.unfinished], options):
+        print_error(errors, note)
     if offline:
         answers = [_Asked() for _ in found]
     else:

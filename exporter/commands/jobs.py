@@ -14,11 +14,14 @@ from exporter.api.models import Outcome
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
 from exporter.commands._job_list import ListedJob, Selection, as_json, count, moment, table
+from exporter.commands._output import print_error
 from exporter.commands._settings import settings_options
+from exporter.commands._staleness import stale_notes
 from exporter.commands._state import StateFileOptions, name_of, select_ledger, state_file_options
 from exporter.commands._terminal import Display, Style, reader_left, standard_output, write_lines
 from exporter.config.own_settings import seconds
 from exporter.errors import ConfigError, StateError
+from exporter.logs import NonBlockingStream
 from exporter.signals import stop_event
 from exporter.storage.reader import LedgerSummary, StateReader
 
@@ -41,11 +44,12 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The selected jobs, and how many the accounts have in all."""
+    """The selected jobs, how many the accounts have in all, and a note for each account that was not listed lately."""
 
     jobs: list[ListedJob]
     tracked: int
     accounts: int
+    notes: tuple[str, ...] = ()
 
 
 @click.command(
@@ -80,7 +84,10 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="print JSON, with times in Unix seconds")
 @click.option("--watch", is_flag=True, help="show changes until Ctrl-C")
 @settings_options(only=("state_file",))
+@click.pass_obj
 def command(
+    errors: NonBlockingStream,
+    /,
     *,
     failed: bool,
     unfinished: bool,
@@ -98,13 +105,21 @@ def command(
     without progress at the top; then the others, the latest first. AGE is the time since the last progress or the end.
     A renamed account has its old name here until the exporter has polled it under the new one.
 
-    On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off.
+    On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off. If
+    there are no such jobs, or an account was not listed for a while, it says so on standard error.
     """
     selection = Selection(failed, unfinished, frozenset(outcomes), _since(since))
     asked = _Asked(accounts, selection, _limit(limit), as_json)
     if watch:
         return _watch(state_file_options(flags, stop_event()), asked)
-    _show(_read(state_file_options(flags), asked), asked, standard_output())
+    options = state_file_options(flags)
+    found = _read(options, asked)
+    for note in found.notes:
+        print_error(errors, note)
+    if not found.jobs and not as_json:
+        errors.write(f"{_nothing(found, asked)}\n")
+    else:
+        _show(found, asked, standard_output())
     return 0
 
 
@@ -158,7 +173,8 @@ def _find(state: StateReader, options: StateFileOptions, asked: _Asked) -> _Foun
     ledgers = [select_ledger([name], state, options) for name in asked.accounts] or state.ledgers()
     distinct = list({ledger.account.number: ledger for ledger in ledgers}.values())
     jobs = chain.from_iterable(_jobs_of(ledger, state, options) for ledger in distinct)
-    return _Found(asked.selection.of(jobs), sum(each.tracked_jobs for each in distinct), len(distinct))
+    found = asked.selection.of(jobs)
+    return _Found(found, sum(each.tracked_jobs for each in distinct), len(distinct), stale_notes(distinct, options))
 
 
 def _jobs_of(ledger: LedgerSummary, state: StateReader, options: StateFileOptions) -> list[ListedJob]:
@@ -250,12 +266,13 @@ def _follow(found: _Found, last: _Lines | None, asked: _Asked, display: Display)
 def _screen(found: _Found, asked: _Asked, display: Display) -> Sequence[str]:
     """A screen of jobs: as many as there is room for."""
     head = f"{moment(SYSTEM_CLOCK.time())}  {count(len(found.jobs), 'job')}  (Ctrl-C ends)"
-    room = max(1, display.lines - 2)
+    room = max(1, display.lines - 2 - len(found.notes))
     lines = _lines(found, asked, display, room)
     if len(lines) > room:
         more = display.styled("more jobs than fit on the screen", Style.QUIET)
         lines = [*lines[: room - 1], more]
-    return [display.styled(display.shortened(head, display.columns or 0), Style.HEADING), *lines]
+    notes = [display.styled(display.shortened(note, display.columns or 0), Style.WARNING) for note in found.notes]
+    return [display.styled(display.shortened(head, display.columns or 0), Style.HEADING), *notes, *lines]
 
 
 def _redraw(lines: Sequence[str], display: Display) -> None:

@@ -71,6 +71,8 @@ from exporter.counting.values import (
 
 _MAX_LISTING_STEP: Final = 6 * 3600.0
 _CLOCK_SAVED_EVERY: Final = 3600.0
+HEARD_SAVED_EVERY: Final = 300.0
+"""Seconds after which the ledger is committed even if nothing changes, so that other processes see that it is kept."""
 
 
 def reconcile(
@@ -140,8 +142,10 @@ class _Reconciler:
         self._records: dict[str, JobRecord] = {}
         self._forgotten: list[str] = []
         self._new_records = 0
+        self._heard = False
 
     def reconcile(self, observations: Observations) -> Changes:
+        self._heard = observations.complete or bool(observations.jobs)
         if observations.complete:
             self._advance_listing_clock()
         for job in _least_advanced_first(observations.jobs):
@@ -227,12 +231,18 @@ class _Reconciler:
         return dataclasses.replace(changes, wait_clock=self._wait_clock_to_store(changes, complete=complete))
 
     def _wait_clock_to_store(self, changes: Changes, *, complete: bool) -> WaitClock | None:
-        """The reading, if there is something else to write or the stored one is of no use to the next process."""
+        """The reading, if there is something else to write, or the stored one is of no use to other processes."""
         reading, saved = self._wait_clock, self._saved_wait_clock
-        if reading is None or not (changes or saved is None or _is_put_back(saved, reading)):
+        if reading is None:
+            return None
+        if not (changes or saved is None or _is_put_back(saved, reading) or self._is_old(saved, reading)):
             return None
         listed = saved.listed if saved is not None else None
         return reading._replace(listed=reading.seconds if complete and changes.account is not None else listed)
+
+    def _is_old(self, saved: WaitClock, reading: WaitClock) -> bool:
+        """Whether the platform told of jobs again, long after what is stored."""
+        return self._heard and not 0 <= reading.local_time - saved.local_time < HEARD_SAVED_EVERY
 
     def _clock_is_due(self) -> bool:
         """Whether to save the listing clock even if nothing else changes: not at every listing, as a write costs."""

@@ -2,10 +2,11 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,6 +141,20 @@ def test_wrong_option_is_one_line(stopped: Site, arguments: list[str], line: str
     assert "".join(command.lines) == (f"sbg-exporter: {line}\n" if line else "")
 
 
+def test_what_is_old_is_said_on_standard_error(tmp_path: Path) -> None:
+    with site(tmp_path) as (there, daemon):
+        daemon.stop()
+        with closing(sqlite3.connect(there.installation.state)) as db, db:
+            db.execute("UPDATE wait_clock SET local_time = local_time - 10800")
+        old = there.jobs()
+        one = there.installation.start("job", there.running, "--offline", "--config", str(there.installation.config))
+        finished = there.installation.start("job", there.good, "--offline", "--config", str(there.installation.config))
+
+        assert (old.end(), one.end(), finished.end()) == (0, 0, 0)
+        assert old.lines == one.lines == ["sbg-exporter: no exporter is running; sim: last listed about 3 h ago\n"]
+        assert (old.stdout.count("\n"), finished.lines) == (4, [])
+
+
 def test_unknown_account_is_one_line_with_those_there_are(stopped: Site) -> None:
     command = stopped.jobs("--account", "nowhere")
 
@@ -167,15 +182,15 @@ def test_nothing_to_show_is_one_helpful_line(tmp_path: Path) -> None:
         with place.running():
             fresh = place.start("jobs", "--config", str(place.config))
             assert fresh.end() == 0
-            assert fresh.stdout == "No jobs: the platform has listed none so far.\n"
+            assert (fresh.stdout, fresh.lines) == ("", ["No jobs: the platform has listed none so far.\n"])
             simulator.platform.submit(GOOD)
             eventually(lambda: _ended(place.start("jobs", "--config", str(place.config))).stdout.count("\n") > 1)
         none = place.start("jobs", "--failed", "--unfinished", "--config", str(place.config))
         as_json = place.start("jobs", "--failed", "--json", "--config", str(place.config))
 
         assert (none.end(), as_json.end()) == (0, 0)
-        assert none.stdout == "No jobs match --failed --unfinished; without them there is 1 job.\n"
-        assert as_json.stdout == "[]\n"
+        assert (none.stdout, as_json.stdout) == ("", "[]\n"), "cron mails nothing"
+        assert none.lines == ["No jobs match --failed --unfinished; without them there is 1 job.\n"]
 
 
 def _ended(command: Daemon) -> Daemon:

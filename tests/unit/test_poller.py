@@ -218,6 +218,26 @@ def test_a_poll_in_which_nothing_changed_commits_nothing_and_logs_nothing(bench:
     assert bench.log.getvalue() == logged
 
 
+def test_every_five_minutes_the_state_file_says_that_the_account_was_listed(bench: PollerFixture) -> None:
+    """So that another process can tell; a poll that fails does not say so."""
+
+    def listed_at() -> float:
+        [(at,)] = bench.store._db.execute("SELECT local_time FROM wait_clock").fetchall()  # noqa: SLF001
+        return float(at)
+
+    bench.platform.add("1", completed=3)
+    bench.poll()
+    first = listed_at()
+    bench.poll(after=299)
+    assert listed_at() == first
+    bench.platform.instead = lambda _: bench.platform.said(502, {})
+    bench.poll(after=600)
+    assert listed_at() == first
+    bench.platform.instead = lambda _: None
+    bench.poll()
+    assert listed_at() == bench.clock.time()
+
+
 def test_an_unfinished_job_that_the_list_no_longer_shows_is_asked_for(bench: PollerFixture) -> None:
     bench.platform.add("1", completed=3)
     bench.poll()
