@@ -37,6 +37,10 @@ def failed_files(job: ListedJob, errors: Sequence[FileError]) -> Iterator[str]:
         return
     elif not failed:
         yield "The platform reports no failed file."
+        if job.record.outcome == Outcome.INCOMPLETE:
+            missing = job.total - job.record.last_completed
+            yield f"{missing:,} of {count(job.total, 'file')} {_are(missing)} missing all the same."
+            yield _to_find(job.record)
         return
     yield from _not_said(job.record, errors)
 
@@ -52,7 +56,11 @@ def _not_said(record: JobRecord, errors: Sequence[FileError]) -> Iterator[str]:
     if unnamed:
         yield f"{unnamed:,} of {count(len(errors), 'error record')} {_have(unnamed)} no file name."
     if without > 0 or unnamed:
-        yield _TO_FIND_UNDELETED if record.operation == Operation.DELETE else _TO_FIND_THEM
+        yield _to_find(record)
+
+
+def _to_find(record: JobRecord) -> str:
+    return _TO_FIND_UNDELETED if record.operation == Operation.DELETE else _TO_FIND_THEM
 
 
 def gone(record: JobRecord, now: float) -> str:
@@ -73,6 +81,10 @@ def _place(error: FileError) -> str:
 
 def _in_words(error: FileError) -> str:
     return f"{in_words(error.code)}: {error.message}" if error.message else in_words(error.code)
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _have(number: int) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from exporter.clock import SYSTEM_CLOCK
-from exporter.commands._command_line import program
 from exporter.commands._job_list import count
 from exporter.commands._state import StateFileOptions, name_of
 from exporter.config.settings import Settings
@@ -51,10 +50,10 @@ def stale_notes(ledgers: Iterable[LedgerSummary], options: StateFileOptions) -> 
         for each in old
         for name in [name_of(each, options)]
     ]
-    return notes(accounts, now, is_running=lock_owner(options.file) is not None, command=program())
+    return notes(accounts, now, is_running=lock_owner(options.file) is not None)
 
 
-def notes(accounts: Sequence[LastListed], now: float, *, is_running: bool, command: str) -> tuple[str, ...]:
+def notes(accounts: Sequence[LastListed], now: float, *, is_running: bool) -> tuple[str, ...]:
     """What to say of *accounts*; *is_running*: whether an exporter holds the state file. Pure."""
     stale = [each for each in accounts if each.is_stale(now)]
     if not stale:
@@ -62,7 +61,7 @@ def notes(accounts: Sequence[LastListed], now: float, *, is_running: bool, comma
     if not is_running:
         latest = max(each.at for each in stale)
         return (f"no exporter is running; {_names(stale)}: last listed about {age(latest, now)}",)
-    lines = list(_while_running(stale, now, command))
+    lines = list(_while_running(stale, now))
     more = len(lines) - _MOST_NOTES
     return (*lines[:_MOST_NOTES], *([f"and {count(more, 'more account')}"] if more > 0 else []))
 
@@ -71,9 +70,9 @@ def _names(accounts: Sequence[LastListed]) -> str:
     return accounts[0].name if len(accounts) == 1 else count(len(accounts), "account")
 
 
-def _while_running(accounts: Iterable[LastListed], now: float, command: str) -> Iterator[str]:
+def _while_running(accounts: Iterable[LastListed], now: float) -> Iterator[str]:
     for each in accounts:
-        why = f"although an exporter is running; `{command} check` tests the account"
+        why = "although an exporter is running; `sbg-exporter check` tests the account"
         if each.settings is None:
             why = "no configured account has this name"
         yield f"{each.name}: last listed about {age(each.at, now)}{',' if each.settings else ';'} {why}"

@@ -138,7 +138,7 @@ def _state_file(configuration: Configuration) -> Iterator[tuple[Store | None, st
     if not file.parent.is_dir():
         yield None, ""
     elif owner := lock_owner(file):
-        yield None, f"No problem: {owner} holds the state file, so these requests are not counted in its allowance."
+        yield None, f"Note: {owner} holds the state file, so these requests are not counted in its allowance."
     else:
         try:
             store = Store(file)

@@ -13,9 +13,11 @@ import click
 from exporter.api.platforms import PLATFORMS, Platform
 from exporter.commands import check
 from exporter.commands._click import Command
+from exporter.commands._output import say
 from exporter.commands._prompt import Prompt
 from exporter.commands._settings import home_folder
 from exporter.config.first_file import (
+    LISTENS_HERE,
     account_file,
     check_account_name,
     default_config_file,
@@ -23,7 +25,7 @@ from exporter.config.first_file import (
     find_platform,
     first_file,
 )
-from exporter.config.loading import ACCOUNTS_FOLDER, account_names
+from exporter.config.loading import ACCOUNTS_FOLDER, account_names, default_state_file
 from exporter.config.settings import PREFIX
 from exporter.config.tokens import parse_token, unlike_a_token
 from exporter.errors import ConfigError, OutputError, Stopping, TokenError
@@ -78,17 +80,19 @@ def command(
         raise Stopping("interrupted before anything was written")
     _write(new.file, new.text, new.token_file, token)
     sys.stdout.write(f"wrote {new.file}\nwrote {new.token_file} (mode 0600)\n")
+    if LISTENS_HERE in new.text:
+        say('Only this machine can read the metrics; set listen = ":10037" for a Prometheus on another one.')
     sys.stdout.flush()
     code = int(ctx.invoke(check.command, offline=offline, config=str(file)))
     where = "" if file == usual and not given else f" --config {file}"
     if code != 0:
-        sys.stdout.write(f"Next: correct what is wrong above, then `sbg-exporter check{where}` tests it again.\n")
+        say(f"Next: correct what is wrong above, then `sbg-exporter check{where}` tests it again.")
     elif new.file == file:
-        sys.stdout.write(f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/.\n")
+        say(f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/.")
     else:
-        sys.stdout.write(
+        say(
             f"Next: a running exporter polls {new.account}, too, after a reload (SIGHUP). Under systemd, first add a"
-            " LoadCredential= line for the token, and restart it.\n"
+            " LoadCredential= line for the token, and restart it."
         )
     return code
 
@@ -115,7 +119,8 @@ def _first_account(file: Path, platform: str | None, account: str | None, prompt
     chosen = _platform(platform, prompt)
     name = account if account is not None else chosen.name
     check_account_name(name)
-    return _New(name, chosen, file, first_file(chosen, name, file), _token_file_in(file.parent, name))
+    text = first_file(chosen, name, file, default_state_file(os.environ, home_folder()))
+    return _New(name, chosen, file, text, _token_file_in(file.parent, name))
 
 
 def _further_account(file: Path, platform: str | None, account: str | None, prompt: Prompt) -> _New:

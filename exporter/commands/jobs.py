@@ -14,7 +14,7 @@ from exporter.api.models import Outcome
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
 from exporter.commands._job_list import ListedJob, Selection, as_json, count, moment, table
-from exporter.commands._output import print_error
+from exporter.commands._output import as_typed, print_error
 from exporter.commands._settings import settings_options
 from exporter.commands._staleness import stale_notes
 from exporter.commands._state import StateFileOptions, name_of, select_ledger, state_file_options
@@ -117,7 +117,7 @@ def command(
     for note in found.notes:
         print_error(errors, note)
     if not found.jobs and not as_json:
-        errors.write(f"{_nothing(found, asked)}\n")
+        errors.write(f"{as_typed(_nothing(found, asked))}\n")
     else:
         _show(found, asked, standard_output())
     return 0

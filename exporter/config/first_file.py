@@ -20,6 +20,10 @@ _SYSTEM_STATE: Final = Path("/var/lib/sbg-exporter/state.db")
 _FILE: Final = "config.toml"
 _NOT_IN_FILE_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
+LISTENS_HERE: Final = 'listen = "127.0.0.1:10037"'
+"""In the first configuration of a user other than root: what a laptop serves is not for others in its network."""
+_LISTENS_EVERYWHERE: Final = '# listen = ":10037"            '
+
 _TEXT: Final = """\
 # The configuration of sbg-exporter; `sbg-exporter check` tests it. All settings: `sbg-exporter run --help`.
 # The token is in a file of its own, so that this file contains no secret.
@@ -28,7 +32,7 @@ _TEXT: Final = """\
 # poll_interval = "30s"        # time between two polls of an account
 # rate_share = 0.25            # share of the user's API rate limit that the exporter may use
 # history = "ignore"           # "count" also counts jobs that finished before the first poll
-# listen = ":10037"            # address of the metrics server; ":10037" is all addresses of this machine
+{listen}
 
 # One table for each account. `sbg-exporter init` adds further accounts, each in a file of its own in accounts.d.
 [[accounts]]
@@ -91,13 +95,18 @@ def check_account_name(account: str) -> None:
         raise ConfigError(f"--account: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def first_file(platform: Platform, account: str, file: Path) -> str:
-    """The text of a configuration *file* with one account."""
+def first_file(platform: Platform, account: str, file: Path, default_state: Path) -> str:
+    """The text of a configuration *file* with one account.
+
+    *default_state* is the state file that is used unless another one is set. For root, it is the system's.
+    """
     state_file = f"state_file = {json.dumps(str(_SYSTEM_STATE))}"
     if file.parent != SYSTEM_FOLDER:
-        state_file = '# state_file = "state.db"      # default: sbg-exporter/state.db in $XDG_STATE_HOME'
+        state_file = f"# state_file = {json.dumps(str(default_state))}   # the default"
+    listen = _LISTENS_EVERYWHERE if os.geteuid() == 0 else f"{LISTENS_HERE}   "
     return _TEXT.format(
         state_file=state_file,
+        listen=f'{listen}# address of the metrics server; ":10037" is all addresses of this machine',
         account=_account(platform, account),
     )
 

@@ -138,7 +138,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         file,
         host,
         port,
-        settings.state_file or _default_state_file(environ, home),
+        settings.state_file or default_state_file(environ, home),
         tuple(found.accounts),
         rules_of(settings),
         tuple(dict.fromkeys(warning for each in found.accounts if (warning := each.token.exposure_warning()))),
@@ -407,7 +407,8 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def _default_state_file(environ: Mapping[str, str], home: Path) -> Path:
+def default_state_file(environ: Mapping[str, str], home: Path) -> Path:
+    """The state file that is used unless one is configured."""
     if directory := environ.get("STATE_DIRECTORY"):
         return Path(directory.split(":")[0]) / "state.db"
     base = environ.get("XDG_STATE_HOME")

@@ -78,7 +78,7 @@ def bound_sockets(host: str | None, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         reason, _, _ = reason.partition(" (while attempting")  # the message has the address already
-        suggestion = "choose another address with listen"
+        suggestion = "choose another address with --listen"
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             suggestion = f"is it running already? Otherwise {suggestion}"
         raise ListenError(f"cannot listen on {shown_address(host, port)}: {reason}; {suggestion}") from error

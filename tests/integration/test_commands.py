@@ -131,7 +131,7 @@ def test_check_next_to_a_daemon_says_what_it_spent(tmp_path: Path) -> None:
         assert alone.end() == 0
 
     assert "  spent       2 requests by this check" in check.stdout
-    assert f"No problem: process {pid} on " in check.stdout.splitlines()[-1]
+    assert f"Note: process {pid} on " in check.stdout.splitlines()[-1]
     assert check.stdout.endswith(" holds the state file, so these requests are not counted in its allowance.\n")
     assert alone.stdout.endswith("OK: 1 account can be polled.\n")
 
@@ -249,6 +249,7 @@ def test_cron_mails_each_failed_job_once_and_an_account_that_cannot_be_polled(tm
         platform = simulator.platform
         platform.submit(msgspec.structs.replace(DONE, failed=1))
         await_finished(simulator, 1)
+        platform.advance(5)  # counting begins clearly after its end
         platform.submit(JobScript(total=9, failed=4, queued=0, resolving=0, running=0.002, hangs_after=0.001))
         assert mailed_by_poll() == [], "one job had ended before, the other has not ended"
 

@@ -67,6 +67,8 @@ def test_piped_token_and_flags_make_a_checked_configuration(simulator: RunningSi
     [account] = tomllib.loads(file.read_text())["accounts"]
     assert account == {"name": "lab 1/ü", "api_endpoint": simulator.url, "auth_token_file": "lab-1.token"}
     assert f"wrote {file}\nwrote {token} (mode 0600)\n" in done.out
+    only_here = "Only this machine can read the metrics; set listen = "
+    assert (only_here in done.out) == ("listen" in tomllib.loads(file.read_text())) == (os.geteuid() != 0)
     assert "lab 1/ü" in done.out.partition("(mode 0600)")[2]
     assert done.out.splitlines()[-1].startswith(f"Next: `sbg-exporter --config {file}` starts the exporter")
     assert init(tmp_path, "--config", str(file), command="check").code == 0
@@ -169,7 +171,8 @@ def test_other_commands_find_the_file_without_being_told(simulator: RunningSimul
     assert init(tmp_path, command="check", **places).code == 0
     assert init(tmp_path, command="once", **places).code == 0
     assert (tmp_path / "state" / "sbg-exporter" / "state.db").exists()
-    assert init(tmp_path, command="jobs", **places).out == "No jobs: the platform has listed none so far.\n"
+    assert init(tmp_path, command="jobs", **places).err == "No jobs: the platform has listed none so far.\n"
+    assert f'# state_file = "{tmp_path}/state/sbg-exporter/state.db"   # the default\n' in file.read_text()
 
 
 @needs_root
@@ -194,6 +197,8 @@ def test_without_root_everything_is_in_the_home_folder() -> None:
         written = home / ".config" / "sbg-exporter"
         assert {path.name: mode(path) for path in written.iterdir()} == {"config.toml": 0o600, "cgc.token": 0o600}
         assert mode(written) == 0o700
+        settings = tomllib.loads((written / "config.toml").read_text())
+        assert settings["listen"] == "127.0.0.1:10037", "a laptop does not serve its network"
         assert (written / "cgc.token").stat().st_uid == STRANGER
 
 

@@ -571,7 +571,7 @@ def test_an_address_in_use_is_said_in_one_line(host: str | None, shown: str) -> 
 
     assert str(raised.value) == (
         f"cannot listen on {shown}:{port}: Address already in use; is it running already?"
-        " Otherwise choose another address with listen"
+        " Otherwise choose another address with --listen"
     )
 
 

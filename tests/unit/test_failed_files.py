@@ -64,6 +64,17 @@ def test_no_failed_file_and_a_running_job_are_one_line_each() -> None:
     assert said(last_failed=2) == ["The platform has error records of failed files when the job ends."]
 
 
+def test_missing_files_of_an_incomplete_job_have_the_next_step_too() -> None:
+    incomplete = {"outcome": "incomplete", "last_total": 9, "last_completed": 7, "last_failed": 0}
+
+    assert said(**incomplete) == [
+        "The platform reports no failed file.",
+        "2 of 9 files are missing all the same.",
+        FIND,
+    ]
+    assert said(operation="delete", **incomplete)[-1].startswith("To find them, look which ")
+
+
 def test_files_that_were_not_deleted_are_found_where_they_were() -> None:
     [*_, step] = said(NAMELESS, last_failed=1, outcome="failed", operation="delete")
 

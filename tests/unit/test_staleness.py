@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from exporter.commands._command_line import program_called
+from exporter.commands._output import as_typed
 from exporter.commands._staleness import LastListed, notes
 from exporter.config.settings import Settings
 
@@ -20,7 +21,7 @@ def listed(
 
 
 def told(*accounts: LastListed, is_running: bool = True) -> tuple[str, ...]:
-    return notes(accounts, NOW, is_running=is_running, command="sbg-exporter")
+    return notes(accounts, NOW, is_running=is_running)
 
 
 @pytest.mark.parametrize("is_running", [True, False])
@@ -73,6 +74,16 @@ def test_of_many_accounts_five_are_named() -> None:
 # ---- the program's name ----
 
 
+def test_commands_in_backticks_are_printed_as_they_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/opt/my venv/bin/sbg-exporter"])
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    assert as_typed("run `sbg-exporter init`, or `sbg-exporter`") == (
+        "run `'/opt/my venv/bin/sbg-exporter' init`, or `'/opt/my venv/bin/sbg-exporter'`"
+    )
+    assert as_typed("sbg-exporter: cannot") == "sbg-exporter: cannot"
+
+
 def test_the_program_is_called_by_its_name_if_the_shell_finds_it_there_and_by_its_path_else(tmp_path: Path) -> None:
     one, other = tmp_path / "one bin" / "sbg-exporter", tmp_path / "other" / "sbg-exporter"
     for each in one, other:
@@ -86,4 +97,5 @@ def test_the_program_is_called_by_its_name_if_the_shell_finds_it_there_and_by_it
     assert program_called(str(one), f"/nowhere:{link.parent}") == "sbg-exporter"
     assert program_called(str(one), str(other.parent)) == f"'{one}'"
     assert program_called(str(other), "") == str(other)
+    assert program_called("bin/sbg-exporter", "") == "bin/sbg-exporter"
     assert program_called("/usr/lib/python3/exporter/__main__.py", "") == "sbg-exporter"
