@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 
 from exporter.api import decoding
 from exporter.api.models import ApiError
-from exporter.api.platforms import api_base, is_api, unusual_path
+from exporter.api.platforms import api_base, is_api, unusual_path, where_token_is
 from exporter.errors import BadAnswer, BadRequest, Maintenance, NotThePlatform, Overloaded, Unauthorized, Unreachable
 
 _UNDER_MAINTENANCE: Final = 0
@@ -165,7 +165,9 @@ def _refusal(received: Received, asked: Asked, api_error: ApiError) -> Exception
     if status == _FORBIDDEN and asked.is_job and platforms:  # of this job only
         return BadAnswer(_answered(status, api_error))
     if platforms or (asked.is_user and _is_about_the_token(received)):
-        return Unauthorized(f"the platform refused the token: {status}{_details(api_error)}")
+        where = where_token_is(asked.host)
+        step = f"; for a new one, see {where}" if where else ""
+        return Unauthorized(f"the platform refused the token: {status}{_details(api_error)}{step}")
     return NotThePlatform(
         f"got {described(received)} with status {status}{_details(api_error)}, which says nothing about the token:"
         f" a firewall or proxy in between? let it allow requests to {asked.host}{_through(asked)}",

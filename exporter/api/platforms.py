@@ -62,7 +62,8 @@ PLATFORMS: Final = (
 )
 """The platforms, in the order in which `init` lists them."""
 
-SHORT_NAMES: Final[Mapping[str, str]] = {urlsplit(each.endpoint).netloc: each.name for each in PLATFORMS}
+_BY_HOST: Final[Mapping[str, Platform]] = {urlsplit(each.endpoint).netloc: each for each in PLATFORMS}
+SHORT_NAMES: Final[Mapping[str, str]] = {host: each.name for host, each in _BY_HOST.items()}
 """API host to the platform's short name."""
 
 _BASE_PATH: Final = re.compile(r"/v2(?=/|$)")
@@ -101,6 +102,11 @@ def api_base(host: str) -> str | None:
     """Return the base URL of the API that belongs to *host*, an API's own or a web address; None for other hosts."""
     found = host if is_api(host) else _api_of_web_host(host)
     return None if found is None else f"https://{found}/v2"
+
+
+def where_token_is(host: str) -> str:
+    """Where to copy a token for the API on *host*, in words; empty for an unknown one."""
+    return _BY_HOST[host].where_token_is if host in _BY_HOST else ""
 
 
 def is_api(host: str) -> bool:

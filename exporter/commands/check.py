@@ -14,12 +14,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 import click
 
 from exporter.api.allowance import AllowanceKey
-from exporter.api.platforms import SHORT_NAMES
 from exporter.clock import Clock
 from exporter.commands._click import Command
 from exporter.commands._output import print_error, say
@@ -28,6 +26,7 @@ from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.loading import Configuration
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
+from exporter.config.tokens import Token, refusal_remedy
 from exporter.daemon import assembly
 from exporter.errors import StateError
 from exporter.logs import Log, NonBlockingStream, logger
@@ -120,7 +119,11 @@ def check(
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
         if kept is not None:
             _remember_exhausted(kept, snapshots, clock)
-    results = [_Result(each, estimates[each.account], configuration.settings_of(each.account)) for each in snapshots]
+    tokens = {each.name: each.token for each in configuration.accounts}
+    results = [
+        _Result(each, estimates[each.account], configuration.settings_of(each.account), tokens.get(each.account))
+        for each in snapshots
+    ]
     report(results, display, clock.time)
     if kept is None and reason:
         warn(reason)
@@ -183,11 +186,12 @@ def _failed(snapshot: AccountSnapshot) -> bool:
 
 
 class _Result(NamedTuple):
-    """What was found of an account, and the settings that it is polled with."""
+    """What was found of an account, and the settings that it is polled with; its token, if it is configured."""
 
     snapshot: AccountSnapshot
     estimate: UsageEstimate
     settings: Settings
+    token: Token | None
 
     @property
     def requests(self) -> int:
@@ -222,7 +226,7 @@ def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float])
 def _line(result: _Result, display: DisplayOptions, now: float) -> str:
     snapshot, status = result.snapshot, result.snapshot.status
     if problem := _problem(snapshot, now):
-        step = _next_step(snapshot)
+        step = _next_step(result)
         return f"failed  {problem}{'; ' if step else ''}{step}"
     user = "" if status.username is None else f"{_user(status.username, display)} at "
     host = snapshot.endpoint.partition("://")[2].partition("/")[0]
@@ -282,7 +286,7 @@ def _found(result: _Result, display: DisplayOptions, now: Callable[[], float]) -
         yield f"user        {_user(status.username, display)}"
     if problem := _problem(snapshot, now()):
         yield f"error       {problem}"
-        if step := _next_step(snapshot):
+        if step := _next_step(result):
             yield f"next step   {step}"
         return
     yield f"jobs        {_jobs(snapshot, result.estimate)}"
@@ -298,9 +302,11 @@ def _user(name: str, display: DisplayOptions) -> str:
     return name if display.show_username else _HIDDEN
 
 
-def _next_step(snapshot: AccountSnapshot) -> str:
-    refused = snapshot.status.last_error and snapshot.status.auth_ok is False
-    return _for_a_refused_token(snapshot.endpoint) if refused else ""
+def _next_step(result: _Result) -> str:
+    status = result.snapshot.status
+    if not status.last_error or status.auth_ok is not False or result.token is None:
+        return ""
+    return refusal_remedy(result.token, "it has expired or been replaced, or belongs to another platform")
 
 
 def _settings(settings: Settings) -> str:
@@ -314,15 +320,6 @@ def _problem(snapshot: AccountSnapshot, now: float) -> str:
     if snapshot.status.last_error:
         return snapshot.status.last_error
     return _until_allowed(snapshot, now) if _refused_by_allowance(snapshot) else ""
-
-
-def _for_a_refused_token(endpoint: str) -> str:
-    host = urlsplit(endpoint).hostname or ""
-    platform = f"{SHORT_NAMES[host]} ({host})" if host in SHORT_NAMES else host
-    return (
-        f"make a token on the Developer page of {platform}: this one has expired or been replaced, or belongs to"
-        " another platform"
-    )
 
 
 def _jobs(snapshot: AccountSnapshot, estimate: UsageEstimate) -> str:

@@ -29,6 +29,7 @@ from exporter.config.tokens import (
     find_profile,
     parse_token,
     read_profiles,
+    refusal_remedy,
     token_path,
 )
 from exporter.config.usable import ONE_TOKEN
@@ -139,6 +140,10 @@ class AccountConfig:
     where: str = field(default="", compare=False)
     entry: AccountTable | str = field(default="", compare=False, repr=False)
     own: OwnSettings = field(default=OwnSettings(), compare=False)
+
+    def token_remedy(self) -> str:
+        """How to replace the token, as it is now."""
+        return refusal_remedy(self.token)
 
     @property
     def needs_tls(self) -> bool:

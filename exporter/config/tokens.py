@@ -53,6 +53,16 @@ def unlike_a_token(token: Secret) -> str:
     return token.judged_by(_unlike_a_token)
 
 
+def refusal_remedy(token: "Token", otherwise: str = "") -> str:
+    """How to replace *token*, which the platform has refused, and what is wrong with its form; else *otherwise*."""
+    try:
+        problem = unlike_a_token(token.read())
+    except ConfigError:  # it has been removed since
+        problem = ""
+    reason = f"the token looks wrong: {problem}" if problem else otherwise
+    return f"{reason}; {token.remedy}" if reason else token.remedy
+
+
 def _unlike_a_token(token: str) -> str:
     if token[0] in _QUOTES or token[-1] in _QUOTES:
         return "it has quotation marks; expected the token alone"
@@ -117,7 +127,8 @@ class TokenFile:
     @property
     def remedy(self) -> str:
         """How to replace the token."""
-        return "write a valid token of this user, and nothing else, to the token file; it is used within seconds"
+        file = "" if self.is_pasted else f" {self._path}"
+        return f"write a valid token of this user, and nothing else, to the token file{file}; it is used within seconds"
 
     def read(self) -> Secret:
         """The token that is in the file now.

@@ -191,6 +191,8 @@ class AccountIdentity:
         self.unproven = False
         """Whether the platform rejected the token, or its user is the wrong one: the next poll checks it first."""
         self._unreadable = False
+        self._exposure = account.token.exposure_warning()
+        """What was said at the start, when the configuration was read."""
 
     @property
     def awaits_token(self) -> bool:
@@ -263,6 +265,7 @@ class AccountIdentity:
             self._unreadable = True
             raise
         self._unreadable = False
+        self._warn_if_exposed()
         if secret != self._secret:
             self._identified = False
             self._client.use_token(secret)
@@ -272,6 +275,13 @@ class AccountIdentity:
             return self._identify(current)
         self.claim(current.account.username)
         return current
+
+    def _warn_if_exposed(self) -> None:
+        """Log that others can read the token's file by now."""
+        exposure = self._account.token.exposure_warning()
+        if exposure is not None and exposure != self._exposure:
+            self._log.warning("token.exposed", reason=exposure)
+        self._exposure = exposure
 
     def _identify(self, current: Ledger | None) -> Ledger:
         response = self._start.request_user()

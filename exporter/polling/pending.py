@@ -38,7 +38,7 @@ class PendingPoller:
         self._publish = publish
         log = log.bind(account=account.name)
         self._stats = PollStats(clock, log)
-        self._waits = WaitTracker(clock, log, account.remedy)
+        self._waits = WaitTracker(clock, log, lambda: account.remedy)
         self._poller: Poller | None = None
 
     @property

@@ -119,7 +119,7 @@ class Poller:
         self._publish = publish
         self._log = log.bind(account=account.name)
         self._stats = stats or PollStats(clock, self._log)
-        self._waits = WaitTracker(clock, self._log, account.token.remedy)
+        self._waits = WaitTracker(clock, self._log, account.token_remedy)
         self._client = connect(self._stats)
         self._start = CountingStart(self._client, self._stats, clock)
         self._identity = AccountIdentity(

@@ -1,6 +1,6 @@
 """Why an account makes no request for a while: for the metric, the status page and the log."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,11 +20,11 @@ _NEXT_STEPS: Final[Mapping[WaitReason, str]] = {
 class WaitTracker:
     """Whether one account waits, and why. Logs when waiting begins and when it ends. For one thread."""
 
-    def __init__(self, clock: Clock, log: Log, token_remedy: str) -> None:
-        """Not waiting yet; *token_remedy* says how to replace the account's token."""
+    def __init__(self, clock: Clock, log: Log, token_remedy: Callable[[], str]) -> None:
+        """Not waiting yet; *token_remedy* says how to replace the account's token, as it is then."""
         self._clock = clock
         self._log = log
-        self._next_steps = {**_NEXT_STEPS, WaitReason.TOKEN: token_remedy}
+        self._token_remedy = token_remedy
         self._began = 0.0
         self.current: Waiting | None = None
         """The reason and the times; None while requests are made as planned."""
@@ -43,7 +43,7 @@ class WaitTracker:
             explanation=reason.explanation,
             seconds=None if seconds is None else round(seconds),
             until=None if until is None else _utc(until),
-            next_step=self._next_steps[reason],
+            next_step=self._token_remedy() if reason is WaitReason.TOKEN else _NEXT_STEPS[reason],
         )
 
     def end(self) -> None:

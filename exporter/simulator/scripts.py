@@ -73,6 +73,12 @@ class JobScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if self.errors and not all(code.isdecimal() or code == NO_CODE for code in self.errors):
             raise ValueError(f"errors: expected codes that are numbers or {NO_CODE!r}, not {', '.join(self.errors)}")
+        whole = self.queued + self.resolving + self.running
+        if self.hangs_after is not None and self.hangs_after >= whole:
+            raise ValueError(
+                f"hangs_after: expected less than {whole:g} s, after which the job has finished (queued +"
+                f" resolving + running), not {self.hangs_after:g}"
+            )
 
     @property
     def completes(self) -> int:
@@ -89,8 +95,7 @@ class JobScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def lasts(self) -> float | None:
         """Seconds from submission to finish; None for a job that hangs."""
-        whole = self.queued + self.resolving + self.running
-        return whole if self.hangs_after is None or self.hangs_after >= whole else None
+        return self.queued + self.resolving + self.running if self.hangs_after is None else None
 
 
 class Progress(NamedTuple):

@@ -138,10 +138,13 @@ def test_token_of_another_platform_or_expired_is_explained(
         code, findings, _ = checked(site, **environment)
 
     assert code == 1
-    assert findings["error"] == "the platform refused the token: 401 'Unauthorized.' (code 90001)"
+    assert findings["error"] == (
+        "the platform refused the token: 401 'Unauthorized.' (code 90001); for a new one, see"
+        " https://cavatica.sbgenomics.com/developer"
+    )
     assert findings["next step"] == (
-        f"make a token on the Developer page of cavatica ({HOST}): this one has expired or been replaced, or belongs to"
-        " another platform"
+        "it has expired or been replaced, or belongs to another platform; write a valid token of this user, and nothing"
+        f" else, to the token file {site.folder / 'lab.token'}; it is used within seconds"
     )
 
 

@@ -218,6 +218,54 @@ def test_a_poll_in_which_nothing_changed_commits_nothing_and_logs_nothing(bench:
     assert bench.log.getvalue() == logged
 
 
+def test_a_token_file_that_others_can_read_by_now_is_warned_of_once(bench: PollerFixture) -> None:
+    def warned() -> list[str]:
+        return [str(event["reason"]) for event in bench.events() if event["event"] == "token.exposed"]
+
+    bench.token.chmod(0o600)
+    bench.poller = bench.new_poller()
+    bench.poll()
+    assert warned() == []
+    bench.token.chmod(0o644)
+    bench.poll()
+    bench.poll()
+    assert warned() == [f"{bench.token}: others can read this token file (mode 0644); chmod 600 it"]
+    bench.token.chmod(0o600)
+    bench.poll()
+    bench.token.chmod(0o640)
+    bench.poll()
+    assert len(warned()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("0123456789abcdef0123456789abcdef", ""),
+        (
+            "nineteen-characters",
+            "expected 32 hexadecimal characters (0 to 9, a to f), as on the platform's token page; found 19",
+        ),
+        ('"0123456789abcdef0123456789abcdef"', "it has quotation marks; expected the token alone"),
+        ("token:0123456789abcdef0123456789abcdef", "found 38"),
+        ("0123456789abcdef0123456789abcdeg", "found others"),
+    ],
+    ids=["usual", "short", "quoted", "prefix", "not hexadecimal"],
+)
+def test_next_step_for_a_refused_token_names_its_file_and_what_is_wrong_with_its_form(
+    bench: PollerFixture, text: str, form: str
+) -> None:
+    bench.token.write_text(text)
+    bench.platform.instead = lambda _: bench.platform.said(401, {"code": 90001})
+
+    bench.poll()
+
+    [paused] = [event for event in bench.events() if event["event"] == "polling.paused"]
+    assert f"nothing else, to the token file {bench.token};" in paused["next_step"]
+    assert form in paused["next_step"]
+    assert ("looks wrong" in paused["next_step"]) == bool(form)
+    assert text not in bench.log.getvalue()
+
+
 def test_every_five_minutes_the_state_file_says_that_the_account_was_listed(bench: PollerFixture) -> None:
     """So that another process can tell; a poll that fails does not say so."""
 

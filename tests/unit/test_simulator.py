@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from urllib.parse import parse_qsl, urlsplit
 
@@ -929,6 +931,19 @@ def test_chaos_grows_with_its_level_and_repeats_itself() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- control side
+
+
+def test_a_job_that_would_end_before_it_hangs_is_refused(simulator: RunningSimulator) -> None:
+    """The README's example hangs."""
+    readme = (Path(__file__).parents[2] / "exporter" / "simulator" / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"/simulator/jobs -d '(.*hangs_after.*)'", readme)
+    with httpx.Client(base_url=simulator.control_url, timeout=PATIENCE, trust_env=False) as control:
+        refused = control.post("/jobs", json={"total": 9, "hangs_after": 8})
+        taken = control.post("/jobs", content=example)
+
+    assert refused.status_code == 400
+    assert "hangs_after: expected less than 8 s, after which the job has finished" in refused.text
+    assert taken.is_success
 
 
 def test_the_control_side_rehearses_a_failure(simulator: RunningSimulator) -> None:
