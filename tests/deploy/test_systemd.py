@@ -624,6 +624,16 @@ def test_on_a_machine_that_boots_a_user_without_root_installs_it_and_it_goes_on_
     by_user("systemctl --user reload sbg-exporter")
     assert [by_user(f"{show} {each}") for each in ("NRestarts", "ReloadResult")] == ["1\n", "success\n"]
 
+    operations = (REPOSITORY / "deploy" / "OPERATIONS.md").read_text(encoding="utf-8")
+    [mail] = re.findall(r"<!-- mail-unit -->\n\n```crontab\nMAILTO=.*\n(?:\S+ ){5}(.+)\n```", operations)
+    jobs = re.findall('"event": "job.finished", .*"failed": (\\d)', by_user(f"{mail} || true"))
+    assert jobs == ["4", "3"]
+    machine.submit(failed=0)
+    machine.submit(failed=2)
+    machine.await_counted(jobs=4, failed=9)
+    assert re.findall('"event": "([^"]+)"', by_user(f"{mail} || true")) == ["job.finished"]
+    assert by_user(f"{mail} || true") == ""
+
     for line in [*lines_of("user-uninstall"), *lines_of("uninstall", REPOSITORY / "deploy" / "OPERATIONS.md")]:
         by_user(line)
     assert machine.run(f"find /home/{USER} -name '*sbg-exporter*'") == ""
