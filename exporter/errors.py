@@ -64,7 +64,7 @@ _EXPLANATIONS: Final = {
     WaitReason.YIELDING: "other programs of the user have used up the rate limit",
     WaitReason.RATE_LIMITED: "the platform asked for a pause",
     WaitReason.MAINTENANCE: "the platform is under maintenance",
-    WaitReason.TOKEN: "the token is missing, unreadable or refused",
+    WaitReason.TOKEN: "the account has no usable token of its user",
 }
 
 

@@ -1,10 +1,10 @@
 """The accounts to poll: from tables in the file, from profiles, or by the official clients' conventions."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, GetPydanticSchema
 from pydantic_core import core_schema
@@ -37,6 +37,7 @@ from exporter.errors import ConfigError, Problems, ProfileError, TokenError
 from exporter.redaction import MASK, Secret, looks_like_token, without_secrets
 
 _LONGEST_NAME: Final = 64
+MEND_FILE: Final = "correct the file, see what `sbg-exporter check` says, and reload the configuration"
 
 
 def _label(value: str) -> str:
@@ -107,11 +108,37 @@ class AccountTable(BaseModel):
 
 
 class PlacedTable(NamedTuple):
-    """An account's table, and where it stands; paths in it are relative to *file*."""
+    """An account's table, and where it stands.
+
+    Attributes:
+        table: the table.
+        where: where it stands, for errors.
+        file: the file with it; paths in it are relative to that.
+        alone: whether nothing else is in the file, so that what is wrong with it concerns this account only.
+    """
 
     table: AccountTable
     where: str
     file: Path | None
+    alone: bool = False
+
+
+class UnusableFile(NamedTuple):
+    """A file of one account that cannot be used.
+
+    Attributes:
+        file: its path.
+        name: the account's name, as far as it is known.
+        problems: what is wrong with it, one line each.
+        table: the account without what is wrong; None if too little is left.
+        profile: the profile that it names; empty if that is not known.
+    """
+
+    file: Path
+    name: str
+    problems: tuple[str, ...]
+    table: AccountTable | None = None
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +243,7 @@ class ResolvedAccounts:
         lines: everything that is wrong, in the order of the configuration.
         environ: the environment.
         refused: whether some of it can only be repaired in the configuration.
+        file_problems: what is wrong with files of one account, which stops these accounts only.
         places: where each name stands.
     """
 
@@ -224,6 +252,7 @@ class ResolvedAccounts:
     setup_problems: dict[str, str] = field(default_factory=dict)
     lines: Problems = field(default_factory=Problems)
     refused: bool = False
+    file_problems: list[str] = field(default_factory=list)
     places: dict[str, list[str]] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -245,8 +274,13 @@ class ResolvedAccounts:
         resolve: "_Resolve",
         cached: "_Known",
         fresh: "_Known",
+        *,
+        alone: bool = False,
     ) -> None:
-        """Add the account that *resolve* makes of *entry*, a table or a profile's name, or note what is wrong."""
+        """Add the account that *resolve* makes of *entry*, a table or a profile's name, or note what is wrong.
+
+        That concerns this account only if its table is *alone* in a file.
+        """
         name, own = (entry, OwnSettings()) if isinstance(entry, str) else (entry.name, entry.own)
         entry = entry if isinstance(entry, str) else entry.without_own
 
@@ -265,11 +299,36 @@ class ResolvedAccounts:
             self.pending.append(PendingAccount(name, str(error), remedy, partial(resolved, fresh), entry, own))
             self._note(name, str(error))
         except ConfigError as error:
-            self.refuse(*error.problems)
+            if alone:
+                self.add_unusable(name, error.problems)
+            else:
+                self.refuse(*error.problems)
         else:
             self._place(account.name, where)
             self.accounts.append(account)
             self._note(account.name, account.setup_problem(self.environ))
+
+    def add_unusable(self, name: str, problems: Sequence[str]) -> None:
+        """Add the account *name*, whose file has *problems*; a reload reads it again."""
+        error = ConfigError(*problems)
+        self._place(name, problems[0].partition(": ")[0])
+        self.pending.append(PendingAccount(name, str(error), MEND_FILE, partial(_raise, problems)))
+        self.setup_problems[name] = str(error)
+        self.lines.extend(error.problems)
+        self.file_problems.extend(error.problems)
+
+    def refuse_unusable_names(self) -> None:
+        """Note which names are used twice, and which texts contain a token."""
+        for account in self.accounts:
+            texts = (account.name, account.division, account.endpoint)
+            if any(without_secrets(text) != text for text in texts):
+                self.refuse(f"{account.where}: its name, division or api_endpoint contains a token; use another text")
+        for name, places in self.places.items():
+            if len(places) > 1:
+                self.refuse(
+                    f"accounts: the name {name!r} is used {len(places)} times ({', '.join(places)});"
+                    " give each account its own name"
+                )
 
     def _place(self, name: str, where: str) -> None:
         self.places.setdefault(name, []).append(where)
@@ -296,11 +355,15 @@ def unused_variables(environ: Mapping[str, str], *, configured: bool) -> str:
 def resolve_accounts(
     tables: Sequence[PlacedTable],
     wanted_profiles: tuple[str, ...],
+    unusable: Sequence[UnusableFile] = (),
     *,
     environ: Mapping[str, str],
     home: Path,
 ) -> ResolvedAccounts:
-    """All accounts of *tables* and profiles; without any, the one of the official clients' conventions."""
+    """All accounts of *tables* and profiles; without any, the one of the official clients' conventions.
+
+    A profile that a table names is polled as the table says, and a profile of an *unusable* file is not polled.
+    """
     found = ResolvedAccounts(environ=environ)
     inputs = _Inputs(environ, credentials_path(home))
 
@@ -313,26 +376,23 @@ def resolve_accounts(
         table = placed.table
         remedy = f"add profile {table.profile!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
         resolve = partial(_from_table, table, placed.where, placed.file, inputs)
-        found.add(table, placed.where, remedy, resolve, known, fresh)
+        found.add(table, placed.where, remedy, resolve, known, fresh, alone=placed.alone)
+    for file in unusable:
+        found.add_unusable(file.name, (*file.problems, *_further_problems(file, inputs, known)))
+    taken = {each for file in unusable for each in (file.name, file.profile)}
+    taken.update(placed.table.profile for placed in tables if placed.table.profile)
     try:
-        for name in _wanted_profiles(wanted_profiles, known):
+        for name in _wanted_profiles(wanted_profiles, known, taken):
             remedy = f"add profile {name!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
             where = f"profiles: {name}"
             found.add(name, where, remedy, partial(_from_profile, name, where, inputs), known, fresh)
-        if not tables and not wanted_profiles:
+        if not tables and not unusable and not wanted_profiles:
             found.add("default", "", "", partial(_from_conventions, inputs), known, fresh)
+    except ProfileError as error:  # which accounts are in the file cannot be known; the others are polled
+        found.add_unusable("~/.sevenbridges/credentials", error.problems)
     except ConfigError as error:
         found.refuse(*error.problems)
-    for account in found.accounts:
-        texts = (account.name, account.division, account.endpoint)
-        if any(without_secrets(text) != text for text in texts):
-            found.refuse(f"{account.where}: its name, division or api_endpoint contains a token; use another text")
-    for name, places in found.places.items():
-        if len(places) > 1:
-            found.refuse(
-                f"accounts: the name {name!r} is used {len(places)} times ({', '.join(places)});"
-                " give each account its own name"
-            )
+    found.refuse_unusable_names()
     return found
 
 
@@ -348,12 +408,27 @@ class _Inputs(NamedTuple):
     credentials: Path
 
 
-def _wanted_profiles(named: tuple[str, ...], known: Callable[[], _Profiles]) -> Iterable[str]:
-    if "*" not in named:
-        return named
-    if not known():
-        raise ConfigError("profiles: none in ~/.sevenbridges/credentials; add [name] sections to it")
-    return known()
+def _wanted_profiles(named: tuple[str, ...], known: _Known, taken: Collection[str]) -> Iterable[str]:
+    if "*" in named and not known():
+        raise ProfileError("profiles: none in ~/.sevenbridges/credentials; add [name] sections to it")
+    return [name for name in (known() if "*" in named else named) if name not in taken]
+
+
+def _raise(problems: Sequence[str]) -> NoReturn:
+    raise ConfigError(*problems)
+
+
+def _further_problems(unusable: UnusableFile, inputs: _Inputs, known: _Known) -> tuple[str, ...]:
+    """What is wrong with a file besides the problems that are known already."""
+    if unusable.table is None:
+        return ()
+    try:
+        _from_table(unusable.table, str(unusable.file), unusable.file, inputs, known)
+    except ProfileError:
+        return ()
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 def _from_table(

@@ -6,7 +6,7 @@ never repeated, because they may be secrets.
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from exporter.config.accounts import (
     PendingAccount,
     PlacedTable,
     ResolvedAccounts,
+    UnusableFile,
     resolve_accounts,
     unused_variables,
 )
@@ -58,6 +59,8 @@ class Configuration:
         web: TLS and authentication of the metrics server.
         endpoint_warnings: endpoints that are probably wrong, one line each.
         unused: what to know about variables that are set and not used, in a line.
+        file_problems: what is wrong with files of one account, whose accounts are among *pending*; one line each.
+        accounts_folder: the folder with files of accounts; None if there is none.
     """
 
     settings: Settings
@@ -73,6 +76,8 @@ class Configuration:
     web: WebConfig = PLAIN
     endpoint_warnings: tuple[str, ...] = ()
     unused: str = ""
+    file_problems: tuple[str, ...] = ()
+    accounts_folder: Path | None = None
 
     def settings_of(self, name: str) -> Settings:
         """The settings that account *name* is polled with: its own, or else those of all accounts."""
@@ -100,8 +105,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         home: the user's home directory.
 
     Raises:
-        ConfigError: with a line for every problem. What is wrong with an account's files counts only if no account can
-            be used; else :attr:`Configuration.setup_problems` has it.
+        ConfigError: with a line for every problem. What is wrong with an account's files, its own one in the folder
+            included, counts only if no account can be used; else :attr:`Configuration.setup_problems` has it.
     """
     problems = Problems(
         f"{name}: unknown setting; {_suggestion_for_variable(name)}"
@@ -120,12 +125,15 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     problems += [_problem(each, given, variables, file, in_file) for each in errors]
     problems += _other_problems(in_file, errors, positions, file)
     found, tables = ResolvedAccounts(), _tables(settings, positions, file)
+    unusable: list[UnusableFile] = []
     if file is not None and "accounts" not in given:  # given ones replace those of the folder, too
-        tables += account_files(file.parent / ACCOUNTS_FOLDER, problems)
+        with problems.collected():
+            in_folder, unusable = account_files(file.parent / ACCOUNTS_FOLDER, [each.table.name for each in tables])
+            tables += in_folder
     if (
-        tables or settings.profiles or len(problems) == known
+        tables or unusable or settings.profiles or len(problems) == known
     ):  # what cannot be read would be reported as missing accounts
-        found = resolve_accounts(tables, settings.profiles, environ=environ, home=home)
+        found = resolve_accounts(tables, settings.profiles, unusable, environ=environ, home=home)
     web = PLAIN
     with problems.collected():
         if settings.web_config_file is not None:
@@ -146,7 +154,9 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         found.setup_problems,
         web,
         tuple(warning for each in found.accounts if (warning := each.endpoint_warning)),
-        unused_variables(environ, configured=bool(tables or settings.profiles)),
+        unused_variables(environ, configured=bool(tables or unusable or settings.profiles)),
+        tuple(found.file_problems),
+        None if file is None else _existing_folder(file.parent / ACCOUNTS_FOLDER),
     )
 
 
@@ -160,7 +170,11 @@ def account_names(file: Path, home: Path) -> tuple[str, ...]:
     in_file = _toml(file)
     settings, errors, positions = _usable_settings(in_file)
     problems += [_problem(each, {}, {}, file, in_file) for each in errors]
-    tables = _tables(settings, positions, file) + account_files(file.parent / ACCOUNTS_FOLDER, problems)
+    tables = _tables(settings, positions, file)
+    with problems.collected():
+        in_folder, unusable = account_files(file.parent / ACCOUNTS_FOLDER, [each.table.name for each in tables])
+        tables += in_folder
+        problems += [problem for each in unusable for problem in each.problems]
     if problems:
         raise ConfigError(*problems)
     profiles = read_profiles(credentials_path(home)) if "*" in settings.profiles else settings.profiles
@@ -215,48 +229,62 @@ def _tables(settings: Settings, positions: Sequence[int], file: Path | None) -> 
     ]
 
 
-def account_files(folder: Path, problems: Problems) -> list[PlacedTable]:
+def _existing_folder(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
+
+
+def account_files(folder: Path, names: Collection[str] = ()) -> tuple[list[PlacedTable], list[UnusableFile]]:
     """The accounts of the files ``*.toml`` in *folder*, one per file, sorted by the files' names; none without it.
 
-    What is wrong with them is added to *problems*.
+    What cannot be used of them stops only its own account, whose name is none of *names* and of the others.
+
+    Raises:
+        ConfigError: the folder cannot be read.
     """
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix == ".toml" and not file.name.startswith("."))
     except FileNotFoundError:
-        return []
+        return [], []
     except OSError as error:
-        problems.append(f"{folder}: cannot read the accounts' files: {error.strerror}")
-        return []
-    found = []
-    for file in files:
-        with problems.collected():
-            table = _account_table(file, problems)
-            found += [] if table is None else [PlacedTable(table, str(file), file)]
-    return found
+        raise ConfigError(f"{folder}: cannot read the accounts' files: {error.strerror}") from None
+    read = [_account_table(file) for file in files]
+    tables = [each for each in read if isinstance(each, PlacedTable)]
+    taken = {*names, *(each.table.name for each in tables)}
+    unusable = []
+    for number, each in enumerate(read, 1):
+        if isinstance(each, UnusableFile):
+            candidates = (each.name, each.file.stem, each.file.name, f"{folder.name} #{number}")
+            name = next(name for name in candidates if name not in taken and _valid_name({"name": name}))
+            taken.add(name)
+            unusable.append(each._replace(name=name))
+    return tables, unusable
 
 
-def _account_table(file: Path, problems: Problems) -> AccountTable | None:
-    """The account in *file*; its name is the file's, unless there is one in it. None if it cannot be used.
-
-    Raises:
-        ConfigError: the file cannot be read. What is wrong with a key is added to *problems*.
-    """
-    if not file.is_file():  # a pipe would be waited for
-        raise ConfigError(f"{file}: cannot read the account: not a file")
-    values = _toml(file)
-    if "accounts" in values:
-        raise ConfigError(f"{file}: accounts: expected one account's keys, without [[accounts]] above them")
+def _account_table(file: Path) -> PlacedTable | UnusableFile:
+    """The account in *file*; its name is the file's, unless there is one in it."""
+    values: dict[str, object] = {}
+    problems = Problems()
+    with problems.collected():
+        if not file.is_file():  # a pipe would be waited for
+            raise ConfigError(f"{file}: cannot read the account: not a file")
+        values = _toml(file)
+        if "accounts" in values:
+            raise ConfigError(f"{file}: accounts: expected one account's keys, without [[accounts]] above them")
+    if problems:
+        return UnusableFile(file, file.stem, tuple(problems))
     values = {"name": file.stem, **values}
     try:
-        return AccountTable.model_validate(values)
+        return PlacedTable(AccountTable.model_validate(values), str(file), file, alone=True)
     except ValidationError as error:
         errors = error.errors(include_input=False)
     problems += [_account_problem(each, file) for each in errors]
     wrong = {str(each["loc"][0]) for each in errors}
-    table = usable_table(values, wrong)
+    usable = usable_table(values, wrong)
+    table = None if usable is None else AccountTable.model_validate(usable)
     if table is None:
         problems += other_problems(values, wrong, str(file))
-    return None if table is None else AccountTable.model_validate(table)
+    profile = values.get("profile")
+    return UnusableFile(file, _valid_name(values), tuple(problems), table, profile if isinstance(profile, str) else "")
 
 
 def _suggestion_for_variable(name: str) -> str:
@@ -296,7 +324,9 @@ def _toml(file: Path) -> dict[str, Any]:
     except NotText as error:
         raise ConfigError(f"{file}: invalid TOML: {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: invalid TOML: {_without_quotes(str(error))}") from None
+        last = len(raw.splitlines())
+        problem = _without_quotes(str(error)).replace("end of document", f"line {last}, the end of the file")
+        raise ConfigError(f"{file}: invalid TOML: {problem}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits; thousands of nested brackets
         raise ConfigError(f"{file}: invalid TOML: a value is too long or too deeply nested") from None
     for key in ("state_file", "web_config_file"):
@@ -387,7 +417,11 @@ def _path(loc: tuple[int | str, ...], in_file: Mapping[str, object]) -> Iterable
 
 
 def _name(tables: object, position: int) -> str:
-    table = tables[position] if isinstance(tables, list) else None
+    return _valid_name(tables[position]) if isinstance(tables, list) else ""
+
+
+def _valid_name(table: object) -> str:
+    """The name in the *table* of an account; empty if it has none that an account may have."""
     name = table.get("name") if isinstance(table, dict) else None
     try:
         return AccountTable.model_validate({"name": name}).name

@@ -1,7 +1,7 @@
 """Reads the configuration again, on SIGHUP and ``POST /-/reload``, and changes what differs from the one in use."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -141,19 +141,27 @@ class Reloader:
 
     def _reload(self) -> ReloadResult:
         before, wanted = self._current, self._read()
+        _check(before, wanted)
         applied = self._apply(wanted)
         self._current = wanted
         self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time())
         settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
         accounts = applied.accounts
+        if accounts.removed:
+            self._log.warning(
+                "accounts.removed",
+                accounts=", ".join(accounts.removed),
+                consequence="their series end; their ledgers stay in the state file",
+                next_step="none if that is meant; else put them back into the configuration and reload",
+            )
         names = {"added": accounts.added, "changed": accounts.changed, "removed": accounts.removed}
+        duplicates = tuple(f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items())
+        unusable = tuple(_unusable(wanted, (*accounts.added, *accounts.changed)))
         self._log.info(
             "configuration.reloaded",
             **{f"accounts_{what}": _listed(which) for what, which in names.items()},
-            accounts_not_polled=_listed(
-                f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items()
-            ),
+            accounts_not_polled=_listed((*duplicates, *unusable)),
             settings_changed=_listed(settings),
         )
         refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
@@ -168,8 +176,28 @@ class Reloader:
         if settings:
             done.append(f"settings changed: {', '.join(settings)}")
         done = done or ["nothing has changed"]
-        done += [f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items()]
-        return ReloadResult(_OK, (*done, *refused))
+        return ReloadResult(_OK, (*done, *duplicates, *unusable, *refused))
+
+
+def _unusable(configuration: Configuration, new: Collection[str]) -> Iterator[str]:
+    """A line for each account with a missing or unusable file; those that are not *new* may go on without it."""
+    for name, problem in configuration.setup_problems.items():
+        yield f"{name} cannot be polled: {problem}" if name in new else f"{name}: {problem}"
+
+
+def _check(before: Configuration, wanted: Configuration) -> None:
+    """Refuse what a start accepts: a reload with an invalid file changes nothing.
+
+    Raises:
+        ConfigError: a file of an account cannot be used, or all of them are gone with their folder.
+    """
+    if wanted.file_problems:
+        raise ConfigError(*wanted.file_problems)
+    folder = before.accounts_folder
+    if folder is not None and wanted.file == before.file and wanted.accounts_folder is None:
+        raise ConfigError(
+            f"{folder}: this folder with accounts is missing; put it back, or make an empty one to remove the accounts"
+        )
 
 
 def _listed(names: Iterable[str]) -> str | None:

@@ -324,7 +324,10 @@ def test_an_account_whose_profile_is_missing_is_set_up_later(
 ) -> None:
     plain = place.config.read_text()
     place.config.write_text(plain + '[[accounts]]\nname = "carol"\nprofile = "carol"\n')
-    assert daemon.reload() == "accounts added: carol\n"
+    missing = (
+        f"{place.config}: accounts.#3 (carol): no profile 'carol' in ~/.sevenbridges/credentials (available: none)"
+    )
+    assert daemon.reload() == f"accounts added: carol\ncarol cannot be polled: {missing}\n"
     daemon.scrape_when(lambda now: now.value("sbg_up", account="carol") == 0)
     credentials = place.folder / "home" / ".sevenbridges" / "credentials"
     credentials.parent.mkdir()
@@ -334,7 +337,9 @@ def test_an_account_whose_profile_is_missing_is_set_up_later(
     daemon.scrape_when(lambda now: now.value("sbg_up", account="carol") == 1)
     credentials.unlink()
 
-    assert daemon.reload() == "nothing has changed\n", "what was known of it is still the best that is known"
+    assert daemon.reload() == f"nothing has changed\ncarol: {missing}\n", (
+        "what was known is still the best that is known"
+    )
     scrape = daemon.scrape_when(lambda now: now.value("sbg_up", account="carol") == 0)
     assert scrape.series("sbg_jobs_submitted_total", account="carol")
 

@@ -125,6 +125,38 @@ def test_an_account_without_a_token_stops_no_other_and_starts_when_it_has_one(
 
 
 @pytest.mark.fault(
+    "a file of `accounts.d` is half-written at the start",
+    action="polls the others; does not poll this account",
+    shown="`sbg_up` 0; the file, the line and the reason on the status page, in the log and by `check`, which exits 1",
+    recovery="the file is right, and a reload",
+)
+def test_a_half_written_file_of_an_account_stops_no_other_at_a_start(tmp_path: Path) -> None:
+    with two_accounts(tmp_path) as (simulator, site):
+        head, _, _ = site.config.read_text().rpartition("[[accounts]]")
+        site.config.write_text(f"enable_lifecycle = true\n{head}")
+        file = site.folder / "accounts.d" / "bad.toml"
+        file.parent.mkdir()
+        file.write_text(f'auth_token_file = "../bad.token"\napi_endpoint = "{simulator.url}')
+        with site.running() as daemon:
+            daemon.await_exact("good", simulator, "demo")
+            scrape = daemon.scrape_when(up("bad", 0))
+
+            assert waiting(scrape, "bad") == "token"
+            assert daemon.get("/-/ready").status_code == 200
+            [failed] = daemon.said("poll.failed", account="bad")
+            assert str(failed["reason"]).startswith(f"{file}: invalid TOML: ")
+            assert "at line 2" in str(failed["reason"])
+            assert str(failed["reason"]) in unescape(daemon.get("/").text)
+            check = site.start("check", "--offline", "--config", str(site.config))
+            assert check.end() == 1
+            assert str(failed["reason"]) in check.stdout
+
+            file.write_text(f'{file.read_text()}"\n')
+            assert daemon.reload() == "accounts changed: bad\n"
+            daemon.await_exact("bad", simulator, "bob")
+
+
+@pytest.mark.fault(
     "a token file disappears while it runs",
     action="polls the others; looks for the token",
     shown="`sbg_exporter_waiting` reason `token`; the counters as they were",

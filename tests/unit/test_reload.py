@@ -124,6 +124,9 @@ class Desk:
         self.work: Callable[[], object] = lambda: None
         self.changes = AccountChanges((), (), (), ())
         self.folder = folder
+        self.begin()
+
+    def begin(self) -> None:
         self.reloader = Reloader(
             self.read(),
             self.read,
@@ -262,6 +265,74 @@ def test_a_daemon_that_stops_reloads_no_more(desk: Desk) -> None:
 
     assert desk.reloader.reload().status == 503
     assert not desk.applied
+
+
+@pytest.mark.fault(
+    "a reload while a file of `accounts.d` is half-written, or that folder has disappeared",
+    action="changes nothing",
+    shown="the file and the reason, as response and in the log; `sbg_exporter_config_last_reload_successful` 0",
+    recovery="the file is right, or the folder there, and another reload",
+)
+def test_a_reload_refuses_what_would_cost_accounts_that_are_polled(desk: Desk) -> None:
+    folder = desk.folder / "accounts.d"
+    folder.mkdir()
+    (folder / "b.toml").write_text('api_endpoint = "https://api.example/v2"\nauth_token_file = "../a.token"\n')
+    assert desk.reloader.reload().status == 200
+    (folder / "c.toml").write_text('api_endpoint = "https://api.exa')
+    desk.write(f"poll_interval = 5\n{desk.file.read_text()}")
+
+    half = desk.reloader.reload()
+
+    assert (half.status, len(half.lines), len(desk.applied)) == (400, 1, 1)
+    assert half.text.startswith(f"{folder}/c.toml: invalid TOML: ")
+    folder.rename(desk.folder / "gone")
+    gone = desk.reloader.reload()
+    assert (gone.status, len(desk.applied)) == (400, 1)
+    assert gone.text == (
+        f"{folder}: this folder with accounts is missing; put it back, or make an empty one to remove the accounts\n"
+    )
+    assert desk.events()[-1]["event"] == "configuration.rejected"
+    folder.mkdir()
+    assert desk.reloader.reload().status == 200
+    folder.rmdir()
+    assert desk.reloader.reload().status == 400, "the folder was there, too, when it was empty"
+
+
+def test_a_start_with_a_file_that_cannot_be_used_leaves_the_next_reload_to_mend_it(desk: Desk) -> None:
+    folder = desk.folder / "accounts.d"
+    folder.mkdir()
+    (folder / "b.toml").write_text("api_endpoint = ")
+    desk.begin()
+
+    assert desk.reloader.reload().status == 400
+    (folder / "b.toml").write_text('api_endpoint = "https://api.example/v2"\nauth_token_file = "../a.token"\n')
+    assert desk.reloader.reload().status == 200
+    assert desk.applied[-1].names == ("a", "b")
+
+
+def test_a_reload_that_removes_accounts_warns_of_them(desk: Desk) -> None:
+    desk.changes = AccountChanges(("a",), (), (), ("b", "c"))
+
+    assert desk.reloader.reload().text == "accounts removed: b, c\n"
+
+    [event] = [each for each in desk.events() if each["event"] == "accounts.removed"]
+    assert (event["level"], event["accounts"]) == ("warning", "b, c")
+
+
+def test_a_reload_names_the_accounts_that_cannot_be_polled(desk: Desk) -> None:
+    table = '[[accounts]]\nname = "{}"\napi_endpoint = "https://api.example/v2"\nauth_token_file = "{}.token"\n'
+    desk.write(table.format("a", "a") + table.format("e", "e") + table.format("kept", "kept"))
+    desk.changes = AccountChanges(("a", "kept"), ("e",), (), ())
+
+    told = desk.reloader.reload().text.replace(f"{desk.folder}/", "").splitlines()
+
+    missing = "{}.token: cannot read the token file: No such file or directory; write only the token to it"
+    assert told == [
+        "accounts added: e",
+        f"e cannot be polled: config.toml: accounts.#2 (e): {missing.format('e')}",
+        f"kept: config.toml: accounts.#3 (kept): {missing.format('kept')}",
+    ]
+    assert "e cannot be polled" in str(desk.events()[-1]["accounts_not_polled"])
 
 
 # ----------------------------------------------------------------------------------------- what ends with an account

@@ -1,5 +1,6 @@
 """Configuration sources and their order; errors are one line each: where, what is wrong, what to do."""
 
+import os
 import re
 import shutil
 import traceback
@@ -443,7 +444,10 @@ def test_all_problems_of_the_files_are_told_in_one_go_each_with_its_file(desk: D
             "accounts.d/e.toml: profil: unknown key",
             "accounts.d/e.toml: auth_token: expected text in quotes",
             f"accounts.d/e.toml: {web}",
-            "accounts.d/f.toml: invalid TOML: Expected '=' after a key in a key/value pair (at end of document)",
+            (
+                "accounts.d/f.toml: invalid TOML: Expected '=' after a key in a key/value pair"
+                " (at line 1, the end of the file)"
+            ),
         ]
     )
 
@@ -535,8 +539,13 @@ def test_what_is_wrong_with_an_account_s_file_names_the_file(desk: Desk) -> None
     folder.write("h.toml", poll_interval="0.5", rate_share="1.5")
     (desk.folder / "accounts.d" / "g.toml").write_text("[[accounts]]\nname = 'g'\n")
 
-    problems = desk.problems("poll_interval = 5\n")
+    desk.write("poll_interval = 5\n")
+    found = desk.load()
 
+    problems = [line.replace(f"{desk.folder}/", "") for line in found.file_problems]
+    assert "s3cret" not in "".join(problems)
+    assert [each.name for each in found.accounts] == ["e"]
+    assert sorted(found.setup_problems) == list("abcdfgh")
     assert [line.partition(": ")[0] for line in problems] == [f"accounts.d/{name}.toml" for name in "abcdfghh"]
     assert problems[0] == "accounts.d/a.toml: divison: unknown key; did you mean division?"
     assert problems[1] == "accounts.d/b.toml: stale_after: not a key of an account; write it to the configuration file"
@@ -546,6 +555,103 @@ def test_what_is_wrong_with_an_account_s_file_names_the_file(desk: Desk) -> None
         "accounts.d/h.toml: poll_interval: must be at least 1s",
         "accounts.d/h.toml: rate_share: must be at most 1",
     ]
+
+
+UNUSABLE_FILES: Final[dict[str, tuple[bytes, str]]] = {
+    "empty": (b"", "api_endpoint is missing"),
+    "half-written": (b'\napi_endpoint = "https://cgc-api.sb', "(at line 2, the end of the file)"),
+    "half-written, valid so far": (f'api_endpoint = "{CGC}"\n'.encode(), "set exactly one of"),
+    "not UTF-8": (b"\xff\xfe\x00", "invalid TOML: "),
+    "nested": (b"a = " + b"[" * 100_000, "invalid TOML: "),
+    "too large": (b"#" * 2**21, "larger than"),
+    "unknown key": (f'api_endpoint = "{CGC}"\nauth_tokn_file = "token"\n'.encode(), "auth_tokn_file: unknown key"),
+    "wrong type": (f'api_endpoint = "{CGC}"\nauth_token_file = 5\n'.encode(), "auth_token_file: expected a path"),
+    "own setting": (
+        f'api_endpoint = "{CGC}"\nauth_token_file = "token"\nrate_share = 2\n'.encode(),
+        "rate_share: must be at most 1",
+    ),
+    "web address": (f'api_endpoint = "{WEB}"\nauth_token_file = "token"\n'.encode(), "api_endpoint is a web address"),
+    "proxy": (
+        f'api_endpoint = "{CGC}"\nauth_token_file = "token"\nproxy = "ftp://x"\n'.encode(),
+        "proxy: expected a proxy URL",
+    ),
+    "two tokens": (
+        f'api_endpoint = "{CGC}"\nauth_token_file = "token"\nprofile = "x"\n'.encode(),
+        "set exactly one of",
+    ),
+    "a table": (b'[[accounts]]\nname = "a"\n', "expected one account's keys"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), UNUSABLE_FILES.values(), ids=UNUSABLE_FILES)
+def test_a_file_of_an_account_that_cannot_be_used_stops_no_other(desk: Desk, text: bytes, reason: str) -> None:
+    folder = AccountsFolder(desk)
+    folder.write("good.toml")
+    (desk.folder / "accounts.d" / "bad.toml").write_bytes(text)
+    desk.write(account())
+
+    found = desk.load()
+
+    assert [each.name for each in found.accounts] == ["lab", "good"]
+    [pending] = found.pending
+    assert pending.name == "bad"
+    problem = found.setup_problems["bad"]
+    assert problem.startswith(f"{desk.folder}/accounts.d/bad.toml: ")
+    assert reason in problem
+    assert "; ".join(found.file_problems) == problem
+    folder.write("bad.toml")
+    with pytest.raises(ConfigError) as caught:
+        pending.resolve()  # the file is read by a reload, as all others are
+    assert str(caught.value) == problem
+    assert desk.load().setup_problems == {}
+
+
+@pytest.mark.parametrize("what", ["folder", "dangling link", "pipe"])
+def test_what_is_no_file_among_the_accounts_files_stops_no_account(desk: Desk, what: str) -> None:
+    AccountsFolder(desk).write("good.toml")
+    bad = desk.folder / "accounts.d" / "bad.toml"
+    if what == "folder":
+        bad.mkdir()
+    elif what == "pipe":
+        os.mkfifo(bad)
+    else:
+        bad.symlink_to("gone")
+    desk.write("")
+
+    found = desk.load()
+
+    assert [each.name for each in found.accounts] == ["good"]
+    assert found.setup_problems == {"bad": f"{bad}: cannot read the account: not a file"}
+
+
+def test_an_account_whose_file_cannot_be_used_has_a_name_that_no_other_has(desk: Desk) -> None:
+    folder = AccountsFolder(desk)
+    folder.write("a.toml", name='"b"')
+    for name in ("b", "lab", "cgc", "named", "x" * 65, TOKEN):
+        (desk.folder / "accounts.d" / f"{name}.toml").write_text("half = ")
+    folder.write("named.toml", name='"right"', divison='"x"')
+    desk.credentials(PROFILES)
+    desk.write('profiles = "*"\n' + account())
+
+    found = desk.load()
+
+    assert [each.name for each in found.accounts] == ["lab", "b", "default"]
+    assert sorted(each.name for each in found.pending) == [
+        "accounts.d #4",
+        "accounts.d #7",
+        "b.toml",
+        "cgc",
+        "lab.toml",
+        "right",
+    ]
+    assert TOKEN not in repr(found)
+
+
+def test_files_of_which_none_can_be_used_are_an_error(desk: Desk) -> None:
+    AccountsFolder(desk).write("a.toml", divison='"x"')
+    desk.write("")
+
+    assert desk.problems() == ["accounts.d/a.toml: divison: unknown key; did you mean division?"]
 
 
 def test_a_name_that_looks_like_a_token_is_not_repeated_beside_another_key(desk: Desk) -> None:
@@ -949,6 +1055,41 @@ def test_profiles_are_polled_with_the_accounts_of_the_file(desk: Desk) -> None:
     assert [each.name for each in desk.accounts('profiles = ["cgc"]\n' + account())] == ["lab", "cgc"]
     assert [each.name for each in desk.accounts('profiles = "*"\n')] == ["default", "cgc"]
     assert [each.name for each in desk.accounts('profiles = "cgc default"\n')] == ["cgc", "default"]
+
+
+@pytest.mark.parametrize("wanted", ['"*"', '["cgc", "default"]'])
+@pytest.mark.parametrize("name", ["cgc", "imaging"])
+def test_a_profile_with_a_table_is_polled_as_the_table_says_and_once(desk: Desk, wanted: str, name: str) -> None:
+    desk.credentials(PROFILES)
+    table = account(name=f'"{name}"', profile='"cgc"', api_endpoint="", auth_token_file="", poll_interval="60")
+    desk.write(f"profiles = {wanted}\n{table}")
+
+    found = desk.load()
+
+    assert [(each.name, found.settings_of(each.name).poll_interval) for each in found.accounts] == [
+        (name, 60),
+        ("default", 30),
+    ]
+
+
+@pytest.mark.parametrize("text", ["[cgc\n", "", "api_endpoint = x\n"])
+def test_credentials_that_cannot_be_used_leave_the_other_accounts(desk: Desk, text: str) -> None:
+    desk.credentials(text)
+    desk.write('profiles = "*"\n' + account())
+
+    found = desk.load()
+
+    assert found.names == ("lab", "~/.sevenbridges/credentials")
+    [problem] = found.setup_problems.values()
+    assert found.file_problems == (problem,)
+
+
+def test_all_profiles_may_have_tables(desk: Desk) -> None:
+    desk.credentials(f"[cgc]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
+
+    found = desk.accounts('profiles = "*"\n' + account(profile='"cgc"', api_endpoint="", auth_token_file=""))
+
+    assert [each.name for each in found] == ["lab"]
 
 
 def test_inaccessible_home_is_an_error_only_for_profiles(desk: Desk) -> None:

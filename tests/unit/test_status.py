@@ -335,7 +335,7 @@ def test_account_that_waits_says_why_and_for_how_long() -> None:
     )
     assert account(page)[0] == "up / waiting 4 min: other programs of the user have used up the rate limit"
     assert overview(both)[0] == "1 account cannot be polled, 1 account waiting"
-    assert account(both, "two")[0].endswith("/ waiting: the token is missing, unreadable or refused")
+    assert account(both, "two")[0].endswith("/ waiting: the account has no usable token of its user")
 
 
 def test_account_that_fails_says_when_it_is_tried_again() -> None:
