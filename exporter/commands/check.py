@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +22,7 @@ from exporter.commands._click import Command
 from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
+from exporter.config.accounts import AccountConfig
 from exporter.config.loading import Configuration
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
@@ -94,8 +94,9 @@ def check(
         Stopping: *stop* was set before all accounts had responded.
     """
     unused = (configuration.unused,) if configuration.unused else ()
+    names = _names_in(configuration.state_file)
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
-    for warning in warnings:
+    for warning in (*warnings, *_new_ledgers(configuration.accounts, names)):
         warn(f"warning: {warning}")
     if offline:
         for problem in configuration.setup_problems.values():
@@ -112,8 +113,7 @@ def check(
         throwaway = replace(
             configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=(), unused=""
         )
-        names = partial(_names_in, configuration.state_file)
-        with assembly.build(throwaway, stop, log, allowances_in=kept, names=names) as components:
+        with assembly.build(throwaway, stop, log, allowances_in=kept, names=lambda: names) as components:
             poll_each(components, lambda poller: poller.poll_once(), stop)
             snapshots, display, clock = components.registry.snapshots, components.display, components.clock
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
@@ -159,6 +159,18 @@ def _names_in(state_file: Path) -> Mapping[str, tuple[str, str, str]]:
             return state.names()
     except StateError:
         return {}
+
+
+def _new_ledgers(accounts: Iterable[AccountConfig], names: Mapping[str, tuple[str, str, str]]) -> Iterator[str]:
+    """A line for each account whose ledger is of another platform or division, so that it will begin a new one."""
+    for account in accounts:
+        endpoint, _, division = names.get(account.name, (account.endpoint, "", account.division))
+        if (endpoint, division) != (account.endpoint, account.division):
+            place = f"{endpoint}{f', division {division}' if division else ''}"
+            yield (
+                f"{account.where}: the ledger of account {account.name} is of {place}; with another api_endpoint or"
+                " division its counters begin at 0, in a new ledger"
+            )
 
 
 def _remember_exhausted(kept: Store, snapshots: Iterable[AccountSnapshot], clock: Clock) -> None:

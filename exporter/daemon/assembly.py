@@ -62,7 +62,10 @@ class PollerFactory:
         self._registry = registry
         self._clock = clock
         self._log = log
-        self.identities = IdentityRegistry(configuration.names, self._ledgers())
+        ledgers = self._ledgers()
+        self.identities = IdentityRegistry(configuration.names, ledgers)
+        elsewhere = {} if names is None else ledgers
+        self._expected_users = {name: username for name, (_, username, _) in elsewhere.items()}
         self._certificates = cache(lambda ca_file: TrustedCertificates(ca_file, partial(_log_certificates, log)))
 
     def settings(self, name: str, turn: int = 0) -> PollerSettings:
@@ -146,6 +149,7 @@ class PollerFactory:
                 stats=stats,
                 lease=lease,
                 name_reassigned=name_reassigned,
+                expected_user=self._expected_users.get(account.name, ""),
             )
 
         if isinstance(clock, AccountClock):

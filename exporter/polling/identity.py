@@ -172,7 +172,10 @@ class AccountIdentity:
         clock: Clock,
         log: Log,
         lease: Lease,
+        name_reassigned: bool = False,
+        expected_user: str = "",
     ) -> None:
+        """For *name_reassigned* and *expected_user*, see :class:`.Poller`."""
         self._account = account
         self._client = client
         self._start = start
@@ -184,6 +187,8 @@ class AccountIdentity:
         self._clock = clock
         self._log = log
         self._lease = lease
+        self._name_reassigned = name_reassigned
+        self._expected_user = expected_user
         self._users: set[str] = set()
         """User names of this account, now and before, which `show_username = false` hides."""
         self._secret: Secret | None = None
@@ -288,17 +293,19 @@ class AccountIdentity:
         username = response.value
         name, endpoint, division = self._account.name, self._account.endpoint, self._account.division
         self._hide(username)
-        if current is not None and current.account.username != username:
-            raise WrongAccount(self._wrong_user(username, current.account.username))
+        expected = self._expected_user if current is None else current.account.username
+        if expected not in {"", username}:
+            raise WrongAccount(self._wrong_user(username, expected))
         self._stats.username = username
         self.claim(username)
         now = self._clock.time()
         # Load it again even if it is published already: another account may have written to it before this claim.
         with self._lease.held():
             had = self._store.names_of(endpoint, username, division)
+            before = self._store.names().get(name)
             ledger = self._store.load(name, endpoint, username, division, now - self.settings.rules.failed_job_window)
-        if had and name not in had:
-            self._log.info("ledger.renamed", before=", ".join(had), consequence="its counters go on")
+        if ledger is not None and name not in had:  # it has no name if another account has got that before
+            self._log.info("ledger.renamed", before=", ".join(had) or None, consequence="its counters go on")
         if ledger is None:
             since = self._start.counting_since(response)
             with self._lease.held():
@@ -306,11 +313,26 @@ class AccountIdentity:
                     name, endpoint, username, division, counting_since=since, local_time=now, rules=self.settings.rules
                 )
             self._log.info("ledger.created", counting_since=since)
+            if before is not None and not self._name_reassigned:
+                self._warn_of_former_ledger(*before)
         self._identified = True
         self._hide_names()
         self.unproven = False
         self._use_allowance_of(username)
         return ledger
+
+    def _warn_of_former_ledger(self, endpoint: str, username: str, division: str) -> None:
+        """Say that another ledger had the account's name until now: it is of another platform, division or user."""
+        self._hide(username)
+        user = username if self.settings.show_username else "its user"
+        place = f"{endpoint}{f', division {division}' if division else ''}"
+        self._log.warning(
+            "ledger.replaced",
+            before=f"{user} at {place}",
+            consequence="the account's counters begin at 0; the former ledger stays in the state file, without a name",
+            next_step=f"if that is not meant, set api_endpoint and division back to {place} and reload: its counters"
+            " go on; else none",
+        )
 
     def _hide(self, username: str) -> None:
         """Remember a user name that messages must not show if names are hidden."""

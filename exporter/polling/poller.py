@@ -91,6 +91,7 @@ class Poller:
         stats: PollStats | None = None,
         lease: Lease | None = None,
         name_reassigned: bool = False,
+        expected_user: str = "",
     ) -> None:
         """A poller.
 
@@ -108,6 +109,7 @@ class Poller:
             lease: ends when the account is removed or changed; until then, this poller writes the account's ledger.
             name_reassigned: whether the ledger that has the account's name is not to be used before the platform has
                 named the user.
+            expected_user: whose ledger the account has in another state file; empty if that is not known.
         """
         self.name = account.name
         self.account = account
@@ -134,6 +136,8 @@ class Poller:
             clock=clock,
             log=self._log,
             lease=self._lease,
+            name_reassigned=name_reassigned,
+            expected_user=expected_user,
         )
         self._name_reassigned = name_reassigned
         self._nudged = self._duplicate = False

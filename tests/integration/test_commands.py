@@ -171,6 +171,23 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             ]
 
 
+def test_check_knows_whose_token_an_account_had(tmp_path: Path) -> None:
+    other = "token-of-another-00000000000000"
+    with running(replace(QUIET, users={other: "another"})) as simulator:
+        accounts = Account.at(simulator, "one"), Account("two", simulator.url, other)
+        with Installation(tmp_path / "etc", *accounts) as site:
+            once = site.start("once", "--config", str(site.config))
+            assert once.end() == 0
+            site.write_token("two", accounts[0].token)
+
+            check = site.start("check", "--config", str(site.config))
+
+            assert check.end() == 1
+            _, two, _ = check.stdout.splitlines()
+            assert two.startswith("two  failed  the token belongs to demo, but the ledger of account two to another;")
+            assert "remove one of the two" not in check.stdout
+
+
 def test_check_offline_asks_nobody(tmp_path: Path) -> None:
     with Installation(tmp_path / "etc", Account("far", "https://nobody.invalid/v2")) as site:
         (site.folder / "far.token").chmod(0o644)

@@ -125,6 +125,8 @@ class PollerFixture:
         share: float = 0.25,
         saving: bool = False,
         file: str = "token",
+        division: str = "",
+        expected_user: str = "",
     ) -> Poller:
         """*saving*: whether the allowance is saved in the state file, as it is in the daemon."""
         allowances = AllowancePool(
@@ -133,7 +135,7 @@ class PollerFixture:
             save=(lambda key, saved: self.store.save_allowance(key, saved, self.clock.time())) if saving else None,
         )
         return Poller(
-            AccountConfig(name, ENDPOINT, "", TokenFile(self.token.with_name(file)), ca_file=None, proxy=None),
+            AccountConfig(name, ENDPOINT, division, TokenFile(self.token.with_name(file)), ca_file=None, proxy=None),
             connect=lambda observer: Client(
                 ENDPOINT,
                 httpx.MockTransport(self.platform),
@@ -150,6 +152,7 @@ class PollerFixture:
             clock=clock or self.clock,
             publish=self.publish,
             log=logger("json", "info", self.log),
+            expected_user=expected_user,
         )
 
     def publish(self, snapshot: AccountSnapshot) -> None:
@@ -1017,6 +1020,58 @@ def test_a_renamed_account_is_told_as_soon_as_the_platform_has_named_its_user(be
     [told] = [event for event in bench.events() if event["event"] == "ledger.renamed"]
     assert (told["account"], told["before"]) == ("again", "cavatica")
     assert list(bench.store.names()) == ["again"]
+
+
+def test_accounts_that_exchange_their_names_are_both_told(bench: PollerFixture) -> None:
+    bench.platform.users["0th3r"] = "somebody"
+    bench.token.with_name("other").write_text("0th3r")
+    bench.poll()
+    bench.poller = bench.new_poller("again", file="other")
+    bench.poll()
+    bench.identities = IdentityRegistry(["again", "cavatica"])
+    for name, file in (("cavatica", "other"), ("again", "token")):
+        bench.poller = bench.new_poller(name, file=file)
+        bench.poll()
+
+    told = [event for event in bench.events() if event["event"] == "ledger.renamed"]
+    assert [(event["account"], event.get("before")) for event in told] == [("cavatica", "again"), ("again", None)]
+
+
+@pytest.mark.fault(
+    "an account's `api_endpoint` or `division` is another one after a reload or a restart",
+    action="begins a new ledger; keeps the former one",
+    shown="a warning with the former ledger, and how to go on with it",
+    recovery="the former setting",
+)
+def test_a_new_ledger_in_the_place_of_another_one_is_a_warning(bench: PollerFixture) -> None:
+    bench.platform.add("1", failed=1)
+    bench.poll()
+    bench.poller = bench.new_poller(division="imaging")
+
+    bench.poll()
+
+    assert bench.counted(counting.FILES_FAILED) == 1, "this job is unfinished, and new to the new ledger"
+    [warning] = [event for event in bench.events() if event["event"] == "ledger.replaced"]
+    assert (warning["level"], warning["account"]) == ("warning", "cavatica")
+    assert warning["before"] == f"rfranklin at {ENDPOINT}"
+    assert str(warning["next_step"]).startswith(
+        f"if that is not meant, set api_endpoint and division back to {ENDPOINT} "
+    )
+    bench.poller = bench.new_poller()
+    bench.poll()
+    assert len([event for event in bench.events() if event["event"] == "ledger.created"]) == 2, "it goes on"
+    assert len([event for event in bench.events() if event["event"] == "ledger.replaced"]) == 1
+
+
+def test_a_check_knows_whose_token_an_account_has_to_have(bench: PollerFixture) -> None:
+    """Its ledgers are in a temporary file, so that the exporter's own tells it."""
+    bench.poller = bench.new_poller(expected_user="ludwig")
+
+    snapshot = bench.poll()
+
+    assert snapshot.status.last_error.startswith(
+        "the token belongs to rfranklin, but the ledger of account cavatica to ludwig; restore the token of ludwig"
+    )
 
 
 def test_claims_are_held_by_the_earlier_entry() -> None:
