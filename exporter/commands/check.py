@@ -18,6 +18,7 @@ import click
 
 from exporter.api.allowance import AllowanceKey
 from exporter.clock import Clock
+from exporter.commands._account_source import AccountSource, account_source
 from exporter.commands._click import Command
 from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
@@ -28,7 +29,7 @@ from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
 from exporter.config.tokens import Token, refusal_remedy
 from exporter.daemon import assembly
-from exporter.errors import StateError
+from exporter.errors import ConfigError, StateError
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.series_count import most_series, series_count
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
@@ -38,6 +39,9 @@ from exporter.storage.lock import lock_owner
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 
+_MEMORY: Final = 65.0
+_MEMORY_PER_ACCOUNT: Final = 0.3
+_MEMORY_PER_JOB: Final = 0.0005
 _HIDDEN: Final = "(not shown; --show-username shows it)"
 
 
@@ -63,9 +67,14 @@ def command(errors: NonBlockingStream, /, *, offline: bool, verbose: bool, as_js
     hides the users; --show-username shows them. Exits 1 if an account cannot be polled, 2 if the configuration is wrong
     or leaves no account to poll.
     """
-    configuration = load_configuration(flags)
     log = logger("auto", "error", errors)
-    report = _json if as_json else _details if verbose else _lines
+    report = JSON if as_json else DETAILS if verbose else LINES
+    try:
+        configuration = load_configuration(flags)
+    except ConfigError as error:
+        if as_json:
+            _print_json([{"account": None, "ok": False, "error": problem} for problem in error.problems])
+        raise
 
     def warn(line: str) -> None:
         if as_json:
@@ -99,13 +108,8 @@ def check(
     for warning in (*warnings, *_new_ledgers(configuration.accounts, names)):
         warn(f"warning: {warning}")
     if offline:
-        for problem in configuration.setup_problems.values():
-            say(f"error: {problem}")
-        if configuration.setup_problems:
-            return 1
-        number = len(configuration.names)
-        say(f"Configuration OK: {number} account{'' if number == 1 else 's'} (API not contacted).")
-        return 0
+        report.configured(configuration)
+        return 1 if configuration.setup_problems else 0
     with (
         _state_file(configuration) as (kept, reason),
         tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder,
@@ -120,11 +124,18 @@ def check(
         if kept is not None:
             _remember_exhausted(kept, snapshots, clock)
     tokens = {each.name: each.token for each in configuration.accounts}
+    sources = {entry.name: account_source(entry) for entry in configuration.entries}
     results = [
-        _Result(each, estimates[each.account], configuration.settings_of(each.account), tokens.get(each.account))
+        _Result(
+            each,
+            estimates[each.account],
+            configuration.settings_of(each.account),
+            tokens.get(each.account),
+            sources[each.account],
+        )
         for each in snapshots
     ]
-    report(results, display, clock.time)
+    report.polled(results, display, clock.time)
     if kept is None and reason:
         warn(reason)
     return 1 if any(_failed(snapshot) for snapshot in snapshots) else 0
@@ -204,26 +215,119 @@ class _Result(NamedTuple):
     estimate: UsageEstimate
     settings: Settings
     token: Token | None
+    source: AccountSource
 
     @property
     def requests(self) -> int:
-        """How many are expected in 5 minutes."""
+        """How many are expected in 5 minutes, once all jobs are listed."""
         return min(self.estimate.requests, self.snapshot.status.allowance)
+
+    @property
+    def requests_at_first(self) -> int:
+        """The same, until all jobs are listed."""
+        return min(self.estimate.requests_at_first, self.snapshot.status.allowance)
+
+    @property
+    def interval(self) -> float:
+        """Effective seconds between two polls."""
+        return max(self.snapshot.status.interval, self.settings.poll_interval)
+
+    @property
+    def is_polled_less_often(self) -> bool:
+        """Whether the allowance makes the poll interval longer than it is configured."""
+        return self.interval > self.settings.poll_interval
 
 
 _Results = Sequence[_Result]
-Report = Callable[[_Results, DisplayOptions, Callable[[], float]], None]
+
+
+class Report(NamedTuple):
+    """A form in which the findings are printed.
+
+    Attributes:
+        polled: prints what was found by polling.
+        configured: prints what is known without contacting the API.
+    """
+
+    polled: Callable[[_Results, DisplayOptions, Callable[[], float]], None]
+    configured: Callable[[Configuration], None]
+
+
+def _configured_lines(configuration: Configuration) -> None:
+    """Print a line for each account that cannot be polled, or else a verdict."""
+    for problem in configuration.setup_problems.values():
+        say(f"error: {problem}")
+    if not configuration.setup_problems:
+        say(_configured_verdict(configuration))
+
+
+def _configured_details(configuration: Configuration) -> None:
+    """Print where each account's settings come from, and a verdict."""
+    problems = configuration.setup_problems
+    for entry in sorted(configuration.entries, key=lambda entry: entry.name in problems):
+        say(entry.name)
+        if isinstance(entry, AccountConfig):
+            say(f"  endpoint    {entry.endpoint}")
+        for line in (
+            *_sources(account_source(entry)),
+            f"settings    {_settings(configuration.settings_of(entry.name))}",
+        ):
+            say(f"  {line}")
+        if entry.name in problems:
+            say(f"  error       {problems[entry.name]}")
+    say(_configured_verdict(configuration))
+
+
+def _configured_json(configuration: Configuration) -> None:
+    """Print a JSON list with one object for each account."""
+    _print_json(
+        {
+            "account": entry.name,
+            "ok": entry.name not in configuration.setup_problems,
+            "error": configuration.setup_problems.get(entry.name),
+            "next_step": None if isinstance(entry, AccountConfig) else entry.remedy,
+            "endpoint": entry.endpoint if isinstance(entry, AccountConfig) else None,
+            **account_source(entry)._asdict(),
+            **_own_settings(configuration.settings_of(entry.name)),
+        }
+        for entry in configuration.entries
+    )
+
+
+def _configured_verdict(configuration: Configuration) -> str:
+    number, failed = len(configuration.names), len(configuration.setup_problems)
+    accounts = f"{number} account{'' if number == 1 else 's'}"
+    if failed:
+        return f"Failed: {failed} of {accounts} cannot be polled (API not contacted)."
+    return f"Configuration OK: {accounts} (API not contacted)."
+
+
+def _print_json(objects: Iterable[Mapping[str, object]]) -> None:
+    for line in json.dumps(list(objects), indent=2).splitlines():
+        say(line)
+
+
+def _own_settings(settings: Settings) -> dict[str, object]:
+    return {key: getattr(settings, key) for key in OwnSettings._fields}
+
+
+def _sources(source: AccountSource) -> Iterator[str]:
+    labels = {"configured_in": "configured", "token_from": "token", "proxy": "proxy", "ca_file": "CA file"}
+    for key, value in source._asdict().items():
+        if value:
+            yield f"{labels[key]:<12}{value}"
 
 
 def _details(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
     """Print all details of each account, and a verdict."""
     for result in _failures_last(results):
         say(result.snapshot.account)
-        for line in _found(result, display, now):
+        for line in (*_sources(result.source), *_found(result, display, now)):
             say(f"  {line}")
         say(f"  settings    {_settings(result.settings)}")
         made = _requests_made(result.snapshot)
         say(f"  spent       {made} requests by this check, which polls once, as if for the first time")
+    say(_total(results, display, now()))
     say(_verdict(results))
 
 
@@ -232,6 +336,8 @@ def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float])
     width = max((len(each.snapshot.account) for each in results), default=0)
     for result in _failures_last(results):
         say(f"{result.snapshot.account:<{width}}  {_line(result, display, now())}")
+    if len(results) > 1 and not any(_failed(each.snapshot) for each in results):
+        say(_total(results, display, now()))
     say(_verdict(results))
 
 
@@ -253,8 +359,7 @@ def _line(result: _Result, display: DisplayOptions, now: float) -> str:
 def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
     """Print a JSON list with one object for each account; null is what is not known."""
     accounts = [_as_json(each, display, now) for each in results]
-    for line in json.dumps(accounts, indent=2).splitlines():
-        say(line)
+    _print_json(accounts)
 
 
 def _as_json(result: _Result, display: DisplayOptions, now: Callable[[], float]) -> Mapping[str, object]:
@@ -263,18 +368,22 @@ def _as_json(result: _Result, display: DisplayOptions, now: Callable[[], float])
         "account": snapshot.account,
         "ok": not _failed(snapshot),
         "error": _problem(snapshot, now()) or None,
-        "endpoint": snapshot.endpoint,
+        "next_step": _next_step(result) or None,
+        "endpoint": snapshot.endpoint or None,
         "username": snapshot.status.username if display.show_username else None,
         "jobs": None if _failed(snapshot) else estimate.jobs,
         "all_jobs_listed": snapshot.listed is not None,
         "rate_limit": snapshot.status.rate_limit,
         "rate_limit_remaining": snapshot.status.rate_limit_remaining,
         "requests_per_5_minutes": result.requests,
+        "requests_per_5_minutes_at_first": result.requests_at_first,
         "allowance": snapshot.status.allowance,
+        "effective_poll_interval": result.interval,
         "requests_spent": _requests_made(snapshot),
         "series": None if _failed(snapshot) else series_count(snapshot, display, now()),
         "series_at_most": None if _failed(snapshot) else most_series(snapshot, display, now()),
-        **{key: getattr(result.settings, key) for key in OwnSettings._fields},
+        **result.source._asdict(),
+        **_own_settings(result.settings),
     }
 
 
@@ -289,6 +398,25 @@ def _verdict(results: _Results) -> str:
     if failed:
         return f"Failed: {failed} of {accounts} cannot be polled, for the reason{'' if failed == 1 else 's'} above."
     return f"OK: {accounts} can be polled."
+
+
+def _total(results: _Results, display: DisplayOptions, now: float) -> str:
+    """What all accounts that can be polled take together."""
+    polled = [each for each in results if not _failed(each.snapshot)]
+    now_shown = sum(series_count(each.snapshot, display, now) for each in polled)
+    at_most = sum(most_series(each.snapshot, display, now) for each in polled)
+    memory = expected_memory(len(results), sum(each.estimate.jobs for each in polled))
+    slower = [each.snapshot.account for each in polled if each.is_polled_less_often]
+    less_often = "; less often than poll_interval, because rate_share permits no more: " if slower else ""
+    return (
+        f"Total: {sum(each.requests for each in polled)} requests per 5 minutes; {now_shown} to {at_most} series;"
+        f" about {memory} MiB of memory{less_often}{', '.join(slower)}"
+    )
+
+
+def expected_memory(accounts: int, jobs: int) -> int:
+    """The daemon's resident memory in MiB, as measured; deploy/OPERATIONS.md has the same figures."""
+    return round(_MEMORY + _MEMORY_PER_ACCOUNT * accounts + _MEMORY_PER_JOB * jobs)
 
 
 def _found(result: _Result, display: DisplayOptions, now: Callable[[], float]) -> Iterator[str]:
@@ -306,7 +434,11 @@ def _found(result: _Result, display: DisplayOptions, now: Callable[[], float]) -
         yield f"rate limit  {status.rate_limit_remaining} of {status.rate_limit} requests left in this window"
     else:
         yield "rate limit  not reported by the platform"
-    yield f"requests    {result.requests} per 5 minutes expected, {status.allowance} allowed"
+    at_first = result.requests_at_first
+    until_then = f", {at_first} until all jobs are listed" if at_first > result.requests else ""
+    yield f"requests    {result.requests} per 5 minutes expected{until_then}, {status.allowance} allowed"
+    reason = ", because rate_share permits no more" if result.is_polled_less_often else ""
+    yield f"interval    {result.interval:.3g}s between two polls{reason}"
     yield f"series      {series_count(snapshot, display, now())} now, at most {most_series(snapshot, display, now())}"
 
 
@@ -351,3 +483,8 @@ def _until_allowed(snapshot: AccountSnapshot, now: float) -> str:
         f"no request may be sent for now ({status.waiting.reason}): {status.allowance_used} of the {status.allowance}"
         f" requests that the exporter may send in this window are used; check again {wait}"
     )
+
+
+LINES: Final = Report(_lines, _configured_lines)
+DETAILS: Final = Report(_details, _configured_details)
+JSON: Final = Report(_json, _configured_json)

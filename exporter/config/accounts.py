@@ -218,7 +218,7 @@ class PendingAccount:
         problem: what is wrong, in a line.
         resolve: reads the profile again; raises ConfigError while the account cannot be set up.
         remedy: what to do.
-        entry, own: see :class:`AccountConfig`.
+        entry, own, where: see :class:`AccountConfig`.
     """
 
     name: str
@@ -227,6 +227,7 @@ class PendingAccount:
     resolve: Callable[[], AccountConfig] = field(repr=False, compare=False)
     entry: AccountTable | str = field(default="", repr=False)
     own: OwnSettings = field(default=OwnSettings(), compare=False)
+    where: str = field(default="", compare=False)
 
 
 AccountEntry = AccountConfig | PendingAccount
@@ -296,7 +297,7 @@ class ResolvedAccounts:
                 self.refuse(f"{error}; expected the name of a profile, but this looks like a token")
                 return
             self._place(name, where)
-            self.pending.append(PendingAccount(name, str(error), remedy, partial(resolved, fresh), entry, own))
+            self.pending.append(PendingAccount(name, str(error), remedy, partial(resolved, fresh), entry, own, where))
             self._note(name, str(error))
         except ConfigError as error:
             if alone:
@@ -311,8 +312,9 @@ class ResolvedAccounts:
     def add_unusable(self, name: str, problems: Sequence[str]) -> None:
         """Add the account *name*, whose file has *problems*; a reload reads it again."""
         error = ConfigError(*problems)
-        self._place(name, problems[0].partition(": ")[0])
-        self.pending.append(PendingAccount(name, str(error), MEND_FILE, partial(_raise, problems)))
+        where = problems[0].partition(": ")[0]
+        self._place(name, where)
+        self.pending.append(PendingAccount(name, str(error), MEND_FILE, partial(_raise, problems), where=where))
         self.setup_problems[name] = str(error)
         self.lines.extend(error.problems)
         self.file_problems.extend(error.problems)

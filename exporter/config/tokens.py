@@ -92,6 +92,11 @@ class FixedToken:
         return hash((self._secret, self._file))
 
     @property
+    def source(self) -> str:
+        """Where the token is."""
+        return "SB_AUTH_TOKEN" if self._file is None else f"auth_token in {self._file}"
+
+    @property
     def remedy(self) -> str:
         """How to replace the token."""
         if self._file is None:
@@ -123,6 +128,11 @@ class TokenFile:
     def is_pasted(self) -> bool:
         """Whether the path looks like a token."""
         return looks_like_token(self._path.name)
+
+    @property
+    def source(self) -> str:
+        """Where the token is."""
+        return "(not shown, because it looks like a token)" if self.is_pasted else str(self._path)
 
     @property
     def remedy(self) -> str:
@@ -190,6 +200,11 @@ class ProfileToken:
 
     def __hash__(self) -> int:
         return hash((self._path, self._profile))
+
+    @property
+    def source(self) -> str:
+        """Where the token is."""
+        return f"profile {self._profile!r} in {self._path}"
 
     @property
     def remedy(self) -> str:

@@ -65,7 +65,7 @@ class PendingPoller:
     @property
     def usage_estimate(self) -> UsageEstimate:
         """See :attr:`Poller.usage_estimate`."""
-        return UsageEstimate(0, 0) if self._poller is None else self._poller.usage_estimate
+        return UsageEstimate(0, 0, 0) if self._poller is None else self._poller.usage_estimate
 
     def run(self) -> None:
         """Poll until the process ends."""

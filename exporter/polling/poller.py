@@ -66,11 +66,13 @@ class UsageEstimate:
 
     Attributes:
         jobs: jobs on its list.
-        requests: API requests per 5 minutes.
+        requests: API requests per 5 minutes, once it has been listed in full.
+        requests_at_first: the same until then.
     """
 
     jobs: int
     requests: int
+    requests_at_first: int
 
 
 class Poller:
@@ -167,8 +169,13 @@ class Poller:
     def usage_estimate(self) -> UsageEstimate:
         """Expected API usage of this account."""
         polls = self._plan.requests_per_poll / self._interval
-        background = self._plan.pages / self._full_interval if self._plan.incremental else 0.0
-        return UsageEstimate(self._plan.size, math.ceil(WINDOW_SECONDS * (polls + background)))
+
+        def requests(full_interval: float) -> int:
+            background = self._plan.pages / full_interval if self._plan.incremental else 0.0
+            return math.ceil(WINDOW_SECONDS * (polls + background))
+
+        later = max(self._settings.schedule.full_listing_interval, self._full_interval)
+        return UsageEstimate(self._plan.size, requests(later), requests(self._full_interval))
 
     def configure(self, settings: PollerSettings) -> None:
         """Use *settings* from the next poll on. Callable from any thread; the clock has to be woken."""

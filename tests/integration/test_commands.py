@@ -64,6 +64,14 @@ def test_check_tells_of_each_account_what_watching_it_takes(tmp_path: Path) -> N
         assert told["jobs"] == "121 listed"
         assert told["rate limit"] == "997 of 1000 requests left in this window"
         assert told["requests"] == "20 per 5 minutes expected, 250 allowed"
+        assert told["interval"] == "30s between two polls"
+        assert told["configured"] == f"{site.config}: accounts.#1 (sim)"
+        assert told["token"] == f"{site.folder}/sim.token"
+        assert re.search(
+            r"^Total: 25 requests per 5 minutes; \d+ to \d+ series; about \d+ MiB of memory$",
+            check.stdout,
+            re.MULTILINE,
+        )
         assert told["settings"] == "poll_interval 30s, rate_share 0.25, job_series 50"
         assert told["spent"].startswith("3 requests by this check, which polls once, ")
         assert told_of_own["requests"] == "5 per 5 minutes expected, 100 allowed"
@@ -160,6 +168,11 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             assert [found["refused"][key] for key in ("poll_interval", "rate_share", "job_series")] == [1, 0.25, 50]
             assert {name: each["ok"] for name, each in found.items()} == {"good": True, "twin": False, "refused": False}
             assert (found["good"]["jobs"], found["refused"]["series"]) == (0, None)
+            assert found["refused"]["next_step"].startswith("make a token on the Developer page of ")
+            assert (found["good"]["next_step"], found["good"]["token_from"]) == (None, f"{site.folder}/good.token")
+            assert found["good"]["effective_poll_interval"] > found["good"]["poll_interval"], (
+                "rate_share permits no more"
+            )
 
             check = site.start("check", "--verbose", "--config", str(site.config))
 

@@ -66,6 +66,111 @@ def bare_environment() -> Mapping[str, str]:
     return inherited | measured.VARIABLES
 
 
+# ---- check without the API ----
+
+TWO_ACCOUNTS = """
+[[accounts]]
+name = "good"
+api_endpoint = "https://cgc-api.sbgenomics.com/v2"
+auth_token_file = "good.token"
+proxy = "http://ops:s3cr3t-w0rd@proxy.example:3128"
+poll_interval = "1m"
+[[accounts]]
+name = "bad"
+profile = "gone"
+"""
+
+
+@pytest.fixture
+def two_accounts(tmp_path: Path) -> Path:
+    """A configuration file with an account that can be polled, and one that cannot."""
+    (tmp_path / "good.token").write_text(TOKEN)
+    (tmp_path / "good.token").chmod(0o600)
+    file = tmp_path / "config.toml"
+    file.write_text(TWO_ACCOUNTS)
+    return file
+
+
+def test_check_offline_prints_json_with_where_each_setting_is_from(typed: Typed, two_accounts: Path) -> None:
+    code, out, err = typed("check", "--offline", "--json", "--config", str(two_accounts))
+
+    assert (code, err) == (1, "")
+    good, bad = json.loads(out)
+    assert good == {
+        "account": "good",
+        "ok": True,
+        "error": None,
+        "next_step": None,
+        "endpoint": "https://cgc-api.sbgenomics.com/v2",
+        "configured_in": f"{two_accounts}: accounts.#1 (good)",
+        "token_from": str(two_accounts.with_name("good.token")),
+        "proxy": "http://proxy.example:3128",
+        "ca_file": None,
+        "poll_interval": 60,
+        "rate_share": 0.25,
+        "job_series": 50,
+    }
+    assert bad["error"].startswith(f"{two_accounts}: accounts.#2 (bad): no profile 'gone'")
+    assert bad["next_step"].startswith("add profile 'gone'")
+    assert "s3cr3t" not in out
+
+
+def test_check_offline_verbose_prints_where_each_setting_is_from(typed: Typed, two_accounts: Path) -> None:
+    code, out, _ = typed("check", "--offline", "--verbose", "--config", str(two_accounts))
+
+    assert code == 1
+    assert out.splitlines()[:6] == [
+        "good",
+        "  endpoint    https://cgc-api.sbgenomics.com/v2",
+        f"  configured  {two_accounts}: accounts.#1 (good)",
+        f"  token       {two_accounts.with_name('good.token')}",
+        "  proxy       http://proxy.example:3128",
+        "  settings    poll_interval 60s, rate_share 0.25, job_series 50",
+    ]
+    assert out.splitlines()[-1] == "Failed: 1 of 2 accounts cannot be polled (API not contacted)."
+    assert "s3cr3t" not in out
+
+
+@pytest.mark.parametrize("flags", [(), ("--offline",)])
+def test_check_prints_json_also_if_the_configuration_is_wrong(
+    typed: Typed, two_accounts: Path, flags: tuple[str, ...]
+) -> None:
+    two_accounts.write_text(f"poll_intervall = 5\nrate_share = 3\n{TWO_ACCOUNTS}")
+
+    code, out, err = typed("check", *flags, "--json", "--config", str(two_accounts))
+
+    assert code == 2
+    unknown = f"{two_accounts}: poll_intervall: unknown key; did you mean poll_interval?"
+    assert {"account": None, "ok": False, "error": unknown} in json.loads(out)
+    assert [f"sbg-exporter: {each['error']}" for each in json.loads(out)] == err.splitlines()
+    assert len(err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("token", "source"),
+    [
+        ('auth_token = "feedfacefeedface"', "auth_token in {}"),
+        ('profile = "lab"', "profile 'lab' in {}/.sevenbridges/credentials"),
+    ],
+)
+def test_check_names_the_place_of_a_token_and_never_the_token(
+    typed: Typed, two_accounts: Path, token: str, source: str
+) -> None:
+    home = two_accounts.parent
+    (home / ".sevenbridges").mkdir()
+    (home / ".sevenbridges" / "credentials").write_text(f"[lab]\nauth_token={TOKEN}\n")
+    endpoint = "https://cgc-api.sbgenomics.com/v2"
+    two_accounts.write_text(f'[[accounts]]\nname = "a"\napi_endpoint = "{endpoint}"\n{token}\n')
+    two_accounts.chmod(0o600)
+
+    code, out, _ = typed("check", "--offline", "--json", "--config", str(two_accounts))
+
+    assert code == 0
+    [found] = json.loads(out)
+    assert found["token_from"] == source.format(home if token.startswith("profile") else two_accounts)
+    assert "feedface" not in out
+
+
 # ---- help ----
 
 
