@@ -61,15 +61,15 @@ def said(command: list[str], **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def lines_of(block: str, readme: Path = DEPLOY / "README.md") -> list[str]:
+def lines_of(block: str, readme: Path = DEPLOY / "README.md", language: str = "sh") -> list[str]:
     """The lines of the README's block of that name."""
-    return lines_after(f"<!-- {block} -->\n", readme)
+    return lines_after(f"<!-- {block} -->\n", readme, language)
 
 
-def lines_after(text: str, readme: Path) -> list[str]:
+def lines_after(text: str, readme: Path, language: str = "sh") -> list[str]:
     """The lines of the first block of commands after *text*."""
     _, _, rest = readme.read_text(encoding="utf-8").partition(f"\n{text}\n")
-    [text] = re.findall(r"\A.*?```sh\n(.+?)```", rest, re.DOTALL)
+    [text] = re.findall(rf"\A.*?```{language}\n(.+?)```", rest, re.DOTALL)
     lines: list[str] = text.splitlines()
     return lines
 
@@ -128,6 +128,14 @@ def test_an_unknown_key_or_value_would_be_told_of(tmp_path: Path, more: str) -> 
     _, told = said([tool("systemd-analyze"), "verify", str(installed_in(tmp_path, more))])
 
     assert told
+
+
+@checked
+@pytest.mark.parametrize("block", ["tokens-drop-in", "profiles-drop-in"])
+def test_verify_has_nothing_to_say_of_the_documented_drop_ins(tmp_path: Path, block: str) -> None:
+    drop_in = "\n".join(lines_of(block, language="ini"))
+
+    assert said([tool("systemd-analyze"), "verify", str(installed_in(tmp_path, f"\n{drop_in}\n"))]) == (0, "")
 
 
 @checked
