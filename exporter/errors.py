@@ -4,6 +4,7 @@
   + ConfigError       invalid configuration: print one line per problem, exit with 2
     - TokenError      no usable token: the account waits for one, the others are polled
     - ProfileError    no usable profile: the same
+      . CredentialsError  the file of all profiles cannot be read
   + StateError        unusable state file: print the reason and what to do, exit with 1
   + StateWriteError   a commit failed: keep showing the last commit, retry at the next poll
   + ListenError       cannot listen on the metrics address: exit with 1
@@ -122,6 +123,10 @@ class TokenError(ConfigError):
 
 class ProfileError(ConfigError):
     """A profile of the official clients is missing or incomplete: it may be completed later."""
+
+
+class CredentialsError(ProfileError):
+    """The official clients' credentials file cannot be read, so that nothing is known of any profile."""
 
 
 class Problems(list[str]):

@@ -20,6 +20,7 @@ from exporter.config.endpoints import (
 from exporter.config.own_settings import JobSeries, OwnSettings, PollInterval, RateShare
 from exporter.config.relative import beside
 from exporter.config.tokens import (
+    MEND_CREDENTIALS,
     FixedToken,
     Profile,
     ProfileToken,
@@ -33,7 +34,7 @@ from exporter.config.tokens import (
     token_path,
 )
 from exporter.config.usable import ONE_TOKEN
-from exporter.errors import ConfigError, Problems, ProfileError, TokenError
+from exporter.errors import ConfigError, CredentialsError, Problems, ProfileError, TokenError
 from exporter.redaction import MASK, Secret, looks_like_token, without_secrets
 
 _LONGEST_NAME: Final = 64
@@ -223,7 +224,7 @@ class PendingAccount:
 
     name: str
     problem: str = field(compare=False)
-    remedy: str
+    remedy: str = field(compare=False)
     resolve: Callable[[], AccountConfig] = field(repr=False, compare=False)
     entry: AccountTable | str = field(default="", repr=False)
     own: OwnSettings = field(default=OwnSettings(), compare=False)
@@ -297,6 +298,7 @@ class ResolvedAccounts:
                 self.refuse(f"{error}; expected the name of a profile, but this looks like a token")
                 return
             self._place(name, where)
+            remedy = MEND_CREDENTIALS if isinstance(error, CredentialsError) else remedy
             self.pending.append(PendingAccount(name, str(error), remedy, partial(resolved, fresh), entry, own, where))
             self._note(name, str(error))
         except ConfigError as error:
@@ -520,7 +522,7 @@ def _of_profile(name: str, where: str, known: _Known, *, allow_plain_http: bool 
     try:
         profile = find_profile(name, known())
     except ProfileError as error:
-        raise ProfileError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
     try:
         endpoint = _given(profile.api_endpoint, where)
         return parse_endpoint(endpoint, where, allow_plain_http=allow_plain_http)[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from exporter.config.relative import beside
-from exporter.errors import ConfigError, ProfileError, TokenError
+from exporter.errors import ConfigError, CredentialsError, ProfileError, TokenError
 from exporter.redaction import Secret, looks_like_token
 from exporter.text import NotText, decoded, open_without_waiting
 
@@ -22,6 +22,7 @@ _DOCUMENTED_LENGTH: Final = 32
 _QUOTES: Final = "\"'`"
 _LARGEST_TOKEN_FILE: Final = 4 * _LONGEST_TOKEN
 _LARGEST_CREDENTIALS: Final = 1024 * 1024
+MEND_CREDENTIALS: Final = "correct ~/.sevenbridges/credentials, as the reason says; it is read again within seconds"
 _PASTED: Final = "expected the path of a token file, but this looks like a token; write it to a file and set its path"
 
 
@@ -209,6 +210,10 @@ class ProfileToken:
     @property
     def remedy(self) -> str:
         """How to replace the token."""
+        try:
+            read_profiles(self._path)
+        except CredentialsError:
+            return MEND_CREDENTIALS
         return f"set auth_token of profile {self._profile!r} in ~/.sevenbridges/credentials; it is used within seconds"
 
     def read(self) -> Secret:
@@ -247,27 +252,48 @@ def read_profiles(path: Path) -> dict[str, Profile]:
     """The profiles of a credentials file by name; empty if the file does not exist.
 
     Raises:
-        ProfileError: the file cannot be read or is not INI.
+        CredentialsError: the file cannot be read or is not INI.
     """
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
         with open(path, "rb", opener=open_without_waiting) as file:
-            parser.read_string(decoded(file.read(_LARGEST_CREDENTIALS)), source=str(path))
+            text = decoded(file.read(_LARGEST_CREDENTIALS))
+        parser.read_string(text, source=str(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ProfileError(f"{path}: cannot read the credentials file: {error.strerror}") from None
+        raise CredentialsError(f"{path}: cannot read the credentials file: {error.strerror}") from None
     except NotText as error:
-        raise ProfileError(f"{path}: invalid credentials file: {error}") from None
-    except (configparser.Error, AttributeError):
+        raise CredentialsError(f"{path}: invalid credentials file: {error}") from None
+    except (configparser.Error, AttributeError) as error:
         # The parser's own message quotes the line, which may contain a token. AttributeError: its bug with an indented
         # line after a key without a value.
-        raise ProfileError(f"{path}: invalid credentials file; expected INI with [profile] sections") from None
+        raise _invalid_credentials(path, _line_of(error)) from None
+    if half := _half_header(text):
+        raise _invalid_credentials(path, half)
     return {
         name: Profile(section.get("api_endpoint") or "", Secret(section.get("auth_token") or "", masked=False))
         for name, section in parser.items()
         if name != parser.default_section
     }
+
+
+def _invalid_credentials(path: Path, line: int | None) -> CredentialsError:
+    where = f" (see line {line})" if line else ""
+    return CredentialsError(f"{path}: invalid credentials file; expected INI with [profile] sections{where}")
+
+
+def _line_of(error: Exception) -> int | None:
+    """The number of the first line that the parser refuses; None if it does not say."""
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return error.lineno
+    return min((line for line, _ in getattr(error, "errors", ())), default=None)
+
+
+def _half_header(text: str) -> int | None:
+    """The number of the first line with half a header, which the parser takes for a key of the profile above it."""
+    lines = enumerate(text.splitlines(), 1)
+    return next((number for number, line in lines if line.startswith("[") and "]" not in line), None)
 
 
 def find_profile(name: str, profiles: Mapping[str, Profile]) -> Profile:

@@ -1084,6 +1084,17 @@ def test_credentials_that_cannot_be_used_leave_the_other_accounts(desk: Desk, te
     assert found.file_problems == (problem,)
 
 
+def test_the_next_step_for_credentials_that_cannot_be_read_names_the_file(desk: Desk) -> None:
+    desk.credentials("[cgc\n")
+    desk.write(
+        'profiles = "cgc"\n' + account(name='"own"', profile='"cgc"', api_endpoint="", auth_token_file="") + account()
+    )
+
+    [pending] = desk.load().pending
+
+    assert pending.remedy == "correct ~/.sevenbridges/credentials, as the reason says; it is read again within seconds"
+
+
 def test_all_profiles_may_have_tables(desk: Desk) -> None:
     desk.credentials(f"[cgc]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
 

@@ -9,6 +9,7 @@ import pytest
 from exporter.config.tokens import (
     FixedToken,
     Profile,
+    ProfileToken,
     TokenFile,
     credentials_path,
     parse_token,
@@ -250,13 +251,25 @@ def test_later_keys_of_a_repeated_profile_win(tmp_path: Path) -> None:
     assert ini(tmp_path, f"[a]\nauth_token={OTHER}\n[a]\nauth_token={TOKEN}\n") == {"a": Profile("", Secret(TOKEN))}
 
 
-@pytest.mark.parametrize("text", [f"auth_token = {TOKEN}\n", f"[default\nauth_token = {TOKEN}\n", f"{TOKEN}\n"])
-def test_invalid_credentials_file_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"auth_token = {TOKEN}\n", 1),
+        (f"[default\nauth_token = {TOKEN}\n", 1),
+        (f"{TOKEN}\n", 1),
+        (f"# mine\n\n[default\nauth_token = {TOKEN}\n", 3),
+        (f"[default]\nauth_token = {TOKEN}\n= {TOKEN}\n", 3),
+        (f"[default]\nauth_token = {OTHER}\n[cgc\nauth_token = {TOKEN}\n", 3),
+    ],
+)
+def test_invalid_credentials_file_is_refused_without_quoting_it(tmp_path: Path, text: str, line: int) -> None:
     with pytest.raises(ConfigError) as caught:
         ini(tmp_path, text)
 
     path = tmp_path / "credentials"
-    assert caught.value.problems == (f"{path}: invalid credentials file; expected INI with [profile] sections",)
+    where = f"expected INI with [profile] sections (see line {line})"
+    assert caught.value.problems == (f"{path}: invalid credentials file; {where}",)
+    assert ProfileToken(path, "default", "").remedy.startswith("correct ~/.sevenbridges/credentials"), "not the profile"
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
