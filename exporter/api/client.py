@@ -444,7 +444,7 @@ class Client:
         try:
             yield
         except httpx.TimeoutException as error:
-            raise TransportFailed(waiting(error, self._route, seconds), "timeout") from None
+            raise TransportFailed(waiting(error, self._route, seconds, self.timeout), "timeout") from None
         except httpx.ProxyError as error:
             raise TransportFailed(self._mask(tunnelling(error, self._route)), "connect") from None
         except httpx.ConnectError as error:

@@ -91,11 +91,14 @@ def tunnelling(error: Exception, route: Route) -> str:
     return proxy_refusal(int(status), printable(reason, _LONGEST_REASON), route.host, route.proxy_address)
 
 
-def waiting(error: Exception, route: Route, seconds: float) -> str:
-    """Return what took longer than *seconds*."""
-    if _cause(error, httpcore.ConnectTimeout) is not None:
-        return f"no connection to {route.first} within {seconds:.3g} s; {route.check}"
-    return f"no complete response within {seconds:.3g} s{_through(route)}"
+def waiting(error: Exception, route: Route, seconds: float, timeout: float) -> str:
+    """Return what took longer than *seconds*, which is *timeout* or what was left of the poll."""
+    within = f"within {seconds:.3g} s"
+    if seconds < timeout:
+        within = f"in the {seconds:.2f} s that were left before the next poll"
+    elif _cause(error, httpcore.ConnectTimeout) is not None:
+        return f"no connection to {route.first} {within}; {route.check}"
+    return f"no complete response {within}{_through(route)}"
 
 
 def losing(error: Exception, route: Route) -> str:

@@ -17,6 +17,7 @@ from exporter.text import NotText, marked_certificates
 
 _HOST: Final = re.compile(r"[a-z0-9_:][a-z0-9._:-]*")
 _HIGHEST_PORT: Final = 65535
+_ENDS_HOST: Final = frozenset("/?#\\")
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
@@ -136,10 +137,21 @@ def parse_proxy(given: Secret, where: str) -> Secret:
     Raises:
         ConfigError: *given* is not such a URL; the text is not repeated.
     """
+    if given.judged_by(_has_raw_credentials):
+        raise ConfigError(
+            f"{where}: percent-encode special characters in the proxy's user name and password, for example # as %23,"
+            " / as %2F, ? as %3F and @ as %40"
+        )
     url = given.judged_by(_proxy_url)
     if url is None:
         raise ConfigError(f"{where}: expected a proxy URL, such as http://proxy.example.org:3128")
     return url
+
+
+def _has_raw_credentials(text: str) -> bool:
+    """Whether user name or password of a proxy's URL contain what ends the host's part of a URL."""
+    credentials, at, _ = text.partition("://")[2].rpartition("@") if "://" in text else text.rpartition("@")
+    return bool(at) and not _ENDS_HOST.isdisjoint(credentials)
 
 
 def _proxy_url(text: str) -> Secret | None:

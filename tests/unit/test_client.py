@@ -615,7 +615,7 @@ def test_request_ends_when_the_next_look_is_due(bench: ClientFixture, endpoint: 
 
     error = failure(client, ask)
 
-    assert str(error) == "no complete response within 0.25 s"
+    assert str(error) == "no complete response in the 0.25 s that were left before the next poll"
     assert bench.told.statuses == ["timeout"]
 
 

@@ -1480,3 +1480,20 @@ def test_invalid_proxy_is_refused_with_its_source(desk: Desk, proxy: str) -> Non
     if proxy:
         assert desk.problems(environ={**SB, "https_proxy": proxy}) == [f"https_proxy: {wrong}"]
     assert desk.problems(account(proxy=f'"{proxy}"')) == [f"config.toml: accounts.#1 (lab): proxy: {wrong}"]
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://ops:s3cr#et@{}", "http://ops:1#s3cret@{}", "ops:s3cret/x@{}", "http://a?s3cret@{}"]
+)
+def test_a_proxy_password_with_special_characters_is_to_be_encoded(desk: Desk, proxy: str) -> None:
+    proxy = proxy.format("proxy.example:3128")
+    encode = "percent-encode special characters in the proxy's user name and password, for example # as %23"
+
+    for source, told in (
+        ("https_proxy", desk.problems(environ={**SB, "https_proxy": proxy})),
+        ("config.toml: accounts.#1 (lab): proxy", desk.problems(account(proxy=f'"{proxy}"'))),
+    ):
+        [line] = told
+        assert line.startswith(f"{source}: {encode}")
+    [good] = desk.accounts(account(proxy='"http://ops:s3cr%23et%40@proxy.example:3128"'))
+    assert good.proxy is not None
