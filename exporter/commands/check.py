@@ -39,9 +39,9 @@ from exporter.storage.lock import lock_owner
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 
-_MEMORY: Final = 65.0
+_MEMORY: Final = 68.0
 _MEMORY_PER_ACCOUNT: Final = 0.3
-_MEMORY_PER_JOB: Final = 0.0005
+_MEMORY_PER_JOB: Final = 0.0003
 _HIDDEN: Final = "(not shown; --show-username shows it)"
 
 

@@ -25,8 +25,10 @@ def command(errors: NonBlockingStream, /, **flags: object) -> int:
     (poll_interval). Options override variables, and variables override the file. Durations are seconds, or 30s, 5m, 1h.
 
     Accounts are [[accounts]] tables in the file with the keys name, api_endpoint, auth_token_file (or auth_token, or
-    profile), division, ca_file, proxy and allow_plain_http. Without any, SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE (or
-    SB_AUTH_TOKEN) configure one account. SIGHUP reads the file again.
+    profile), division, ca_file, proxy and allow_plain_http, and poll_interval, rate_share and job_series for this
+    account only. The folder accounts.d next to the file may hold further accounts, one file with these keys for each.
+    Without any, SB_API_ENDPOINT and SB_AUTH_TOKEN_FILE (or SB_AUTH_TOKEN) configure one account. SIGHUP reads the files
+    again.
     """
     configuration = load_configuration(flags)
     settings = configuration.settings

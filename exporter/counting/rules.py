@@ -148,7 +148,7 @@ class _Reconciler:
         self._heard = observations.complete or bool(observations.jobs)
         if observations.complete:
             self._advance_listing_clock()
-        for job in _least_advanced_first(observations.jobs):
+        for job in least_advanced_first(observations.jobs):
             self._observe(job, listed=job.id in observations.listed)
         self._apply(transitions.details_received, observations.asked)
         self._apply(transitions.details_refused, observations.refused)
@@ -273,7 +273,7 @@ def _is_put_back(saved: WaitClock, reading: WaitClock) -> bool:
     return before is None or reading.platform_time < before or reading.local_time < saved.local_time
 
 
-def _least_advanced_first(jobs: Collection[Job]) -> Iterable[Job]:
+def least_advanced_first(jobs: Collection[Job]) -> Iterable[Job]:
     """Without duplicates, and observations of one job in the order of their progress."""
     different = dict.fromkeys(jobs)
     if len(different) == len({job.id for job in different}):

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from exporter.api.models import FINAL_RANK, Job, JobPage, Operation, Priority, Response
 from exporter.clock import Clock
-from exporter.counting.rules import reconcile, since_listing
+from exporter.counting.rules import least_advanced_first, reconcile, since_listing
 from exporter.counting.values import Changes, JobFinished, JobRecord, JobTotals, Ledger, Observations, Retry, Rules
 from exporter.errors import AllowanceExhausted, BadAnswer, JobRequestFailed, PollError, Unauthorized, Unreachable
 from exporter.polling.plan import PollPlan
@@ -123,7 +123,8 @@ class ObservationBuffer:
         return self.listed | self.asked | self.refused | self.unknown
 
     def committed(self, changes: Changes) -> None:
-        """Replace the job records by those of *changes*."""
+        """Replace the job records by those of *changes*, and keep of each job the observation that they are from."""
+        self.jobs = list({job.id: job for job in least_advanced_first(self.jobs)}.values())
         self.records.update(changes.records)
         for job_id in changes.forgotten:
             self.records.pop(job_id, None)

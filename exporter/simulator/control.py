@@ -65,7 +65,8 @@ def control(platform: Platform, call: Call) -> Answer:
     try:
         body = msgspec.json.decode(call.body, type=dict[str, object]) if call.body else {}
         user = msgspec.convert(body.pop("user", call.query.get("user")), str | None)
-        return json_answer(action(platform, _Order(job_id, user, body, call.query)))
+        done = action(platform, _Order(job_id, user, body, call.query))
+        return json_answer({"ok": True} if done is None else done)
     except LookupError as error:
         return json_answer({"error": str(error.args[0])}, 404)
     except ValueError as error:
@@ -102,8 +103,9 @@ def _forget_faults(platform: Platform, _order: _Order) -> None:
     platform.forget_faults()
 
 
-def _rotate(platform: Platform, order: _Order) -> None:
+def _rotate(platform: Platform, order: _Order) -> object:
     platform.rotate(_part(order, "token", str), order.user)
+    return {"user": order.user or platform.users()[0], "token": "replaced; the old one is refused"}
 
 
 def _advance(platform: Platform, order: _Order) -> object:

@@ -1226,6 +1226,26 @@ def large(bench: PollerFixture, jobs: int = 2000) -> AccountSnapshot:
     return snapshot
 
 
+def test_a_job_that_moves_on_between_two_pages_has_no_lowered_count(bench: PollerFixture) -> None:
+    """Pages overlap by a job. What the first phase of a poll has counted is not compared anew in the second one."""
+    for number in range(99):
+        bench.platform.finish(f"{10_000 + number}", 1)
+    bench.platform.add("20000")
+    bench.platform.finish("20001", 1, 1, started_on=None)  # the second phase asks for its details
+    completed = iter(range(1, 9))
+
+    def move_on(request: httpx.Request) -> None:
+        if request.url.path.endswith("/async/files"):
+            bench.platform.add("20000", completed=next(completed))
+
+    bench.platform.instead = move_on
+    bench.poll()
+
+    assert bench.platform.asked[-3:] == ["/async/files", "/async/files", "/async/files/copy/20001"]
+    assert bench.counted(counting.FILES_COMPLETED) == 99 + 2 + 1
+    assert [event for event in bench.events() if event["event"] == "job.count_lowered"] == []
+
+
 def lists_asked(bench: PollerFixture, since: int) -> int:
     return bench.platform.asked[since:].count("/async/files")
 

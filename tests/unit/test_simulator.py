@@ -25,6 +25,7 @@ import pytest
 
 from exporter.simulator.answers import Answer, Call
 from exporter.simulator.clock import SimulatedClock
+from exporter.simulator.control import control
 from exporter.simulator.faults import Fault, FaultKind, Malformed
 from exporter.simulator.jobs import OUTCOMES, RETENTION, Truth
 from exporter.simulator.platform import Platform
@@ -1102,3 +1103,21 @@ def _knock(url: str, opened: list[socket.socket]) -> None:
             opened.append(socket.create_connection((address.hostname, address.port), PATIENCE))
             opened[-1].sendall(b"GET /v2/user HTTP/1.1\r\nHost: localhost\r\n\r\n")
             opened[-1].recv(1)
+
+
+def test_control_requests_without_a_result_say_that_they_are_done() -> None:
+    platform = Platform(replace(QUIET, users={"token-of-bob": "bob"}))
+    job = platform.submit(JobScript())
+
+    def posted(path: str, body: object, method: str = "POST") -> object:
+        call = Call(
+            method, f"/simulator/{path}", {}, {}, msgspec.json.encode(body), "http://here", f"/simulator/{path}"
+        )
+        return msgspec.json.decode(control(platform, call).body)
+
+    assert posted("token", {"token": "another-token", "user": "bob"}) == {
+        "user": "bob",
+        "token": "replaced; the old one is refused",
+    }
+    assert posted(f"jobs/{job}/finish", {}) == {"ok": True}
+    assert posted("faults", {}, "DELETE") == {"ok": True}
