@@ -168,7 +168,7 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             assert [found["refused"][key] for key in ("poll_interval", "rate_share", "job_series")] == [1, 0.25, 50]
             assert {name: each["ok"] for name, each in found.items()} == {"good": True, "twin": False, "refused": False}
             assert (found["good"]["jobs"], found["refused"]["series"]) == (0, None)
-            assert found["refused"]["next_step"].startswith("make a token on the Developer page of ")
+            assert f"to the token file {site.folder}/refused.token" in found["refused"]["next_step"]
             assert (found["good"]["next_step"], found["good"]["token_from"]) == (None, f"{site.folder}/good.token")
             assert found["good"]["effective_poll_interval"] > found["good"]["poll_interval"], (
                 "rate_share permits no more"

@@ -443,7 +443,8 @@ def test_process_prints_version_and_help() -> None:
 
 
 def test_process_with_unknown_option_prints_one_line_and_exits_2() -> None:
-    assert as_process("--nope") == Ended(2, "", "sbg-exporter: --nope: unknown option; see `sbg-exporter run --help`\n")
+    ended = as_process("--nope", PATH=str(Path(COMMAND).parent))
+    assert ended == Ended(2, "", "sbg-exporter: --nope: unknown option; see `sbg-exporter run --help`\n")
 
 
 def test_process_with_missing_token_file_prints_one_line_and_exits_2(tmp_path: Path) -> None:
