@@ -6,9 +6,15 @@ Tests pass a clock that takes no time, and SIGTERM ends every wait. No other mod
 import random
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from exporter.errors import Stopping
+
+
+def utc(at: float) -> str:
+    """A moment in Unix seconds as ISO 8601, for the log."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class Clock(Protocol):

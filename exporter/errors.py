@@ -163,6 +163,17 @@ class OutputError(ExporterError):
     """A command cannot write its output."""
 
 
+FAILED_RESULTS: Final[Mapping[str, str]] = {
+    "unreachable": "the platform cannot be reached",
+    "unauthorized": "the platform refuses the token",
+    "rate_limited": "the rate limit is used up",
+    "maintenance": "the platform is under maintenance",
+    "bad_answer": "the response is not what the platform documents",
+    "error": "an error of the exporter or of its configuration",
+}
+"""Results of failed polls, in words."""
+
+
 class PollError(ExporterError):
     """The poll cannot continue.
 

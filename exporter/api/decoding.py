@@ -16,7 +16,7 @@ tables there call the counts strings, while the examples show integers. Times an
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -64,6 +64,10 @@ NO_CODE: Final = "none"
 SKIPPED: Final = ("bad_count", "bad_id", BAD_TIME, "no_id", "no_state", "not_a_job", "too_large")
 """Reasons why a record is skipped, or one of its times is, as labels of metrics."""
 
+
+_MOST_EXAMPLES: Final = 3
+_LONGEST_EXAMPLE: Final = 40
+"""Records of a page that are kept for the log by reason, and characters of each value."""
 
 _T = TypeVar("_T")
 _Single = str | int | float | bool | None
@@ -192,24 +196,34 @@ class _Records:
         self._last = -1
         self._whole = True
         self._bad_times = 0
+        self._examples: dict[str, list[str]] = {}
 
     def add(self, record: _Record) -> None:
         try:
             job = _job(record)
         except _InvalidRecord as reason:
             self.skip(str(reason))
+            self._remember(str(reason), record)
             return
         self._jobs.append(job)
         self._last = self.items
         self._whole = self._whole and _is_whole(record)
         if job.started_on is None or job.finished_on is None:
-            self._bad_times += is_bad_time(record.started_on) + is_bad_time(record.finished_on)
+            bad_times = is_bad_time(record.started_on) + is_bad_time(record.finished_on)
+            if bad_times:
+                self._bad_times += bad_times
+                self._remember(BAD_TIME, record)
         self.items += 1
 
     def skip(self, reason: str) -> None:
         self._whole = False
         self._skipped[reason] += 1
         self.items += 1
+
+    def _remember(self, reason: str, record: _Record) -> None:
+        examples = self._examples.setdefault(reason, [])
+        if len(examples) < _MOST_EXAMPLES:
+            examples.append(_example(reason, record))
 
     def page(self, links: msgspec.Raw) -> Page:
         has_next, next_offset = _next_page(links)
@@ -222,6 +236,7 @@ class _Records:
             self._whole,
             next_offset,
             self._bad_times,
+            {reason: "; ".join(examples) for reason, examples in self._examples.items()},
         )
 
 
@@ -439,8 +454,12 @@ def _single(value: msgspec.Raw) -> object:
         return _Unreadable()
 
 
+def _id_of(record: _Record) -> str:
+    return record.id if type(record.id) is str else str(record.id) if type(record.id) is int else ""
+
+
 def _job(record: _Record) -> Job:
-    job_id = record.id if type(record.id) is str else str(record.id) if type(record.id) is int else ""
+    job_id = _id_of(record)
     if _ID.fullmatch(job_id) is None:
         raise _InvalidRecord("bad_id" if record.id else "no_id")
     if type(record.state) is not str or not record.state or record.state.isspace():
@@ -459,6 +478,29 @@ def _job(record: _Record) -> Job:
         errors,
         unreadable,
     )
+
+
+_CULPRITS: Final[Mapping[str, tuple[str, ...]]] = {
+    "bad_id": ("id",),
+    "no_state": ("state",),
+    "bad_count": ("total_files", "completed_files", "failed_files"),
+    BAD_TIME: ("started_on", "finished_on"),
+}
+"""Fields that may be the reason why a record is skipped."""
+
+
+def _example(reason: str, record: _Record) -> str:
+    """A skipped record for the log: its job, if it has one, and the values that may be the reason, cut short."""
+    job_id = _id_of(record)
+    found = ((field, getattr(record, field)) for field in _CULPRITS.get(reason, ()))
+    values = ", ".join(f"{field} {_short(value)}" for field, value in found if value is not None)
+    return ": ".join(filter(None, (f"job {job_id}" if _ID.fullmatch(job_id) else "a record", values)))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > _LONGEST_EXAMPLE:
+        return "a number that is too large"
+    return repr(value[:_LONGEST_EXAMPLE]) if isinstance(value, str) else str(value)[:_LONGEST_EXAMPLE]
 
 
 def _is_whole(record: _Record) -> bool:

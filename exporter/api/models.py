@@ -122,6 +122,7 @@ class Page(msgspec.Struct, frozen=True):
         whole: whether every record has an id, a type, a state and the three counts.
         next_offset: the offset that the link to the next page names; None if it names none.
         bad_times: the number of times that could not be read; their records are among the readable ones.
+        examples: by reason, a few records that could not be read, or whose times could not, in words.
     """
 
     jobs: tuple[Job, ...]
@@ -132,6 +133,7 @@ class Page(msgspec.Struct, frozen=True):
     whole: bool = True
     next_offset: int | None = None
     bad_times: int = 0
+    examples: Mapping[str, str] = {}
 
     @property
     def unreadable(self) -> Mapping[str, int]:

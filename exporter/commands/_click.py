@@ -110,6 +110,8 @@ def usage_error(error: click.UsageError) -> str:
         return f"{error.option_name}: {expected}; {_see_help(context)}"
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"missing {error.param.metavar}; {_see_help(context)}"
+    if isinstance(error, click.BadParameter) and error.param is not None and isinstance(error.param.type, click.Choice):
+        return f"{error.param.opts[0]}: unknown value; expected one of: {_one_of(error.param.type.choices)}"
     if isinstance(context.command, click.Group):
         return f"missing command; expected {_one_of(context.command.list_commands(context))}; {_see_help(context)}"
     return f"invalid arguments; {_see_help(context)}"

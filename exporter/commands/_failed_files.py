@@ -24,7 +24,7 @@ _TO_FIND_UNDELETED: Final = (
 
 def failed_files(job: ListedJob, errors: Sequence[FileError]) -> Iterator[str]:
     """What the platform's error records of a job say, and what they do not."""
-    failed, ended = job.record.last_failed, bool(job.record.outcome)
+    failed, ended = job.record.last_failed, bool(job.record.outcome) or job.record.finished_on is not None
     if errors:
         yield "Failed files, as the platform reports them now:"
         lines = Counter(f"{_place(each)}{_in_words(each)}" for each in errors)

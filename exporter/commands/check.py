@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,9 +56,19 @@ Examples:
 @click.option("--offline", is_flag=True, help="validate the configuration only, without contacting the API")
 @click.option("--verbose", is_flag=True, help="print all details of each account")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--account", "accounts", multiple=True, metavar="NAME", help="only this account; repeatable")
 @settings_options()
 @click.pass_obj
-def command(errors: NonBlockingStream, /, *, offline: bool, verbose: bool, as_json: bool, **flags: object) -> int:
+def command(
+    errors: NonBlockingStream,
+    /,
+    *,
+    offline: bool,
+    verbose: bool,
+    as_json: bool,
+    accounts: tuple[str, ...],
+    **flags: object,
+) -> int:
     """Validate the configuration and poll every account once.
 
     Takes the options, variables and file of `run`. For each account it prints the user, the jobs listed, the rate
@@ -70,7 +80,7 @@ def command(errors: NonBlockingStream, /, *, offline: bool, verbose: bool, as_js
     log = logger("auto", "error", errors)
     report = JSON if as_json else DETAILS if verbose else LINES
     try:
-        configuration = load_configuration(flags)
+        configuration = selected(load_configuration(flags), accounts)
     except ConfigError as error:
         if as_json:
             _print_json([{"account": None, "ok": False, "error": problem} for problem in error.problems])
@@ -82,7 +92,32 @@ def command(errors: NonBlockingStream, /, *, offline: bool, verbose: bool, as_js
         else:
             say(line)
 
-    return check(configuration, stop_event(), log, offline=offline, report=report, warn=warn)
+    def awaited(names: Sequence[str]) -> None:
+        if errors.isatty():
+            print_error(errors, f"still waiting for {', '.join(names)}")
+
+    return check(configuration, stop_event(), log, offline=offline, report=report, warn=warn, awaited=awaited)
+
+
+def selected(configuration: Configuration, names: Collection[str]) -> Configuration:
+    """The configuration with the accounts *names* alone; with all if there are none.
+
+    Raises:
+        ConfigError: there is no such account.
+    """
+    if not names:
+        return configuration
+    if unknown := [name for name in names if name not in configuration.names]:
+        known = ", ".join(configuration.names)
+        raise ConfigError(
+            *(f"--account: no account {name!r} is configured; expected one of: {known}" for name in unknown)
+        )
+    return replace(
+        configuration,
+        accounts=tuple(entry for entry in configuration.accounts if entry.name in names),
+        pending=tuple(entry for entry in configuration.pending if entry.name in names),
+        setup_problems={name: each for name, each in configuration.setup_problems.items() if name in names},
+    )
 
 
 def check(
@@ -93,8 +128,11 @@ def check(
     offline: bool,
     report: "Report",
     warn: Callable[[str], None] = say,
+    awaited: Callable[[Sequence[str]], object] = lambda _names: None,
 ) -> int:
     """Print the findings for each account with *report*, and what else to know with *warn*; *offline* sends no request.
+
+    *awaited* hears which accounts it waits for, if that takes long.
 
     Returns:
         0 when every account can be polled, else 1.
@@ -118,7 +156,7 @@ def check(
             configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=(), unused=""
         )
         with assembly.build(throwaway, stop, log, allowances_in=kept, names=lambda: names) as components:
-            poll_each(components, lambda poller: poller.poll_once(), stop)
+            poll_each(components, lambda poller: poller.poll_once(), stop, awaited)
             snapshots, display, clock = components.registry.snapshots, components.display, components.clock
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
         if kept is not None:

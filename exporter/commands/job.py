@@ -42,11 +42,19 @@ _UNCOUNTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A job, the ledger that has it, and the names of all accounts of the ledger's user."""
+    """A job in one account.
+
+    Attributes:
+        job: the job.
+        ledger: the ledger that has it.
+        same_user: the names of all accounts of the ledger's user.
+        username: that user; None if it is not to be shown.
+    """
 
     job: ListedJob
     ledger: LedgerSummary
     same_user: frozenset[str]
+    username: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,8 @@ def _find(options: StateFileOptions, job_id: str) -> list[_Found]:
             record = state.record(ledger.account.number, job_id)
             if record is not None:
                 same_user = frozenset(name for each in ledgers if _user(each) == _user(ledger) for name in each.names)
-                found.append(_Found(ListedJob(name_of(ledger, options), record), ledger, same_user))
+                username = ledger.account.username if options.show_username else None
+                found.append(_Found(ListedJob(name_of(ledger, options), record), ledger, same_user, username))
     if not found:
         raise StateError(
             f"no job with this id in {options.file}; `sbg-exporter jobs` lists those that the exporter has seen"
@@ -223,9 +232,20 @@ def _show(found: list[_Found], answers: list[_Asked]) -> None:
     lines = []
     for each, asked in zip(found, answers, strict=True):
         lines.append(display.styled(printable(each.job.record.id), Style.HEADING))
-        lines += [f"  {name:<12}{printable(value)}" for name, value in _facts(each.job, now)]
+        facts = (*_owner(each), *_facts(each.job, now))
+        lines += [f"  {name:<12}{printable(value)}" for name, value in facts]
         lines += [printable(line) for line in _answer(each.job, asked)]
     write_lines(lines, display)
+
+
+def _owner(found: _Found) -> Iterator[tuple[str, str]]:
+    """Whose job it is, and on which platform."""
+    yield "account", found.job.account
+    if found.username is not None:
+        yield "user", found.username
+    yield "platform", found.ledger.account.endpoint
+    if found.ledger.account.division:
+        yield "division", found.ledger.account.division
 
 
 def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
@@ -234,7 +254,6 @@ def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
     def ago(at: float) -> str:
         return f"{moment(at)}, {age(at, now)}"
 
-    yield "account", job.account
     yield "operation", record.operation
     yield "state", job.state
     if job.total:
@@ -277,4 +296,12 @@ def _as_json(found: _Found, asked: _Asked) -> Mapping[str, object]:
             }
             for each in asked.errors
         ]
-    return {**as_json(found.job), "failed_files": failed, "problem": asked.problem or None, "note": asked.note or None}
+    account = found.ledger.account
+    owner = {"username": found.username, "api_endpoint": account.endpoint, "division": account.division or None}
+    return {
+        **as_json(found.job),
+        **owner,
+        "failed_files": failed,
+        "problem": asked.problem or None,
+        "note": asked.note or None,
+    }

@@ -256,9 +256,7 @@ def read_profiles(path: Path) -> dict[str, Profile]:
     """
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            text = decoded(file.read(_LARGEST_CREDENTIALS))
-        parser.read_string(text, source=str(path))
+        half = _read_into(parser, path)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -269,13 +267,21 @@ def read_profiles(path: Path) -> dict[str, Profile]:
         # The parser's own message quotes the line, which may contain a token. AttributeError: its bug with an indented
         # line after a key without a value.
         raise _invalid_credentials(path, _line_of(error)) from None
-    if half := _half_header(text):
+    if half:
         raise _invalid_credentials(path, half)
     return {
         name: Profile(section.get("api_endpoint") or "", Secret(section.get("auth_token") or "", masked=False))
         for name, section in parser.items()
         if name != parser.default_section
     }
+
+
+def _read_into(parser: configparser.ConfigParser, path: Path) -> int | None:
+    """Read the file; return the number of the first line with half a header. Its text is in no caller's frame."""
+    with open(path, "rb", opener=open_without_waiting) as file:
+        text = decoded(file.read(_LARGEST_CREDENTIALS))
+    parser.read_string(text, source=str(path))
+    return _half_header(text)
 
 
 def _invalid_credentials(path: Path, line: int | None) -> CredentialsError:

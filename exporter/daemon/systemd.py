@@ -92,11 +92,14 @@ def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 def accounts_line(names: Sequence[str], snapshots: Iterable[AccountSnapshot]) -> str:
-    """One line with the number of accounts up, not polled yet and down."""
-    up = {snapshot.account: snapshot.status.up for snapshot in snapshots}
+    """One line with the number of accounts up, not polled yet and down; first, if commits fail, that they do."""
+    statuses = {snapshot.account: snapshot.status for snapshot in snapshots}
+    up = {account: status.up for account, status in statuses.items()}
     down = [name for name in names if up.get(name) is False]
     untried = sum(up.get(name) is None for name in names)
     parts = [f"{len(names) - len(down) - untried} of {len(names)} account{'s' * (len(names) != 1)} up"]
+    if any(status.commit_failure for status in statuses.values()):
+        parts.insert(0, "the state file cannot be written, nothing new is counted")
     if untried:
         parts.append(f"{untried} not polled yet")
     if down:

@@ -14,7 +14,7 @@ from exporter.api.decoding import SKIPPED
 from exporter.api.models import OPERATIONS, STATES
 from exporter.counting import values as counting
 from exporter.counting.values import CounterValue, HistogramValue, JobRecord, JobTotals
-from exporter.errors import WaitReason
+from exporter.errors import FAILED_RESULTS, WaitReason
 from exporter.metrics.snapshot import (
     AccountSnapshot,
     DisplayOptions,
@@ -257,7 +257,7 @@ def _counting_since(snapshot: AccountSnapshot, _display: DisplayOptions, _now: f
         yield Sample((), snapshot.ledger.account.counting_since)
 
 
-POLL_RESULTS: Final = ("success", "unreachable", "unauthorized", "rate_limited", "maintenance", "bad_answer", "error")
+POLL_RESULTS: Final = ("success", *FAILED_RESULTS)
 _COUNTS: Final = ("total", "completed", "failed")
 _AS_OF: Final = "as of the last poll"
 

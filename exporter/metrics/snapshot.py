@@ -35,6 +35,19 @@ class Waiting:
     until: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class CommitFailure:
+    """What an account's polls find cannot be written to the state file, so it is not counted.
+
+    Attributes:
+        since: when a commit failed first, Unix seconds by this machine's clock.
+        reason: why the last one failed.
+    """
+
+    since: float
+    reason: str
+
+
 MAX_SKEW: Final = 60.0
 """Seconds by which this machine's clock may differ from the platform's without a warning."""
 
@@ -59,6 +72,8 @@ class PollStatus:
         last_error: why the last poll failed; empty if it succeeded.
         waiting: why nothing is requested for now, if so.
         clock_skew: seconds by which the platform's clock is ahead of this machine's; None while it is not believed.
+        commit_failure: since when commits fail, if they do. Polls may succeed all the same.
+        slowed: whether the allowance makes the interval longer than it is configured.
     """
 
     up: bool | None
@@ -83,6 +98,8 @@ class PollStatus:
     last_error: str
     waiting: Waiting | None = None
     clock_skew: float | None = None
+    commit_failure: CommitFailure | None = None
+    slowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -395,7 +395,7 @@ class PollCycle:
     def _page(self, request: ListPage, ledger: Ledger, seen: ObservationBuffer, until: float) -> PageResult:
         response = self._source.page(*request, until=until)
         self._stats.answered()
-        self._stats.page_read(response.date, response.page.unreadable)
+        self._stats.page_read(response.date, response.page.unreadable, response.page.examples)
         ids = {job.id for job in response.page.jobs}
         self._look_up(ids, ledger, seen)
         known = {job_id for job_id in ids if job_id in seen.records or job_id in seen.listed}

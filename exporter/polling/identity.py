@@ -9,7 +9,7 @@ from exporter.api.client import Client
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.counting.values import Ledger
-from exporter.errors import ConfigError, DuplicateAccount, TokenError, WrongAccount
+from exporter.errors import ConfigError, DuplicateAccount, TokenError, Unauthorized, WrongAccount
 from exporter.logs import Log
 from exporter.polling.counting_start import CountingStart
 from exporter.polling.lease import Lease
@@ -196,6 +196,8 @@ class AccountIdentity:
         self.unproven = False
         """Whether the platform rejected the token, or its user is the wrong one: the next poll checks it first."""
         self._unreadable = False
+        self._unusable = ""
+        """Why the token's text cannot be used, as logged last."""
         self._exposure = account.token.exposure_warning()
         """What was said at the start, when the configuration was read."""
 
@@ -217,11 +219,19 @@ class AccountIdentity:
         return ledger if loaded is None else loaded
 
     def token_changed(self) -> bool:
-        """Whether the token differs from the one in use, or is back; false while it cannot be read."""
+        """Whether the token differs from the one in use, or is back; false while it cannot be read.
+
+        Logs, once per reason, that a changed token cannot be used: its author waits for a sign.
+        """
         try:
-            return self._account.token.read() != self._secret or self._unreadable
-        except ConfigError:
+            changed = self._account.token.read() != self._secret or self._unreadable
+        except ConfigError as error:
+            if str(error) != self._unusable:
+                self._unusable = str(error)
+                self._log.warning("token.unusable", reason=self._unusable, next_step=self._account.token_remedy())
             return False
+        self._unusable = ""
+        return changed
 
     def claim(self, username: str) -> None:
         """Make sure that no other account polls *username*.
@@ -266,20 +276,29 @@ class AccountIdentity:
         """
         try:
             secret = self._account.token.read()
-        except TokenError:
-            self._unreadable = True
+        except TokenError as error:
+            self._unreadable, self._unusable = True, str(error)  # which the poll logs
             raise
-        self._unreadable = False
+        self._unreadable, self._unusable = False, ""
         self._warn_if_exposed()
+        is_replacement = self._secret is not None and secret != self._secret
         if secret != self._secret:
             self._identified = False
             self._client.use_token(secret)
             self._secret = secret
         self._hide_names()
         if current is None or not self._identified:
-            return self._identify(current)
+            return self._identify_by_replacement(current) if is_replacement else self._identify(current)
         self.claim(current.account.username)
         return current
+
+    def _identify_by_replacement(self, current: Ledger | None) -> Ledger:
+        """Identify the user by a changed token, and log a refusal: for the poll, a second one is no news."""
+        try:
+            return self._identify(current)
+        except Unauthorized as error:
+            self._log.warning("token.refused_again", reason=str(error), next_step=self._account.token_remedy())
+            raise
 
     def _warn_if_exposed(self) -> None:
         """Log that others can read the token's file by now."""

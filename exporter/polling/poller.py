@@ -29,6 +29,7 @@ from exporter.errors import (
 )
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
+from exporter.polling.commit_failures import CommitFailures
 from exporter.polling.counting_start import CountingStart
 from exporter.polling.cycle import CycleResult, PollCycle, Stopped
 from exporter.polling.identity import AccountIdentity, IdentityRegistry
@@ -124,6 +125,7 @@ class Poller:
         self._log = log.bind(account=account.name)
         self._stats = stats or PollStats(clock, self._log)
         self._waits = WaitTracker(clock, self._log, account.token_remedy)
+        self._commit_failures = CommitFailures(clock, self._log)
         self._client = connect(self._stats)
         self._start = CountingStart(self._client, self._stats, clock)
         self._identity = AccountIdentity(
@@ -158,7 +160,6 @@ class Poller:
         self._listed_at = 0.0
         """When a small account was last listed in full; monotonic seconds."""
         self._continues_listing = True
-        self._commit_error = ""
 
     @property
     def last_activity_at(self) -> float:
@@ -495,13 +496,9 @@ class Poller:
             with self._lease.held(), self._identities.writer_lock(identity, self.name):
                 self._store.commit(account.number, changes)
         except StateWriteError as error:
-            if self._commit_error != str(error):  # once, not at every poll
-                self._log.error("state.commit_failed", reason=str(error))
-            self._commit_error = str(error)
+            self._commit_failures.failed(str(error))
             return False
-        if self._commit_error:
-            self._log.info("state.commit_succeeded")
-            self._commit_error = ""
+        self._commit_failures.succeeded()
         for event in changes.events:
             self._stats.committed(event)
         return True
@@ -548,6 +545,8 @@ class Poller:
                     incremental=self._plan.incremental,
                     delay=None if shown is None else self._plan.delay(self._clock.monotonic(), shown.live),
                     waiting=self._waits.current,
+                    commit_failure=self._commit_failures.current,
+                    slowed=self._interval > self._settings.schedule.poll_interval,
                 ),
                 self._clock.time() + valid_for - (self._clock.monotonic() - stats.succeeded_at),
             )

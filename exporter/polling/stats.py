@@ -19,7 +19,7 @@ from exporter.counting.values import (
 )
 from exporter.errors import Maintenance, NotThePlatform, PollError, Unauthorized, Unreachable
 from exporter.logs import Log
-from exporter.metrics.snapshot import MAX_SKEW, PollStatus, Waiting
+from exporter.metrics.snapshot import MAX_SKEW, CommitFailure, PollStatus, Waiting
 from exporter.polling.platform_clock import PlatformClock
 
 POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -103,19 +103,23 @@ class PollStats:
         self._skewed = not self._skewed
         if self._skewed:
             self._log.warning(
-                "clock.skewed", platform_ahead_seconds=round(skew), reason="check this machine's time synchronization"
+                "clock.skewed",
+                platform_ahead_seconds=round(skew),
+                reason="this machine's clock or the platform's is wrong",
+                next_step="see whether the status page reports it of every platform; if so, check this machine's time"
+                " synchronization",
             )
         else:
             self._log.info("clock.right", platform_ahead_seconds=round(skew))
 
-    def page_read(self, date: float | None, skipped: Mapping[str, int]) -> None:
-        """Record a list page that the platform sent at *date*, with its *skipped* records by reason."""
+    def page_read(self, date: float | None, skipped: Mapping[str, int], examples: Mapping[str, str]) -> None:
+        """Record a list page that the platform sent at *date*, with its *skipped* records by reason, and *examples*."""
         self.date_received(date)
         for reason, records in skipped.items():
             # Warn once per reason: an unreadable record appears in every listing for a month.
             known = (reason,) in self._counters.get("sbg_exporter_records_skipped_total", {})
             log = self._log.debug if known else self._log.warning
-            log("records.skipped", reason=reason, records=records)
+            log("records.skipped", reason=reason, records=records, examples=examples.get(reason))
             self._count("sbg_exporter_records_skipped_total", reason, number=records)
 
     def polled(self, result: str, error: str, now: float, seconds: float) -> None:
@@ -190,6 +194,8 @@ class PollStats:
         incremental: bool,
         delay: float | None,
         waiting: Waiting | None = None,
+        commit_failure: CommitFailure | None = None,
+        slowed: bool = False,
     ) -> PollStatus:
         """Return the current statistics."""
         rate_limit, polled = allowance.known, self.last_poll is not None
@@ -216,6 +222,8 @@ class PollStats:
             last_error=self.last_error,
             waiting=waiting,
             clock_skew=self.clock_skew,
+            commit_failure=commit_failure,
+            slowed=slowed,
         )
 
 

@@ -1,10 +1,9 @@
 """Why an account makes no request for a while: for the metric, the status page and the log."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Final
 
-from exporter.clock import Clock
+from exporter.clock import Clock, utc
 from exporter.errors import WaitReason
 from exporter.logs import Log
 from exporter.metrics.snapshot import Waiting
@@ -42,7 +41,7 @@ class WaitTracker:
             reason=str(reason),
             explanation=reason.explanation,
             seconds=None if seconds is None else round(seconds),
-            until=None if until is None else _utc(until),
+            until=None if until is None else utc(until),
             next_step=self._token_remedy() if reason is WaitReason.TOKEN else _NEXT_STEPS[reason],
         )
 
@@ -52,7 +51,3 @@ class WaitTracker:
             waited = round(self._clock.monotonic() - self._began)
             self._log.info("polling.resumed", reason=str(self.current.reason), waited_seconds=waited)
             self.current = None
-
-
-def _utc(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -77,6 +77,8 @@ class Store:
         self._path = path
         self._lock = threading.RLock()
         self._file = hold(path)
+        self.is_new = self._file.is_empty
+        """Whether there was no state file, so that counting begins."""
         try:
             self.warnings = self._prepare()
             """What the operator should change about the file's permissions."""

@@ -32,6 +32,7 @@ from exporter.web.view import (
     IncompleteOrLostJobRow,
     IncompleteOrLostJobsProblem,
     Incremental,
+    LastSuccess,
     ListedRow,
     PollProblem,
     Problems,
@@ -41,6 +42,7 @@ from exporter.web.view import (
     StuckJobsProblem,
     Table,
     UnfinishedJobRow,
+    UnwrittenState,
     WaitNote,
     WaitProblem,
     is_stuck,
@@ -141,9 +143,11 @@ def status_view(
     accounts = [_Account.of(position, snapshot, display, now) for position, snapshot in enumerate(snapshots, 1)]
     limit = max(_FAIR_SHARE, _MAX_JOBS_OF_ONE_ACCOUNT // max(1, len(accounts)))
     waiting = [account for account in accounts if account.waiting]
+    agreeing = {each.snapshot.endpoint for each in accounts if _agrees(each.snapshot.status.clock_skew)}
     return StatusView(
         now=now,
         refresh_seconds=_refresh_seconds(accounts),
+        unwritten=_unwritten(accounts),
         rejected=_rejected(reload),
         failing=_failing(accounts, now),
         failed=_failed(accounts),
@@ -167,11 +171,12 @@ def status_view(
         unfinished_jobs=_unfinished_jobs(accounts, limit, now),
         listed=_listed(accounts),
         accounts=tuple(
-            _account_row(account, display, now)
+            _account_row(account, display, now, len(agreeing - {account.snapshot.endpoint}))
             for account in sorted(
                 accounts,
                 key=lambda account: (
                     not account.failing,
+                    account.snapshot.status.commit_failure is None,
                     not account.detected,
                     not account.counted_incomplete_or_lost,
                     not account.waiting,
@@ -198,6 +203,14 @@ def _most_urgent(
     return Problems(tuple(map(problem, ordered[:_MAX_PROBLEMS])), len(ordered[_MAX_PROBLEMS:]))
 
 
+def _unwritten(accounts: Iterable[_Account]) -> UnwrittenState | None:
+    failures = [failure for account in accounts if (failure := account.snapshot.status.commit_failure)]
+    if not failures:
+        return None
+    first = min(failures, key=lambda failure: failure.since)
+    return UnwrittenState(first.since, first.reason, len(failures))
+
+
 def _rejected(reload: ReloadStatus | None) -> RejectedConfiguration | None:
     if reload is None or reload.failing_since is None:
         return None
@@ -209,7 +222,8 @@ def _failing(accounts: Sequence[_Account], now: float) -> Problems[PollProblem]:
     def problem(account: _Account) -> PollProblem:
         status = account.snapshot.status
         note = _wait_note(status.waiting, now)
-        return PollProblem(account.link, account.state, status.last_success, status.last_error, note)
+        success = LastSuccess.of(account.snapshot)
+        return PollProblem(account.link, account.state, success, status.last_error, note)
 
     failing = (account for account in accounts if account.failing)
     return _most_urgent(failing, lambda account: account.snapshot.status.last_success or 0.0, problem)
@@ -337,7 +351,11 @@ def _listed(accounts: Sequence[_Account]) -> Table[ListedRow]:
     )
 
 
-def _account_row(account: _Account, display: DisplayOptions, now: float) -> AccountRow:
+def _agrees(clock_skew: float | None) -> bool:
+    return clock_skew is not None and abs(clock_skew) <= MAX_SKEW
+
+
+def _account_row(account: _Account, display: DisplayOptions, now: float, clocks_agreeing: int) -> AccountRow:
     snapshot, status = account.snapshot, account.snapshot.status
     return AccountRow(
         account=account.link,
@@ -346,9 +364,10 @@ def _account_row(account: _Account, display: DisplayOptions, now: float) -> Acco
         state=account.state,
         error=status.last_error,
         waiting=_wait_note(status.waiting, now),
-        last_success=status.last_success,
+        last_success=LastSuccess.of(snapshot),
         last_poll=status.last_poll,
         interval=status.interval,
+        slowed=status.slowed,
         incremental=_incremental(status),
         allowance=status.allowance,
         allowance_used=status.allowance_used,
@@ -357,7 +376,9 @@ def _account_row(account: _Account, display: DisplayOptions, now: float) -> Acco
         states=None if snapshot.listed is None else snapshot.jobs_by_state().most_common(),
         files=account.files,
         counting_since=snapshot.ledger.account.counting_since if snapshot.ledger is not None else None,
-        clock_skew=status.clock_skew if abs(status.clock_skew or 0.0) > MAX_SKEW else None,
+        uncounted_since=status.commit_failure.since if status.commit_failure is not None else None,
+        clock_skew=None if status.clock_skew is None or _agrees(status.clock_skew) else status.clock_skew,
+        clocks_agreeing=clocks_agreeing,
     )
 
 

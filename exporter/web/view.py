@@ -6,7 +6,14 @@ from typing import Final, Generic, Literal, TypeVar
 
 from exporter.api.error_codes import in_words
 from exporter.counting.values import JobRecord
-from exporter.metrics.snapshot import FilesCounted, error_codes, noticed_at, submitted_at, why_incomplete_or_lost
+from exporter.metrics.snapshot import (
+    AccountSnapshot,
+    FilesCounted,
+    error_codes,
+    noticed_at,
+    submitted_at,
+    why_incomplete_or_lost,
+)
 
 STUCK_SECONDS: Final = 1800.0
 """When an unfinished job without progress is reported as stuck: the threshold of the alert SbgJobStuck."""
@@ -182,14 +189,40 @@ class WaitNote:
 
 
 @dataclass(frozen=True, slots=True)
+class LastSuccess:
+    """When a poll of an account last succeeded.
+
+    Attributes:
+        at: of this process; None: not yet.
+        since: when this process began to poll the account.
+        counted_at: when an earlier process last wrote to the account's ledger; None if that is not known or was later.
+    """
+
+    at: float | None
+    since: float
+    counted_at: float | None
+
+    @classmethod
+    def of(cls, snapshot: AccountSnapshot) -> "LastSuccess":
+        """That of an account."""
+        status, ledger = snapshot.status, snapshot.ledger
+        since = status.poll_duration.created
+        clock = ledger.wait_clock if ledger is not None else None
+        return cls(status.last_success, since, clock.local_time if clock and clock.local_time < since else None)
+
+
+@dataclass(frozen=True, slots=True)
 class AccountRow:
     """One account.
 
     Attributes:
         username: empty if unknown or hidden.
         states: number of listed jobs by state, most frequent first; None before the first full listing.
+        slowed: whether the allowance makes the interval longer than it is configured.
         counting_since: None before the account has a ledger.
+        uncounted_since: since when its commits to the state file fail; None if they succeed.
         clock_skew: seconds by which the platform's clock is ahead of this machine's; None if they agree or if unknown.
+        clocks_agreeing: number of other platforms whose clocks agree with this machine's.
     """
 
     account: AccountLink
@@ -198,9 +231,10 @@ class AccountRow:
     state: AccountState
     error: str
     waiting: WaitNote | None
-    last_success: float | None
+    last_success: LastSuccess
     last_poll: float | None
     interval: float
+    slowed: bool
     incremental: Incremental | None
     allowance: int
     allowance_used: int
@@ -209,7 +243,9 @@ class AccountRow:
     states: Sequence[tuple[str, int]] | None
     files: FilesCounted
     counting_since: float | None
+    uncounted_since: float | None
     clock_skew: float | None
+    clocks_agreeing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +254,7 @@ class PollProblem:
 
     account: AccountLink
     state: AccountState
-    last_success: float | None
+    last_success: LastSuccess
     error: str
     waiting: WaitNote | None
 
@@ -265,6 +301,15 @@ class RejectedConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
+class UnwrittenState:
+    """Commits to the state file fail: since when, why the first account's do, and of how many accounts."""
+
+    since: float
+    reason: str
+    accounts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Problems(Generic[Row]):
     """Problems of one kind, most urgent first, and the number of accounts beyond the limit."""
 
@@ -285,6 +330,7 @@ class StatusView:
 
     now: float
     refresh_seconds: float
+    unwritten: UnwrittenState | None
     rejected: RejectedConfiguration | None
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]

@@ -382,6 +382,8 @@ def test_why_an_account_is_not_reached_is_looked_up_by_the_description(troubled:
         ]
 
     eventually(
-        lambda: ["Most frequent result: unreachable." in each for each in descriptions()] == [True],
+        lambda: (
+            ["Most often: the platform cannot be reached (unreachable)." in each for each in descriptions()] == [True]
+        ),
         describe=descriptions,
     )

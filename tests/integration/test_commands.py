@@ -184,6 +184,19 @@ def test_check_tells_which_account_cannot_be_watched_and_why(tmp_path: Path) -> 
             ]
 
 
+def test_check_of_one_account_asks_no_other(tmp_path: Path) -> None:
+    with running(QUIET) as simulator, running(QUIET) as other:
+        accounts = Account.at(simulator, "first"), Account.at(other, "second")
+        with Installation(tmp_path / "etc", *accounts) as place:
+            one = place.start("check", "--config", str(place.config), "--account", "first")
+            assert one.end() == 0
+            assert "OK: 1 account can be polled." in one.stdout
+            assert other.platform.latest_requests() == []
+            wrong = place.start("check", "--config", str(place.config), "--account", "third")
+            assert wrong.end() == 2
+            assert "--account: no account 'third' is configured; expected one of: first, second" in wrong.output()
+
+
 def test_check_knows_whose_token_an_account_had(tmp_path: Path) -> None:
     other = "token-of-another-00000000000000"
     with running(replace(QUIET, users={other: "another"})) as simulator:

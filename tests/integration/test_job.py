@@ -77,6 +77,7 @@ def test_failed_files_cost_one_request_of_the_allowance(tmp_path: Path) -> None:
         assert lines[0] == job_id
         facts = dict(re.findall(r"^  (\S+) +(.*)$", out, re.MULTILINE))
         assert (facts["account"], facts["operation"], facts["state"]) == ("sim", "copy", "partial")
+        assert (facts["user"], facts["platform"]) == (QUIET.username, Account.at(simulator).endpoint)
         assert facts["files"] == "2 of 5 completed, 3 failed"
         assert facts["errors"] == "5001 no privilege on the file (2), no code (1)"
         assert lines[-5:] == FAILED_FILES
@@ -101,6 +102,9 @@ def test_offline_asks_nobody(tmp_path: Path) -> None:
 
         assert (code, err) == (0, "")
         assert "Failed files" not in out
+        place.configure(Account.at(simulator), show_username=False)
+        hidden = asked(place, job_id, "--offline")[1]
+        assert (QUIET.username in out, QUIET.username in hidden) == (True, False)
         assert len(simulator.platform.latest_requests()) == requests
 
 
@@ -171,6 +175,7 @@ def test_json_has_every_failed_file(tmp_path: Path) -> None:
         assert code == 0
         [job] = json.loads(out)
         assert job["job_id"] == job_id
+        assert job["username"] == QUIET.username
         assert [each["code"] for each in job["failed_files"]].count("5001") == 2
         assert {each["meaning"] for each in job["failed_files"]} == {"no privilege on the file", None}
         assert job["problem"] is None

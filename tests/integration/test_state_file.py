@@ -46,6 +46,7 @@ def await_failures(daemon: Daemon) -> None:
     daemon.await_polls("sim", 2)
     assert len(daemon.said("state.commit_failed")) == 1, daemon.output()
     assert len(daemon.said("state.file_missing")) <= 1, daemon.output()
+    assert "<title>The state file cannot be written" in daemon.get("/").text
 
 
 @pytest.mark.fault(
@@ -58,6 +59,7 @@ def test_deleted_state_file_is_noticed_and_not_claimed_as_stored(simulator: Runn
     with installed(tmp_path, simulator) as place, place.running() as daemon:
         submit(simulator)
         before = daemon.await_exact("sim", simulator)
+        assert [event["file"] for event in daemon.said("state.created")] == [str(place.state)]
         backup = tmp_path / "backup.db"
         assert place.start("state", "backup", str(backup), "--config", str(place.config)).end() == 0
         for each in place.state.parent.iterdir():

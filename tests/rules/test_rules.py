@@ -16,6 +16,7 @@ import yaml
 
 from exporter.api.decoding import SKIPPED
 from exporter.api.error_codes import ERROR_CODES
+from exporter.errors import FAILED_RESULTS
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from tests.rules.rulebook import ALERTS, EVERY_RULE, FOLDER, RULES, TESTS, Rule, load, run_tests
 from tests.tools import tool
@@ -87,7 +88,7 @@ def test_every_alert_that_the_alertmanager_example_names_exists() -> None:
     patterns = re.findall(r'alertname=~?"([^"]+)"', ALERTMANAGER.read_text(encoding="utf-8"))
     named = {name for pattern in patterns for name in pattern.split("|") if "(" not in pattern}
 
-    assert len(patterns) == 11
+    assert len(patterns) == 9
     assert named <= {alert.name for alert in ALERTS}
 
 
@@ -135,10 +136,30 @@ def test_no_duration_is_fixed_in_a_text_that_is_sent_again_hours_later(alert: Ru
     assert durations == []  # "for more than 10 minutes" stays true
 
 
+def test_every_alert_about_an_account_ends_with_its_exporter_user_and_platform() -> None:
+    """The commands in its text have to run where that exporter runs."""
+    texts = [each.annotations["description"] for each in ALERTS if "$labels.account" in each.annotations["summary"]]
+
+    closings = {
+        text[text.rindex('{{- with printf "topk(1, max_over_time(timestamp(sbg_account_info') :] for text in texts
+    }
+
+    assert len(closings) == 1
+    assert len(texts) == sum("account" in each.expression for each in ALERTS)
+
+
 def test_alerts_have_the_same_words_for_error_codes_as_the_commands_and_pages() -> None:
     [alert] = [alert for alert in ALERTS if alert.name == "SbgJobFilesFailed"]
 
     assert words_in(alert.annotations["description"]) == {code: each.words for code, each in ERROR_CODES.items()}
+
+
+def test_alert_and_runbook_have_words_for_each_result_of_a_failed_poll() -> None:
+    [alert] = [alert for alert in ALERTS if alert.name == "SbgAccountUnreachable"]
+
+    assert words_in(alert.annotations["description"]) == FAILED_RESULTS
+    runbook = RUNBOOKS.read_text(encoding="utf-8").partition("\n## SbgAccountUnreachable\n")[2].partition("\n## ")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", runbook, re.MULTILINE)) == FAILED_RESULTS
 
 
 def test_alert_has_words_for_each_reason_to_skip_a_record() -> None:

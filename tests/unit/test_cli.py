@@ -289,6 +289,10 @@ def test_revision_is_unknown_only_where_no_build_has_written_it(written: str, sh
         (["--poll", "30"], "--poll: unknown option; see `sbg-exporter run --help`"),
         (["run", "now"], "unexpected argument; see `sbg-exporter run --help`"),
         (["version", "--long"], "--long: unknown option; see `sbg-exporter version --help`"),
+        (
+            ["jobs", "--outcome", "failled"],
+            "--outcome: unknown value; expected one of: succeeded, partial, failed, incomplete, lost",
+        ),
         (["--listen"], "--listen: expected a value; see `sbg-exporter run --help`"),
         (["--poll-interval", "soon"], '--poll-interval: expected seconds, or a duration such as "30s", "5m", "1h"'),
         (["--history", "forget"], "--history: expected 'ignore' or 'count'"),

@@ -306,7 +306,8 @@ def test_times_that_cannot_be_read_are_counted() -> None:
 def test_a_page_of_bad_records_alone_has_no_last_readable_one() -> None:
     read = page(None, {}, record(total_files=-1), {})
 
-    assert read == Page((), 4, {"not_a_job": 1, "no_id": 2, "bad_count": 1}, -1, has_next=False, whole=False)
+    skipped = {"not_a_job": 1, "no_id": 2, "bad_count": 1}
+    assert read == Page((), 4, skipped, -1, has_next=False, whole=False, examples=read.examples)
 
 
 # ---- whether records are whole ----
@@ -912,3 +913,26 @@ def test_arbitrary_headers_raise_nothing(headers: dict[str, str]) -> None:
 
 def test_a_page_whose_records_cannot_be_decoded_is_not_whole() -> None:
     assert not decoding.parse_page(b'{"items": [null]}').whole
+
+
+def test_a_few_examples_of_unreadable_records_are_kept_short_for_the_log() -> None:
+    bad = [
+        {
+            "id": str(number),
+            "state": "RUNNING",
+            "total_files": -5,
+            "completed_files": "x" * 1000,
+            "failed_files": 10**20,
+        }
+        for number in range(5)
+    ]
+    late = {"id": "9", "state": "RUNNING", "started_on": "soon"}
+    body = json.dumps({"items": [*bad, {"id": "a b", "state": "RUNNING"}, {"state": "RUNNING"}, late], "links": []})
+
+    examples = decoding.parse_page(body.encode()).examples
+
+    values = f"total_files -5, completed_files {'x' * 40!r}, failed_files a number that is too large"
+    assert examples["bad_count"].split("; ") == [f"job {number}: {values}" for number in range(3)]
+    assert examples["bad_id"] == "a record: id 'a b'"
+    assert examples["no_id"] == "a record"
+    assert examples["bad_time"] == "job 9: started_on 'soon'"

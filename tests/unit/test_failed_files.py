@@ -62,6 +62,7 @@ def test_failed_files_without_any_error_record_are_not_denied() -> None:
 def test_no_failed_file_and_a_running_job_are_one_line_each() -> None:
     assert said(outcome="succeeded") == ["The platform reports no failed file."]
     assert said(last_failed=2) == ["The platform has error records of failed files when the job ends."]
+    assert said(finished_on=START, state="aborted") == ["The platform reports no failed file."]
 
 
 def test_missing_files_of_an_incomplete_job_have_the_next_step_too() -> None:

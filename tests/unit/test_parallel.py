@@ -1,6 +1,7 @@
 """Work for all accounts at the same time, which a stop does not wait for."""
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,6 +21,20 @@ def test_results_come_in_the_order_of_the_items() -> None:
         return item * 10
 
     assert in_parallel(work, [1, 2], threading.Event()) == [10, 20]
+
+
+def test_slow_items_are_named_while_they_are_awaited() -> None:
+    released, heard = threading.Event(), list[list[int]]()
+
+    def work(item: int) -> int:
+        return item if item == 1 or released.wait(PATIENCE) else 0
+
+    def awaited(items: Sequence[int]) -> None:
+        heard.append(list(items))
+        released.set()
+
+    assert in_parallel(work, [1, 2, 3], threading.Event(), awaited, checks_until_slow=1) == [1, 2, 3]
+    assert heard == [[2, 3]]
 
 
 def test_first_error_is_raised() -> None:

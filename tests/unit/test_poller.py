@@ -981,6 +981,33 @@ def test_a_token_file_that_is_away_for_a_moment_does_not_end_the_wait_for_a_new_
     assert bench.clock.pauses == [0, 5, 5, 5]
 
 
+def test_each_replacement_of_a_refused_token_is_logged_with_what_came_of_it(bench: PollerFixture) -> None:
+    """Its author waits for a sign; the poll's own error is the same as before, or comes only minutes later."""
+    bench.platform.users = {}
+    texts = iter(["t0k3n", "wr0ng", "", "two words", "two words", "wr0ng-too"])
+
+    def replace_token(_: float) -> None:
+        text = next(texts, None)
+        if text is None:
+            raise Stopping("enough")
+        bench.token.write_text(text)
+
+    bench.clock.during_pause = replace_token
+
+    bench.poller.run()
+
+    logged = [(each["event"], each["reason"]) for each in bench.events() if each["event"].startswith("token.")]
+    assert [event for event, _ in logged] == [
+        "token.refused_again",
+        "token.unusable",
+        "token.unusable",
+        "token.refused_again",
+    ]
+    assert "the token is empty" in logged[1][1]
+    assert "contains spaces" in logged[2][1]
+    assert "wr0ng" not in bench.log.getvalue()
+
+
 def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: PollerFixture) -> None:
     second = bench.new_poller("again")
     second.poll()
@@ -1131,6 +1158,30 @@ def test_a_commit_that_fails_leaves_counters_and_moves_gauges(bench: PollerFixtu
     bench.poll()
 
     assert bench.counted(counting.FILES_COMPLETED) == 5
+
+
+def test_commits_that_fail_are_shown_and_logged_again_every_five_minutes_until_they_succeed(
+    bench: PollerFixture,
+) -> None:
+    bench.platform.add("1", completed=1)
+    assert bench.poll().status.commit_failure is None
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001
+    began = bench.clock.time() + 30
+
+    for poll in range(1, 23):  # 11 minutes
+        bench.platform.add("1", completed=1 + poll)
+        failure = bench.poll().status.commit_failure
+        assert failure is not None
+        assert failure.since == pytest.approx(began, abs=1)
+
+    logged = [event for event in bench.events() if event["event"] == "state.commit_failed"]
+    assert len(logged) == 3
+    assert len({event["since"] for event in logged}) == 1
+    assert "could not be written" in logged[-1]["reason"]
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001
+    assert bench.poll().status.commit_failure is None
+    [succeeded] = [event for event in bench.events() if event["event"] == "state.commit_succeeded"]
+    assert succeeded["failed_since"] == logged[0]["since"]
 
 
 def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: PollerFixture) -> None:

@@ -59,8 +59,8 @@ def test_page_names_unreadable_times_beside_skipped_records() -> None:
 
 
 def test_skipped_records_are_counted_by_reason_each_time(stats: PollStats) -> None:
-    stats.page_read(None, {"no_id": 2})
-    stats.page_read(None, {"no_id": 1, "bad_count": 1})
+    stats.page_read(None, {"no_id": 2}, {})
+    stats.page_read(None, {"no_id": 1, "bad_count": 1}, {"bad_count": "job 1: total_files -5"})
 
     assert counted(stats, "sbg_exporter_records_skipped_total") == {("no_id",): 3, ("bad_count",): 1}
 

@@ -16,8 +16,9 @@ from jinja2 import DictLoader, TemplateError
 
 from exporter import __version__
 from exporter.api.models import Job
+from exporter.counting.values import WaitClock
 from exporter.errors import WaitReason
-from exporter.metrics.snapshot import AccountSnapshot, ReloadStatus, Waiting
+from exporter.metrics.snapshot import AccountSnapshot, CommitFailure, ReloadStatus, Waiting
 from exporter.redaction import MASK, Secret
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import status_view
@@ -317,6 +318,24 @@ def test_rejected_configuration_says_why_and_since_when() -> None:
     assert overview(tree(good, reload=ReloadStatus(successful=True, succeeded_at=START)))[0] == "No problems"
 
 
+def test_state_file_that_cannot_be_written_comes_first_and_says_what_that_means() -> None:
+    """Polls succeed, so the account is up; but what they find is not counted."""
+    failure = CommitFailure(NOW - 300, "state file /s.db could not be written: the disk is full")
+    unwritten = snapshot(ledger_of(), status=replace(STATUS, commit_failure=failure))
+    down = snapshot(ledger_of(), account="two", status=replace(STATUS, up=False))
+
+    alone, beside = tree(unwritten), tree(down, unwritten)
+
+    told = "state file /s.db could not be written: the disk is full. Since 5 min ago, nothing new has been counted"
+    rest = ", and no alert reports failures. Once the file can be written, the exporter counts what it missed."
+    assert overview(alone) == ("The state file cannot be written", [told + rest])
+    assert next(next(alone.all("section")).all("h2")).attributes["class"] == "bad"
+    assert account(alone)[0] == "up"
+    assert account(alone)[4].endswith(" / nothing new counted since 5 min ago")
+    assert overview(beside)[0] == "The state file cannot be written, 1 account cannot be polled"
+    assert overview(beside)[1][0] == f"{told} for 1 account{rest}"
+
+
 def test_account_that_waits_says_why_and_for_how_long() -> None:
     yielding = replace(STATUS, waiting=Waiting(WaitReason.YIELDING, START, NOW + 240))
     refused = replace(STATUS, up=False, last_error="refused", waiting=Waiting(WaitReason.TOKEN, START, None))
@@ -336,6 +355,22 @@ def test_account_that_waits_says_why_and_for_how_long() -> None:
     assert account(page)[0] == "up / waiting 4 min: other programs of the user have used up the rate limit"
     assert overview(both)[0] == "1 account cannot be polled, 1 account waiting"
     assert account(both, "two")[0].endswith("/ waiting: the account has no usable token of its user")
+
+
+def test_account_that_fails_after_a_restart_says_when_it_was_last_counted() -> None:
+    """Not that it was never polled: an earlier process did."""
+    status = replace(STATUS, up=False, last_success=None, last_error="refused")
+    written = replace(ledger_of(), wait_clock=WaitClock(START, START, START - 600, None))
+    own = replace(ledger_of(), wait_clock=WaitClock(START, START, START + 1, None))
+
+    page = tree(snapshot(written, status=status), snapshot(own, account="two", status=status))
+
+    told = "no successful poll since the exporter started 60 s ago; its jobs were last counted 11 min ago"
+    assert overview(page)[1] == [
+        f"cavatica: cannot be polled, {told}: refused.",
+        "two: cannot be polled, no successful poll yet: refused.",
+    ]
+    assert account(page)[0] == f"failing / {told} / refused"
 
 
 def test_account_that_fails_says_when_it_is_tried_again() -> None:
@@ -550,6 +585,32 @@ def test_wrong_clock_of_this_machine_is_shown(skew: float | None, shown: str) ->
     status = replace(STATUS, clock_skew=skew)
 
     assert account(tree(snapshot(ledger_of(), status=status)))[1] == f"30 s ago / every 30 s{shown}"
+
+
+def test_account_that_is_polled_less_often_than_configured_says_why() -> None:
+    status = replace(STATUS, interval=120.0, allowance=10, slowed=True)
+
+    shown = account(tree(snapshot(ledger_of(), status=status)))[1]
+
+    assert shown == "30 s ago / every 2 min: its share of the rate limit is 10 requests in 5 min"
+
+
+def test_platform_whose_clock_alone_is_wrong_is_named_instead_of_this_machine() -> None:
+    def on(platform: str, skew: float | None) -> AccountSnapshot:
+        status = replace(STATUS, clock_skew=skew)
+        return replace(
+            snapshot(ledger_of(), account=platform, status=status), endpoint=f"https://{platform}.example/v2"
+        )
+
+    page = tree(on("wrong", 3600.0), on("right", 1.0), on("unknown", None))
+    twice = tree(
+        on("wrong", -3600.0), on("a", 1.0), replace(on("b", 1.0), endpoint="https://a.example/v2"), on("c", 0.0)
+    )
+
+    platform = "30 s ago / every 30 s / the platform's clock is 60 min"
+    assert account(page, "wrong")[1] == f"{platform} ahead of this machine's, with which 1 other platform agrees"
+    assert account(twice, "wrong")[1] == f"{platform} behind this machine's, with which 2 other platforms agree"
+    assert account(page, "right")[1] == "30 s ago / every 30 s"
 
 
 def test_unfinished_and_failed_jobs_are_shown_with_details() -> None:

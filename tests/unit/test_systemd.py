@@ -16,8 +16,10 @@ import pytest
 
 from exporter.daemon import systemd
 from exporter.logs import Log, logger
+from exporter.metrics.snapshot import CommitFailure
 from exporter.simulator.faults import Fault, FaultKind
 from exporter.simulator.server import QUIET, running
+from tests.clocks import START
 from tests.harness import Account, Installation
 from tests.snapshots import STATUS, UNTRIED, snapshot
 from tests.waiting import PATIENCE, eventually
@@ -304,6 +306,14 @@ def test_account_without_a_snapshot_is_not_polled_yet() -> None:
     untried = snapshot(None, account="cgc", status=UNTRIED)
 
     assert systemd.accounts_line(["lab", "cgc"], [untried]) == "0 of 2 accounts up; 2 not polled yet"
+
+
+def test_status_line_says_first_that_nothing_is_counted() -> None:
+    unwritten = replace(STATUS, commit_failure=CommitFailure(START, "no space"))
+
+    line = systemd.accounts_line(["lab"], [snapshot(None, account="lab", status=unwritten)])
+
+    assert line == "the state file cannot be written, nothing new is counted; 1 of 1 account up"
 
 
 # ---- the daemon ----
