@@ -286,8 +286,6 @@ def build_parts(
     with closing(Store(configuration.state_file)) as store:
         store.report_missing = lambda reason: log.error("state.file_missing", reason=reason)
         store.report_unsaved = lambda reason: log.error("allowance.not_saved", reason=reason)
-        if store.is_new:
-            log.info("state.created", file=str(configuration.state_file))
         for warning in store.warnings:
             log.warning("state.exposed", reason=warning)
         if store.link_warning:

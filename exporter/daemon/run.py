@@ -149,6 +149,8 @@ def start(
         accounts.apply(configuration)
         stack.enter_context(web.refreshed(clock))
         port = stack.enter_context(serving(app, sockets, _limits(configuration), config=web, log=log))
+        if parts.store.is_new:
+            log.info("state.created", file=str(configuration.state_file))
         log.info(
             "daemon.started",
             version=__version__,

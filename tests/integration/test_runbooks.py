@@ -27,7 +27,8 @@ def commands() -> list[str]:
         for rule in group["rules"]:
             description = rule.get("annotations", {}).get("description", "")
             found += re.findall(r"`sbg-exporter ([^`]+)`", description)
-    filled = (command.replace("{{ $labels.job_id }}", EXAMPLE_ID) for command in found)
+    timed = (re.sub(r"\{\{ with .*\{\{ end \}\}", "2026-01-01T00:00:00Z", command) for command in found)
+    filled = (command.replace("{{ $labels.job_id }}", EXAMPLE_ID) for command in timed)
     return sorted({command.replace("{{ $labels.account }}", ACCOUNT) for command in filled})
 
 
