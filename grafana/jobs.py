@@ -40,13 +40,14 @@ _HEALTH_LINK: Final = ("Exporter health", "/d/sbg-exporter-health?var-datasource
 _LISTED: Final = each("sbg_jobs", "operation", "state", where=OPERATION)
 _UNFINISHED: Final = each("sbg_jobs", "operation", "state", where=f'{OPERATION}, state!="finished"')
 _STILL: Final = since(job("sbg_unfinished_job_progress_timestamp_seconds"))
+_STARTED: Final = f"{job('sbg_unfinished_job_queued')} == 0"
 _OLDEST: Final = since(f"min(sbg_unfinished_jobs_oldest_timestamp_seconds{{{OPERATION}}})")
 _LAST_FAILURE: Final = each("sbg_last_failure_counted_timestamp_seconds", "operation", where=OPERATION)
 
 _NONE: Final = {"0": ("none", "")}
 FAILED: Final = Tile("Failed jobs", FAILED_JOBS, steps=ALARM, value_mappings=_NONE)
 STUCK: Final = Tile(
-    "Stuck jobs", or_zero(f"count({_STILL} > {_STUCK})", _LISTED), steps=ATTENTION, value_mappings=_NONE
+    "Stuck jobs", or_zero(f"count({_STILL} > {_STUCK} and {_STARTED})", _LISTED), steps=ATTENTION, value_mappings=_NONE
 )
 DOWN: Final = Tile("Accounts down", f"sum(1 - {each('sbg_up')})", steps=ALARM, value_mappings=_NONE, link=_HEALTH_LINK)
 UNFINISHED: Final = Tile("Unfinished jobs", UNFINISHED_JOBS, value_mappings=_NONE)

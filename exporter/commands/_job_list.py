@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from exporter.api.error_codes import in_words, words_of
-from exporter.api.models import INCOMPLETE_OR_LOST, Outcome
+from exporter.api.models import INCOMPLETE_OR_LOST, Outcome, State
 from exporter.commands._terminal import Cell, Column, Display, Style, printable, total_width
 from exporter.counting.values import JobRecord
 from exporter.metrics.snapshot import error_codes, noticed_at, submitted_at, why_incomplete_or_lost
@@ -69,8 +69,9 @@ class ListedJob(NamedTuple):
         return ", ".join(filter(None, (self.errors, why and f"{why}; {verb} {moment(self.changed_at)}")))
 
     def stuck(self, now: float) -> bool:
-        """Whether it is unfinished and without progress for too long."""
-        return self.record.unfinished and now - self.record.last_progress_at > STUCK_SECONDS
+        """Whether it has started, is unfinished, and has been without progress for too long."""
+        started = self.record.unfinished and self.record.state != State.SUBMITTED
+        return started and now - self.record.last_progress_at > STUCK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

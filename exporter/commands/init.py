@@ -97,6 +97,10 @@ def command(
     return code
 
 
+_CONVENTIONS: Final = ("SB_API_ENDPOINT", "SB_AUTH_TOKEN", "SB_AUTH_TOKEN_FILE")
+"""Variables of the official clients, which name the account of a configuration without any."""
+
+
 class _New(NamedTuple):
     """An account, and the files to write for it."""
 
@@ -134,6 +138,11 @@ def _further_account(file: Path, platform: str | None, account: str | None, prom
     if account is None and not prompt.is_terminal:
         raise OutputError(f"{_exists(file)}; edit it, or pass --account NAME to add an account to it, or {_ANOTHER}")
     names = account_names(file, home_folder())
+    if not names and any(os.environ.get(name) for name in _CONVENTIONS):
+        raise OutputError(
+            f"{file} has no account, so that the exporter polls the one in the variables SB_*; write that one"
+            " to the file first, in a table [[accounts]], because one that is added takes its place"
+        )
     if account is not None:
         _check_new_name(account, names)
     prompt.say(f"{_exists(file)}; this adds an account to {', '.join(names) or 'it'}\n" if prompt.is_terminal else "")

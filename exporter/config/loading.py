@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -253,7 +254,8 @@ def account_files(folder: Path, names: Collection[str] = ()) -> tuple[list[Place
     unusable = []
     for number, each in enumerate(read, 1):
         if isinstance(each, UnusableFile):
-            candidates = (each.name, each.file.stem, each.file.name, f"{folder.name} #{number}")
+            numbered = (f"{folder.name} #{free}" for free in count(number))
+            candidates = chain((each.name, each.file.stem, each.file.name), numbered)
             name = next(name for name in candidates if name not in taken and _valid_name({"name": name}))
             taken.add(name)
             unusable.append(each._replace(name=name))

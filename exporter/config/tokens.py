@@ -254,7 +254,7 @@ def read_profiles(path: Path) -> dict[str, Profile]:
     Raises:
         CredentialsError: the file cannot be read or is not INI.
     """
-    parser = configparser.ConfigParser(interpolation=None, default_section="\0", strict=False, allow_no_value=True)
+    parser = configparser.ConfigParser(interpolation=None, default_section="\0", allow_no_value=True)
     try:
         half = _read_into(parser, path)
     except FileNotFoundError:
@@ -280,8 +280,10 @@ def _read_into(parser: configparser.ConfigParser, path: Path) -> int | None:
     """Read the file; return the number of the first line with half a header. Its text is in no caller's frame."""
     with open(path, "rb", opener=open_without_waiting) as file:
         text = decoded(file.read(_LARGEST_CREDENTIALS))
-    parser.read_string(text, source=str(path))
-    return _half_header(text)
+    half = _half_header(text)
+    if half is None:
+        parser.read_string(text, source=str(path))
+    return half
 
 
 def _invalid_credentials(path: Path, line: int | None) -> CredentialsError:
@@ -291,7 +293,8 @@ def _invalid_credentials(path: Path, line: int | None) -> CredentialsError:
 
 def _line_of(error: Exception) -> int | None:
     """The number of the first line that the parser refuses; None if it does not say."""
-    if isinstance(error, configparser.MissingSectionHeaderError):
+    twice = (configparser.DuplicateSectionError, configparser.DuplicateOptionError)
+    if isinstance(error, (configparser.MissingSectionHeaderError, *twice)):
         return error.lineno
     return min((line for line, _ in getattr(error, "errors", ())), default=None)
 

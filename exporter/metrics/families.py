@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from exporter import __version__
 from exporter.api.decoding import SKIPPED
-from exporter.api.models import OPERATIONS, STATES
+from exporter.api.models import OPERATIONS, STATES, State
 from exporter.counting import values as counting
 from exporter.counting.values import CounterValue, HistogramValue, JobRecord, JobTotals
 from exporter.errors import FAILED_RESULTS, WaitReason
@@ -317,6 +317,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "sbg_unfinished_job_progress_timestamp_seconds",
         f"When the counts or state of an unfinished job last changed, {_AS_OF}.",
         lambda record: record.last_progress_at,
+    ),
+    _unfinished_job(
+        "sbg_unfinished_job_queued",
+        f"Whether an unfinished job waits for its start, in state submitted: 1 or 0, {_AS_OF}.",
+        lambda record: record.state == State.SUBMITTED,
     ),
     _unfinished_job(
         "sbg_unfinished_job_files_expected",

@@ -101,6 +101,11 @@ class PollStatus:
     commit_failure: CommitFailure | None = None
     slowed: bool = False
 
+    @property
+    def uncounted(self) -> CommitFailure | None:
+        """The failure of commits, if they fail now: what does not respond is not counted for another reason."""
+        return self.commit_failure if self.up else None
+
 
 @dataclass(frozen=True, slots=True)
 class DisplayOptions:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
 from exporter.api.error_codes import in_words
+from exporter.api.models import State
 from exporter.counting.values import JobRecord
 from exporter.metrics.snapshot import (
     AccountSnapshot,
@@ -24,8 +25,8 @@ AccountState = Literal["untried", "up", "failing", "stale"]
 
 
 def is_stuck(record: JobRecord, now: float) -> bool:
-    """Whether an unfinished job has been without progress for too long at *now*."""
-    return now - record.last_progress_at >= STUCK_SECONDS
+    """Whether a job that has started has been without progress for too long at *now*; others wait in the queue."""
+    return record.state != State.SUBMITTED and now - record.last_progress_at >= STUCK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             place.running() as exporter,
         ):
             prometheus = Prometheus(folder / "prometheus", listen)
+            exporter.scrape_when(lambda now: now.series("sbg_files_failed_total", account="busy"))
             idle_until = time.time() - 60
             prometheus.remember(idle_hours(exporter.get("/metrics").text, prometheus.labels, idle_until))
             with prometheus:

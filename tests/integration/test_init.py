@@ -330,6 +330,20 @@ def test_further_account_that_cannot_be_added_changes_nothing(
     assert files(tmp_path) == before
 
 
+def test_account_in_variables_is_not_replaced_by_one_that_is_added(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("poll_interval = 60\n")
+    endpoint = {"SB_API_ENDPOINT": "https://cgc-api.sbgenomics.com/v2"}
+
+    done = init(tmp_path, "--platform", "cgc", "--account", "two", "--config", str(file), **endpoint)
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(
+        f"sbg-exporter: {file} has no account, so that the exporter polls the one in the variables"
+    )
+    assert list(files(tmp_path)) == ["config.toml"]
+
+
 def test_person_is_asked_for_the_name_of_a_further_account(tmp_path: Path) -> None:
     file = configured(tmp_path)
     with OnTerminal("init", "--offline", "--config", str(file), home=tmp_path) as command:

@@ -51,6 +51,7 @@ CONTRACT = {
     Section.PER_JOB: """
         sbg_unfinished_job_submitted_timestamp_seconds{account,operation,job_id}
         sbg_unfinished_job_progress_timestamp_seconds{account,operation,job_id}
+        sbg_unfinished_job_queued{account,operation,job_id}
         sbg_unfinished_job_files_expected{account,operation,job_id}
         sbg_unfinished_job_files_completed{account,operation,job_id}
         sbg_unfinished_job_files_failed{account,operation,job_id}

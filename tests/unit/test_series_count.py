@@ -40,5 +40,5 @@ def test_a_page_after_failures_has_at_most_the_series_that_the_first_poll_predic
     assert series_count(last, display, bench.clock.now) == len(series)
     assert now < len(series) <= most
     per_job = [line for line in series if line.startswith((b"sbg_unfinished_job_", b"sbg_failed_job_"))]
-    assert len(per_job) == (5 + 3 + 3) * job_series, "all of them are used"
+    assert len(per_job) == (6 + 3 + 3) * job_series, "all of them are used"
     assert most - len(series) < 300, "the prediction is of use"

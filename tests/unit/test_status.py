@@ -16,13 +16,13 @@ from jinja2 import DictLoader, TemplateError
 
 from exporter import __version__
 from exporter.api.models import Job
-from exporter.counting.values import WaitClock
+from exporter.counting.values import JobRecord, WaitClock
 from exporter.errors import WaitReason
 from exporter.metrics.snapshot import AccountSnapshot, CommitFailure, ReloadStatus, Waiting
 from exporter.redaction import MASK, Secret
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import status_view
-from exporter.web.view import STUCK_SECONDS
+from exporter.web.view import STUCK_SECONDS, is_stuck
 from tests.clocks import START
 from tests.factories import finished_job, job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
@@ -334,6 +334,22 @@ def test_state_file_that_cannot_be_written_comes_first_and_says_what_that_means(
     assert account(alone)[4].endswith(" / nothing new counted since 5 min ago")
     assert overview(beside)[0] == "The state file cannot be written, 1 account cannot be polled"
     assert overview(beside)[1][0] == f"{told} for 1 account{rest}"
+
+
+def test_state_file_is_not_to_blame_where_the_platform_does_not_respond() -> None:
+    """Only a commit shows that the file can be written again, and there is none without a response."""
+    failure = CommitFailure(NOW - 300, "state file /s.db could not be written: the disk is full")
+
+    page = tree(snapshot(ledger_of(), status=replace(STATUS, up=False, commit_failure=failure)))
+
+    assert overview(page)[0] == "1 account cannot be polled"
+
+
+@pytest.mark.parametrize(("state", "stuck"), [("submitted", False), ("running", True)])
+def test_job_that_waits_for_its_start_is_not_stuck(state: str, *, stuck: bool) -> None:
+    record = JobRecord("1", "copy", state, last_progress_at=NOW - STUCK_SECONDS)
+
+    assert is_stuck(record, NOW) is stuck
 
 
 def test_account_that_waits_says_why_and_for_how_long() -> None:

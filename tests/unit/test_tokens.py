@@ -16,7 +16,7 @@ from exporter.config.tokens import (
     read_profiles,
     token_path,
 )
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, CredentialsError
 from exporter.redaction import Secret
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
@@ -247,10 +247,6 @@ def test_profiles_do_not_share_keys(tmp_path: Path) -> None:
     assert ini(tmp_path, text)["cgc"] == Profile("https://cgc-api.sbgenomics.com/v2", Secret(""))
 
 
-def test_later_keys_of_a_repeated_profile_win(tmp_path: Path) -> None:
-    assert ini(tmp_path, f"[a]\nauth_token={OTHER}\n[a]\nauth_token={TOKEN}\n") == {"a": Profile("", Secret(TOKEN))}
-
-
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -260,6 +256,7 @@ def test_later_keys_of_a_repeated_profile_win(tmp_path: Path) -> None:
         (f"# mine\n\n[default\nauth_token = {TOKEN}\n", 3),
         (f"[default]\nauth_token = {TOKEN}\n= {TOKEN}\n", 3),
         (f"[default]\nauth_token = {OTHER}\n[cgc\nauth_token = {TOKEN}\n", 3),
+        (f"[a]\nauth_token={OTHER}\n[a]\nauth_token={TOKEN}\n", 3),
     ],
 )
 def test_invalid_credentials_file_is_refused_without_quoting_it(tmp_path: Path, text: str, line: int) -> None:
@@ -291,3 +288,12 @@ def test_unreadable_credentials_file_is_named(tmp_path: Path) -> None:
 def test_token_path_with_a_null_byte_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot read the token file: embedded null byte"):
         TokenFile(Path("x\0")).read()
+
+
+@pytest.mark.parametrize("header", [" [two]", "[two", "two]", "[]"])
+def test_header_that_cannot_be_read_mixes_no_two_profiles(tmp_path: Path, header: str) -> None:
+    """Its lines would belong to the profile above it, which then had the other one's endpoint and token."""
+    both = f"[one]\napi_endpoint = https://one\nauth_token = a\n{header}\napi_endpoint = https://two\nauth_token = b\n"
+
+    with pytest.raises(CredentialsError, match=r"see line [45]"):
+        ini(tmp_path, both)
