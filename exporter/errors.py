@@ -164,7 +164,7 @@ class OutputError(ExporterError):
 
 
 FAILED_RESULTS: Final[Mapping[str, str]] = {
-    "unreachable": "the platform cannot be reached",
+    "unreachable": "the platform cannot be reached, or answers with errors",
     "unauthorized": "the platform refuses the token",
     "rate_limited": "the rate limit is used up",
     "maintenance": "the platform is under maintenance",

@@ -96,7 +96,10 @@ class HeldFile:
             return (
                 "it was deleted; restore a backup and restart the exporter, which otherwise starts with empty counters"
             )
-        return "it is no longer at its path; put it back, and the next poll writes it, or restart the exporter"
+        return (
+            "it is no longer at its path; put it back, and the next poll writes it; without it, a restart would begin to"
+            " count anew"
+        )
 
     def _keep_lock_file(self) -> str:
         """Create the lock file again if it was deleted, so that no other process starts at this path meanwhile.

@@ -275,7 +275,7 @@ def test_a_job_that_runs_is_told_without_codes_and_says_when_they_come(told: Tol
             " The job (is still|may still be) running, and more of its files may", annotations["description"]
         )
         assert f"`sbg-exporter job {job}` and the exporter's status page show the current" in annotations["description"]
-        assert " Error codes are available when the job finishes. " in annotations["description"]
+        assert " Error codes follow after the job's end. " in annotations["description"]
 
 
 def test_every_message_names_the_job_and_leads_to_the_runbook(told: Told) -> None:
@@ -383,7 +383,11 @@ def test_why_an_account_is_not_reached_is_looked_up_by_the_description(troubled:
 
     eventually(
         lambda: (
-            ["Most often: the platform cannot be reached (unreachable)." in each for each in descriptions()] == [True]
+            [
+                "Most often: the platform cannot be reached, or answers with errors (unreachable)." in each
+                for each in descriptions()
+            ]
+            == [True]
         ),
         describe=descriptions,
     )

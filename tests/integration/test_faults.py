@@ -350,7 +350,7 @@ def test_429_pauses_requests_until_the_reset(tmp_path: Path) -> None:
     ):
         daemon.await_polls("sim")
         simulator.platform.use_up()
-        daemon.await_polls("sim", result="rate_limited")
+        daemon.scrape_when(lambda now: now.value("sbg_exporter_polls_total", account="sim", result="rate_limited"))
         simulator.platform.submit(FAST)
         rate = httpx.get(
             f"{simulator.url}/rate_limit", headers={"X-SBG-Auth-Token": DEMO_TOKEN}, trust_env=False
