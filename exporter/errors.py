@@ -3,6 +3,7 @@
 * ExporterError
   + ConfigError       invalid configuration: print one line per problem, exit with 2
     - TokenError      no usable token: the account waits for one, the others are polled
+      . TokenForbidden  the exporter's user may not read its file
     - ProfileError    no usable profile: the same
       . CredentialsError  the file of all profiles cannot be read
   + StateError        unusable state file: print the reason and what to do, exit with 1
@@ -119,6 +120,10 @@ class ConfigError(ExporterError):
 
 class TokenError(ConfigError):
     """A token is missing, unreadable or malformed."""
+
+
+class TokenForbidden(TokenError):
+    """The exporter's user may not read a token file."""
 
 
 class ProfileError(ConfigError):

@@ -24,7 +24,7 @@ from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.accounts import AccountConfig
-from exporter.config.loading import Configuration
+from exporter.config.loading import Configuration, unread_files
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
 from exporter.config.tokens import Token, refusal_remedy
@@ -34,6 +34,7 @@ from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.series_count import most_series, series_count
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
 from exporter.polling.poller import UsageEstimate
+from exporter.redaction import shown
 from exporter.signals import stop_event
 from exporter.storage.lock import lock_owner
 from exporter.storage.reader import open_read_only
@@ -141,10 +142,12 @@ def check(
         Stopping: *stop* was set before all accounts had responded.
     """
     unused = (configuration.unused,) if configuration.unused else ()
-    names = _names_in(configuration.state_file)
+    ledgers = _kept_in(configuration.state_file)
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
-    for warning in (*warnings, *_new_ledgers(configuration.accounts, names)):
+    for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers)):
         warn(f"warning: {warning}")
+    if unread := _unread(configuration):
+        warn(unread)
     if offline:
         report.configured(configuration)
         return 1 if configuration.setup_problems else 0
@@ -155,7 +158,7 @@ def check(
         throwaway = replace(
             configuration, state_file=Path(folder) / "state.db", warnings=(), endpoint_warnings=(), unused=""
         )
-        with assembly.build(throwaway, stop, log, allowances_in=kept, names=lambda: names) as components:
+        with assembly.build(throwaway, stop, log, allowances_in=kept, names=lambda: ledgers.names) as components:
             poll_each(components, lambda poller: poller.poll_once(), stop, awaited)
             snapshots, display, clock = components.registry.snapshots, components.display, components.clock
             estimates = {poller.name: poller.usage_estimate for poller in components.pollers}
@@ -201,24 +204,48 @@ def _state_file(configuration: Configuration) -> Iterator[tuple[Store | None, st
             yield store, ""
 
 
-def _names_in(state_file: Path) -> Mapping[str, tuple[str, str, str]]:
-    """The ledgers' names, which decide which of two accounts of a user the exporter polls; empty if unreadable."""
+def _unread(configuration: Configuration) -> str:
+    """Which files of the accounts' folder are no accounts, in a line; empty if all are."""
+    folder = configuration.accounts_folder
+    if folder is None:
+        return ""
+    used = {str(path) for entry in configuration.entries for path in account_source(entry)}
+    names = unread_files(folder, used)
+    return f"Note: not read in {folder}, because only *.toml is: {', '.join(map(shown, names))}" if names else ""
+
+
+class _Kept(NamedTuple):
+    """What the state file says of its ledgers; empty if it is unreadable.
+
+    Attributes:
+        names: decide which of two accounts of a user the exporter polls.
+        places: endpoints and divisions of all ledgers, also of those without a name.
+    """
+
+    names: Mapping[str, tuple[str, str, str]]
+    places: Collection[tuple[str, str]]
+
+
+def _kept_in(state_file: Path) -> _Kept:
     try:
         with open_read_only(state_file, lambda: False) as state:
-            return state.names()
+            return _Kept(state.names(), state.places())
     except StateError:
-        return {}
+        return _Kept({}, ())
 
 
-def _new_ledgers(accounts: Iterable[AccountConfig], names: Mapping[str, tuple[str, str, str]]) -> Iterator[str]:
-    """A line for each account whose ledger is of another platform or division, so that it will begin a new one."""
+def _new_ledgers(accounts: Iterable[AccountConfig], kept: _Kept) -> Iterator[str]:
+    """A line for each account whose ledger is of another platform or division, so that it will have another one."""
     for account in accounts:
-        endpoint, _, division = names.get(account.name, (account.endpoint, "", account.division))
+        endpoint, _, division = kept.names.get(account.name, (account.endpoint, "", account.division))
         if (endpoint, division) != (account.endpoint, account.division):
             place = f"{endpoint}{f', division {division}' if division else ''}"
+            counters = "its counters begin at 0, in a new ledger"
+            if (account.endpoint, account.division) in kept.places:
+                counters = f"it has the counters of the ledger that its user has there already; without one, {counters}"
             yield (
                 f"{account.where}: the ledger of account {account.name} is of {place}; with another api_endpoint or"
-                " division its counters begin at 0, in a new ledger"
+                f" division {counters}"
             )
 
 

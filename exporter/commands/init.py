@@ -1,6 +1,7 @@
 """``init``: the first configuration and token file, or those of a further account, then ``check``."""
 
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Collection
@@ -91,8 +92,8 @@ def command(
         say(f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/.")
     else:
         say(
-            f"Next: a running exporter polls {new.account}, too, after a reload (SIGHUP). Under systemd, first add a"
-            " LoadCredential= line for the token, and restart it."
+            f"Next: a running exporter polls {new.account}, too, after a reload (SIGHUP). Under systemd, it cannot read"
+            " this token file: first add a LoadCredential= line for it and restart, or move it to a folder of tokens."
         )
     return code
 
@@ -281,7 +282,8 @@ def _write(file: Path, text: str, token_file: Path, token: Secret) -> None:
     made = _missing_folders(file.parent)
     root = os.geteuid() == 0
     try:
-        file.parent.mkdir(mode=_READABLE_FOLDER if root else _PRIVATE_FOLDER, parents=True, exist_ok=True)
+        for folder in reversed(made):
+            _make(folder, _READABLE_FOLDER if root else _PRIVATE_FOLDER)
         _create(token_file, f"{token.reveal()}\n", _PRIVATE)
         try:
             _create(file, text, _READABLE if root else _PRIVATE)
@@ -300,6 +302,12 @@ def _write(file: Path, text: str, token_file: Path, token: Secret) -> None:
 
 def _missing_folders(folder: Path) -> list[Path]:
     return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def _make(folder: Path, mode: int) -> None:
+    """Make *folder* with *mode* also under a stricter umask: a service that may not enter it has no account."""
+    folder.mkdir(mode=mode, exist_ok=True)
+    folder.chmod(mode | stat.S_IMODE(folder.stat().st_mode))  # it may have its parent's set-group-ID bit
 
 
 def _create(path: Path, text: str, mode: int) -> None:

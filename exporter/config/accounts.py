@@ -32,12 +32,22 @@ from exporter.config.tokens import (
     read_profiles,
     refusal_remedy,
     token_path,
+    where_profiles_are,
 )
 from exporter.config.usable import ONE_TOKEN
-from exporter.errors import ConfigError, CredentialsError, Problems, ProfileError, TokenError
+from exporter.errors import (
+    ConfigError,
+    CredentialsError,
+    Problems,
+    ProfileError,
+    TokenError,
+    TokenForbidden,
+    WaitReason,
+)
 from exporter.redaction import MASK, Secret, looks_like_token, without_secrets
 
 _LONGEST_NAME: Final = 64
+_INVALID_FILE: Final = "the file that configures the account is invalid"
 MEND_FILE: Final = "correct the file, see what `sbg-exporter check` says, and reload the configuration"
 
 
@@ -203,8 +213,8 @@ class AccountConfig:
             elif self.needs_tls and environ.get("SSL_CERT_FILE"):
                 check_certificates(Path(environ["SSL_CERT_FILE"]), f"{self.where}: SSL_CERT_FILE")
         except TokenError as error:
-            in_file = isinstance(self.token, TokenFile) and not self.token.is_pasted
-            hint = "; write only the token to it" if in_file else ""
+            to_write = isinstance(self.token, TokenFile) and not self.token.is_pasted
+            hint = "; write only the token to it" if to_write and not isinstance(error, TokenForbidden) else ""
             return f"{self.where}: {error}{hint}"
         except ConfigError as error:
             return str(error)
@@ -219,6 +229,7 @@ class PendingAccount:
         problem: what is wrong, in a line.
         resolve: reads the profile again; raises ConfigError while the account cannot be set up.
         remedy: what to do.
+        waits: why it is not polled for now, as a clause.
         entry, own, where: see :class:`AccountConfig`.
     """
 
@@ -229,6 +240,7 @@ class PendingAccount:
     entry: AccountTable | str = field(default="", repr=False)
     own: OwnSettings = field(default=OwnSettings(), compare=False)
     where: str = field(default="", compare=False)
+    waits: str = field(default=WaitReason.TOKEN.explanation, compare=False)
 
 
 AccountEntry = AccountConfig | PendingAccount
@@ -316,7 +328,9 @@ class ResolvedAccounts:
         error = ConfigError(*problems)
         where = problems[0].partition(": ")[0]
         self._place(name, where)
-        self.pending.append(PendingAccount(name, str(error), MEND_FILE, partial(_raise, problems), where=where))
+        self.pending.append(
+            PendingAccount(name, str(error), MEND_FILE, partial(_raise, problems), where=where, waits=_INVALID_FILE)
+        )
         self.setup_problems[name] = str(error)
         self.lines.extend(error.problems)
         self.file_problems.extend(error.problems)
@@ -386,7 +400,7 @@ def resolve_accounts(
     taken = {each for file in unusable for each in (file.name, file.profile)}
     taken.update(placed.table.profile for placed in tables if placed.table.profile)
     try:
-        for name in _wanted_profiles(wanted_profiles, known, taken):
+        for name in _wanted_profiles(wanted_profiles, inputs.credentials, known, taken):
             remedy = f"add profile {name!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
             where = f"profiles: {name}"
             found.add(name, where, remedy, partial(_from_profile, name, where, inputs), known, fresh)
@@ -412,9 +426,9 @@ class _Inputs(NamedTuple):
     credentials: Path
 
 
-def _wanted_profiles(named: tuple[str, ...], known: _Known, taken: Collection[str]) -> Iterable[str]:
+def _wanted_profiles(named: tuple[str, ...], credentials: Path, known: _Known, taken: Collection[str]) -> Iterable[str]:
     if "*" in named and not known():
-        raise ProfileError("profiles: none in ~/.sevenbridges/credentials; add [name] sections to it")
+        raise ProfileError(f"profiles: none in {where_profiles_are(credentials)}; add [name] sections to it")
     return [name for name in (known() if "*" in named else named) if name not in taken]
 
 
@@ -456,7 +470,7 @@ def _from_table(
         raise ConfigError(*problems)
     endpoint = table.api_endpoint
     if table.profile is not None and not endpoint:
-        endpoint = _of_profile(table.profile, where, known, allow_plain_http=table.allow_plain_http)
+        endpoint = _of_profile(table.profile, where, inputs, known, allow_plain_http=table.allow_plain_http)
     return _account_config(
         where,
         table.name,
@@ -484,7 +498,7 @@ def _token_of(table: AccountTable, where: str, file: Path | None, inputs: _Input
 
 def _from_profile(name: str, where: str, inputs: _Inputs, known: _Known) -> AccountConfig:
     token = ProfileToken(inputs.credentials, name, "auth_token")
-    return _account_config(where, name, _of_profile(name, where, known), token, inputs.environ)
+    return _account_config(where, name, _of_profile(name, where, inputs, known), token, inputs.environ)
 
 
 def _from_conventions(inputs: _Inputs, known: _Known) -> AccountConfig:
@@ -513,14 +527,14 @@ def _from_conventions(inputs: _Inputs, known: _Known) -> AccountConfig:
     )
 
 
-def _of_profile(name: str, where: str, known: _Known, *, allow_plain_http: bool | None = None) -> str:
+def _of_profile(name: str, where: str, inputs: _Inputs, known: _Known, *, allow_plain_http: bool | None = None) -> str:
     """The endpoint of a profile.
 
     Raises:
         ProfileError: the profile is missing, or has no usable endpoint.
     """
     try:
-        profile = find_profile(name, known())
+        profile = find_profile(name, inputs.credentials, known())
     except ProfileError as error:
         raise type(error)(f"{where}: {error}") from None
     try:

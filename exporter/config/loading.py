@@ -30,6 +30,7 @@ from exporter.config.accounts import (
 )
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.first_file import default_config_file
+from exporter.config.permissions import refusal
 from exporter.config.relative import beside
 from exporter.config.settings import PREFIX, Settings
 from exporter.config.tokens import credentials_path, read_profiles
@@ -243,11 +244,11 @@ def account_files(folder: Path, names: Collection[str] = ()) -> tuple[list[Place
         ConfigError: the folder cannot be read.
     """
     try:
-        files = sorted(file for file in folder.iterdir() if file.suffix == ".toml" and not file.name.startswith("."))
+        files = sorted(file for file in folder.iterdir() if _is_account(file))
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot read the accounts' files: {error.strerror}") from None
+        raise ConfigError(f"{folder}: cannot read the accounts' files: {_file_problem(error, folder)}") from None
     read = [_account_table(file) for file in files]
     tables = [each for each in read if isinstance(each, PlacedTable)]
     taken = {*names, *(each.table.name for each in tables)}
@@ -262,13 +263,29 @@ def account_files(folder: Path, names: Collection[str] = ()) -> tuple[list[Place
     return tables, unusable
 
 
+def unread_files(folder: Path, used: Collection[str]) -> list[str]:
+    """The names of files in *folder* that are no accounts, as after a mistyped ending; not those of *used* paths."""
+    try:
+        names = [
+            each.name
+            for each in folder.iterdir()
+            if not (_is_account(each) or each.suffix == ".token" or str(each) in used or each.is_dir())
+        ]
+    except OSError:
+        return []
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _is_account(file: Path) -> bool:
+    return file.suffix == ".toml" and not file.name.startswith(".")
+
+
 def _account_table(file: Path) -> PlacedTable | UnusableFile:
     """The account in *file*; its name is the file's, unless there is one in it."""
     values: dict[str, object] = {}
     problems = Problems()
     with problems.collected():
-        if not file.is_file():  # a pipe would be waited for
-            raise ConfigError(f"{file}: cannot read the account: not a file")
+        _check_file(file)
         values = _toml(file)
         if "accounts" in values:
             raise ConfigError(f"{file}: accounts: expected one account's keys, without [[accounts]] above them")
@@ -287,6 +304,25 @@ def _account_table(file: Path) -> PlacedTable | UnusableFile:
         problems += other_problems(values, wrong, str(file))
     profile = values.get("profile")
     return UnusableFile(file, _valid_name(values), tuple(problems), table, profile if isinstance(profile, str) else "")
+
+
+def _check_file(file: Path) -> None:
+    """Do nothing if *file* is a regular file: a pipe would be waited for.
+
+    Raises:
+        ConfigError: it is something else, or cannot be found.
+    """
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read the account: {_file_problem(error, file)}") from None
+    if not is_file:
+        raise ConfigError(f"{file}: cannot read the account: not a file")
+
+
+def _file_problem(error: OSError, file: Path) -> str:
+    """Why *file* cannot be read, and what to do; with its owner and mode, if those are the reason."""
+    return f"{error.strerror}; {refusal(file)}" if isinstance(error, PermissionError) else file_problem(error)
 
 
 def _suggestion_for_variable(name: str) -> str:
@@ -317,7 +353,7 @@ def _toml(file: Path) -> dict[str, Any]:
             raise ConfigError(f"{file}: larger than {_LARGEST_FILE // 1024} KiB; expected a TOML file with settings")
         values = tomllib.loads(decoded(raw))
     except OSError as error:
-        reason = file_problem(error)
+        reason = _file_problem(error, file)
         if looks_like_token(str(file)):
             reason = f"{error.strerror}; expected the path of a TOML file, but this looks like a token"
         elif isinstance(error, FileNotFoundError):

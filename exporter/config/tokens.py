@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from exporter.config.permissions import refusal
 from exporter.config.relative import beside
-from exporter.errors import ConfigError, CredentialsError, ProfileError, TokenError
+from exporter.errors import ConfigError, CredentialsError, ProfileError, TokenError, TokenForbidden
 from exporter.redaction import Secret, looks_like_token
 from exporter.text import NotText, decoded, open_without_waiting
 
@@ -58,6 +59,8 @@ def refusal_remedy(token: "Token", otherwise: str = "") -> str:
     """How to replace *token*, which the platform has refused, and what is wrong with its form; else *otherwise*."""
     try:
         problem = unlike_a_token(token.read())
+    except TokenForbidden:
+        return "let the exporter's user read the token file; it is used within seconds"
     except ConfigError:  # it has been removed since
         problem = ""
     reason = f"the token looks wrong: {problem}" if problem else otherwise
@@ -155,7 +158,10 @@ class TokenFile:
             if self.is_pasted:
                 raise TokenError(_PASTED) from None
             reason = error.strerror if isinstance(error, OSError) else error
-            raise TokenError(f"{self._path}: cannot read the token file: {reason}") from None
+            problem = f"{self._path}: cannot read the token file: {reason}"
+            if isinstance(error, PermissionError):
+                raise TokenForbidden(f"{problem}; {refusal(self._path)}") from None
+            raise TokenError(problem) from None
         return parse_token(given, str(self._path))
 
     def exposure_warning(self) -> str | None:
@@ -223,7 +229,7 @@ class ProfileToken:
             TokenError: the profile cannot be read or holds no token.
         """
         try:
-            profile = find_profile(self._profile, read_profiles(self._path))
+            profile = find_profile(self._profile, self._path, read_profiles(self._path))
         except ConfigError as error:
             raise TokenError(str(error)) from None
         return parse_token(profile.auth_token, self._label)
@@ -260,7 +266,8 @@ def read_profiles(path: Path) -> dict[str, Profile]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise CredentialsError(f"{path}: cannot read the credentials file: {error.strerror}") from None
+        reason = f"{error.strerror}; {refusal(path)}" if isinstance(error, PermissionError) else error.strerror
+        raise CredentialsError(f"{path}: cannot read the credentials file: {reason}") from None
     except NotText as error:
         raise CredentialsError(f"{path}: invalid credentials file: {error}") from None
     except (configparser.Error, AttributeError) as error:
@@ -305,15 +312,27 @@ def _half_header(text: str) -> int | None:
     return next((number for number, line in lines if line.startswith("[") and "]" not in line), None)
 
 
-def find_profile(name: str, profiles: Mapping[str, Profile]) -> Profile:
+def where_profiles_are(path: Path) -> str:
+    """The credentials file *path* in words; a service's home, if it has one, is often another one than expected."""
+    return "~/.sevenbridges/credentials" if _is_there(path) else f"{path}, which does not exist"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder on the way may not be entered
+        return True
+
+
+def find_profile(name: str, path: Path, profiles: Mapping[str, Profile]) -> Profile:
     """The profile *name*.
 
     Raises:
-        ProfileError: it is not among *profiles*.
+        ProfileError: it is not among *profiles*, which are those in the file *path*.
     """
     if name not in profiles:
-        available = ", ".join(sorted(profiles)) or "none"
-        raise ProfileError(f"no profile {name!r} in ~/.sevenbridges/credentials (available: {available})")
+        available = f" (available: {', '.join(sorted(profiles)) or 'none'})" if _is_there(path) else ""
+        raise ProfileError(f"no profile {name!r} in {where_profiles_are(path)}{available}")
     return profiles[name]
 
 

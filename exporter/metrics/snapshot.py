@@ -28,11 +28,13 @@ class Waiting:
     Attributes:
         since: when it began.
         until: when the next request is due; None: as soon as the cause is removed.
+        explanation: the reason in words; empty: in its usual ones.
     """
 
     reason: WaitReason
     since: float
     until: float | None
+    explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,8 @@ class AccountIdentity:
         """User names of this account, now and before, which `show_username = false` hides."""
         self._secret: Secret | None = None
         self._identified = False
+        self._accepted = False
+        """Whether the platform has named the user of the token in use."""
         self.unproven = False
         """Whether the platform rejected the token, or its user is the wrong one: the next poll checks it first."""
         self._unreadable = False
@@ -205,6 +207,10 @@ class AccountIdentity:
     def awaits_token(self) -> bool:
         """Whether a new token would end the wait for the next poll."""
         return self.unproven or self._unreadable
+
+    def token_remedy(self) -> str:
+        """How to replace the token; what is wrong with its form, too, unless the platform has accepted it."""
+        return self._account.token.remedy if self._accepted else self._account.token_remedy()
 
     def ask_again(self) -> None:
         """Ask the platform before the next poll which user the token belongs to."""
@@ -308,7 +314,9 @@ class AccountIdentity:
         self._exposure = exposure
 
     def _identify(self, current: Ledger | None) -> Ledger:
+        self._accepted = False
         response = self._start.request_user()
+        self._accepted = True
         username = response.value
         name, endpoint, division = self._account.name, self._account.endpoint, self._account.division
         self._hide(username)
@@ -325,6 +333,8 @@ class AccountIdentity:
             ledger = self._store.load(name, endpoint, username, division, now - self.settings.rules.failed_job_window)
         if ledger is not None and name not in had:  # it has no name if another account has got that before
             self._log.info("ledger.renamed", before=", ".join(had) or None, consequence="its counters go on")
+            if before is not None and (before[0], before[2]) != (endpoint, division):
+                self._warn_of_former_ledger(before, consequence="the account has the counters of another ledger")
         if ledger is None:
             since = self._start.counting_since(response)
             with self._lease.held():
@@ -332,23 +342,28 @@ class AccountIdentity:
                     name, endpoint, username, division, counting_since=since, local_time=now, rules=self.settings.rules
                 )
             self._log.info("ledger.created", counting_since=since)
-            if before is not None and not self._name_reassigned:
-                self._warn_of_former_ledger(*before)
+            self._warn_of_former_ledger(before, consequence="the account's counters begin at 0")
         self._identified = True
         self._hide_names()
         self.unproven = False
         self._use_allowance_of(username)
         return ledger
 
-    def _warn_of_former_ledger(self, endpoint: str, username: str, division: str) -> None:
-        """Say that another ledger had the account's name until now: it is of another platform, division or user."""
+    def _warn_of_former_ledger(self, before: Identity | None, consequence: str) -> None:
+        """Say that another ledger had the account's name until now: it is of another platform, division or user.
+
+        A configuration that has given the name to another account has said so itself.
+        """
+        if before is None or self._name_reassigned:
+            return
+        endpoint, username, division = before
         self._hide(username)
         user = username if self.settings.show_username else "its user"
         place = f"{endpoint}{f', division {division}' if division else ''}"
         self._log.warning(
             "ledger.replaced",
             before=f"{user} at {place}",
-            consequence="the account's counters begin at 0; the former ledger stays in the state file, without a name",
+            consequence=f"{consequence}; the former ledger stays in the state file, without a name",
             next_step=f"if that is not meant, set api_endpoint and division back to {place} and reload: its counters"
             " go on; else none",
         )
@@ -365,16 +380,15 @@ class AccountIdentity:
             self._client.hide_names(*self._users, user_unknown=not self._identified)
 
     def _wrong_user(self, found: str, expected: str) -> str:
-        name = self._account.name
-        if not self.settings.show_username:
-            return (
-                f"the token belongs to another user than the ledger of account {name}; restore the token of the"
-                f" ledger's user, or {self._account.renaming} to count the other user as well"
-            )
-        return (
-            f"the token belongs to {found}, but the ledger of account {name} to {expected};"
-            f" restore the token of {expected}, or {self._account.renaming} to count {found} as well"
-        )
+        name, other = self._account.name, found
+        if self.settings.show_username:
+            problem = f"the token belongs to {found}, but the ledger of account {name} to {expected}"
+        else:
+            problem = f"the token belongs to another user than the ledger of account {name}"
+            expected, other = "the ledger's user", "the other user"
+        counted = self._identities.is_taken((self._account.endpoint, found, self._account.division), name)
+        instead = "" if counted else f", or {self._account.renaming} to count {other} as well"
+        return f"{problem}; restore the token of {expected}{instead}"
 
     def _use_allowance_of(self, username: str) -> None:
         """Use this user's allowance; move the requests made so far to it."""

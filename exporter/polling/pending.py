@@ -106,7 +106,7 @@ class PendingPoller:
             account = self._account.resolve()
         except ConfigError as error:
             self._stats.polled("error", str(error), self._clock.time(), self._clock.monotonic() - began)
-            self._waits.begin(WaitReason.TOKEN, None)
+            self._waits.begin(WaitReason.TOKEN, None, self._account.waits)
             status = self._stats.status(
                 self._allowance,
                 interval=self._interval,

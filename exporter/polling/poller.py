@@ -124,7 +124,6 @@ class Poller:
         self._publish = publish
         self._log = log.bind(account=account.name)
         self._stats = stats or PollStats(clock, self._log)
-        self._waits = WaitTracker(clock, self._log, account.token_remedy)
         self._commit_failures = CommitFailures(clock, self._log)
         self._client = connect(self._stats)
         self._start = CountingStart(self._client, self._stats, clock)
@@ -143,6 +142,7 @@ class Poller:
             name_reassigned=name_reassigned,
             expected_user=expected_user,
         )
+        self._waits = WaitTracker(clock, self._log, self._identity.token_remedy)
         self._name_reassigned = name_reassigned
         self._nudged = self._duplicate = False
         self._gave_up = False

@@ -28,18 +28,22 @@ class WaitTracker:
         self.current: Waiting | None = None
         """The reason and the times; None while requests are made as planned."""
 
-    def begin(self, reason: WaitReason, seconds: float | None) -> None:
-        """Wait for *seconds*, or until the cause is removed. A wait for the same reason goes on."""
+    def begin(self, reason: WaitReason, seconds: float | None, explanation: str = "") -> None:
+        """Wait for *seconds*, or until the cause is removed. A wait for the same reason goes on.
+
+        *explanation* is the reason in other words than its usual ones.
+        """
+        explanation = explanation or reason.explanation
         now = self._clock.time()
         until = None if seconds is None else now + seconds
         if self.current is not None and self.current.reason is reason:
-            self.current = Waiting(reason, self.current.since, until)
+            self.current = Waiting(reason, self.current.since, until, explanation)
             return
-        self.current, self._began = Waiting(reason, now, until), self._clock.monotonic()
+        self.current, self._began = Waiting(reason, now, until, explanation), self._clock.monotonic()
         self._log.warning(
             "polling.paused",
             reason=str(reason),
-            explanation=reason.explanation,
+            explanation=explanation,
             seconds=None if seconds is None else round(seconds),
             until=None if until is None else utc(until),
             next_step=self._token_remedy() if reason is WaitReason.TOKEN else _NEXT_STEPS[reason],

@@ -107,6 +107,10 @@ class StateReader:
         """Name to endpoint, user and division of the ledger that has it."""
         return read_names(self._db)
 
+    def places(self) -> set[tuple[str, str]]:
+        """Endpoint and division of each ledger."""
+        return set(self._db.execute("SELECT endpoint, division FROM account"))
+
     def records(self, number: int) -> Iterator[JobRecord]:
         """All job records of an account."""
         return read_records(self._db, number)

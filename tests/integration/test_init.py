@@ -271,6 +271,26 @@ def files(folder: Path) -> dict[str, str]:
     return {str(each.relative_to(folder)): each.read_text() for each in sorted(folder.rglob("*")) if each.is_file()}
 
 
+@needs_root
+def test_a_service_can_enter_the_folder_of_further_accounts_whatever_the_umask(tmp_path: Path) -> None:
+    file = configured(tmp_path)
+
+    def work() -> None:
+        reader, writer = os.pipe()
+        os.write(writer, TOKEN.encode())
+        os.close(writer)
+        sys.stdin = os.fdopen(reader)
+        os.umask(0o077)
+        arguments = ["--platform", "cgc", "--account", "two", "--config", str(file), "--offline"]
+
+        assert main(["init", *arguments]) == 0
+
+    isolated(work)
+
+    modes = {path: mode(tmp_path / "accounts.d" / path) for path in (".", "two.toml", "two.token")}
+    assert modes == {".": 0o755, "two.toml": 0o644, "two.token": 0o600}
+
+
 @pytest.mark.parametrize(("name", "stem"), [("two", "two"), ("lab 1/ü", "lab-1")])
 def test_further_account_gets_files_of_its_own(tmp_path: Path, name: str, stem: str) -> None:
     file = configured(tmp_path)

@@ -131,6 +131,51 @@ def test_check_offline_verbose_prints_where_each_setting_is_from(typed: Typed, t
     assert "s3cr3t" not in out
 
 
+def test_check_names_the_files_among_the_accounts_that_are_not_read(typed: Typed, two_accounts: Path) -> None:
+    folder = two_accounts.with_name("accounts.d")
+    folder.mkdir()
+    endpoint = 'api_endpoint = "https://cgc-api.sbgenomics.com/v2"\n'
+    (folder / "a.toml").write_text(f'{endpoint}auth_token_file = "used"\n')
+    for name in ("used", "b.tml", "a.toml.new", "lab.token", ".a.toml.swp"):
+        (folder / name).write_text(TOKEN)
+
+    code, out, _ = typed("check", "--offline", "--config", str(two_accounts))
+
+    assert code == 1
+    assert f"Note: not read in {folder}, because only *.toml is: a.toml.new, b.tml\n" in out
+
+
+@pytest.mark.parametrize(
+    ("exists", "counters"),
+    [
+        (False, "its counters begin at 0, in a new ledger"),
+        (
+            True,
+            (
+                "it has the counters of the ledger that its user has there already; without one, its counters begin at 0,"
+                " in a new ledger"
+            ),
+        ),
+    ],
+)
+def test_check_says_what_becomes_of_the_counters_with_another_endpoint(
+    typed: Typed, two_accounts: Path, *, exists: bool, counters: str
+) -> None:
+    state = two_accounts.with_name("state.db")
+    with closing(Store(state)) as store:
+        store.create("good", "https://p/v2", "u", "", counting_since=1.0, local_time=2.0, rules=Rules())
+        if exists:
+            endpoint = "https://cgc-api.sbgenomics.com/v2"
+            store.create("former", endpoint, "u", "", counting_since=1.0, local_time=2.0, rules=Rules())
+
+    _, out, _ = typed("check", "--offline", "--config", str(two_accounts), "--state-file", str(state))
+
+    assert (
+        f"warning: {two_accounts}: accounts.#1 (good): the ledger of account good is of https://p/v2; with another"
+        f" api_endpoint or division {counters}\n"
+    ) in out
+
+
 @pytest.mark.parametrize("flags", [(), ("--offline",)])
 def test_check_prints_json_also_if_the_configuration_is_wrong(
     typed: Typed, two_accounts: Path, flags: tuple[str, ...]

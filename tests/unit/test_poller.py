@@ -775,6 +775,32 @@ def test_a_token_of_somebody_else_stops_the_account_with_its_counters_as_they_we
     assert "/async/files" not in bench.platform.asked[2:]
 
 
+def test_a_token_of_somebody_else_has_been_accepted_so_its_form_is_not_doubted(bench: PollerFixture) -> None:
+    bench.poll()
+    bench.platform.users["0th3r"] = "somebody"
+    bench.token.write_text("0th3r")
+
+    bench.poll()
+
+    [paused] = [event for event in bench.events() if event["event"] == "polling.paused"]
+    assert str(paused["next_step"]).startswith("write a valid token of this user, and nothing else, to the token file ")
+
+
+def test_a_token_of_a_user_whom_another_account_polls_is_no_reason_to_rename(bench: PollerFixture) -> None:
+    bench.platform.users["0th3r"] = "somebody"
+    bench.token.with_name("other").write_text("0th3r")
+    bench.identities = IdentityRegistry(["cavatica", "again"])
+    bench.poller = bench.new_poller("again", file="other")
+    bench.poll()
+    bench.poller = bench.new_poller()
+    bench.poll()
+    bench.token.write_text("0th3r")
+
+    assert bench.poll().status.last_error == (
+        "the token belongs to somebody, but the ledger of account cavatica to rfranklin; restore the token of rfranklin"
+    )
+
+
 def test_a_restart_shows_the_counters_before_the_platform_answers(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
     bench.poll()
@@ -1087,7 +1113,9 @@ def test_a_new_ledger_in_the_place_of_another_one_is_a_warning(bench: PollerFixt
     bench.poller = bench.new_poller()
     bench.poll()
     assert len([event for event in bench.events() if event["event"] == "ledger.created"]) == 2, "it goes on"
-    assert len([event for event in bench.events() if event["event"] == "ledger.replaced"]) == 1
+    [_, back] = [event for event in bench.events() if event["event"] == "ledger.replaced"]
+    assert back["before"] == f"rfranklin at {ENDPOINT}, division imaging"
+    assert str(back["consequence"]).startswith("the account has the counters of another ledger; ")
 
 
 def test_a_check_knows_whose_token_an_account_has_to_have(bench: PollerFixture) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from exporter.config.settings import PREFIX, Settings
 from exporter.counting.values import Rules
 from exporter.errors import ConfigError
 from exporter.redaction import Secret
+from tests.isolated import STRANGER, isolated, needs_root
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 OTHER = "0123456789abcdef0123456789abcdef"
@@ -321,7 +323,7 @@ WRONG: list[tuple[str, str]] = [
     ),
     (
         account(auth_token_file="", profile='"cgc"'),
-        "accounts.#1 (lab): no profile 'cgc' in ~/.sevenbridges/credentials (available: none)",
+        "accounts.#1 (lab): no profile 'cgc' in home/.sevenbridges/credentials, which does not exist",
     ),
     (
         account(auth_token_file='"missing"'),
@@ -365,11 +367,15 @@ def test_invalid_value_in_the_file_is_one_line(desk: Desk, text: str, line: str)
                 " or run `sbg-exporter init` to write such a file"
             ),
         ),
-        ({"profiles": "cgc"}, {}, "profiles: cgc: no profile 'cgc' in ~/.sevenbridges/credentials (available: none)"),
+        (
+            {"profiles": "cgc"},
+            {},
+            "profiles: cgc: no profile 'cgc' in home/.sevenbridges/credentials, which does not exist",
+        ),
         (
             {"profiles": "*"},
             {},
-            "profiles: none in ~/.sevenbridges/credentials; add [name] sections to it",
+            "profiles: none in home/.sevenbridges/credentials, which does not exist; add [name] sections to it",
         ),
     ],
 )
@@ -594,7 +600,7 @@ def test_a_file_of_an_account_that_cannot_be_used_stops_no_other(desk: Desk, tex
 
     assert [each.name for each in found.accounts] == ["lab", "good"]
     [pending] = found.pending
-    assert pending.name == "bad"
+    assert (pending.name, pending.waits) == ("bad", "the file that configures the account is invalid")
     problem = found.setup_problems["bad"]
     assert problem.startswith(f"{desk.folder}/accounts.d/bad.toml: ")
     assert reason in problem
@@ -995,6 +1001,76 @@ def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, 
             " write only the token to it"
         ),
     ]
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("path", "mode", "told"),
+    [
+        (
+            "tokens/a.token",
+            0o600,
+            (
+                "{folder}/accounts.d/a.toml: {folder}/tokens/a.token: cannot read the token file: Permission denied;"
+                " it has owner root, group root and mode 0600; the exporter (uid 65534) must be able to read it"
+            ),
+        ),
+        (
+            "tokens",
+            0o750,
+            (
+                "{folder}/accounts.d/a.toml: {folder}/tokens/a.token: cannot read the token file: Permission denied;"
+                " its folder {folder}/tokens has owner root, group root and mode 0750; the exporter (uid 65534) must"
+                " be able to enter it"
+            ),
+        ),
+        (
+            "accounts.d",
+            0o700,
+            (
+                "{folder}/accounts.d: cannot read the accounts' files: Permission denied; it has owner root, group root"
+                " and mode 0700; the exporter (uid 65534) must be able to read it"
+            ),
+        ),
+        (
+            "accounts.d",
+            0o744,
+            (
+                "{folder}/accounts.d/a.toml: cannot read the account: Permission denied; its folder {folder}/accounts.d"
+                " has owner root, group root and mode 0744; the exporter (uid 65534) must be able to enter it"
+            ),
+        ),
+        (
+            "accounts.d/a.toml",
+            0o600,
+            (
+                "{folder}/accounts.d/a.toml: cannot read the configuration: Permission denied; it has owner root, group"
+                " root and mode 0600; the exporter (uid 65534) must be able to read it"
+            ),
+        ),
+    ],
+    ids=["token", "folder of tokens", "accounts", "accounts, not to be entered", "account"],
+)
+def test_what_the_exporter_may_not_read_is_told_with_whose_it_is(path: str, mode: int, told: str) -> None:
+    def work() -> None:
+        with pytest.raises(ConfigError) as caught:
+            load({"config": str(folder / "config.toml")}, {}, folder)
+        assert list(caught.value.problems) == [told.format(folder=folder)]
+
+    "idna".encode("idna")  # loads the codec
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to other users
+        folder = Path(made)
+        folder.chmod(0o755)
+        (folder / "accounts.d").mkdir()
+        (folder / "tokens").mkdir()
+        (folder / "config.toml").touch()
+        (folder / "accounts.d" / "a.toml").write_text(
+            f'api_endpoint = "{CGC}"\nauth_token_file = "../tokens/a.token"\n'
+        )
+        (folder / "tokens" / "a.token").write_text(TOKEN)
+        (folder / path).chmod(mode)
+
+        isolated(work, user=STRANGER)
 
 
 def test_a_wrong_key_is_an_error_whatever_the_other_accounts_are(mixed: Desk) -> None:

@@ -371,6 +371,8 @@ def test_account_that_waits_says_why_and_for_how_long() -> None:
     assert account(page)[0] == "up / waiting 4 min: other programs of the user have used up the rate limit"
     assert overview(both)[0] == "1 account cannot be polled, 1 account waiting"
     assert account(both, "two")[0].endswith("/ waiting: the account has no usable token of its user")
+    invalid = replace(refused, waiting=Waiting(WaitReason.TOKEN, START, None, "its file is invalid"))
+    assert account(tree(snapshot(ledger_of(), status=invalid)))[0].endswith("/ waiting: its file is invalid")
 
 
 def test_account_that_fails_after_a_restart_says_when_it_was_last_counted() -> None:
