@@ -325,7 +325,8 @@ def test_an_account_whose_profile_is_missing_is_set_up_later(
     plain = place.config.read_text()
     place.config.write_text(plain + '[[accounts]]\nname = "carol"\nprofile = "carol"\n')
     missing = (
-        f"{place.config}: accounts.#3 (carol): no profile 'carol' in ~/.sevenbridges/credentials (available: none)"
+        f"{place.config}: accounts.#3 (carol): no profile 'carol' in"
+        f" {place.folder}/home/.sevenbridges/credentials, which does not exist"
     )
     assert daemon.reload() == f"accounts added: carol\ncarol cannot be polled: {missing}\n"
     daemon.scrape_when(lambda now: now.value("sbg_up", account="carol") == 0)

@@ -152,8 +152,8 @@ def test_check_names_the_files_among_the_accounts_that_are_not_read(typed: Typed
         (
             True,
             (
-                "it has the counters of the ledger that its user has there already; without one, its counters begin at 0,"
-                " in a new ledger"
+                "it has the counters of the ledger that its user has there already; without one, its counters begin at"
+                " 0, in a new ledger"
             ),
         ),
     ],
