@@ -166,7 +166,8 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
                 raise StateError(f"state file {path} {problem}")
     except FileNotFoundError as error:
         raise StateError(
-            f"state file {path} does not exist; start the exporter once to create it, set a different state_file, or,"
+            f"state file {path} does not exist; start the exporter once to create it, pass its --config or"
+            " --state-file if it has another one, or,"
             " if the file was moved, put it back"
         ) from error
     except OSError as error:
