@@ -201,10 +201,11 @@ def _usable_settings(values: Mapping[str, object]) -> tuple[Settings, Sequence[E
     else:
         return settings, (), range(len(settings.accounts))
     wrong = {each["loc"][0] for each in errors}
+    spelled = {key for key in values if key.lower() == "accounts"}  # in any case, as all keys
     tables = usable_tables(
-        values.get("accounts", ()), [each["loc"][1:] for each in errors if each["loc"][0] == "accounts"]
+        next((values[key] for key in spelled), ()), [each["loc"][1:] for each in errors if each["loc"][0] == "accounts"]
     )
-    rest = {key: value for key, value in values.items() if key not in wrong}
+    rest = {key: value for key, value in values.items() if key not in wrong | spelled}
     return Settings.model_validate({**rest, "accounts": list(tables.values())}), errors, list(tables)
 
 

@@ -399,6 +399,12 @@ def test_several_problems_are_several_lines(desk: Desk) -> None:
     ]
 
 
+def test_problems_beside_accounts_in_capitals_are_lines_too(desk: Desk) -> None:
+    text = f"polling = 1\n{account()}".replace("[[accounts]]", "[[ACCOUNTS]]")
+
+    assert desk.problems(text, {}) == ["config.toml: polling: unknown key; see `sbg-exporter run --help`"]
+
+
 @pytest.mark.parametrize("text", ["\n", "# nobody yet\n"])
 def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
     [line] = desk.problems(text, {})
