@@ -97,8 +97,8 @@ class HeldFile:
                 "it was deleted; restore a backup and restart the exporter, which otherwise starts with empty counters"
             )
         return (
-            "it is no longer at its path; put it back, and the next poll writes it; without it, a restart would begin"
-            " to count anew"
+            "it is no longer at its path; put it back, and the next poll writes it; without it, a restart would count"
+            " from 0"
         )
 
     def _keep_lock_file(self) -> str:
