@@ -135,3 +135,8 @@ def _api_of_web_host(host: str) -> str | None:
         if not dot:
             return None
     return None if domain in _NOT_COMMON and domain != host else _WEB_HOSTS[domain]
+
+
+def place(endpoint: str, division: str) -> str:
+    """Where an account is, in words: its API's URL and, if it has one, its division."""
+    return f"{endpoint}{f', division {division}' if division else ''}"

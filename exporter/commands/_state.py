@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from exporter.api.platforms import place
 from exporter.commands._output import say
 from exporter.commands._settings import load_configuration
 from exporter.config.settings import Settings
@@ -390,8 +391,7 @@ def _whose(ledger: LedgerSummary, options: StateFileOptions) -> str:
     """An account's name, and who it is."""
     account, name = ledger.account, ledger.names[0] if ledger.names else "(no name)"
     user = f"user {account.username}" if options.show_username else "a user"
-    division = f", division {account.division}" if account.division else ""
-    return f"{name} ({user} on {account.endpoint}{division})"
+    return f"{name} ({user} on {place(account.endpoint, account.division)})"
 
 
 def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool) -> int:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import click
 
 from exporter.api.allowance import AllowanceKey
+from exporter.api.platforms import place
 from exporter.clock import Clock
 from exporter.commands._account_source import AccountSource, account_source
 from exporter.commands._click import Command
@@ -239,13 +240,12 @@ def _new_ledgers(accounts: Iterable[AccountConfig], kept: _Kept) -> Iterator[str
     for account in accounts:
         endpoint, _, division = kept.names.get(account.name, (account.endpoint, "", account.division))
         if (endpoint, division) != (account.endpoint, account.division):
-            place = f"{endpoint}{f', division {division}' if division else ''}"
             counters = "its counters begin at 0, in a new ledger"
             if (account.endpoint, account.division) in kept.places:
                 counters = f"it has the counters of the ledger that its user has there already; without one, {counters}"
             yield (
-                f"{account.where}: the ledger of account {account.name} is of {place}; with another api_endpoint or"
-                f" division {counters}"
+                f"{account.where}: the ledger of account {account.name} is of {place(endpoint, division)};"
+                f" with another api_endpoint or division {counters}"
             )
 
 

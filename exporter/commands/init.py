@@ -17,6 +17,7 @@ from exporter.commands._click import Command
 from exporter.commands._output import say
 from exporter.commands._prompt import Prompt
 from exporter.commands._settings import home_folder
+from exporter.config.accounts import CLIENT_VARIABLES
 from exporter.config.first_file import (
     LISTENS_HERE,
     account_file,
@@ -98,10 +99,6 @@ def command(
     return code
 
 
-_CONVENTIONS: Final = ("SB_API_ENDPOINT", "SB_AUTH_TOKEN", "SB_AUTH_TOKEN_FILE")
-"""Variables of the official clients, which name the account of a configuration without any."""
-
-
 class _New(NamedTuple):
     """An account, and the files to write for it."""
 
@@ -139,7 +136,7 @@ def _further_account(file: Path, platform: str | None, account: str | None, prom
     if account is None and not prompt.is_terminal:
         raise OutputError(f"{_exists(file)}; edit it, or pass --account NAME to add an account to it, or {_ANOTHER}")
     names = account_names(file, home_folder())
-    if not names and any(os.environ.get(name) for name in _CONVENTIONS):
+    if not names and any(os.environ.get(name) for name in CLIENT_VARIABLES):
         raise OutputError(
             f"{file} has no account, so that the exporter polls the one in the variables SB_*; write that one"
             " to the file first, in a table [[accounts]], because one that is added takes its place"

@@ -47,6 +47,8 @@ from exporter.errors import (
 from exporter.redaction import MASK, Secret, looks_like_token, without_secrets
 
 _LONGEST_NAME: Final = 64
+CLIENT_VARIABLES: Final = ("SB_API_ENDPOINT", "SB_AUTH_TOKEN_FILE", "SB_AUTH_TOKEN")
+"""Variables of the official clients, which name the account of a configuration without any."""
 _INVALID_FILE: Final = "the file that configures the account is invalid"
 MEND_FILE: Final = "correct the file, see what `sbg-exporter check` says, and reload the configuration"
 
@@ -362,7 +364,7 @@ def unused_variables(environ: Mapping[str, str], *, configured: bool) -> str:
 
     *configured*: accounts are configured, so none of the variables is used.
     """
-    given = [name for name in ("SB_API_ENDPOINT", "SB_AUTH_TOKEN_FILE", "SB_AUTH_TOKEN") if environ.get(name)]
+    given = [name for name in CLIENT_VARIABLES if environ.get(name)]
     if configured and "SB_API_ENDPOINT" in given:
         return f"{', '.join(given)}: not used, because accounts are configured; unset them, or remove those accounts"
     if not configured and {"SB_AUTH_TOKEN_FILE", "SB_AUTH_TOKEN"} <= set(given):

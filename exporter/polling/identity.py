@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client
+from exporter.api.platforms import place
 from exporter.clock import Clock
 from exporter.config.accounts import AccountConfig
 from exporter.counting.values import Ledger
@@ -359,12 +360,12 @@ class AccountIdentity:
         endpoint, username, division = before
         self._hide(username)
         user = username if self.settings.show_username else "its user"
-        place = f"{endpoint}{f', division {division}' if division else ''}"
+        former = place(endpoint, division)
         self._log.warning(
             "ledger.replaced",
-            before=f"{user} at {place}",
+            before=f"{user} at {former}",
             consequence=f"{consequence}; the former ledger stays in the state file, without a name",
-            next_step=f"if that is not meant, set api_endpoint and division back to {place} and reload: its counters"
+            next_step=f"if that is not meant, set api_endpoint and division back to {former} and reload: its counters"
             " go on; else none",
         )
 
