@@ -14,16 +14,18 @@ from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client
 from exporter.api.deadline import Deadline
 from exporter.clock import Clock
-from exporter.config.accounts import AccountConfig
+from exporter.config.accounts import AccountConfig, PendingAccount
 from exporter.config.tokens import TokenFile
 from exporter.counting import values as counting
 from exporter.counting.values import Ledger, Rules
-from exporter.errors import Stopping, WrongAccount
+from exporter.errors import ConfigError, Stopping, WrongAccount
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
-from exporter.polling.poller import Poller
+from exporter.polling.pending import PendingPoller
+from exporter.polling.poller import SETUP_INTERVAL, Poller, UsageEstimate
 from exporter.polling.settings import PollerSettings, PollSchedule
+from exporter.polling.stats import PollStats
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.fault_table import measure
@@ -127,6 +129,7 @@ class PollerFixture:
         file: str = "token",
         division: str = "",
         expected_user: str = "",
+        stats: PollStats | None = None,
     ) -> Poller:
         """*saving*: whether the allowance is saved in the state file, as it is in the daemon."""
         allowances = AllowancePool(
@@ -153,6 +156,25 @@ class PollerFixture:
             publish=self.publish,
             log=logger("json", "info", self.log),
             expected_user=expected_user,
+            stats=stats,
+        )
+
+    def pending(self, *, until: float) -> PendingPoller:
+        """A poller of an account whose profile is missing *until* then."""
+
+        def resolve() -> AccountConfig:
+            if self.clock.time() < until:
+                raise ConfigError("no profile [cavatica]")
+            return self.poller.account
+
+        return PendingPoller(
+            PendingAccount("cavatica", "no profile [cavatica]", "add it", resolve),
+            self.schedule.poll_interval,
+            allowance=AllowancePool(0.25).of(AllowanceKey("", "", "cavatica"), self.clock.monotonic()),
+            begin=lambda _, stats: self.new_poller(stats=stats),
+            clock=self.clock,
+            publish=self.publish,
+            log=logger("json", "info", self.log),
         )
 
     def publish(self, snapshot: AccountSnapshot) -> None:
@@ -1932,3 +1954,64 @@ def test_maintenance_goes_on_behind_a_page_of_a_gateway(bench: PollerFixture) ->
     bench.platform.instead = lambda _: page_of_a_firewall(403)
 
     assert bench.poll(after=60).status.maintenance is True
+
+
+def test_an_account_without_its_profile_is_shown_as_failing_and_polled_once_it_is_there(bench: PollerFixture) -> None:
+    pending = bench.pending(until=START + 95)
+    bench.clock.stop_at_pause(6)
+    bench.platform.add("1", completed=3, failed=1)
+
+    pending.run()
+
+    assert bench.clock.pauses[:4] == [30.0] * 4
+    missing, listed = bench.snapshots[3], bench.snapshots[-1]
+    assert (missing.status.up, missing.ledger, polls(missing)) == (False, None, {"error": 4})
+    assert (listed.status.up, polls(listed)["error"]) == (True, 4)
+    assert bench.counted(counting.FILES_FAILED) == 1
+    assert [event["event"] for event in bench.events() if event["event"].startswith("polling.")] == [
+        "polling.paused",
+        "polling.resumed",
+    ]
+
+
+def test_an_account_without_its_profile_ends_with_the_process(bench: PollerFixture) -> None:
+    bench.clock.stop_at_pause(2)
+
+    bench.pending(until=float("inf")).run()
+
+    assert len(bench.snapshots) == 2
+
+
+@pytest.mark.parametrize("poll", [PendingPoller.poll_once, PendingPoller.poll_until_listed])
+def test_single_polls_try_the_set_up_once(bench: PollerFixture, poll: Callable[[PendingPoller], None]) -> None:
+    pending = bench.pending(until=START + 1)
+
+    poll(pending)
+    assert [snapshot.status.up for snapshot in bench.snapshots] == [False]
+    assert pending.usage_estimate == UsageEstimate(0, 0, 0)
+
+    bench.clock.advance(1)
+    poll(pending)
+    assert bench.snapshots[-1].status.up is True
+    assert pending.account == bench.poller.account
+    assert pending.last_activity_at == bench.clock.monotonic()
+
+
+def test_a_reload_reaches_an_account_before_and_after_its_profile_is_there(bench: PollerFixture) -> None:
+    def settings(poll_interval: float) -> PollerSettings:
+        return PollerSettings(
+            PollSchedule(poll_interval, 21600, 600, first=0, phase=0), Rules(), 30, show_username=True
+        )
+
+    def reload_later(_: float) -> None:
+        if bench.snapshots[-1].status.up:
+            pending.configure(settings(300))
+        if len(bench.clock.pauses) > 4:
+            raise Stopping("enough")
+
+    pending = bench.pending(until=START + 2 * SETUP_INTERVAL)
+    pending.configure(settings(3600))
+    bench.clock.during_pause = reload_later
+    pending.run()
+
+    assert bench.clock.pauses == pytest.approx([SETUP_INTERVAL, SETUP_INTERVAL, 0, 30, 300])
