@@ -29,12 +29,14 @@ class Waiting:
         since: when it began.
         until: when the next request is due; None: as soon as the cause is removed.
         explanation: the reason in words; empty: in its usual ones.
+        next_step: what an operator can do, as in the log.
     """
 
     reason: WaitReason
     since: float
     until: float | None
     explanation: str = ""
+    next_step: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,17 +36,18 @@ class WaitTracker:
         explanation = explanation or reason.explanation
         now = self._clock.time()
         until = None if seconds is None else now + seconds
+        next_step = self._token_remedy() if reason is WaitReason.TOKEN else _NEXT_STEPS[reason]
         if self.current is not None and self.current.reason is reason:
-            self.current = Waiting(reason, self.current.since, until, explanation)
+            self.current = Waiting(reason, self.current.since, until, explanation, next_step)
             return
-        self.current, self._began = Waiting(reason, now, until, explanation), self._clock.monotonic()
+        self.current, self._began = Waiting(reason, now, until, explanation, next_step), self._clock.monotonic()
         self._log.warning(
             "polling.paused",
             reason=str(reason),
             explanation=explanation,
             seconds=None if seconds is None else round(seconds),
             until=None if until is None else utc(until),
-            next_step=self._token_remedy() if reason is WaitReason.TOKEN else _NEXT_STEPS[reason],
+            next_step=next_step,
         )
 
     def end(self) -> None:

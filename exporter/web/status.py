@@ -386,7 +386,7 @@ def _wait_note(waiting: Waiting | None, now: float) -> WaitNote | None:
     if waiting is None:
         return None
     seconds = None if waiting.until is None else max(0.0, waiting.until - now)
-    return WaitNote(waiting.explanation or waiting.reason.explanation, waiting.since, seconds)
+    return WaitNote(waiting.explanation or waiting.reason.explanation, waiting.since, seconds, waiting.next_step)
 
 
 def _incremental(status: PollStatus) -> Incremental | None:

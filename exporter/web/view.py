@@ -181,12 +181,14 @@ class Incremental:
 class WaitNote:
     """Why nothing is requested for an account for now.
 
-    ``since`` is when that began; ``seconds`` is the time until it ends, None if that depends on an operator.
+    ``since`` is when that began; ``seconds`` is the time until it ends, None if that depends on an operator;
+    ``next_step`` is what an operator can do, empty if that is not known.
     """
 
     reason: str
     since: float
     seconds: float | None
+    next_step: str
 
 
 @dataclass(frozen=True, slots=True)

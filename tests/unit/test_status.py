@@ -353,7 +353,8 @@ def test_job_that_waits_for_its_start_is_not_stuck(state: str, *, stuck: bool) -
 
 
 def test_account_that_waits_says_why_and_for_how_long() -> None:
-    yielding = replace(STATUS, waiting=Waiting(WaitReason.YIELDING, START, NOW + 240))
+    wait = Waiting(WaitReason.YIELDING, START, NOW + 240, next_step="none; polling continues by itself")
+    yielding = replace(STATUS, waiting=wait)
     refused = replace(STATUS, up=False, last_error="refused", waiting=Waiting(WaitReason.TOKEN, START, None))
 
     page = tree(snapshot(ledger_of(), status=yielding))
@@ -364,7 +365,7 @@ def test_account_that_waits_says_why_and_for_how_long() -> None:
         [
             (
                 "cavatica: not polled since 60 s ago, because other programs of the user have used up the rate limit."
-                " Next request in 4 min."
+                " Next step: none; polling continues by itself. Next request in 4 min."
             )
         ],
     )
@@ -391,13 +392,18 @@ def test_account_that_fails_after_a_restart_says_when_it_was_last_counted() -> N
     assert account(page)[0] == f"failing / {told} / refused"
 
 
-def test_account_that_fails_says_when_it_is_tried_again() -> None:
-    waiting = Waiting(WaitReason.TOKEN, START, NOW + 130)
+def test_account_that_fails_says_what_to_do_and_when_it_is_tried_again() -> None:
+    waiting = Waiting(WaitReason.TOKEN, START, NOW + 130, next_step="write a valid token")
     refused = replace(STATUS, up=False, last_error="the token is refused", waiting=waiting, last_success=START)
 
     assert overview(tree(snapshot(ledger_of(), status=refused))) == (
         "1 account cannot be polled",
-        ["cavatica: cannot be polled, last successful poll 60 s ago: the token is refused. Next attempt in 2 min."],
+        [
+            (
+                "cavatica: cannot be polled, last successful poll 60 s ago: the token is refused."
+                " Next step: write a valid token. Next attempt in 2 min."
+            )
+        ],
     )
 
 

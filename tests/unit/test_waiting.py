@@ -187,6 +187,9 @@ def test_each_refusal_that_makes_it_wait_has_its_reason(
         assert reason(bench.poll(after=bench.wait or 30)) == shown
         assert bench.wait == seconds
     assert told(bench) == ([("paused", shown)] if shown else [])
+    waiting = next((each.status.waiting for each in bench.snapshots if each.status.waiting), None)
+    paused = [event for event in bench.events() if event["event"] == "polling.paused"]
+    assert [event["next_step"] for event in paused] == ([waiting.next_step] if waiting else [])
 
     bench.platform.instead = lambda _: None
     assert reason(bench.poll(after=bench.wait or 30)) == ""
@@ -265,6 +268,8 @@ def test_an_account_without_a_usable_token_waits_and_starts_when_it_is_there(
         assert bench.platform.asked == []
         [paused] = [event for event in bench.events() if event["event"] == "polling.paused"]
         assert "token file" in paused["next_step"]
+        assert snapshot.status.waiting is not None
+        assert snapshot.status.waiting.next_step == paused["next_step"]
         if bench.token.is_dir():
             shutil.rmtree(bench.token)
         bench.token.unlink(missing_ok=True)
