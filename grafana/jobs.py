@@ -69,7 +69,10 @@ _MEANINGS: Final = (
 
 def summary(*numbers: Tile) -> stat_panel.Panel:
     """Show the numbers that matter most, side by side."""
-    down = "Accounts down: their last poll failed, and their data is as old as their last successful poll. "
+    down = (
+        "Accounts down: their last poll failed, and their data is as old as their last successful poll. Their "
+        "unfinished jobs are not counted after stale_after (default: 10 minutes), nor after a restart of the exporter. "
+    )
     info = PanelInfo(
         "Now",
         _MEANINGS.format(down=down if DOWN in numbers else ""),

@@ -88,7 +88,7 @@ def test_every_alert_that_the_alertmanager_example_names_exists() -> None:
     patterns = re.findall(r'alertname=~?"([^"]+)"', ALERTMANAGER.read_text(encoding="utf-8"))
     named = {name for pattern in patterns for name in pattern.split("|") if "(" not in pattern}
 
-    assert len(patterns) == 9
+    assert len(patterns) == 11
     assert named <= {alert.name for alert in ALERTS}
 
 
@@ -108,6 +108,17 @@ def test_exporter_down_inhibits_account_alerts_except_failures() -> None:
     assert silenced == (
         {alert.name for alert in ALERTS} - told - of_an_exporter_that_is_up - of_the_exporter - {"SbgRecordsSkipped"}
     )
+
+
+def test_a_state_file_that_cannot_be_written_inhibits_its_consequences() -> None:
+    [inhibition] = [
+        rule
+        for rule in load(ALERTMANAGER)["inhibit_rules"]
+        if rule["source_matchers"] == ['alertname="SbgStateNotWritable"']
+    ]
+
+    assert inhibition["target_matchers"] == ['alertname=~"SbgDetectionDelayed|SbgListingOverdue"']
+    assert "equal" not in inhibition  # the source has no account
 
 
 # ---- annotations and runbooks ----
