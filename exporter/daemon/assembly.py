@@ -18,7 +18,7 @@ from exporter.errors import StateError
 from exporter.logs import Log
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ExporterStats, ReloadStatus, SnapshotRegistry
-from exporter.polling.identity import Identity, IdentityRegistry
+from exporter.polling.identity import Identity, IdentityRegistry, Place
 from exporter.polling.lease import Lease
 from exporter.polling.pending import PendingPoller
 from exporter.polling.poller import Poller
@@ -63,7 +63,7 @@ class PollerFactory:
         self._clock = clock
         self._log = log
         ledgers = self._ledgers()
-        self.identities = IdentityRegistry(configuration.names, ledgers)
+        self.identities = IdentityRegistry(configuration.names, ledgers, self._places)
         elsewhere = {} if names is None else ledgers
         self._expected_users = {name: username for name, (_, username, _) in elsewhere.items()}
         self._certificates = cache(lambda ca_file: TrustedCertificates(ca_file, partial(_log_certificates, log)))
@@ -93,7 +93,7 @@ class PollerFactory:
             reassigned: names that are now those of other accounts; their ledgers have them only until then.
         """
         ledgers = {name: identity for name, identity in self._ledgers().items() if name not in reassigned}
-        self.identities.arrange(self.configuration.names, released, ledgers)
+        self.identities.arrange(self.configuration.names, released, ledgers, self._places)
         return ledgers.keys()
 
     def _ledgers(self) -> dict[str, Identity]:
@@ -103,12 +103,16 @@ class PollerFactory:
         except StateError:  # without it, the order of the configuration decides
             self._log.exception("state.load_failed")
             return {}
-        places = {account.name: (account.endpoint, account.division) for account in self.configuration.accounts}
+        places = self._places
         return {
             name: (endpoint, username, division)
             for name, (endpoint, username, division) in names.items()
             if places.get(name) == (endpoint, division)
         }
+
+    @property
+    def _places(self) -> Mapping[str, Place]:
+        return {account.name: (account.endpoint, account.division) for account in self.configuration.accounts}
 
     def new(
         self,

@@ -21,6 +21,8 @@ from exporter.storage.store import Store
 
 Identity = tuple[str, str, str]
 """Endpoint, user name and division."""
+Place = tuple[str, str]
+"""Endpoint and division."""
 
 
 class IdentityRegistry:
@@ -31,8 +33,13 @@ class IdentityRegistry:
     such an account, the first one in the configuration gets it of those that begin together.
     """
 
-    def __init__(self, names: Sequence[str], ledgers: Mapping[str, Identity] | None = None) -> None:
-        """A registry without claims, for the accounts and ledgers of :meth:`arrange`."""
+    def __init__(
+        self,
+        names: Sequence[str],
+        ledgers: Mapping[str, Identity] | None = None,
+        places: Mapping[str, Place] | None = None,
+    ) -> None:
+        """A registry without claims, for the accounts, ledgers and places of :meth:`arrange`."""
         self._lock = threading.Lock()
         self._order: dict[str, int] = {}
         self._began: dict[str, int] = {}
@@ -45,7 +52,10 @@ class IdentityRegistry:
         self._down: set[str] = set()
         """Accounts that can poll nothing for now."""
         self._wake: dict[str, Callable[[], None]] = {}
-        self.arrange(names, (), ledgers)
+        self._places: Mapping[str, Place] = {}
+        self._lost_names: dict[Identity, str] = {}
+        """The ledgers whose names other accounts have got, and the name that each one had."""
+        self.arrange(names, (), ledgers, places)
 
     def watch(self, name: str, wake: Callable[[], None]) -> None:
         """Call *wake* when the account *name* may take over from another one, or when that has taken over from it."""
@@ -89,6 +99,25 @@ class IdentityRegistry:
         with self._lock:
             return self._owners.get(identity, name) != name
 
+    def may_be_taken(self, identity: Identity, name: str) -> bool:
+        """Whether another account than *name* has *identity*, or may turn out to: its user is not known yet."""
+        endpoint, _, division = identity
+        with self._lock:
+            owner, known = self._owners.get(identity, name), set(self._owners.values())
+            return owner != name or any(
+                place == (endpoint, division) and each not in {name, *known} for each, place in self._places.items()
+            )
+
+    def lost_name(self, identity: Identity, name: str) -> None:
+        """Remember that the ledger of *identity* had *name*, which is now that of another account's ledger."""
+        with self._lock:
+            self._lost_names[identity] = name
+
+    def former_name(self, identity: Identity) -> str | None:
+        """The name that the ledger of *identity* had until another account got it; None if none did."""
+        with self._lock:
+            return self._lost_names.pop(identity, None)
+
     def _wake_all(self, names: Collection[str]) -> None:
         for name in names:
             self._wake.get(name, lambda: None)()
@@ -103,7 +132,11 @@ class IdentityRegistry:
         return together and identity not in self._settled and self._order[name] < self._order[owner]
 
     def arrange(
-        self, names: Sequence[str], released: Collection[str], ledgers: Mapping[str, Identity] | None = None
+        self,
+        names: Sequence[str],
+        released: Collection[str],
+        ledgers: Mapping[str, Identity] | None = None,
+        places: Mapping[str, Place] | None = None,
     ) -> None:
         """Take over a changed configuration.
 
@@ -111,9 +144,11 @@ class IdentityRegistry:
             names: the accounts now, in the order of the configuration.
             released: those whose pollers have ended; some may have new ones.
             ledgers: account to the identity of the ledger that has its name.
+            places: account to its endpoint and division, where they are known.
         """
         with self._lock:
             self._round += 1
+            self._places = places or {}
             kept = {name: began for name, began in self._began.items() if name not in released}
             self._order = {name: position for position, name in enumerate(names)}
             self._began = {name: kept.get(name, self._round) for name in names}
@@ -173,10 +208,9 @@ class AccountIdentity:
         clock: Clock,
         log: Log,
         lease: Lease,
-        name_reassigned: bool = False,
         expected_user: str = "",
     ) -> None:
-        """For *name_reassigned* and *expected_user*, see :class:`.Poller`."""
+        """For *expected_user*, see :class:`.Poller`."""
         self._account = account
         self._client = client
         self._start = start
@@ -188,12 +222,14 @@ class AccountIdentity:
         self._clock = clock
         self._log = log
         self._lease = lease
-        self._name_reassigned = name_reassigned
         self._expected_user = expected_user
         self._users: set[str] = set()
         """User names of this account, now and before, which `show_username = false` hides."""
         self._secret: Secret | None = None
         self._identified = False
+        self._nameless: tuple[Identity, str] | None = None
+        """The ledger that had the account's name before, and what followed for this one, until it is known what becomes
+        of that ledger."""
         self._accepted = False
         """Whether the platform has named the user of the token in use."""
         self.unproven = False
@@ -295,8 +331,10 @@ class AccountIdentity:
             self._secret = secret
         self._hide_names()
         if current is None or not self._identified:
-            return self._identify_by_replacement(current) if is_replacement else self._identify(current)
-        self.claim(current.account.username)
+            current = self._identify_by_replacement(current) if is_replacement else self._identify(current)
+        else:
+            self.claim(current.account.username)
+        self._warn_of_nameless_ledger()
         return current
 
     def _identify_by_replacement(self, current: Ledger | None) -> Ledger:
@@ -331,11 +369,10 @@ class AccountIdentity:
         with self._lease.held():
             had = self._store.names_of(endpoint, username, division)
             before = self._store.names().get(name)
+            if before is not None and before != (endpoint, username, division):
+                self._identities.lost_name(before, name)
             ledger = self._store.load(name, endpoint, username, division, now - self.settings.rules.failed_job_window)
-        if ledger is not None and name not in had:  # it has no name if another account has got that before
-            self._log.info("ledger.renamed", before=", ".join(had) or None, consequence="its counters go on")
-            if before is not None and (before[0], before[2]) != (endpoint, division):
-                self._warn_of_former_ledger(before, consequence="the account has the counters of another ledger")
+        consequence = "the account has the counters of another ledger"
         if ledger is None:
             since = self._start.counting_since(response)
             with self._lease.held():
@@ -343,30 +380,45 @@ class AccountIdentity:
                     name, endpoint, username, division, counting_since=since, local_time=now, rules=self.settings.rules
                 )
             self._log.info("ledger.created", counting_since=since)
-            self._warn_of_former_ledger(before, consequence="the account's counters begin at 0")
+            consequence = "the account's counters begin at 0"
+        elif name not in had:
+            former = ", ".join(had) or self._identities.former_name((endpoint, username, division))
+            self._log.info("ledger.renamed", before=former, consequence="its counters go on")
+        if before is not None and before != (endpoint, username, division):
+            self._nameless = before, consequence
         self._identified = True
         self._hide_names()
         self.unproven = False
         self._use_allowance_of(username)
         return ledger
 
-    def _warn_of_former_ledger(self, before: Identity | None, consequence: str) -> None:
-        """Say that another ledger had the account's name until now: it is of another platform, division or user.
+    def _warn_of_nameless_ledger(self) -> None:
+        """Say that another ledger had the account's name until now, as soon as no account can turn out to be its user.
 
-        A configuration that has given the name to another account has said so itself.
+        It is of another platform, division or user. Accounts that exchange their names have it for a moment only.
         """
-        if before is None or self._name_reassigned:
+        if self._nameless is None:
+            return
+        before, consequence = self._nameless
+        with self._lease.held():
+            goes_on = before in self._store.names().values()
+        if not goes_on and self._identities.may_be_taken(before, self._account.name):
+            return
+        self._nameless = None
+        if goes_on:
             return
         endpoint, username, division = before
         self._hide(username)
         user = username if self.settings.show_username else "its user"
         former = place(endpoint, division)
+        moved = (endpoint, division) != (self._account.endpoint, self._account.division)
+        back = f"set api_endpoint and division back to {former} and reload, or " if moved else ""
         self._log.warning(
             "ledger.replaced",
             before=f"{user} at {former}",
             consequence=f"{consequence}; the former ledger stays in the state file, without a name",
-            next_step=f"if that is not meant, set api_endpoint and division back to {former} and reload: its counters"
-            " go on; else none",
+            next_step=f"if that is not meant, {back}add an account of that user with another name: its counters go on;"
+            " else none",
         )
 
     def _hide(self, username: str) -> None:

@@ -139,7 +139,6 @@ class Poller:
             clock=clock,
             log=self._log,
             lease=self._lease,
-            name_reassigned=name_reassigned,
             expected_user=expected_user,
         )
         self._waits = WaitTracker(clock, self._log, self._identity.token_remedy)

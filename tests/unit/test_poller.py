@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -1109,7 +1109,7 @@ def test_accounts_that_exchange_their_names_are_both_told(bench: PollerFixture) 
         bench.poll()
 
     told = [event for event in bench.events() if event["event"] == "ledger.renamed"]
-    assert [(event["account"], event.get("before")) for event in told] == [("cavatica", "again"), ("again", None)]
+    assert [(event["account"], event.get("before")) for event in told] == [("cavatica", "again"), ("again", "cavatica")]
 
 
 @pytest.mark.fault(
@@ -1138,6 +1138,79 @@ def test_a_new_ledger_in_the_place_of_another_one_is_a_warning(bench: PollerFixt
     [_, back] = [event for event in bench.events() if event["event"] == "ledger.replaced"]
     assert back["before"] == f"rfranklin at {ENDPOINT}, division imaging"
     assert str(back["consequence"]).startswith("the account has the counters of another ledger; ")
+
+
+AT_HOME, IMAGING = ("rfranklin", ""), ("somebody", "imaging")
+"""Users, each in a place of its own."""
+
+
+@pytest.mark.parametrize(
+    ("restarted", "renamed", "without_a_name"),
+    [
+        pytest.param(
+            {"cavatica": IMAGING, "again": AT_HOME}, {"cavatica": "again", "again": "cavatica"}, [], id="exchanged"
+        ),
+        pytest.param(
+            {"again": AT_HOME, "cavatica": IMAGING},
+            {"cavatica": "again", "again": "cavatica"},
+            [],
+            id="exchanged, in the other order",
+        ),
+        pytest.param(
+            {"cavatica": IMAGING, "third": AT_HOME},
+            {"cavatica": "again", "third": "cavatica"},
+            [],
+            id="one after the other renamed",
+        ),
+        pytest.param(
+            {"cavatica": IMAGING}, {"cavatica": "again"}, [("cavatica", AT_HOME)], id="one removed, its name taken"
+        ),
+        pytest.param(
+            {"cavatica": IMAGING, "third": ("carol", "")},
+            {"cavatica": "again"},
+            [("cavatica", AT_HOME)],
+            id="another user in the place of the removed one",
+        ),
+        pytest.param({"again": IMAGING}, {}, [], id="one removed, with its name"),
+    ],
+)
+def test_a_ledger_is_without_a_name_only_if_no_account_has_its_user(
+    bench: PollerFixture,
+    restarted: Mapping[str, tuple[str, str]],
+    renamed: Mapping[str, str],
+    without_a_name: Sequence[tuple[str, tuple[str, str]]],
+) -> None:
+    bench.platform.users |= {"0th3r": "somebody", "th1rd": "carol"}
+    files = {"rfranklin": "token", "somebody": "other", "carol": "third"}
+    for user, token in (("somebody", "0th3r"), ("carol", "th1rd")):
+        bench.token.with_name(files[user]).write_text(token)
+    counting_since = {}
+    for name, (user, division) in {"cavatica": AT_HOME, "again": IMAGING}.items():
+        bench.poller = bench.new_poller(name, file=files[user], division=division)
+        ledger = bench.poll().ledger
+        assert ledger is not None
+        counting_since[user] = ledger.account.counting_since
+    places = {name: (ENDPOINT, division) for name, (_, division) in restarted.items()}
+    bench.identities = IdentityRegistry(list(restarted), places=places)
+    pollers = [
+        bench.new_poller(name, file=files[user], division=division) for name, (user, division) in restarted.items()
+    ]
+
+    for _ in range(2):
+        for bench.poller, (user, _) in zip(pollers, restarted.values(), strict=True):
+            ledger = bench.poll().ledger
+            assert ledger is not None
+            assert counting_since.setdefault(user, ledger.account.counting_since) == ledger.account.counting_since
+
+    events = bench.events()
+    assert {each["account"]: each["before"] for each in events if each["event"] == "ledger.renamed"} == renamed
+    warnings = [event for event in events if event["event"] == "ledger.replaced"]
+    assert [(each["account"], each["before"]) for each in warnings] == [
+        (name, f"{user} at {ENDPOINT}{f', division {division}' * bool(division)}")
+        for name, (user, division) in without_a_name
+    ]
+    named = {identity[1:] for identity in bench.store.names().values()}
+    assert all(identity not in named for _, identity in without_a_name)
 
 
 def test_a_check_knows_whose_token_an_account_has_to_have(bench: PollerFixture) -> None:
