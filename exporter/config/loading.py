@@ -120,7 +120,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     known = len(problems)
     in_file: Mapping[str, object] = {}
     with problems.collected():
-        in_file = _toml(file) if file is not None else {}
+        in_file = _settings_in(file) if file is not None else {}
     variables = _from_environment(environ)
     given = {key: value for key, value in flags.items() if key != "config"}
     settings, errors, positions = _usable_settings({**in_file, **variables, **given})
@@ -169,7 +169,7 @@ def account_names(file: Path, home: Path) -> tuple[str, ...]:
         ConfigError: with a line for every problem of these files.
     """
     problems = Problems()
-    in_file = _toml(file)
+    in_file = _settings_in(file)
     settings, errors, positions = _usable_settings(in_file)
     problems += [_problem(each, {}, {}, file, in_file) for each in errors]
     tables = _tables(settings, positions, file)
@@ -201,11 +201,10 @@ def _usable_settings(values: Mapping[str, object]) -> tuple[Settings, Sequence[E
     else:
         return settings, (), range(len(settings.accounts))
     wrong = {each["loc"][0] for each in errors}
-    spelled = {key for key in values if key.lower() == "accounts"}  # in any case, as all keys
     tables = usable_tables(
-        next((values[key] for key in spelled), ()), [each["loc"][1:] for each in errors if each["loc"][0] == "accounts"]
+        values.get("accounts", ()), [each["loc"][1:] for each in errors if each["loc"][0] == "accounts"]
     )
-    rest = {key: value for key, value in values.items() if key not in wrong | spelled}
+    rest = {key: value for key, value in values.items() if key not in wrong | {"accounts"}}
     return Settings.model_validate({**rest, "accounts": list(tables.values())}), errors, list(tables)
 
 
@@ -345,8 +344,30 @@ def _variables() -> Mapping[str, str]:
     return {PREFIX + key.upper(): key for key in ("config", *Settings.model_fields) if key != "accounts"}
 
 
+def _settings_in(file: Path) -> dict[str, Any]:
+    """The settings in the file, whose keys are in upper or lower case there; paths are relative to the file.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is given twice.
+    """
+    values: dict[str, Any] = {}
+    problems = Problems()
+    spelled: dict[str, str] = {}
+    for written, value in _toml(file).items():
+        key = written.lower() if written.lower() in Settings.model_fields else written
+        if key in spelled:
+            problems.append(f"{file}: {written}: the same setting as {spelled[key]} above; write it once")
+        spelled[key], values[key] = written, value
+    if problems:
+        raise ConfigError(*problems)
+    for key in ("state_file", "web_config_file"):
+        if isinstance(path := values.get(key), str):
+            values[key] = str(beside(file.parent, path))
+    return values
+
+
 def _toml(file: Path) -> dict[str, Any]:
-    """The values in the file; paths are relative to the file."""
+    """The values in the file."""
     try:
         with file.open("rb") as opened:
             raw = opened.read(_LARGEST_FILE + 1)
@@ -368,9 +389,6 @@ def _toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: invalid TOML: {problem}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits; thousands of nested brackets
         raise ConfigError(f"{file}: invalid TOML: a value is too long or too deeply nested") from None
-    for key in ("state_file", "web_config_file"):
-        if isinstance(path := values.get(key), str):
-            values[key] = str(beside(file.parent, path))
     return values
 
 

@@ -1,6 +1,7 @@
 """Runs the daemon: starts its threads and its server, and stops them in reverse order."""
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,11 +16,12 @@ from exporter.daemon.accounts import RunningAccounts
 from exporter.daemon.assembly import build_parts, display_options
 from exporter.daemon.reload import Applied, Reloader
 from exporter.daemon.web_config import CurrentWebConfig
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, ListenError
 from exporter.logs import Log, LogFormat
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.snapshot import SnapshotRegistry
 from exporter.signals import on_hangup
+from exporter.storage.lock import check_free
 from exporter.web.app import application
 from exporter.web.page import StatusPage
 from exporter.web.server import Limits, bound_sockets, serving, shown_address
@@ -106,6 +108,9 @@ def start(
     clock = clock or RealClock(stop)
     reloader: Reloader | None = None
     with ExitStack() as stack:
+        sockets = _bound(configuration)  # first: a start that fails leaves no new state file behind
+        for each in sockets:
+            stack.callback(each.close)
         parts = stack.enter_context(
             build_parts(
                 configuration,
@@ -116,9 +121,6 @@ def start(
             )
         )
         page = StatusPage(parts.display)
-        sockets = bound_sockets(configuration.host, configuration.port)
-        for each in sockets:
-            stack.callback(each.close)
         accounts = RunningAccounts(parts.factory, parts.registry, clock, log)
         web = CurrentWebConfig(configuration.settings.web_config_file, configuration.web, log)
         if reload is not None:
@@ -164,6 +166,20 @@ def start(
         for warning in configuration.web.warnings:
             log.warning("web_config.warning", reason=warning)
         yield RunningDaemon(port, parts.registry, accounts, reloader)
+
+
+def _bound(configuration: Configuration) -> list[socket.socket]:
+    """Listening sockets.
+
+    Raises:
+        StateError: the address is not available, and another exporter has the state file: that comes first.
+        ListenError: the address is not available.
+    """
+    try:
+        return bound_sockets(configuration.host, configuration.port)
+    except ListenError:
+        check_free(configuration.state_file)
+        raise
 
 
 class _Application(NamedTuple):

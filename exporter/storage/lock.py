@@ -197,6 +197,16 @@ def lock_owner(path: Path) -> str | None:
     return _owner_by_lock_file(file) or (None if inode is None or kind_of(file) else _owner_by_lock(file))
 
 
+def check_free(path: Path) -> None:
+    """Check that no process holds the state file *path*; creates nothing.
+
+    Raises:
+        StateError: one does.
+    """
+    if owner := lock_owner(path):
+        raise _locked_by(owner, path)
+
+
 def is_held_here(path: Path) -> bool:
     """Whether this process holds the state file *path*."""
     return inode_at(path) in _held_here

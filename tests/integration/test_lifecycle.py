@@ -158,7 +158,7 @@ def test_second_start_reports_the_lock_not_the_port(place: Installation) -> None
 
 @pytest.mark.fault(
     "the port is in use",
-    action="exits 1",
+    action="exits 1; creates no state file",
     shown="one line",
     recovery="another port",
     part="The configuration",
@@ -170,6 +170,7 @@ def test_a_port_in_use_is_one_line_and_exit_1(place: Installation) -> None:
 
         assert daemon.end() == 1
         assert address in complaint(daemon)
+        assert not list(place.state.parent.glob(f"{place.state.name}*")), "no ledger begins with a start that failed"
 
 
 @pytest.mark.fault(

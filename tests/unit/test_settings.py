@@ -405,6 +405,24 @@ def test_problems_beside_accounts_in_capitals_are_lines_too(desk: Desk) -> None:
     assert desk.problems(text, {}) == ["config.toml: polling: unknown key; see `sbg-exporter run --help`"]
 
 
+def test_a_key_in_capitals_is_overridden_and_relative_to_the_file_as_any_other(desk: Desk) -> None:
+    desk.write(f'Listen = ":1"\nState_File = "s.db"\nPOLL_INTERVAL = "1m"\n{account()}')
+
+    found = desk.load({"SBG_EXPORTER_LISTEN": ":7"}, poll_interval="2m")
+
+    assert (found.port, found.state_file, found.settings.poll_interval) == (7, desk.folder / "s.db", 120)
+
+
+def test_a_key_in_two_spellings_is_refused(desk: Desk) -> None:
+    """One of the two would count, and the other one's accounts be forgotten."""
+    other = account(name='"other"').replace("[[accounts]]", "[[Accounts]]")
+
+    assert desk.problems(f'listen = ":1"\nLISTEN = ":2"\n{account()}{other}', {}) == [
+        "config.toml: LISTEN: the same setting as listen above; write it once",
+        "config.toml: Accounts: the same setting as accounts above; write it once",
+    ]
+
+
 @pytest.mark.parametrize("text", ["\n", "# nobody yet\n"])
 def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
     [line] = desk.problems(text, {})
