@@ -24,9 +24,10 @@ def healthy(port: int = PORT) -> bool:
     ):
         try:
             connection.request("GET", "/-/healthy")
-            return connection.getresponse().status == http.client.OK
+            if connection.getresponse().status == http.client.OK:
+                return True
         except (OSError, http.client.HTTPException):
-            continue  # the other scheme, or none
+            pass  # the other scheme, or none
         finally:
             connection.close()
     return False

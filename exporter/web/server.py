@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -37,6 +37,10 @@ _ACCEPTED_AT_ONCE: Final = 8
 """Connections accepted before the event loop's other work: their predecessors are closed meanwhile."""
 _ACCEPT_PAUSE: Final = 0.1
 """Seconds until the next attempt when file descriptors or memory have run out."""
+_PLAIN_HTTP_REFUSED: Final = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+    b"Client sent an HTTP request to an HTTPS server.\n"
+)
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -290,8 +294,12 @@ class _Acceptor:
     def _begin(self, client: socket.socket) -> None:
         """The first byte has come, or the client has left."""
         silent = self._leave_silence(client)
-        if not _has_sent(client):
+        first = _first_byte(client)
+        if not first:
             client.close()
+            return
+        if self._config().tls is not None and first.isupper():  # no TLS record begins with a letter, every method does
+            self._refuse_plain_http(client)
             return
         begun = len(self._connecting) + len(self._connections)
         if self._config().tls is not None and begun >= self._limits.tls_connections:
@@ -299,6 +307,15 @@ class _Acceptor:
         task = self._loop.create_task(self._connect(client, silent.since))
         self._connecting[task] = None
         task.add_done_callback(partial(self._connected, client))
+
+    def _refuse_plain_http(self, client: socket.socket) -> None:
+        """Answer as servers written in Go do: a closed connection alone leaves the client to guess."""
+        with closing(client), suppress(OSError):
+            client.recv(self._limits.header_bytes)  # what is unread when it is closed would discard the answer
+            client.send(_PLAIN_HTTP_REFUSED)
+            client.shutdown(socket.SHUT_WR)
+        if self._log is not None:
+            self._log.debug("http.handshake_failed", reason="HTTP request to the HTTPS port")
 
     def _hang_up(self, client: socket.socket) -> None:
         self._leave_silence(client)
@@ -373,12 +390,12 @@ class _Acceptor:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
 
-def _has_sent(client: socket.socket) -> bool:
-    """Whether a byte can be read; not if the client has left."""
+def _first_byte(client: socket.socket) -> bytes:
+    """The byte that can be read next, which stays there; empty if the client has left."""
     try:
-        return bool(client.recv(1, socket.MSG_PEEK))
+        return client.recv(1, socket.MSG_PEEK)
     except OSError:
-        return False
+        return b""
 
 
 class _Protocol(H11Protocol):
