@@ -1,13 +1,14 @@
 """Generate the chart's copies of project files and its tables of values: ``python -m deploy.helm.generate``.
 
-A chart can read only its own files, so this script copies the dashboards and the rules. The settings, the names of the
-alerts and the comments of ``values.yaml`` go into the schema of the values. A test fails if anything is out of date.
+A chart can read only its own files, so this script copies the dashboards, the rules and the platforms' addresses. The
+settings, the names of the alerts and the comments of ``values.yaml`` go into the schema of the values. A test fails if
+anything is out of date.
 """  # noqa: INP001  # a folder of charts, not a package
 
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from deploy.kubernetes.generate import dashboards, rule_groups, with_version, write
 from exporter import __version__
+from exporter.api.platforms import SHORT_NAMES, web_addresses
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings, is_duration
 
@@ -53,7 +55,17 @@ def made() -> dict[Path, str]:
         schema: _schema(schema.read_text(encoding="utf-8"), values),
         readme: _with_values(readme.read_text(encoding="utf-8"), values),
         CHART / "files" / "rules.yaml": rule_groups(),
+        CHART / "files" / "platforms.yaml": yaml.safe_dump(_platforms(), sort_keys=False),
         **{CHART / "files" / "dashboards" / name: text for name, text in dashboards().items()},
+    }
+
+
+def _platforms() -> Mapping[str, object]:
+    """The hosts of all APIs, and the web addresses that are taken for them."""
+    web = web_addresses()
+    return {
+        "apis": sorted({*SHORT_NAMES, *(api for _, api, _ in web)}),
+        "web": [{"host": host, "api": api, "subdomains": subdomains} for host, api, subdomains in web],
     }
 
 

@@ -104,6 +104,11 @@ def api_base(host: str) -> str | None:
     return None if found is None else f"https://{found}/v2"
 
 
+def web_addresses() -> tuple[tuple[str, str, bool], ...]:
+    """Each known web address, its API's host, and whether its sub-domains are web addresses, too, unless an API's."""
+    return tuple((host, api, host not in _NOT_COMMON) for host, api in _WEB_HOSTS.items())
+
+
 def where_token_is(host: str) -> str:
     """Where to copy a token for the API on *host*, in words; empty for an unknown one."""
     return _BY_HOST[host].where_token_is if host in _BY_HOST else ""

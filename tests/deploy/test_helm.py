@@ -538,6 +538,22 @@ def test_helm_test_waits_until_the_exporter_is_ready(answers: list[int], code: i
             f"{ACCOUNT},accounts[0].apiEndpoint=http://127.evil/v2",
             '"a" has an http:// endpoint, which would get the token',
         ),
+        (
+            f"{ACCOUNT},accounts[0].apiEndpoint=https://cavatica.sbgenomics.com/u/lab/project",
+            r"\"a\" is a web address of the platform, not its API; should it be https://cavatica-api\.sbgenomics\.com/v2",
+        ),
+        (
+            f"{ACCOUNT},accounts[0].apiEndpoint=https://App.CGC.sbgenomics.com",
+            r"not its API; should it be https://cgc-api\.sbgenomics\.com/v2",
+        ),
+        (
+            f"{ACCOUNT},accounts[0].apiEndpoint=https://eu-api.sbgenomics.com/v2/user",
+            r"more than the API's base URL; should it be https://eu-api\.sbgenomics\.com/v2",
+        ),
+        (
+            f"{ACCOUNT},accounts[0].apiEndpoint=https://x.example/v2,accounts[0].proxy=socks5://proxy:1080",
+            'the proxy of "a" must be http or https',
+        ),
         ("podMonitor.interval=5s", r"podMonitor\.scrapeTimeout: 10s is longer than podMonitor\.interval, 5s"),
         ("ingress.enabled=true", r"ingress\.hosts: list at least one host"),
         ("route.main.enabled=true", r"route\.main\.parentRefs: list at least one gateway"),
@@ -547,6 +563,20 @@ def test_helm_test_waits_until_the_exporter_is_ready(answers: list[int], code: i
 def test_values_that_do_not_go_together_are_refused(values: str, complaint: str) -> None:
     with pytest.raises(Refused, match=complaint):
         templated("--set", values)
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://API.sevenbridges.cn",
+        "https://api.sb.biodatacatalyst.nhlbi.nih.gov/v2/",
+        "https://new.sbgenomics.com/v2",
+    ],
+)
+def test_an_api_is_not_taken_for_a_web_address(endpoint: str) -> None:
+    """The first two are sub-domains of web addresses, the last one may be a new platform's."""
+    assert endpoint in templated("--set", f"{ACCOUNT},accounts[0].apiEndpoint={endpoint}")
 
 
 @needs_helm

@@ -3,7 +3,26 @@
 {{- if eq .Values.enabled false }}
 {{- fail "enabled: false switches the chart off only in a parent chart that lists it with condition: sbg-exporter.enabled" }}
 {{- end }}
-{{- range .Values.accounts }}
+{{- $platforms := .Files.Get "files/platforms.yaml" | fromYaml }}
+{{- range $account := .Values.accounts }}
+{{- $host := regexReplaceAll "^(?i)https?://([^/?#:]*).*$" .apiEndpoint "${1}" | lower | trimSuffix "." }}
+{{- $path := regexReplaceAll "^(?i)https?://[^/]*" .apiEndpoint "" | trimSuffix "/" }}
+{{- if has $host $platforms.apis }}
+{{- if not (has $path (list "" "/v2")) }}
+{{- fail (printf "accounts: the apiEndpoint of %q is more than the API's base URL; should it be https://%s/v2?" .name $host) }}
+{{- end }}
+{{- else }}
+{{- range $platforms.web }}
+{{- if or (eq $host .host) (and .subdomains (hasSuffix (printf ".%s" .host) $host)) }}
+{{- fail (printf "accounts: the apiEndpoint of %q is a web address of the platform, not its API; should it be https://%s/v2?" $account.name .api) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .proxy }}
+{{- if and (contains "://" .) (not (regexMatch "^(?i)https?://" .)) }}
+{{- fail (printf "accounts: the proxy of %q must be http or https, such as http://proxy.example.org:3128" $account.name) }}
+{{- end }}
+{{- end }}
 {{- if contains "@" (.proxy | default "") }}
 {{- fail (printf "accounts: the proxy of %q has credentials, which would be in a ConfigMap; set HTTPS_PROXY from a Secret in extraEnv instead" .name) }}
 {{- end }}
