@@ -324,21 +324,21 @@ class AccountIdentity:
             raise
         self._unreadable, self._unusable = False, ""
         self._warn_if_exposed()
-        is_replacement = self._secret is not None and secret != self._secret
+        is_second_try = self.unproven and self._secret is not None and secret != self._secret
         if secret != self._secret:
             self._identified = False
             self._client.use_token(secret)
             self._secret = secret
         self._hide_names()
         if current is None or not self._identified:
-            current = self._identify_by_replacement(current) if is_replacement else self._identify(current)
+            current = self._identify_by_replacement(current) if is_second_try else self._identify(current)
         else:
             self.claim(current.account.username)
         self._warn_of_nameless_ledger()
         return current
 
     def _identify_by_replacement(self, current: Ledger | None) -> Ledger:
-        """Identify the user by a changed token, and log a refusal: for the poll, a second one is no news."""
+        """Identify the user by what replaces a refused token, and log a refusal: for the poll, a second is no news."""
         try:
             return self._identify(current)
         except Unauthorized as error:

@@ -1056,6 +1056,16 @@ def test_each_replacement_of_a_refused_token_is_logged_with_what_came_of_it(benc
     assert "wr0ng" not in bench.log.getvalue()
 
 
+def test_the_first_refused_token_is_not_said_to_be_refused_again(bench: PollerFixture) -> None:
+    bench.poll()
+    bench.token.write_text("wr0ng")
+
+    bench.poll()
+
+    assert [each["result"] for each in bench.events() if each["event"] == "poll.failed"] == ["unauthorized"]
+    assert [each for each in bench.events() if each["event"] == "token.refused_again"] == []
+
+
 def test_the_second_entry_gives_way_also_when_it_has_nothing_to_commit(bench: PollerFixture) -> None:
     second = bench.new_poller("again")
     second.poll()
