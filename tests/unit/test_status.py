@@ -384,7 +384,7 @@ def test_account_that_fails_after_a_restart_says_when_it_was_last_counted() -> N
 
     page = tree(snapshot(written, status=status), snapshot(own, account="two", status=status))
 
-    told = "no successful poll since the exporter started 60 s ago; its jobs were last counted 11 min ago"
+    told = "no successful poll since the exporter began to poll it 60 s ago; its jobs were last counted 11 min ago"
     assert overview(page)[1] == [
         f"cavatica: cannot be polled, {told}: refused.",
         "two: cannot be polled, no successful poll yet: refused.",
