@@ -383,7 +383,9 @@ class AccountIdentity:
             consequence = "the account's counters begin at 0"
         elif name not in had:
             former = ", ".join(had) or self._identities.former_name((endpoint, username, division))
-            self._log.info("ledger.renamed", before=former, consequence="its counters go on")
+            self._log.info(
+                "ledger.renamed", before=former if former != name else None, consequence="its counters go on"
+            )
         if before is not None and before != (endpoint, username, division):
             self._nameless = before, consequence
         self._identified = True

@@ -1223,6 +1223,17 @@ def test_a_ledger_is_without_a_name_only_if_no_account_has_its_user(
     assert all(identity not in named for _, identity in without_a_name)
 
 
+def test_a_ledger_that_gets_its_name_back_is_not_said_to_have_had_it(bench: PollerFixture) -> None:
+    bench.poll()
+    bench.identities = IdentityRegistry(["cavatica"])
+    for division in ("imaging", ""):
+        bench.poller = bench.new_poller(division=division)
+        bench.poll()
+
+    [told] = [event for event in bench.events() if event["event"] == "ledger.renamed"]
+    assert (told["account"], told.get("before")) == ("cavatica", None)
+
+
 def test_a_check_knows_whose_token_an_account_has_to_have(bench: PollerFixture) -> None:
     """Its ledgers are in a temporary file, so that the exporter's own tells it."""
     bench.poller = bench.new_poller(expected_user="ludwig")
