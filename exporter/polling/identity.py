@@ -108,6 +108,11 @@ class IdentityRegistry:
                 place == (endpoint, division) and each not in {name, *known} for each, place in self._places.items()
             )
 
+    def is_configured(self, name: str) -> bool:
+        """Whether an account of the configuration has this *name*."""
+        with self._lock:
+            return name in self._order
+
     def lost_name(self, identity: Identity, name: str) -> None:
         """Remember that the ledger of *identity* had *name*, which is now that of another account's ledger."""
         with self._lock:
@@ -441,8 +446,14 @@ class AccountIdentity:
         else:
             problem = f"the token belongs to another user than the ledger of account {name}"
             expected, other = "the ledger's user", "the other user"
-        counted = self._identities.is_taken((self._account.endpoint, found, self._account.division), name)
-        instead = "" if counted else f", or {self._account.renaming} to count {other} as well"
+        identity = self._account.endpoint, found, self._account.division
+        with self._lease.held():
+            had = next(filter(self._identities.is_configured, self._store.names_of(*identity)), None)
+        instead = f", or {self._account.renaming} to count {other} as well"
+        if self._identities.is_taken(identity, name):
+            instead = ""
+        elif had is not None:
+            instead = f"; if {name} and {had} are to exchange their names, start with the former ones, then reload"
         return f"{problem}; restore the token of {expected}{instead}"
 
     def _use_allowance_of(self, username: str) -> None:

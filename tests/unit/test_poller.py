@@ -1223,6 +1223,24 @@ def test_a_ledger_is_without_a_name_only_if_no_account_has_its_user(
     assert all(identity not in named for _, identity in without_a_name)
 
 
+def test_accounts_of_one_platform_with_each_other_s_tokens_are_told_how_to_exchange_names(
+    bench: PollerFixture,
+) -> None:
+    bench.platform.users["0th3r"] = "somebody"
+    bench.token.with_name("other").write_text("0th3r")
+    bench.poll()
+    bench.poller = bench.new_poller("again", file="other")
+    bench.poll()
+    bench.identities = IdentityRegistry(["again", "cavatica"])
+    bench.poller = bench.new_poller(file="other")
+    bench.poller._publish_saved_ledger()  # noqa: SLF001  # as at a restart
+
+    assert bench.poll().status.last_error.endswith(
+        "; restore the token of rfranklin; if cavatica and again are to exchange their names, start with the former"
+        " ones, then reload"
+    )
+
+
 def test_a_ledger_that_gets_its_name_back_is_not_said_to_have_had_it(bench: PollerFixture) -> None:
     bench.poll()
     bench.identities = IdentityRegistry(["cavatica"])
