@@ -1,4 +1,4 @@
-"""Text files that people write: with or without a byte order mark, from any system."""
+"""Numbers with their nouns, and text files that people write: with or without a byte order mark, from any system."""
 
 import codecs
 import errno
@@ -19,6 +19,11 @@ _OTHER_ENCODINGS: Final = (
 
 class NotText(ValueError):
     """The bytes are no text in UTF-8. The message says what they are and what to do."""
+
+
+def count(number: int, noun: str) -> str:
+    """A number and its noun, for example ``1 file`` or ``2,000 files``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def has_mark(raw: bytes) -> bool:

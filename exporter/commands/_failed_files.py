@@ -7,8 +7,9 @@ from typing import Final
 from exporter.api.error_codes import in_words
 from exporter.api.file_errors import FileError
 from exporter.api.models import Operation, Outcome
-from exporter.commands._job_list import ListedJob, count
+from exporter.commands._job_list import ListedJob
 from exporter.counting.values import JobRecord
+from exporter.text import count
 
 _MOST_LINES: Final = 100
 _KEPT_SECONDS: Final = 25 * 86400.0

@@ -251,8 +251,3 @@ def compact(seconds: float) -> str:
 def moment(at: float) -> str:
     """A moment in UTC, for example ``2026-09-21T14:14:20Z``."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def count(number: int, noun: str) -> str:
-    """A number and its noun, for example ``1 file`` or ``2 files``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from exporter.clock import SYSTEM_CLOCK
-from exporter.commands._job_list import count
 from exporter.commands._state import StateFileOptions, name_of
 from exporter.config.settings import Settings
 from exporter.counting.rules import HEARD_SAVED_EVERY
 from exporter.storage.lock import lock_owner
 from exporter.storage.reader import LedgerSummary
+from exporter.text import count
 from exporter.web.page import age
 
 _MOST_NOTES: Final = 5

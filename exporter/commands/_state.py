@@ -28,6 +28,7 @@ from exporter.storage.paths import real_path
 from exporter.storage.reader import LedgerSummary, StateReader, open_read_only
 from exporter.storage.store import Store
 from exporter.storage.transfer import InvalidExport, export_lines, read_export, timestamp
+from exporter.text import count
 
 _STANDARD_INPUT: Final = Path("-")
 _KIBI: Final = 1024
@@ -153,6 +154,10 @@ def _counted(ledger: LedgerSummary) -> str:
     return ", ".join(f"{total} {_TOTAL_NAMES.get(family, family)}" for family, total in _totals(ledger).items())
 
 
+def _tracked(ledger: LedgerSummary) -> str:
+    return f"{count(ledger.tracked_jobs, 'job')} tracked"
+
+
 def _totals(ledger: LedgerSummary) -> Mapping[str, int]:
     """The sum of each family's counters."""
     totals = dict.fromkeys(_TOTAL_NAMES, 0)
@@ -206,8 +211,8 @@ def check(options: StateFileOptions) -> int:
 
 
 def _size_of(ledgers: Sequence[LedgerSummary]) -> str:
-    accounts, jobs = len(ledgers), sum(each.tracked_jobs for each in ledgers)
-    return f"{accounts} account{'' if accounts == 1 else 's'}, {jobs} job{'' if jobs == 1 else 's'} tracked"
+    jobs = sum(each.tracked_jobs for each in ledgers)
+    return f"{count(len(ledgers), 'account')}, {count(jobs, 'job')} tracked"
 
 
 def _problems(state: StateReader, options: StateFileOptions) -> Iterator[str]:
@@ -334,7 +339,7 @@ def export_ledger(
     if locked_by := lock_owner(options.file):
         warn(f"the state file is locked by {locked_by}: what that exporter counts from now on is not in the export")
     if output is not None:
-        say(f"wrote {output}: {name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}.")
+        say(f"wrote {output}: {name_of(ledger, options)}, {_tracked(ledger)}, {_counted(ledger)}.")
     return 0
 
 
@@ -358,10 +363,7 @@ def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, war
         raise StateError(f"{source} cannot be imported: {error}") from error
     for name in taken:
         warn(f"the name {name} stays with another account of {options.file}")
-    say(
-        f"imported into {options.file}: {name_of(ledger, options)}, {ledger.tracked_jobs} jobs tracked,"
-        f" {_counted(ledger)}."
-    )
+    say(f"imported into {options.file}: {name_of(ledger, options)}, {_tracked(ledger)}, {_counted(ledger)}.")
     return 0
 
 
@@ -406,7 +408,7 @@ def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool
         ledger = select_ledger(words, state, options)
     whose = _whose(ledger, options)
     last = "nothing yet" if ledger.written_at is None else f"last at {timestamp(ledger.written_at)}"
-    loss = f"{whose}, which counted {last}: {ledger.tracked_jobs} jobs tracked, {_counted(ledger)}"
+    loss = f"{whose}, which counted {last}: {_tracked(ledger)}, {_counted(ledger)}"
     if not sure:
         raise ConfigError(f"this permanently deletes the ledger of {loss}; pass --yes to confirm")
     if owner := lock_owner(options.file):

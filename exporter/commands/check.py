@@ -40,6 +40,7 @@ from exporter.signals import stop_event
 from exporter.storage.lock import lock_owner
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
+from exporter.text import count
 
 _MEMORY: Final = 68.0
 _MEMORY_PER_ACCOUNT: Final = 0.3
@@ -361,7 +362,7 @@ def _configured_json(configuration: Configuration) -> None:
 
 def _configured_verdict(configuration: Configuration) -> str:
     number, failed = len(configuration.names), len(configuration.setup_problems)
-    accounts = f"{number} account{'' if number == 1 else 's'}"
+    accounts = count(number, "account")
     if failed:
         return f"Failed: {failed} of {accounts} cannot be polled (API not contacted)."
     return f"Configuration OK: {accounts} (API not contacted)."
@@ -391,7 +392,7 @@ def _details(results: _Results, display: DisplayOptions, now: Callable[[], float
             say(f"  {line}")
         say(f"  settings    {_settings(result.settings)}")
         made = _requests_made(result.snapshot)
-        say(f"  spent       {made} requests by this check, which polls once, as if for the first time")
+        say(f"  spent       {count(made, 'request')} by this check, which polls once, as if for the first time")
     say(_total(results, display, now()))
     say(_verdict(results))
 
@@ -413,9 +414,10 @@ def _line(result: _Result, display: DisplayOptions, now: float) -> str:
         return f"failed  {problem}{'; ' if step else ''}{step}"
     user = "" if status.username is None else f"{_user(status.username, display)} at "
     host = snapshot.endpoint.partition("://")[2].partition("/")[0]
-    jobs = f"{result.estimate.jobs} or more" if snapshot.listed is None else f"{snapshot.jobs_by_state().total()}"
+    listed = snapshot.listed is not None
+    jobs = count(snapshot.jobs_by_state().total(), "job") if listed else f"{result.estimate.jobs} or more jobs"
     return (
-        f"ok      {user}{host}; {jobs} job{'' if jobs == '1' else 's'};"
+        f"ok      {user}{host}; {jobs};"
         f" {result.requests} of {status.allowance} requests per 5 minutes;"
         f" {series_count(snapshot, display, now)} to {most_series(snapshot, display, now)} series"
     )
@@ -459,7 +461,7 @@ def _failures_last(results: _Results) -> _Results:
 
 def _verdict(results: _Results) -> str:
     failed = sum(_failed(each.snapshot) for each in results)
-    accounts = f"{len(results)} account{'' if len(results) == 1 else 's'}"
+    accounts = count(len(results), "account")
     if failed:
         return f"Failed: {failed} of {accounts} cannot be polled, for the reason{'' if failed == 1 else 's'} above."
     return f"OK: {accounts} can be polled."

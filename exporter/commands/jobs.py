@@ -13,7 +13,7 @@ import click
 from exporter.api.models import Outcome
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
-from exporter.commands._job_list import ListedJob, Selection, as_json, count, moment, table
+from exporter.commands._job_list import ListedJob, Selection, as_json, moment, table
 from exporter.commands._output import as_typed, print_error
 from exporter.commands._settings import settings_options
 from exporter.commands._staleness import stale_notes
@@ -24,6 +24,7 @@ from exporter.errors import ConfigError, StateError
 from exporter.logs import NonBlockingStream
 from exporter.signals import stop_event
 from exporter.storage.reader import LedgerSummary, StateReader
+from exporter.text import count
 
 _LIMIT: Final = 50
 """Jobs shown on a terminal, where the first ones would otherwise scroll away."""

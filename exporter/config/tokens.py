@@ -16,7 +16,7 @@ from exporter.config.permissions import refusal
 from exporter.config.relative import beside
 from exporter.errors import ConfigError, CredentialsError, ProfileError, TokenError, TokenForbidden
 from exporter.redaction import Secret, looks_like_token
-from exporter.text import NotText, decoded, open_without_waiting
+from exporter.text import NotText, count, decoded, open_without_waiting
 
 _LONGEST_TOKEN: Final = 4096
 _DOCUMENTED_LENGTH: Final = 32
@@ -71,7 +71,7 @@ def _unlike_a_token(token: str) -> str:
     if token[0] in _QUOTES or token[-1] in _QUOTES:
         return "it has quotation marks; expected the token alone"
     if len(token) != _DOCUMENTED_LENGTH or not set(token) <= set(string.hexdigits):
-        found = "others" if len(token) == _DOCUMENTED_LENGTH else f"{len(token)}"
+        found = "others" if len(token) == _DOCUMENTED_LENGTH else count(len(token), "character")
         return (
             f"expected {_DOCUMENTED_LENGTH} hexadecimal characters (0 to 9, a to f), as on the platform's token page;"
             f" found {found}"

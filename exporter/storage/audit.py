@@ -23,6 +23,7 @@ from exporter.counting.values import (
     Key,
 )
 from exporter.storage.reader import LedgerSummary
+from exporter.text import count
 
 _ROUNDING: Final = 1e-9
 
@@ -38,7 +39,7 @@ def audit(ledger: LedgerSummary, records: Iterable[JobRecord]) -> Iterator[str]:
         if not record.history:  # existing jobs were counted or not, depending on the setting at that time
             least.update(counted)
     for error, ids in errors.items():
-        yield f"{len(ids)} job record{'' if len(ids) == 1 else 's'} with {error}, for example of job {ids[0]}"
+        yield f"{count(len(ids), 'job record')} with {error}, for example of job {ids[0]}"
     yield from _counter_errors(ledger, least, most)
     for key, histogram in sorted(ledger.histograms.items()):
         for error in _histogram_errors(key, histogram, ledger):

@@ -20,6 +20,7 @@ from exporter.api.models import OUTCOMES
 from exporter.counting import values as counting
 from exporter.counting.labels import decode_error_counts, encode_error_counts
 from exporter.storage.schema import LEDGER, Row
+from exporter.text import count
 
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ def _count_not(db: sqlite3.Connection, table: str, test: str) -> int:
 
 
 def _line(table: str, column: str, number: int, words: str) -> str:
-    return f"{table}.{column}: {number} invalid value{'' if number == 1 else 's'} (expected {words})"
+    return f"{table}.{column}: {count(number, 'invalid value')} (expected {words})"
 
 
 # ---- what SQL cannot test ----

@@ -15,6 +15,7 @@ from exporter import __version__
 from exporter.api.error_codes import DOCUMENTATION
 from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ReloadStatus
 from exporter.redaction import printable, without_secrets
+from exporter.text import count
 from exporter.web.status import INCOMPLETE_OR_LOST_COMMAND, status_view
 
 _STYLE: Final = files("exporter.web").joinpath("static/status.css").read_text(encoding="utf-8")
@@ -51,7 +52,7 @@ class StatusPage:
         environment.filters |= {
             "age": age,
             "timestamp": timestamp,
-            "plural": plural,
+            "plural": count,
             "number": number,
             "duration": duration,
         }
@@ -124,8 +125,3 @@ def icon(severity: str) -> str:
 def number(value: int) -> str:
     """A number with separators, for example ``12,345``."""
     return f"{value:,}"
-
-
-def plural(value: int, noun: str) -> str:
-    """A number and its noun, for example ``2 jobs``."""
-    return f"{number(value)} {noun}{'' if value == 1 else 's'}"

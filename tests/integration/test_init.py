@@ -249,7 +249,7 @@ def test_person_is_asked_again_for_a_token_that_cannot_be_one(tmp_path: Path) ->
 
         assert command.end() == 0
         assert "the token is empty" in command.screen
-        assert "as on the platform's token page; found 20\n" in command.screen
+        assert "as on the platform's token page; found 20 characters\n" in command.screen
         assert TOKEN[:20] not in command.screen
     assert (tmp_path / "cavatica.token").read_text() == f"{TOKEN}\n"
 

@@ -268,7 +268,7 @@ def test_a_token_file_that_others_can_read_by_now_is_warned_of_once(bench: Polle
         ("0123456789abcdef0123456789abcdef", ""),
         (
             "nineteen-characters",
-            "expected 32 hexadecimal characters (0 to 9, a to f), as on the platform's token page; found 19",
+            "expected 32 hexadecimal characters (0 to 9, a to f), as on the platform's token page; found 19 characters",
         ),
         ('"0123456789abcdef0123456789abcdef"', "it has quotation marks; expected the token alone"),
         ("token:0123456789abcdef0123456789abcdef", "found 38"),

@@ -1,4 +1,4 @@
-"""Text files from any system are read, or refused with what they are."""
+"""Numbers have their nouns; text files from any system are read, or refused with what they are."""
 
 import shutil
 from pathlib import Path
@@ -9,9 +9,14 @@ import pytest
 from exporter.api.transport import certificate_source, tls_context
 from exporter.config.endpoints import check_certificates
 from exporter.errors import ConfigError
-from exporter.text import NotText, decoded
+from exporter.text import NotText, count, decoded
 
 MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 jobs"), (1, "1 job"), (2, "2 jobs"), (12_345, "12,345 jobs")])
+def test_number_has_its_noun(number: int, text: str) -> None:
+    assert count(number, "job") == text
 
 
 @pytest.mark.parametrize(
