@@ -10,24 +10,30 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from exporter.api.error_codes import in_words, words_of
-from exporter.api.models import INCOMPLETE_OR_LOST, Outcome, State
+from exporter.api.models import INCOMPLETE_OR_LOST, Outcome
 from exporter.commands._terminal import Cell, Column, Display, Style, printable, total_width
 from exporter.counting.values import JobRecord
-from exporter.metrics.snapshot import error_codes, noticed_at, submitted_at, why_incomplete_or_lost
+from exporter.metrics.snapshot import error_codes, is_stuck, noticed_at, submitted_at, why_incomplete_or_lost
 
-STUCK_SECONDS: Final = 1800.0
-"""When an unfinished job without progress is marked: the threshold of the alert SbgJobStuck."""
 _FAILED_OUTCOMES: Final = frozenset({Outcome.FAILED, Outcome.PARTIAL}) | INCOMPLETE_OR_LOST
 _SETTLING: Final = "settling"
+_STUCK: Final = "stuck"
 _ROOM_FOR_BARS: Final = 10
 """Columns of a terminal for which names of accounts are cut off."""
 
 
 class ListedJob(NamedTuple):
-    """A job of an account, as last seen."""
+    """A job of an account, as last seen.
+
+    Attributes:
+        account: the account's name.
+        record: what is known of it.
+        as_of: when the account was last listed, Unix seconds; None if that is not known.
+    """
 
     account: str
     record: JobRecord
+    as_of: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -36,9 +42,11 @@ class ListedJob(NamedTuple):
 
     @property
     def state(self) -> str:
-        """Its outcome, else its state. A finished job may wait for its missing files to turn up."""
+        """Its outcome, else ``stuck`` or its state. A finished job may wait for its missing files to turn up."""
         if self.record.outcome:
             return self.record.outcome
+        if self.stuck:
+            return _STUCK
         return _SETTLING if self.record.state == "finished" else self.record.state
 
     @property
@@ -68,10 +76,10 @@ class ListedJob(NamedTuple):
         verb = "noticed" if self.record.outcome == Outcome.LOST else "ended"
         return ", ".join(filter(None, (self.errors, why and f"{why}; {verb} {moment(self.changed_at)}")))
 
-    def stuck(self, now: float) -> bool:
-        """Whether it has started, is unfinished, and has been without progress for too long."""
-        started = self.record.unfinished and self.record.state != State.SUBMITTED
-        return started and now - self.record.last_progress_at > STUCK_SECONDS
+    @property
+    def stuck(self) -> bool:
+        """Whether it has started, is unfinished, and had made no progress for too long when it was last listed."""
+        return self.as_of is not None and is_stuck(self.record, self.as_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +89,14 @@ class Selection:
     Attributes:
         failed: with failed or missing files, or lost.
         unfinished: without an outcome.
+        stuck: started and without progress for too long.
         outcomes: with one of these; any job if there are none.
         since: unfinished, or ended or seen to change at this time or later, Unix seconds.
     """
 
     failed: bool = False
     unfinished: bool = False
+    stuck: bool = False
     outcomes: frozenset[str] = frozenset()
     since: float | None = None
 
@@ -98,6 +108,7 @@ class Selection:
         return (
             (job.failed or not self.failed)
             and (job.record.unfinished or not self.unfinished)
+            and (job.stuck or not self.stuck)
             and (job.record.outcome in self.outcomes or not self.outcomes)
             and (self.since is None or job.seen_at >= self.since)
         )
@@ -108,6 +119,7 @@ class Selection:
         chosen = {
             "--failed": self.failed,
             "--unfinished": self.unfinished,
+            "--stuck": self.stuck,
             "--outcome": bool(self.outcomes),
             "--since": self.since is not None,
         }
@@ -156,6 +168,8 @@ def _first_cells(job: ListedJob) -> list[Cell]:
 def _style_of(job: ListedJob) -> Style:
     if job.failed:
         return Style.BAD
+    if job.stuck:
+        return Style.WARNING
     return Style.GOOD if job.record.outcome else Style.PLAIN
 
 
@@ -167,7 +181,7 @@ def _terminal_columns(jobs: Sequence[ListedJob], now: float) -> _LastColumns:
     cells = []
     for job in jobs:
         failed = job.record.last_failed
-        age = Cell(compact(now - job.changed_at), Style.WARNING if job.stuck(now) else Style.PLAIN)
+        age = Cell(compact(now - job.changed_at), Style.WARNING if job.stuck else Style.PLAIN)
         cells.append([Cell(_files(job)), Cell(str(failed or "-"), Style.BAD if failed else Style.PLAIN), age])
     return columns, cells
 
@@ -222,6 +236,7 @@ def as_json(job: ListedJob) -> Mapping[str, object]:
         "operation": record.operation,
         "state": record.state,
         "outcome": record.outcome or None,
+        "stuck": job.stuck,
         "files": {"expected": job.total, "completed": record.last_completed, "failed": record.last_failed},
         "submitted": submitted_at(record),
         "started": record.started_on,
@@ -230,6 +245,7 @@ def as_json(job: ListedJob) -> Mapping[str, object]:
         "failure_detected": record.detected_at,
         "finished_before_counting": record.history,
         "listed": record.unlisted_at is None,
+        "as_of": job.as_of,
         "errors": [
             {"code": code, "meaning": words_of(code) or None, "records": records}
             for code, records in error_codes(record)

@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 from exporter.api.platforms import place
 from exporter.commands._output import say
 from exporter.commands._settings import load_configuration
+from exporter.config.loading import settings_beside
 from exporter.config.settings import Settings
 from exporter.counting import values as counting
 from exporter.errors import ConfigError, OutputError, StateError, file_problem
@@ -33,6 +34,7 @@ from exporter.text import count
 _STANDARD_INPUT: Final = Path("-")
 _KIBI: Final = 1024
 _MEBI: Final = _KIBI**2
+_NOT_USED: Final = "the configuration is invalid and not used; `sbg-exporter check` lists its problems"
 
 _TOTAL_NAMES: Final[Mapping[str, str]] = {
     counting.JOBS_SUBMITTED: "jobs submitted",
@@ -62,12 +64,14 @@ class StateFileOptions:
         stop: set to interrupt reading; files that are not complete yet are then removed.
         settings_of: reads the whole configuration, and makes a function from an account's name to the settings that it
             is polled with; None where it is not configured.
+        warnings: what to know about the configuration, one line each.
     """
 
     file: Path
     show_username: bool
     stop: threading.Event
     settings_of: Callable[[], Callable[[str], Settings | None]] = lambda: lambda _: None
+    warnings: tuple[str, ...] = ()
 
     def read(self) -> AbstractContextManager[StateReader]:
         """The file as it is now, as a context."""
@@ -77,12 +81,22 @@ class StateFileOptions:
 def state_file_options(flags: Mapping[str, object], stop: threading.Event | None = None) -> StateFileOptions:
     """The state file of the configuration that *flags* lead to; its accounts do not matter.
 
-    Commands without *stop* have nothing to clean up: SQLite commits all or nothing.
+    One that is given by itself needs no configuration: an invalid one is a warning then, and no user is shown, because
+    that may be what it says. Commands without *stop* have nothing to clean up: SQLite commits all or nothing.
 
     Raises:
         ConfigError: with a line for every problem.
     """
-    configuration = load_configuration({**flags, **NO_ACCOUNTS})
+    try:
+        configuration = load_configuration({**flags, **NO_ACCOUNTS})
+    except ConfigError:
+        usual = settings_beside(flags, os.environ)
+        if usual is None or usual.state_file is None:
+            raise
+        shows = flags.get("show_username") is True
+        return StateFileOptions(
+            usual.state_file, shows, stop or threading.Event(), lambda: lambda _: usual, (_NOT_USED,)
+        )
     show_username = configuration.settings.show_username
     return StateFileOptions(
         configuration.state_file,

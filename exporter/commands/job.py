@@ -1,7 +1,7 @@
 """``job``: one job from the state file, and its failed files from the platform."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -21,13 +21,13 @@ from exporter.commands._failed_files import failed_files, gone
 from exporter.commands._job_list import ListedJob, as_json, moment
 from exporter.commands._output import print_error
 from exporter.commands._settings import load_configuration, settings_options
-from exporter.commands._staleness import stale_notes
+from exporter.commands._staleness import freshness
 from exporter.commands._state import StateFileOptions, name_of, state_file_options
 from exporter.commands._terminal import Style, printable, standard_output, write_lines
 from exporter.config.accounts import AccountConfig
 from exporter.config.loading import Configuration
 from exporter.daemon.assembly import client_of
-from exporter.errors import AllowanceExhausted, ExporterError, StateError
+from exporter.errors import AllowanceExhausted, ConfigError, ExporterError, StateError
 from exporter.logs import NonBlockingStream
 from exporter.metrics.snapshot import submitted_at, why_incomplete_or_lost
 from exporter.redaction import without_secrets
@@ -35,6 +35,10 @@ from exporter.storage.reader import LedgerSummary
 from exporter.storage.store import Store
 from exporter.web.page import age
 
+_NO_CONFIGURATION: Final = (
+    "not asked: there is no valid configuration; `sbg-exporter check` lists its problems, --offline shows the job"
+    " without a request"
+)
 _UNCOUNTED: Final = (
     "this took one request from the user's rate limit, on top of the exporter's allowance, whose state file is in use"
 )
@@ -92,13 +96,14 @@ def command(errors: NonBlockingStream, /, *, job_id: str, offline: bool, as_json
     """
     options = state_file_options({key: value for key, value in flags.items() if key in {"config", "state_file"}})
     found = _find(options, job_id)
-    for note in stale_notes([each.ledger for each in found if each.job.record.unfinished], options):
-        print_error(errors, note)
+    for warning in freshness([each.ledger for each in found if each.job.record.unfinished], options).warnings:
+        print_error(errors, warning)
     if offline:
         answers = [_Asked() for _ in found]
+        for warning in options.warnings:
+            print_error(errors, warning)
     else:
-        configuration = load_configuration(flags)
-        answers = [_ask(each, configuration) for each in found]
+        answers = _ask_each(found, flags)
     if as_json:
         shown = [_as_json(each, asked) for each, asked in zip(found, answers, strict=True)]
         write_lines([json.dumps(shown, indent=2)], standard_output())
@@ -126,7 +131,8 @@ def _find(options: StateFileOptions, job_id: str) -> list[_Found]:
             if record is not None:
                 same_user = frozenset(name for each in ledgers if _user(each) == _user(ledger) for name in each.names)
                 username = ledger.account.username if options.show_username else None
-                found.append(_Found(ListedJob(name_of(ledger, options), record), ledger, same_user, username))
+                job = ListedJob(name_of(ledger, options), record, ledger.written_at)
+                found.append(_Found(job, ledger, same_user, username))
     if not found:
         raise StateError(
             f"no job with this id in {options.file}; `sbg-exporter jobs` lists those that the exporter has seen"
@@ -135,6 +141,21 @@ def _find(options: StateFileOptions, job_id: str) -> list[_Found]:
 
 
 # ---- asking ----
+
+
+def _ask_each(found: Sequence[_Found], flags: Mapping[str, object]) -> list[_Asked]:
+    """Ask for the failed files of each job.
+
+    Raises:
+        ConfigError: the configuration is invalid, and no state file is given by itself.
+    """
+    try:
+        configuration = load_configuration(flags)
+    except ConfigError:
+        if not flags.get("state_file"):
+            raise
+        return [_Asked(problem=_NO_CONFIGURATION) for _ in found]
+    return [_ask(each, configuration) for each in found]
 
 
 def _ask(found: _Found, configuration: Configuration) -> _Asked:
@@ -232,7 +253,8 @@ def _show(found: list[_Found], answers: list[_Asked]) -> None:
     lines = []
     for each, asked in zip(found, answers, strict=True):
         lines.append(display.styled(printable(each.job.record.id), Style.HEADING))
-        facts = (*_owner(each), *_facts(each.job, now))
+        as_of = [("as of", _ago(each.job.as_of, now))] if each.job.as_of is not None else []
+        facts = (*_owner(each), *as_of, *_facts(each.job, now))
         lines += [f"  {name:<12}{printable(value)}" for name, value in facts]
         lines += [printable(line) for line in _answer(each.job, asked)]
     write_lines(lines, display)
@@ -248,11 +270,15 @@ def _owner(found: _Found) -> Iterator[tuple[str, str]]:
         yield "division", found.ledger.account.division
 
 
+def _ago(at: float, now: float) -> str:
+    return f"{moment(at)}, {age(at, now)}"
+
+
 def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
     record = job.record
 
     def ago(at: float) -> str:
-        return f"{moment(at)}, {age(at, now)}"
+        return _ago(at, now)
 
     yield "operation", record.operation
     yield "state", job.state

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Final
@@ -13,15 +13,16 @@ import click
 from exporter.api.models import Outcome
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
-from exporter.commands._job_list import ListedJob, Selection, as_json, moment, table
+from exporter.commands._job_list import ListedJob, Selection, as_json, table
 from exporter.commands._output import as_typed, print_error
 from exporter.commands._settings import settings_options
-from exporter.commands._staleness import stale_notes
+from exporter.commands._staleness import Freshness, freshness
 from exporter.commands._state import StateFileOptions, name_of, select_ledger, state_file_options
-from exporter.commands._terminal import Display, Style, reader_left, standard_output, write_lines
+from exporter.commands._terminal import Display, Style, printable, reader_left, standard_output, write_lines
 from exporter.config.own_settings import seconds
 from exporter.errors import ConfigError, StateError
 from exporter.logs import NonBlockingStream
+from exporter.redaction import shown
 from exporter.signals import stop_event
 from exporter.storage.reader import LedgerSummary, StateReader
 from exporter.text import count
@@ -45,12 +46,12 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The selected jobs, how many the accounts have in all, and a note for each account that was not listed lately."""
+    """The selected jobs, how many the accounts have in all, and how old that is."""
 
     jobs: list[ListedJob]
     tracked: int
     accounts: int
-    notes: tuple[str, ...] = ()
+    freshness: Freshness
 
 
 @click.command(
@@ -68,6 +69,7 @@ Examples:
     help="only jobs with failed or missing files and lost ones, also from before counting began",
 )
 @click.option("--unfinished", is_flag=True, help="only jobs without an outcome")
+@click.option("--stuck", is_flag=True, help="only jobs that have started and made no progress for 30 minutes")
 @click.option(
     "--outcome",
     "outcomes",
@@ -92,6 +94,7 @@ def command(
     *,
     failed: bool,
     unfinished: bool,
+    stuck: bool,
     outcomes: tuple[str, ...],
     accounts: tuple[str, ...],
     since: str | None,
@@ -104,23 +107,29 @@ def command(
 
     Reads the state file and sends no request, also while the exporter runs. Unfinished jobs come first, the longest
     without progress at the top; then the others, the latest first. AGE is the time since the last progress or the end.
-    A renamed account has its old name here until the exporter has polled it under the new one.
+    A job is stuck if it has started and made no progress for 30 minutes, as for the alert SbgJobStuck. A renamed
+    account has its old name here until the exporter has polled it under the new one.
 
-    On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off. If
-    there are no such jobs, or an account was not listed for a while, it says so on standard error.
+    On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off. Standard
+    error says as of when this is; while nothing changes, the exporter saves that every 5 minutes. It also says if there
+    are no such jobs, or an account was not listed for a while.
     """
-    selection = Selection(failed, unfinished, frozenset(outcomes), _since(since))
+    selection = Selection(failed, unfinished, stuck, frozenset(outcomes), _since(since))
     asked = _Asked(accounts, selection, _limit(limit), as_json)
+    options = state_file_options(flags, stop_event() if watch else None)
+    for warning in options.warnings:
+        print_error(errors, warning)
     if watch:
-        return _watch(state_file_options(flags, stop_event()), asked)
-    options = state_file_options(flags)
+        return _watch(options, asked)
     found = _read(options, asked)
-    for note in found.notes:
-        print_error(errors, note)
+    for warning in found.freshness.warnings:
+        print_error(errors, warning)
     if not found.jobs and not as_json:
         errors.write(f"{as_typed(_nothing(found, asked))}\n")
     else:
         _show(found, asked, standard_output())
+    if found.freshness.as_of and not (as_json and found.jobs):
+        errors.write(f"{shown(found.freshness.as_of)}\n")
     return 0
 
 
@@ -175,12 +184,12 @@ def _find(state: StateReader, options: StateFileOptions, asked: _Asked) -> _Foun
     distinct = list({ledger.account.number: ledger for ledger in ledgers}.values())
     jobs = chain.from_iterable(_jobs_of(ledger, state, options) for ledger in distinct)
     found = asked.selection.of(jobs)
-    return _Found(found, sum(each.tracked_jobs for each in distinct), len(distinct), stale_notes(distinct, options))
+    return _Found(found, sum(each.tracked_jobs for each in distinct), len(distinct), freshness(distinct, options))
 
 
 def _jobs_of(ledger: LedgerSummary, state: StateReader, options: StateFileOptions) -> list[ListedJob]:
     name = name_of(ledger, options)
-    return [ListedJob(name, record) for record in state.records(ledger.account.number)]
+    return [ListedJob(name, record, ledger.written_at) for record in state.records(ledger.account.number)]
 
 
 # ---- showing ----
@@ -196,7 +205,7 @@ def _show(found: _Found, asked: _Asked, display: Display) -> None:
 
 def _lines(found: _Found, asked: _Asked, display: Display, usual_limit: int) -> list[str]:
     if not found.jobs:
-        return [_nothing(found, asked)]
+        return [as_typed(_nothing(found, asked))]
     limit = (usual_limit if asked.limit is None else asked.limit) or len(found.jobs)
     shown = found.jobs[:limit]
     lines = table(shown, display, SYSTEM_CLOCK.time(), with_account=found.accounts > 1)
@@ -236,7 +245,7 @@ def _watch(options: StateFileOptions, asked: _Asked) -> int:
                 break
             if first:
                 raise
-            _redraw([f"sbg-exporter: {error}"], display)
+            _redraw([f"sbg-exporter: {as_typed(str(error))}"], display)
         else:
             last = _follow(found, last, asked, display)
         first = False
@@ -252,12 +261,13 @@ def _follow(found: _Found, last: _Lines | None, asked: _Asked, display: Display)
     if display.is_terminal and not asked.as_json:
         _redraw(_screen(found, asked, display), display)
         return {}
-    now = {(job.account, job.record.id): job for job in found.jobs}
-    changed = [job for key, job in now.items() if last is None or last.get(key) != job]
+    jobs = {(job.account, job.record.id): job for job in found.jobs}
+    now = {key: (job.record, job.stuck) for key, job in jobs.items()}  # as of when does not change them
+    changed = [job for key, job in jobs.items() if last is None or last.get(key) != now[key]]
     if asked.as_json:
         lines = [json.dumps(as_json(job)) for job in changed]
     elif changed or last is None:
-        lines = _lines(_Found(changed, found.tracked, found.accounts), asked, display, 0)[0 if last is None else 1 :]
+        lines = _lines(replace(found, jobs=changed), asked, display, 0)[0 if last is None else 1 :]
     else:
         lines = []
     write_lines(lines, display)
@@ -266,14 +276,16 @@ def _follow(found: _Found, last: _Lines | None, asked: _Asked, display: Display)
 
 def _screen(found: _Found, asked: _Asked, display: Display) -> Sequence[str]:
     """A screen of jobs: as many as there is room for."""
-    head = f"{moment(SYSTEM_CLOCK.time())}  {count(len(found.jobs), 'job')}  (Ctrl-C ends)"
-    room = max(1, display.lines - 2 - len(found.notes))
+    as_of, notes = found.freshness
+    head = f"{count(len(found.jobs), 'job')} (Ctrl-C ends){', ' if as_of else ''}{as_of}"
+    room = max(1, display.lines - 2 - len(notes))
     lines = _lines(found, asked, display, room)
     if len(lines) > room:
         more = display.styled("more jobs than fit on the screen", Style.QUIET)
         lines = [*lines[: room - 1], more]
-    notes = [display.styled(display.shortened(note, display.columns or 0), Style.WARNING) for note in found.notes]
-    return [display.styled(display.shortened(head, display.columns or 0), Style.HEADING), *notes, *lines]
+    width = display.columns or 0
+    warnings = [display.styled(display.shortened(as_typed(note), width), Style.WARNING) for note in notes]
+    return [display.styled(display.shortened(printable(head), width), Style.HEADING), *warnings, *lines]
 
 
 def _redraw(lines: Sequence[str], display: Display) -> None:

@@ -1,7 +1,7 @@
 """``state``: its commands with their options and help; ``_state`` does the work."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from exporter.commands._click import Command, Group
 from exporter.commands._output import print_error
 from exporter.commands._settings import settings_options
 from exporter.commands._state import (
+    StateFileOptions,
     backup,
     check,
     export_ledger,
@@ -55,7 +56,7 @@ def _show(*, as_json: bool, **flags: object) -> int:
     Safe while the exporter runs. No request is sent. A renamed account has its old name here until the exporter has
     polled it under the new one.
     """
-    return show(state_file_options(flags), as_json=as_json)
+    return show(_options(flags), as_json=as_json)
 
 
 @command.command(
@@ -72,7 +73,7 @@ def _check(**flags: object) -> int:
     Safe while the exporter runs. Runs SQLite's own check, and verifies that values are valid and that counters agree
     with the tracked jobs. Prints a line for each problem.
     """
-    return check(state_file_options(flags))
+    return check(_options(flags))
 
 
 @command.command(
@@ -91,7 +92,7 @@ def _backup(*, path: str, force: bool, **flags: object) -> int:
     Safe while the exporter runs. The copy is a single file that has been verified. To restore it: stop the exporter,
     remove state.db-wal and state.db-shm if they exist, copy the backup to state.db, and start the exporter.
     """
-    return backup(state_file_options(flags, stop_event()), Path(path), force=force)
+    return backup(_options(flags, stop_event()), Path(path), force=force)
 
 
 @command.command(
@@ -119,7 +120,7 @@ def _export(
     is counted afterwards.
     """
     # Without an output file there is nothing to clean up, so that a signal may end the process at once.
-    options = state_file_options(flags, threading.Event() if output is None else stop_event())
+    options = _options(flags, threading.Event() if output is None else stop_event())
     path = None if output is None else Path(output)
     return export_ledger(options, account, path, force=force, warn=_warn_on(errors))
 
@@ -141,7 +142,7 @@ def _import(errors: NonBlockingStream, /, *, source: str, replace: bool, **flags
     FILE may be - for standard input. Stop the exporter first. Counters, creation times, job records and the
     configured name are restored as exported. A damaged file changes nothing.
     """
-    return import_ledger(state_file_options(flags), Path(source), replace=replace, warn=_warn_on(errors))
+    return import_ledger(_options(flags), Path(source), replace=replace, warn=_warn_on(errors))
 
 
 @command.command(
@@ -162,8 +163,20 @@ def _forget(*, account: tuple[str, ...], yes: bool, **flags: object) -> int:
     Stop the exporter first. If it polls the account again, counters start at 0: unfinished jobs are counted in full,
     and finished ones are existing jobs, which count only with `history = "count"`.
     """
-    return forget_ledger(state_file_options(flags), account, sure=yes)
+    return forget_ledger(_options(flags), account, sure=yes)
 
 
 def _warn_on(errors: NonBlockingStream) -> Callable[[str], None]:
     return lambda line: print_error(errors, f"warning: {line}")
+
+
+def _options(flags: Mapping[str, object], stop: threading.Event | None = None) -> StateFileOptions:
+    """The state file, and on standard error what to know about the configuration.
+
+    Raises:
+        ConfigError: it is invalid.
+    """
+    options = state_file_options(flags, stop)
+    for warning in options.warnings:
+        print_error(click.get_current_context().obj, warning)
+    return options

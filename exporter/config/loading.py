@@ -162,6 +162,18 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     )
 
 
+def settings_beside(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings | None:
+    """The default settings with the state file of *flags* or *environ*, for want of a valid configuration.
+
+    None if neither names one, or it cannot be used.
+    """
+    given = flags.get("state_file") or environ.get(f"{PREFIX}STATE_FILE")
+    try:
+        return Settings.model_validate({"state_file": given}) if given else None
+    except ValidationError:
+        return None
+
+
 def account_names(file: Path, home: Path) -> tuple[str, ...]:
     """The names of all accounts in a configuration *file*, in its folder ``accounts.d`` and of its profiles.
 

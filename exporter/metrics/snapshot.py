@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from exporter.api.models import Outcome
+from exporter.api.models import Outcome, State
 from exporter.counting.labels import decode_error_counts
 from exporter.counting.values import (
     FILES,
@@ -221,6 +221,19 @@ class AccountSnapshot:
 
     def _failed(self) -> Iterator[JobRecord]:
         return iter(()) if self.ledger is None else iter(self.ledger.failed.values())
+
+
+STUCK_SECONDS: Final = 1800.0
+"""When an unfinished job without progress is reported as stuck: the threshold of the alert SbgJobStuck."""
+
+
+def is_stuck(record: JobRecord, looked_at: float) -> bool:
+    """Whether an unfinished job that has started had made no progress for too long when it was *looked_at*.
+
+    Others wait in the queue. The time after the last look says nothing about a job.
+    """
+    waits = record.state == State.SUBMITTED
+    return record.unfinished and not waits and looked_at - record.last_progress_at > STUCK_SECONDS
 
 
 def submitted_at(record: JobRecord) -> float:

@@ -20,6 +20,7 @@ from exporter.metrics.snapshot import (
     PollStatus,
     ReloadStatus,
     Waiting,
+    is_stuck,
     noticed_at,
 )
 from exporter.web.view import (
@@ -45,7 +46,6 @@ from exporter.web.view import (
     UnwrittenState,
     WaitNote,
     WaitProblem,
-    is_stuck,
 )
 
 INCOMPLETE_OR_LOST_COMMAND: Final = "sbg-exporter jobs --outcome incomplete --outcome lost"

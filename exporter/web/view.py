@@ -2,31 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from exporter.api.error_codes import in_words
-from exporter.api.models import State
 from exporter.counting.values import JobRecord
 from exporter.metrics.snapshot import (
     AccountSnapshot,
     FilesCounted,
     error_codes,
+    is_stuck,
     noticed_at,
     submitted_at,
     why_incomplete_or_lost,
 )
 
-STUCK_SECONDS: Final = 1800.0
-"""When an unfinished job without progress is reported as stuck: the threshold of the alert SbgJobStuck."""
-
 Row = TypeVar("Row")
 AccountState = Literal["untried", "up", "failing", "stale"]
 """``failing``: the last poll failed. ``stale``: it succeeded, but too long ago."""
-
-
-def is_stuck(record: JobRecord, now: float) -> bool:
-    """Whether a job that has started has been without progress for too long at *now*; others wait in the queue."""
-    return record.state != State.SUBMITTED and now - record.last_progress_at >= STUCK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from tests.waiting import eventually
 HALF_DONE = JobScript(total=10, failed=2, queued=0, resolving=0, running=1000, hangs_after=500)
 BAD = JobScript(total=5, failed=3, errors={"5001": 2, "none": 1}, queued=0, resolving=0, running=0)
 GOOD = JobScript(total=7, operation="move", queued=0, resolving=0, running=0)
+AS_OF = re.compile(r"as of [0-9]{2}:[0-9]{2}:[0-9]{2} UTC, [0-9]+ (?:s|min) ago(?:; no exporter is running)?\n")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -38,7 +39,8 @@ class Site(NamedTuple):
     def listed(self, *arguments: str) -> list[str]:
         """The ids that the command shows, in their order."""
         command = self.jobs(*arguments)
-        assert (command.end(), command.lines) == (0, [])
+        assert command.end() == 0
+        assert AS_OF.fullmatch("".join(command.lines)), command.lines
         return re.findall(r"^(\d{18,})", command.stdout, re.MULTILINE)
 
     def on_terminal(self, *arguments: str, environment: Mapping[str, str] | None = None, **size: int) -> OnTerminal:
@@ -74,7 +76,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_jobs_are_plain_lines_with_errors_in_words(stopped: Site) -> None:
     command = stopped.jobs()
 
-    assert (command.end(), command.lines) == (0, [])
+    assert command.end() == 0
+    assert AS_OF.fullmatch("".join(command.lines)), command.lines
     header, *rows = [re.split(r"  +", line) for line in command.stdout.splitlines()]
     assert header == ["JOB", "OPERATION", "STATE", "FILES", "FAILED", "CHANGED", "REASON"]
     assert rows[0][:5] == [stopped.running, "copy", "running", "4/10", "1"]
@@ -123,7 +126,9 @@ def test_json_has_every_fact_that_the_ledger_has(stopped: Site) -> None:
     ]
     assert (bad["account"], bad["operation"], bad["state"], bad["outcome"]) == ("sim", "copy", "finished", "partial")
     assert bad["submitted"] <= bad["started"] <= bad["finished"]
-    assert (unfinished["outcome"], unfinished["finished"]) == (None, None)
+    assert (unfinished["outcome"], unfinished["finished"], unfinished["stuck"]) == (None, None, False)
+    assert unfinished["as_of"] == bad["as_of"] > 0
+    assert command.lines == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,8 @@ def test_wrong_option_is_one_line(stopped: Site, arguments: list[str], line: str
     command = stopped.jobs(*arguments)
 
     assert command.end() == (2 if line else 0)
-    assert "".join(command.lines) == (f"sbg-exporter: {line}\n" if line else "")
+    said = "".join(command.lines)
+    assert said == f"sbg-exporter: {line}\n" if line else AS_OF.fullmatch(said)
 
 
 def test_what_is_old_is_said_on_standard_error(tmp_path: Path) -> None:
@@ -151,7 +157,10 @@ def test_what_is_old_is_said_on_standard_error(tmp_path: Path) -> None:
         finished = there.installation.start("job", there.good, "--offline", "--config", str(there.installation.config))
 
         assert (old.end(), one.end(), finished.end()) == (0, 0, 0)
-        assert old.lines == one.lines == ["sbg-exporter: no exporter is running; sim: last listed about 3 h ago\n"]
+        warning = "sbg-exporter: no exporter is running; sim: last listed about 3 h ago\n"
+        assert (old.lines[0], one.lines) == (warning, [warning])
+        assert re.fullmatch(r"as of \S+ UTC, 3 h ago\n", "".join(old.lines[1:]))
+        assert all(re.search(r"^  as of +\S+Z, 3 h ago$", each.stdout, re.MULTILINE) for each in (one, finished))
         assert (old.stdout.count("\n"), finished.lines) == (4, [])
 
 
@@ -182,7 +191,8 @@ def test_nothing_to_show_is_one_helpful_line(tmp_path: Path) -> None:
         with place.running():
             fresh = place.start("jobs", "--config", str(place.config))
             assert fresh.end() == 0
-            assert (fresh.stdout, fresh.lines) == ("", ["No jobs: the platform has listed none so far.\n"])
+            assert (fresh.stdout, fresh.lines[0]) == ("", "No jobs: the platform has listed none so far.\n")
+            assert "no exporter is running" not in fresh.output()
             simulator.platform.submit(GOOD)
             eventually(lambda: _ended(place.start("jobs", "--config", str(place.config))).stdout.count("\n") > 1)
         none = place.start("jobs", "--failed", "--unfinished", "--config", str(place.config))
@@ -190,7 +200,8 @@ def test_nothing_to_show_is_one_helpful_line(tmp_path: Path) -> None:
 
         assert (none.end(), as_json.end()) == (0, 0)
         assert (none.stdout, as_json.stdout) == ("", "[]\n"), "cron mails nothing"
-        assert none.lines == ["No jobs match --failed --unfinished; without them there is 1 job.\n"]
+        assert none.lines[0] == "No jobs match --failed --unfinished; without them there is 1 job.\n"
+        assert all(AS_OF.fullmatch("".join(lines)) for lines in (none.lines[1:], as_json.lines))
 
 
 def _ended(command: Daemon) -> Daemon:
@@ -228,7 +239,8 @@ def test_table_on_a_terminal_fits_and_has_bars_and_colours(stopped: Site) -> Non
     plain = ESCAPES.sub("", shown)
     assert "\x1b[31m" in shown
     assert all(width_of(line) <= 80 for line in plain.splitlines()), plain
-    header, *rows = plain.splitlines()
+    header, *rows, last = plain.splitlines()
+    assert AS_OF.fullmatch(f"{last}\n")
     assert header.split() == ["JOB", "OPERATION", "STATE", "FILES", "FAILED", "AGE"]
     assert re.fullmatch(rf"{stopped.running}  copy +running +4/10 +1 +\d+[smhd]  █+▒+░+", rows[0])
     assert "  5001 no privilege on the file (2), no code (1)" in rows
@@ -262,7 +274,7 @@ def test_any_width_shows_whole_ids(stopped: Site, columns: int) -> None:
 
 def test_watch_shows_changes_until_ctrl_c(tmp_path: Path) -> None:
     with site(tmp_path) as (there, _), there.on_terminal("--watch", "--unfinished") as command:
-        command.wait_for("(Ctrl-C ends)").wait_for(there.running)
+        command.wait_for("1 job (Ctrl-C ends), as of ").wait_for(" ago").wait_for(there.running)
         another = there.simulator.platform.submit(HALF_DONE)
         command.wait_for(another)
 

@@ -52,10 +52,11 @@ def test_command_works_when_pasted(site: tuple[Installation, str], command: str)
     ended = place.start(*words, SBG_EXPORTER_CONFIG=str(place.config))
 
     assert ended.end() == 0
+    said = [line for line in ended.lines if not line.startswith("as of ")]
     if ended.stdout:
-        assert ended.lines == []
+        assert said == []
     else:
-        [line] = ended.lines
+        [line] = said
         assert line.startswith("No jobs match ")
 
 

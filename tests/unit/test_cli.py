@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,8 @@ from exporter.counting.values import Rules
 from exporter.revision import revision
 from exporter.storage.store import Store
 from tests import measured
+from tests.factories import job_id, running_job
+from tests.ledgers import observe_in
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
 COMMAND = str(Path(sys.executable).parent / "sbg-exporter")
@@ -447,6 +450,33 @@ def test_state_commands_need_no_account_and_no_token(typed: Typed, tmp_path: Pat
 
     for asked in (("--config", str(config)), ("--state-file", str(state))):
         assert typed("state", "check", *asked) == Ended(0, f"{state} is intact: 0 accounts, 0 jobs tracked.\n", "")
+
+
+@pytest.mark.parametrize("config", ["poll_interval =", "poll_intervall = 5", None])
+def test_a_state_file_that_is_given_needs_no_configuration(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str | None
+) -> None:
+    state, file = tmp_path / "state.db", tmp_path / "config.toml"
+    now = time.time()
+    with closing(Store(state)) as store:
+        ledger = store.create("lab", "https://p/v2", "u", "", counting_since=1.0, local_time=now, rules=Rules())
+        observe_in(store, ledger, running_job(now), rules=Rules(), now=now)
+    if config is not None:
+        file.write_text(config)
+    monkeypatch.setenv("SBG_EXPORTER_CONFIG", str(file))  # also if it is missing
+    at, invalid = ("--state-file", str(state)), "sbg-exporter: the configuration is invalid and not used; "
+
+    for command in (("jobs", "--json"), ("job", job_id(now), "--json", "--offline"), ("state", "show", "--json")):
+        code, out, err = typed(*command, *at)
+        assert (code, err.startswith(invalid), err.count("\n")) == (0, True, 1)
+        assert json.loads(out)
+        assert typed(*command).code == 2, "without --state-file"
+    code, out, err = typed("job", job_id(now), *at)
+    assert (code, out.startswith(job_id(now)), err.count("\n")) == (1, True, 1)
+    assert err.startswith("sbg-exporter: lab: not asked: there is no valid configuration; ")
+    assert typed("jobs", "--state-file", "").code == 2
+    monkeypatch.setenv("SBG_EXPORTER_STATE_FILE", str(state))
+    assert typed("jobs", "--json").code == 0
 
 
 def test_each_state_command_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.commands._job_list import ListedJob, Selection, compact, table
+from exporter.commands._job_list import ListedJob, Selection, as_json, compact, table
 from exporter.commands._terminal import Display, Style, display_of, printable, width_of
 from exporter.counting.values import JobRecord
 from tests.clocks import START
@@ -96,6 +96,34 @@ def test_outcomes_select_the_jobs_that_ended_like_this() -> None:
 
 def test_finished_job_whose_files_may_still_turn_up_is_settling() -> None:
     assert listed(state="finished").state == "settling"
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds", "state"),
+    [
+        ({"state": "running"}, 1801, "stuck"),
+        ({"state": "running"}, 1800, "running"),
+        ({"state": "resolving"}, 1801, "stuck"),
+        ({"state": "finished"}, 1801, "stuck"),
+        ({"state": "submitted"}, 9999, "submitted"),
+        ({"state": "finished", "outcome": "partial"}, 9999, "partial"),
+    ],
+)
+def test_job_is_stuck_as_for_the_alert(fields: dict[str, object], seconds: float, state: str) -> None:
+    job = ListedJob("cavatica", record(None, last_progress_at=START, **fields), as_of=START + seconds)
+
+    assert job.state == state
+    assert as_json(job)["stuck"] is bool(Selection(stuck=True).of([job])) is (state == "stuck")
+    assert as_json(job)["as_of"] == START + seconds
+
+
+def test_time_without_a_poll_makes_no_job_stuck() -> None:
+    job = ListedJob("cavatica", record(None, state="running", last_progress_at=START), as_of=START + 60)
+
+    [_, line] = table([job], ELSEWHERE, START + 90_000, with_account=False)
+
+    assert "running" in line
+    assert not job.stuck
 
 
 # ---- the table ----

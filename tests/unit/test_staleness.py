@@ -1,4 +1,4 @@
-"""``jobs`` and ``job`` say when what they show is old, and how to call the program is told as it can be typed."""
+"""``jobs`` and ``job`` say as of when they are, and what is old; commands are told as they can be typed."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from exporter.commands._command_line import program_called
 from exporter.commands._output import as_typed
-from exporter.commands._staleness import LastListed, notes
+from exporter.commands._staleness import LastListed, as_of, stale_notes
 from exporter.config.settings import Settings
 
 NOW = 1_700_000_000.0
@@ -21,7 +21,7 @@ def listed(
 
 
 def told(*accounts: LastListed, is_running: bool = True) -> tuple[str, ...]:
-    return notes(accounts, NOW, is_running=is_running)
+    return stale_notes(accounts, NOW, is_running=is_running)
 
 
 @pytest.mark.parametrize("is_running", [True, False])
@@ -69,6 +69,35 @@ def test_of_many_accounts_five_are_named() -> None:
 
     assert len(lines) == 6
     assert lines[-1] == "and 7 more accounts"
+
+
+# ---- as of when ----
+
+
+def dated(*accounts: LastListed, is_running: bool = True) -> str:
+    return as_of(accounts, NOW, is_running=is_running)
+
+
+def test_as_of_when_is_said_always_also_of_what_is_fresh() -> None:
+    assert dated(listed(40 / MINUTE)) == "as of 22:12:40 UTC, 40 s ago"
+    assert dated(listed(11)) == "as of 22:02:20 UTC, 11 min ago"
+    assert dated(listed(-9)) == "as of 22:22:20 UTC, 0 s ago", "a clock put back"
+    assert dated(listed(3000)) == "as of 2023-11-12T20:13:20Z, 2 d ago", "with the date, where it may be another day"
+    assert dated(listed(1), is_running=False) == "as of 22:12:20 UTC, 60 s ago; no exporter is running"
+
+
+def test_of_several_accounts_the_one_listed_longest_ago_is_named() -> None:
+    assert dated(listed(1), listed(5, name="cgc"), listed(2, name="bdc")) == (
+        "as of 22:08:20 UTC, 5 min ago (the oldest of 3 accounts: cgc)"
+    )
+    assert dated(listed(1), LastListed("new", None, USUAL, 0)) == "new has not been listed yet"
+    assert dated() == ""
+
+
+def test_an_account_that_was_removed_is_not_the_oldest_unless_it_has_unfinished_jobs() -> None:
+    assert dated(listed(1), listed(9000, None, unfinished=0, name="old")) == "as of 22:12:20 UTC, 60 s ago"
+    assert "the oldest of 2 accounts: old" in dated(listed(1), listed(9000, None, name="old"))
+    assert dated(listed(120, None, unfinished=0)) == "as of 20:13:20 UTC, 2 h ago"
 
 
 # ---- the program's name ----

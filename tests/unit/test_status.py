@@ -18,11 +18,10 @@ from exporter import __version__
 from exporter.api.models import Job
 from exporter.counting.values import JobRecord, WaitClock
 from exporter.errors import WaitReason
-from exporter.metrics.snapshot import AccountSnapshot, CommitFailure, ReloadStatus, Waiting
+from exporter.metrics.snapshot import STUCK_SECONDS, AccountSnapshot, CommitFailure, ReloadStatus, Waiting, is_stuck
 from exporter.redaction import MASK, Secret
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import status_view
-from exporter.web.view import STUCK_SECONDS, is_stuck
 from tests.clocks import START
 from tests.factories import finished_job, job, job_id, running_job
 from tests.ledgers import LedgerFixture, ledger_of
@@ -347,7 +346,7 @@ def test_state_file_is_not_to_blame_where_the_platform_does_not_respond() -> Non
 
 @pytest.mark.parametrize(("state", "stuck"), [("submitted", False), ("running", True)])
 def test_job_that_waits_for_its_start_is_not_stuck(state: str, *, stuck: bool) -> None:
-    record = JobRecord("1", "copy", state, last_progress_at=NOW - STUCK_SECONDS)
+    record = JobRecord("1", "copy", state, last_progress_at=NOW - STUCK_SECONDS - 1)
 
     assert is_stuck(record, NOW) is stuck
 
