@@ -4,7 +4,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,11 +13,12 @@ import click
 
 from exporter.api.platforms import PLATFORMS, Platform
 from exporter.commands import check
+from exporter.commands._account_source import account_source
 from exporter.commands._click import Command
 from exporter.commands._output import say
 from exporter.commands._prompt import Prompt
 from exporter.commands._settings import home_folder
-from exporter.config.accounts import CLIENT_VARIABLES
+from exporter.config.accounts import CLIENT_VARIABLES, AccountConfig
 from exporter.config.first_file import (
     LISTENS_HERE,
     account_file,
@@ -27,7 +28,7 @@ from exporter.config.first_file import (
     find_platform,
     first_file,
 )
-from exporter.config.loading import ACCOUNTS_FOLDER, account_names, default_state_file
+from exporter.config.loading import ACCOUNTS_FOLDER, account_names, default_state_file, load
 from exporter.config.settings import PREFIX
 from exporter.config.tokens import parse_token, unlike_a_token
 from exporter.errors import ConfigError, OutputError, Stopping, TokenError
@@ -67,7 +68,8 @@ def command(
     it there without --config. The token file next to it has mode 0600.
 
     If there is a configuration already, this adds an account to it, in files of its own in the folder accounts.d next
-    to it. It asks for the account's name, too, which --account sets. Existing files are never changed.
+    to it. It asks for the account's name, too, which --account sets. Existing files are never changed: to correct an
+    account, edit its file, or write another token to its token file.
     """
     errors: NonBlockingStream = ctx.obj
     stop = stop_event()
@@ -75,9 +77,13 @@ def command(
     usual = default_config_file(os.environ, home_folder())
     file = Path(given) if given else usual
     prompt = Prompt(errors.write, stop)
-    to_write = _further_account if _is_there(file) else _first_account
-    new = to_write(file, platform, account, prompt)
+    if _is_there(file):
+        there = _accounts(file)
+        new = _further_account(file, platform, account, prompt, there)
+    else:
+        there, new = (), _first_account(file, platform, account, prompt)
     token = _token(new.platform, prompt)
+    _refuse_token_in_use(token, new.platform, there)
     if stop.is_set():
         raise Stopping("interrupted before anything was written")
     _write(new.file, new.text, new.token_file, token)
@@ -88,7 +94,10 @@ def command(
     code = int(ctx.invoke(check.command, offline=offline, config=str(file)))
     where = "" if file == usual and not given else f" --config {file}"
     if code != 0:
-        say(f"Next: correct what is wrong above, then `sbg-exporter check{where}` tests it again.")
+        say(
+            f"Next: correct what is wrong above: the platform in {new.file}, the token in {new.token_file}. Then"
+            f" `sbg-exporter check{where}` tests it again. Another `sbg-exporter init` would add a further account."
+        )
     elif new.file == file:
         say(f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/.")
     else:
@@ -125,7 +134,9 @@ def _first_account(file: Path, platform: str | None, account: str | None, prompt
     return _New(name, chosen, file, text, _token_file_in(file.parent, name))
 
 
-def _further_account(file: Path, platform: str | None, account: str | None, prompt: Prompt) -> _New:
+def _further_account(
+    file: Path, platform: str | None, account: str | None, prompt: Prompt, there: Sequence[AccountConfig]
+) -> _New:
     """An account to add to the configuration *file*; what is not given is asked.
 
     Raises:
@@ -145,11 +156,51 @@ def _further_account(file: Path, platform: str | None, account: str | None, prom
         _check_new_name(account, names)
     prompt.say(f"{_exists(file)}; this adds an account to {', '.join(names) or 'it'}\n" if prompt.is_terminal else "")
     chosen = _platform(platform, prompt)
+    if prompt.is_terminal:
+        for each in there:
+            if each.endpoint == chosen.endpoint:
+                prompt.say(f"Account {each.name} is on this platform already. {_replace_its_token(each)}\n")
     name = account if account is not None else _name(chosen, names, prompt)
     folder = file.parent / ACCOUNTS_FOLDER
     own = folder / f"{file_name(name)}.toml"
     _refuse_existing(own, _EDIT_IT)
     return _New(name, chosen, own, account_file(chosen, name), _token_file_in(folder, name))
+
+
+def _accounts(file: Path) -> tuple[AccountConfig, ...]:
+    """The accounts in a configuration *file*; none if it is invalid, which is reported elsewhere."""
+    try:
+        return load({"config": str(file)}, os.environ, home_folder()).accounts
+    except ConfigError:
+        return ()
+
+
+def _replace_its_token(account: AccountConfig) -> str:
+    place = account_source(account).token_from
+    return f"To replace its token ({place}), end this with Ctrl-C and write the new one there."
+
+
+def _refuse_token_in_use(token: Secret, platform: Platform, there: Iterable[AccountConfig]) -> None:
+    """Do nothing if no account of *there* has the *token*: a token is of one user on one platform.
+
+    Raises:
+        OutputError: one has it, so that it needs a correction, not another account.
+    """
+    for each in there:
+        if not _has(each, token):
+            continue
+        wrong = "" if each.endpoint == platform.endpoint else f", for another platform ({each.endpoint})"
+        raise OutputError(
+            f"account {each.name} has this token already{wrong}; to correct that account, edit {each.where};"
+            " nothing was written"
+        )
+
+
+def _has(account: AccountConfig, token: Secret) -> bool:
+    try:
+        return account.token.read() == token
+    except ConfigError:  # the file is missing or unusable
+        return False
 
 
 def _token_file_in(folder: Path, account: str) -> Path:

@@ -96,8 +96,10 @@ def test_refused_token_keeps_the_files_and_says_what_is_next(simulator: RunningS
 
     assert done.code == 1
     assert file.exists()
+    [token] = tmp_path.glob("*.token")
     assert done.out.splitlines()[-1] == (
-        f"Next: correct what is wrong above, then `sbg-exporter check --config {file}` tests it again."
+        f"Next: correct what is wrong above: the platform in {file}, the token in {token}. Then `sbg-exporter check"
+        f" --config {file}` tests it again. Another `sbg-exporter init` would add a further account."
     )
 
 
@@ -171,7 +173,7 @@ def test_other_commands_find_the_file_without_being_told(simulator: RunningSimul
     assert init(tmp_path, command="check", **places).code == 0
     assert init(tmp_path, command="once", **places).code == 0
     assert (tmp_path / "state" / "sbg-exporter" / "state.db").exists()
-    assert init(tmp_path, command="jobs", **places).err == "No jobs: the platform has listed none so far.\n"
+    assert init(tmp_path, command="jobs", **places).err.startswith("No jobs: the platform has listed none so far.\n")
     assert f'# state_file = "{tmp_path}/state/sbg-exporter/state.db"   # the default\n' in file.read_text()
 
 
@@ -350,6 +352,28 @@ def test_further_account_that_cannot_be_added_changes_nothing(
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("platform", "line"),
+    [
+        ("cgc", "account one has this token already, for another platform (https://one.example/v2); to correct that"),
+        ("https://one.example/v2", "account one has this token already; to correct that account, edit "),
+    ],
+)
+def test_an_account_that_needs_a_correction_is_named_instead_of_adding_another(
+    tmp_path: Path, platform: str, line: str
+) -> None:
+    file = configured(tmp_path)
+    (tmp_path / "a").write_text(f"{TOKEN}\n")
+    before = files(tmp_path)
+
+    done = init(tmp_path, "--platform", platform, "--account", "two", "--config", str(file))
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"sbg-exporter: {line}")
+    assert done.err.endswith(f"edit {file}: accounts.#1 (one); nothing was written\n")
+    assert files(tmp_path) == before
+
+
 def test_account_in_variables_is_not_replaced_by_one_that_is_added(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("poll_interval = 60\n")
@@ -367,8 +391,9 @@ def test_account_in_variables_is_not_replaced_by_one_that_is_added(tmp_path: Pat
 def test_person_is_asked_for_the_name_of_a_further_account(tmp_path: Path) -> None:
     file = configured(tmp_path)
     with OnTerminal("init", "--offline", "--config", str(file), home=tmp_path) as command:
-        command.wait_for("1 to 6, a name, or an API's URL: ").type("cgc\n")
-        command.wait_for("The new account's name (default: cgc): ").type("one\n")
+        command.wait_for("1 to 6, a name, or an API's URL: ").type("https://one.example/v2\n")
+        command.wait_for(f"Account one is on this platform already. To replace its token ({tmp_path}/a), ")
+        command.wait_for("The new account's name (default: one.example): ").type("one\n")
         command.wait_for("there is an account one already; choose another name").type("\n")
         command.wait_for("(not shown): ").type(f"{TOKEN}\n")
 
@@ -376,7 +401,7 @@ def test_person_is_asked_for_the_name_of_a_further_account(tmp_path: Path) -> No
         assert f"{file} exists already and is not changed; this adds an account to one" in " ".join(
             command.screen.split()
         )
-    assert sorted(files(tmp_path / "accounts.d")) == ["cgc.token", "cgc.toml"]
+    assert sorted(files(tmp_path / "accounts.d")) == ["one-example.token", "one-example.toml"]
 
 
 @pytest.mark.parametrize("moment", ["1 to 6, a name, or an API's URL: ", "(not shown): "])
