@@ -243,7 +243,7 @@ def as_json(job: ListedJob) -> Mapping[str, object]:
         "finished": record.finished_on,
         "last_progress": record.last_progress_at,
         "failure_detected": record.detected_at,
-        "finished_before_counting": record.history,
+        "finished_before_counting": bool(record.history),
         "listed": record.unlisted_at is None,
         "as_of": job.as_of,
         "errors": [

@@ -20,6 +20,7 @@ from exporter.web.page import age
 
 _MOST_NOTES: Final = 5
 _DATE_SHOWN_AFTER: Final = 12 * 3600.0
+_USUAL_INTERVALS: Final = 60.0
 _NOT_RUNNING: Final = "no exporter is running"
 
 
@@ -93,7 +94,8 @@ def as_of(accounts: Sequence[LastListed], now: float, *, is_running: bool) -> st
         text = f"{oldest.name} has not been listed yet"
     else:
         which = f" (the oldest of {count(len(counted), 'account')}: {oldest.name})" if len(counted) > 1 else ""
-        text = f"as of {_time(oldest.at, now)}, {age(oldest.at, now)}{which}"
+        may_be_later = is_running and _USUAL_INTERVALS < now - oldest.at <= HEARD_SAVED_EVERY
+        text = f"as of {_time(oldest.at, now)}, {age(oldest.at, now)}{', or later' if may_be_later else ''}{which}"
     return text if is_running else f"{text}; {_NOT_RUNNING}"
 
 

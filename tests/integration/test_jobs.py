@@ -22,7 +22,9 @@ from tests.waiting import eventually
 HALF_DONE = JobScript(total=10, failed=2, queued=0, resolving=0, running=1000, hangs_after=500)
 BAD = JobScript(total=5, failed=3, errors={"5001": 2, "none": 1}, queued=0, resolving=0, running=0)
 GOOD = JobScript(total=7, operation="move", queued=0, resolving=0, running=0)
-AS_OF = re.compile(r"as of [0-9]{2}:[0-9]{2}:[0-9]{2} UTC, [0-9]+ (?:s|min) ago(?:; no exporter is running)?\n")
+AS_OF = re.compile(
+    r"as of [0-9]{2}:[0-9]{2}:[0-9]{2} UTC, [0-9]+ (?:s|min) ago(?:, or later)?(?:; no exporter is running)?\n"
+)
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

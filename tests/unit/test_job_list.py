@@ -115,6 +115,7 @@ def test_job_is_stuck_as_for_the_alert(fields: dict[str, object], seconds: float
     assert job.state == state
     assert as_json(job)["stuck"] is bool(Selection(stuck=True).of([job])) is (state == "stuck")
     assert as_json(job)["as_of"] == START + seconds
+    assert as_json(job)["finished_before_counting"] is False
 
 
 def test_time_without_a_poll_makes_no_job_stuck() -> None:

@@ -81,6 +81,7 @@ def dated(*accounts: LastListed, is_running: bool = True) -> str:
 def test_as_of_when_is_said_always_also_of_what_is_fresh() -> None:
     assert dated(listed(40 / MINUTE)) == "as of 22:12:40 UTC, 40 s ago"
     assert dated(listed(11)) == "as of 22:02:20 UTC, 11 min ago"
+    assert dated(listed(4)) == "as of 22:09:20 UTC, 4 min ago, or later", "a poll without news is not saved each time"
     assert dated(listed(-9)) == "as of 22:22:20 UTC, 0 s ago", "a clock put back"
     assert dated(listed(3000)) == "as of 2023-11-12T20:13:20Z, 2 d ago", "with the date, where it may be another day"
     assert dated(listed(1), is_running=False) == "as of 22:12:20 UTC, 60 s ago; no exporter is running"
@@ -88,7 +89,7 @@ def test_as_of_when_is_said_always_also_of_what_is_fresh() -> None:
 
 def test_of_several_accounts_the_one_listed_longest_ago_is_named() -> None:
     assert dated(listed(1), listed(5, name="cgc"), listed(2, name="bdc")) == (
-        "as of 22:08:20 UTC, 5 min ago (the oldest of 3 accounts: cgc)"
+        "as of 22:08:20 UTC, 5 min ago, or later (the oldest of 3 accounts: cgc)"
     )
     assert dated(listed(1), LastListed("new", None, USUAL, 0)) == "new has not been listed yet"
     assert dated() == ""
