@@ -15,7 +15,7 @@ from exporter.api.platforms import PLATFORMS, Platform
 from exporter.commands import check
 from exporter.commands._account_source import account_source
 from exporter.commands._click import Command
-from exporter.commands._output import say
+from exporter.commands._output import as_typed, say
 from exporter.commands._prompt import Prompt
 from exporter.commands._settings import home_folder
 from exporter.config.accounts import CLIENT_VARIABLES, AccountConfig
@@ -156,10 +156,9 @@ def _further_account(
         _check_new_name(account, names)
     prompt.say(f"{_exists(file)}; this adds an account to {', '.join(names) or 'it'}\n" if prompt.is_terminal else "")
     chosen = _platform(platform, prompt)
-    if prompt.is_terminal:
-        for each in there:
-            if each.endpoint == chosen.endpoint:
-                prompt.say(f"Account {each.name} is on this platform already. {_replace_its_token(each)}\n")
+    same = [each for each in there if each.endpoint == chosen.endpoint]
+    if same and prompt.is_terminal:
+        prompt.say(f"{as_typed(_on_this_platform(same))}\n")
     name = account if account is not None else _name(chosen, names, prompt)
     folder = file.parent / ACCOUNTS_FOLDER
     own = folder / f"{file_name(name)}.toml"
@@ -175,9 +174,15 @@ def _accounts(file: Path) -> tuple[AccountConfig, ...]:
         return ()
 
 
-def _replace_its_token(account: AccountConfig) -> str:
-    place = account_source(account).token_from
-    return f"To replace its token ({place}), end this with Ctrl-C and write the new one there."
+def _on_this_platform(accounts: Sequence[AccountConfig]) -> str:
+    """What to do instead, if the new account is meant to correct one of *accounts*."""
+    if len(accounts) == 1:
+        [only] = accounts
+        which, where = f"Account {only.name} is", f"its token ({account_source(only).token_from})"
+    else:
+        names = ", ".join(each.name for each in accounts)
+        which, where = f"Accounts {names} are", "the token of one (`sbg-exporter check --verbose` shows where it is)"
+    return f"{which} on this platform already. To replace {where}, end this with Ctrl-C and write the new one there."
 
 
 def _refuse_token_in_use(token: Secret, platform: Platform, there: Iterable[AccountConfig]) -> None:
