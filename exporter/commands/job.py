@@ -33,12 +33,9 @@ from exporter.metrics.snapshot import submitted_at, why_incomplete_or_lost
 from exporter.redaction import without_secrets
 from exporter.storage.reader import LedgerSummary
 from exporter.storage.store import Store
+from exporter.text import count
 from exporter.web.page import age
 
-_NO_CONFIGURATION: Final = (
-    "not asked: there is no valid configuration; `sbg-exporter check` lists its problems, --offline shows the job"
-    " without a request"
-)
 _UNCOUNTED: Final = (
     "this took one request from the user's rate limit, on top of the exporter's allowance, whose state file is in use"
 )
@@ -144,17 +141,13 @@ def _find(options: StateFileOptions, job_id: str) -> list[_Found]:
 
 
 def _ask_each(found: Sequence[_Found], flags: Mapping[str, object]) -> list[_Asked]:
-    """Ask for the failed files of each job.
-
-    Raises:
-        ConfigError: the configuration is invalid, and no state file is given by itself.
-    """
+    """Ask for the failed files of each job. Without a valid configuration, the job is shown all the same."""
     try:
         configuration = load_configuration(flags)
-    except ConfigError:
-        if not flags.get("state_file"):
-            raise
-        return [_Asked(problem=_NO_CONFIGURATION) for _ in found]
+    except ConfigError as error:
+        first, *others = error.problems
+        more = f"; `sbg-exporter check` lists {count(len(others), 'more problem')}" if others else ""
+        return [_Asked(problem=f"not asked: {first}{more}") for _ in found]
     return [_ask(each, configuration) for each in found]
 
 

@@ -452,31 +452,52 @@ def test_state_commands_need_no_account_and_no_token(typed: Typed, tmp_path: Pat
         assert typed("state", "check", *asked) == Ended(0, f"{state} is intact: 0 accounts, 0 jobs tracked.\n", "")
 
 
+def with_running_job(state: Path) -> str:
+    """Write a state file with an account ``lab`` that has a job; the job's id."""
+    now = time.time()
+    with closing(Store(state)) as store:
+        ledger = store.create("lab", "https://p/v2", "u", "", counting_since=1.0, local_time=now, rules=Rules())
+        observe_in(store, ledger, running_job(now), rules=Rules(), now=now)
+    return job_id(now)
+
+
 @pytest.mark.parametrize("config", ["poll_interval =", "poll_intervall = 5", None])
 def test_a_state_file_that_is_given_needs_no_configuration(
     typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str | None
 ) -> None:
     state, file = tmp_path / "state.db", tmp_path / "config.toml"
-    now = time.time()
-    with closing(Store(state)) as store:
-        ledger = store.create("lab", "https://p/v2", "u", "", counting_since=1.0, local_time=now, rules=Rules())
-        observe_in(store, ledger, running_job(now), rules=Rules(), now=now)
+    running = with_running_job(state)
     if config is not None:
         file.write_text(config)
     monkeypatch.setenv("SBG_EXPORTER_CONFIG", str(file))  # also if it is missing
     at, invalid = ("--state-file", str(state)), "sbg-exporter: the configuration is invalid and not used; "
 
-    for command in (("jobs", "--json"), ("job", job_id(now), "--json", "--offline"), ("state", "show", "--json")):
+    for command in (("jobs", "--json"), ("job", running, "--json", "--offline"), ("state", "show", "--json")):
         code, out, err = typed(*command, *at)
         assert (code, err.startswith(invalid), err.count("\n")) == (0, True, 1)
         assert json.loads(out)
         assert typed(*command).code == 2, "without --state-file"
-    code, out, err = typed("job", job_id(now), *at)
-    assert (code, out.startswith(job_id(now)), err.count("\n")) == (1, True, 1)
-    assert err.startswith("sbg-exporter: lab: not asked: there is no valid configuration; ")
+    code, out, err = typed("job", running, *at)
+    assert (code, out.startswith(running), err.count("\n")) == (1, True, 1)
+    assert err.startswith(f"sbg-exporter: lab: not asked: {file}: ")
     assert typed("jobs", "--state-file", "").code == 2
     monkeypatch.setenv("SBG_EXPORTER_STATE_FILE", str(state))
     assert typed("jobs", "--json").code == 0
+
+
+def test_a_job_is_shown_although_no_account_can_be_asked(typed: Typed, tmp_path: Path) -> None:
+    state, config = tmp_path / "state.db", tmp_path / "config.toml"
+    running = with_running_job(state)
+    account = 'api_endpoint = "https://p/v2"\nauth_token_file = "nowhere"\n'
+    config.write_text(
+        f'state_file = "state.db"\n[[accounts]]\nname = "lab"\n{account}[[accounts]]\nname = "b"\n{account}'
+    )
+
+    code, out, err = typed("job", running, "--config", str(config))
+
+    assert (code, out.startswith(running), err.count("\n")) == (1, True, 1)
+    assert f"lab: not asked: {config}: accounts.#1 (lab): {tmp_path}/nowhere: cannot read the token file" in err
+    assert err.endswith("; `sbg-exporter check` lists 1 more problem\n")
 
 
 def test_each_state_command_does_what_its_name_says(typed: Typed, tmp_path: Path) -> None:
