@@ -7,7 +7,7 @@ ARGS ?=
 # Images of CI set it. Then each of some thousand processes compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests at the same time: more than cores, because many of them wait.
-WORKERS ?= 4
+WORKERS ?= 5
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What is installed to be run and tested: the checkout itself, or a wheel built from it.
 PRODUCT ?= -e .

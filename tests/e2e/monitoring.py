@@ -137,7 +137,7 @@ class Prometheus(_Program):
         assert configuration["rule_files"] == [RULES.name]
         configuration["rule_files"] = [str(RULES)]
         configuration["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": list(alertmanagers)}]}]
-        self.labels: Mapping[str, str] = {"job": job["job_name"], **static["labels"]}
+        self.labels: Mapping[str, str] = {"job": job["job_name"], "instance": target}
         """What a scrape adds to every series."""
         self.config.write_text(json.dumps(configuration), encoding="utf-8")  # which is YAML, too
         for name, text in files.items():

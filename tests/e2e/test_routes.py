@@ -51,7 +51,7 @@ def test_what_explains_an_unreachable_account_silences_it_until_it_ends(
     alerting: tuple[Alertmanager, OnCall], source: str, receiver: str, *, of_one_account: bool
 ) -> None:
     alertmanager, told = alerting
-    labels = {"account": "x"} if of_one_account else {"instance": "sbg-exporter"}
+    labels = {"account": "x"} if of_one_account else {"instance": "sbg-exporter.example:10037"}
 
     alertmanager.post(
         alert(source, labels),
