@@ -33,8 +33,8 @@ test: $(VENV)/test ## lint, then every test but the slow ones, with branch cover
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(PARALLEL) -m "not slow" $(ARGS) && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
-test-unit: $(VENV)/test ## the tests of single modules: no tools, no coverage; for while you edit (30 seconds)
-	$(BIN)/pytest -n 2 --dist loadfile tests/unit -m "not tools" $(ARGS)
+test-unit: $(VENV)/test ## the tests of single modules: no tools, no coverage; for while you edit (45 seconds)
+	$(BIN)/pytest -n 4 --dist loadfile tests/unit -m "not tools" $(ARGS)
 
 test-all: export TEST_WIDTH = full
 test-all: $(VENV)/test ## everything at full width: every mutant, kill and outage; machines, containers, Prometheus 3
