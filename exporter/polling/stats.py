@@ -63,8 +63,9 @@ class PollStats:
         self._request_duration[str(event.endpoint)] = histogram.observe(event.seconds, None)
 
     def on_retry_scheduled(self, event: RetryScheduled) -> None:
-        """Log that a request failed in transit and is retried."""
-        self._log.warning(
+        """Log that a request failed in transit and is retried; at level debug while poll.failed has said so already."""
+        log = self._log.debug if self.last_error else self._log.warning
+        log(
             "request.retried",
             endpoint=str(event.endpoint),
             reason=event.reason,

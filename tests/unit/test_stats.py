@@ -53,6 +53,21 @@ def test_retry_is_no_request_of_its_own(stats: PollStats) -> None:
     assert stats.requests_made == 0
 
 
+def test_retries_are_no_news_while_polls_fail_anyway(clock: ManualClock) -> None:
+    log = io.StringIO()
+    stats = PollStats(clock, logger("json", "info", log))
+
+    def retried() -> int:
+        stats.on_retry_scheduled(RetryScheduled(Endpoint.LIST, "connection lost", attempt=1, wait=0.5))
+        return log.getvalue().count('"request.retried"')
+
+    assert retried() == 1
+    stats.polled("error", "connection lost", now=1.0, seconds=0.5)
+    assert retried() == 1
+    stats.polled("success", "", now=2.0, seconds=0.5)
+    assert retried() == 2
+
+
 def test_page_names_unreadable_times_beside_skipped_records() -> None:
     assert Page((), 3, {"no_id": 1}, -1, has_next=False, bad_times=2).unreadable == {"no_id": 1, "bad_time": 2}
     assert Page((), 3, {"no_id": 1}, -1, has_next=False).unreadable == {"no_id": 1}
