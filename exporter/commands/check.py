@@ -9,15 +9,16 @@ import math
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 
 from exporter.api.allowance import AllowanceKey
-from exporter.api.platforms import place
+from exporter.api.platforms import is_api, place
 from exporter.clock import Clock
 from exporter.commands._account_source import AccountSource, account_source
 from exporter.commands._click import Command
@@ -28,7 +29,7 @@ from exporter.config.accounts import AccountConfig
 from exporter.config.loading import Configuration, unread_files
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
-from exporter.config.tokens import Token, refusal_remedy
+from exporter.config.tokens import Token, refusal_remedy, unlike_a_token
 from exporter.daemon import assembly
 from exporter.errors import ConfigError, StateError
 from exporter.logs import Log, NonBlockingStream, logger
@@ -151,6 +152,8 @@ def check(
     if unread := _unread(configuration):
         warn(unread)
     if offline:
+        for problem in _unlike_tokens(configuration.accounts):
+            warn(f"warning: {problem}")
         report.configured(configuration)
         return 1 if configuration.setup_problems else 0
     with (
@@ -248,6 +251,14 @@ def _new_ledgers(accounts: Iterable[AccountConfig], kept: _Kept) -> Iterator[str
                 f"{account.where}: the ledger of account {account.name} is of {place(endpoint, division)};"
                 f" with another api_endpoint or division {counters}"
             )
+
+
+def _unlike_tokens(accounts: Iterable[AccountConfig]) -> Iterator[str]:
+    """A line for each account on a known platform whose token does not look like one, for want of its answer."""
+    for account in accounts:
+        with suppress(ConfigError):  # the report names a token that cannot be read
+            if is_api(urlsplit(account.endpoint).netloc) and (problem := unlike_a_token(account.token.read())):
+                yield f"{account.name}: the token looks wrong: {problem}; {account.token.remedy}"
 
 
 def _remember_exhausted(kept: Store, snapshots: Iterable[AccountSnapshot], clock: Clock) -> None:

@@ -118,6 +118,25 @@ def test_check_offline_prints_json_with_where_each_setting_is_from(typed: Typed,
     assert "s3cr3t" not in out
 
 
+def test_check_offline_warns_of_a_token_that_is_none_by_its_form(typed: Typed, tmp_path: Path) -> None:
+    """Only for the platforms whose tokens' form is known: a proxy of one's own may have others."""
+
+    def checked(token: str, endpoint: str = "https://cgc-api.sbgenomics.com/v2") -> Ended:
+        (tmp_path / "token").write_text(token)
+        (tmp_path / "token").chmod(0o600)
+        file = tmp_path / "config.toml"
+        file.write_text(f'[[accounts]]\nname = "lab"\napi_endpoint = "{endpoint}"\nauth_token_file = "token"\n')
+        return typed("check", "--offline", "--config", str(file))
+
+    wrong = checked(f"AUTH_TOKEN={TOKEN}")
+    assert wrong.code == 0
+    assert "warning: lab: the token looks wrong: expected 32 hexadecimal characters" in wrong.out
+    assert f"to the token file {tmp_path / 'token'};" in wrong.out
+    assert TOKEN not in wrong.out + wrong.err
+    assert "warning" not in checked(TOKEN).out
+    assert "warning" not in checked("short", endpoint="https://proxy.example/v2").out
+
+
 def test_check_offline_verbose_prints_where_each_setting_is_from(typed: Typed, two_accounts: Path) -> None:
     code, out, _ = typed("check", "--offline", "--verbose", "--config", str(two_accounts))
 
