@@ -281,8 +281,8 @@ def details_refused(record: JobRecord, _context: Context, _tally: Tally) -> JobR
 
 def not_found(record: JobRecord, context: Context, tally: Tally) -> JobRecord:
     """The platform answers that it does not know the job (rules 6 and 9)."""
-    if not record.unfinished:
-        return msgspec.structs.replace(record, detail_requests_left=0)
+    if not record.unfinished:  # as little a proof as for an unfinished one: the next answer may have its errors
+        return details_refused(record, context, tally)
     if record.missing_since is None or record.missing_since > context.wait_clock:
         return msgspec.structs.replace(record, missing_since=context.wait_clock)
     if context.wait_clock - record.missing_since < context.rules.lost_after:

@@ -607,20 +607,34 @@ def test_failure_without_result_needs_details_and_counts_errors_later() -> None:
     assert ledger.outcomes() == {"partial": 1}
 
 
-@pytest.mark.parametrize("answer", ["the same", "unknown", "unknown in the poll that lists it"])
-def test_details_are_requested_once(answer: str) -> None:
+def test_details_are_requested_once() -> None:
     ledger = listed_ledger()
     ledger.observe(ended(1, 2))
 
-    if answer == "unknown":
-        ledger.observe(unknown=["42"])
-    elif answer == "unknown in the poll that lists it":
-        ledger.observe(ended(1, 2), unknown=["42"])
-    else:
-        ledger.observe(ended(1, 2), asked=["42"])
+    ledger.observe(ended(1, 2), asked=["42"])
 
     assert not ledger.records["42"].needs_details
     assert "42" not in ledger.ledger.live
+
+
+@pytest.mark.fault(
+    "a finished job is unknown once, and known again",
+    action="asks again",
+    shown="a job without its errors",
+    recovery="the next response",
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_errors_of_a_job_that_was_unknown_for_a_moment_are_counted(listed: bool) -> None:  # noqa: FBT001  # a case
+    ledger = listed_ledger()
+    ledger.observe(ended(1, 2))
+    ledger.observe(*[ended(1, 2)] * listed, unknown=["42"])
+    assert "42" in ledger.ledger.live
+
+    ledger.observe(ended(1, 2, errors=(("5002", 2),)), asked=["42"])
+
+    measure("a", [ledger.counted(FILE_ERRORS, "copy", "5002") - 2])
+    assert ledger.counted(FILE_ERRORS, "copy", "5002") == 2
+    assert not ledger.records["42"].needs_details
 
 
 @pytest.mark.fault(
@@ -629,16 +643,20 @@ def test_details_are_requested_once(answer: str) -> None:
     shown="a job without its errors",
     recovery="none",
 )
-def test_refused_details_are_requested_fifty_times_at_most() -> None:
+@pytest.mark.parametrize("answer", ["refused", "unknown"])
+def test_refused_details_are_requested_fifty_times_at_most(answer: str) -> None:
+    def ask_in_vain(ledger: LedgerFixture) -> None:
+        ledger.observe(refused=["42"] if answer == "refused" else (), unknown=["42"] if answer == "unknown" else ())
+
     patient, endless = listed_ledger(), listed_ledger()
     for ledger in (patient, endless):
         ledger.observe(ended(1, 2))
         for _ in range(49):
-            ledger.observe(refused=["42"])
+            ask_in_vain(ledger)
         assert ledger.records["42"].needs_details
 
     patient.observe(ended(1, 2, errors=(("5002", 2),)), asked=["42"])
-    endless.observe(refused=["42"])
+    ask_in_vain(endless)
 
     assert patient.counted(FILE_ERRORS, "copy", "5002") == 2
     assert not patient.records["42"].needs_details
