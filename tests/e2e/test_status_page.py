@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
 
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.simulator.scripts import JobScript
@@ -399,19 +399,20 @@ def test_refreshing_stays_stopped_while_the_reader_moves_about_the_page(show: Sh
     """Also, following a link within the page stops it: with a fragment, Chromium would jump back there each time."""
     with served(PAGES["ten accounts"]) as url:
         page = show(f"{url}/").page
-        refresh = page.locator("meta[http-equiv=refresh]")
-        assert refresh.count() == 1
+        refresh = expect(page.locator("meta[http-equiv=refresh]"))  # waits for the page that a click leads to
+        refresh.to_have_count(1)
 
         for link in ("Failed", "Update now", "Accounts"):
             page.get_by_role("link", name=link, exact=True).click()
-            assert "refresh=off" in page.url
-            assert refresh.count() == 0
+            page.wait_for_url("**refresh=off**")
+            refresh.to_have_count(0)
         page.goto(f"{url}/")
         page.get_by_role("link", name="Stop refreshing").click()
-        assert refresh.count() == 0
+        refresh.to_have_count(0)
         page.get_by_role("link", name="Refresh every 60 s").click()
 
-        assert (page.url, refresh.count()) == (f"{url}/", 1)
+        refresh.to_have_count(1)
+        assert page.url == f"{url}/"
 
 
 # ------------------------------------------------------------------------------------------------------- what it may do
