@@ -105,7 +105,8 @@ class PendingPoller:
         try:
             account = self._account.resolve()
         except ConfigError as error:
-            self._stats.polled("error", str(error), self._clock.time(), self._clock.monotonic() - began)
+            took = self._clock.monotonic() - began
+            self._stats.polled("error", str(error), self._clock.time(), took, self._account.remedy)
             self._waits.begin(WaitReason.TOKEN, None, self._account.waits)
             status = self._stats.status(
                 self._allowance,

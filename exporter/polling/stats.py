@@ -7,7 +7,7 @@ from typing import Final
 
 from exporter.api.allowance import Allowance
 from exporter.api.client import Endpoint, RequestCompleted, RetryScheduled
-from exporter.clock import Clock
+from exporter.clock import Clock, utc
 from exporter.counting.values import (
     CountDecreased,
     FilesFailed,
@@ -24,6 +24,8 @@ from exporter.polling.platform_clock import PlatformClock
 
 POLL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LASTING_SECONDS: Final = 900.0
+"""After how long failing polls are logged again, for those whom a short break of the network need not concern."""
 
 
 class PollStats:
@@ -45,6 +47,8 @@ class PollStats:
         """When a poll last succeeded, in monotonic seconds: a clock that jumps does not change how old gauges are."""
         self.last_full_listing: float | None = None
         self.last_error = ""
+        self._failing_since: tuple[float, float] | None = None
+        """Since when polls fail, in Unix and in monotonic seconds; None while they succeed, or once that was logged."""
         self.platform_clock = PlatformClock()
         self._skewed = False
         self._refused_jobs: set[str] = set()
@@ -123,12 +127,12 @@ class PollStats:
             log("records.skipped", reason=reason, records=records, examples=examples.get(reason))
             self._count("sbg_exporter_records_skipped_total", reason, number=records)
 
-    def polled(self, result: str, error: str, now: float, seconds: float) -> None:
-        """Record a poll that ended at *now* after *seconds*; *error* is empty if it succeeded."""
-        if error and error != self.last_error:
-            self._log.warning("poll.failed", result=result, reason=error)
-        elif self.last_error and not error:
-            self._log.info("poll.recovered")
+    def polled(self, result: str, error: str, now: float, seconds: float, next_step: str = "") -> None:
+        """Record a poll that ended at *now* after *seconds*; *error* is empty if it succeeded.
+
+        *next_step* is what an operator can do if *error* does not say so itself.
+        """
+        self._tell(result, error, now, {"next_step": next_step} if next_step else {})
         self.last_error = error
         self.up = result == "success"
         self.last_poll = now
@@ -137,6 +141,22 @@ class PollStats:
             self.succeeded_at = self._clock.monotonic()
         self._count("sbg_exporter_polls_total", result)
         self._poll_duration = self._poll_duration.observe(seconds, None)
+
+    def _tell(self, result: str, error: str, now: float, more: Mapping[str, str]) -> None:
+        """Log that polls begin to fail, that they have failed for a while, and that they succeed again."""
+        if not error:
+            if self.last_error:
+                self._log.info("poll.recovered")
+            self._failing_since = None
+            return
+        monotonic = self._clock.monotonic()
+        if not self.last_error:
+            self._failing_since = (now, monotonic)
+        if error != self.last_error:
+            self._log.warning("poll.failed", result=result, reason=error, **more)
+        if self._failing_since is not None and monotonic - self._failing_since[1] >= _LASTING_SECONDS:
+            since, self._failing_since = utc(self._failing_since[0]), None
+            self._log.warning("poll.keeps_failing", result=result, reason=error, since=since, **more)
 
     def failed(self, error: PollError) -> None:
         """Record a failure that shows the state of the platform or of the token."""

@@ -1,4 +1,4 @@
-"""The lines of cron in OPERATIONS.md that mail what is new: each thing once. What a line prints is mailed."""
+"""The lines of cron in the documents that mail what is new: each thing once. What a line prints is mailed."""
 
 import re
 import subprocess
@@ -7,7 +7,10 @@ from typing import Final
 
 import pytest
 
-OPERATIONS: Final = (Path(__file__).parents[2] / "deploy" / "OPERATIONS.md").read_text(encoding="utf-8")
+from tests.waiting import eventually
+
+DEPLOY: Final = Path(__file__).parents[2] / "deploy"
+DOCUMENTS: Final = "\n".join((DEPLOY / each).read_text("utf-8") for each in ("OPERATIONS.md", "systemd/README.md"))
 HEADER: Final = "JOB   OPERATION  STATE  FILES  FAILED  CHANGED               REASON\n"
 SLOW: Final = "4711  copy       stuck   4/10       -  2026-11-28T08:00:00Z  -\n"
 OTHER: Final = "4712  move       stuck  4/100       1  2026-11-28T09:00:00Z  no code (1)\n"
@@ -15,7 +18,7 @@ OTHER: Final = "4712  move       stuck  4/100       1  2026-11-28T09:00:00Z  no 
 
 def recipe(name: str) -> str:
     """The command of the last line of a crontab."""
-    [lines] = re.findall(rf"<!-- {name} -->\n\n```crontab\n(.+?)\n```", OPERATIONS, re.DOTALL)
+    [lines] = re.findall(rf"<!-- {name} -->\n\n```crontab\n(.+?)\n```", DOCUMENTS, re.DOTALL)
     line = lines.splitlines()[-1]
     command = re.fullmatch(r"(?:@hourly|(?:\S+ ){4}\S+) (.+)", line)
     assert command
@@ -30,9 +33,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def mailed(name: str, home: Path, *, date: str = "2026-11-28") -> str:
-    clock = home / "date"
-    clock.write_text(f"#!/bin/sh\necho {date}\n")
-    clock.chmod(0o755)
+    executable(home / "date", f"echo {date}")
     variables = {"HOME": str(home), "PATH": f"{home}:/usr/bin:/bin"}
     done = subprocess.run(
         ["sh", "-c", recipe(name)], cwd=home, env=variables, capture_output=True, text=True, check=False
@@ -40,12 +41,16 @@ def mailed(name: str, home: Path, *, date: str = "2026-11-28") -> str:
     return done.stdout + done.stderr
 
 
+def executable(file: Path, script: str) -> None:
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+
+
 def program(home: Path, output: str, code: int = 0) -> None:
     """Let `sbg-exporter` print *output*."""
     (home / "output").write_text(output)
-    file = home / ".local" / "bin" / "sbg-exporter"
-    file.write_text(f'#!/bin/sh\necho "$@" >>$HOME/calls\ncat $HOME/output\necho as of >&2\nexit {code}\n')
-    file.chmod(0o755)
+    script = f'echo "$@" >>$HOME/calls\ncat $HOME/output\necho as of >&2\nexit {code}'
+    executable(home / ".local" / "bin" / "sbg-exporter", script)
 
 
 def test_each_stuck_job_is_mailed_once_and_again_if_it_moved_in_between(home: Path) -> None:
@@ -86,3 +91,33 @@ def test_machine_that_sleeps_is_checked_once_a_day_when_it_is_awake(home: Path) 
 
     program(home, "OK\n")
     assert mailed("mail-awake", home, date="2026-11-30") == ""
+
+
+@pytest.mark.parametrize("name", ["mail-log", "mail-unit"])
+def test_start_that_was_refused_is_mailed_and_a_short_break_of_the_network_is_not(home: Path, name: str) -> None:
+    lines = [
+        '{"timestamp": "2026-11-28T08:00:00Z", "level": "warning", "event": "poll.failed", "account": "mine"}',
+        '{"timestamp": "2026-11-28T08:15:00Z", "level": "warning", "event": "poll.keeps_failing", "account": "mine"}',
+        "sbg-exporter: config.toml: pol_interval: unknown key",
+    ]
+    (home / "sbg-exporter.log").write_text("\n".join(lines) + "\n")
+    executable(home / "journalctl", "cat $HOME/sbg-exporter.log")
+    assert mailed(name, home).splitlines() == lines[1:]
+
+
+@pytest.mark.parametrize("name", ["mail-down", "reboot"])
+def test_an_exporter_that_does_not_answer_is_mailed_every_hour(home: Path, name: str) -> None:
+    program(home, "")
+    executable(home / "curl", "echo curl: refused >&2\nexit 7")
+    for _ in range(2):
+        assert "sbg-exporter does not answer" in mailed(name, home)
+    executable(home / "curl", "echo OK")
+    assert mailed(name, home) == ""
+
+
+def test_an_exporter_that_does_not_answer_is_started_without_mailing_its_log(home: Path) -> None:
+    executable(home / "curl", "exit 7")
+    executable(home / ".local" / "bin" / "sbg-exporter", 'echo "$@"; echo said >&2; echo "$@" >$HOME/started')
+    assert mailed("reboot", home) == "sbg-exporter does not answer; starting it\n"
+    eventually(lambda: (home / "started").is_file() and (home / "started").read_text() == "--log-level warning\n")
+    assert (home / "sbg-exporter.log").read_text() == "said\n"

@@ -1062,7 +1062,10 @@ def test_the_first_refused_token_is_not_said_to_be_refused_again(bench: PollerFi
 
     bench.poll()
 
-    assert [each["result"] for each in bench.events() if each["event"] == "poll.failed"] == ["unauthorized"]
+    [failed] = [each for each in bench.events() if each["event"] == "poll.failed"]
+    assert failed["result"] == "unauthorized"
+    assert str(bench.token) in failed["next_step"], "what is mailed says what to do"
+    assert "wr0ng" not in bench.log.getvalue()
     assert [each for each in bench.events() if each["event"] == "token.refused_again"] == []
 
 

@@ -1,6 +1,7 @@
 """What polling counts becomes the account's status, by metric family and label values."""
 
 import io
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from exporter.api.allowance import Allowance
 from exporter.api.client import Endpoint, RequestCompleted, RetryScheduled
 from exporter.api.models import Page
+from exporter.clock import utc
 from exporter.counting.values import CountDecreased
 from exporter.logs import logger
 from exporter.metrics.snapshot import PollStatus
@@ -51,6 +53,32 @@ def test_retry_is_no_request_of_its_own(stats: PollStats) -> None:
     stats.on_retry_scheduled(RetryScheduled(Endpoint.LIST, "connection lost", attempt=1, wait=0.5))
 
     assert stats.requests_made == 0
+
+
+def test_polls_that_keep_failing_are_logged_once_more_with_the_next_step(clock: ManualClock) -> None:
+    log = io.StringIO()
+    stats = PollStats(clock, logger("json", "info", log))
+
+    def events(reason: str, *, after: float) -> list[Mapping[str, object]]:
+        log.truncate(log.seek(0))
+        clock.advance(after)
+        stats.polled("error" if reason else "success", reason, clock.time(), 0.1, reason and "mend it")
+        return [json.loads(line) for line in log.getvalue().splitlines()]
+
+    def names(reason: str, *, after: float) -> list[object]:
+        return [each["event"] for each in events(reason, after=after)]
+
+    assert names("broken", after=1) == ["poll.failed"], "a moment's failure does not last"
+    assert names("", after=30) == ["poll.recovered"]
+    assert names("broken", after=1000) == ["poll.failed"]
+    [changed] = events("broken otherwise", after=899)
+    assert (changed["event"], changed["next_step"]) == ("poll.failed", "mend it")
+    [lasting] = events("broken otherwise", after=1)
+    assert lasting["event"] == "poll.keeps_failing"
+    assert (lasting["reason"], lasting["next_step"]) == ("broken otherwise", "mend it")
+    assert lasting["since"] == utc(clock.time() - 900)
+    assert names("broken otherwise", after=5000) == []
+    assert names("", after=1) == ["poll.recovered"]
 
 
 def test_retries_are_no_news_while_polls_fail_anyway(clock: ManualClock) -> None:
