@@ -60,7 +60,7 @@ class Route(NamedTuple):
     @property
     def first(self) -> str:
         """What a connection is opened to."""
-        return f"the proxy {self.proxy_address}" if self.proxy else self.host
+        return f"the proxy {self.proxy_address}" if self.proxy else urlsplit(self.endpoint).netloc
 
     @property
     def check(self) -> str:

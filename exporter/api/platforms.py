@@ -67,6 +67,7 @@ SHORT_NAMES: Final[Mapping[str, str]] = {host: each.name for host, each in _BY_H
 """API host to the platform's short name."""
 
 _BASE_PATH: Final = re.compile(r"/v2(?=/|$)")
+_OTHER_VERSION: Final = re.compile(r"/v\d$", re.IGNORECASE)
 _OLD_API_HOST: Final = "gcp-api.sbgenomics.com"
 _WEB_HOSTS: Final[Mapping[str, str]] = {
     "igor.sbgenomics.com": "api.sbgenomics.com",
@@ -119,6 +120,17 @@ def is_api(host: str) -> bool:
     return host in SHORT_NAMES or host == _OLD_API_HOST
 
 
+def platform_at(address: str) -> Platform | None:
+    """Return the platform with this web address or API, which may have a scheme and a path; None for others."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        special = parts.username or parts.password or parts.port
+    except ValueError:
+        return None
+    base = None if special else api_base(parts.hostname or "")
+    return next((each for each in PLATFORMS if each.endpoint == base), None)
+
+
 def unusual_path(endpoint: str) -> str:
     """Return a question about an API's base URL that does not end in one ``/v2``; empty if it does.
 
@@ -126,7 +138,7 @@ def unusual_path(endpoint: str) -> str:
     """
     found = _BASE_PATH.search(endpoint)
     if found is None:
-        return f"api_endpoint does not end in /v2; should it be {endpoint}/v2?"
+        return f"api_endpoint does not end in /v2; should it be {_OTHER_VERSION.sub('', endpoint)}/v2?"
     if found.end() < len(endpoint):
         return f"api_endpoint goes on after /v2; should it be {endpoint[: found.end()]}?"
     return ""

@@ -1,6 +1,7 @@
 """``init``: the first configuration and token file, or those of a further account, then ``check``."""
 
 import os
+import shlex
 import stat
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from exporter.config.first_file import (
     find_platform,
     first_file,
 )
-from exporter.config.loading import ACCOUNTS_FOLDER, account_names, default_state_file, load
+from exporter.config.loading import ACCOUNTS_FOLDER, account_files, account_names, default_state_file, load
 from exporter.config.settings import PREFIX
 from exporter.config.tokens import parse_token, unlike_a_token
 from exporter.errors import ConfigError, OutputError, Stopping, TokenError
@@ -95,7 +96,8 @@ def command(
     where = "" if file == usual and not given else f" --config {file}"
     if code != 0:
         say(
-            f"Next: correct what is wrong above: the platform in {new.file}, the token in {new.token_file}. Then"
+            f"Next: correct what is wrong above: the platform in {new.file}, the token in {new.token_file}; if the"
+            " platform cannot be reached, check the network and whether it needs a proxy. Then"
             f" `sbg-exporter check{where}` tests it again. Another `sbg-exporter init` would add a further account."
         )
     elif new.file == file:
@@ -130,6 +132,7 @@ def _first_account(file: Path, platform: str | None, account: str | None, prompt
     chosen = _platform(platform, prompt)
     name = account if account is not None else chosen.name
     check_account_name(name)
+    _refuse_name_in_folder(name, file)
     text = first_file(chosen, name, file, default_state_file(os.environ, home_folder()))
     return _New(name, chosen, file, text, _token_file_in(file.parent, name))
 
@@ -153,13 +156,13 @@ def _further_account(
             " to the file first, in a table [[accounts]], because one that is added takes its place"
         )
     if account is not None:
-        _check_new_name(account, names)
+        _check_new_name(account, names, there)
     prompt.say(f"{_exists(file)}; this adds an account to {', '.join(names) or 'it'}\n" if prompt.is_terminal else "")
     chosen = _platform(platform, prompt)
     same = [each for each in there if each.endpoint == chosen.endpoint]
     if same and prompt.is_terminal:
         prompt.say(f"{as_typed(_on_this_platform(same))}\n")
-    name = account if account is not None else _name(chosen, names, prompt)
+    name = account if account is not None else _name(chosen, names, there, prompt)
     folder = file.parent / ACCOUNTS_FOLDER
     own = folder / f"{file_name(name)}.toml"
     _refuse_existing(own, _EDIT_IT)
@@ -183,6 +186,22 @@ def _on_this_platform(accounts: Sequence[AccountConfig]) -> str:
         names = ", ".join(each.name for each in accounts)
         which, where = f"Accounts {names} are", "the token of one (`sbg-exporter check --verbose` shows where it is)"
     return f"{which} on this platform already. To replace {where}, end this with Ctrl-C and write the new one there."
+
+
+def _refuse_name_in_folder(name: str, file: Path) -> None:
+    """Do nothing unless the folder of accounts, which the new configuration *file* brings back, has this account.
+
+    Raises:
+        ConfigError: it has, or cannot be read.
+    """
+    folder = file.parent / ACCOUNTS_FOLDER
+    tables, unusable = account_files(folder) if os.path.isdir(folder) else ([], [])  # noqa: PTH112  # never raises
+    named = [*((each.table.name, each.where) for each in tables), *((each.name, str(each.file)) for each in unusable)]
+    for where in (where for each, where in named if each == name):
+        raise ConfigError(
+            f"--account: {where} has an account {name} already; to use it, an empty {file} is enough (`touch"
+            f" {shlex.quote(str(file))}`), or choose another name with --account"
+        )
 
 
 def _refuse_token_in_use(token: Secret, platform: Platform, there: Iterable[AccountConfig]) -> None:
@@ -214,15 +233,17 @@ def _token_file_in(folder: Path, account: str) -> Path:
     return token_file
 
 
-def _check_new_name(name: str, names: Collection[str]) -> None:
-    """Do nothing if an account that is added may have this *name*.
+def _check_new_name(name: str, names: Collection[str], there: Iterable[AccountConfig]) -> None:
+    """Do nothing if an account that is added may have this *name*, which is none of *names*, those of *there* included.
 
     Raises:
         ConfigError: it may not.
     """
     check_account_name(name)
     if name in names:
-        raise ConfigError(f"--account: there is an account {name} already; choose another name")
+        tokens = [account_source(each).token_from for each in there if each.name == name]
+        instead = "".join(f"; to replace its token, write the new one there: {each}" for each in tokens)
+        raise ConfigError(f"--account: there is an account {name} already{instead}; else choose another name")
 
 
 def _is_there(file: Path) -> bool:
@@ -282,13 +303,13 @@ def _platform(given: str | None, prompt: Prompt) -> Platform:
             prompt.say(f"{error.problems[0].removeprefix('--platform: ')}\n")
 
 
-def _name(platform: Platform, names: Collection[str], prompt: Prompt) -> str:
+def _name(platform: Platform, names: Collection[str], there: Iterable[AccountConfig], prompt: Prompt) -> str:
     """The name of an account that is added: by default the platform's, unless an account has it."""
     default = "" if platform.name in names else platform.name
     while True:
         answer = prompt.line(f"The new account's name{f' (default: {default})' if default else ''}: ") or default
         try:
-            _check_new_name(answer, names)
+            _check_new_name(answer, names, there)
         except ConfigError as error:
             prompt.say(f"{error.problems[0].removeprefix('--account: ')}\n")
         else:

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from exporter.api.platforms import PLATFORMS, Platform
+from exporter.api.platforms import PLATFORMS, Platform, platform_at
 from exporter.config.accounts import AccountTable
 from exporter.config.endpoints import parse_endpoint
 from exporter.errors import ConfigError, suggestion
@@ -60,17 +60,19 @@ def default_config_file(environ: Mapping[str, str], home: Path, *, system: Path 
 
 
 def find_platform(text: str) -> Platform:
-    """The platform with this short name or API endpoint; for another endpoint, one that is named after its host.
+    """The platform with this short name, API endpoint or web address; for another endpoint, one named after its host.
 
     Raises:
-        ConfigError: *text* is neither.
+        ConfigError: *text* is none of these.
     """
     for platform in PLATFORMS:
-        if text.lower() in {platform.name, platform.title.lower(), platform.endpoint}:
+        if text.lower() in {platform.name, platform.title.lower()}:
             return platform
+    if (known := platform_at(text)) is not None:
+        return known
     names = [platform.name for platform in PLATFORMS]
     if "://" not in text:
-        otherwise = f"expected {', '.join(names)}, or the URL of an API"
+        otherwise = f"expected {', '.join(names)}, or the URL of an API, such as {PLATFORMS[1].endpoint}"
         raise ConfigError(f"--platform: unknown; {suggestion(text.lower(), names, otherwise)}")
     endpoint, host = parse_endpoint(text, "--platform", allow_plain_http=None)
     return next(

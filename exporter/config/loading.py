@@ -5,6 +5,7 @@ never repeated, because they may be secrets.
 """
 
 import re
+import shlex
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ from exporter.config.usable import other_problems, usable_table, usable_tables
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
 from exporter.errors import ConfigError, Problems, file_problem, suggestion
-from exporter.redaction import looks_like_token
+from exporter.redaction import looks_like_token, shown
 from exporter.text import NotText, decoded
 
 _LARGEST_FILE: Final = 1024 * 1024
@@ -141,7 +142,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         if settings.web_config_file is not None:
             web = load_web_config(settings.web_config_file)
     if problems or found.refused or not found.usable:
-        raise ConfigError(*problems, *found.lines)
+        unread = unread_accounts(default_config_file(environ, home)) if file is None else ()
+        raise ConfigError(*problems, *found.lines, *unread)
     host, port = parse_listen_address(settings.listen)
     return Configuration(
         settings,
@@ -202,6 +204,20 @@ def _default_file(environ: Mapping[str, str], home: Path) -> Path | None:
         return file if file.exists() else None
     except OSError:
         return None
+
+
+def unread_accounts(missing: Path) -> Iterator[str]:
+    """A line if there are accounts' files next to the *missing* configuration file, without which they are not read."""
+    folder = missing.parent / ACCOUNTS_FOLDER
+    try:
+        names = sorted(each.name for each in folder.iterdir() if _is_account(each))
+    except OSError:
+        return
+    if names:
+        yield (
+            f"{folder}: not read without {missing}: {', '.join(map(shown, names))}; to use them, an empty file is"
+            f" enough (`touch {shlex.quote(str(missing))}`)"
+        )
 
 
 def _usable_settings(values: Mapping[str, object]) -> tuple[Settings, Sequence[ErrorDetails], Sequence[int]]:

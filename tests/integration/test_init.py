@@ -98,7 +98,8 @@ def test_refused_token_keeps_the_files_and_says_what_is_next(simulator: RunningS
     assert file.exists()
     [token] = tmp_path.glob("*.token")
     assert done.out.splitlines()[-1] == (
-        f"Next: correct what is wrong above: the platform in {file}, the token in {token}. Then `sbg-exporter check"
+        f"Next: correct what is wrong above: the platform in {file}, the token in {token}; if the platform"
+        " cannot be reached, check the network and whether it needs a proxy. Then `sbg-exporter check"
         f" --config {file}` tests it again. Another `sbg-exporter init` would add a further account."
     )
 
@@ -128,6 +129,23 @@ def test_wrong_input_is_one_line_and_writes_nothing(tmp_path: Path, arguments: l
     assert done.err.startswith(f"sbg-exporter: {line}")
     assert done.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_account_that_the_folder_has_already_is_not_written_again(tmp_path: Path) -> None:
+    """The configuration was deleted to start over, the folder was not."""
+    file = tmp_path / "config.toml"
+    own = tmp_path / "accounts.d" / "mine.toml"
+    own.parent.mkdir()
+    own.write_text('name = "cgc"\napi_endpoint = "https://one.example/v2"\nauth_token_file = "a"\n')
+    (own.parent / "a").write_text(TOKEN)
+
+    done = init(tmp_path, "--platform", "cgc", "--config", str(file), "--offline")
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"sbg-exporter: --account: {own} has an account cgc already; to use it, an empty {file}")
+    assert not file.exists()
+    file.touch()
+    assert [each.name for each in load({"config": str(file)}, {}, tmp_path).accounts] == ["cgc"]
 
 
 @pytest.mark.parametrize("existing", ["config.toml", "cgc.token"])
@@ -323,7 +341,12 @@ def test_further_account_gets_files_of_its_own(tmp_path: Path, name: str, stem: 
     ("there", "account", "code", "line"),
     [
         ({}, None, 1, "{file} exists already and is not changed; edit it, or pass --account NAME to add an account"),
-        ({}, "one", 2, "--account: there is an account one already; choose another name"),
+        (
+            {},
+            "one",
+            2,
+            "--account: there is an account one already; to replace its token, write the new one there: {folder}/a;",
+        ),
         ({}, "", 2, "--account: expected 1 to 64 printable characters"),
         ({"accounts.d/x.toml": 'name = "two"'}, "two", 2, "--account: there is an account two already"),
         ({"accounts.d/two.toml": 'name = "x"'}, "two", 1, "{folder}/accounts.d/two.toml exists already"),
@@ -394,7 +417,7 @@ def test_person_is_asked_for_the_name_of_a_further_account(tmp_path: Path) -> No
         command.wait_for("1 to 6, a name, or an API's URL: ").type("https://one.example/v2\n")
         command.wait_for(f"Account one is on this platform already. To replace its token ({tmp_path}/a), ")
         command.wait_for("The new account's name (default: one.example): ").type("one\n")
-        command.wait_for("there is an account one already; choose another name").type("\n")
+        command.wait_for("there is an account one already; to replace its token, write the new one").type("\n")
         command.wait_for("(not shown): ").type(f"{TOKEN}\n")
 
         assert command.end() == 0

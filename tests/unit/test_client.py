@@ -658,7 +658,7 @@ def test_closed_port_is_a_connect_error(bench: ClientFixture) -> None:
     error = failure(bench.client(f"http://127.0.0.1:{port}/v2"))
 
     assert isinstance(error, Unreachable)
-    assert str(error).startswith("cannot connect to 127.0.0.1: ")
+    assert str(error).startswith(f"cannot connect to 127.0.0.1:{port}: ")
     assert bench.told.statuses == ["connect"] * ATTEMPTS
 
 

@@ -548,10 +548,11 @@ def test_a_platform_whose_name_is_unknown_is_named(bench: ClientFixture) -> None
 
 
 def test_a_platform_that_is_down_is_named(bench: ClientFixture) -> None:
-    error = failed(bench.client(f"http://127.0.0.1:{closed_port()}/v2"))
+    port = closed_port()
+    error = failed(bench.client(f"http://127.0.0.1:{port}/v2"))
 
     assert str(error) == (
-        "cannot connect to 127.0.0.1: Connection refused; check api_endpoint, and whether a proxy is needed"
+        f"cannot connect to 127.0.0.1:{port}: Connection refused; check api_endpoint, and whether a proxy is needed"
     )
 
 

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.api.platforms import SHORT_NAMES
+from exporter.api.platforms import PLATFORMS, SHORT_NAMES
 from exporter.commands import _state
 from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_listen_address
-from exporter.config.loading import Configuration, load
+from exporter.config.first_file import find_platform
+from exporter.config.loading import Configuration, load, unread_accounts
 from exporter.config.own_settings import seconds
 from exporter.config.settings import PREFIX, Settings
 from exporter.counting.values import Rules
@@ -429,6 +430,23 @@ def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
 
     assert line.startswith("accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file")
     assert [each.name for each in desk.load(SB).accounts] == ["cavatica"]
+
+
+def test_accounts_in_the_folder_are_named_where_the_file_is_missing_that_brings_them(desk: Desk) -> None:
+    missing = desk.folder / "sbg-exporter" / "config.toml"
+
+    def told() -> list[str]:
+        return list(unread_accounts(missing))
+
+    assert told() == []
+    folder = missing.parent / "accounts.d"
+    folder.mkdir(parents=True)
+    (folder / "cavatica.token").write_text(TOKEN)
+    assert told() == []
+    (folder / "cavatica.toml").write_text("")
+    assert told() == [
+        f"{folder}: not read without {missing}: cavatica.toml; to use them, an empty file is enough (`touch {missing}`)"
+    ]
 
 
 WEB: Final = "https://cavatica.sbgenomics.com"
@@ -1426,6 +1444,8 @@ def test_path_after_the_base_of_a_known_api_is_refused(desk: Desk, host: str, pa
         ("/v2/v2", "goes on after /v2; should it be https://api.example.org/v2?"),
         ("/proxied/v2/async/files/", "goes on after /v2; should it be https://api.example.org/proxied/v2?"),
         ("/proxied", "does not end in /v2; should it be https://api.example.org/proxied/v2?"),
+        ("/v3", "does not end in /v2; should it be https://api.example.org/v2?"),
+        ("/proxied/V1", "does not end in /v2; should it be https://api.example.org/proxied/v2?"),
         ("/v20/v2", None),
         ("/v20", "does not end in /v2; should it be https://api.example.org/v20/v2?"),
     ],
@@ -1434,6 +1454,32 @@ def test_unusual_path_of_another_host_gets_a_warning(desk: Desk, path: str, ques
     found = desk.load({**SB, "SB_API_ENDPOINT": f"https://api.example.org{path}"})
 
     assert found.endpoint_warnings == (() if question is None else (f"SB_API_ENDPOINT: api_endpoint {question}",))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *((each.web, each.name) for each in PLATFORMS),
+        *((each.endpoint, each.name) for each in PLATFORMS),
+        ("cgc-api.sbgenomics.com", "cgc"),
+        ("CGC-api.sbgenomics.com/v2/", "cgc"),
+        ("cavatica.sbgenomics.com/developer", "cavatica"),
+        ("http://cgc-api.sbgenomics.com/v2", "cgc"),
+        ("Cancer Genomics Cloud", "cgc"),
+        ("https://one.example/v2", "one.example"),
+    ],
+)
+def test_init_takes_the_addresses_that_it_lists(text: str, name: str) -> None:
+    found = find_platform(text)
+    assert found.name == name
+    assert found.endpoint.startswith("https://")
+    assert found.endpoint.endswith("/v2")
+
+
+@pytest.mark.parametrize("text", ["one.example", "https://[x", "cgc-api.sbgenomics.com:1", "u:p@cgc.sbgenomics.com"])
+def test_init_refuses_what_is_no_platform(text: str) -> None:
+    with pytest.raises(ConfigError):
+        find_platform(text)
 
 
 def test_unknown_host_of_a_platforms_domain_is_left_alone(desk: Desk) -> None:
