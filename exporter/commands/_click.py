@@ -6,6 +6,7 @@ put into words here.
 
 from collections.abc import Iterable
 from importlib import import_module
+from typing import ClassVar
 
 import click
 
@@ -42,12 +43,14 @@ class Command(_Parsing):
     """A command: takes its own arguments and no other."""
 
     allow_extra_args = True  # they are refused below, without being repeated
+    instead_of_argument: ClassVar[str] = ""
+    """What may have been meant by an argument; empty if that is not known."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse unexpected arguments."""
         rest = super().parse_args(ctx, args)
         if rest:
-            raise ConfigError(f"unexpected argument; {_see_help(ctx)}")
+            raise ConfigError(f"unexpected argument; {self.instead_of_argument or _see_help(ctx)}")
         return rest
 
 

@@ -139,6 +139,8 @@ def _bar_lengths(values: Sequence[int], total: int, width: int) -> list[int]:
     lengths = [max(value * width // most, value > 0) for value in values]
     while sum(lengths) > width - (sum(values) < most):  # leave room for what is not done yet
         lengths[lengths.index(max(lengths))] -= 1
+    if sum(values) == most:
+        lengths[lengths.index(max(lengths))] += width - sum(lengths)  # what rounding left over
     return lengths
 
 

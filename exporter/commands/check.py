@@ -157,7 +157,7 @@ def check(
         report.configured(configuration)
         return 1 if configuration.setup_problems else 0
     with (
-        _state_file(configuration) as (kept, reason),
+        _state_file(configuration, verbose=report is DETAILS) as (kept, reason),
         tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder,
     ):
         throwaway = replace(
@@ -188,7 +188,7 @@ def check(
 
 
 @contextmanager
-def _state_file(configuration: Configuration) -> Iterator[tuple[Store | None, str]]:
+def _state_file(configuration: Configuration, *, verbose: bool) -> Iterator[tuple[Store | None, str]]:
     """The state file for the allowances that are kept in it, as for `once`; or None, and what to know about that.
 
     Before an exporter's first start there is nothing to know. The file is created if its folder exists, so that a
@@ -198,7 +198,8 @@ def _state_file(configuration: Configuration) -> Iterator[tuple[Store | None, st
     if not file.parent.is_dir():
         yield None, ""
     elif owner := lock_owner(file):
-        yield None, f"Note: {owner} holds the state file, so these requests are not counted in its allowance."
+        note = f"Note: {owner} holds the state file, so these requests are not counted in its allowance."
+        yield None, note if verbose else ""  # a few requests, which it has room for
     else:
         try:
             store = Store(file)

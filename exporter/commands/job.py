@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from typing import Final
 
 import click
@@ -36,9 +37,8 @@ from exporter.storage.store import Store
 from exporter.text import count
 from exporter.web.page import age
 
-_UNCOUNTED: Final = (
-    "this took one request from the user's rate limit, on top of the exporter's allowance, whose state file is in use"
-)
+_FEWEST_DIGITS: Final = 10
+"""Of an id that differs from others even with a wrong digit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,26 @@ def _find(options: StateFileOptions, job_id: str) -> list[_Found]:
                 username = ledger.account.username if options.show_username else None
                 job = ListedJob(name_of(ledger, options), record, ledger.written_at)
                 found.append(_Found(job, ledger, same_user, username))
-    if not found:
-        raise StateError(
-            f"no job with this id in {options.file}; `sbg-exporter jobs` lists those that the exporter has seen"
-        )
+        if not found:
+            known = (record.id for ledger in ledgers for record in state.records(ledger.account.number))
+            close = sorted({each for each in known if is_one_off(each, job_id)})
+            meant = f"did you mean {' or '.join(close)}?" if close else ""
+            otherwise = "`sbg-exporter jobs` lists those that the exporter has seen"
+            raise StateError(f"no job with this id in {options.file}; {meant or otherwise}")
     return found
+
+
+def is_one_off(known: str, typed: str) -> bool:
+    """Whether one character of the id *known* is missing in *typed*, is another one there, or follows another one."""
+    if abs(len(known) - len(typed)) > 1 or min(len(known), len(typed)) < _FEWEST_DIGITS:
+        return False
+    same = _same_at_the_start(known, typed) + _same_at_the_start(known[::-1], typed[::-1])
+    return same >= max(len(known), len(typed)) - 1
+
+
+def _same_at_the_start(one: str, other: str) -> int:
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 # ---- asking ----
@@ -161,7 +176,7 @@ def _ask(found: _Found, configuration: Configuration) -> _Asked:
         return _Asked(note="not asked: the platform has no page for jobs of this operation")
     try:
         token = account.token.read()
-        counted = _take_request(configuration, found)
+        _take_request(configuration, found)
         client = client_of(
             account,
             configuration.settings.request_timeout,
@@ -180,11 +195,10 @@ def _ask(found: _Found, configuration: Configuration) -> _Asked:
     except ExporterError as error:
         step = f"`sbg-exporter check` tests account {account.name}, --offline shows the job without a request"
         return _Asked(problem=without_secrets(f"{error}; {step}"))
-    note = "" if counted else _UNCOUNTED
     if failed is None:
-        return _Asked(note="; ".join(filter(None, (gone(record, SYSTEM_CLOCK.time()), note))))
+        return _Asked(note=gone(record, SYSTEM_CLOCK.time()))
     masked = tuple(FileError(each.code, without_secrets(each.message), without_secrets(each.file)) for each in failed)
-    return _Asked(masked, note=note)
+    return _Asked(masked)
 
 
 def _account_of(ledger: LedgerSummary, configuration: Configuration) -> AccountConfig | None:
@@ -196,11 +210,10 @@ def _account_of(ledger: LedgerSummary, configuration: Configuration) -> AccountC
     return None
 
 
-def _take_request(configuration: Configuration, found: _Found) -> bool:
+def _take_request(configuration: Configuration, found: _Found) -> None:
     """Take a request from the allowance in the state file, which is locked for that moment only.
 
-    Returns:
-        False if an exporter has it locked: the request is then outside of its allowance.
+    If an exporter has it locked, the one request comes on top of its allowance.
 
     Raises:
         AllowanceExhausted: there is none for now.
@@ -209,7 +222,7 @@ def _take_request(configuration: Configuration, found: _Found) -> bool:
     try:
         store = Store(configuration.state_file)
     except StateError:
-        return False
+        return
     with closing(store):
         now = SYSTEM_CLOCK.monotonic()
         allowance = Allowance(
@@ -221,7 +234,6 @@ def _take_request(configuration: Configuration, found: _Found) -> bool:
         wait = allowance.take(now, Priority.REFRESH)
         if wait > 0:
             raise AllowanceExhausted(wait, allowance.wait_reason(now, Priority.REFRESH))
-    return True
 
 
 def _user(ledger: LedgerSummary) -> AllowanceKey:

@@ -54,8 +54,14 @@ class _Found:
     freshness: Freshness
 
 
+class _Jobs(Command):
+    """Lists jobs and takes no job's id."""
+
+    instead_of_argument = "`sbg-exporter job ID` shows one job, `sbg-exporter jobs --help` says how to select several"
+
+
 @click.command(
-    cls=Command,
+    cls=_Jobs,
     epilog="""\b
 Examples:
   sbg-exporter jobs --unfinished --watch
@@ -107,7 +113,8 @@ def command(
 
     Reads the state file and sends no request, also while the exporter runs. Unfinished jobs come first, the longest
     without progress at the top; then the others, the latest first. AGE is the time since the last progress or the end.
-    A job is stuck if it has started and made no progress for 30 minutes, as for the alert SbgJobStuck. A renamed
+    A job is stuck if it has started and made no progress for 30 minutes, as for the alert SbgJobStuck. A settling job
+    has finished with fewer files than expected, which may still turn up before it counts as incomplete. A renamed
     account has its old name here until the exporter has polled it under the new one.
 
     On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off. Standard

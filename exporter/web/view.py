@@ -120,6 +120,7 @@ class UnfinishedJobRow:
     id: str
     operation: str
     state: str
+    settling: bool
     done: int
     failed: int
     total: int
@@ -133,11 +134,13 @@ class UnfinishedJobRow:
     def of(cls, account: AccountLink, record: JobRecord, now: float) -> "UnfinishedJobRow":
         """The row of *record* at *now*."""
         done, bar = record.last_completed + record.last_failed, max(1, record.last_total)
+        settling = record.state == "finished"
         return cls(
             account,
             record.id,
             record.operation,
-            f"{record.state}, settling" if record.state == "finished" else record.state,
+            f"{record.state}, settling" if settling else record.state,
+            settling,
             done,
             record.last_failed,
             record.last_total,

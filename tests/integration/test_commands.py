@@ -135,12 +135,15 @@ def test_check_next_to_a_daemon_says_what_it_spent(tmp_path: Path) -> None:
             check = site.start("check", "--verbose", "--config", str(site.config))
             assert check.end() == 0
             pid = daemon.pid
+            brief = site.start("check", "--config", str(site.config))
+            assert brief.end() == 0
         alone = site.start("check", "--verbose", "--state-file", "nowhere/state.db", "--config", str(site.config))
         assert alone.end() == 0
 
     assert "  spent       2 requests by this check" in check.stdout
     assert f"Note: process {pid} on " in check.stdout.splitlines()[-1]
     assert check.stdout.endswith(" holds the state file, so these requests are not counted in its allowance.\n")
+    assert brief.stdout.endswith("OK: 1 account can be polled.\n"), "it is of no consequence"
     assert alone.stdout.endswith("OK: 1 account can be polled.\n")
 
 

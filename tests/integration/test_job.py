@@ -28,10 +28,6 @@ FAILED_FILES = [
         " new job."
     ),
 ]
-EXTRA = (
-    "Note: this took one request from the user's rate limit, on top of the exporter's allowance, whose state file is in"
-    " use."
-)
 
 
 @contextmanager
@@ -83,12 +79,12 @@ def test_failed_files_cost_one_request_of_the_allowance(tmp_path: Path) -> None:
         assert lines[-5:] == FAILED_FILES
 
 
-def test_while_the_exporter_runs_it_says_that_it_took_a_request(tmp_path: Path) -> None:
+def test_while_the_exporter_runs_the_failed_files_are_asked_for_without_more_words(tmp_path: Path) -> None:
     with counted(tmp_path) as (_, place, job_id, daemon):
         code, out, err = asked(place, job_id)
 
         assert (code, err) == (0, "")
-        assert out.splitlines()[-6:] == [*FAILED_FILES, EXTRA]
+        assert out.splitlines()[-5:] == FAILED_FILES
         assert daemon.stop() == 0
 
 
@@ -109,7 +105,7 @@ def test_offline_asks_nobody(tmp_path: Path) -> None:
 
 
 def test_unknown_id_is_one_line_that_does_not_repeat_it(tmp_path: Path) -> None:
-    with counted(tmp_path) as (_, place, __, ___):
+    with counted(tmp_path) as (_, place, job_id, __):
         code, out, err = asked(place, TOKEN)
 
         assert (code, out) == (1, "")
@@ -117,6 +113,7 @@ def test_unknown_id_is_one_line_that_does_not_repeat_it(tmp_path: Path) -> None:
             f"sbg-exporter: no job with this id in {place.state}; `sbg-exporter jobs` lists those that the exporter has"
             " seen\n"
         )
+        assert asked(place, job_id[:-1])[2].endswith(f"; did you mean {job_id}?\n")
 
 
 def test_missing_id_is_one_line(tmp_path: Path) -> None:

@@ -355,6 +355,7 @@ def test_revision_is_unknown_only_where_no_build_has_written_it(written: str, sh
         (["check", "--ofline"], "--ofline: unknown option; did you mean --offline?"),
         (["--poll", "30"], "--poll: unknown option; see `sbg-exporter run --help`"),
         (["run", "now"], "unexpected argument; see `sbg-exporter run --help`"),
+        (["jobs", "327292091756515328"], "unexpected argument; `sbg-exporter job ID` shows one job, "),
         (["version", "--long"], "--long: unknown option; see `sbg-exporter version --help`"),
         (
             ["jobs", "--outcome", "failled"],

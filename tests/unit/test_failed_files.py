@@ -5,6 +5,7 @@ import pytest
 from exporter.api.file_errors import FileError
 from exporter.commands._failed_files import failed_files, gone
 from exporter.commands._job_list import ListedJob
+from exporter.commands.job import is_one_off
 from tests.clocks import START
 from tests.factories import record
 
@@ -96,3 +97,21 @@ def test_only_an_old_job_is_said_to_have_been_removed_by_age(fields: dict[str, o
 
     assert meaning in note
     assert ("about a month" in note) == ("about a month" in meaning)
+
+
+@pytest.mark.parametrize(
+    ("typed", "close"),
+    [
+        ("32729209175651532", True),
+        ("27292091756515328", True),
+        ("3272920917565155328", True),
+        ("327292091756515329", True),
+        ("327292091756515328", True),
+        ("3272920917565153", False),
+        ("327292091756515382", False),
+        ("", False),
+    ],
+)
+def test_id_with_one_wrong_digit_is_recognized(typed: str, *, close: bool) -> None:
+    assert is_one_off("327292091756515328", typed) is close
+    assert not is_one_off("1", typed)

@@ -231,6 +231,10 @@ def test_a_bar_shows_every_part_and_is_full_only_at_the_end(completed: int, fail
     assert ("░" in bar) is (left > 0 or completed + failed == 0)
 
 
+def test_a_bar_of_a_job_that_has_ended_has_no_empty_cell() -> None:
+    assert TERMINAL.bar(((5, Style.GOOD), (4, Style.BAD)), 9, 10) == "██████▒▒▒▒"
+
+
 def test_a_bar_stays_within_its_bounds_if_the_platform_counts_more_files_than_there_are() -> None:
     assert TERMINAL.bar(((20, Style.GOOD), (5, Style.BAD)), 10, 10) == "████████▒▒"
 

@@ -739,9 +739,12 @@ def test_finished_job_with_missing_files_is_settling() -> None:
     counted = LedgerFixture()
     counted.observe_listing(Job(job_id(START), "copy", "finished", 10, 4, 0, START + 2, START + 9), at=START + 30)
 
-    [row] = rows(tree(snapshot(counted.ledger)), UNFINISHED)
+    page = tree(snapshot(counted.ledger))
+    [row] = rows(page, UNFINISHED)
 
     assert row[3:5] == ["finished, settling", "4 of 10"]
+    [state] = [each for each in page.all("span") if each.text == "finished, settling"]
+    assert state.attributes["title"].startswith("finished with fewer files than expected")
 
 
 def test_problems_are_coloured_by_severity() -> None:
@@ -774,6 +777,7 @@ def test_error_codes_are_explained_if_there_are_any() -> None:
 
     assert CODES not in [link.attributes["href"] for link in before.all("a")]
     assert CODES in [link.attributes["href"] for link in after.all("a")]
+    assert "sbg-exporter job ID names the files that failed" in after.text
 
 
 # --------------------------------------------------------------------------------------------------------------- bounds
