@@ -16,7 +16,7 @@ from exporter.web.app import application
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.server import bound_sockets, serving
 from tests.clocks import START
-from tests.factories import finished_job, running_job
+from tests.factories import finished_job, job, job_id, running_job
 from tests.harness import Account, Installation
 from tests.ledgers import LedgerFixture
 from tests.snapshots import DISPLAY, STATUS, UNTRIED, exposition, snapshot
@@ -237,10 +237,17 @@ def test_it_is_readable_whatever_there_is_to_show(show: Show, name: str) -> None
         assert shown.said == []
 
 
-@pytest.mark.parametrize("width", [1040, 1280])
-def test_an_account_s_name_is_not_broken_where_there_is_room_for_it(show: Show, width: int) -> None:
-    with served([account(1, "cgc-proteomics")]) as url:
+@pytest.mark.parametrize("width", [1040, 1100, 1280])
+def test_names_and_outcomes_are_not_broken_where_there_is_room_for_them(show: Show, width: int) -> None:
+    short, counted = job("finished", 10, 7, 0, job_id=job_id(NOW - 900), finished=NOW - 800), LedgerFixture()
+    for at in (NOW - 800, NOW - 400):
+        counted.observe_listing(short, at=at)
+    another = snapshot(counted.ledger, account="another", status=STATUS, gauges_until=NOW + 60)
+    with served([account(1, "cgc-proteomics"), another]) as url:
         page = show(url, width).page
+        outcomes = page.locator("td[data-label=Outcome] .warning")
+        assert outcomes.all_inner_texts() == ["incomplete"]
+        assert outcomes.evaluate_all("words => words.map(word => word.getClientRects().length)") == [1]
 
         names = page.locator("td").get_by_role("link", name="cgc-proteomics")
         lines = names.evaluate_all("links => links.map(link => link.getClientRects().length)")
