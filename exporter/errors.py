@@ -187,12 +187,14 @@ class PollError(ExporterError):
         retry_after: seconds until the next poll; None for the usual interval.
         reidentify: whether the next poll must first request the token's user.
         wait_reason: why nothing is requested until then; None if the next poll comes as usual.
+        next_step: what to do; empty if that follows from *wait_reason*.
     """
 
     result: ClassVar[str] = "error"
     wait_reason: ClassVar[WaitReason | None] = None
     retry_after: float | None = None
     reidentify: ClassVar[bool] = False
+    next_step: str = ""
 
 
 class Unreachable(PollError):
@@ -287,6 +289,10 @@ class WrongAccount(PollError):
     wait_reason: ClassVar[WaitReason | None] = WaitReason.TOKEN
     retry_after = _AFTER_REFUSAL
     reidentify = True
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        super().__init__(message)
+        self.next_step = shown(next_step)
 
 
 class DuplicateAccount(WrongAccount):

@@ -48,6 +48,8 @@ class IdentityRegistry:
         self._owners: dict[Identity, str] = {}
         self._settled: set[Identity] = set()
         """The identities that stay with their owner: it has the ledger's name, or has polled more than once."""
+        self._confirmed: set[Identity] = set()
+        """The identities that their owners have by what the platform said, and not by a ledger's name alone."""
         self._refused: dict[str, Identity] = {}
         self._down: set[str] = set()
         """Accounts that can poll nothing for now."""
@@ -55,6 +57,10 @@ class IdentityRegistry:
         self._places: Mapping[str, Place] = {}
         self._lost_names: dict[Identity, str] = {}
         """The ledgers whose names other accounts have got, and the name that each one had."""
+        self._left: set[tuple[str, Identity]] = set()
+        """Accounts, and the ledgers that had their names before in this process."""
+        self._named: dict[Identity, str] = {}
+        """The ledgers that have names of the configuration, as of the last :meth:`arrange`."""
         self.arrange(names, (), ledgers, places)
 
     def watch(self, name: str, wake: Callable[[], None]) -> None:
@@ -72,6 +78,7 @@ class IdentityRegistry:
             owner = self._owners.get(identity)
             if owner == name:
                 self._settled.add(identity)
+                self._confirmed.add(identity)
                 return
             if owner is not None and not self._may_take(identity, owner, name):
                 self._refused[name] = identity
@@ -80,6 +87,7 @@ class IdentityRegistry:
             self._free(name)
             self._down.discard(name)
             self._owners[identity] = name
+            self._confirmed.add(identity)
             self._wake_all(self._down)
 
     def give_up(self, name: str) -> None:
@@ -99,13 +107,23 @@ class IdentityRegistry:
         with self._lock:
             return self._owners.get(identity, name) != name
 
-    def may_be_taken(self, identity: Identity, name: str) -> bool:
-        """Whether another account than *name* has *identity*, or may turn out to: its user is not known yet."""
-        endpoint, _, division = identity
+    def is_polled(self, identity: Identity) -> bool:
+        """Whether the platform has confirmed that an account has *identity*; before that, only its name says so."""
         with self._lock:
-            owner, known = self._owners.get(identity, name), set(self._owners.values())
-            return owner != name or any(
-                place == (endpoint, division) and each not in {name, *known} for each, place in self._places.items()
+            return identity in self._confirmed
+
+    def may_be_taken(self, identity: Identity, name: str) -> bool:
+        """Whether another account than *name* has *identity*, or may turn out to: its user is not known yet.
+
+        Nor is the place of an account whose profile is missing.
+        """
+        endpoint, _, division = here = identity
+        with self._lock:
+            known = {name, *self._owners.values(), *(each for each, user in self._refused.items() if user != here)}
+            unknown = (each for each in self._order if each not in known)
+            place = endpoint, division
+            return self._owners.get(here, name) != name or any(
+                self._places.get(each, place) == place for each in unknown
             )
 
     def is_configured(self, name: str) -> bool:
@@ -113,10 +131,21 @@ class IdentityRegistry:
         with self._lock:
             return name in self._order
 
+    def name_of(self, identity: Identity) -> str | None:
+        """The name that the ledger of *identity* had when the configuration was last read; None if it had none."""
+        with self._lock:
+            return self._named.get(identity)
+
     def lost_name(self, identity: Identity, name: str) -> None:
         """Remember that the ledger of *identity* had *name*, which is now that of another account's ledger."""
         with self._lock:
             self._lost_names[identity] = name
+            self._left.add((name, identity))
+
+    def is_back(self, identity: Identity, name: str) -> bool:
+        """Whether the ledger of *identity* had *name* before in this process, and has lost it since."""
+        with self._lock:
+            return (name, identity) in self._left
 
     def former_name(self, identity: Identity) -> str | None:
         """The name that the ledger of *identity* had until another account got it; None if none did."""
@@ -130,6 +159,7 @@ class IdentityRegistry:
     def _free(self, name: str) -> None:
         self._owners = {identity: each for identity, each in self._owners.items() if each != name}
         self._settled.intersection_update(self._owners)
+        self._confirmed.intersection_update(self._owners)
 
     def _may_take(self, identity: Identity, owner: str, name: str) -> bool:
         """Whether *name* comes first in the configuration, and *owner* was only faster."""
@@ -154,6 +184,7 @@ class IdentityRegistry:
         with self._lock:
             self._round += 1
             self._places = places or {}
+            self._named = {identity: name for name, identity in (ledgers or {}).items()}
             kept = {name: began for name, began in self._began.items() if name not in released}
             self._order = {name: position for position, name in enumerate(names)}
             self._began = {name: kept.get(name, self._round) for name in names}
@@ -162,6 +193,7 @@ class IdentityRegistry:
             self._down = {name for name in self._down if self._goes_on(name)}
             self._wake = {name: wake for name, wake in self._wake.items() if name in self._order}
             self._settled.intersection_update(self._owners)
+            self._confirmed.intersection_update(self._owners)
             for name in names:
                 identity = (ledgers or {}).get(name)
                 if identity is not None and identity not in self._owners and name not in self._down:
@@ -366,7 +398,7 @@ class AccountIdentity:
         self._hide(username)
         expected = self._expected_user if current is None else current.account.username
         if expected not in {"", username}:
-            raise WrongAccount(self._wrong_user(username, expected))
+            raise self._wrong_user(username, expected)
         self._stats.username = username
         self.claim(username)
         now = self._clock.time()
@@ -374,7 +406,9 @@ class AccountIdentity:
         with self._lease.held():
             had = self._store.names_of(endpoint, username, division)
             before = self._store.names().get(name)
-            if before is not None and before != (endpoint, username, division):
+            replaced = before is not None and before != (endpoint, username, division)
+            is_back = self._identities.is_back((endpoint, username, division), name)
+            if before is not None and replaced:
                 self._identities.lost_name(before, name)
             ledger = self._store.load(name, endpoint, username, division, now - self.settings.rules.failed_job_window)
         consequence = "the account has the counters of another ledger"
@@ -391,7 +425,7 @@ class AccountIdentity:
             self._log.info(
                 "ledger.renamed", before=former if former != name else None, consequence="its counters go on"
             )
-        if before is not None and before != (endpoint, username, division):
+        if before is not None and replaced and not is_back:
             self._nameless = before, consequence
         self._identified = True
         self._hide_names()
@@ -439,7 +473,7 @@ class AccountIdentity:
         else:
             self._client.hide_names(*self._users, user_unknown=not self._identified)
 
-    def _wrong_user(self, found: str, expected: str) -> str:
+    def _wrong_user(self, found: str, expected: str) -> WrongAccount:
         name, other = self._account.name, found
         if self.settings.show_username:
             problem = f"the token belongs to {found}, but the ledger of account {name} to {expected}"
@@ -448,13 +482,18 @@ class AccountIdentity:
             expected, other = "the ledger's user", "the other user"
         identity = self._account.endpoint, found, self._account.division
         with self._lease.held():
-            had = next(filter(self._identities.is_configured, self._store.names_of(*identity)), None)
-        instead = f", or {self._account.renaming} to count {other} as well"
-        if self._identities.is_taken(identity, name):
-            instead = ""
-        elif had is not None:
-            instead = f"; if {name} and {had} are to exchange their names, start with the former ones, then reload"
-        return f"{problem}; restore the token of {expected}{instead}"
+            names = (*self._store.names_of(*identity), self._identities.name_of(identity))
+            had = next((each for each in names if each is not None and self._identities.is_configured(each)), None)
+        restore = f"{problem}; restore the token of {expected}"
+        if self._identities.is_polled(identity):
+            return WrongAccount(restore)
+        if had is None:
+            return WrongAccount(f"{restore}, or {self._account.renaming} to count {other} as well")
+        exchange = (
+            f"to exchange the names of {name} and {had}, start the exporter with the former ones, then reload with the"
+            " new ones"
+        )
+        return WrongAccount(f"{restore}; or, {exchange}", f"restore the token of {expected}; or, {exchange}")
 
     def _use_allowance_of(self, username: str) -> None:
         """Use this user's allowance; move the requests made so far to it."""

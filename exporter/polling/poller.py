@@ -55,10 +55,14 @@ _USABLE_INTERVALS: Final = 2
 
 
 class _Delay(NamedTuple):
-    """Seconds until the next poll, None for its usual time, and why nothing is requested until then, if so."""
+    """Seconds until the next poll, None for its usual time, and why nothing is requested until then, if so.
+
+    *next_step* is what to do about that, if it does not follow from the reason.
+    """
 
     seconds: float | None
     reason: WaitReason | None = None
+    next_step: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +313,8 @@ class Poller:
             self._waits.end()
         else:
             # A token is used as soon as it is replaced.
-            self._waits.begin(delay.reason, None if delay.reason is WaitReason.TOKEN else delay.seconds)
+            seconds = None if delay.reason is WaitReason.TOKEN else delay.seconds
+            self._waits.begin(delay.reason, seconds, next_step=delay.next_step)
         self._stats.last_activity_at = self._clock.monotonic()
         self._publish_snapshot()
         return delay.seconds
@@ -326,7 +331,7 @@ class Poller:
             self._identity.ask_again()
         if isinstance(error, RateLimited | Overloaded):
             return _Delay(max(error.retry_after, self._interval), error.wait_reason)
-        return _Delay(error.retry_after, error.wait_reason)
+        return _Delay(error.retry_after, error.wait_reason, error.next_step)
 
     def _give_up(self) -> None:
         """Let another account of the same user poll. The counters are shown until it does."""

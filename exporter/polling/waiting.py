@@ -28,22 +28,23 @@ class WaitTracker:
         self.current: Waiting | None = None
         """The reason and the times; None while requests are made as planned."""
 
-    def begin(self, reason: WaitReason, seconds: float | None, explanation: str = "") -> None:
+    def begin(self, reason: WaitReason, seconds: float | None, explanation: str = "", next_step: str = "") -> None:
         """Wait for *seconds*, or until the cause is removed. A wait for the same reason goes on.
 
-        *explanation* is the reason in other words than its usual ones.
+        *explanation* and *next_step* replace what is usually said of the reason.
         """
         explanation = explanation or reason.explanation
         now = self._clock.time()
         until = None if seconds is None else now + seconds
-        next_step = self._token_remedy() if reason is WaitReason.TOKEN else _NEXT_STEPS[reason]
+        if not next_step:
+            next_step = self._token_remedy() if reason is WaitReason.TOKEN else _NEXT_STEPS[reason]
         if self.current is not None and self.current.reason is reason:
             self.current = Waiting(reason, self.current.since, until, explanation, next_step)
             return
         self.current, self._began = Waiting(reason, now, until, explanation, next_step), self._clock.monotonic()
         self._log.warning(
             "polling.paused",
-            reason=str(reason),
+            reason=_short(self.current),
             explanation=explanation,
             seconds=None if seconds is None else round(seconds),
             until=None if until is None else utc(until),
@@ -54,5 +55,11 @@ class WaitTracker:
         """Requests are made again."""
         if self.current is not None:
             waited = round(self._clock.monotonic() - self._began)
-            self._log.info("polling.resumed", reason=str(self.current.reason), waited_seconds=waited)
+            self._log.info("polling.resumed", reason=_short(self.current), waited_seconds=waited)
             self.current = None
+
+
+def _short(waiting: Waiting) -> str:
+    """The reason in the log: that of the metric, unless it is explained in other words."""
+    reason = waiting.reason
+    return str(reason) if waiting.explanation == reason.explanation else waiting.explanation

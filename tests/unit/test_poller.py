@@ -18,7 +18,7 @@ from exporter.config.accounts import AccountConfig, PendingAccount
 from exporter.config.tokens import TokenFile
 from exporter.counting import values as counting
 from exporter.counting.values import Ledger, Rules
-from exporter.errors import ConfigError, Stopping, WrongAccount
+from exporter.errors import ConfigError, DuplicateAccount, Stopping, WrongAccount
 from exporter.logs import logger
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.identity import IdentityRegistry
@@ -1133,6 +1133,8 @@ def test_accounts_that_exchange_their_names_are_both_told(bench: PollerFixture) 
 )
 def test_a_new_ledger_in_the_place_of_another_one_is_a_warning(bench: PollerFixture) -> None:
     bench.platform.add("1", failed=1)
+    bench.identities = IdentityRegistry(["cavatica"])
+    bench.poller = bench.new_poller()
     bench.poll()
     bench.poller = bench.new_poller(division="imaging")
 
@@ -1148,9 +1150,44 @@ def test_a_new_ledger_in_the_place_of_another_one_is_a_warning(bench: PollerFixt
     bench.poller = bench.new_poller()
     bench.poll()
     assert len([event for event in bench.events() if event["event"] == "ledger.created"]) == 2, "it goes on"
+    assert len([event for event in bench.events() if event["event"] == "ledger.replaced"]) == 1, "this was advised"
+    [told] = [event for event in bench.events() if event["event"] == "ledger.renamed"]
+    assert told["consequence"] == "its counters go on"
+
+
+def test_a_ledger_that_was_another_one_s_before_the_start_is_a_warning(bench: PollerFixture) -> None:
+    for division in ("", "imaging", ""):
+        bench.identities = IdentityRegistry(["cavatica"])
+        bench.poller = bench.new_poller(division=division)
+        bench.poll()
+
     [_, back] = [event for event in bench.events() if event["event"] == "ledger.replaced"]
     assert back["before"] == f"rfranklin at {ENDPOINT}, division imaging"
     assert str(back["consequence"]).startswith("the account has the counters of another ledger; ")
+
+
+@pytest.mark.parametrize(
+    ("names", "places", "refused", "may"),
+    [
+        pytest.param(["a", "b"], {"a": "x", "b": ""}, {}, True, id="its user is not known"),
+        pytest.param(["a", "b"], {"a": "x", "b": "y"}, {}, False, id="elsewhere"),
+        pytest.param(["a", "b"], {"a": "x"}, {}, True, id="its profile is missing"),
+        pytest.param(["a", "b", "c"], {"a": "x", "b": "", "c": ""}, {"c": "bob"}, False, id="a duplicate"),
+        pytest.param(["a", "b", "c"], {"a": "x", "b": "", "c": ""}, {"c": "alice"}, True, id="a duplicate of it"),
+    ],
+)
+def test_whether_an_account_may_turn_out_to_have_a_ledger_s_user(
+    names: Sequence[str], places: Mapping[str, str], refused: Mapping[str, str], *, may: bool
+) -> None:
+    """The ledger of alice was that of a, which is in division x now."""
+    identities = IdentityRegistry(names, places={name: (ENDPOINT, division) for name, division in places.items()})
+    identities.claim((ENDPOINT, "alice", "x"), "a")
+    for name, user in refused.items():
+        identities.claim((ENDPOINT, user, ""), "b")
+        with pytest.raises(DuplicateAccount):
+            identities.claim((ENDPOINT, user, ""), name)
+
+    assert identities.may_be_taken((ENDPOINT, "alice", ""), "a") is may
 
 
 AT_HOME, IMAGING = ("rfranklin", ""), ("somebody", "imaging")
@@ -1234,14 +1271,33 @@ def test_accounts_of_one_platform_with_each_other_s_tokens_are_told_how_to_excha
     bench.poll()
     bench.poller = bench.new_poller("again", file="other")
     bench.poll()
-    bench.identities = IdentityRegistry(["again", "cavatica"])
-    bench.poller = bench.new_poller(file="other")
-    bench.poller._publish_saved_ledger()  # noqa: SLF001  # as at a restart
+    bench.identities = IdentityRegistry(["again", "cavatica"], bench.store.names())
+    for name, file, user, other in (
+        ("cavatica", "other", "rfranklin", "again"),
+        ("again", "token", "somebody", "cavatica"),
+    ):
+        bench.poller = bench.new_poller(name, file=file)
+        bench.poller._publish_saved_ledger()  # noqa: SLF001  # as at a restart
 
-    assert bench.poll().status.last_error.endswith(
-        "; restore the token of rfranklin; if cavatica and again are to exchange their names, start with the former"
-        " ones, then reload"
-    )
+        how = (
+            f"restore the token of {user}; or, to exchange the names of {name} and {other}, start the exporter with the"
+            " former ones, then reload with the new ones"
+        )
+        assert bench.poll().status.last_error.endswith(f"; {how}")
+        [paused] = [each for each in bench.events() if each["event"] == "polling.paused" and each["account"] == name]
+        assert paused["next_step"] == how
+
+
+def test_a_check_of_accounts_with_each_other_s_tokens_says_how_to_exchange_names(bench: PollerFixture) -> None:
+    """Their ledgers are in the exporter's own file, not in that of the check."""
+    bench.platform.users["0th3r"] = "somebody"
+    bench.token.with_name("other").write_text("0th3r")
+    names = {"cavatica": (ENDPOINT, "rfranklin", ""), "again": (ENDPOINT, "somebody", "")}
+    bench.identities = IdentityRegistry(["again", "cavatica"], names)
+
+    for name, file, other in (("cavatica", "other", "again"), ("again", "token", "cavatica")):
+        bench.poller = bench.new_poller(name, file=file, expected_user=names[name][1])
+        assert f"; or, to exchange the names of {name} and {other}, " in bench.poll().status.last_error
 
 
 def test_a_ledger_that_gets_its_name_back_is_not_said_to_have_had_it(bench: PollerFixture) -> None:

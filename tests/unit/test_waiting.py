@@ -1,5 +1,7 @@
 """An account that makes no request for a while says why: in its snapshots, and in one log line at each end."""
 
+import io
+import json
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,9 +12,11 @@ import httpx
 import pytest
 
 from exporter.errors import Stopping, WaitReason
+from exporter.logs import logger
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.snapshot import AccountSnapshot
 from exporter.polling.settings import PollSchedule
+from exporter.polling.waiting import WaitTracker
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
 from tests.snapshots import DISPLAY
@@ -38,6 +42,17 @@ def told(bench: PollerFixture) -> list[tuple[str, str]]:
     events = [event for event in bench.events() if event["event"].startswith("polling.")]
     assert all(event["account"] == "cavatica" for event in events)
     return [(event["event"].removeprefix("polling."), event["reason"]) for event in events]
+
+
+def test_a_wait_for_another_cause_than_its_metric_s_label_says_so_in_the_log(clock: ManualClock) -> None:
+    log = io.StringIO()
+    waits = WaitTracker(clock, logger("json", "info", log), lambda: "write a token")
+    waits.begin(WaitReason.TOKEN, None, "the file that configures the account is invalid", "correct it")
+    waits.end()
+
+    paused, resumed = map(json.loads, log.getvalue().splitlines())
+    assert paused["reason"] == resumed["reason"] == "the file that configures the account is invalid"
+    assert paused["next_step"] == "correct it"
 
 
 def run_for(bench: PollerFixture, seconds: float, between: Callable[[], None] = lambda: None) -> None:
