@@ -18,7 +18,7 @@ import httpx
 from exporter.api.deadline import Deadline, DeadlineBackend
 from exporter.errors import ConfigError
 from exporter.redaction import Secret
-from exporter.text import marked_certificates
+from exporter.text import NotText, marked_certificates
 
 _PATHS: Final = ssl.get_default_verify_paths()
 _SYSTEM_FOLDER: Final = _PATHS.openssl_capath
@@ -91,9 +91,17 @@ def tls_context(source: CertificateSource) -> ssl.SSLContext:
         marked = marked_certificates(Path(source.file)) if source.file else None
         return ssl.create_default_context(cafile=None if marked else source.file, capath=source.folder, cadata=marked)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a ValueError for a path with a null byte
-        raise ConfigError(
-            f"{source.name}: expected certificates in PEM format: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        raise ConfigError(_unusable(source, error)) from error
+
+
+def _unusable(source: CertificateSource, error: OSError | ValueError) -> str:
+    """Why *source* cannot be used, in the words of ``check``."""
+    path = source.file or source.folder or source.name
+    where = "" if path == source.name else f"{source.name}: "
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return f"{where}cannot read {path}: {error.strerror}"
+    reason = f": {error}" if isinstance(error, NotText) else "; expected PEM certificates"
+    return f"{where}no certificate in {path}{reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The accounts to poll: from tables in the file, from profiles, or by the official clients' conventions."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,12 +12,14 @@ from pydantic_core import core_schema
 from exporter.api.platforms import SHORT_NAMES, unusual_path
 from exporter.config.endpoints import (
     check_certificates,
+    has_password,
     is_loopback,
     parse_endpoint,
     parse_proxy,
     proxy_from_environment,
 )
 from exporter.config.own_settings import JobSeries, OwnSettings, PollInterval, RateShare
+from exporter.config.permissions import exposure_warning
 from exporter.config.relative import beside
 from exporter.config.tokens import (
     MEND_CREDENTIALS,
@@ -166,6 +168,7 @@ class AccountConfig:
         ca_file: certificates to trust instead of the system's.
         proxy: the proxy's URL, which may contain credentials.
         where: where it is configured, for errors.
+        proxy_file: the configuration file with the proxy's password; None if it has none, or from the environment.
         entry: the table, without its own settings, or the profile's name that it comes from. Two accounts are equal if
             they are polled through the same connection, wherever they are configured and however often.
         own: the settings that it has of its own; a reload changes them without a new connection.
@@ -178,12 +181,21 @@ class AccountConfig:
     ca_file: Path | None
     proxy: Secret | None
     where: str = field(default="", compare=False)
+    proxy_file: Path | None = field(default=None, compare=False)
     entry: AccountTable | str = field(default="", compare=False, repr=False)
     own: OwnSettings = field(default=OwnSettings(), compare=False)
 
     def token_remedy(self) -> str:
         """How to replace the token, as it is now."""
         return refusal_remedy(self.token)
+
+    @property
+    def exposure_warnings(self) -> Iterator[str]:
+        """A line for each file that contains a secret of the account and that other users can read."""
+        proxy_file, kind = self.proxy_file, "configuration file with a proxy's password in it"
+        for warning in (self.token.exposure_warning(), proxy_file and exposure_warning(proxy_file, kind)):
+            if warning:
+                yield str(warning)
 
     @property
     def needs_tls(self) -> bool:
@@ -243,6 +255,11 @@ class PendingAccount:
     own: OwnSettings = field(default=OwnSettings(), compare=False)
     where: str = field(default="", compare=False)
     waits: str = field(default=WaitReason.TOKEN.explanation, compare=False)
+
+    @property
+    def is_unusable_file(self) -> bool:
+        """Whether it stands for a file that cannot be used; its name is then a guess."""
+        return self.waits == _INVALID_FILE
 
 
 AccountEntry = AccountConfig | PendingAccount
@@ -473,7 +490,7 @@ def _from_table(
     endpoint = table.api_endpoint
     if table.profile is not None and not endpoint:
         endpoint = _of_profile(table.profile, where, inputs, known, allow_plain_http=table.allow_plain_http)
-    return _account_config(
+    account = _account_config(
         where,
         table.name,
         endpoint,
@@ -484,6 +501,8 @@ def _from_table(
         proxy=table.proxy,
         allow_plain_http=table.allow_plain_http,
     )
+    is_secret = table.proxy is not None and has_password(table.proxy)
+    return replace(account, proxy_file=file) if is_secret else account
 
 
 def _token_of(table: AccountTable, where: str, file: Path | None, inputs: _Inputs) -> Token:

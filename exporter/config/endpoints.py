@@ -148,6 +148,11 @@ def parse_proxy(given: Secret, where: str) -> Secret:
     return url
 
 
+def has_password(proxy: Secret) -> bool:
+    """Whether the URL of a *proxy* contains a password."""
+    return proxy.judged_by(lambda text: ":" in text.rpartition("://")[2].rpartition("@")[0])
+
+
 def _has_raw_credentials(text: str) -> bool:
     """Whether user name or password of a proxy's URL contain what ends the host's part of a URL."""
     credentials, at, _ = text.partition("://")[2].rpartition("@") if "://" in text else text.rpartition("@")

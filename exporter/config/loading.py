@@ -153,7 +153,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         settings.state_file or default_state_file(environ, home),
         tuple(found.accounts),
         rules_of(settings),
-        tuple(dict.fromkeys(warning for each in found.accounts if (warning := each.token.exposure_warning()))),
+        tuple(dict.fromkeys(warning for each in found.accounts for warning in each.exposure_warnings)),
         tuple(found.pending),
         found.setup_problems,
         web,

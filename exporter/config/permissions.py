@@ -1,4 +1,4 @@
-"""Why a file may not be read: whose it is and its mode, or that of a folder on the way to it."""
+"""Who may read a file: not the exporter, because of its mode or that of a folder on the way to it; or too many."""
 
 import grp
 import os
@@ -22,6 +22,18 @@ def refusal(path: Path) -> str:
         return needed
     owner, group = _name(_user, found.st_uid), _name(_group, found.st_gid)
     return f"{what} has owner {owner}, group {group} and mode {stat.S_IMODE(found.st_mode):04o}; {needed}"
+
+
+def exposure_warning(path: Path, kind: str) -> str | None:
+    """A warning if other users can read or write the file at *path*, which is of a *kind* with a secret in it."""
+    try:
+        found = path.stat().st_mode
+    except (OSError, ValueError):  # a ValueError for a path with a null byte
+        return None
+    mode = stat.S_IMODE(found)
+    if stat.S_ISREG(found) and mode & (stat.S_IROTH | stat.S_IWOTH):
+        return f"{path}: others can read this {kind} (mode {mode:04o}); chmod 600 it"
+    return None
 
 
 def _name(lookup: Callable[[int], str], number: int) -> str:

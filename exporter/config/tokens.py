@@ -6,13 +6,12 @@ every poll, so that rotating a token needs no restart.
 """
 
 import configparser
-import stat
 import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from exporter.config.permissions import refusal
+from exporter.config.permissions import exposure_warning, refusal
 from exporter.config.relative import beside
 from exporter.errors import ConfigError, CredentialsError, ProfileError, TokenError, TokenForbidden
 from exporter.redaction import Secret, looks_like_token
@@ -60,7 +59,7 @@ def refusal_remedy(token: "Token", otherwise: str = "") -> str:
     try:
         problem = unlike_a_token(token.read())
     except TokenForbidden:
-        return "let the exporter's user read the token file; it is used within seconds"
+        return token.remedy
     except ConfigError:  # it has been removed since
         problem = ""
     reason = f"the token looks wrong: {problem}" if problem else otherwise
@@ -113,7 +112,7 @@ class FixedToken:
 
     def exposure_warning(self) -> str | None:
         """A warning if other users can read the file that contains the token."""
-        return None if self._file is None else _exposure_warning(self._file, "configuration file with a token in it")
+        return None if self._file is None else exposure_warning(self._file, "configuration file with a token in it")
 
 
 class TokenFile:
@@ -140,7 +139,13 @@ class TokenFile:
 
     @property
     def remedy(self) -> str:
-        """How to replace the token."""
+        """How to replace the token, or to let it be read."""
+        try:
+            self.read()
+        except TokenForbidden:
+            return "let the exporter's user read the token file; it is used within seconds"
+        except TokenError:
+            pass
         file = "" if self.is_pasted else f" {self._path}"
         return f"write a valid token of this user, and nothing else, to the token file{file}; it is used within seconds"
 
@@ -166,7 +171,7 @@ class TokenFile:
 
     def exposure_warning(self) -> str | None:
         """A warning if other users can read the file."""
-        return _exposure_warning(self._path, "token file")
+        return exposure_warning(self._path, "token file")
 
 
 def _token_in(path: Path) -> Secret:
@@ -178,17 +183,6 @@ def _token_in(path: Path) -> Secret:
     """
     with open(path, "rb", opener=open_without_waiting) as file:
         return Secret(decoded(file.read(_LARGEST_TOKEN_FILE)), masked=False)
-
-
-def _exposure_warning(path: Path, kind: str) -> str | None:
-    try:
-        found = path.stat().st_mode
-    except (OSError, ValueError):  # a ValueError for a path with a null byte
-        return None
-    mode = stat.S_IMODE(found)
-    if stat.S_ISREG(found) and mode & (stat.S_IROTH | stat.S_IWOTH):
-        return f"{path}: others can read this {kind} (mode {mode:04o}); chmod 600 it"
-    return None
 
 
 class ProfileToken:
@@ -235,8 +229,8 @@ class ProfileToken:
         return parse_token(profile.auth_token, self._label)
 
     def exposure_warning(self) -> str | None:
-        """None: the credentials file belongs to the official clients."""
-        return None
+        """A warning if other users can read the file."""
+        return exposure_warning(self._path, "credentials file")
 
 
 Token = FixedToken | TokenFile | ProfileToken

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from exporter.clock import Clock
@@ -134,9 +134,7 @@ class Reloader:
 
     def _failed(self, result: ReloadResult) -> ReloadResult:
         since = self._clock.time() if self.status.failing_since is None else self.status.failing_since
-        self.status = ReloadStatus(
-            successful=False, succeeded_at=self.status.succeeded_at, failing_since=since, problems=result.lines
-        )
+        self.status = replace(self.status, successful=False, failing_since=since, problems=result.lines)
         return result
 
     def _reload(self) -> ReloadResult:
@@ -144,10 +142,11 @@ class Reloader:
         _check(before, wanted)
         applied = self._apply(wanted)
         self._current = wanted
-        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time())
         settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
-        accounts = applied.accounts
+        refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
+        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time(), waiting=refused)
+        accounts = _without_mended(applied.accounts, before, wanted)
         if accounts.removed:
             self._log.warning(
                 "accounts.removed",
@@ -164,7 +163,6 @@ class Reloader:
             accounts_not_polled=_listed((*duplicates, *unusable)),
             settings_changed=_listed(settings),
         )
-        refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
         for reason in refused:
             self._log.warning("configuration.restart_needed", reason=reason)
         for warning in wanted.warnings:
@@ -177,6 +175,13 @@ class Reloader:
             done.append(f"settings changed: {', '.join(settings)}")
         done = done or ["nothing has changed"]
         return ReloadResult(_OK, (*done, *duplicates, *unusable, *refused))
+
+
+def _without_mended(changes: AccountChanges, before: Configuration, wanted: Configuration) -> AccountChanges:
+    """*changes* without the removal of what stood for a file that could not be used, and now is an account's."""
+    files = {entry.where for entry in wanted.entries}
+    mended = {entry.name for entry in before.pending if entry.is_unusable_file and entry.where in files}
+    return replace(changes, removed=tuple(name for name in changes.removed if name not in mended))
 
 
 def _unusable(configuration: Configuration, new: Collection[str]) -> Iterator[str]:

@@ -298,12 +298,14 @@ class ReloadStatus:
         succeeded_at: when an attempt last succeeded, Unix seconds.
         failing_since: when the first of the attempts failed that failed since then; None if none did.
         problems: why the last attempt failed, one line each.
+        waiting: what the last success changed that waits for a restart, one line each.
     """
 
     successful: bool
     succeeded_at: float
     failing_since: float | None = None
     problems: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
 
 
 class SnapshotRegistry:

@@ -8,7 +8,7 @@ lists the rest. On a narrow screen each row of a table becomes a card.
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from exporter.counting.values import JobRecord, JobTotals
@@ -149,6 +149,7 @@ def status_view(
         refresh_seconds=_refresh_seconds(accounts),
         unwritten=_unwritten(accounts),
         rejected=_rejected(reload),
+        restart=() if reload is None else reload.waiting,
         failing=_failing(accounts, now),
         failed=_failed(accounts),
         incomplete_or_lost=_incomplete_or_lost(accounts),
@@ -222,6 +223,8 @@ def _failing(accounts: Sequence[_Account], now: float) -> Problems[PollProblem]:
     def problem(account: _Account) -> PollProblem:
         status = account.snapshot.status
         note = _wait_note(status.waiting, now)
+        if note is not None and status.last_error.endswith(note.next_step):  # said already
+            note = replace(note, next_step="")
         success = LastSuccess.of(account.snapshot)
         return PollProblem(account.link, account.state, success, status.last_error, note)
 

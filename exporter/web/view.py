@@ -330,6 +330,7 @@ class StatusView:
     refresh_seconds: float
     unwritten: UnwrittenState | None
     rejected: RejectedConfiguration | None
+    restart: tuple[str, ...]
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
     incomplete_or_lost: Problems[IncompleteOrLostJobsProblem]

@@ -91,6 +91,7 @@ def two_accounts(tmp_path: Path) -> Path:
     (tmp_path / "good.token").chmod(0o600)
     file = tmp_path / "config.toml"
     file.write_text(TWO_ACCOUNTS)
+    file.chmod(0o600)
     return file
 
 

@@ -310,6 +310,33 @@ def test_a_start_with_a_file_that_cannot_be_used_leaves_the_next_reload_to_mend_
     assert desk.applied[-1].names == ("a", "b")
 
 
+def test_a_file_that_is_corrected_is_no_account_that_was_removed(desk: Desk) -> None:
+    folder = desk.folder / "accounts.d"
+    folder.mkdir()
+    file, right = folder / "b.toml", 'api_endpoint = "https://api.example/v2"\nauth_token_file = "../a.token"\n'
+    file.write_text(f"name = 5\n{right}")
+    desk.begin()
+    file.write_text(f'name = "bob"\n{right}')
+    desk.changes = AccountChanges(("a",), ("bob",), (), ("b", "c"))
+
+    assert desk.reloader.reload().lines[0] == "accounts added: bob"
+
+    [event] = [each for each in desk.events() if each["event"] == "accounts.removed"]
+    assert event["accounts"] == "c", "that was one"
+
+
+def test_what_waits_for_a_restart_is_in_the_status_until_it_is_as_at_the_start(desk: Desk) -> None:
+    before = desk.file.read_text()
+    desk.write(f'listen = "127.0.0.1:1"\n{before}')
+    assert desk.reloader.reload().lines[-1] == "listen needs a restart"
+    desk.write("nonsense")
+    assert desk.reloader.reload().status == 400
+    assert desk.reloader.status.waiting == ("listen needs a restart",)
+    desk.write(before)
+    assert desk.reloader.reload().status == 200
+    assert not desk.reloader.status.waiting
+
+
 def test_a_reload_that_removes_accounts_warns_of_them(desk: Desk) -> None:
     desk.changes = AccountChanges(("a",), (), (), ("b", "c"))
 

@@ -959,6 +959,28 @@ def test_token_in_a_readable_file_is_one_warning_for_all_accounts(desk: Desk) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("proxy", "is_secret"),
+    [
+        ("http://user:s3cret@proxy.example:3128", True),
+        ("user:s3cret@proxy.example:3128", True),
+        ("http://user@proxy.example:3128", False),
+        ("proxy.example:3128", False),
+    ],
+)
+def test_a_proxy_s_password_in_a_readable_file_is_one_warning(desk: Desk, proxy: str, *, is_secret: bool) -> None:
+    desk.write(account(proxy=f'"{proxy}"') + account(name='"two"', proxy=f'"{proxy}"'))
+    desk.file.chmod(0o600)
+    assert desk.load().warnings == ()
+
+    desk.file.chmod(0o644)
+
+    told = (
+        f"{desk.file}: others can read this configuration file with a proxy's password in it (mode 0644); chmod 600 it"
+    )
+    assert desk.load().warnings == (told,) * is_secret
+
+
 # ---- accounts that cannot be set up ----
 
 UNUSABLE: dict[str, tuple[dict[str, str], str]] = {

@@ -317,6 +317,28 @@ def test_rejected_configuration_says_why_and_since_when() -> None:
     assert overview(tree(good, reload=ReloadStatus(successful=True, succeeded_at=START)))[0] == "No problems"
 
 
+def test_what_waits_for_a_restart_is_said_also_while_the_configuration_is_rejected() -> None:
+    waiting = ReloadStatus(successful=True, succeeded_at=START, waiting=("listen needs a restart",))
+    rejected = replace(waiting, successful=False, failing_since=NOW - 600, problems=("no",))
+    good = snapshot(ledger_of(), status=STATUS)
+
+    told = "Changed in the configuration, but not in use: listen needs a restart."
+    assert overview(tree(good, reload=waiting)) == ("Restart needed", [told])
+    headline, lines = overview(tree(good, reload=rejected))
+    assert headline == "Configuration rejected, restart needed"
+    assert told in lines
+
+
+def test_a_next_step_that_ends_the_error_is_said_once() -> None:
+    waiting = Waiting(WaitReason.TOKEN, NOW, None, "no token", "restore the token of alice")
+    error = "the token belongs to bob; restore the token of alice"
+    down = snapshot(ledger_of(), status=replace(STATUS, up=False, last_error=error, waiting=waiting))
+
+    [line] = overview(tree(down))[1]
+
+    assert line.count("restore the token of alice") == 1
+
+
 def test_state_file_that_cannot_be_written_comes_first_and_says_what_that_means() -> None:
     """Polls succeed, so the account is up; but what they find is not counted."""
     failure = CommitFailure(NOW - 300, "state file /s.db could not be written: the disk is full")

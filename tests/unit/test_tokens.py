@@ -3,6 +3,7 @@
 import os
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,9 +15,10 @@ from exporter.config.tokens import (
     credentials_path,
     parse_token,
     read_profiles,
+    refusal_remedy,
     token_path,
 )
-from exporter.errors import ConfigError, CredentialsError
+from exporter.errors import ConfigError, CredentialsError, TokenForbidden
 from exporter.redaction import Secret
 
 TOKEN = "feedfacefeedfacefeedfacefeedface"
@@ -188,6 +190,29 @@ def test_token_file_for_owner_and_group_has_no_warning(path: Path, mode: int) ->
     path.chmod(mode)
 
     assert TokenFile(path).exposure_warning() is None
+
+
+@pytest.mark.parametrize(("mode", "is_exposed"), [(0o644, True), (0o602, True), (0o600, False), (0o640, False)])
+def test_a_credentials_file_readable_by_others_has_the_same_warning(path: Path, mode: int, *, is_exposed: bool) -> None:
+    path.chmod(mode)
+
+    told = f"{path}: others can read this credentials file (mode {mode:04o}); chmod 600 it" if is_exposed else None
+    assert ProfileToken(path, "default", "").exposure_warning() == told
+
+
+class _ForbiddenFile(TokenFile):
+    def read(self) -> NoReturn:
+        raise TokenForbidden("cannot read the token file: Permission denied")
+
+
+def test_a_token_file_that_may_not_be_read_needs_no_other_token(path: Path) -> None:
+    token = _ForbiddenFile(path)
+
+    assert token.remedy == "let the exporter's user read the token file; it is used within seconds"
+    assert refusal_remedy(token, "expired") == token.remedy
+    assert TokenFile(path).remedy.startswith(
+        f"write a valid token of this user, and nothing else, to the token file {path}"
+    )
 
 
 def test_missing_token_file_has_no_warning(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from exporter.api.transport import (
     tls_context,
     transport_to,
 )
+from exporter.config.endpoints import check_certificates
 from exporter.errors import ConfigError, Unreachable
 from exporter.redaction import Secret
 from tests.certificates import Certificate, new_certificate
@@ -204,6 +205,22 @@ def test_a_broken_file_changes_nothing_and_is_reported_once(site: Site, spoil: C
     assert site.reports[1:] == [CertificatesReloaded(str(site.file))]
 
 
+@pytest.mark.parametrize("spoil", [BROKEN[name] for name in ("missing", "empty", "text")])
+def test_what_is_wrong_with_a_file_is_said_in_the_words_of_the_check(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    file = tmp_path / "ca.pem"
+    file.touch()
+    spoil(file)
+
+    with pytest.raises(ConfigError) as logged:
+        tls_context(certificate_source(str(file), {}))
+    with pytest.raises(ConfigError) as checked:
+        check_certificates(file, "ca_file")
+
+    assert str(checked.value) == f"ca_file: {logged.value}"
+
+
 @pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
 def test_without_certificates_at_the_start_nothing_is_sent_until_there_are_some(
     site: Site, spoil: Callable[[Path], object]
@@ -211,7 +228,8 @@ def test_without_certificates_at_the_start_nothing_is_sent_until_there_are_some(
     shutil.copy(site.old.cert, site.file)
     spoil(site.file)
 
-    with pytest.raises(ConfigError, match=r"ca\.pem: expected certificates in PEM format"):
+    reason = r"(cannot read .*/ca\.pem: |no certificate in .*/ca\.pem; expected PEM certificates)"
+    with pytest.raises(ConfigError, match=f"^{reason}"):
         site.client.user()
     assert site.allowance.used == 0
     assert site.server.heads == []
