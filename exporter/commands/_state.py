@@ -23,6 +23,7 @@ from exporter.config.settings import Settings
 from exporter.counting import values as counting
 from exporter.errors import ConfigError, OutputError, StateError, file_problem
 from exporter.storage.audit import audit
+from exporter.storage.diagnosis import restore_advice
 from exporter.storage.files import atomic_write, is_in_use
 from exporter.storage.lock import lock_owner
 from exporter.storage.paths import real_path
@@ -230,12 +231,14 @@ def _size_of(ledgers: Sequence[LedgerSummary]) -> str:
 
 
 def _problems(state: StateReader, options: StateFileOptions) -> Iterator[str]:
-    """Errors in the file itself; if there are none, disagreements within its ledgers."""
+    """Errors in the file itself, and what to do; if there are none, disagreements within its ledgers."""
     damaged = False
     for line in state.integrity_errors():
         damaged = True
         yield line
-    if not damaged:
+    if damaged:
+        yield f"{options.file} is damaged; {restore_advice(real_path(options.file))}"
+    else:
         for ledger in state.ledgers():
             for line in audit(ledger, state.records(ledger.account.number)):
                 yield f"{name_of(ledger, options)}: {line}"

@@ -71,7 +71,7 @@ def _check(**flags: object) -> int:
     """Verify the integrity of the state file.
 
     Safe while the exporter runs. Runs SQLite's own check, and verifies that values are valid and that counters agree
-    with the tracked jobs. Prints a line for each problem.
+    with the tracked jobs. Prints a line for each problem, and what to do about a damaged file.
     """
     return check(_options(flags))
 

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from exporter.storage.last_path import log_of
 from exporter.storage.paths import holds_something
 from exporter.storage.schema import RESTORE_ADVICE
 
@@ -62,7 +63,18 @@ def why(error: OSError | sqlite3.Error, path: Path) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     if code in _FROM_SQLITE:
         return _why_not(probe(path.parent) or _FROM_SQLITE[code], path, str(error))
-    return f"{' '.join(str(error).split())}; {RESTORE_ADVICE}"
+    return f"{' '.join(str(error).split())}; {restore_advice(path)}"
+
+
+def restore_advice(path: Path) -> str:
+    """What to do about damage to the state file at the real *path*."""
+    log = log_of(path)
+    if not holds_something(log):
+        return RESTORE_ADVICE
+    return (
+        f"if a backup was restored next to an older {log.name}, stop the exporter, delete {log.name} and"
+        f" {path.name}-shm, and restore the backup again; else {RESTORE_ADVICE}"
+    )
 
 
 def is_locked(error: sqlite3.Error) -> bool:

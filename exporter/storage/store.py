@@ -20,7 +20,7 @@ from exporter.counting.rules import initial_changes
 from exporter.counting.values import FORGET_AFTER, Account, Changes, JobRecord, Ledger, Rules
 from exporter.errors import StateError, StateWriteError
 from exporter.storage.connection import Connection
-from exporter.storage.diagnosis import is_full, why
+from exporter.storage.diagnosis import is_full, restore_advice, why
 from exporter.storage.last_path import log_left_behind, log_of
 from exporter.storage.lock import hold
 from exporter.storage.rows import (
@@ -37,7 +37,7 @@ from exporter.storage.rows import (
     upsert_account,
     write_changes,
 )
-from exporter.storage.schema import HEADER_BYTES, RESTORE_ADVICE, Row, check_header
+from exporter.storage.schema import HEADER_BYTES, Row, check_header
 
 _IDS_PER_QUERY: Final = 1000
 _LIVE: Final = "outcome = '' OR detail_requests_left > 0"
@@ -142,7 +142,7 @@ class Store:
             raise StateError(f"state file {self._path} cannot be {action}: {why(error, self._file.path)}") from error
         if problem:
             connection.close()
-            raise StateError(f"state file {self._path} is damaged: {problem}; {RESTORE_ADVICE}")
+            raise StateError(f"state file {self._path} is damaged: {problem}; {restore_advice(self._file.path)}")
         return connection
 
     def _connect(self) -> Connection:

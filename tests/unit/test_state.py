@@ -440,6 +440,26 @@ def test_check_reports_negative_histogram_counts(options: StateFileOptions, caps
     assert "histogram.counts: " in capsys.readouterr().out
 
 
+def test_check_of_a_damaged_file_says_what_to_do_last(
+    options: StateFileOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(options, "UPDATE job SET outcome = 'gone' WHERE id = '3'")
+
+    assert check(options) == 1
+
+    advice = "restore a backup, or move the file away to start with empty counters"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{options.file} is damaged; {advice}"
+    with closing(sqlite3.connect(options.file)) as db:
+        db.execute("UPDATE job SET outcome = 'lost' WHERE id = '2'")
+        db.commit()  # into the log
+        assert check(options) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"{options.file} is damaged; if a backup was restored next to an older {options.file.name}-wal,"
+        f" stop the exporter, delete {options.file.name}-wal and {options.file.name}-shm, and restore the backup again;"
+        f" else {advice}"
+    )
+
+
 def test_check_reports_damaged_pages(options: StateFileOptions) -> None:
     with closing(Store(options.file)) as store:
         see(store, "lab", *(msgspec.structs.replace(DONE, id=str(n)) for n in range(500)))

@@ -315,6 +315,7 @@ def test_each_column_with_invalid_values_is_a_line_of_check(
         "job.total:",
         "job.outcome:",
         "counter.value:",
+        str(state_file),  # and what to do
     ]
 
 
