@@ -572,10 +572,14 @@ def test_values_that_do_not_go_together_are_refused(values: str, complaint: str)
         "https://API.sevenbridges.cn",
         "https://api.sb.biodatacatalyst.nhlbi.nih.gov/v2/",
         "https://new.sbgenomics.com/v2",
+        "https://eu-api.sbgenomics.com/v2//",
+        "https://eu-api.sbgenomics.com//",
+        "https://eu-api.sbgenomics.com/v2/ ",
+        "https://eu-api.sbgenomics.com ",
     ],
 )
 def test_an_api_is_not_taken_for_a_web_address(endpoint: str) -> None:
-    """The first two are sub-domains of web addresses, the last one may be a new platform's."""
+    """Two are sub-domains of web addresses, one may be a new platform's; the rest is what the exporter accepts, too."""
     assert endpoint in templated("--set", f"{ACCOUNT},accounts[0].apiEndpoint={endpoint}")
 
 

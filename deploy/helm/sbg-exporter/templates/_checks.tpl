@@ -5,8 +5,9 @@
 {{- end }}
 {{- $platforms := .Files.Get "files/platforms.yaml" | fromYaml }}
 {{- range $account := .Values.accounts }}
-{{- $host := regexReplaceAll "^(?i)https?://([^/?#:]*).*$" .apiEndpoint "${1}" | lower | trimSuffix "." }}
-{{- $path := regexReplaceAll "^(?i)https?://[^/]*" .apiEndpoint "" | trimSuffix "/" }}
+{{- $endpoint := regexReplaceAll "/*$" (trim .apiEndpoint) "" }}
+{{- $host := regexReplaceAll "^(?i)https?://([^/?#:]*).*$" $endpoint "${1}" | lower | trimSuffix "." }}
+{{- $path := regexReplaceAll "^(?i)https?://[^/]*" $endpoint "" }}
 {{- if has $host $platforms.apis }}
 {{- if not (has $path (list "" "/v2")) }}
 {{- fail (printf "accounts: the apiEndpoint of %q is more than the API's base URL; should it be https://%s/v2?" .name $host) }}
