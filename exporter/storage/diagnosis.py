@@ -67,13 +67,13 @@ def why(error: OSError | sqlite3.Error, path: Path) -> str:
 
 
 def restore_advice(path: Path) -> str:
-    """What to do about damage to the state file at the real *path*."""
-    log = log_of(path)
-    if not holds_something(log):
-        return RESTORE_ADVICE
+    """What to do about damage to the state file at the real *path*.
+
+    The cause may be a backup that was restored next to an older log, which is gone by the next start.
+    """
     return (
-        f"if a backup was restored next to an older {log.name}, stop the exporter, delete {log.name} and"
-        f" {path.name}-shm, and restore the backup again; else {RESTORE_ADVICE}"
+        f"{RESTORE_ADVICE}; first stop the exporter and delete {log_of(path).name} and {path.name}-shm, also if a"
+        " backup was restored just now"
     )
 
 
