@@ -307,7 +307,8 @@ class Poller:
             result, error_text = "error", "unexpected error, see the log"
             self._log.exception("poll.unexpected_error")
         if error_text or self._stats.requests_made > made:  # without a request it was no poll
-            next_step = self._identity.token_remedy() if delay.reason is WaitReason.TOKEN else ""
+            remedy = self._identity.token_remedy() if delay.reason is WaitReason.TOKEN else ""
+            next_step = delay.next_step or remedy
             self._stats.polled(result, error_text, self._clock.time(), self._clock.monotonic() - began, next_step)
         if delay.reason is None:
             self._waits.end()
