@@ -61,10 +61,70 @@ def test_each_stuck_job_is_mailed_once_and_again_if_it_moved_in_between(home: Pa
     program(home, HEADER + SLOW.replace("stuck ", "stuck   ") + OTHER)
     assert mailed("mail-stuck", home).split()[0] == "4712", "the other one has another width only"
     program(home, "")
-    assert mailed("mail-stuck", home) == "", "none is stuck, or the state file cannot be read"
+    assert mailed("mail-stuck", home) == "", "none is stuck"
     program(home, HEADER + SLOW.replace("08:00", "11:30"))
     assert "11:30" in mailed("mail-stuck", home)
     assert set((home / "calls").read_text().splitlines()) == {"jobs --stuck"}
+
+
+def test_command_that_cannot_tell_which_jobs_are_stuck_says_why_each_time(home: Path) -> None:
+    program(home, HEADER + SLOW)
+    assert mailed("mail-stuck", home)
+    program(home, "", code=2)
+    assert [mailed("mail-stuck", home) for _ in range(2)] == ["as of\n"] * 2, "what it wrote to standard error"
+    program(home, HEADER + SLOW)
+    assert mailed("mail-stuck", home) == "", "it was mailed before"
+
+
+LOST: Final = '{"timestamp": "2026-11-28T08:00:01Z", "level": "warning", "event": "job.finished", "failed": 2}'
+REFUSED: Final = "sbg-exporter: config.toml: pol_interval: unknown key"
+
+
+def append(home: Path, text: str) -> None:
+    with (home / "sbg-exporter.log").open("a") as log:
+        log.write(text)
+
+
+def test_same_failure_of_a_later_start_is_mailed_again(home: Path) -> None:
+    append(home, f"{REFUSED}\n")
+    assert mailed("mail-log", home) == f"{REFUSED}\n"
+    assert mailed("mail-log", home) == ""
+    append(home, f"{REFUSED}\n")
+    assert mailed("mail-log", home) == f"{REFUSED}\n"
+
+
+def test_log_is_mailed_after_the_zeros_that_a_power_failure_left_in_it(home: Path) -> None:
+    append(home, f"{LOST}\n\0\0\0")
+    assert mailed("mail-log", home) == f"{LOST}\n"
+    append(home, f"\0{REFUSED}\n{LOST}\n")
+    assert mailed("mail-log", home).replace("\0", "") == f"{REFUSED}\n{LOST}\n"
+
+
+def test_line_that_is_half_written_is_mailed_when_it_is_complete(home: Path) -> None:
+    append(home, f"{LOST}\n{LOST[:90]}")
+    assert mailed("mail-log", home) == f"{LOST}\n"
+    append(home, f"{LOST[90:]}\n")
+    assert mailed("mail-log", home) == f"{LOST}\n"
+
+
+@pytest.mark.parametrize("remembered", ["3", "", LOST, "\0"])
+def test_rotated_log_file_is_mailed_from_its_start(home: Path, remembered: str) -> None:
+    (home / ".config" / "sbg-exporter" / "mailed").write_text(remembered)
+    append(home, f"{LOST}\n{LOST}\n")
+    assert mailed("mail-log", home).splitlines() == [LOST, LOST]
+    assert mailed("mail-log", home) == ""
+
+
+def test_missing_log_file_is_reported(home: Path) -> None:
+    assert "sbg-exporter.log" in mailed("mail-log", home)
+    assert not (home / ".config" / "sbg-exporter" / "mailed").exists()
+
+
+def test_journal_is_asked_for_what_could_not_be_started_too(home: Path) -> None:
+    journal = home / "journalctl"
+    journal.write_text(f"#!/bin/sh\nprintf '%s\\n' '{LOST}' '{REFUSED}' 'Started sbg-exporter.service.'\n")
+    journal.chmod(0o755)
+    assert mailed("mail-unit", home).splitlines() == [LOST, REFUSED]
 
 
 def test_each_line_of_a_log_file_is_mailed_once(home: Path) -> None:
