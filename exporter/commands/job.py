@@ -65,11 +65,13 @@ class _Asked:
     Attributes:
         errors: the failed files; None without an answer.
         problem: why there is none, and what to do; empty if there is one.
+        invalid: whether the configuration is the problem.
         note: what else to know; may be empty.
     """
 
     errors: tuple[FileError, ...] | None = None
     problem: str = ""
+    invalid: bool = False
     note: str = ""
 
 
@@ -89,7 +91,8 @@ def command(errors: NonBlockingStream, /, *, job_id: str, offline: bool, as_json
     """Show one job, and ask the platform for its failed files.
 
     The job is shown as the exporter last saw it. Which files failed, and why, is asked of the platform with one request
-    per account that has the job. Safe while the exporter runs. Exits 1 if the job is not known, or the request fails.
+    per account that has the job. Safe while the exporter runs. Exits 1 if the job is not known or the request fails, 2
+    if the configuration is wrong.
     """
     options = state_file_options({key: value for key, value in flags.items() if key in {"config", "state_file"}})
     found = _find(options, job_id)
@@ -111,6 +114,8 @@ def command(errors: NonBlockingStream, /, *, job_id: str, offline: bool, as_json
     ]
     for problem in problems:
         print_error(errors, printable(problem))
+    if any(asked.invalid for asked in answers):
+        return 2
     return 1 if problems else 0
 
 
@@ -162,7 +167,7 @@ def _ask_each(found: Sequence[_Found], flags: Mapping[str, object]) -> list[_Ask
     except ConfigError as error:
         first, *others = error.problems
         more = f"; `sbg-exporter check` lists {count(len(others), 'more problem')}" if others else ""
-        return [_Asked(problem=f"not asked: {first}{more}") for _ in found]
+        return [_Asked(problem=f"not asked: {first}{more}", invalid=True) for _ in found]
     return [_ask(each, configuration) for each in found]
 
 

@@ -499,7 +499,7 @@ def test_a_state_file_that_is_given_needs_no_configuration(
         assert json.loads(out)
         assert typed(*command).code == 2, "without --state-file"
     code, out, err = typed("job", running, *at)
-    assert (code, out.startswith(running), err.count("\n")) == (1, True, 1)
+    assert (code, out.startswith(running), err.count("\n")) == (2, True, 1)
     assert err.startswith(f"sbg-exporter: lab: not asked: {file}: ")
     assert typed("jobs", "--state-file", "").code == 2
     monkeypatch.setenv("SBG_EXPORTER_STATE_FILE", str(state))
@@ -516,7 +516,8 @@ def test_a_job_is_shown_although_no_account_can_be_asked(typed: Typed, tmp_path:
 
     code, out, err = typed("job", running, "--config", str(config))
 
-    assert (code, out.startswith(running), err.count("\n")) == (1, True, 1)
+    assert typed("check", "--config", str(config)).code == 2
+    assert (code, out.startswith(running), err.count("\n")) == (2, True, 1)
     assert f"lab: not asked: {config}: accounts.#1 (lab): {tmp_path}/nowhere: cannot read the token file" in err
     assert err.endswith("; `sbg-exporter check` lists 1 more problem\n")
 
