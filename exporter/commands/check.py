@@ -96,11 +96,19 @@ def command(
         else:
             say(line)
 
+    waits = awaited_on(errors)
+    failed = check(configuration, stop_event(), log, offline=offline, report=report, warn=warn, awaited=waits)
+    return 1 if failed else 0
+
+
+def awaited_on(errors: NonBlockingStream) -> Callable[[Sequence[str]], None]:
+    """What tells a person at the terminal *errors* which accounts are still waited for."""
+
     def awaited(names: Sequence[str]) -> None:
         if errors.isatty():
             print_error(errors, f"still waiting for {', '.join(names)}")
 
-    return check(configuration, stop_event(), log, offline=offline, report=report, warn=warn, awaited=awaited)
+    return awaited
 
 
 def selected(configuration: Configuration, names: Collection[str]) -> Configuration:
@@ -133,13 +141,13 @@ def check(
     report: "Report",
     warn: Callable[[str], None] = say,
     awaited: Callable[[Sequence[str]], object] = lambda _names: None,
-) -> int:
+) -> Collection[str]:
     """Print the findings for each account with *report*, and what else to know with *warn*; *offline* sends no request.
 
     *awaited* hears which accounts it waits for, if that takes long.
 
     Returns:
-        0 when every account can be polled, else 1.
+        The names of the accounts that cannot be polled.
 
     Raises:
         Stopping: *stop* was set before all accounts had responded.
@@ -155,7 +163,7 @@ def check(
         for problem in _unlike_tokens(configuration.accounts):
             warn(f"warning: {problem}")
         report.configured(configuration)
-        return 1 if configuration.setup_problems else 0
+        return configuration.setup_problems
     with (
         _state_file(configuration, verbose=report is DETAILS) as (kept, reason),
         tempfile.TemporaryDirectory(prefix="sbg-exporter-check-") as folder,
@@ -184,7 +192,7 @@ def check(
     report.polled(results, display, clock.time)
     if kept is None and reason:
         warn(reason)
-    return 1 if any(_failed(snapshot) for snapshot in snapshots) else 0
+    return [snapshot.account for snapshot in snapshots if _failed(snapshot)]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import shlex
 import stat
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ from exporter.commands._account_source import account_source
 from exporter.commands._click import Command
 from exporter.commands._output import as_typed, say
 from exporter.commands._prompt import Prompt
-from exporter.commands._settings import home_folder
+from exporter.commands._settings import home_folder, load_configuration
 from exporter.config.accounts import CLIENT_VARIABLES, AccountConfig
 from exporter.config.first_file import (
     LISTENS_HERE,
@@ -33,7 +33,7 @@ from exporter.config.loading import ACCOUNTS_FOLDER, account_files, account_name
 from exporter.config.settings import PREFIX
 from exporter.config.tokens import parse_token, unlike_a_token
 from exporter.errors import ConfigError, OutputError, Stopping, TokenError
-from exporter.logs import NonBlockingStream
+from exporter.logs import NonBlockingStream, logger
 from exporter.redaction import Secret
 from exporter.signals import stop_event
 
@@ -58,9 +58,9 @@ Examples:
 @click.option("--account", metavar="NAME", help="the account's name in metrics (default: the platform's)")
 @click.option("--config", metavar="FILE", help="file to write, or to add to (default: where all commands look for it)")
 @click.option("--offline", is_flag=True, help="do not contact the platform afterwards")
-@click.pass_context
+@click.pass_obj
 def command(
-    ctx: click.Context, /, *, platform: str | None, account: str | None, config: str | None, offline: bool
+    errors: NonBlockingStream, /, *, platform: str | None, account: str | None, config: str | None, offline: bool
 ) -> int:
     """Write a configuration and a token file, or add an account, then check all accounts.
 
@@ -72,7 +72,6 @@ def command(
     to it. It asks for the account's name, too, which --account sets. Existing files are never changed: to correct an
     account, edit its file, or write another token to its token file.
     """
-    errors: NonBlockingStream = ctx.obj
     stop = stop_event()
     given = config or os.environ.get(f"{PREFIX}CONFIG")
     usual = default_config_file(os.environ, home_folder())
@@ -92,22 +91,38 @@ def command(
     if LISTENS_HERE in new.text:
         say('Only this machine can read the metrics; set listen = ":10037" for a Prometheus on another one.')
     sys.stdout.flush()
-    code = int(ctx.invoke(check.command, offline=offline, config=str(file)))
-    where = "" if file == usual and not given else f" --config {file}"
-    if code != 0:
-        say(
+    failed = check.check(
+        load_configuration({"config": str(file)}),
+        stop,
+        logger("auto", "error", errors),
+        offline=offline,
+        report=check.LINES,
+        awaited=check.awaited_on(errors),
+    )
+    for line in _next_steps(new, file, failed, "" if file == usual and not given else f" --config {file}"):
+        say(line)
+    return 1 if failed else 0
+
+
+def _next_steps(new: "_New", file: Path, failed: Collection[str], where: str) -> Iterator[str]:
+    """What to do after a check in which the accounts *failed*; the options *where* lead to the configuration *file*."""
+    again = f"`sbg-exporter check{where}` tests it again."
+    if new.account in failed:
+        yield (
             f"Next: correct what is wrong above: the platform in {new.file}, the token in {new.token_file}; if the"
-            " platform cannot be reached, check the network and whether it needs a proxy. Then"
-            f" `sbg-exporter check{where}` tests it again. Another `sbg-exporter init` would add a further account."
+            f" platform cannot be reached, check the network and whether it needs a proxy. Then {again}"
+            " Another `sbg-exporter init` would add a further account."
         )
-    elif new.file == file:
-        say(f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/.")
+        return
+    if failed:
+        yield f"The new account can be polled. Correct what is wrong above with {', '.join(failed)}; {again}"
+    if new.file == file:
+        yield f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/."
     else:
-        say(
+        yield (
             f"Next: a running exporter polls {new.account}, too, after a reload (SIGHUP). Under systemd, it cannot read"
             " this token file: first add a LoadCredential= line for it and restart, or move it to a folder of tokens."
         )
-    return code
 
 
 class _New(NamedTuple):
@@ -170,11 +185,12 @@ def _further_account(
 
 
 def _accounts(file: Path) -> tuple[AccountConfig, ...]:
-    """The accounts in a configuration *file*; none if it is invalid, which is reported elsewhere."""
-    try:
-        return load({"config": str(file)}, os.environ, home_folder()).accounts
-    except ConfigError:
-        return ()
+    """The accounts in a configuration *file*, also if a variable is invalid; none if it is, which is reported later."""
+    without_variables = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    for environ in (os.environ, without_variables):
+        with suppress(ConfigError):
+            return load({"config": str(file)}, environ, home_folder()).accounts
+    return ()
 
 
 def _on_this_platform(accounts: Sequence[AccountConfig]) -> str:

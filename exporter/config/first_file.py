@@ -38,11 +38,12 @@ _TEXT: Final = """\
 [[accounts]]
 {account}"""
 _ACCOUNT: Final = """\
-name = {name}
+{name}
 api_endpoint = {endpoint}
 auth_token_file = {token_file}
 # poll_interval = "5m"         # of this account; so may be rate_share and job_series
 """
+_BY_FILE: Final = '# name = "..."                 # if it is not to have the name of this file'
 _FURTHER: Final = """\
 # An account of sbg-exporter; `sbg-exporter check` tests it. The token is in a file of its own.
 
@@ -109,18 +110,23 @@ def first_file(platform: Platform, account: str, file: Path, default_state: Path
     return _TEXT.format(
         state_file=state_file,
         listen=f'{listen}# address of the metrics server; ":10037" is all addresses of this machine',
-        account=_account(platform, account),
+        account=_account(platform, account, _name(account)),
     )
 
 
 def account_file(platform: Platform, account: str) -> str:
-    """The text of a file with a further account, for the folder ``accounts.d``."""
-    return _FURTHER.format(account=_account(platform, account))
+    """The text of a file with a further account, for the folder ``accounts.d``, whose name it has if that can be."""
+    name = _BY_FILE if account == file_name(account) else _name(account)
+    return _FURTHER.format(account=_account(platform, account, name))
 
 
-def _account(platform: Platform, account: str) -> str:
+def _name(account: str) -> str:
+    return f"name = {json.dumps(account, ensure_ascii=False)}"
+
+
+def _account(platform: Platform, account: str, name: str) -> str:
     return _ACCOUNT.format(
-        name=json.dumps(account, ensure_ascii=False),
+        name=name,
         endpoint=json.dumps(platform.endpoint),
         token_file=json.dumps(f"{file_name(account)}.token"),
     )

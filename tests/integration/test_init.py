@@ -329,12 +329,41 @@ def test_further_account_gets_files_of_its_own(tmp_path: Path, name: str, stem: 
     }
     assert mode(token) == 0o600
     assert tomllib.loads(own.read_text()) == {
-        "name": name,
+        **({} if name == stem else {"name": name}),
         "api_endpoint": "https://cgc-api.sbgenomics.com/v2",
         "auth_token_file": f"{stem}.token",
     }
     loaded = load({"config": str(file)}, {}, tmp_path)
     assert [each.token.read() for each in loaded.accounts if each.name == name] == [Secret(TOKEN, masked=False)]
+    own.rename(own.with_stem("renamed"))
+    renamed = load({"config": str(file)}, {}, tmp_path)
+    assert renamed.names[-1] == ("renamed" if name == stem else name)
+    assert not renamed.setup_problems
+
+
+@pytest.mark.parametrize(
+    ("token", "step"),
+    [
+        (
+            TOKEN,
+            "The new account can be polled. Correct what is wrong above with one; `sbg-exporter check --config {file}`",
+        ),
+        ("f" * 32, "Next: correct what is wrong above: the platform in {folder}/two.toml, the token in {folder}/two.t"),
+    ],
+)
+def test_only_an_account_that_failed_is_to_be_corrected(
+    simulator: RunningSimulator, tmp_path: Path, token: str, step: str
+) -> None:
+    file = configured(tmp_path)
+    file.write_text(file.read_text().replace("https://one.example/v2", simulator.url))
+    (tmp_path / "a").unlink()
+
+    done = init(tmp_path, "--platform", simulator.url, "--account", "two", "--config", str(file), sent=token)
+
+    assert done.code == 1
+    _, _, next_steps = done.out.partition("\nFailed: ")[2].partition("\n")
+    assert next_steps.startswith(step.format(file=file, folder=tmp_path / "accounts.d"))
+    assert ("Next: a running exporter polls two, too" in next_steps) == (token == TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -382,14 +411,15 @@ def test_further_account_that_cannot_be_added_changes_nothing(
         ("https://one.example/v2", "account one has this token already; to correct that account, edit "),
     ],
 )
+@pytest.mark.parametrize("variables", [{}, {"SBG_EXPORTER_POLL_INTERVAL": "often"}])
 def test_an_account_that_needs_a_correction_is_named_instead_of_adding_another(
-    tmp_path: Path, platform: str, line: str
+    tmp_path: Path, platform: str, line: str, variables: dict[str, str]
 ) -> None:
     file = configured(tmp_path)
     (tmp_path / "a").write_text(f"{TOKEN}\n")
     before = files(tmp_path)
 
-    done = init(tmp_path, "--platform", platform, "--account", "two", "--config", str(file))
+    done = init(tmp_path, "--platform", platform, "--account", "two", "--config", str(file), **variables)
 
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"sbg-exporter: {line}")
