@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -447,6 +448,60 @@ def test_daemon_with_an_unread_log_pipe_runs_and_stops(tmp_path: Path) -> None:
         finally:
             daemon.kill()
             daemon.communicate()
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """An account that has been polled: what stands for its configuration, its job and its platform in arguments."""
+    folder = tmp_path_factory.mktemp("ending")
+    with running(QUIET) as simulator, Installation(folder / "etc", Account.at(simulator), history="count") as site:
+        job = simulator.platform.submit(msgspec.structs.replace(DONE, failed=1))
+        await_finished(simulator, 1)
+        assert site.start("once", "--config", str(site.config)).end() == 0
+        yield {"config": str(site.config), "job": job, "url": simulator.url, "new": str(folder / "new.toml")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stop_at"),
+    [
+        ("version", ""),
+        ("check --config {config}", ""),
+        ("once --config {config}", ""),
+        ("jobs --config {config}", ""),
+        ("job {job} --config {config}", ""),
+        ("state check --config {config}", ""),
+        ("init --platform {url} --config {new}", ""),
+        ("run --config {config}", "daemon.started"),
+        ("simulate --listen 127.0.0.1:0", "control requests"),
+        ("demo --listen 127.0.0.1:0 --jobs 1", "Ctrl-C"),
+    ],
+)
+def test_python_ends_without_a_warning_after_each_command(ending: dict[str, str], arguments: str, stop_at: str) -> None:
+    """A process of its own each: :mod:`tests.warm` leaves out the last of what Python does."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "exporter", *arguments.format(**ending).split()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        hangs = threading.Timer(PATIENCE, process.kill)
+        hangs.start()
+        process.stdin.write(f"{QUIET.token}\n")
+        process.stdin.close()
+        output = ""
+        for line in process.stdout:
+            output += line
+            if stop_at and stop_at in line:
+                process.terminate()
+                stop_at = ""
+    hangs.cancel()
+
+    assert process.returncode == 0, output
+    assert output
+    assert not re.search("Exception ignored|Fatal Python error|ResourceWarning|Traceback", output), output
 
 
 def _page(url: str) -> str | None:
