@@ -113,8 +113,9 @@ def command(
 
     Reads the state file and sends no request, also while the exporter runs. Unfinished jobs come first, the longest
     without progress at the top; then the others, the latest first. AGE is the time since the last progress or the end.
-    A job is stuck if it has started and made no progress for 30 minutes, as for the alert SbgJobStuck. A settling job
-    has finished with fewer files than expected, which may still turn up before it counts as incomplete. A renamed
+    A job is stuck if it has started and made no progress for 30 minutes, as for the alert SbgJobStuck; where
+    sbg_exporter_detection_delay_seconds is long, one that the exporter has not checked since may be, too. A settling
+    job has finished with fewer files than expected, which may still turn up before it counts as incomplete. A renamed
     account has its old name here until the exporter has polled it under the new one.
 
     On a terminal it prints a table with progress bars, elsewhere plain lines. NO_COLOR turns colours off. Standard

@@ -69,6 +69,7 @@ class _Account:
     Attributes:
         stale: the last successful poll is too old for its listing to be shown.
         unfinished: its unfinished jobs; none if stale.
+        looked_at: when each of them had been checked, at the latest, Unix seconds.
         stuck: the stuck ones, longest without progress first.
         failed: its failed jobs, latest detection first.
         detected: those that did not finish before counting began.
@@ -80,6 +81,7 @@ class _Account:
     snapshot: AccountSnapshot
     stale: bool
     unfinished: Sequence[JobRecord]
+    looked_at: float
     stuck: Sequence[JobRecord]
     failed: Sequence[JobRecord]
     detected: Sequence[JobRecord]
@@ -91,8 +93,9 @@ class _Account:
     def of(cls, number: int, snapshot: AccountSnapshot, display: DisplayOptions, now: float) -> "_Account":
         stale = now >= snapshot.gauges_until
         unfinished = [] if stale else snapshot.unfinished_jobs()
+        looked_at = now - (snapshot.status.detection_delay or 0.0)  # as for SbgJobStuck
         stuck = sorted(
-            (record for record in unfinished if is_stuck(record, now)), key=lambda record: record.last_progress_at
+            (record for record in unfinished if is_stuck(record, looked_at)), key=lambda record: record.last_progress_at
         )
         failed = snapshot.failed_jobs(display, now)
         detected = [record for record in failed if record.detected_at is not None]
@@ -102,6 +105,7 @@ class _Account:
             snapshot=snapshot,
             stale=stale,
             unfinished=unfinished,
+            looked_at=looked_at,
             stuck=stuck,
             failed=failed,
             detected=detected,
@@ -153,7 +157,7 @@ def status_view(
         failing=_failing(accounts, now),
         failed=_failed(accounts),
         incomplete_or_lost=_incomplete_or_lost(accounts),
-        stuck=_stuck(accounts, now),
+        stuck=_stuck(accounts),
         waiting=_waiting(waiting, now),
         accounts_up=sum(account.state == "up" for account in accounts),
         accounts_failing=sum(account.failing for account in accounts),
@@ -169,7 +173,7 @@ def status_view(
         files_failed=sum(account.files.failed for account in accounts),
         failed_jobs=_failed_jobs(accounts, limit),
         incomplete_or_lost_jobs=_incomplete_or_lost_jobs(accounts, limit),
-        unfinished_jobs=_unfinished_jobs(accounts, limit, now),
+        unfinished_jobs=_unfinished_jobs(accounts, limit),
         listed=_listed(accounts),
         accounts=tuple(
             _account_row(account, display, now, len(agreeing - {account.snapshot.endpoint}))
@@ -251,11 +255,13 @@ def _incomplete_or_lost(accounts: Sequence[_Account]) -> Problems[IncompleteOrLo
     )
 
 
-def _stuck(accounts: Sequence[_Account], now: float) -> Problems[StuckJobsProblem]:
+def _stuck(accounts: Sequence[_Account]) -> Problems[StuckJobsProblem]:
     return _most_urgent(
         (account for account in accounts if account.stuck),
         lambda account: account.stuck[0].last_progress_at,
-        lambda account: StuckJobsProblem(len(account.stuck), UnfinishedJobRow.of(account.link, account.stuck[0], now)),
+        lambda account: StuckJobsProblem(
+            len(account.stuck), UnfinishedJobRow.of(account.link, account.stuck[0], account.looked_at)
+        ),
     )
 
 
@@ -290,11 +296,11 @@ def _incomplete_or_lost_jobs(accounts: Sequence[_Account], limit: int) -> Table[
     )
 
 
-def _unfinished_jobs(accounts: Sequence[_Account], limit: int, now: float) -> Table[UnfinishedJobRow]:
+def _unfinished_jobs(accounts: Sequence[_Account], limit: int) -> Table[UnfinishedJobRow]:
     jobs = [(account, account.unfinished) for account in accounts]
     shown = _first(jobs, limit, lambda record: (record.last_progress_at, record.id))
     return Table(
-        tuple(UnfinishedJobRow.of(account.link, record, now) for account, record in shown),
+        tuple(UnfinishedJobRow.of(account.link, record, account.looked_at) for account, record in shown),
         hidden=_hidden(jobs, shown, "sbg-exporter jobs --unfinished"),
         unknown=sum(account.stale or account.snapshot.ledger is None for account in accounts),
     )

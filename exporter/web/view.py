@@ -131,8 +131,8 @@ class UnfinishedJobRow:
     stuck: bool
 
     @classmethod
-    def of(cls, account: AccountLink, record: JobRecord, now: float) -> "UnfinishedJobRow":
-        """The row of *record* at *now*."""
+    def of(cls, account: AccountLink, record: JobRecord, looked_at: float) -> "UnfinishedJobRow":
+        """The row of *record* as it was when it was *looked_at*, Unix seconds."""
         done, bar = record.last_completed + record.last_failed, max(1, record.last_total)
         settling = record.state == "finished"
         return cls(
@@ -148,7 +148,7 @@ class UnfinishedJobRow:
             bar,
             submitted_at(record),
             record.last_progress_at,
-            is_stuck(record, now),
+            is_stuck(record, looked_at),
         )
 
 

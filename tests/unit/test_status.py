@@ -791,6 +791,16 @@ def test_stuck_jobs_alone_are_a_warning() -> None:
     assert (heading.text, heading.attributes["class"]) == ("1 job without progress", "warning")
 
 
+def test_job_that_was_not_looked_at_for_long_is_not_called_stuck() -> None:
+    counted = LedgerFixture()
+    counted.observe_listing(running_job(START, done=4), at=START + 30)
+    late = snapshot(counted.ledger, status=replace(STATUS, detection_delay=3600.0), gauges_until=START + 9000)
+
+    page = tree(late, now=START + 3630)
+
+    assert "without progress" not in next(page.all("h2")).text
+
+
 def test_error_codes_are_explained_if_there_are_any() -> None:
     counted = LedgerFixture()
     before = tree(snapshot(counted.ledger))
