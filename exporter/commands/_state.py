@@ -23,7 +23,7 @@ from exporter.config.settings import Settings
 from exporter.counting import values as counting
 from exporter.errors import ConfigError, OutputError, StateError, file_problem
 from exporter.storage.audit import audit
-from exporter.storage.diagnosis import restore_advice
+from exporter.storage.diagnosis import restore_advice, wrong_user
 from exporter.storage.files import atomic_write, is_in_use
 from exporter.storage.lock import lock_owner
 from exporter.storage.paths import real_path
@@ -244,6 +244,17 @@ def _problems(state: StateReader, options: StateFileOptions) -> Iterator[str]:
                 yield f"{name_of(ledger, options)}: {line}"
 
 
+def _opened(file: Path) -> Store:
+    """The state file, locked to change it.
+
+    Raises:
+        StateError: it cannot be used, or this user may not.
+    """
+    if problem := wrong_user(file, writing=True):
+        raise StateError(f"state file {file} cannot be opened: {problem}")
+    return Store(file)
+
+
 # ---- which account ----
 
 
@@ -372,7 +383,7 @@ def import_ledger(options: StateFileOptions, source: Path, *, replace: bool, war
     try:
         with _open_source(source) as file, read_export(file) as state:
             ledger = _checked(state, options)
-            with closing(Store(options.file)) as store:
+            with closing(_opened(options.file)) as store:
                 taken = store.import_ledger(state.rows(ledger.account.number), replace=replace)
     except OSError as error:
         raise StateError(f"{source} cannot be read: {file_problem(error)}") from error
@@ -433,7 +444,7 @@ def forget_ledger(options: StateFileOptions, words: Sequence[str], *, sure: bool
             f"the ledger of {whose} was not deleted: state file {options.file} is locked by {owner}, which may count in"
             " it; stop that exporter, run this again, and start it"
         )
-    with closing(Store(options.file)) as store:
+    with closing(_opened(options.file)) as store:
         with options.read() as state:  # again, now that no other process can write it
             number = select_ledger(_identity(ledger), state, options).account.number
         store.forget(number)

@@ -38,6 +38,7 @@ from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
 from exporter.polling.poller import UsageEstimate
 from exporter.redaction import shown
 from exporter.signals import stop_event
+from exporter.storage.diagnosis import wrong_user
 from exporter.storage.lock import lock_owner
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
@@ -208,6 +209,8 @@ def _state_file(configuration: Configuration, *, verbose: bool) -> Iterator[tupl
     elif owner := lock_owner(file):
         note = f"Note: {owner} holds the state file, so these requests are not counted in its allowance."
         yield None, note if verbose else ""  # a few requests, which it has room for
+    elif problem := wrong_user(file, writing=True):
+        yield None, f"Note: these requests are not counted in the allowance: state file {file}: {problem}"
     else:
         try:
             store = Store(file)

@@ -15,7 +15,7 @@ def refusal(path: Path) -> str:
     """
     obstacle = next((folder for folder in reversed(path.absolute().parents) if not os.access(folder, os.X_OK)), path)
     what, verb = ("it", "read") if obstacle == path else (f"its folder {obstacle}", "enter")
-    needed = f"the exporter (uid {os.geteuid()}) must be able to {verb} it"
+    needed = f"this user (uid {os.geteuid()}) must be able to {verb} it"
     try:
         found = obstacle.stat()
     except OSError:

@@ -206,7 +206,8 @@ class _Reconciler:
         """What was collected; *complete*: whether a full listing was completed."""
         tally, context, old = self.tally, self._context, self._context.account
         if tally.existing_jobs:
-            tally.events.append(HistoryFound(tally.existing_jobs, context.rules.history == "count"))
+            counted = context.rules.history == "count"
+            tally.events.append(HistoryFound(tally.existing_jobs, counted, tally.existing_failed_jobs))
         account = msgspec.structs.replace(
             old,
             labels=tally.labels.kept,

@@ -38,6 +38,7 @@ class Tally:
         failure_counted_at: operation to when a failed file was last counted.
         events: in the order in which they happened.
         existing_jobs: new jobs that finished before the ledger was created (rule 2).
+        existing_failed_jobs: those of them that have failed files.
     """
 
     def __init__(self, ledger: Ledger, rules: Rules, local_time: float) -> None:
@@ -51,6 +52,7 @@ class Tally:
         self.failure_counted_at = dict(ledger.account.failure_counted_at)
         self.events: list[LedgerEvent] = []
         self.existing_jobs = 0
+        self.existing_failed_jobs = 0
 
     def count(self, family: str, labels: tuple[str, ...], by: int, example: JobRecord | None = None) -> None:
         """Increment a counter; *example* becomes its exemplar."""

@@ -71,6 +71,7 @@ def add(job: Job, context: Context, tally: Tally, *, listed: bool) -> JobRecord:
         unlisted_at=context.listing_clock,
     )
     tally.existing_jobs += history
+    tally.existing_failed_jobs += history and bool(job.failed)
     if history and context.rules.history == "ignore":
         return _add_ignored(blank, job, context, tally, listed=listed)
     tally.count(JOBS_SUBMITTED, (operation,), 1)

@@ -252,10 +252,15 @@ class CountDecreased(NamedTuple):
 
 
 class HistoryFound(NamedTuple):
-    """Jobs that finished before the ledger was created; *counted* as the setting ``history`` says."""
+    """Jobs that finished before the ledger was created; *counted* as the setting ``history`` says.
+
+    Attributes:
+        failed: how many of them have failed files, which no alert reports.
+    """
 
     jobs: int
     counted: bool
+    failed: int = 0
 
 
 class HistogramReset(NamedTuple):

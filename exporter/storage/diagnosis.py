@@ -6,15 +6,17 @@ cannot be opened, and does not pass on the system's own error. So the folder is 
 
 import errno
 import os
+import pwd
 import shlex
 import sqlite3
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from exporter.storage.last_path import log_of
-from exporter.storage.paths import holds_something
+from exporter.storage.paths import holds_something, real_path
 from exporter.storage.schema import RESTORE_ADVICE
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -51,18 +53,25 @@ _FROM_SQLITE: Final = {
     sqlite3.SQLITE_NOMEM: errno.ENOMEM,
 }
 """What an error of SQLite means if the folder shows no other reason."""
+_DENIED: Final = (errno.EACCES, errno.EPERM)
 _LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
-def why(error: OSError | sqlite3.Error, path: Path) -> str:
-    """The reason of *error*, which concerns the state file at the real *path*, and the next step."""
+def why(error: OSError | sqlite3.Error, path: Path, *, reading: bool = False) -> str:
+    """The reason of *error*, which concerns the state file at the real *path*, and the next step.
+
+    Of a command that is only *reading*, the user is the wrong one, not the owner of the file.
+    """
     if isinstance(error, OSError):
         return _why_not(error.errno or 0, path, str(error.strerror or error))
     if is_locked(error):
         return "another program has it locked, such as a sqlite3 shell; end that program"
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
     if code in _FROM_SQLITE:
-        return _why_not(probe(path.parent) or _FROM_SQLITE[code], path, str(error))
+        number = probe(path.parent) or _FROM_SQLITE[code]
+        if reading and number in _DENIED:
+            return _as_another_user(_inaccessible(path))
+        return _why_not(number, path, str(error))
     return f"{' '.join(str(error).split())}; {restore_advice(path)}"
 
 
@@ -97,6 +106,54 @@ def probe(folder: Path) -> int:
     return 0
 
 
+def wrong_user(path: Path, *, writing: bool) -> str:
+    """Why this process' user may not use the state file *path* of another one, and who may; empty if it may.
+
+    For all commands except `run`: giving them the file would take it away from the exporter. Whether the exporter
+    itself may use it, only the exporter can know.
+    """
+    file = real_path(path)
+    mode = os.R_OK | os.W_OK if writing else os.R_OK
+    closed = next((each for each in reversed(file.parents) if not _permits(each, os.X_OK)), None)
+    if closed is None:
+        closed = next((each for each in map(Path, _files_of(file)) if not _permits(each, mode)), None)
+    return "" if closed is None or _owner(closed) == os.geteuid() else _as_another_user(closed)
+
+
+def _permits(path: Path, mode: int) -> bool:
+    """Whether *path* does not exist, or this process may use it as *mode* says."""
+    return os.access(path, mode) or not os.access(path, os.F_OK)
+
+
+def _files_of(file: Path) -> Iterator[str]:
+    yield from (f"{file}{suffix}" for suffix in _COMPANIONS)
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
+
+
+def _as_another_user(closed: Path) -> str:
+    """Who may use *closed*, which this process may not."""
+    owner = _owner(closed)
+    whose = f"; {closed} belongs to {_name(owner)}" if owner else ""
+    return (
+        f"permission denied to this user (uid {os.geteuid()}); run the command with `sudo`, or as the user that runs"
+        f" the exporter{whose}"
+    )
+
+
+def _name(user: int) -> str:
+    """A user's name and number; the number alone if it has no name here."""
+    try:
+        return f"{pwd.getpwuid(user).pw_name} (uid {user})"
+    except KeyError:
+        return f"uid {user}"
+
+
 def permission_advice(path: Path) -> str:
     """How to let this process write the existing *path*, with a command for the shell."""
     missing = _missing_permissions(path)
@@ -118,7 +175,7 @@ def _missing_permissions(path: Path) -> str:
 
 
 def _why_not(number: int, path: Path, text: str) -> str:
-    if number in (errno.EACCES, errno.EPERM):
+    if number in _DENIED:
         inaccessible = _inaccessible(path)
         if not os.path.lexists(inaccessible) and os.access(_existing(inaccessible), os.X_OK):
             folder = shlex.quote(str(inaccessible))
@@ -135,7 +192,7 @@ def _existing(folder: Path) -> Path:
 
 def _inaccessible(path: Path) -> Path:
     """Which file this process may not write: the state file, one that SQLite keeps next to it, or else their folder."""
-    files = (Path(f"{path}{suffix}") for suffix in _COMPANIONS)
+    files = map(Path, _files_of(path))
     return next(
         (each for each in files if os.access(each, os.F_OK) and not os.access(each, os.R_OK | os.W_OK)), path.parent
     )

@@ -92,6 +92,8 @@ class HeldFile:
             return ""
         if taken:
             return f"{taken} has taken its place; stop one of the two exporters"
+        if inode_at(self.path) is not None:
+            return "another file is in its place; restart the exporter, which then continues with what that file holds"
         if os.fstat(self._descriptor).st_nlink == 0:
             return (
                 "it was deleted; restore a backup and restart the exporter, which otherwise starts with empty counters"

@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 
 from exporter.counting.values import Account, CounterValue, HistogramValue, JobRecord, Key
 from exporter.errors import StateError
-from exporter.storage.diagnosis import is_locked, why
+from exporter.storage.diagnosis import is_locked, why, wrong_user
 from exporter.storage.last_path import log_left_behind
+from exporter.storage.lock import SUFFIX as LOCK_SUFFIX
 from exporter.storage.lock import check_regular, is_held_here, lock_owner
 from exporter.storage.paths import real_path
 from exporter.storage.rows import (
@@ -157,6 +158,8 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
     Raises:
         StateError: it does not exist or cannot be used, or *cancelled* returned true.
     """
+    if problem := wrong_user(path, writing=False):
+        raise StateError(f"state file {path} cannot be read: {problem}")
     check_regular(path)
     file = real_path(path)
     try:
@@ -165,11 +168,7 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
             if problem := log_left_behind(file):
                 raise StateError(f"state file {path} {problem}")
     except FileNotFoundError as error:
-        raise StateError(
-            f"state file {path} does not exist; start the exporter once to create it, pass its --config or"
-            " --state-file if it has another one, or,"
-            " if the file was moved, put it back"
-        ) from error
+        raise StateError(f"state file {path} {_missing(path)}") from error
     except OSError as error:
         raise StateError(f"state file {path} cannot be read: {error.strerror}") from error
     # Without a write-ahead log no process has the file open, and SQLite would create a log and leave it behind.
@@ -190,6 +189,26 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
             raise StateError(
                 f"state file {path} can be read by {owner} only, until its disk has space again"
             ) from error
-        raise StateError(f"state file {path} cannot be used: {why(error, file)}") from error
+        raise StateError(f"state file {path} cannot be used: {why(error, file, reading=True)}") from error
     if not has_log and log.exists():
         raise StateError(f"a daemon opened the state file {path} while it was read; try again")
+
+
+def _missing(path: Path) -> str:
+    """Why there is no state file at *path*, as far as that is known, and what to do."""
+    if owner := lock_owner(path):
+        return (
+            f"was moved or deleted while {owner} uses it, and that exporter counts nothing: put a moved file back; for"
+            " a deleted one, restore a backup and restart that exporter, which otherwise starts with empty counters;"
+            " the runbook of SbgStateNotWritable has the steps"
+        )
+    if Path(f"{real_path(path)}{LOCK_SUFFIX}").exists():
+        return (
+            "does not exist, although its lock file shows that an exporter has used it: put a moved file back; for a"
+            " deleted one, restore a backup before the exporter is started, which otherwise starts with empty counters;"
+            " the runbook of SbgStateNotWritable has the steps"
+        )
+    return (
+        "does not exist; start the exporter once to create it, or pass its --config or --state-file if it has another"
+        " one"
+    )

@@ -172,14 +172,14 @@ def test_finish_event_has_everything_the_poll_observed() -> None:
 def test_job_finished_before_the_ledger_was_created_is_history() -> None:
     ledger = new_ledger()
 
-    ledger.observe(ended(0, 5, finished_on=SINCE - 1))
+    ledger.observe(ended(0, 5, finished_on=SINCE - 1), ended(1, id="43", finished_on=SINCE - 1))
 
     assert ledger.counted(JOBS_SUBMITTED, "copy") == 0
     assert ledger.counted(FILES_FAILED, "copy") == 0
     assert ledger.outcomes() == {}
     assert ledger.records["42"].detected_at is None
-    assert ledger.events == [HistoryFound(1, counted=False)]
-    assert ledger.ledger.listed == {("copy", "finished"): JobTotals(1, 5, 0, 5)}
+    assert ledger.events == [HistoryFound(2, counted=False, failed=1)]
+    assert ledger.ledger.listed == {("copy", "finished"): JobTotals(2, 6, 1, 5)}
 
 
 def test_job_finished_in_the_second_of_creation_is_counted() -> None:
@@ -242,7 +242,7 @@ def test_history_count_counts_history_but_detects_no_failure() -> None:
     ledger = new_ledger(Rules(history="count"))
 
     ledger.observe(ended(3, 2, finished_on=SINCE - 9, started_on=SINCE - 19, errors=(("5001", 2),)))
-    assert HistoryFound(1, counted=True) in ledger.events
+    assert HistoryFound(1, counted=True, failed=1) in ledger.events
     ledger.observe(ended(3, 3, finished_on=SINCE - 9, started_on=SINCE - 19))
 
     assert ledger.outcomes() == {"partial": 1}

@@ -1076,7 +1076,7 @@ def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, 
             0o600,
             (
                 "{folder}/accounts.d/a.toml: {folder}/tokens/a.token: cannot read the token file: Permission denied;"
-                " it has owner root, group root and mode 0600; the exporter (uid 65534) must be able to read it"
+                " it has owner root, group root and mode 0600; this user (uid 65534) must be able to read it"
             ),
         ),
         (
@@ -1084,7 +1084,7 @@ def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, 
             0o750,
             (
                 "{folder}/accounts.d/a.toml: {folder}/tokens/a.token: cannot read the token file: Permission denied;"
-                " its folder {folder}/tokens has owner root, group root and mode 0750; the exporter (uid 65534) must"
+                " its folder {folder}/tokens has owner root, group root and mode 0750; this user (uid 65534) must"
                 " be able to enter it"
             ),
         ),
@@ -1093,7 +1093,7 @@ def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, 
             0o700,
             (
                 "{folder}/accounts.d: cannot read the accounts' files: Permission denied; it has owner root, group root"
-                " and mode 0700; the exporter (uid 65534) must be able to read it"
+                " and mode 0700; this user (uid 65534) must be able to read it"
             ),
         ),
         (
@@ -1101,7 +1101,7 @@ def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, 
             0o744,
             (
                 "{folder}/accounts.d/a.toml: cannot read the account: Permission denied; its folder {folder}/accounts.d"
-                " has owner root, group root and mode 0744; the exporter (uid 65534) must be able to enter it"
+                " has owner root, group root and mode 0744; this user (uid 65534) must be able to enter it"
             ),
         ),
         (
@@ -1109,7 +1109,7 @@ def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, 
             0o600,
             (
                 "{folder}/accounts.d/a.toml: cannot read the configuration: Permission denied; it has owner root, group"
-                " root and mode 0600; the exporter (uid 65534) must be able to read it"
+                " root and mode 0600; this user (uid 65534) must be able to read it"
             ),
         ),
     ],

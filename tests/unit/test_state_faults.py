@@ -159,7 +159,7 @@ def test_moved_file_is_a_failed_commit_until_it_is_put_back(state_file: Path, *,
     "the state file is replaced by another while it is in use",
     action="commits fail; does not touch the other file",
     shown="what to do, in one line",
-    recovery="a backup and a restart",
+    recovery="a restart",
 )
 def test_replaced_file_is_a_failed_commit_and_the_other_file_is_unchanged(state_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
@@ -169,7 +169,9 @@ def test_replaced_file_is_a_failed_commit_and_the_other_file_is_unchanged(state_
         other.replace(state_file)
         content = state_file.read_bytes()
 
-        assert "it was deleted; restore a backup" in refused(store, ledger)
+        assert refused(store, ledger).endswith(
+            "another file is in its place; restart the exporter, which then continues with what that file holds"
+        )
 
     assert state_file.read_bytes() == content
 

@@ -16,6 +16,7 @@ import pytest
 
 from exporter.counting.values import Rules
 from exporter.errors import StateError
+from exporter.storage.diagnosis import wrong_user
 from exporter.storage.files import atomic_write, is_in_use
 from exporter.storage.lock import HeldFile, lock_owner
 from exporter.storage.reader import open_read_only
@@ -602,6 +603,84 @@ def test_folder_that_may_not_be_written_is_named(open_folder: Path) -> None:
 
     advice = f"permission denied; as root, run `chown {STRANGER} {open_folder}`"
     isolated(partial(_refused, file, f"lock file {file}.lock cannot be created: {advice}"), user=STRANGER)
+
+
+def _not_for_this_user(path: Path, whose: str) -> None:
+    with pytest.raises(StateError) as raised:
+        _read(path)
+    message = str(raised.value)
+    assert f"permission denied to this user (uid {STRANGER}); run the command with `sudo`" in message
+    assert message.endswith(whose)
+    assert "chown" not in message
+
+
+def _read(file: Path) -> None:
+    with open_read_only(file, lambda: False):
+        pytest.fail("it was opened")
+
+
+@needs_root
+@pytest.mark.parametrize("closed", ["folder", "file", "log"])
+@pytest.mark.fault(
+    "a command is run by a user who may not use the exporter's state file",
+    action="reads nothing, changes nothing",
+    shown="that `sudo` or the exporter's user helps, and whose the file is; no `chown`",
+    recovery="as that user",
+)
+def test_user_without_permission_is_not_told_to_take_the_file_from_the_exporter(open_folder: Path, closed: str) -> None:
+    folder = open_folder / "state"
+    file = folder / "state.db"
+    Store(file).close()
+    log = Path(f"{file}-wal")
+    log.touch()
+    for each in (folder, file, log):
+        os.chown(each, 1234, 1234)
+        each.chmod(0o755)
+    named = {"folder": folder, "file": file, "log": log}[closed]
+    named.chmod(0o700)
+
+    isolated(partial(_not_for_this_user, file, f"; {named} belongs to uid 1234"), user=STRANGER)
+
+
+def _may_only_read(file: Path) -> None:
+    assert wrong_user(file, writing=False) == ""
+    assert wrong_user(file, writing=True).endswith(f"{file} belongs to uid 1234")
+
+
+@needs_root
+def test_user_who_may_only_read_the_file_is_told_so_before_a_change(open_folder: Path) -> None:
+    file = open_folder / "state.db"
+    file.touch(mode=0o644)
+    os.chown(file, 1234, 1234)
+
+    isolated(partial(_may_only_read, file), user=STRANGER)
+
+
+@needs_root
+def test_reader_of_a_file_of_root_is_not_told_to_take_it(open_folder: Path) -> None:
+    file = open_folder / "state" / "state.db"
+    Store(file).close()
+
+    isolated(partial(_not_for_this_user, file, "as the user that runs the exporter"), user=STRANGER)
+
+
+@pytest.mark.fault(
+    "the state file is deleted while an exporter uses it, and a command reads it",
+    action="reads nothing; does not start another exporter",
+    shown="which process uses it, a backup and a restart as the next step, and the runbook",
+    recovery="a backup, and a restart",
+)
+def test_reader_of_a_file_deleted_while_in_use_leads_to_a_backup(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    with held(file) as owner:
+        file.unlink()
+        says = f"was moved or deleted while process {owner} on .* restore a backup and restart .* SbgStateNotWritable"
+        with pytest.raises(StateError, match=says) as raised:
+            _read(file)
+    assert "start the exporter" not in str(raised.value)
+
+    with pytest.raises(StateError, match=r"its lock file shows .* restore a backup before the exporter is started"):
+        _read(file)
 
 
 @needs_root

@@ -10,7 +10,7 @@ from exporter.api.allowance import Allowance
 from exporter.api.client import Endpoint, RequestCompleted, RetryScheduled
 from exporter.api.models import Page
 from exporter.clock import utc
-from exporter.counting.values import CountDecreased
+from exporter.counting.values import CountDecreased, HistoryFound
 from exporter.logs import logger
 from exporter.metrics.snapshot import PollStatus
 from exporter.polling.stats import PollStats
@@ -106,6 +106,19 @@ def test_skipped_records_are_counted_by_reason_each_time(stats: PollStats) -> No
     stats.page_read(None, {"no_id": 1, "bad_count": 1}, {"bad_count": "job 1: total_files -5"})
 
     assert counted(stats, "sbg_exporter_records_skipped_total") == {("no_id",): 3, ("bad_count",): 1}
+
+
+@pytest.mark.parametrize(("failed", "level"), [(0, "info"), (8, "warning")])
+def test_existing_jobs_with_failed_files_are_a_warning_with_the_command_that_lists_them(
+    clock: ManualClock, failed: int, level: str
+) -> None:
+    log = io.StringIO()
+
+    PollStats(clock, logger("json", "info", log)).committed(HistoryFound(43, counted=False, failed=failed))
+
+    line = json.loads(log.getvalue())
+    assert (line["event"], line["level"], line["jobs"], line["failed_jobs"]) == ("history.ignored", level, 43, failed)
+    assert ("no alert reports them; `sbg-exporter jobs --failed --since 7d`" in log.getvalue()) == bool(failed)
 
 
 def test_lowered_counts_are_counted_by_field(stats: PollStats) -> None:
