@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 from exporter.api.platforms import place
 from exporter.commands._output import say
-from exporter.commands._settings import load_configuration
+from exporter.commands._settings import home_folder, load_configuration
 from exporter.config.loading import settings_beside
 from exporter.config.settings import Settings
 from exporter.counting import values as counting
@@ -35,7 +35,7 @@ from exporter.text import count
 _STANDARD_INPUT: Final = Path("-")
 _KIBI: Final = 1024
 _MEBI: Final = _KIBI**2
-_NOT_USED: Final = "the configuration is invalid and not used; `sbg-exporter check` lists its problems"
+_NOT_USED: Final = "the configuration is invalid and not used; `sbg-exporter check` lists its problems; this is {file}"
 
 _TOTAL_NAMES: Final[Mapping[str, str]] = {
     counting.JOBS_SUBMITTED: "jobs submitted",
@@ -82,8 +82,9 @@ class StateFileOptions:
 def state_file_options(flags: Mapping[str, object], stop: threading.Event | None = None) -> StateFileOptions:
     """The state file of the configuration that *flags* lead to; its accounts do not matter.
 
-    One that is given by itself needs no configuration: an invalid one is a warning then, and no user is shown, because
-    that may be what it says. Commands without *stop* have nothing to clean up: SQLite commits all or nothing.
+    An invalid configuration, such as one that the running exporter has rejected, is a warning if it can be told which
+    state file it means. No user is shown then, because that may be what it says. Commands without *stop* have nothing
+    to clean up: SQLite commits all or nothing.
 
     Raises:
         ConfigError: with a line for every problem.
@@ -91,13 +92,12 @@ def state_file_options(flags: Mapping[str, object], stop: threading.Event | None
     try:
         configuration = load_configuration({**flags, **NO_ACCOUNTS})
     except ConfigError:
-        usual = settings_beside(flags, os.environ)
+        usual = settings_beside(flags, os.environ, home_folder())
         if usual is None or usual.state_file is None:
             raise
         shows = flags.get("show_username") is True
-        return StateFileOptions(
-            usual.state_file, shows, stop or threading.Event(), lambda: lambda _: usual, (_NOT_USED,)
-        )
+        used = _NOT_USED.format(file=usual.state_file)
+        return StateFileOptions(usual.state_file, shows, stop or threading.Event(), lambda: lambda _: usual, (used,))
     show_username = configuration.settings.show_username
     return StateFileOptions(
         configuration.state_file,

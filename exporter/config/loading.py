@@ -116,8 +116,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in _variables() and not _FROM_KUBERNETES.fullmatch(name)
     )
-    config = flags.get("config") or environ.get(f"{PREFIX}CONFIG")
-    file = Path(str(config)) if config else _default_file(environ, home)
+    file = _chosen_file(flags, environ, home)
     known = len(problems)
     in_file: Mapping[str, object] = {}
     with problems.collected():
@@ -164,16 +163,31 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     )
 
 
-def settings_beside(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings | None:
-    """The default settings with the state file of *flags* or *environ*, for want of a valid configuration.
+def settings_beside(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) -> Settings | None:
+    """The default settings with the state file alone, for want of a valid configuration: as *flags*, *environ* or file.
 
-    None if neither names one, or it cannot be used.
+    None if none of them names one that can be used. If the file can be read and does not, that is the usual one, if it
+    exists.
     """
     given = flags.get("state_file") or environ.get(f"{PREFIX}STATE_FILE")
+    if not given:
+        file = _chosen_file(flags, environ, home)
+        try:
+            in_file = {} if file is None else _settings_in(file)
+        except ConfigError:
+            return None
+        usual = default_state_file(environ, home)
+        given = in_file.get("state_file", str(usual) if usual.is_file() else None)
     try:
-        return Settings.model_validate({"state_file": given}) if given else None
+        return None if given is None else Settings.model_validate({"state_file": given})
     except ValidationError:
         return None
+
+
+def _chosen_file(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) -> Path | None:
+    """The configuration file; None if there is none."""
+    config = flags.get("config") or environ.get(f"{PREFIX}CONFIG")
+    return Path(str(config)) if config else _default_file(environ, home)
 
 
 def account_names(file: Path, home: Path) -> tuple[str, ...]:

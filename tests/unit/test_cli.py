@@ -506,6 +506,36 @@ def test_a_state_file_that_is_given_needs_no_configuration(
     assert typed("jobs", "--json").code == 0
 
 
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ('state_file = "state.db"\npoll_interval = "often"', 0),
+        ('state_file = "state.db"\npoll_intervall = 5\nweb_config_file = "nowhere"', 0),
+        ('state_file = "other.db"\npoll_intervall = 5', 1),  # it does not exist
+        ("state_file = 5", 2),
+        ("poll_intervall = 5", 0),  # the usual one
+        ('state_file = "state.db"\npoll_interval =', 2),  # that file may name any
+    ],
+)
+def test_jobs_are_shown_with_an_invalid_configuration_that_names_the_state_file(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, code: int
+) -> None:
+    state, file = tmp_path / "state.db", tmp_path / "config.toml"
+    running = with_running_job(state)
+    file.write_text(config)
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+
+    ended = typed("jobs", "--config", str(file))
+
+    assert ended.code == code
+    assert (running in ended.out) == (code == 0)
+    if code == 0:
+        invalid = (
+            "sbg-exporter: the configuration is invalid and not used; `sbg-exporter check` lists its problems; this"
+        )
+        assert ended.err.startswith(f"{invalid} is {state}\n")
+
+
 def test_a_job_is_shown_although_no_account_can_be_asked(typed: Typed, tmp_path: Path) -> None:
     state, config = tmp_path / "state.db", tmp_path / "config.toml"
     running = with_running_job(state)
