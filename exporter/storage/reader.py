@@ -198,15 +198,15 @@ def _missing(path: Path) -> str:
     """Why there is no state file at *path*, as far as that is known, and what to do."""
     if owner := lock_owner(path):
         return (
-            f"was moved or deleted while {owner} uses it, and that exporter counts nothing: put a moved file back; for"
-            " a deleted one, restore a backup and restart that exporter, which otherwise starts with empty counters;"
-            " the runbook of SbgStateNotWritable has the steps"
+            f"was moved or deleted while {owner} uses it, and that exporter counts nothing: put a moved file back; do"
+            " not restart that exporter before a deleted one is saved, which is still open, or a backup is restored:"
+            " see the runbook of SbgStateNotWritable"
         )
     if Path(f"{real_path(path)}{LOCK_SUFFIX}").exists():
         return (
             "does not exist, although its lock file shows that an exporter has used it: put a moved file back; for a"
             " deleted one, restore a backup before the exporter is started, which otherwise starts with empty counters;"
-            " the runbook of SbgStateNotWritable has the steps"
+            " see the runbook of SbgStateNotWritable"
         )
     return (
         "does not exist; start the exporter once to create it, or pass its --config or --state-file if it has another"

@@ -6,10 +6,12 @@ import resource
 import shutil
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from textwrap import dedent
 
 import msgspec
 import pytest
@@ -25,6 +27,7 @@ from exporter.storage.diagnosis import why
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 from tests.clocks import START, ManualClock
+from tests.doc_tables import RUNBOOKS
 from tests.factories import ENDPOINT
 from tests.fault_table import measure
 from tests.isolated import MOST_FILES, STRANGER, fill, isolated, make_read_only, needs_root
@@ -82,7 +85,7 @@ def succeeds(store: Store, ledger: Ledger, path: Path) -> None:
     "the state file is deleted while it is in use",
     action="creates no other; commits fail",
     shown="what to do, in one line; `sbg_exporter_state_write_failures_total`",
-    recovery="a backup and a restart",
+    recovery="the runbook's steps, or a backup, and a restart",
 )
 def test_deleted_file_is_a_failed_commit_that_asks_for_a_restart(state_file: Path) -> None:
     with closing(Store(state_file)) as store:
@@ -91,10 +94,32 @@ def test_deleted_file_is_a_failed_commit_that_asks_for_a_restart(state_file: Pat
             each.unlink()
 
         assert refused(store, ledger).endswith(
-            "it was deleted; restore a backup and restart the exporter, which otherwise starts with empty counters"
+            "it was deleted; before a restart, save it, which is still open, or restore a backup, or counters start"
+            " at 0: see the runbook of SbgStateNotWritable"
         )
         assert store.bytes_total is None
     assert not state_file.exists()
+
+
+@pytest.mark.sources
+@pytest.mark.parametrize("gone", ["state.db", "state.db*"])
+def test_steps_of_the_runbook_save_a_deleted_file_that_is_still_open(
+    state_file: Path, tmp_path: Path, gone: str
+) -> None:
+    runbook = RUNBOOKS.read_text(encoding="utf-8")
+    steps = dedent(runbook.partition("  mkdir -m 0700 /root/saved\n")[2].partition("  sbg-exporter state backup")[0])
+    steps = steps.replace("$(systemctl show --property MainPID --value sbg-exporter)", str(os.getpid()))
+    saved_in = tmp_path / "saved"
+    saved_in.mkdir()
+    with closing(Store(state_file)) as store:
+        ledger = begin(store)
+        for each in state_file.parent.glob(gone):
+            each.unlink()
+        subprocess.run(["sh", "-euc", steps.replace("/root/saved", str(saved_in))], check=True)
+
+    assert {each.name for each in saved_in.iterdir()} == {"state.db", "state.db-wal"}
+    with closing(Store(saved_in / "state.db")) as found:
+        assert saved(found) == ledger
 
 
 @pytest.mark.fault(

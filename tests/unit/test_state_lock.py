@@ -667,14 +667,14 @@ def test_reader_of_a_file_of_root_is_not_told_to_take_it(open_folder: Path) -> N
 @pytest.mark.fault(
     "the state file is deleted while an exporter uses it, and a command reads it",
     action="reads nothing; does not start another exporter",
-    shown="which process uses it, a backup and a restart as the next step, and the runbook",
-    recovery="a backup, and a restart",
+    shown="which process uses it, that it must not restart yet, and the runbook",
+    recovery="the runbook's steps",
 )
 def test_reader_of_a_file_deleted_while_in_use_leads_to_a_backup(tmp_path: Path) -> None:
     file = tmp_path / "state.db"
     with held(file) as owner:
         file.unlink()
-        says = f"was moved or deleted while process {owner} on .* restore a backup and restart .* SbgStateNotWritable"
+        says = f"was moved or deleted while process {owner} on .* do not restart .* is saved.* SbgStateNotWritable"
         with pytest.raises(StateError, match=says) as raised:
             _read(file)
     assert "start the exporter" not in str(raised.value)
