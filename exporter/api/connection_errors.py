@@ -98,6 +98,9 @@ def waiting(error: Exception, route: Route, seconds: float, timeout: float) -> s
         within = f"in the {seconds:.2f} s that were left before the next poll"
     elif _cause(error, httpcore.ConnectTimeout) is not None:
         return f"no connection to {route.first} {within}; {route.check}"
+    else:
+        within = f"{within}{_through(route)}; if it lasts, see the platform's status page, or raise request_timeout"
+        return f"no complete response {within}"
     return f"no complete response {within}{_through(route)}"
 
 

@@ -195,7 +195,8 @@ def _unavailable(received: Received, asked: Asked, api_error: ApiError, retry_af
     elif status == _NETWORK_LOGIN:
         answered = f"this network demands a login (511); log in to it, or check proxy{_through(asked)}"
     elif document is not None:
-        answered = f"{answered} with {document}: from a gateway or proxy?{_through(asked)}"
+        check = f"check the proxy {asked.proxy}, or" if asked.proxy else "if it lasts,"
+        answered = f"{answered} with {document}, as a gateway or proxy does; {check} see the platform's status page"
     return TransportFailed(answered, str(status))
 
 

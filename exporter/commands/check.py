@@ -4,8 +4,10 @@ Each account is polled once for real, into a temporary ledger. So the exporter w
 requests count in the account's own allowance, unless the state file is in use or cannot be opened.
 """
 
+import errno
 import json
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 import click
 
 from exporter.api.allowance import AllowanceKey
+from exporter.api.client import ATTEMPTS
 from exporter.api.platforms import is_api, place
 from exporter.clock import Clock
 from exporter.commands._account_source import AccountSource, account_source
@@ -34,16 +37,19 @@ from exporter.daemon import assembly
 from exporter.errors import ConfigError, StateError
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.series_count import most_series, series_count
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions
+from exporter.metrics.snapshot import MAX_SKEW, AccountSnapshot, DisplayOptions
 from exporter.polling.poller import UsageEstimate
 from exporter.redaction import shown
 from exporter.signals import stop_event
-from exporter.storage.diagnosis import wrong_user
+from exporter.storage.diagnosis import FULL, probe, wrong_user
 from exporter.storage.lock import lock_owner
+from exporter.storage.paths import real_path
 from exporter.storage.reader import open_read_only
 from exporter.storage.store import Store
 from exporter.text import count
 
+_UNWRITABLE: Final = FULL | {errno.EROFS, errno.EIO}
+"""Errors of a disk, not of this user's permissions."""
 _MEMORY: Final = 68.0
 _MEMORY_PER_ACCOUNT: Final = 0.3
 _MEMORY_PER_JOB: Final = 0.0003
@@ -79,8 +85,9 @@ def command(
     Takes the options, variables and file of `run`. For each account it prints the user, the jobs listed, the rate
     limit, and the requests and series to expect, in one line or with --verbose in several. No job is counted, but the
     requests are: in the account's allowance, unless the exporter holds the state file. With `show_username = false` it
-    hides the users; --show-username shows them. Exits 1 if an account cannot be polled, 2 if the configuration is wrong
-    or leaves no account to poll.
+    hides the users; --show-username shows them. It warns of a wrong clock, and if the state file's disk is full or the
+    file was deleted while an exporter uses it; all else about a running exporter is on its status page. Exits 1 if an
+    account cannot be polled, 2 if the configuration is wrong or leaves no account to poll.
     """
     log = logger("auto", "error", errors)
     report = JSON if as_json else DETAILS if verbose else LINES
@@ -106,8 +113,10 @@ def awaited_on(errors: NonBlockingStream) -> Callable[[Sequence[str]], None]:
     """What tells a person at the terminal *errors* which accounts are still waited for."""
 
     def awaited(names: Sequence[str]) -> None:
-        if errors.isatty():
-            print_error(errors, f"still waiting for {', '.join(names)}")
+        seconds = f"{configuration.settings.request_timeout:g} s"
+        print_error(
+            errors, f"still waiting for {', '.join(names)}; each request is tried {ATTEMPTS} times, for up to {seconds}"
+        )
 
     return awaited
 
@@ -156,7 +165,8 @@ def check(
     unused = (configuration.unused,) if configuration.unused else ()
     ledgers = _kept_in(configuration.state_file)
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
-    for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers)):
+    state = state_file_warnings(configuration.state_file)
+    for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers), *state):
         warn(f"warning: {warning}")
     if unread := _unread(configuration):
         warn(unread)
@@ -190,6 +200,8 @@ def check(
         )
         for each in snapshots
     ]
+    for warning in clock_warnings(snapshots):
+        warn(f"warning: {warning}")
     report.polled(results, display, clock.time)
     if kept is None and reason:
         warn(reason)
@@ -219,6 +231,32 @@ def _state_file(configuration: Configuration, *, verbose: bool) -> Iterator[tupl
             return
         with closing(store):
             yield store, ""
+
+
+def state_file_warnings(file: Path) -> Iterator[str]:
+    """A line if the exporter cannot save in the state file *file* what it counts: it is gone, or its disk is full."""
+    owner = lock_owner(file)
+    if owner and not os.path.lexists(file):
+        yield (
+            f"state file {file} was moved or deleted while {owner} uses it, and that exporter counts nothing; do not"
+            " restart it before you have read the runbook of SbgStateNotWritable"
+        )
+    if (number := probe(real_path(file).parent)) in _UNWRITABLE:
+        yield (
+            f"state file {file}: its disk is not writable ({os.strerror(number)}), so an exporter counts nothing; see"
+            " the runbook of SbgStateNotWritable"
+        )
+
+
+def clock_warnings(snapshots: Iterable[AccountSnapshot]) -> Iterator[str]:
+    """A line for each account whose platform's clock and this machine's differ by more than a minute."""
+    for snapshot in snapshots:
+        skew = snapshot.status.clock_skew
+        if skew is not None and abs(skew) > MAX_SKEW:
+            yield (
+                f"{snapshot.account}: this machine's clock is {abs(skew):.0f} s"
+                f" {'behind' if skew > 0 else 'ahead of'} the platform's; see the runbook of SbgClockSkew"
+            )
 
 
 def _unread(configuration: Configuration) -> str:
@@ -416,7 +454,8 @@ def _details(results: _Results, display: DisplayOptions, now: Callable[[], float
         say(f"  settings    {_settings(result.settings)}")
         made = _requests_made(result.snapshot)
         say(f"  spent       {count(made, 'request')} by this check, which polls once, as if for the first time")
-    say(_total(results, display, now()))
+    if not all(_failed(each.snapshot) for each in results):
+        say(_total(results, display, now()))
     say(_verdict(results))
 
 

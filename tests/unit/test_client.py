@@ -543,7 +543,8 @@ def test_transport_failures_are_retried_with_full_jitter(bench: ClientFixture) -
         RetryScheduled(Endpoint.USER, "the platform answered 503 'Service unavailable.' (code 90005)", 1, 0.25),
         RetryScheduled(
             Endpoint.USER,
-            "the platform answered 502 with an HTML page titled '502 Bad Gateway': from a gateway or proxy?",
+            "the platform answered 502 with an HTML page titled '502 Bad Gateway', as a gateway or proxy does;"
+            " if it lasts, see the platform's status page",
             2,
             1.5,
         ),
@@ -672,7 +673,8 @@ def test_slow_response_is_a_timeout(bench: ClientFixture, kind: FaultKind) -> No
     error = failure(client)
 
     assert isinstance(error, Unreachable)
-    assert str(error) == "no complete response within 0.25 s"
+    step = "; if it lasts, see the platform's status page, or raise request_timeout"
+    assert str(error) == f"no complete response within 0.25 s{step}"
     assert bench.told.statuses == ["timeout"] * ATTEMPTS
 
 

@@ -308,7 +308,7 @@ def test_rejected_configuration_says_why_and_since_when() -> None:
     alone = tree(good, reload=rejected)
     beside = tree(replace(good, status=replace(STATUS, up=False)), reload=replace(rejected, problems=lines[:1]))
 
-    told = "The configuration has been rejected since 10 min ago; the one before is in use: "
+    told = "The new configuration was rejected 10 min ago; the one before is in use: "
     assert overview(alone)[0] == "Configuration rejected"
     line, *reasons = overview(alone)[1]
     assert reasons == [*lines[:5], "2 more problems in the log."]
@@ -347,7 +347,10 @@ def test_state_file_that_cannot_be_written_comes_first_and_says_what_that_means(
 
     alone, beside = tree(unwritten), tree(down, unwritten)
 
-    told = "state file /s.db could not be written: the disk is full. Since 5 min ago, nothing new has been counted"
+    told = (
+        "state file /s.db could not be written: the disk is full. The first commit failed 5 min ago. Nothing new has"
+        " been counted since then"
+    )
     rest = ", and no alert reports failures. Once the file can be written, the exporter counts what it missed."
     assert overview(alone) == ("The state file cannot be written", [told + rest])
     assert next(next(alone.all("section")).all("h2")).attributes["class"] == "bad"
@@ -656,6 +659,10 @@ def test_platform_whose_clock_alone_is_wrong_is_named_instead_of_this_machine() 
     assert account(page, "wrong")[1] == f"{platform} ahead of this machine's, with which 1 other platform agrees"
     assert account(twice, "wrong")[1] == f"{platform} behind this machine's, with which 2 other platforms agree"
     assert account(page, "right")[1] == "30 s ago / every 30 s"
+    listed = "This machine's clock and that of the platform differ by 60 min: accounts says which one is wrong."
+    assert overview(page) == ("A clock is wrong", [listed])
+    assert overview(tree(on("right", 60.0), on("unknown", None))) == ("No problems", [])
+    assert " by 60 min and less, in 2 accounts: " in overview(tree(on("a", 3600.0), on("b", -61.0)))[1][0]
 
 
 def test_unfinished_and_failed_jobs_are_shown_with_details() -> None:
