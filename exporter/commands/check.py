@@ -110,13 +110,11 @@ def command(
 
 
 def awaited_on(errors: NonBlockingStream) -> Callable[[Sequence[str]], None]:
-    """What tells a person at the terminal *errors* which accounts are still waited for."""
+    """What tells on *errors* which accounts are still waited for, also without a terminal, as in `kubectl exec`."""
 
     def awaited(names: Sequence[str]) -> None:
-        seconds = f"{configuration.settings.request_timeout:g} s"
-        print_error(
-            errors, f"still waiting for {', '.join(names)}; each request is tried {ATTEMPTS} times, for up to {seconds}"
-        )
+        tries = f"each request is tried up to {ATTEMPTS} times, for request_timeout each"
+        print_error(errors, f"still waiting for {', '.join(names)}; {tries}")
 
     return awaited
 

@@ -1,5 +1,6 @@
 """What ``check`` warns of besides the accounts: the state file of a running exporter, and clocks."""
 
+import io
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.commands.check import clock_warnings, state_file_warnings
+from exporter.commands.check import awaited_on, clock_warnings, state_file_warnings
+from exporter.logs import NonBlockingStream
 from exporter.storage.store import Store
 from tests.isolated import fill, isolated, make_read_only, needs_root
 from tests.snapshots import STATUS, snapshot
@@ -75,3 +77,14 @@ def test_clocks_that_differ_by_more_than_a_minute_are_a_warning(skew: float | No
     seen = snapshot(None, account="a", status=replace(STATUS, clock_skew=skew))
 
     assert list(clock_warnings([seen])) == says
+
+
+def test_slow_account_is_named_also_without_a_terminal() -> None:
+    errors = io.StringIO()
+
+    stream = NonBlockingStream(errors)
+
+    awaited_on(stream)(["lab"])
+    stream.close()
+
+    assert errors.getvalue().startswith("sbg-exporter: still waiting for lab; each request is tried up to 3 times")
