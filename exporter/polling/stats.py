@@ -27,8 +27,7 @@ REQUEST_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 _LASTING_SECONDS: Final = 900.0
 """After how long failing polls are logged again, for those whom a short break of the network need not concern."""
 _NO_ALERT: Final = (
-    "they ended before counting began, so no alert reports them; `sbg-exporter jobs --failed --since 7d` lists them; if"
-    " an earlier state file was lost, they may have failed in the meantime"
+    "they ended before counting began, so no alert reports them; `sbg-exporter jobs --failed --since 7d` lists them"
 )
 
 
@@ -285,8 +284,7 @@ def _log_event(log: Log, event: LedgerEvent) -> None:
         case CountDecreased(job_id, field, counted, now):
             log.warning("job.count_lowered", job_id=job_id, field=field, counted=counted, now=now)
         case HistoryFound(jobs, counted, failed):
-            write = log.warning if failed else log.info
-            write(
+            log.info(
                 "history.counted" if counted else "history.ignored",
                 jobs=jobs,
                 failed_jobs=failed,
