@@ -216,10 +216,12 @@ class FullListing:
             self._overlaps_failed += 1
             self._given_up = True
             return None
-        if page.last > 0:
+        is_short = page.has_next and page.items < response.limit
+        if page.last > 0 and not (is_short and self._stale_pages > 1):
             # Overlap by the last job that could be read.
             return offset + max(1, page.last - min(int(self._extra_overlap), page.last // 2))
-        # The next page cannot show a job of this one again, so this overlap cannot be checked. A page of one job is so.
+        # The next page cannot show a job of this one again, so this overlap cannot be checked. A page of one job is so,
+        # and those of a platform that leaves rows out after paging, where a few jobs would be overlapped for ever.
         self._overlaps_failed += 1
         self._last = None
         return response.end(offset)

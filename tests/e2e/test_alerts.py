@@ -252,14 +252,20 @@ def test_a_job_that_had_ended_is_told_with_its_codes(told: Told) -> None:
     messages = told.messages()
     assert len(told.misfortune.ended_unseen) == FAILING_UNSEEN
 
+    with_codes = 0
     for job in told.misfortune.ended_unseen:
         annotations = messages[job][0]["annotations"]
         script = told.failing[job]
         assert annotations["summary"].endswith(f" {script.failed} failed file{'' if script.failed == 1 else 's'}")
         description = annotations["description"]
         codes = {code: int(files) for code, files in re.findall(r"(\d+ [a-z ]+) \((\d+)\)", description)}
-        assert codes == {in_words(code): files for code, files in script.error_records.items()}, description
         assert "running" not in description
+        if " Error codes follow " in description:  # a busy exporter asks for them after the poll that is told
+            assert codes == {}
+            continue
+        with_codes += 1
+        assert codes == {in_words(code): files for code, files in script.error_records.items()}, description
+    assert with_codes > 0
 
 
 def test_a_job_that_runs_is_told_without_codes_and_says_when_they_come(told: Told) -> None:

@@ -90,7 +90,7 @@ class ClientFixture:
         url: str,
         *,
         token: str = TOKEN,
-        timeout: float = 20.0,
+        timeout: float = 200.0,
         tls: TrustedCertificates | None = None,
         proxy: str | None = None,
     ) -> Client:

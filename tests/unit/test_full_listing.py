@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.api.decoding import too_large
@@ -400,6 +400,7 @@ def test_list_ends_only_where_no_next_page_is_named(shown: Callable[[int], bool]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 130)), max_size=8))
+@example([(False, 61), (True, 1), (True, 1), (False, 50)])
 def test_no_job_is_missed_where_rows_are_filtered_after_paging(runs: list[tuple[bool, int]]) -> None:
     rows: Rows = []
     for shown, length in runs:
