@@ -32,7 +32,7 @@ def exposure_warning(path: Path, kind: str) -> str | None:
         return None
     mode = stat.S_IMODE(found)
     if stat.S_ISREG(found) and mode & (stat.S_IROTH | stat.S_IWOTH):
-        return f"{path}: others can read this {kind} (mode {mode:04o}); chmod 600 it"
+        return f"{path}: others can read this {kind} (mode {mode:04o}); chmod o= it"
     return None
 
 

@@ -20,6 +20,8 @@ from exporter.text import NotText, count, decoded, open_without_waiting
 _LONGEST_TOKEN: Final = 4096
 _DOCUMENTED_LENGTH: Final = 32
 _QUOTES: Final = "\"'`"
+_CREDENTIALS: Final = Path("/run/credentials")
+"""Where systemd has the files that a unit's LoadCredential= names: copies, made when the service starts."""
 _LARGEST_TOKEN_FILE: Final = 4 * _LONGEST_TOKEN
 _LARGEST_CREDENTIALS: Final = 1024 * 1024
 MEND_CREDENTIALS: Final = "correct ~/.sevenbridges/credentials, as the reason says; it is read again within seconds"
@@ -146,6 +148,11 @@ class TokenFile:
             return "let the exporter's user read the token file; it is used within seconds"
         except TokenError:
             pass
+        if _CREDENTIALS in self._path.parents:  # systemd's copy, which it makes at the start
+            return (
+                f"write a valid token of this user to the file that LoadCredential= names for {self._path.name}, and"
+                " restart the service"
+            )
         file = "" if self.is_pasted else f" {self._path}"
         return f"write a valid token of this user, and nothing else, to the token file{file}; it is used within seconds"
 

@@ -221,7 +221,7 @@ class FullListing:
             # Overlap by the last job that could be read.
             return offset + max(1, page.last - min(int(self._extra_overlap), page.last // 2))
         # The next page cannot show a job of this one again, so this overlap cannot be checked. A page of one job is so,
-        # and those of a platform that leaves rows out after paging, where a few jobs would be overlapped for ever.
+        # and those of a platform that leaves rows out after paging, where it would overlap the same few jobs each time.
         self._overlaps_failed += 1
         self._last = None
         return response.end(offset)

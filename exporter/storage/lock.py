@@ -96,8 +96,8 @@ class HeldFile:
             return "another file is in its place; restart the exporter, which then continues with what that file holds"
         if os.fstat(self._descriptor).st_nlink == 0:
             return (
-                "it was deleted; before a restart, save it, which is still open, or restore a backup, or counters start"
-                " at 0: see the runbook of SbgStateNotWritable"
+                "it was deleted, but is still open: save it before a restart, or restore a backup, or counters start at"
+                " 0; see the runbook of SbgStateNotWritable"
             )
         return (
             "it is no longer at its path; put it back, and the next poll writes it; without it, a restart would count"

@@ -198,9 +198,9 @@ def _missing(path: Path) -> str:
     """Why there is no state file at *path*, as far as that is known, and what to do."""
     if owner := lock_owner(path):
         return (
-            f"was moved or deleted while {owner} uses it, and that exporter counts nothing: put a moved file back; do"
-            " not restart that exporter before a deleted one is saved, which is still open, or a backup is restored:"
-            " see the runbook of SbgStateNotWritable"
+            f"was moved or deleted while {owner} uses it, and that exporter counts nothing: put a moved file back; a"
+            " deleted one is still open: before a restart, save it, or restore a backup; see the runbook of"
+            " SbgStateNotWritable"
         )
     if Path(f"{real_path(path)}{LOCK_SUFFIX}").exists():
         return (

@@ -226,7 +226,7 @@ def test_check_offline_asks_nobody(tmp_path: Path) -> None:
 
         assert check.end() == 0
         assert check.stdout == (
-            f"warning: {site.folder}/far.token: others can read this token file (mode 0644); chmod 600 it\n"
+            f"warning: {site.folder}/far.token: others can read this token file (mode 0644); chmod o= it\n"
             "Configuration OK: 1 account (API not contacted).\n"
         )
 

@@ -74,8 +74,8 @@ def test_deleted_state_file_is_noticed_and_not_claimed_as_stored(simulator: Runn
         assert now.value(BYTES) is None
         [event] = daemon.said("state.file_missing")
         assert str(event["reason"]).endswith(
-            "it was deleted; before a restart, save it, which is still open, or restore a backup, or counters start"
-            " at 0: see the runbook of SbgStateNotWritable"
+            "it was deleted, but is still open: save it before a restart, or restore a backup, or counters start at 0;"
+            " see the runbook of SbgStateNotWritable"
         )
         second = place.start()
         assert second.end() == 1

@@ -254,7 +254,7 @@ def test_a_token_file_that_others_can_read_by_now_is_warned_of_once(bench: Polle
     bench.token.chmod(0o644)
     bench.poll()
     bench.poll()
-    assert warned() == [f"{bench.token}: others can read this token file (mode 0644); chmod 600 it"]
+    assert warned() == [f"{bench.token}: others can read this token file (mode 0644); chmod o= it"]
     bench.token.chmod(0o600)
     bench.poll()
     bench.token.chmod(0o640)

@@ -943,7 +943,7 @@ def test_a_token_file_that_others_can_read_is_one_warning(desk: Desk) -> None:
     (desk.folder / "token").chmod(0o644)
 
     token = desk.folder / "token"
-    assert desk.load().warnings == (f"{token}: others can read this token file (mode 0644); chmod 600 it",)
+    assert desk.load().warnings == (f"{token}: others can read this token file (mode 0644); chmod o= it",)
 
 
 def test_token_in_a_readable_file_is_one_warning_for_all_accounts(desk: Desk) -> None:
@@ -955,7 +955,7 @@ def test_token_in_a_readable_file_is_one_warning_for_all_accounts(desk: Desk) ->
     desk.file.chmod(0o644)
 
     assert desk.load().warnings == (
-        f"{desk.file}: others can read this configuration file with a token in it (mode 0644); chmod 600 it",
+        f"{desk.file}: others can read this configuration file with a token in it (mode 0644); chmod o= it",
     )
 
 
@@ -976,7 +976,7 @@ def test_a_proxy_s_password_in_a_readable_file_is_one_warning(desk: Desk, proxy:
     desk.file.chmod(0o644)
 
     told = (
-        f"{desk.file}: others can read this configuration file with a proxy's password in it (mode 0644); chmod 600 it"
+        f"{desk.file}: others can read this configuration file with a proxy's password in it (mode 0644); chmod o= it"
     )
     assert desk.load().warnings == (told,) * is_secret
 

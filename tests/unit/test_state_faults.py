@@ -94,8 +94,8 @@ def test_deleted_file_is_a_failed_commit_that_asks_for_a_restart(state_file: Pat
             each.unlink()
 
         assert refused(store, ledger).endswith(
-            "it was deleted; before a restart, save it, which is still open, or restore a backup, or counters start"
-            " at 0: see the runbook of SbgStateNotWritable"
+            "it was deleted, but is still open: save it before a restart, or restore a backup, or counters start at 0;"
+            " see the runbook of SbgStateNotWritable"
         )
         assert store.bytes_total is None
     assert not state_file.exists()

@@ -181,7 +181,16 @@ def test_token_file_readable_by_others_has_a_warning(path: Path, mode: int) -> N
     path.chmod(mode)
 
     assert (
-        TokenFile(path).exposure_warning() == f"{path}: others can read this token file (mode {mode:04o}); chmod 600 it"
+        TokenFile(path).exposure_warning() == f"{path}: others can read this token file (mode {mode:04o}); chmod o= it"
+    )
+
+
+def test_a_copy_of_systemd_s_is_replaced_where_it_is_copied_from() -> None:
+    token = TokenFile(Path("/run/credentials/sbg-exporter.service/imaging.token"))
+
+    assert token.remedy == (
+        "write a valid token of this user to the file that LoadCredential= names for imaging.token, and restart the"
+        " service"
     )
 
 
@@ -196,7 +205,7 @@ def test_token_file_for_owner_and_group_has_no_warning(path: Path, mode: int) ->
 def test_a_credentials_file_readable_by_others_has_the_same_warning(path: Path, mode: int, *, is_exposed: bool) -> None:
     path.chmod(mode)
 
-    told = f"{path}: others can read this credentials file (mode {mode:04o}); chmod 600 it" if is_exposed else None
+    told = f"{path}: others can read this credentials file (mode {mode:04o}); chmod o= it" if is_exposed else None
     assert ProfileToken(path, "default", "").exposure_warning() == told
 
 
