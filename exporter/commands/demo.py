@@ -14,6 +14,7 @@ import msgspec
 
 from exporter.clock import SYSTEM_CLOCK
 from exporter.commands._click import Command
+from exporter.commands._command_line import program
 from exporter.commands._output import say
 from exporter.commands.simulate import simulator_options, simulator_settings
 from exporter.config.accounts import AccountConfig
@@ -96,12 +97,13 @@ def demonstrate(demonstration: Demonstration, simulator: SimulatorSettings, stop
         {"listen": demonstration.listen, "poll_interval": _POLL_SECONDS, "request_timeout": _REQUEST_SECONDS}
     )
     with tempfile.TemporaryDirectory(prefix="sbg-exporter-demo-") as folder, running(simulator) as platform:
+        state_file = Path(folder) / "state.db"
         configuration = Configuration(
             settings=settings,
             file=None,
             host=host,
             port=port,
-            state_file=Path(folder) / "state.db",
+            state_file=state_file,
             accounts=(
                 AccountConfig("demo", platform.url, "", FixedToken(Secret(simulator.token)), ca_file=None, proxy=None),
             ),
@@ -114,6 +116,7 @@ def demonstrate(demonstration: Demonstration, simulator: SimulatorSettings, stop
             _say(f"Status page         {url}/")
             _say(f"Metrics             {url}/metrics")
             _say(f"Simulated platform  {platform.url}")
+            _say(f"Jobs in a terminal  {program()} jobs --state-file {state_file}")
             _say(
                 "Jobs are submitted, run, fail and get stuck. Warnings below report failed files. Press Ctrl-C to stop."
             )

@@ -119,10 +119,17 @@ def _next_steps(new: "_New", file: Path, failed: Collection[str], where: str) ->
     if new.file == file:
         yield f"Next: `sbg-exporter{where}` starts the exporter, with a page at http://localhost:10037/."
     else:
-        yield (
-            f"Next: a running exporter polls {new.account}, too, after a reload (SIGHUP). Under systemd, it cannot read"
-            " this token file: first add a LoadCredential= line for it and restart, or move it to a folder of tokens."
+        yield f"Next: a running exporter polls {new.account}, too, after a reload (SIGHUP).{_of_a_service(file)}"
+
+
+def _of_a_service(file: Path) -> str:
+    """What to know of the service that uses the configuration *file*: whose user it is decides what it can read."""
+    if file.is_relative_to("/etc"):
+        return (
+            " Under systemd, it cannot read this token file: first add a LoadCredential= line for it and restart, or"
+            " move it to a folder of tokens."
         )
+    return " A unit of your own user: `systemctl --user reload sbg-exporter`."
 
 
 class _New(NamedTuple):

@@ -57,6 +57,10 @@ def test_demo_prints_urls_and_serves_changing_metrics(place: Installation) -> No
     assert page.status_code == platform.status_code == 200
     assert "demo" in page.text
     daemon.await_output("files counted: ")
+    [jobs] = re.findall(r"^Jobs in a terminal +sbg-exporter (jobs --state-file \S+)$", daemon.stdout, re.MULTILINE)
+    listed = place.start(*jobs.split())
+    assert listed.end() == 0
+    assert " copy " in listed.stdout
     assert daemon.stop(signal.SIGINT) == 0
     assert "Traceback" not in daemon.output()
     assert daemon.stdout.splitlines()[-1].startswith("Demo stopped")
