@@ -674,7 +674,7 @@ def test_reader_of_a_file_deleted_while_in_use_leads_to_a_backup(tmp_path: Path)
     file = tmp_path / "state.db"
     with held(file) as owner:
         file.unlink()
-        says = f"was moved or deleted while process {owner} on .* do not restart .* is saved.* SbgStateNotWritable"
+        says = f"was moved or deleted while process {owner} on .* before a restart, save it.* SbgStateNotWritable"
         with pytest.raises(StateError, match=says) as raised:
             _read(file)
     assert "start the exporter" not in str(raised.value)
