@@ -306,16 +306,16 @@ class Poller:
         except Exception:  # noqa: BLE001  # an unexpected error must not end the thread
             result, error_text = "error", "unexpected error, see the log"
             self._log.exception("poll.unexpected_error")
+        remedy = self._identity.token_remedy() if delay.reason is WaitReason.TOKEN else ""
+        next_step = delay.next_step or remedy
         if error_text or self._stats.requests_made > made:  # without a request it was no poll
-            remedy = self._identity.token_remedy() if delay.reason is WaitReason.TOKEN else ""
-            next_step = delay.next_step or remedy
             self._stats.polled(result, error_text, self._clock.time(), self._clock.monotonic() - began, next_step)
         if delay.reason is None:
             self._waits.end()
         else:
             # A token is used as soon as it is replaced.
             seconds = None if delay.reason is WaitReason.TOKEN else delay.seconds
-            self._waits.begin(delay.reason, seconds, next_step=delay.next_step)
+            self._waits.begin(delay.reason, seconds, next_step=next_step)
         self._stats.last_activity_at = self._clock.monotonic()
         self._publish_snapshot()
         return delay.seconds
