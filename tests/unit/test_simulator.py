@@ -934,6 +934,7 @@ def test_chaos_grows_with_its_level_and_repeats_itself() -> None:
 # --------------------------------------------------------------------------------------------------------- control side
 
 
+@pytest.mark.sources
 def test_a_job_that_would_end_before_it_hangs_is_refused(simulator: RunningSimulator) -> None:
     """The README's example hangs."""
     readme = (Path(__file__).parents[2] / "exporter" / "simulator" / "README.md").read_text(encoding="utf-8")
