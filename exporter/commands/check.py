@@ -29,6 +29,7 @@ from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.accounts import AccountConfig
+from exporter.config.changes import left_out, put_back
 from exporter.config.loading import Configuration, unread_files
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
@@ -92,7 +93,8 @@ def command(
     log = logger("auto", "error", errors)
     report = JSON if as_json else DETAILS if verbose else LINES
     try:
-        configuration = selected(load_configuration(flags), accounts)
+        whole = load_configuration(flags)
+        configuration = selected(whole, accounts)
     except ConfigError as error:
         if as_json:
             _print_json([{"account": None, "ok": False, "error": problem} for problem in error.problems])
@@ -105,7 +107,9 @@ def command(
             say(line)
 
     waits = awaited_on(errors)
-    failed = check(configuration, stop_event(), log, offline=offline, report=report, warn=warn, awaited=waits)
+    failed = check(
+        configuration, stop_event(), log, offline=offline, report=report, warn=warn, awaited=waits, names=whole.names
+    )
     return 1 if failed else 0
 
 
@@ -149,10 +153,12 @@ def check(
     report: "Report",
     warn: Callable[[str], None] = say,
     awaited: Callable[[Sequence[str]], object] = lambda _names: None,
+    names: Collection[str] | None = None,
 ) -> Collection[str]:
     """Print the findings for each account with *report*, and what else to know with *warn*; *offline* sends no request.
 
-    *awaited* hears which accounts it waits for, if that takes long.
+    *awaited* hears which accounts it waits for, if that takes long. *names* are all configured accounts, if those that
+    are gone are to be named.
 
     Returns:
         The names of the accounts that cannot be polled.
@@ -164,7 +170,8 @@ def check(
     ledgers = _kept_in(configuration.state_file)
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
     state = state_file_warnings(configuration.state_file)
-    for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers), *state):
+    removed = () if names is None else _removed(configuration, names, ledgers)
+    for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers), *removed, *state):
         warn(f"warning: {warning}")
     if unread := _unread(configuration):
         warn(unread)
@@ -273,18 +280,20 @@ class _Kept(NamedTuple):
     Attributes:
         names: decide which of two accounts of a user the exporter polls.
         places: endpoints and divisions of all ledgers, also of those without a name.
+        written_at: account to when its ledger was committed last, Unix seconds.
     """
 
     names: Mapping[str, tuple[str, str, str]]
     places: Collection[tuple[str, str]]
+    written_at: Mapping[str, float]
 
 
 def _kept_in(state_file: Path) -> _Kept:
     try:
         with open_read_only(state_file, lambda: False) as state:
-            return _Kept(state.names(), state.places())
+            return _Kept(state.names(), state.places(), state.written())
     except StateError:
-        return _Kept({}, ())
+        return _Kept({}, (), {})
 
 
 def _new_ledgers(accounts: Iterable[AccountConfig], kept: _Kept) -> Iterator[str]:
@@ -299,6 +308,16 @@ def _new_ledgers(accounts: Iterable[AccountConfig], kept: _Kept) -> Iterator[str
                 f"{account.where}: the ledger of account {account.name} is of {place(endpoint, division)};"
                 f" with another api_endpoint or division {counters}"
             )
+
+
+def _removed(configuration: Configuration, names: Collection[str], kept: _Kept) -> Iterator[str]:
+    """A line if other accounts than *names* were polled until recently, as where the folder of their files is gone."""
+    if removed := left_out(kept.written_at, names):
+        is_, has = ("is", "has") if len(removed) == 1 else ("are", "have")
+        yield (
+            f"{count(len(removed), 'account')} {is_} not configured, but {has} been polled: {', '.join(removed)}; next"
+            f" step: {put_back(configuration)}"
+        )
 
 
 def _unlike_tokens(accounts: Iterable[AccountConfig]) -> Iterator[str]:

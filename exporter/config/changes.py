@@ -3,14 +3,17 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
-from exporter.config.loading import Configuration
+from exporter.config.loading import ACCOUNTS_FOLDER, Configuration
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import NEEDS_RESTART, Settings
 from exporter.config.tokens import Token
 from exporter.redaction import Secret
+
+_END_OF_A_RUN: Final = 24 * 3600.0
+"""An account whose polls have failed for longer counts as removed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,28 @@ class Login(NamedTuple):
             return False
         known = self.secret is not None and other.secret is not None
         return self.secret == other.secret if known else one.token == two.token
+
+
+def left_out(written_at: Mapping[str, float], names: Collection[str]) -> tuple[str, ...]:
+    """The accounts that were polled to the end of the last run, and that no account of the configuration is now.
+
+    So a folder of accounts that was not mounted is noticed at a start. An account that was removed on purpose is
+    mentioned for a day only.
+
+    Args:
+        written_at: account to when its ledger was committed last, Unix seconds.
+        names: the accounts of the configuration.
+    """
+    latest = max(written_at.values(), default=0.0)
+    return tuple(name for name, at in written_at.items() if name not in names and latest - at < _END_OF_A_RUN)
+
+
+def put_back(configuration: Configuration) -> str:
+    """What to do about accounts that *configuration* has no longer."""
+    file, folder = configuration.file, configuration.accounts_folder
+    missing = file.parent / ACCOUNTS_FOLDER if file is not None and folder is None else None
+    where = "the configuration" if missing is None else f"{file} or the folder {missing}, which is missing,"
+    return f"none if that is meant; else put them back into {where} and reload"
 
 
 def reassigned_names(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> frozenset[str]:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from exporter.clock import Clock
-from exporter.config.changes import AccountChanges, changed_own_settings, changed_settings, settings_for_restart
+from exporter.config.changes import (
+    AccountChanges,
+    changed_own_settings,
+    changed_settings,
+    put_back,
+    settings_for_restart,
+)
 from exporter.config.loading import Configuration
 from exporter.daemon.systemd import Reloading
 from exporter.errors import ConfigError, same_user_as
@@ -152,7 +158,7 @@ class Reloader:
                 "accounts.removed",
                 accounts=", ".join(accounts.removed),
                 consequence="their series end; their ledgers stay in the state file",
-                next_step="none if that is meant; else put them back into the configuration and reload",
+                next_step=put_back(wanted),
             )
         names = {"added": accounts.added, "changed": accounts.changed, "removed": accounts.removed}
         duplicates = tuple(f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items())

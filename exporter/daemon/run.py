@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from exporter import __version__
 from exporter.clock import InterruptibleClock, RealClock
+from exporter.config.changes import left_out, put_back
 from exporter.config.loading import Configuration
 from exporter.daemon import descriptors, systemd
 from exporter.daemon.accounts import RunningAccounts
@@ -120,6 +121,7 @@ def start(
                 reload=lambda: None if reloader is None else reloader.status,
             )
         )
+        removed = left_out(parts.store.written(), configuration.names)  # before a renamed account takes its ledger
         page = StatusPage(parts.display)
         accounts = RunningAccounts(parts.factory, parts.registry, clock, log)
         web = CurrentWebConfig(configuration.settings.web_config_file, configuration.web, log)
@@ -165,6 +167,14 @@ def start(
         )
         for warning in configuration.web.warnings:
             log.warning("web_config.warning", reason=warning)
+        if removed:
+            log.warning(
+                "accounts.removed",
+                accounts=", ".join(removed),
+                reason="they were polled until the last run ended, and are not configured now",
+                consequence="none of their failed jobs is reported; their ledgers stay in the state file",
+                next_step=f"{put_back(configuration)}; the counters of a renamed account go on under its new name",
+            )
         yield RunningDaemon(port, parts.registry, accounts, reloader)
 
 

@@ -21,6 +21,7 @@ from exporter.storage.rows import (
     read_records,
     read_rows,
     read_wait_clock,
+    read_written,
 )
 from exporter.storage.schema import (
     BUSY_SECONDS,
@@ -107,6 +108,10 @@ class StateReader:
     def names(self) -> Mapping[str, tuple[str, str, str]]:
         """Name to endpoint, user and division of the ledger that has it."""
         return read_names(self._db)
+
+    def written(self) -> Mapping[str, float]:
+        """Account to when the ledger that has its name was committed last, Unix seconds, where that is known."""
+        return read_written(self._db)
 
     def places(self) -> set[tuple[str, str]]:
         """Endpoint and division of each ledger."""

@@ -61,6 +61,19 @@ def read_names(db: sqlite3.Connection) -> dict[str, tuple[str, str, str]]:
     return {name: (endpoint, username, division) for name, endpoint, username, division in rows}
 
 
+def read_written(db: sqlite3.Connection) -> dict[str, float]:
+    """Account to this machine's time of the last commit of the ledger that has its name, Unix seconds, where known.
+
+    The table is missing in a file of an earlier version.
+    """
+    if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'wait_clock'").fetchone()[0]:
+        return {}
+    rows = db.execute(
+        "SELECT name, local_time, max(binding.rowid) FROM binding JOIN wait_clock USING (account) GROUP BY account"
+    )
+    return {name: at for name, at, _ in rows}
+
+
 def read_counters(db: sqlite3.Connection, number: int) -> dict[Key, CounterValue]:
     """All counters of an account."""
     return {

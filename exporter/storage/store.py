@@ -34,6 +34,7 @@ from exporter.storage.rows import (
     read_retries,
     read_totals,
     read_wait_clock,
+    read_written,
     upsert_account,
     write_changes,
 )
@@ -248,6 +249,11 @@ class Store:
         """Name to endpoint, user and division of the ledger that has it, those that were given last at the end."""
         with self._reading():
             return read_names(self._db)
+
+    def written(self) -> Mapping[str, float]:
+        """Account to when the ledger that has its name was committed last, Unix seconds, where that is known."""
+        with self._reading():
+            return read_written(self._db)
 
     def _names_of(self, number: int) -> list[str]:
         return [name for (name,) in self._db.execute("SELECT name FROM binding WHERE account = ?", (number,))]

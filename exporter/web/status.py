@@ -167,6 +167,9 @@ def status_view(
         jobs_failed=sum(len(account.detected) for account in accounts),
         jobs_failed_before=sum(len(account.failed) - len(account.detected) for account in accounts),
         jobs_incomplete_or_lost=sum(len(account.counted_incomplete_or_lost) for account in accounts),
+        jobs_incomplete_or_lost_before=sum(
+            len(account.incomplete_or_lost) - len(account.counted_incomplete_or_lost) for account in accounts
+        ),
         jobs_stuck=sum(len(account.stuck) for account in accounts),
         failed_job_window=display.failed_job_window,
         files_completed=sum(account.files.completed for account in accounts),

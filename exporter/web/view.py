@@ -323,7 +323,7 @@ class StatusView:
         refresh_seconds: how long until the page is worth loading again.
         accounts_waiting: without those that are failing.
         jobs_failed: without those that finished before counting began, which are jobs_failed_before.
-        jobs_incomplete_or_lost: without those that finished before counting began.
+        jobs_incomplete_or_lost: without those that finished before, which are jobs_incomplete_or_lost_before.
     """
 
     now: float
@@ -344,6 +344,7 @@ class StatusView:
     jobs_failed: int
     jobs_failed_before: int
     jobs_incomplete_or_lost: int
+    jobs_incomplete_or_lost_before: int
     jobs_stuck: int
     failed_job_window: float
     files_completed: int

@@ -157,6 +157,41 @@ def test_a_half_written_file_of_an_account_stops_no_other_at_a_start(tmp_path: P
 
 
 @pytest.mark.fault(
+    "the folder `accounts.d` is missing at the start, as where a volume is not mounted",
+    action="polls the others",
+    shown="a warning with the accounts' names and the folder, in the log and by `check`",
+    recovery="the folder is back, and a reload",
+)
+def test_accounts_that_are_gone_at_a_start_are_named(tmp_path: Path) -> None:
+    with two_accounts(tmp_path) as (simulator, site):
+        head, _, own = site.config.read_text().rpartition("[[accounts]]")
+        site.config.write_text(f"enable_lifecycle = true\n{head}")
+        folder, elsewhere = site.folder / "accounts.d", site.folder / "elsewhere"
+        folder.mkdir()
+        (folder / "bad.toml").write_text(own.replace('"bad.token"', '"../bad.token"'))
+        with site.running() as daemon:
+            daemon.await_exact("bad", simulator, "bob")
+            assert not daemon.said("accounts.removed")
+
+        folder.rename(elsewhere)
+        check = site.start("check", "--offline", "--config", str(site.config))
+        with site.running() as daemon:
+            daemon.await_polls("good")
+            [warning] = daemon.said("accounts.removed")
+            assert (warning["level"], warning["accounts"]) == ("warning", "bad")
+            assert f"the folder {folder}, which is missing, and reload" in str(warning["next_step"])
+            assert check.end() == 0
+            assert "warning: 1 account is not configured, but has been polled: bad; next step: none if" in check.stdout
+            one = site.start("check", "--offline", "--account", "good", "--config", str(site.config))
+            assert one.end() == 0
+            assert "1 account is not configured, but has been polled: bad;" in one.stdout, "only not chosen: good"
+
+            elsewhere.rename(folder)
+            assert daemon.reload() == "accounts added: bad\n"
+            daemon.await_exact("bad", simulator, "bob")
+
+
+@pytest.mark.fault(
     "a token file disappears while it runs",
     action="polls the others; looks for the token",
     shown="`sbg_exporter_waiting` reason `token`; the counters as they were",

@@ -158,6 +158,7 @@ def test_start_that_was_refused_is_mailed_and_a_short_break_of_the_network_is_no
     lines = [
         '{"timestamp": "2026-11-28T08:00:00Z", "level": "warning", "event": "poll.failed", "account": "mine"}',
         '{"timestamp": "2026-11-28T08:15:00Z", "level": "warning", "event": "poll.keeps_failing", "account": "mine"}',
+        '{"timestamp": "2026-11-28T08:15:00Z", "level": "warning", "event": "accounts.removed", "accounts": "mine"}',
         "sbg-exporter: config.toml: pol_interval: unknown key",
     ]
     (home / "sbg-exporter.log").write_text("\n".join(lines) + "\n")

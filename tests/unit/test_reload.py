@@ -20,6 +20,7 @@ from exporter.config.changes import (
     account_changes,
     compared_by_token,
     duplicate_accounts,
+    left_out,
     reassigned_names,
 )
 from exporter.config.loading import Configuration, load
@@ -95,6 +96,22 @@ def test_an_account_that_is_polled_alike_is_kept(
 def test_each_way_to_poll_differently_is_a_change(other: AccountConfig) -> None:
     assert account_changes([A], [other]).changed == ("a",)
     assert account_changes([other], [replace(other)]).kept == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("written_at", "names", "gone"),
+    [
+        ({}, ["a"], ()),
+        ({"a": START, "b": START}, ["a", "b", "new"], ()),
+        ({"a": START, "b": START - 86_000, "c": START - 60}, ["a"], ("b", "c")),
+        ({"a": START, "removed long ago": START - 86_400}, ["a"], ()),
+        ({"a": START - 9e6, "b": START - 9e6}, ["other"], ("a", "b")),
+    ],
+)
+def test_a_start_misses_accounts_that_were_polled_to_the_end_of_the_last_run(
+    written_at: dict[str, float], names: list[str], gone: tuple[str, ...]
+) -> None:
+    assert left_out(written_at, names) == gone
 
 
 def test_tokens_are_equal_if_they_come_from_the_same_place() -> None:

@@ -465,7 +465,7 @@ def test_failures_from_before_counting_began_are_no_problem() -> None:
 
     page = tree(snapshot(counted.ledger))
 
-    assert overview(page) == ("No problems", [])
+    assert overview(page) == ("No problems since counting began; before: 1 job with failed files", [])
     assert rows(page, FAILED) == [
         [job_id(START - 1000), "cavatica", "copy", "partial", "2 of 10", "error codes unknown", "before counting began"]
     ]
@@ -574,7 +574,7 @@ def test_jobs_incomplete_before_counting_began_are_no_problem() -> None:
 
     page = tree(snapshot(counted.ledger))
 
-    assert overview(page) == ("No problems", [])
+    assert overview(page) == ("No problems since counting began; before: 1 incomplete or lost job", [])
     assert [row[-1] for row in rows(page, INCOMPLETE_OR_LOST)] == ["before counting began"]
 
 
