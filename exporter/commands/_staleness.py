@@ -93,7 +93,7 @@ def as_of(accounts: Sequence[LastListed], now: float, *, is_running: bool) -> st
     if oldest.at is None:
         text = f"{oldest.name} has not been listed yet"
     else:
-        which = f" (the oldest of {count(len(counted), 'account')}: {oldest.name})" if len(counted) > 1 else ""
+        which = f" (account {oldest.name}; no other is older)" if len(counted) > 1 else ""
         may_be_later = is_running and _USUAL_INTERVALS < now - oldest.at <= HEARD_SAVED_EVERY
         text = f"as of {_time(oldest.at, now)}, {age(oldest.at, now)}{', or later' if may_be_later else ''}{which}"
     return text if is_running else f"{text}; {_NOT_RUNNING}"

@@ -89,7 +89,7 @@ def test_as_of_when_is_said_always_also_of_what_is_fresh() -> None:
 
 def test_of_several_accounts_the_one_listed_longest_ago_is_named() -> None:
     assert dated(listed(1), listed(5, name="cgc"), listed(2, name="bdc")) == (
-        "as of 22:08:20 UTC, 5 min ago, or later (the oldest of 3 accounts: cgc)"
+        "as of 22:08:20 UTC, 5 min ago, or later (account cgc; no other is older)"
     )
     assert dated(listed(1), LastListed("new", None, USUAL, 0)) == "new has not been listed yet"
     assert dated() == ""
@@ -97,7 +97,7 @@ def test_of_several_accounts_the_one_listed_longest_ago_is_named() -> None:
 
 def test_an_account_that_was_removed_is_not_the_oldest_unless_it_has_unfinished_jobs() -> None:
     assert dated(listed(1), listed(9000, None, unfinished=0, name="old")) == "as of 22:12:20 UTC, 60 s ago"
-    assert "the oldest of 2 accounts: old" in dated(listed(1), listed(9000, None, name="old"))
+    assert "(account old; no other is older)" in dated(listed(1), listed(9000, None, name="old"))
     assert dated(listed(120, None, unfinished=0)) == "as of 20:13:20 UTC, 2 h ago"
 
 
