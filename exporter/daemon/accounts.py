@@ -97,7 +97,8 @@ class RunningAccounts:
             kept.poller.configure(self._factory.settings(name))
             kept.poller.look_again()
             kept.clock.wake()
-        for each in new.values():
+        for name, each in new.items():
+            self._factory.identities.watch(name, each.clock.wake)
             each.thread.start()
         return replace(changes, duplicates=duplicates)
 

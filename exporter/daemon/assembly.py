@@ -11,7 +11,7 @@ from exporter.api.allowance import AllowanceKey, AllowancePool
 from exporter.api.client import Client, ClientObserver
 from exporter.api.deadline import Deadline
 from exporter.api.transport import CertificatesKept, CertificatesReloaded, TrustedCertificates, transport_to
-from exporter.clock import AccountClock, Clock, RealClock
+from exporter.clock import Clock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry
 from exporter.config.loading import Configuration
 from exporter.errors import StateError
@@ -156,8 +156,6 @@ class PollerFactory:
                 expected_user=self._expected_users.get(account.name, ""),
             )
 
-        if isinstance(clock, AccountClock):
-            self.identities.watch(entry.name, clock.wake)
         if isinstance(entry, AccountConfig):
             return poller(entry)
         return PendingPoller(

@@ -29,10 +29,11 @@ from exporter.errors import (
 )
 from exporter.logs import Log
 from exporter.metrics.snapshot import AccountSnapshot
+from exporter.polling.account_identity import AccountIdentity
 from exporter.polling.commit_failures import CommitFailures
 from exporter.polling.counting_start import CountingStart
 from exporter.polling.cycle import CycleResult, PollCycle, Stopped
-from exporter.polling.identity import AccountIdentity, IdentityRegistry
+from exporter.polling.identity import IdentityRegistry
 from exporter.polling.lease import Lease
 from exporter.polling.plan import PollPlan
 from exporter.polling.settings import PollerSettings

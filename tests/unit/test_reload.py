@@ -703,6 +703,47 @@ def test_after_a_reload_that_failed_the_next_one_polls_all_accounts(step: str, t
             accounts.stop()
 
 
+class CountedWaits(RealClock):
+    """Time does not end a wait."""
+
+    waits = 0
+
+    def wait(self, seconds: float, event: threading.Event) -> None:
+        del seconds
+        self.waits += 1
+        event.wait()
+
+
+def test_an_account_that_can_poll_nothing_is_woken_when_another_one_takes_over(tmp_path: Path) -> None:
+    """Also if a reload has changed it."""
+    clock, config = CountedWaits(threading.Event()), tmp_path / "config.toml"
+
+    def read(token: str) -> Configuration:
+        (tmp_path / token).write_text("t0k3n-t0k3n")
+        config.write_text(ONE_ACCOUNT.format(token))
+        return load({"config": str(config)}, {}, tmp_path)
+
+    def reach(waits: int) -> None:
+        eventually(lambda: clock.waits == waits)
+
+    first = read("first.token")
+    registry = SnapshotRegistry(first.names)
+    with closing(Store(first.state_file)) as store:
+        factory = PollerFactory(first, store, registry, clock, logger("json", "error", io.StringIO()))
+        accounts = RunningAccounts(factory, registry, clock, logger("json", "error", io.StringIO()))
+        try:
+            for configuration in (first, read("second.token")):
+                waits = clock.waits
+                accounts.apply(configuration)
+                reach(waits + 1)
+
+                factory.identities.give_up("a")
+                factory.identities.claim(USER, "b")
+                reach(waits + 2)
+        finally:
+            accounts.stop()
+
+
 def test_snapshots_follow_the_configuration_and_readiness_lasts() -> None:
     registry = SnapshotRegistry(("a", "b"))
     for name in ("a", "b"):
