@@ -16,20 +16,31 @@ _STEP: Final = 2**16
 _DEEPEST: Final = 200
 """Most brackets within each other. The platform's own records have five."""
 
+
+def _any_number(*patterns: bytes) -> bytes:
+    """A pattern for any number of these in a row, without going back.
+
+    The last of them is one that never matches: before Python 3.11.5, what the last one had read before it failed was
+    taken as matched, too (https://github.com/python/cpython/issues/100061).
+    """
+    return rb"(?:" + rb"|".join((*patterns, rb"(?!)")) + rb")*+"
+
+
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _LONE_SURROGATE: Final = re.compile(
-    rb"((?:[^\\]++|" + _HIGH + _LOW + rb"|\\(?!u[dD][89a-fA-F]).)*+)\\u[dD][89a-fA-F][0-9a-fA-F]{2}", re.DOTALL
+    rb"(" + _any_number(rb"[^\\]++", _HIGH + _LOW, rb"\\(?!u[dD][89a-fA-F]).") + rb")\\u[dD][89a-fA-F][0-9a-fA-F]{2}",
+    re.DOTALL,
 )
 """Half of a character without the other half, and all before it. A truncated message may end in one."""
 _NOT_A_NUMBER: Final = re.compile(rb"(.*?)(?<=[\s:,\[])(?:NaN|[+-]?Infinity)(?=[\s,\]}])", re.DOTALL)
 """What some encoders write for numbers that JSON does not have, and all before it."""
 
-_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
-_NO_BRACKETS: Final = rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+"
+_STRING: Final = rb'"' + _any_number(rb'[^"\\]++', rb"\\.") + rb'"'
+_NO_BRACKETS: Final = _any_number(rb'[^"\[\]{}]++', _STRING)
 _FLAT: Final = rb"\[" + _NO_BRACKETS + rb"\]|\{" + _NO_BRACKETS + rb"\}"
 _SIMPLE: Final = re.compile(_FLAT + rb"|" + _STRING + rb'|[^"\s,\[\]{}]++', re.DOTALL)
 """A value without brackets within brackets."""
-_TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb"|" + _FLAT + rb")*+", re.DOTALL)
+_TO_BRACKET: Final = re.compile(_any_number(rb'[^"\[\]{}]++', _STRING, _FLAT), re.DOTALL)
 _BLANK: Final = re.compile(rb"\s*+")
 _CLOSED_BY: Final = {ord("["): ord("]"), ord("{"): ord("}")}
 

@@ -25,6 +25,7 @@ from exporter.simulator.scripts import JobScript
 from exporter.simulator.server import QUIET, RunningSimulator, running
 from tests.harness import OPENMETRICS, Account, Installation
 from tests.snapshots import exposition
+from tests.tools import tool
 from tests.waiting import PATIENCE, eventually
 
 REPOSITORY = Path(__file__).parents[2]
@@ -348,6 +349,7 @@ def test_once_counts_next_time_what_it_could_not_commit(tmp_path: Path) -> None:
         assert 'sbg_files_total{account="sim",operation="copy"} 3' in once.stdout
 
 
+@pytest.mark.tools("prometheus-node-exporter")
 def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
     folder = tmp_path / "textfiles"
     folder.mkdir()
@@ -368,7 +370,7 @@ def test_node_exporter_takes_the_textfile(tmp_path: Path) -> None:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     node_exporter = subprocess.Popen(
         [
-            "prometheus-node-exporter",
+            tool("prometheus-node-exporter"),
             f"--web.listen-address={address}",
             "--collector.disable-defaults",
             "--collector.textfile",
