@@ -218,9 +218,8 @@ def _refuse_name_in_folder(name: str, file: Path) -> None:
         ConfigError: it has, or cannot be read.
     """
     folder = file.parent / ACCOUNTS_FOLDER
-    tables, unusable = account_files(folder) if os.path.isdir(folder) else ([], [])  # noqa: PTH112  # never raises
-    named = [*((each.table.name, each.where) for each in tables), *((each.name, str(each.file)) for each in unusable)]
-    for where in (where for each, where in named if each == name):
+    there = account_files(folder) if os.path.isdir(folder) else []  # noqa: PTH112  # never raises
+    for where in (each.file for each in there if name == (each.name or each.file.stem)):
         raise ConfigError(
             f"--account: {where} has an account {name} already; to use it, an empty {file} is enough (`touch"
             f" {shlex.quote(str(file))}`), or choose another name with --account"

@@ -4,12 +4,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple, NoReturn
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, GetPydanticSchema
-from pydantic_core import core_schema
+from typing import Final, NamedTuple, NoReturn
 
 from exporter.api.platforms import SHORT_NAMES, unusual_path
+from exporter.config.account_tables import (
+    ALL_PROFILES,
+    AccountFile,
+    AccountTable,
+    PlacedTable,
+    account_name,
+    held_profiles,
+    with_unique_names,
+)
 from exporter.config.endpoints import (
     check_certificates,
     has_password,
@@ -18,7 +24,7 @@ from exporter.config.endpoints import (
     parse_proxy,
     proxy_from_environment,
 )
-from exporter.config.own_settings import JobSeries, OwnSettings, PollInterval, RateShare
+from exporter.config.own_settings import OwnSettings
 from exporter.config.permissions import exposure_warning
 from exporter.config.relative import beside
 from exporter.config.tokens import (
@@ -46,114 +52,20 @@ from exporter.errors import (
     TokenForbidden,
     WaitReason,
 )
-from exporter.redaction import MASK, Secret, looks_like_token, without_secrets
+from exporter.redaction import Secret, looks_like_token, shown, without_secrets
 
-_LONGEST_NAME: Final = 64
 CLIENT_VARIABLES: Final = ("SB_API_ENDPOINT", "SB_AUTH_TOKEN_FILE", "SB_AUTH_TOKEN")
 """Variables of the official clients, which name the account of a configuration without any."""
 _INVALID_FILE: Final = "the file that configures the account is invalid"
 MEND_FILE: Final = "correct the file, see what `sbg-exporter check` says, and reload the configuration"
 
 
-def _label(value: str) -> str:
-    if not 0 < len(value) <= _LONGEST_NAME or not value.isprintable() or value != value.strip():
-        raise ValueError(f"expected 1 to {_LONGEST_NAME} printable characters")
-    return no_token(value)
-
-
 def _check_label(account: "AccountConfig") -> None:
     """Refuse the name of a profile that cannot be an account's; names in the file have been checked already."""
     try:
-        _label(account.name)
+        account_name(account.name)
     except ValueError as error:
         raise ConfigError(f"{account.where}: name: {error}; {account.renaming}") from None
-
-
-def no_token(value: str) -> str:
-    """*value*, which becomes a label of metrics.
-
-    Raises:
-        ValueError: it looks like a token.
-    """
-    if looks_like_token(value):
-        raise ValueError("this looks like a token, and everyone who sees the metrics sees it here; use another text")
-    return value
-
-
-SecretText = Annotated[
-    Secret,
-    GetPydanticSchema(
-        lambda _source, _handler: core_schema.no_info_after_validator_function(
-            partial(Secret, masked=False),
-            core_schema.str_schema(),
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda _secret: MASK),
-        )
-    ),
-]
-"""A text that becomes a :class:`Secret` when it is read."""
-
-
-class AccountTable(BaseModel):
-    """One ``[[accounts]]`` of the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    name: Annotated[str, AfterValidator(_label)]
-    api_endpoint: str | None = None
-    auth_token_file: Path | None = None
-    auth_token: SecretText | None = None
-    profile: str | None = None
-    division: Annotated[str, AfterValidator(no_token)] = ""
-    ca_file: Path | None = None
-    proxy: SecretText | None = None
-    allow_plain_http: bool = False
-    poll_interval: PollInterval | None = None
-    rate_share: RateShare | None = None
-    job_series: JobSeries | None = None
-
-    @property
-    def own(self) -> OwnSettings:
-        """The settings that this account has of its own."""
-        return OwnSettings(self.poll_interval, self.rate_share, self.job_series)
-
-    @property
-    def without_own(self) -> "AccountTable":
-        """The rest: who is polled, and through which connection."""
-        return self.model_copy(update=dict.fromkeys(OwnSettings._fields))
-
-
-class PlacedTable(NamedTuple):
-    """An account's table, and where it stands.
-
-    Attributes:
-        table: the table.
-        where: where it stands, for errors.
-        file: the file with it; paths in it are relative to that.
-        alone: whether nothing else is in the file, so that what is wrong with it concerns this account only.
-    """
-
-    table: AccountTable
-    where: str
-    file: Path | None
-    alone: bool = False
-
-
-class UnusableFile(NamedTuple):
-    """A file of one account that cannot be used.
-
-    Attributes:
-        file: its path.
-        name: the account's name, as far as it is known.
-        problems: what is wrong with it, one line each.
-        table: the account without what is wrong; None if too little is left.
-        profile: the profile that it names; empty if that is not known.
-    """
-
-    file: Path
-    name: str
-    problems: tuple[str, ...]
-    table: AccountTable | None = None
-    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,20 +212,9 @@ class ResolvedAccounts:
         self.refused = True
 
     def add(  # noqa: PLR0917  # what to add, and from what
-        self,
-        entry: AccountTable | str,
-        where: str,
-        remedy: str,
-        resolve: "_Resolve",
-        cached: "_Known",
-        fresh: "_Known",
-        *,
-        alone: bool = False,
+        self, entry: AccountTable | str, where: str, remedy: str, resolve: "_Resolve", cached: "_Known", fresh: "_Known"
     ) -> None:
-        """Add the account that *resolve* makes of *entry*, a table or a profile's name, or note what is wrong.
-
-        That concerns this account only if its table is *alone* in a file.
-        """
+        """Add the account that *resolve* makes of *entry*, a table or a profile's name, or note what is wrong."""
         name, own = (entry, OwnSettings()) if isinstance(entry, str) else (entry.name, entry.own)
         entry = entry if isinstance(entry, str) else entry.without_own
 
@@ -333,19 +234,15 @@ class ResolvedAccounts:
             self.pending.append(PendingAccount(name, str(error), remedy, partial(resolved, fresh), entry, own, where))
             self._note(name, str(error))
         except ConfigError as error:
-            if alone:
-                self.add_unusable(name, error.problems)
-            else:
-                self.refuse(*error.problems)
+            self.refuse(*error.problems)
         else:
             self._place(account.name, where)
             self.accounts.append(account)
             self._note(account.name, account.setup_problem(self.environ))
 
-    def add_unusable(self, name: str, problems: Sequence[str]) -> None:
+    def add_unusable(self, name: str, where: str, problems: Sequence[str]) -> None:
         """Add the account *name*, whose file has *problems*; a reload reads it again."""
-        error = ConfigError(*problems)
-        where = problems[0].partition(": ")[0]
+        error, where = ConfigError(*problems), shown(where)
         self._place(name, where)
         self.pending.append(
             PendingAccount(name, str(error), MEND_FILE, partial(_raise, problems), where=where, waits=_INVALID_FILE)
@@ -353,6 +250,21 @@ class ResolvedAccounts:
         self.setup_problems[name] = str(error)
         self.lines.extend(error.problems)
         self.file_problems.extend(error.problems)
+
+    def without_used_names(self, profiles: Sequence[str]) -> list[str]:
+        """*profiles* whose names no account has so far; the others, of which no configuration says that, are unusable.
+
+        A profile that is added for another program stops no account.
+        """
+        used = [name for name in profiles if name in self.places]
+        for name in used:
+            where = f"profiles: {name}"
+            advice = "give that account another name, or rename the profile"
+            taken = ", ".join(self.places[name])
+            self.add_unusable(
+                f"profile {name}", where, [f"{where}: the name {name!r} is used already ({taken}); {advice}"]
+            )
+        return [name for name in profiles if name not in used]
 
     def refuse_unusable_names(self) -> None:
         """Note which names are used twice, and which texts contain a token."""
@@ -392,14 +304,15 @@ def unused_variables(environ: Mapping[str, str], *, configured: bool) -> str:
 def resolve_accounts(
     tables: Sequence[PlacedTable],
     wanted_profiles: tuple[str, ...],
-    unusable: Sequence[UnusableFile] = (),
+    files: Sequence[AccountFile] = (),
     *,
     environ: Mapping[str, str],
     home: Path,
 ) -> ResolvedAccounts:
-    """All accounts of *tables* and profiles; without any, the one of the official clients' conventions.
+    """All accounts of *tables*, *files* and profiles; without any, the one of the official clients' conventions.
 
-    A profile that a table names is polled as the table says, and a profile of an *unusable* file is not polled.
+    A profile that a table names is polled as the table says, and a profile of an unusable file is not polled. What is
+    wrong with a file stops only its own account.
     """
     found = ResolvedAccounts(environ=environ)
     inputs = _Inputs(environ, credentials_path(home))
@@ -409,24 +322,29 @@ def resolve_accounts(
 
     known = cache(fresh)  # read on demand: a service may have no access to a home directory
 
-    for placed in tables:
-        table = placed.table
+    def add(table: AccountTable, where: str, file: Path | None) -> None:
         remedy = f"add profile {table.profile!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
-        resolve = partial(_from_table, table, placed.where, placed.file, inputs)
-        found.add(table, placed.where, remedy, resolve, known, fresh, alone=placed.alone)
-    for file in unusable:
-        found.add_unusable(file.name, (*file.problems, *_further_problems(file, inputs, known)))
-    taken = {each for file in unusable for each in (file.name, file.profile)}
-    taken.update(placed.table.profile for placed in tables if placed.table.profile)
+        found.add(table, where, remedy, partial(_from_table, table, where, file, inputs), known, fresh)
+
+    for placed in tables:
+        add(*placed)
+    checked = [each.and_problems(*_further_problems(each, inputs, known)) for each in files]
+    for each in with_unique_names(checked, tables, wanted_profiles):
+        if each.problems or each.table is None:
+            found.add_unusable(each.name, str(each.file), each.problems)
+        else:
+            add(each.table, str(each.file), each.file)
     try:
-        for name in _wanted_profiles(wanted_profiles, inputs.credentials, known, taken):
+        held = held_profiles(tables, checked)
+        for name in _wanted_profiles(found, wanted_profiles, inputs.credentials, known, held):
             remedy = f"add profile {name!r} with api_endpoint and auth_token to ~/.sevenbridges/credentials"
             where = f"profiles: {name}"
             found.add(name, where, remedy, partial(_from_profile, name, where, inputs), known, fresh)
-        if not tables and not unusable and not wanted_profiles:
+        if not tables and not files and not wanted_profiles:
             found.add("default", "", "", partial(_from_conventions, inputs), known, fresh)
     except ProfileError as error:  # which accounts are in the file cannot be known; the others are polled
-        found.add_unusable("~/.sevenbridges/credentials", error.problems)
+        where = error.problems[0].partition(": ")[0]
+        found.add_unusable("~/.sevenbridges/credentials", where, error.problems)
     except ConfigError as error:
         found.refuse(*error.problems)
     found.refuse_unusable_names()
@@ -445,22 +363,27 @@ class _Inputs(NamedTuple):
     credentials: Path
 
 
-def _wanted_profiles(named: tuple[str, ...], credentials: Path, known: _Known, taken: Collection[str]) -> Iterable[str]:
-    if "*" in named and not known():
+def _wanted_profiles(
+    found: ResolvedAccounts, named: tuple[str, ...], credentials: Path, known: _Known, held: Collection[str]
+) -> Iterable[str]:
+    """The profiles to add to what was *found*, none of which is among *held*."""
+    if ALL_PROFILES not in named:
+        return [name for name in named if name not in held]
+    if not known():
         raise ProfileError(f"profiles: none in {where_profiles_are(credentials)}; add [name] sections to it")
-    return [name for name in (known() if "*" in named else named) if name not in taken]
+    return found.without_used_names([name for name in known() if name not in held])
 
 
 def _raise(problems: Sequence[str]) -> NoReturn:
     raise ConfigError(*problems)
 
 
-def _further_problems(unusable: UnusableFile, inputs: _Inputs, known: _Known) -> tuple[str, ...]:
+def _further_problems(file: AccountFile, inputs: _Inputs, known: _Known) -> tuple[str, ...]:
     """What is wrong with a file besides the problems that are known already."""
-    if unusable.table is None:
+    if file.table is None:
         return ()
     try:
-        _from_table(unusable.table, str(unusable.file), unusable.file, inputs, known)
+        _from_table(file.table, str(file.file), file.file, inputs, known)
     except ProfileError:
         return ()
     except ConfigError as error:

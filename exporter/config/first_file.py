@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from exporter.api.platforms import PLATFORMS, Platform, platform_at
-from exporter.config.accounts import AccountTable
+from exporter.config.account_tables import AccountTable
 from exporter.config.endpoints import parse_endpoint
 from exporter.errors import ConfigError, suggestion
 

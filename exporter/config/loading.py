@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,14 +17,18 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
+from exporter.config.account_tables import (
+    ALL_PROFILES,
+    AccountFile,
+    AccountTable,
+    PlacedTable,
+    with_unique_names,
+)
 from exporter.config.accounts import (
     AccountConfig,
     AccountEntry,
-    AccountTable,
     PendingAccount,
-    PlacedTable,
     ResolvedAccounts,
-    UnusableFile,
     resolve_accounts,
     unused_variables,
 )
@@ -127,15 +130,13 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
     problems += [_problem(each, given, variables, file, in_file) for each in errors]
     problems += _other_problems(in_file, errors, positions, file)
     found, tables = ResolvedAccounts(), _tables(settings, positions, file)
-    unusable: list[UnusableFile] = []
+    in_folder: list[AccountFile] = []
     if file is not None and "accounts" not in given:  # given ones replace those of the folder, too
         with problems.collected():
-            in_folder, unusable = account_files(file.parent / ACCOUNTS_FOLDER, [each.table.name for each in tables])
-            tables += in_folder
-    if (
-        tables or unusable or settings.profiles or len(problems) == known
-    ):  # what cannot be read would be reported as missing accounts
-        found = resolve_accounts(tables, settings.profiles, unusable, environ=environ, home=home)
+            in_folder = account_files(file.parent / ACCOUNTS_FOLDER)
+    configured = bool(tables or in_folder or settings.profiles)
+    if configured or len(problems) == known:  # what cannot be read would be reported as missing accounts
+        found = resolve_accounts(tables, settings.profiles, in_folder, environ=environ, home=home)
     web = PLAIN
     with problems.collected():
         if settings.web_config_file is not None:
@@ -157,7 +158,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
         found.setup_problems,
         web,
         tuple(warning for each in found.accounts if (warning := each.endpoint_warning)),
-        unused_variables(environ, configured=bool(tables or unusable or settings.profiles)),
+        unused_variables(environ, configured=configured),
         tuple(found.file_problems),
         None if file is None else _existing_folder(file.parent / ACCOUNTS_FOLDER),
     )
@@ -201,14 +202,14 @@ def account_names(file: Path, home: Path) -> tuple[str, ...]:
     settings, errors, positions = _usable_settings(in_file)
     problems += [_problem(each, {}, {}, file, in_file) for each in errors]
     tables = _tables(settings, positions, file)
+    in_folder: list[AccountFile] = []
     with problems.collected():
-        in_folder, unusable = account_files(file.parent / ACCOUNTS_FOLDER, [each.table.name for each in tables])
-        tables += in_folder
-        problems += [problem for each in unusable for problem in each.problems]
+        in_folder = with_unique_names(account_files(file.parent / ACCOUNTS_FOLDER), tables, settings.profiles)
+        problems += [problem for each in in_folder for problem in each.problems]
     if problems:
         raise ConfigError(*problems)
-    profiles = read_profiles(credentials_path(home)) if "*" in settings.profiles else settings.profiles
-    return (*(each.table.name for each in tables), *profiles)
+    profiles = read_profiles(credentials_path(home)) if ALL_PROFILES in settings.profiles else settings.profiles
+    return (*(each.table.name for each in tables), *(each.name for each in in_folder), *profiles)
 
 
 def _default_file(environ: Mapping[str, str], home: Path) -> Path | None:
@@ -277,10 +278,8 @@ def _existing_folder(folder: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def account_files(folder: Path, names: Collection[str] = ()) -> tuple[list[PlacedTable], list[UnusableFile]]:
-    """The accounts of the files ``*.toml`` in *folder*, one per file, sorted by the files' names; none without it.
-
-    What cannot be used of them stops only its own account, whose name is none of *names* and of the others.
+def account_files(folder: Path) -> list[AccountFile]:
+    """The files ``*.toml`` in *folder*, each with one account, sorted by their names; none without the folder.
 
     Raises:
         ConfigError: the folder cannot be read.
@@ -288,21 +287,10 @@ def account_files(folder: Path, names: Collection[str] = ()) -> tuple[list[Place
     try:
         files = sorted(file for file in folder.iterdir() if _is_account(file))
     except FileNotFoundError:
-        return [], []
+        return []
     except OSError as error:
         raise ConfigError(f"{folder}: cannot read the accounts' files: {_file_problem(error, folder)}") from None
-    read = [_account_table(file) for file in files]
-    tables = [each for each in read if isinstance(each, PlacedTable)]
-    taken = {*names, *(each.table.name for each in tables)}
-    unusable = []
-    for number, each in enumerate(read, 1):
-        if isinstance(each, UnusableFile):
-            numbered = (f"{folder.name} #{free}" for free in count(number))
-            candidates = chain((each.name, each.file.stem, each.file.name), numbered)
-            name = next(name for name in candidates if name not in taken and _valid_name({"name": name}))
-            taken.add(name)
-            unusable.append(each._replace(name=name))
-    return tables, unusable
+    return [_account_file(file) for file in files]
 
 
 def unread_files(folder: Path, used: Collection[str]) -> list[str]:
@@ -322,7 +310,7 @@ def _is_account(file: Path) -> bool:
     return file.suffix == ".toml" and not file.name.startswith(".")
 
 
-def _account_table(file: Path) -> PlacedTable | UnusableFile:
+def _account_file(file: Path) -> AccountFile:
     """The account in *file*; its name is the file's, unless there is one in it."""
     values: dict[str, object] = {}
     problems = Problems()
@@ -332,12 +320,14 @@ def _account_table(file: Path) -> PlacedTable | UnusableFile:
         if "accounts" in values:
             raise ConfigError(f"{file}: accounts: expected one account's keys, without [[accounts]] above them")
     if problems:
-        return UnusableFile(file, file.stem, tuple(problems))
+        return AccountFile(file, "", tuple(problems))
     values = {"name": file.stem, **values}
     try:
-        return PlacedTable(AccountTable.model_validate(values), str(file), file, alone=True)
+        read = AccountTable.model_validate(values)
     except ValidationError as error:
         errors = error.errors(include_input=False)
+    else:
+        return AccountFile(file, read.name, (), read, read.profile or "")
     problems += [_account_problem(each, file) for each in errors]
     wrong = {str(each["loc"][0]) for each in errors}
     usable = usable_table(values, wrong)
@@ -345,7 +335,7 @@ def _account_table(file: Path) -> PlacedTable | UnusableFile:
     if table is None:
         problems += other_problems(values, wrong, str(file))
     profile = values.get("profile")
-    return UnusableFile(file, _valid_name(values), tuple(problems), table, profile if isinstance(profile, str) else "")
+    return AccountFile(file, _valid_name(values), tuple(problems), table, profile if isinstance(profile, str) else "")
 
 
 def _check_file(file: Path) -> None:

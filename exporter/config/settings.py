@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from exporter.config.accounts import AccountTable
+from exporter.config.account_tables import AccountTable
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.own_settings import UNITS, JobSeries, PollInterval, RateShare, seconds
 from exporter.counting.values import Rules

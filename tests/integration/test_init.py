@@ -381,6 +381,12 @@ def test_only_an_account_that_failed_is_to_be_corrected(
         ({"accounts.d/two.toml": 'name = "x"'}, "two", 1, "{folder}/accounts.d/two.toml exists already"),
         ({"accounts.d/two.token": ""}, "two", 1, "{folder}/accounts.d/two.token exists already"),
         ({"accounts.d/x.toml": "x = 1"}, "two", 2, "{folder}/accounts.d/x.toml: x: unknown key"),
+        (
+            {"accounts.d/x.toml": 'name = "one"'},
+            "two",
+            2,
+            "{folder}/accounts.d/x.toml: the name 'one' is used already ({file}: accounts.#1 (one))",
+        ),
         ({"above": 'profiles = ["p"]'}, "p", 2, "--account: there is an account p already"),
         ({"above": 'profiles = "*"', ".sevenbridges/credentials": "[p]"}, "p", 2, "--account: there is an account p"),
         ({"above": "pol_interval = 5"}, "two", 2, "{file}: pol_interval: unknown key"),

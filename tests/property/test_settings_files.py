@@ -8,7 +8,7 @@ from typing import Final
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from exporter.config.accounts import AccountTable
+from exporter.config.account_tables import AccountTable
 from exporter.config.loading import load
 from exporter.config.settings import Settings
 from exporter.config.tokens import TokenFile, read_profiles

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from exporter import __version__
-from exporter.config.accounts import AccountTable
+from exporter.config.account_tables import AccountTable
 from exporter.config.settings import Settings
 from exporter.metrics.families import FAMILIES, PROCESS_FAMILIES, Family, ProcessFamily, Type
 from exporter.simulator import control

@@ -21,7 +21,8 @@ from exporter.api.allowance import Allowance
 from exporter.api.client import Client
 from exporter.api.deadline import Deadline
 from exporter.api.transport import transport_to
-from exporter.config.accounts import AccountConfig, AccountTable, SecretText
+from exporter.config.account_tables import AccountTable, SecretText
+from exporter.config.accounts import AccountConfig
 from exporter.config.endpoints import parse_proxy
 from exporter.config.tokens import FixedToken, TokenFile, read_profiles
 from exporter.errors import ConfigError, StateError, Unreachable

@@ -315,6 +315,21 @@ def test_a_reload_refuses_what_would_cost_accounts_that_are_polled(desk: Desk) -
     assert desk.reloader.reload().status == 400, "the folder was there, too, when it was empty"
 
 
+def test_a_reload_with_a_second_account_of_a_name_changes_nothing(desk: Desk) -> None:
+    folder = desk.folder / "accounts.d"
+    folder.mkdir()
+    (folder / "b.toml").write_text(
+        'name = "a"\napi_endpoint = "https://api.example/v2"\nauth_token_file = "../a.token"\n'
+    )
+
+    refused = desk.reloader.reload()
+
+    assert (refused.status, desk.applied) == (400, [])
+    assert refused.lines == (
+        f"{folder}/b.toml: the name 'a' is used already ({desk.file}: accounts.#1 (a)); give each account its own name",
+    )
+
+
 def test_a_start_with_a_file_that_cannot_be_used_leaves_the_next_reload_to_mend_it(desk: Desk) -> None:
     folder = desk.folder / "accounts.d"
     folder.mkdir()

@@ -558,7 +558,7 @@ class AccountsFolder:
 
     def write(self, file: str, /, **keys: str) -> None:
         given = {"api_endpoint": f'"{CGC}"', "auth_token_file": '"token"', **keys}
-        (self._folder / file).write_text("".join(f"{key} = {value}\n" for key, value in given.items()))
+        (self._folder / file).write_text("".join(f"{key} = {value}\n" for key, value in given.items() if value))
 
 
 def test_each_file_of_the_folder_beside_the_configuration_is_an_account(desk: Desk) -> None:
@@ -747,15 +747,155 @@ def test_a_profile_that_is_completed_gives_the_account_of_its_table(desk: Desk) 
     assert completed == desk.load({}).accounts[1]
 
 
-def test_a_name_that_is_used_twice_is_told_with_both_places(desk: Desk) -> None:
-    AccountsFolder(desk).write("b.toml")
-    (desk.folder / "token").write_text(TOKEN)
+PROFILE_CGC: Final = f"[cgc]\napi_endpoint={CGC}\nauth_token={OTHER}\n"
+NAMED_TWICE: Final[dict[str, tuple[str, dict[str, dict[str, str]], dict[str, str], dict[str, str]]]] = {
+    # what config.toml begins with, the files, the accounts that are polled and their places, the others and theirs
+    "as in config.toml": (
+        "",
+        {"a": {}, "lab": {}},
+        {"lab": "config.toml: accounts.#1 (lab)", "a": "accounts.d/a.toml"},
+        {"lab.toml": "accounts.d/lab.toml: the name 'lab' is used already (config.toml: accounts.#1 (lab))"},
+    ),
+    "as another file": (
+        "",
+        {"a": {"name": '"x"'}, "b": {}, "c": {"name": '"x"'}, "d": {"name": '"x"'}},
+        {"lab": "config.toml: accounts.#1 (lab)", "x": "accounts.d/a.toml", "b": "accounts.d/b.toml"},
+        {
+            "c.toml": "accounts.d/c.toml: the name 'x' is used already (accounts.d/a.toml)",
+            "d.toml": "accounts.d/d.toml: the name 'x' is used already (accounts.d/a.toml)",
+        },
+    ),
+    "the name of another file": (
+        "",
+        {"a": {"name": '"b"'}, "b": {}},
+        {"lab": "config.toml: accounts.#1 (lab)", "b": "accounts.d/a.toml"},
+        {"b.toml": "accounts.d/b.toml: the name 'b' is used already (accounts.d/a.toml)"},
+    ),
+    "one with an unknown key": (
+        "",
+        {"a": {"name": '"x"', "divison": '"d"'}, "b": {"name": '"x"'}},
+        {"lab": "config.toml: accounts.#1 (lab)", "x": "accounts.d/b.toml"},
+        {
+            "a.toml": (
+                "accounts.d/a.toml: divison: unknown key; did you mean division?;"
+                " accounts.d/a.toml: the name 'x' is used already (accounts.d/b.toml)"
+            )
+        },
+    ),
+    "one with an invalid endpoint": (
+        "",
+        {"a": {"name": '"x"', "api_endpoint": '"x"'}, "b": {"name": '"x"'}},
+        {"lab": "config.toml: accounts.#1 (lab)", "x": "accounts.d/b.toml"},
+        {
+            "a.toml": (
+                f"accounts.d/a.toml: api_endpoint must be a URL, such as {CGC};"
+                " accounts.d/a.toml: the name 'x' is used already (accounts.d/b.toml)"
+            )
+        },
+    ),
+    "two with an unknown key": (
+        "",
+        {"a": {"name": '"x"', "divison": '"d"'}, "b": {"name": '"x"', "divison": '"d"'}},
+        {"lab": "config.toml: accounts.#1 (lab)"},
+        {
+            "x": "accounts.d/a.toml: divison: unknown key; did you mean division?",
+            "b.toml": (
+                "accounts.d/b.toml: divison: unknown key; did you mean division?;"
+                " accounts.d/b.toml: the name 'x' is used already (accounts.d/a.toml)"
+            ),
+        },
+    ),
+    "a profile that is named": (
+        'profiles = "cgc"\n',
+        {"cgc": {}},
+        {"lab": "config.toml: accounts.#1 (lab)", "cgc": "profiles: cgc"},
+        {"cgc.toml": "accounts.d/cgc.toml: the name 'cgc' is used already (profiles: cgc)"},
+    ),
+    "one of all profiles": (
+        'profiles = "*"\n',
+        {"cgc": {}},
+        {"lab": "config.toml: accounts.#1 (lab)", "cgc": "accounts.d/cgc.toml"},
+        {"profile cgc": "profiles: cgc: the name 'cgc' is used already (accounts.d/cgc.toml)"},
+    ),
+    "a copy, with a profile's name as its own": (
+        'profiles = "*"\n',
+        {"cgc": {"name": '"lab"'}},
+        {"lab": "config.toml: accounts.#1 (lab)", "cgc": "profiles: cgc"},
+        {"cgc.toml": "accounts.d/cgc.toml: the name 'lab' is used already (config.toml: accounts.#1 (lab))"},
+    ),
+    "a profile that another file takes": (
+        'profiles = "cgc"\n',
+        {"cgc": {}, "d": {"profile": '"cgc"', "auth_token_file": ""}},
+        {
+            "lab": "config.toml: accounts.#1 (lab)",
+            "cgc": "accounts.d/cgc.toml",
+            "d": "accounts.d/d.toml",
+        },
+        {},
+    ),
+}
 
-    assert desk.problems(account(name='"b"', auth_token_file='"token"')) == [
+
+@pytest.mark.parametrize(("text", "files", "polled", "others"), NAMED_TWICE.values(), ids=NAMED_TWICE)
+@pytest.mark.fault(
+    "two files of `accounts.d` have accounts of the same name, or one has the name of another account, at a start",
+    action="polls the first, and all others; not the later file's",
+    shown="`sbg_up` 0 for the file's name; both places in one line, by `check`, which exits 1, too",
+    recovery="one has another name, and a reload",
+)
+def test_an_account_named_as_another_one_stops_no_other(
+    desk: Desk,
+    text: str,
+    files: dict[str, dict[str, str]],
+    polled: dict[str, str],
+    others: dict[str, str],
+) -> None:
+    folder = AccountsFolder(desk)
+    desk.credentials(PROFILE_CGC)
+    for file, keys in files.items():
+        folder.write(f"{file}.toml", **keys)
+    desk.write(text + account())
+
+    found = desk.load()
+
+    top = f"{desk.folder}/"
+    assert {each.name: each.where.replace(top, "") for each in found.accounts} == polled
+    told = {name: problem.replace(top, "") for name, problem in found.setup_problems.items()}
+    assert {name: problem.partition("; give ")[0] for name, problem in told.items()} == others
+    assert {each.name for each in found.pending} == set(others)
+    assert "; ".join(found.file_problems) == "; ".join(found.setup_problems.values()), "a reload refuses it"
+
+
+def test_a_profile_named_as_an_account_of_the_file_stops_no_other(desk: Desk) -> None:
+    """It may have been added for another program."""
+    desk.credentials(f"{PROFILE_CGC}[lab]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
+    desk.write('profiles = "*"\n' + account())
+
+    found = desk.load()
+
+    assert found.names == ("lab", "cgc", "profile lab")
+    assert [line.replace(f"{desk.folder}/", "") for line in found.file_problems] == [
         (
-            "accounts: the name 'b' is used 2 times (config.toml: accounts.#1 (b), accounts.d/b.toml);"
-            " give each account its own name"
+            "profiles: lab: the name 'lab' is used already (config.toml: accounts.#1 (lab)); give that account another"
+            " name, or rename the profile"
         )
+    ]
+
+
+def test_a_name_that_config_toml_uses_twice_is_told_with_both_places(desk: Desk) -> None:
+    desk.credentials(PROFILE_CGC)
+    advice = "give each account its own name"
+
+    assert desk.problems('profiles = "cgc"\n' + account(name='"cgc"')) == [
+        f"accounts: the name 'cgc' is used 2 times (config.toml: accounts.#1 (cgc), profiles: cgc); {advice}"
+    ]
+    AccountsFolder(desk).write("lab.toml")
+    assert desk.problems(account() + account()) == [
+        "accounts.d/lab.toml: the name 'lab' is used already (config.toml: accounts.#1 (lab)); " + advice,
+        (
+            "accounts: the name 'lab' is used 2 times (config.toml: accounts.#1 (lab), config.toml: accounts.#2 (lab));"
+            f" {advice}"
+        ),
     ]
 
 
