@@ -28,14 +28,14 @@ from exporter.commands._click import Command
 from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
-from exporter.config.accounts import AccountConfig
+from exporter.config.accounts import MEND_FILE, AccountConfig
 from exporter.config.changes import left_out, put_back
 from exporter.config.loading import Configuration, unread_files
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
 from exporter.config.tokens import Token, refusal_remedy, unlike_a_token
 from exporter.daemon import assembly
-from exporter.errors import ConfigError, StateError
+from exporter.errors import ConfigError, StateError, WaitReason
 from exporter.logs import Log, NonBlockingStream, logger
 from exporter.metrics.series_count import most_series, series_count
 from exporter.metrics.snapshot import MAX_SKEW, AccountSnapshot, DisplayOptions
@@ -594,9 +594,14 @@ def _user(name: str, display: DisplayOptions) -> str:
 
 def _next_step(result: _Result) -> str:
     status = result.snapshot.status
-    if not status.last_error or status.auth_ok is not False or result.token is None:
+    if not status.last_error:
         return ""
-    return refusal_remedy(result.token, "it has expired or been replaced, or belongs to another platform")
+    if status.auth_ok is False and result.token is not None:
+        return refusal_remedy(result.token, "it has expired or been replaced, or belongs to another platform")
+    waiting = status.waiting
+    if waiting is None or waiting.reason is not WaitReason.TOKEN or waiting.next_step == MEND_FILE:
+        return ""
+    return "" if status.last_error.endswith(waiting.next_step) else waiting.next_step
 
 
 def _settings(settings: Settings) -> str:

@@ -491,7 +491,9 @@ def _unknown_key(key: str, *, of_account: bool) -> str:
         return "not a key of an account; write it above the first [[accounts]]"
     if not of_account and key in here:
         return "a key of an account; write it below [[accounts]]"
-    return f"unknown key; {suggestion(key, here if of_account else elsewhere, _SEE_HELP)}"
+    if of_account:
+        return f"unknown key; {suggestion(key, here, 'the keys of an account are ' + ', '.join(here))}"
+    return f"unknown key; {suggestion(key, elsewhere, _SEE_HELP)}"
 
 
 def _path(loc: tuple[int | str, ...], in_file: Mapping[str, object]) -> Iterable[str]:

@@ -6,6 +6,7 @@ every poll, so that rotating a token needs no restart.
 """
 
 import configparser
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,14 @@ from exporter.text import NotText, count, decoded, open_without_waiting
 _LONGEST_TOKEN: Final = 4096
 _DOCUMENTED_LENGTH: Final = 32
 _QUOTES: Final = "\"'`"
+_MORE_THAN_A_TOKEN: Final = (
+    (re.compile(r"bearer\b", re.IGNORECASE), "begins with the word Bearer"),
+    (re.compile(r"[{\[]"), "is the whole of a file in JSON or INI"),
+    (re.compile(r"[\w-]+\s*:\s*\S"), "begins with a name and a colon, as a header of HTTP"),
+    (re.compile(r"(export\s+)?\w+\s*=\s*[^\s=]", re.IGNORECASE), "begins with a name and =, as a setting"),
+    (re.compile(r"#"), "begins with a comment"),
+)
+"""What people have written in place of a token, and what to call it. A token may end in ``=``."""
 _CREDENTIALS: Final = Path("/run/credentials")
 """Where systemd has the files that a unit's LoadCredential= names: copies, made when the service starts."""
 _LARGEST_TOKEN_FILE: Final = 4 * _LONGEST_TOKEN
@@ -28,27 +37,32 @@ MEND_CREDENTIALS: Final = "correct ~/.sevenbridges/credentials, as the reason sa
 _PASTED: Final = "expected the path of a token file, but this looks like a token; write it to a file and set its path"
 
 
-def parse_token(given: Secret, where: str) -> Secret:
+def parse_token(given: Secret, where: str, *, advice: str = "; expected the token alone") -> Secret:
     """The token in *given*, without surrounding white space.
 
     Raises:
-        TokenError: the token is empty or cannot be sent in a header.
+        TokenError: the token is empty or cannot be sent in a header, and *advice* for the latter.
     """
     token = given.judged_by(lambda text: Secret(text.strip().removeprefix("\ufeff").strip(), masked=False))
+    if not token.judged_by(bool):
+        raise TokenError(f"{where}: the token is empty")
     problem = token.judged_by(_problem)
     if problem:
-        raise TokenError(f"{where}: {problem}")
+        raise TokenError(f"{where}: invalid token: {problem}{advice}")
     return token.judged_by(Secret)
 
 
 def _problem(token: str) -> str:
-    if not token:
-        return "the token is empty"
     if not token.isascii() or not token.isprintable() or " " in token:
-        return "invalid token: contains spaces, line breaks or non-ASCII characters"
+        return _more_than_a_token(token) or "contains spaces, line breaks or non-ASCII characters"
     if len(token) > _LONGEST_TOKEN:
-        return f"invalid token: longer than {_LONGEST_TOKEN} characters"
+        return f"longer than {_LONGEST_TOKEN} characters"
     return ""
+
+
+def _more_than_a_token(text: str) -> str:
+    """What *text* is, if it is known to have a token in it; never a part of it."""
+    return next((what for form, what in _MORE_THAN_A_TOKEN if form.match(text)), "")
 
 
 def unlike_a_token(token: Secret) -> str:
@@ -69,6 +83,8 @@ def refusal_remedy(token: "Token", otherwise: str = "") -> str:
 
 
 def _unlike_a_token(token: str) -> str:
+    if more := _more_than_a_token(token):
+        return f"it {more}; expected the token alone"
     if token[0] in _QUOTES or token[-1] in _QUOTES:
         return "it has quotation marks; expected the token alone"
     if len(token) != _DOCUMENTED_LENGTH or not set(token) <= set(string.hexdigits):
@@ -174,7 +190,7 @@ class TokenFile:
             if isinstance(error, PermissionError):
                 raise TokenForbidden(f"{problem}; {refusal(self._path)}") from None
             raise TokenError(problem) from None
-        return parse_token(given, str(self._path))
+        return parse_token(given, str(self._path), advice="")  # that is said with how to replace it
 
     def exposure_warning(self) -> str | None:
         """A warning if other users can read the file."""

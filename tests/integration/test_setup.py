@@ -120,7 +120,8 @@ def test_an_account_without_a_token_stops_no_other_and_starts_when_it_has_one(
 
             daemon.await_exact("bad", simulator, "bob")
             daemon.scrape_when(lambda now: up("bad")(now) and not waiting(now, "bad"))
-            assert told(daemon, "bad") == [("polling.paused", "token"), ("polling.resumed", "token")]
+            resumed = [("polling.paused", "token"), ("polling.resumed", "token")]
+            eventually(lambda: told(daemon, "bad") == resumed, describe=daemon.output)
             eventually(lambda: daemon.said("poll.recovered", account="bad"), describe=daemon.output)
 
 
@@ -215,7 +216,7 @@ def test_a_token_that_disappears_later_stops_that_account_until_it_is_back(tmp_p
 @pytest.mark.fault(
     "`check` or `once` with an account that cannot be set up",
     action="does the others and exits 1",
-    shown="the account and its problem",
+    shown="the account, its problem and the next step",
     recovery="the token is there",
 )
 def test_commands_name_the_account_that_cannot_be_set_up_and_exit_1(
@@ -234,6 +235,9 @@ def test_commands_name_the_account_that_cannot_be_set_up_and_exit_1(
         good, bad, verdict = check.stdout.splitlines()
         assert re.match(r"good  ok      .*; 1 job; ", good)
         assert bad.startswith("bad   failed  ")
+        assert re.search(
+            r"; (write a valid token of this user, and nothing else, to the token|add profile '\w+' )", bad
+        )
         assert verdict == "Failed: 1 of 2 accounts cannot be polled, for the reason above."
 
         once = site.start("once", "--config", str(site.config))

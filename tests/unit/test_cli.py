@@ -131,7 +131,11 @@ def test_check_offline_warns_of_a_token_that_is_none_by_its_form(typed: Typed, t
 
     wrong = checked(f"AUTH_TOKEN={TOKEN}")
     assert wrong.code == 0
-    assert "warning: lab: the token looks wrong: expected 32 hexadecimal characters" in wrong.out
+    assert (
+        "warning: lab: the token looks wrong: it begins with a name and =, as a setting; expected the token"
+        in wrong.out
+    )
+    assert "the token looks wrong: expected 32 hexadecimal characters" in checked(f"{TOKEN}0").out
     assert f"to the token file {tmp_path / 'token'};" in wrong.out
     assert TOKEN not in wrong.out + wrong.err
     assert "warning" not in checked(TOKEN).out

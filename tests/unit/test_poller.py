@@ -271,7 +271,7 @@ def test_a_token_file_that_others_can_read_by_now_is_warned_of_once(bench: Polle
             "expected 32 hexadecimal characters (0 to 9, a to f), as on the platform's token page; found 19 characters",
         ),
         ('"0123456789abcdef0123456789abcdef"', "it has quotation marks; expected the token alone"),
-        ("token:0123456789abcdef0123456789abcdef", "found 38"),
+        ("token:0123456789abcdef0123456789abcdef", "it begins with a name and a colon"),
         ("0123456789abcdef0123456789abcdeg", "found others"),
     ],
     ids=["usual", "short", "quoted", "prefix", "not hexadecimal"],

@@ -283,7 +283,13 @@ WRONG: list[tuple[str, str]] = [
     (account(name='" lab"'), "accounts.#1.name: expected 1 to 64 printable characters"),
     (account(name=f'"{"x" * 65}"'), "accounts.#1.name: expected 1 to 64 printable characters"),
     (account(name="5"), "accounts.#1.name: expected text in quotes"),
-    (account(colour='"red"'), "accounts.#1 (lab).colour: unknown key; see `sbg-exporter run --help`"),
+    (
+        account(colour='"red"'),
+        (
+            "accounts.#1 (lab).colour: unknown key; the keys of an account are name, api_endpoint, auth_token_file,"
+            " auth_token, profile, division, ca_file, proxy, allow_plain_http, poll_interval, rate_share, job_series"
+        ),
+    ),
     (account(auth_tokn=f'"{TOKEN}"'), "accounts.#1 (lab).auth_tokn: unknown key; did you mean auth_token?"),
     (
         account(stale_after="5"),
@@ -312,7 +318,10 @@ WRONG: list[tuple[str, str]] = [
     ),
     (
         account(auth_token_file="", auth_token=f'"{TOKEN} {OTHER}"'),
-        "accounts.#1 (lab): auth_token: invalid token: contains spaces, line breaks or non-ASCII characters",
+        (
+            "accounts.#1 (lab): auth_token: invalid token: contains spaces, line breaks or non-ASCII characters;"
+            " expected the token alone"
+        ),
     ),
     (
         account(auth_token_file="", auth_token='""'),
@@ -585,6 +594,7 @@ def test_what_is_wrong_with_an_account_s_file_names_the_file(desk: Desk) -> None
     folder.write("e.toml")
     (desk.folder / "accounts.d" / "f.toml").mkdir()
     folder.write("h.toml", poll_interval="0.5", rate_share="1.5")
+    folder.write("i.toml", colour="5")
     (desk.folder / "accounts.d" / "g.toml").write_text("[[accounts]]\nname = 'g'\n")
 
     desk.write("poll_interval = 5\n")
@@ -593,13 +603,14 @@ def test_what_is_wrong_with_an_account_s_file_names_the_file(desk: Desk) -> None
     problems = [line.replace(f"{desk.folder}/", "") for line in found.file_problems]
     assert "s3cret" not in "".join(problems)
     assert [each.name for each in found.accounts] == ["e"]
-    assert sorted(found.setup_problems) == list("abcdfgh")
-    assert [line.partition(": ")[0] for line in problems] == [f"accounts.d/{name}.toml" for name in "abcdfghh"]
+    assert sorted(found.setup_problems) == list("abcdfghi")
+    assert [line.partition(": ")[0] for line in problems] == [f"accounts.d/{name}.toml" for name in "abcdfghhi"]
     assert problems[0] == "accounts.d/a.toml: divison: unknown key; did you mean division?"
     assert problems[1] == "accounts.d/b.toml: stale_after: not a key of an account; write it to the configuration file"
     assert "invalid TOML" in problems[2]
     assert problems[3] == "accounts.d/d.toml: allow_plain_http: expected true or false"
-    assert problems[-2:] == [
+    assert problems[-1].startswith("accounts.d/i.toml: colour: unknown key; the keys of an account are name, api_endp")
+    assert problems[-3:-1] == [
         "accounts.d/h.toml: poll_interval: must be at least 1s",
         "accounts.d/h.toml: rate_share: must be at most 1",
     ]
@@ -1470,7 +1481,10 @@ def test_default_profile_is_used_without_variables(desk: Desk) -> None:
         ),
         (
             {**SB, "SB_AUTH_TOKEN": f"{TOKEN} {OTHER}"},
-            "SB_AUTH_TOKEN: invalid token: contains spaces, line breaks or non-ASCII characters",
+            (
+                "SB_AUTH_TOKEN: invalid token: contains spaces, line breaks or non-ASCII characters; expected the token"
+                " alone"
+            ),
         ),
         (
             {**SB, "SB_API_ENDPOINT": "http://api.example.org/v2"},

@@ -3,7 +3,7 @@
 import os
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import pytest
 
@@ -44,16 +44,59 @@ def test_white_space_round_a_token_is_dropped(text: str) -> None:
     assert parse_token(Secret(text), "here") == Secret(TOKEN)
 
 
+ALONE: Final = "; expected the token alone"
+MORE_THAN_A_TOKEN: Final = {
+    f"Bearer {TOKEN}": "begins with the word Bearer",
+    f"bearer:{TOKEN}": "begins with the word Bearer",
+    f"X-SBG-Auth-Token: {TOKEN}": "begins with a name and a colon, as a header of HTTP",
+    f"X-SBG-Auth-Token:{TOKEN}": "begins with a name and a colon, as a header of HTTP",
+    f"Authorization: Bearer {TOKEN}": "begins with a name and a colon, as a header of HTTP",
+    f"export SB_AUTH_TOKEN={TOKEN}": "begins with a name and =, as a setting",
+    f"SB_AUTH_TOKEN={TOKEN}": "begins with a name and =, as a setting",
+    f'token = "{TOKEN}"': "begins with a name and =, as a setting",
+    f"token='{TOKEN}'": "begins with a name and =, as a setting",
+    f'{{"token": "{TOKEN}"}}': "is the whole of a file in JSON or INI",
+    f'{{"token":"{TOKEN}"}}': "is the whole of a file in JSON or INI",
+    f"[default]\nauth_token = {TOKEN}": "is the whole of a file in JSON or INI",
+    f"# of lab-a\n{TOKEN}": "begins with a comment",
+}
+
+
+@pytest.mark.parametrize(("text", "what"), MORE_THAN_A_TOKEN.items())
+def test_what_has_a_token_in_it_is_told_by_its_form(path: Path, text: str, what: str) -> None:
+    path.write_text(text)
+    token = TokenFile(path)
+
+    if any(character.isspace() for character in text):
+        with pytest.raises(ConfigError) as caught:
+            token.read()
+        told = str(caught.value)
+        assert told == f"{path}: invalid token: {what}"
+    else:
+        told = refusal_remedy(token)
+        assert told.startswith(f"the token looks wrong: it {what}; expected the token alone; write a valid token of")
+    assert TOKEN not in told
+    assert f"nothing else, to the token file {path};" in token.remedy
+
+
+@pytest.mark.parametrize("text", [f"{TOKEN}==", "eyJhbGciOi.eyJzdWIi-_.c2ln", "bearers-of-tokens"])
+def test_a_token_of_another_form_is_not_taken_for_more(path: Path, text: str) -> None:
+    path.write_text(text)
+
+    assert refusal_remedy(TokenFile(path)).startswith("the token looks wrong: expected 32 hexadecimal characters")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("", "here: the token is empty"),
         (" \n", "here: the token is empty"),
-        (f"{TOKEN}\n{OTHER}", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
-        (f"token {TOKEN}", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
-        (f"{TOKEN}\x00", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
-        (f"{TOKEN}é", "here: invalid token: contains spaces, line breaks or non-ASCII characters"),
-        (TOKEN * 129, "here: invalid token: longer than 4096 characters"),
+        (f"{TOKEN}\n{OTHER}", f"here: invalid token: contains spaces, line breaks or non-ASCII characters{ALONE}"),
+        (f"token {TOKEN}", f"here: invalid token: contains spaces, line breaks or non-ASCII characters{ALONE}"),
+        (f"{TOKEN}\x00", f"here: invalid token: contains spaces, line breaks or non-ASCII characters{ALONE}"),
+        (f"{TOKEN}é", f"here: invalid token: contains spaces, line breaks or non-ASCII characters{ALONE}"),
+        (TOKEN * 129, f"here: invalid token: longer than 4096 characters{ALONE}"),
+        *((text, f"here: invalid token: {what}{ALONE}") for text, what in MORE_THAN_A_TOKEN.items() if " " in text),
     ],
 )
 def test_invalid_token_is_refused_without_being_shown(text: str, problem: str) -> None:
