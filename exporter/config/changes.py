@@ -1,10 +1,11 @@
 """What a reload has to do: the difference between what is in use and what is configured now. Pure."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, NamedTuple
 
+from exporter.config.account_tables import AccountTable
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
 from exporter.config.loading import ACCOUNTS_FOLDER, Configuration
 from exporter.config.own_settings import OwnSettings
@@ -26,6 +27,7 @@ class AccountChanges:
         changed: polled in another way from now on.
         removed: not configured any more.
         duplicates: accounts that are known not to be polled, and for each the one of the same user that is.
+        keys: for each of *changed* of which that is known, what has changed in it.
     """
 
     kept: tuple[str, ...]
@@ -33,6 +35,12 @@ class AccountChanges:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     duplicates: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def changed_in_words(self) -> tuple[str, ...]:
+        """The names of *changed*, each with its keys; never with a value, which may be a secret."""
+        return tuple(f"{name} ({', '.join(self.keys[name])})" if name in self.keys else name for name in self.changed)
 
 
 def account_changes(
@@ -46,12 +54,32 @@ def account_changes(
     after = {account.name: account for account in wanted}
     common = [name for name in after if name in before]
     kept = {name for name in common if name not in ended and _is_polled_alike(before[name], after[name])}
+    changed = tuple(name for name in common if name not in kept)
     return AccountChanges(
         kept=tuple(name for name in common if name in kept),
         added=tuple(name for name in after if name not in before),
-        changed=tuple(name for name in common if name not in kept),
+        changed=changed,
         removed=tuple(name for name in before if name not in after),
+        keys={name: keys for name in changed if (keys := changed_keys(before[name], after[name]))},
     )
+
+
+def changed_keys(before: AccountEntry, after: AccountEntry) -> tuple[str, ...]:
+    """The keys of an account that differ; none if only its profile or its file has become usable, or the reverse."""
+    found = set[str]()
+    if isinstance(before.entry, AccountTable) and isinstance(after.entry, AccountTable):
+        found.update(_different(before.entry, after.entry, AccountTable.model_fields))
+    if isinstance(before, AccountConfig) and isinstance(after, AccountConfig):
+        found.update(_different(before, after, ("division", "ca_file", "proxy")))
+        if before.endpoint != after.endpoint:
+            found.add("api_endpoint")
+        if before.token != after.token:
+            found.update((before.token.key, after.token.key))
+    return tuple(key for key in AccountTable.model_fields if key in found)
+
+
+def _different(one: object, other: object, keys: Iterable[str]) -> Iterator[str]:
+    return (key for key in keys if getattr(one, key) != getattr(other, key))
 
 
 def _is_polled_alike(polled: AccountEntry, wanted: AccountEntry) -> bool:

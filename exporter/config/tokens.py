@@ -102,6 +102,9 @@ class FixedToken:
     *file* is the configuration file that contains it, if any.
     """
 
+    key = "auth_token"
+    """The key of an account that has it."""
+
     def __init__(self, secret: Secret, file: Path | None = None) -> None:
         self._secret = secret
         self._file = file
@@ -135,6 +138,8 @@ class FixedToken:
 
 class TokenFile:
     """A token in a file, read at every use: the file's times and size may stay the same when its text changes."""
+
+    key = "auth_token_file"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -213,6 +218,8 @@ class ProfileToken:
 
     *label* says in errors what is wrong.
     """
+
+    key = "profile"
 
     def __init__(self, path: Path, profile: str, label: str) -> None:
         self._path = path

@@ -160,7 +160,7 @@ class Reloader:
                 consequence="their series end; their ledgers stay in the state file",
                 next_step=put_back(wanted),
             )
-        names = {"added": accounts.added, "changed": accounts.changed, "removed": accounts.removed}
+        names = {"added": accounts.added, "changed": accounts.changed_in_words, "removed": accounts.removed}
         duplicates = tuple(f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items())
         unusable = tuple(_unusable(wanted, (*accounts.added, *accounts.changed)))
         self._log.info(

@@ -257,7 +257,7 @@ def test_accounts_whose_tokens_are_exchanged_stop_and_those_that_exchange_their_
     exchanged = [replace(account(simulator, name), more={"auth_token_file": file}) for name, file in files.items()]
     place.configure(*exchanged, enable_lifecycle=True)
 
-    assert daemon.reload() == "accounts changed: alice, bob\n"
+    assert daemon.reload() == "accounts changed: alice (auth_token_file), bob (auth_token_file)\n"
 
     assert difference(daemon.await_exact("alice", simulator, "bob"), "alice", simulator, "bob") == {}
     scrape = daemon.await_polls("bob")
@@ -289,7 +289,7 @@ def test_a_changed_account_gets_a_new_poller_while_its_old_one_hangs(
             accounts[0], replace(accounts[1], more={"auth_token_file": "second.token"}), enable_lifecycle=True
         )
 
-        assert daemon.reload() == "accounts changed: slow\n"
+        assert daemon.reload() == "accounts changed: slow (auth_token_file)\n"
 
         assert difference(daemon.await_exact("slow", other), "slow", other) == {}
         assert daemon.stop() == 0

@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from exporter.clock import AccountClock, Clock, RealClock
+from exporter.config.account_tables import AccountTable
 from exporter.config.accounts import AccountConfig, AccountEntry, PendingAccount
 from exporter.config.changes import (
     AccountChanges,
@@ -112,6 +113,37 @@ def test_a_start_misses_accounts_that_were_polled_to_the_end_of_the_last_run(
     written_at: dict[str, float], names: list[str], gone: tuple[str, ...]
 ) -> None:
     assert left_out(written_at, names) == gone
+
+
+def table(**keys: object) -> AccountTable:
+    return AccountTable.model_validate({"name": "a", "api_endpoint": ENDPOINT, "auth_token_file": "a.token", **keys})
+
+
+A_TABLE: Final = replace(A, entry=table())
+
+
+@pytest.mark.parametrize(
+    ("polled", "wanted", "keys"),
+    [
+        (A, replace(A, endpoint="https://other.example/v2"), ("api_endpoint",)),
+        (A, replace(A, division="d", proxy=Secret("http://u:p4ssw0rd@proxy")), ("division", "proxy")),
+        (A, replace(A, token=TokenFile(Path("/b.token")), ca_file=Path("/ca.pem")), ("auth_token_file", "ca_file")),
+        (A, replace(A, token=FixedToken(Secret("another-token"))), ("auth_token_file", "auth_token")),
+        (A, replace(A, token=ProfileToken(Path("/p"), "name", "label")), ("auth_token_file", "profile")),
+        (A_TABLE, replace(A_TABLE, token=TokenFile(Path("/d/a.token"))), ("auth_token_file",)),  # in another folder
+        (A_TABLE, replace(pending(), entry=table(profile="p", auth_token_file=None)), ("auth_token_file", "profile")),
+        (replace(pending(), entry=table(profile="p")), A_TABLE, ("profile",)),
+        (pending(), A, ()),  # its profile is complete, or its file is usable
+        (A, A, ()),  # its poller has ended
+    ],
+)
+def test_a_change_of_an_account_is_told_by_its_keys(
+    polled: AccountEntry, wanted: AccountEntry, keys: tuple[str, ...]
+) -> None:
+    changes = account_changes([polled, B], [wanted, B], ended=("a",))
+
+    assert changes.keys == ({"a": keys} if keys else {})
+    assert changes.changed_in_words == (f"a ({', '.join(keys)})" if keys else "a",)
 
 
 def test_tokens_are_equal_if_they_come_from_the_same_place() -> None:
@@ -627,16 +659,18 @@ def test_a_copy_of_an_account_is_known_by_its_token(
 
 
 def test_a_reload_tells_of_accounts_that_may_be_renamed_and_of_those_that_are_there_twice(desk: Desk) -> None:
-    desk.changes = AccountChanges(("lab5",), ("dup", "six"), ("c",), ("lab6", "old"), {"dup": "lab5"})
+    desk.changes = AccountChanges(
+        ("lab5",), ("dup", "six"), ("c",), ("lab6", "old"), {"dup": "lab5"}, {"c": ("proxy",)}
+    )
 
     assert desk.reloader.reload().text.splitlines() == [
         "accounts added: dup, six",
-        "accounts changed: c",
+        "accounts changed: c (proxy)",
         "accounts removed: lab6, old; counters go on under a new name if an added account is the same user",
         "dup: the same user on the same platform as lab5; not polled",
     ]
     [event] = [each for each in desk.events() if each["event"] == "configuration.reloaded"]
-    assert event["accounts_removed"] == "lab6, old"
+    assert (event["accounts_changed"], event["accounts_removed"]) == ("c (proxy)", "lab6, old")
     assert event["accounts_not_polled"] == "dup: the same user on the same platform as lab5; not polled"
 
 
