@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from exporter.api.platforms import api_base, is_api
 from exporter.config.no_proxy import bypasses_proxy
+from exporter.config.permissions import unreadable
 from exporter.errors import ConfigError
 from exporter.redaction import Secret, looks_like_token
 from exporter.text import NotText, marked_certificates
@@ -94,7 +95,7 @@ def check_certificates(file: Path, where: str) -> None:
         raise ConfigError(f"{where}: no certificate in {file}; expected PEM certificates") from None
     except OSError as error:
         hint = "; expected a path, but this looks like a token" if looks_like_token(file.name) else ""
-        raise ConfigError(f"{where}: cannot read {file}: {error.strerror}{hint}") from None
+        raise ConfigError(f"{where}: cannot read {file}: {unreadable(error, file)}{hint}") from None
 
 
 def is_loopback(host: str) -> bool:

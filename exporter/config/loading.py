@@ -34,7 +34,7 @@ from exporter.config.accounts import (
 )
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.first_file import default_config_file
-from exporter.config.permissions import refusal
+from exporter.config.permissions import unreadable
 from exporter.config.relative import beside
 from exporter.config.settings import PREFIX, Settings
 from exporter.config.tokens import credentials_path, read_profiles
@@ -289,7 +289,9 @@ def account_files(folder: Path) -> list[AccountFile]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot read the accounts' files: {_file_problem(error, folder)}") from None
+        raise ConfigError(
+            f"{folder}: cannot read the accounts' files: {unreadable(error, folder, file_problem(error))}"
+        ) from None
     return [_account_file(file) for file in files]
 
 
@@ -347,14 +349,9 @@ def _check_file(file: Path) -> None:
     try:
         is_file = file.is_file()
     except OSError as error:
-        raise ConfigError(f"{file}: cannot read the account: {_file_problem(error, file)}") from None
+        raise ConfigError(f"{file}: cannot read the account: {unreadable(error, file, file_problem(error))}") from None
     if not is_file:
         raise ConfigError(f"{file}: cannot read the account: not a file")
-
-
-def _file_problem(error: OSError, file: Path) -> str:
-    """Why *file* cannot be read, and what to do; with its owner and mode, if those are the reason."""
-    return f"{error.strerror}; {refusal(file)}" if isinstance(error, PermissionError) else file_problem(error)
 
 
 def _suggestion_for_variable(name: str) -> str:
@@ -407,7 +404,7 @@ def _toml(file: Path) -> dict[str, Any]:
             raise ConfigError(f"{file}: larger than {_LARGEST_FILE // 1024} KiB; expected a TOML file with settings")
         values = tomllib.loads(decoded(raw))
     except OSError as error:
-        reason = _file_problem(error, file)
+        reason = unreadable(error, file, file_problem(error))
         if looks_like_token(str(file)):
             reason = f"{error.strerror}; expected the path of a TOML file, but this looks like a token"
         elif isinstance(error, FileNotFoundError):

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def refusal(path: Path) -> str:
+def unreadable(error: OSError, path: Path, otherwise: str = "") -> str:
+    """Why the file or folder at *path* cannot be read; unless that is for want of permission, *otherwise* if given."""
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}; {_refusal(path)}"
+    return otherwise or error.strerror or str(error)
+
+
+def _refusal(path: Path) -> str:
     """Whose *path* is, which the process' user may not read, its mode, and who has to be able to read it.
 
     If a folder on the way to it is the obstacle, this is about that folder.

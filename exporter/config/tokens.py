@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from exporter.config.permissions import exposure_warning, refusal
+from exporter.config.permissions import exposure_warning, unreadable
 from exporter.config.relative import beside
 from exporter.errors import ConfigError, CredentialsError, ProfileError, TokenError, TokenForbidden
 from exporter.redaction import Secret, looks_like_token
@@ -190,11 +190,9 @@ class TokenFile:
         except (OSError, ValueError) as error:  # a ValueError for a path with a null byte
             if self.is_pasted:
                 raise TokenError(_PASTED) from None
-            reason = error.strerror if isinstance(error, OSError) else error
-            problem = f"{self._path}: cannot read the token file: {reason}"
-            if isinstance(error, PermissionError):
-                raise TokenForbidden(f"{problem}; {refusal(self._path)}") from None
-            raise TokenError(problem) from None
+            reason = unreadable(error, self._path) if isinstance(error, OSError) else error
+            kind = TokenForbidden if isinstance(error, PermissionError) else TokenError
+            raise kind(f"{self._path}: cannot read the token file: {reason}") from None
         return parse_token(given, str(self._path), advice="")  # that is said with how to replace it
 
     def exposure_warning(self) -> str | None:
@@ -290,8 +288,7 @@ def read_profiles(path: Path) -> dict[str, Profile]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        reason = f"{error.strerror}; {refusal(path)}" if isinstance(error, PermissionError) else error.strerror
-        raise CredentialsError(f"{path}: cannot read the credentials file: {reason}") from None
+        raise CredentialsError(f"{path}: cannot read the credentials file: {unreadable(error, path)}") from None
     except NotText as error:
         raise CredentialsError(f"{path}: invalid credentials file: {error}") from None
     except (configparser.Error, AttributeError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from exporter.config.certificates import load_client_authorities, load_key_pair
+from exporter.config.permissions import unreadable
 from exporter.config.web_file import HttpSection, RateLimitSection, TlsSection, WebFile, read_web_file
 from exporter.errors import ConfigError, Problems
 from exporter.text import open_without_waiting
@@ -317,11 +318,14 @@ def _pem(inline: str, path: str, file: Path, where: str) -> bytes:
     if not path:
         return inline.encode()
     try:
-        with open(file.parent / path, "rb", opener=open_without_waiting) as opened:
+        with open(found := file.parent / path, "rb", opener=open_without_waiting) as opened:
             pem = opened.read(_LARGEST_PEM + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise ConfigError(f"{where}: cannot read it: {reason} (paths are relative to {file.parent})") from None
+        relative = f" (paths are relative to {file.parent})"
+        reason = f"not a path{relative}"
+        if isinstance(error, OSError):
+            reason = unreadable(error, found, f"{error.strerror}{relative}")
+        raise ConfigError(f"{where}: cannot read it: {reason}") from None
     if len(pem) > _LARGEST_PEM:
         raise ConfigError(f"{where}: larger than {_LARGEST_PEM // 2**20} MiB; expected a PEM file")
     return pem

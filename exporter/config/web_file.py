@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from exporter.config.permissions import unreadable
 from exporter.errors import ConfigError, suggestion
 from exporter.text import open_without_waiting
 
@@ -135,10 +136,8 @@ def _yaml(file: Path) -> dict[str, Any]:
         with open(file, "rb", opener=open_without_waiting) as stream:
             raw = stream.read(_LARGEST + 1)
     except OSError as error:
-        raise ConfigError(
-            f"{file}: cannot read the web configuration: {error.strerror} (in the configuration file, the path is"
-            " relative to it)"
-        ) from error
+        relative = f"{error.strerror} (in the configuration file, the path is relative to it)"
+        raise ConfigError(f"{file}: cannot read the web configuration: {unreadable(error, file, relative)}") from error
     if len(raw) > _LARGEST:
         raise ConfigError(f"{file}: larger than 1 MiB; expected a web configuration file")
     try:

@@ -1263,8 +1263,24 @@ def test_no_account_that_can_be_set_up_is_an_error(mixed: Desk, keys: dict[str, 
                 " root and mode 0600; this user (uid 65534) must be able to read it"
             ),
         ),
+        (
+            "ca.pem",
+            0o600,
+            (
+                "{folder}/accounts.d/a.toml: ca_file: cannot read {folder}/ca.pem: Permission denied; it has owner"
+                " root, group root and mode 0600; this user (uid 65534) must be able to read it"
+            ),
+        ),
+        (
+            "web.yml",
+            0o600,
+            (
+                "{folder}/web.yml: cannot read the web configuration: Permission denied; it has owner root, group root"
+                " and mode 0600; this user (uid 65534) must be able to read it"
+            ),
+        ),
     ],
-    ids=["token", "folder of tokens", "accounts", "accounts, not to be entered", "account"],
+    ids=["token", "folder of tokens", "accounts", "accounts, not to be entered", "account", "ca_file", "web"],
 )
 def test_what_the_exporter_may_not_read_is_told_with_whose_it_is(path: str, mode: int, told: str) -> None:
     def work() -> None:
@@ -1278,9 +1294,11 @@ def test_what_the_exporter_may_not_read_is_told_with_whose_it_is(path: str, mode
         folder.chmod(0o755)
         (folder / "accounts.d").mkdir()
         (folder / "tokens").mkdir()
-        (folder / "config.toml").touch()
+        (folder / "config.toml").write_text('web_config_file = "web.yml"\n')
+        (folder / "web.yml").touch()
+        shutil.copy(certifi.where(), folder / "ca.pem")
         (folder / "accounts.d" / "a.toml").write_text(
-            f'api_endpoint = "{CGC}"\nauth_token_file = "../tokens/a.token"\n'
+            f'api_endpoint = "{CGC}"\nauth_token_file = "../tokens/a.token"\nca_file = "../ca.pem"\n'
         )
         (folder / "tokens" / "a.token").write_text(TOKEN)
         (folder / path).chmod(mode)
