@@ -141,6 +141,7 @@ def selected(configuration: Configuration, names: Collection[str]) -> Configurat
         accounts=tuple(entry for entry in configuration.accounts if entry.name in names),
         pending=tuple(entry for entry in configuration.pending if entry.name in names),
         setup_problems={name: each for name, each in configuration.setup_problems.items() if name in names},
+        not_selected=tuple(entry for entry in configuration.entries if entry.name not in names),
     )
 
 
@@ -269,7 +270,8 @@ def _unread(configuration: Configuration) -> str:
     folder = configuration.accounts_folder
     if folder is None:
         return ""
-    used = {str(path) for entry in configuration.entries for path in account_source(entry)}
+    entries = (*configuration.entries, *configuration.not_selected)
+    used = {str(path) for entry in entries for path in account_source(entry)}
     names = unread_files(folder, used)
     return f"Note: not read in {folder}, because only *.toml is: {', '.join(map(shown, names))}" if names else ""
 

@@ -67,6 +67,7 @@ class Configuration:
         unused: what to know about variables that are set and not used, in a line.
         file_problems: what is wrong with files of one account, whose accounts are among *pending*; one line each.
         accounts_folder: the folder with files of accounts; None if there is none.
+        not_selected: accounts that are configured and that the command leaves out.
     """
 
     settings: Settings
@@ -84,6 +85,7 @@ class Configuration:
     unused: str = ""
     file_problems: tuple[str, ...] = ()
     accounts_folder: Path | None = None
+    not_selected: tuple[AccountEntry, ...] = ()
 
     def settings_of(self, name: str) -> Settings:
         """The settings that account *name* is polled with: its own, or else those of all accounts."""

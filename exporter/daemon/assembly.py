@@ -112,7 +112,9 @@ class PollerFactory:
 
     @property
     def _places(self) -> Mapping[str, Place]:
-        return {account.name: (account.endpoint, account.division) for account in self.configuration.accounts}
+        entries = (*self.configuration.entries, *self.configuration.not_selected)
+        accounts = (entry for entry in entries if isinstance(entry, AccountConfig))
+        return {account.name: (account.endpoint, account.division) for account in accounts}
 
     def new(
         self,

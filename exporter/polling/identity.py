@@ -211,7 +211,7 @@ class IdentityRegistry:
     def is_configured(self, name: str) -> bool:
         """Whether an account of the configuration has this *name*."""
         with self._lock:
-            return name in self._accounts
+            return name in self._accounts or name in self._named.values()
 
     def name_of(self, identity: Identity) -> str | None:
         """The name that the ledger of *identity* had when the configuration was last read; None if it had none."""

@@ -219,6 +219,23 @@ def test_check_knows_whose_token_an_account_had(tmp_path: Path) -> None:
             assert "remove one of the two" not in check.stdout
 
 
+def test_check_of_one_of_two_accounts_with_each_other_s_tokens_does_not_advise_to_rename_it(tmp_path: Path) -> None:
+    other = "token-of-another-00000000000000"
+    with running(replace(QUIET, users={other: "another"})) as simulator:
+        accounts = Account.at(simulator, "one"), Account("two", simulator.url, other)
+        with Installation(tmp_path / "etc", *accounts) as site:
+            once = site.start("once", "--config", str(site.config))
+            assert once.end() == 0
+            site.write_token("one", other)
+            site.write_token("two", accounts[0].token)
+
+            check = site.start("check", "--account", "two", "--config", str(site.config))
+
+            assert check.end() == 1
+            two, _ = check.stdout.splitlines()
+            assert "; restore the token of another; or, to exchange the names of two and one, start the exporter" in two
+
+
 def test_check_offline_asks_nobody(tmp_path: Path) -> None:
     with Installation(tmp_path / "etc", Account("far", "https://nobody.invalid/v2")) as site:
         (site.folder / "far.token").chmod(0o644)

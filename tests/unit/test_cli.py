@@ -167,9 +167,12 @@ def test_check_names_the_files_among_the_accounts_that_are_not_read(typed: Typed
         (folder / name).write_text(TOKEN)
 
     code, out, _ = typed("check", "--offline", "--config", str(two_accounts))
+    one = typed("check", "--offline", "--config", str(two_accounts), "--account", "good")
 
     assert code == 1
-    assert f"Note: not read in {folder}, because only *.toml is: a.toml.new, b.tml\n" in out
+    note = f"Note: not read in {folder}, because only *.toml is: a.toml.new, b.tml\n"
+    assert note in out
+    assert (one.code, note in one.out) == (0, True), "what another account uses is read"
 
 
 @pytest.mark.parametrize(
