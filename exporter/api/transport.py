@@ -17,6 +17,7 @@ import httpx
 
 from exporter.api.deadline import Deadline, DeadlineBackend
 from exporter.errors import ConfigError
+from exporter.permissions import unreadable
 from exporter.redaction import Secret
 from exporter.text import NotText, marked_certificates
 
@@ -99,7 +100,7 @@ def _unusable(source: CertificateSource, error: OSError | ValueError) -> str:
     path = source.file or source.folder or source.name
     where = "" if path == source.name else f"{source.name}: "
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-        return f"{where}cannot read {path}: {error.strerror}"
+        return f"{where}cannot read {path}: {unreadable(error, Path(path))}"
     reason = f": {error}" if isinstance(error, NotText) else "; expected PEM certificates"
     return f"{where}no certificate in {path}{reason}"
 

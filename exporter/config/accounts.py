@@ -25,7 +25,6 @@ from exporter.config.endpoints import (
     proxy_from_environment,
 )
 from exporter.config.own_settings import OwnSettings
-from exporter.config.permissions import exposure_warning
 from exporter.config.relative import beside
 from exporter.config.tokens import (
     MEND_CREDENTIALS,
@@ -52,6 +51,7 @@ from exporter.errors import (
     TokenForbidden,
     WaitReason,
 )
+from exporter.permissions import exposure_warning
 from exporter.redaction import Secret, looks_like_token, shown, without_secrets
 
 CLIENT_VARIABLES: Final = ("SB_API_ENDPOINT", "SB_AUTH_TOKEN_FILE", "SB_AUTH_TOKEN")

@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from exporter.api.platforms import api_base, is_api
 from exporter.config.no_proxy import bypasses_proxy
-from exporter.config.permissions import unreadable
 from exporter.errors import ConfigError
+from exporter.permissions import unreadable
 from exporter.redaction import Secret, looks_like_token
 from exporter.text import NotText, marked_certificates
 

@@ -34,7 +34,6 @@ from exporter.config.accounts import (
 )
 from exporter.config.endpoints import parse_listen_address
 from exporter.config.first_file import default_config_file
-from exporter.config.permissions import unreadable
 from exporter.config.relative import beside
 from exporter.config.settings import PREFIX, Settings
 from exporter.config.tokens import credentials_path, read_profiles
@@ -42,6 +41,7 @@ from exporter.config.usable import other_problems, usable_table, usable_tables
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
 from exporter.counting.values import Rules
 from exporter.errors import ConfigError, Problems, file_problem, suggestion
+from exporter.permissions import unreadable
 from exporter.redaction import looks_like_token, shown
 from exporter.text import NotText, decoded
 

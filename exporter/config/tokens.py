@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from exporter.config.permissions import exposure_warning, unreadable
 from exporter.config.relative import beside
 from exporter.errors import ConfigError, CredentialsError, ProfileError, TokenError, TokenForbidden
+from exporter.permissions import exposure_warning, unreadable
 from exporter.redaction import Secret, looks_like_token
 from exporter.text import NotText, count, decoded, open_without_waiting
 

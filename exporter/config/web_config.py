@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from exporter.config.certificates import load_client_authorities, load_key_pair
-from exporter.config.permissions import unreadable
 from exporter.config.web_file import HttpSection, RateLimitSection, TlsSection, WebFile, read_web_file
 from exporter.errors import ConfigError, Problems
+from exporter.permissions import unreadable
 from exporter.text import open_without_waiting
 
 _LARGEST_PEM: Final = 16 * 1024 * 1024

@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from exporter.config.permissions import unreadable
 from exporter.errors import ConfigError, suggestion
+from exporter.permissions import unreadable
 from exporter.text import open_without_waiting
 
 _LARGEST: Final = 1024 * 1024

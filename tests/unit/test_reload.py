@@ -374,14 +374,16 @@ def test_a_start_with_a_file_that_cannot_be_used_leaves_the_next_reload_to_mend_
     assert desk.applied[-1].names == ("a", "b")
 
 
-def test_a_file_that_is_corrected_is_no_account_that_was_removed(desk: Desk) -> None:
+@pytest.mark.parametrize(("wrong", "shown"), [("name = 5", "b"), ('name = "a"', "b.toml")])
+def test_a_file_that_is_corrected_is_no_account_that_was_removed(desk: Desk, wrong: str, shown: str) -> None:
     folder = desk.folder / "accounts.d"
     folder.mkdir()
     file, right = folder / "b.toml", 'api_endpoint = "https://api.example/v2"\nauth_token_file = "../a.token"\n'
-    file.write_text(f"name = 5\n{right}")
+    file.write_text(f"{wrong}\n{right}")
     desk.begin()
+    assert desk.read().names == ("a", shown)
     file.write_text(f'name = "bob"\n{right}')
-    desk.changes = AccountChanges(("a",), ("bob",), (), ("b", "c"))
+    desk.changes = AccountChanges(("a",), ("bob",), (), (shown, "c"))
 
     assert desk.reloader.reload().lines[0] == "accounts added: bob"
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from exporter.errors import ConfigError, Unreachable
 from exporter.redaction import Secret
 from tests.certificates import Certificate, new_certificate
 from tests.clocks import ManualClock
+from tests.isolated import STRANGER, isolated, needs_root
 from tests.raw_server import Connection, RawServer, reply, serving
 from tests.tools import tool
 
@@ -213,12 +215,33 @@ def test_what_is_wrong_with_a_file_is_said_in_the_words_of_the_check(
     file.touch()
     spoil(file)
 
+    _says_the_same(file)
+
+
+def _says_the_same(file: Path) -> str:
+    """What the exporter and the check say of *file*."""
     with pytest.raises(ConfigError) as logged:
         tls_context(certificate_source(str(file), {}))
     with pytest.raises(ConfigError) as checked:
         check_certificates(file, "ca_file")
-
     assert str(checked.value) == f"ca_file: {logged.value}"
+    return str(logged.value)
+
+
+@needs_root
+def test_certificates_that_the_exporter_may_not_read_are_told_with_whose_they_are() -> None:
+    def work() -> None:
+        assert _says_the_same(file) == (
+            f"cannot read {file}: Permission denied; it has owner root, group root and mode 0600; this user (uid 65534)"
+            " must be able to read it"
+        )
+
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to other users
+        file = Path(made) / "ca.pem"
+        file.touch(mode=0o600)
+        file.parent.chmod(0o755)
+
+        isolated(work, user=STRANGER)
 
 
 @pytest.mark.parametrize("spoil", BROKEN.values(), ids=BROKEN)
