@@ -266,18 +266,34 @@ class ResolvedAccounts:
             )
         return [name for name in profiles if name not in used]
 
-    def refuse_unusable_names(self) -> None:
-        """Note which names are used twice, and which texts contain a token."""
-        for account in self.accounts:
+    def refuse_unusable_names(self, files: Sequence[Path]) -> None:
+        """Note which names are used twice, and which texts contain a token: in one of *files*, its account is unusable.
+
+        This is known only now, when all tokens have been read.
+        """
+        numbers = {str(file): f"{file.parent.name} #{number}" for number, file in enumerate(files, 1)}
+        for account in [*self.accounts]:
             texts = (account.name, account.division, account.endpoint)
-            if any(without_secrets(text) != text for text in texts):
-                self.refuse(f"{account.where}: its name, division or api_endpoint contains a token; use another text")
+            if all(without_secrets(text) == text for text in texts):
+                continue
+            problem = f"{account.where}: its name, division or api_endpoint contains a token; use another text"
+            if account.where in numbers:
+                self._remove(account)
+                clean = without_secrets(account.name) == account.name
+                self.add_unusable(account.name if clean else numbers[account.where], account.where, [problem])
+            else:
+                self.refuse(problem)
         for name, places in self.places.items():
             if len(places) > 1:
                 self.refuse(
                     f"accounts: the name {name!r} is used {len(places)} times ({', '.join(places)});"
                     " give each account its own name"
                 )
+
+    def _remove(self, account: AccountConfig) -> None:
+        self.accounts.remove(account)
+        self.places[account.name].remove(account.where)
+        self.setup_problems.pop(account.name, None)
 
     def _place(self, name: str, where: str) -> None:
         self.places.setdefault(name, []).append(where)
@@ -347,7 +363,7 @@ def resolve_accounts(
         found.add_unusable("~/.sevenbridges/credentials", where, error.problems)
     except ConfigError as error:
         found.refuse(*error.problems)
-    found.refuse_unusable_names()
+    found.refuse_unusable_names([each.file for each in files])
     return found
 
 

@@ -877,6 +877,29 @@ def test_an_account_named_as_another_one_stops_no_other(
     assert "; ".join(found.file_problems) == "; ".join(found.setup_problems.values()), "a reload refuses it"
 
 
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [({"name": "t0k3n-of-another-format"}, "accounts.d #2"), ({"division": "t0k3n-of-another-f"}, "b")],
+)
+def test_a_file_with_a_token_in_a_label_stops_no_other_account(desk: Desk, keys: dict[str, str], shown: str) -> None:
+    """Nor is that token shown: no other file says that it is one."""
+    [secret] = keys.values()
+    folder = AccountsFolder(desk)
+    folder.write("a.toml")
+    folder.write("b.toml", **{key: f'"{text}"' for key, text in keys.items()}, auth_token_file='"other"')
+    (desk.folder / "accounts.d" / "other").write_text(secret)
+    desk.write(account())
+
+    found = desk.load()
+
+    assert found.names == ("lab", "a", shown)
+    assert list(found.setup_problems) == [shown]
+    assert [line.replace(f"{desk.folder}/", "") for line in found.file_problems] == [
+        "accounts.d/b.toml: its name, division or api_endpoint contains a token; use another text"
+    ]
+    assert secret not in repr(found)
+
+
 def test_a_profile_named_as_an_account_of_the_file_stops_no_other(desk: Desk) -> None:
     """It may have been added for another program."""
     desk.credentials(f"{PROFILE_CGC}[lab]\napi_endpoint={CGC}\nauth_token={OTHER}\n")
