@@ -93,8 +93,7 @@ def command(
     log = logger("auto", "error", errors)
     report = JSON if as_json else DETAILS if verbose else LINES
     try:
-        whole = load_configuration(flags)
-        configuration = selected(whole, accounts)
+        configuration = selected(load_configuration(flags), accounts)
     except ConfigError as error:
         if as_json:
             _print_json([{"account": None, "ok": False, "error": problem} for problem in error.problems])
@@ -107,9 +106,7 @@ def command(
             say(line)
 
     waits = awaited_on(errors)
-    failed = check(
-        configuration, stop_event(), log, offline=offline, report=report, warn=warn, awaited=waits, names=whole.names
-    )
+    failed = check(configuration, stop_event(), log, offline=offline, report=report, warn=warn, awaited=waits)
     return 1 if failed else 0
 
 
@@ -154,12 +151,10 @@ def check(
     report: "Report",
     warn: Callable[[str], None] = say,
     awaited: Callable[[Sequence[str]], object] = lambda _names: None,
-    names: Collection[str] | None = None,
 ) -> Collection[str]:
     """Print the findings for each account with *report*, and what else to know with *warn*; *offline* sends no request.
 
-    *awaited* hears which accounts it waits for, if that takes long. *names* are all configured accounts, if those that
-    are gone are to be named.
+    *awaited* hears which accounts it waits for, if that takes long.
 
     Returns:
         The names of the accounts that cannot be polled.
@@ -171,7 +166,7 @@ def check(
     ledgers = _kept_in(configuration.state_file)
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
     state = state_file_warnings(configuration.state_file)
-    removed = () if names is None else _removed(configuration, names, ledgers)
+    removed = _removed(configuration, ledgers)
     for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers), *removed, *state):
         warn(f"warning: {warning}")
     if unread := _unread(configuration):
@@ -312,9 +307,10 @@ def _new_ledgers(accounts: Iterable[AccountConfig], kept: _Kept) -> Iterator[str
             )
 
 
-def _removed(configuration: Configuration, names: Collection[str], kept: _Kept) -> Iterator[str]:
-    """A line if other accounts than *names* were polled until recently, as where the folder of their files is gone."""
-    if removed := left_out(kept.written_at, names):
+def _removed(configuration: Configuration, kept: _Kept) -> Iterator[str]:
+    """A line if accounts were polled until recently and are not configured, as where the folder of files is gone."""
+    entries = (*configuration.entries, *configuration.not_selected)
+    if removed := left_out(kept.written_at, [entry.name for entry in entries]):
         is_, has = ("is", "has") if len(removed) == 1 else ("are", "have")
         yield (
             f"{count(len(removed), 'account')} {is_} not configured, but {has} been polled: {', '.join(removed)}; next"
