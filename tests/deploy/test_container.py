@@ -39,6 +39,7 @@ from tests.deploy.kubernetes_tools import (
     pod_document,
     templated,
 )
+from tests.doc_tables import RUNBOOKS
 from tests.harness import Account, MonotonicCounters, Scrape, difference
 from tests.tools import developers
 from tests.waiting import eventually
@@ -500,6 +501,39 @@ def test_in_kubernetes_a_ledger_is_copied_put_back_and_moved(
     meanwhile(export, forget, bring)
     counted_exactly(monotonic)
     containers.sweep()
+
+
+@pytest.mark.slow
+@needs_containers
+@needs_kubectl
+def test_in_kubernetes_a_deleted_state_file_is_saved_from_the_process_and_put_back(
+    containers: Engine, image: str, simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    """By the runbook's lines: without the log next to the file, and with it."""
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", RUNBOOKS.read_text(encoding="utf-8"))
+    save, put_back = (block for block in blocks if "kubectl" in block)
+    put_back, restart = put_back.rsplit("kubectl ", 1)
+    document = daemon_pod(containers, kustomized("base"), image, simulator, tmp_path)
+    counters = MonotonicCounters()
+
+    def deleted_and_saved(daemon: Container, gone: str) -> None:
+        delete = f'import glob, os; [os.remove(each) for each in glob.glob("{STATE}/{gone}")]'
+        containers.podman("exec", daemon.name, "python", "-c", delete)
+        eventually(lambda: daemon.said("state.file_missing"), describe=lambda: daemon.told)
+        simulator.platform.submit(JobScript(total=9, failed=4, running=1))  # counted after the restart
+        for lines in (save, put_back):
+            containers.as_kubectl(lines, tmp_path)
+
+    for gone in ("state.db*", "state.db", ""):
+        simulator.platform.submit(JobScript(total=9, failed=4, running=1))
+        daemon = played(containers, document, tmp_path)
+        await_exact(daemon, simulator, counters)
+        if gone:
+            deleted_and_saved(daemon, gone)
+        assert daemon.stop() == 0
+        containers.podman("pod", "rm", "--force", "sbg-exporter-0")
+    containers.sweep()
+    assert restart == "-n sbg-exporter delete pod sbg-exporter-0\n"
 
 
 def daemon_pod(containers: Engine, manifests: str, image: str, simulator: RunningSimulator, folder: Path) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from textwrap import dedent
 
 import msgspec
 import pytest
@@ -107,7 +106,7 @@ def test_steps_of_the_runbook_save_a_deleted_file_that_is_still_open(
     state_file: Path, tmp_path: Path, gone: str
 ) -> None:
     runbook = RUNBOOKS.read_text(encoding="utf-8")
-    steps = dedent(runbook.partition("  mkdir -m 0700 /root/saved\n")[2].partition("  sbg-exporter state backup")[0])
+    steps = runbook.partition("\nmkdir -m 0700 /root/saved\n")[2].partition("sbg-exporter state backup")[0]
     steps = steps.replace("$(systemctl show --property MainPID --value sbg-exporter)", str(os.getpid()))
     saved_in = tmp_path / "saved"
     saved_in.mkdir()
