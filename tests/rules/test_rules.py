@@ -195,6 +195,24 @@ def test_every_alert_has_a_runbook_with_the_four_headings() -> None:
         assert headings == ["Symptom", "Impact", "Diagnose", "Fix"], name
 
 
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_every_alert_says_whether_it_can_wait_in_the_words_of_its_runbook(alert: Rule) -> None:
+    """At night people read the alert alone."""
+    clauses = re.findall(r"can(?:not)? wait[^.:,;]*", " ".join(alert.annotations["description"].split()))
+
+    assert clauses
+    for clause in clauses:
+        assert clause in impact(alert.name)
+
+
+def impact(name: str) -> str:
+    """What the runbook of an alert says under that heading, and the runbook that it refers to."""
+    runbook = RUNBOOKS.read_text(encoding="utf-8").partition(f"\n## {name}\n")[2]
+    text = " ".join(runbook.partition("### Impact\n")[2].partition("\n#")[0].split())
+    same = re.match(r"The same as for \[(Sbg\w+)\]", text)
+    return f"{text} {impact(same[1])}" if same else text
+
+
 def test_every_runbook_starts_its_diagnosis_with_a_command_to_paste() -> None:
     runbooks = re.split(r"^## (?=Sbg)", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 
