@@ -355,7 +355,10 @@ def _locker_of(descriptor: int) -> str | None:
 
 
 def _locked_by(owner: str, path: Path) -> StateError:
-    return StateError(f"state file {path} is locked by {owner}; stop that exporter or set a different state_file")
+    return StateError(
+        f"state file {path} is locked by {owner}; stop that exporter; set a different state_file only if this one polls"
+        " other accounts, or everything is counted twice"
+    )
 
 
 def _not_lockable(path: Path, error: OSError) -> StateError:

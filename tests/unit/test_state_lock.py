@@ -109,7 +109,8 @@ def test_lock_holds_without_the_lock_file(tmp_path: Path) -> None:
 
     with held(file) as process:
         (tmp_path / "state.db.lock").unlink()
-        with pytest.raises(StateError, match=f"is locked by process {process}; stop that exporter"):
+        advice = "stop that exporter; set a different state_file only if this one polls other accounts, or everything"
+        with pytest.raises(StateError, match=f"is locked by process {process}; {advice} is counted twice"):
             Store(file)
         assert lock_owner(file) == f"process {process}"
 
