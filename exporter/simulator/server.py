@@ -51,6 +51,9 @@ def serve(settings: SimulatorSettings, stopped: threading.Event) -> int:
             token = settings.token if settings.token == DEMO_TOKEN else "as given by --token"
             sys.stdout.write(f"simulated platform: {simulator.url}\n")
             sys.stdout.write(f"token:              {token}\n")
+            if settings.users:
+                names = ", ".join(settings.users.values())
+                sys.stdout.write(f"further users:      {names}; their tokens are as given in users\n")
             sys.stdout.write(f"control requests:   {simulator.control_url}\n")
             sys.stdout.flush()
             stopped.wait()

@@ -1067,6 +1067,18 @@ def test_an_address_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+def test_the_start_says_where_the_tokens_of_further_users_are(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = threading.Event()
+    stopped.set()
+
+    users = {"token-of-bob": "bob", "token-of-eve": "eve"}
+    assert serve(replace(STILL, token="token-of-demo", users=users), stopped) == 0
+
+    said = capsys.readouterr().out
+    assert "further users:      bob, eve; their tokens are as given in users\n" in said
+    assert "token-of" not in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_simulator_in_the_foreground_ends_well_on_a_signal(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "exporter", "simulate", "--listen", "127.0.0.1:0"]
