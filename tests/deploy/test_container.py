@@ -461,6 +461,8 @@ def test_what_kubernetes_is_given_runs_as_a_pod(
     assert scrape.value("sbg_up", account="sim") == 1, daemon.told
     assert set(status(daemon)["Uid"].split()) == {str(USER)}
     assert daemon.inspect("{{.HostConfig.Memory}}") == str(256 * MIB)
+    for command in ("check", "jobs --unfinished", "state show"):  # as alerts and runbooks have them
+        containers.podman("exec", daemon.name, "sbg-exporter", *command.split())
     assert daemon.stop() == 0
     containers.sweep()
 

@@ -154,7 +154,7 @@ def test_the_web_config_is_mounted_and_probes_and_scrapes_use_https() -> None:
     among = objects(rendered("overlays/web-config"))
     pod = only("StatefulSet", among)["spec"]["template"]["spec"]
     [container] = pod["containers"]
-    [variable] = container["env"]
+    [_, variable] = container["env"]
     [mount] = [each for each in container["volumeMounts"] if each["name"] == "web-config"]
     [volume] = [each["secret"] for each in pod["volumes"] if each["name"] == "web-config"]
     [endpoint] = only("ServiceMonitor", among)["spec"]["endpoints"]

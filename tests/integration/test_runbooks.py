@@ -69,6 +69,19 @@ def test_every_alert_says_what_shows_more() -> None:
                 assert re.search(r"`[a-z].+`|exporter's (log|page)", description), rule["alert"]
 
 
+def test_what_to_type_elsewhere_is_known_of_every_command_of_systemd_and_of_the_machine() -> None:
+    runbooks = RUNBOOKS.read_text(encoding="utf-8")
+    table = "\n".join(re.findall(r"^\| `?[^|]+\|", runbooks.partition("\n## ")[0], re.MULTILINE))
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", runbooks, re.DOTALL)) + RULES.read_text(encoding="utf-8")
+
+    used = set(
+        re.findall(r"systemctl \w+|journalctl|timedatectl|findmnt|df(?= -)|curl(?=.* '?http://localhost)", blocks)
+    )
+
+    assert used >= {"systemctl status", "journalctl", "timedatectl", "findmnt", "df", "curl"}
+    assert {each for each in used if f"`{each}" not in table} == set()
+
+
 def test_jobs_and_checks_are_among_the_commands() -> None:
     assert {
         f"job {EXAMPLE_ID}",
