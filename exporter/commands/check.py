@@ -313,8 +313,8 @@ def _removed(configuration: Configuration, kept: _Kept) -> Iterator[str]:
     if removed := left_out(kept.written_at, [entry.name for entry in entries]):
         is_, has = ("is", "has") if len(removed) == 1 else ("are", "have")
         yield (
-            f"{count(len(removed), 'account')} {is_} not configured, but {has} been polled: {', '.join(removed)}; next"
-            f" step: {put_back(configuration)}"
+            f"state file {configuration.state_file}: {count(len(removed), 'account')} {is_} not configured, but {has}"
+            f" been polled: {', '.join(removed)}; next step: {put_back(configuration)}"
         )
 
 

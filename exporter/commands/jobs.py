@@ -113,6 +113,7 @@ def command(
 
     Reads the state file and sends no request, also while the exporter runs. Unfinished jobs come first, the longest
     without progress at the top; then the others, the latest first. AGE is the time since the last progress or the end.
+    REASON is - for jobs that ended before counting began: `job ID` asks for theirs.
     A job is stuck if it has started and made no progress for 30 minutes, as for the alert SbgJobStuck; where
     sbg_exporter_detection_delay_seconds is long, one that the exporter has not checked since may be, too. A settling
     job has finished with fewer files than expected, which may still turn up before it counts as incomplete. A renamed

@@ -25,6 +25,7 @@ from exporter.config.account_tables import (
     with_unique_names,
 )
 from exporter.config.accounts import (
+    CLIENT_VARIABLES,
     AccountConfig,
     AccountEntry,
     PendingAccount,
@@ -145,6 +146,8 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], home: Path) ->
             web = load_web_config(settings.web_config_file)
     if problems or found.refused or not found.usable:
         unread = unread_accounts(default_config_file(environ, home)) if file is None else ()
+        if file is not None and not configured and not problems:
+            unread = _missing_folder(file.parent / ACCOUNTS_FOLDER, environ)
         raise ConfigError(*problems, *found.lines, *unread)
     host, port = parse_listen_address(settings.listen)
     return Configuration(
@@ -274,6 +277,12 @@ def _tables(settings: Settings, positions: Sequence[int], file: Path | None) -> 
         PlacedTable(table, f"{file}: accounts.#{position + 1} ({table.name})", file)
         for position, table in zip(positions, settings.accounts, strict=True)
     ]
+
+
+def _missing_folder(folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    """A line if there is no *folder* with accounts: one that is not mounted must not look like a first start."""
+    if not folder.is_dir() and not any(environ.get(name) for name in CLIENT_VARIABLES):
+        yield f"{folder}: there is no such folder; if it had the accounts, put it back"
 
 
 def _existing_folder(folder: Path) -> Path | None:

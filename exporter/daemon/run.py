@@ -171,7 +171,7 @@ def start(
             log.warning(
                 "accounts.removed",
                 accounts=", ".join(removed),
-                reason="they were polled until the last run ended, and are not configured now",
+                reason="they were polled in the last day of the last run, and are not configured now",
                 consequence="none of their failed jobs is reported; their ledgers stay in the state file",
                 next_step=f"{put_back(configuration)}; the counters of a renamed account go on under its new name",
             )

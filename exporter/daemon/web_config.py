@@ -49,14 +49,14 @@ class CurrentWebConfig:
             self._log.warning("web_config.warning", reason=warning)
 
     def use(self, file: Path | None, config: WebConfig) -> None:
-        """Replace the file by another one, which contains *config*.
+        """Replace the file by another one, which contains *config*; the same one is refreshed by itself.
 
         Raises:
             ConfigError: that needs a restart.
         """
+        _refuse_to_weaken(self._config, config)
         if file == self._file:
             return
-        _refuse_to_weaken(self._config, config)
         self._file, self._config, self._versions = file, config, config.versions
         for warning in config.warnings:
             self._log.warning("web_config.warning", reason=warning)

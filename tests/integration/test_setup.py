@@ -182,7 +182,7 @@ def test_accounts_that_are_gone_at_a_start_are_named(tmp_path: Path) -> None:
             assert (warning["level"], warning["accounts"]) == ("warning", "bad")
             assert f"the folder {folder}, which is missing, and reload" in str(warning["next_step"])
             assert check.end() == 0
-            assert "warning: 1 account is not configured, but has been polled: bad; next step: none if" in check.stdout
+            assert ": 1 account is not configured, but has been polled: bad; next step: none if" in check.stdout
             one = site.start("check", "--offline", "--account", "good", "--config", str(site.config))
             assert one.end() == 0
             assert "1 account is not configured, but has been polled: bad;" in one.stdout, "only not chosen: good"

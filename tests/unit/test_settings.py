@@ -435,9 +435,13 @@ def test_a_key_in_two_spellings_is_refused(desk: Desk) -> None:
 
 @pytest.mark.parametrize("text", ["\n", "# nobody yet\n"])
 def test_file_without_accounts_is_refused(desk: Desk, text: str) -> None:
-    [line] = desk.problems(text, {})
+    line, missing = desk.problems(text, {})
 
     assert line.startswith("accounts: none configured; run `sbg-exporter init`, write an [[accounts]] table to a file")
+    folder = desk.folder / "accounts.d"
+    assert missing == "accounts.d: there is no such folder; if it had the accounts, put it back"
+    folder.mkdir()
+    assert desk.problems(text, {}) == [line]
     assert [each.name for each in desk.load(SB).accounts] == ["cavatica"]
 
 

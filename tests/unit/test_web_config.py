@@ -1,5 +1,6 @@
 """web_config_file: the format of exporter-toolkit, what is honoured, what is refused, and how problems are said."""
 
+import io
 import os
 import shutil
 import ssl
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.config.web_config import PLAIN, WebConfig, load_web_config
+from exporter.daemon.web_config import CurrentWebConfig
 from exporter.errors import ConfigError
+from exporter.logs import logger
 from tests.certificates import Authority, Certificate, encrypt_key
 
 SECRET_HASH: Final = "$2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze"
@@ -345,3 +348,15 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
         load_web_config(file)
     except ConfigError as error:
         assert all("\n" not in line for line in error.problems)  # noqa: PT017
+
+
+def test_what_a_changed_file_would_turn_off_is_refused_as_another_file_is(load: Callable[[str], WebConfig]) -> None:
+    file, protected = Path("web-config.yml"), load(f"basic_auth_users: {{a: {SECRET_HASH}}}")
+    current = CurrentWebConfig(file, protected, logger("json", "error", io.StringIO()))
+
+    current.use(file, protected)
+    for other in (file, None):
+        with pytest.raises(ConfigError, match="turning off basic authentication needs a restart"):
+            current.use(other, PLAIN)
+
+    assert current() is protected
