@@ -43,9 +43,9 @@ from exporter.polling.poller import UsageEstimate
 from exporter.redaction import shown
 from exporter.signals import stop_event
 from exporter.storage.diagnosis import FULL, probe, wrong_user
-from exporter.storage.lock import lock_owner
+from exporter.storage.lock import is_lost, lock_owner
 from exporter.storage.paths import real_path
-from exporter.storage.reader import open_read_only
+from exporter.storage.reader import missing, open_read_only
 from exporter.storage.store import Store
 from exporter.text import count
 
@@ -222,6 +222,8 @@ def _state_file(configuration: Configuration, *, verbose: bool) -> Iterator[tupl
     elif owner := lock_owner(file):
         note = f"Note: {owner} holds the state file, so these requests are not counted in its allowance."
         yield None, note if verbose else ""  # a few requests, which it has room for
+    elif is_lost(file):
+        yield None, ""  # it must not be created: that would hide the loss, which a warning tells
     elif problem := wrong_user(file, writing=True):
         yield None, f"Note: these requests are not counted in the allowance: state file {file}: {problem}"
     else:
@@ -242,6 +244,8 @@ def state_file_warnings(file: Path) -> Iterator[str]:
             f"state file {file} was moved or deleted while {owner} uses it, and that exporter counts nothing; do not"
             " restart it before you have read the runbook of SbgStateNotWritable"
         )
+    elif is_lost(file):
+        yield f"state file {file} {missing(file)}"
     if (number := probe(real_path(file).parent)) in _UNWRITABLE:
         yield (
             f"state file {file}: its disk is not writable ({os.strerror(number)}), so an exporter counts nothing; see"

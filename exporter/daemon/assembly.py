@@ -292,6 +292,13 @@ def build_parts(
         store.report_unsaved = lambda reason: log.error("allowance.not_saved", reason=reason)
         for warning in store.warnings:
             log.warning("state.exposed", reason=warning)
+        if store.loss:
+            log.warning(
+                "state.lost",
+                file=str(configuration.state_file),
+                consequence="counters begin at 0; no alert is about jobs that have ended until now",
+                next_step=store.loss,
+            )
         if store.link_warning:
             log.warning("state.has_links", reason=store.link_warning)
         yield Parts(

@@ -18,14 +18,24 @@ import socket
 import stat
 import struct
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Final
 
 from exporter.clock import SYSTEM_CLOCK
 from exporter.errors import StateError
 from exporter.storage.diagnosis import permission_advice, why
-from exporter.storage.last_path import remember_path
-from exporter.storage.paths import Inode, give_to_owner, inode_at, inode_of, is_gone, kind_of, real_path
+from exporter.storage.last_path import log_of, remember_path
+from exporter.storage.paths import (
+    Inode,
+    give_to_owner,
+    holds_something,
+    inode_at,
+    inode_of,
+    is_gone,
+    kind_of,
+    real_path,
+)
 
 SUFFIX: Final = ".lock"
 _RETRY_SECONDS: Final = 0.05
@@ -55,6 +65,10 @@ class HeldFile:
         """A file that is open as *descriptor* and locked by both; *created*: it did not exist before."""
         self.path = path
         self.found = os.fstat(descriptor)
+        self.is_lost = False
+        """Whether there was one at the path before, which is gone."""
+        self.log_aside: Path | None = None
+        """Where the log of that one is now."""
         self._created = created
         self._lock_file = lock_file
         self._descriptor = descriptor
@@ -76,6 +90,25 @@ class HeldFile:
         """
         if self._created:
             _remove_if_empty(self.path, self._descriptor)
+            if not self.is_lost:  # what it says of an earlier one stays said
+                os.ftruncate(self._lock_file, 0)
+
+    def set_log_aside(self) -> None:
+        """Keep the log of a lost file, which SQLite would delete: it has the latest commits, if the file is put back.
+
+        Raises:
+            StateError: it cannot be renamed.
+        """
+        log = log_of(self.path)
+        if not self._created or not holds_something(log):
+            return
+        names = chain([f"{log}.lost"], (f"{log}.lost-{number}" for number in count(2)))
+        aside = next(Path(name) for name in names if not os.path.lexists(name))
+        try:
+            log.rename(aside)
+        except OSError as error:
+            raise StateError(f"{log}, the log of a lost state file, cannot be renamed: {error.strerror}") from error
+        self.log_aside = aside
 
     def remember_path(self) -> bool:
         """Keep its path with it; false if its file system cannot."""
@@ -179,13 +212,17 @@ def hold(path: Path) -> HeldFile:
         try:
             _lock_bytes(descriptor, path, file)
             _check_in_place(descriptor, path, file)
+            held = HeldFile(file, lock_file, descriptor, created=created)
+            held.is_lost = created and _was_used(file)
+            held.set_log_aside()
             _write_owner(lock_file)
-            return HeldFile(file, lock_file, descriptor, created=created)
         except BaseException:
             if created:
                 _remove_if_empty(file, descriptor)
             os.close(descriptor)
             raise
+        else:
+            return held
     except BaseException:
         os.close(lock_file)
         raise
@@ -198,6 +235,16 @@ def lock_owner(path: Path) -> str | None:
     if inode in _held_here:
         return _this_process()
     return _owner_by_lock_file(file) or (None if inode is None or kind_of(file) else _owner_by_lock(file))
+
+
+def is_lost(path: Path) -> bool:
+    """Whether the state file *path* is gone, although an exporter has used it: what that kept next to it is there."""
+    file = real_path(path)
+    return not os.path.lexists(file) and _was_used(file)
+
+
+def _was_used(file: Path) -> bool:
+    return holds_something(Path(f"{file}{SUFFIX}")) or holds_something(log_of(file))
 
 
 def check_free(path: Path) -> None:

@@ -10,8 +10,7 @@ from exporter.counting.values import Account, CounterValue, HistogramValue, JobR
 from exporter.errors import StateError
 from exporter.storage.diagnosis import is_locked, why, wrong_user
 from exporter.storage.last_path import log_left_behind
-from exporter.storage.lock import SUFFIX as LOCK_SUFFIX
-from exporter.storage.lock import check_regular, is_held_here, lock_owner
+from exporter.storage.lock import check_regular, is_held_here, is_lost, lock_owner
 from exporter.storage.paths import real_path
 from exporter.storage.rows import (
     read_account,
@@ -173,7 +172,7 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
             if problem := log_left_behind(file):
                 raise StateError(f"state file {path} {problem}")
     except FileNotFoundError as error:
-        raise StateError(f"state file {path} {_missing(path)}") from error
+        raise StateError(f"state file {path} {missing(path)}") from error
     except OSError as error:
         raise StateError(f"state file {path} cannot be read: {error.strerror}") from error
     # Without a write-ahead log no process has the file open, and SQLite would create a log and leave it behind.
@@ -199,7 +198,7 @@ def open_read_only(path: Path, cancelled: Callable[[], bool]) -> Iterator[StateR
         raise StateError(f"a daemon opened the state file {path} while it was read; try again")
 
 
-def _missing(path: Path) -> str:
+def missing(path: Path) -> str:
     """Why there is no state file at *path*, as far as that is known, and what to do."""
     if owner := lock_owner(path):
         return (
@@ -207,13 +206,13 @@ def _missing(path: Path) -> str:
             " deleted one is still open: before a restart, save it, or restore a backup; see the runbook of"
             " SbgStateNotWritable"
         )
-    if Path(f"{real_path(path)}{LOCK_SUFFIX}").exists():
+    if is_lost(path):
         return (
             "does not exist, although its lock file shows that an exporter has used it: put a moved file back; for a"
             " deleted one, restore a backup before the exporter is started, which otherwise starts with empty counters;"
             " see the runbook of SbgStateNotWritable"
         )
     return (
-        "does not exist; start the exporter once to create it, or pass its --config or --state-file if it has another"
-        " one"
+        "does not exist; pass the exporter's --config or --state-file if it has another one, or start it once to create"
+        " this one"
     )

@@ -69,6 +69,8 @@ class Store:
         """
         self.write_failures = 0
         """Transactions that failed since the start."""
+        self.loss = ""
+        """What to know if there was a state file at this path before, which is gone; else empty."""
         self.report_missing: Callable[[str], object] = lambda _reason: None
         """Called with the reason when a file of the state file is gone from its path, once per reason."""
         self._missing = ""
@@ -87,6 +89,7 @@ class Store:
             self.link_warning = self._remember_path()
             """What may go wrong because the file has hard links; empty if nothing can."""
             self._tracked_jobs = self._count_jobs()
+            self.loss = self._loss() if self._file.is_lost else ""
         except BaseException:
             self._file.remove_if_unused()
             self._file.close()
@@ -124,6 +127,12 @@ class Store:
             return ""
         why = "its latest commits are in a file next to it"
         return f"the state file {self._path} has several names (hard links); always use this one, because {why}"
+
+    def _loss(self) -> str:
+        """How to get a lost state file back, with the latest commits in its log."""
+        log, aside = log_of(self._file.path), self._file.log_aside
+        rename = f", and rename {aside} to {log}" if aside else ""
+        return f"if it was moved, stop the exporter, put the file back{rename}; see the runbook of SbgStateNotWritable"
 
     def _open(self) -> Connection:
         """Open the database and check its pages and its values.

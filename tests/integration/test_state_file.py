@@ -114,6 +114,43 @@ def test_moved_state_file_is_locked_there_and_goes_on_when_it_is_put_back(
 
 
 @pytest.mark.fault(
+    "the state file is moved, and the exporter killed and started again",
+    action="counts from 0; keeps the lost file's log aside; `check` creates no file in its place",
+    shown="`state.lost`, and a warning of `check`, with the way back",
+    recovery="file and log are put back, and a restart",
+)
+def test_lost_state_file_is_named_and_can_be_put_back(simulator: RunningSimulator, tmp_path: Path) -> None:
+    with installed(tmp_path, simulator) as place:
+        away, log, aside = (place.state.with_name(name) for name in ("away.db", "state.db-wal", "state.db-wal.lost"))
+        with place.running() as daemon:
+            submit(simulator)
+            before = daemon.await_exact("sim", simulator)
+            place.state.rename(away)
+            daemon.kill()
+        latest = log.read_bytes()
+
+        check = place.start("check", "--config", str(place.config))
+        assert check.end() == 0
+        assert f"warning: state file {place.state} does not exist, although its lock file shows" in check.stdout
+        assert (place.state.exists(), log.read_bytes()) == (False, latest)
+
+        with place.running() as again:
+            again.await_polls("sim")
+            [lost] = again.said("state.lost")
+            assert lost["level"] == "warning"
+            assert f"put the file back, and rename {aside} to {log}; see the runbook" in str(lost["next_step"])
+            assert again.stop() == 0
+        assert aside.read_bytes() == latest
+        away.replace(place.state)
+        aside.replace(log)
+        with place.running() as last:
+            scrape = last.await_exact("sim", simulator)
+            assert not last.said("state.lost")
+            since = "sbg_exporter_counting_since_timestamp_seconds"
+            assert scrape.value(since, account="sim") == before.value(since, account="sim")
+
+
+@pytest.mark.fault(
     "`-wal` is deleted while it runs, and SIGKILL later",
     action="saves all earlier commits into the state file",
     shown="`state.file_missing`",

@@ -353,9 +353,16 @@ class Polling(RuleBasedStateMachine):
     @precondition(lambda self: self.ever_listed)
     @rule(data=st.data())
     def miss(self, data: st.DataObject) -> None:
-        """The platform does not know a job for less time than it takes to be lost."""
+        """The platform does not know a job for less time than it takes to be lost.
+
+        It knows the job again until that was seen: two such times with nothing between them are a lost job's.
+        """
         missing = {job_id for job_id, until in self.wire.missing.items() if until > self.clock.now}
-        if left := sorted(self.submitted.keys() - self.removed - missing):
+        ledger = self.store and self.store.load_by_name("sim", ENDPOINT, "", 0.0)
+        unseen = {
+            job_id for job_id, record in (ledger.live if ledger else {}).items() if record.missing_since is not None
+        }
+        if left := sorted(self.submitted.keys() - self.removed - missing - unseen):
             self.wire.missing[data.draw(st.sampled_from(left))] = self.clock.now + 250
 
     @rule(
