@@ -185,7 +185,8 @@ def test_no_state_file_is_one_line_with_the_next_step(tmp_path: Path) -> None:
 
         assert command.end() == 1
         [line] = command.lines
-        assert "does not exist; start the exporter once" in line
+        assert "does not exist; " in line
+        assert "start it once to create this one" in line
 
 
 def test_nothing_to_show_is_one_helpful_line(tmp_path: Path) -> None:
