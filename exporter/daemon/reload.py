@@ -18,7 +18,7 @@ from exporter.config.loading import Configuration
 from exporter.daemon.systemd import Reloading
 from exporter.errors import ConfigError, same_user_as
 from exporter.logs import Log
-from exporter.metrics.snapshot import ReloadStatus
+from exporter.metrics.snapshot import LeftOutAccounts, ReloadStatus
 from exporter.redaction import shown
 
 _HOW_A_RENAME_COUNTS: Final = "; counters go on under a new name if an added account is the same user"
@@ -68,6 +68,7 @@ class Reloader:
         read: Callable[[], Configuration],
         apply: Callable[[Configuration], Applied],
         *,
+        left_out: Collection[str] = (),
         clock: Clock,
         log: Log,
     ) -> None:
@@ -77,6 +78,7 @@ class Reloader:
             configuration: the one in use, read just now.
             read: reads it again; raises ConfigError with a line for each problem.
             apply: changes what differs.
+            left_out: accounts that were polled to the end of the last run and are not configured.
             clock: for the time of a success.
             log: receives what has changed, or what is wrong.
         """
@@ -90,7 +92,11 @@ class Reloader:
         self._busy = self._again = self._closed = False
         self.announced: Reloading = nullcontext
         """Makes the context of each reload."""
-        self.status = ReloadStatus(successful=True, succeeded_at=clock.time())
+        self.status = ReloadStatus(
+            successful=True,
+            succeeded_at=clock.time(),
+            left_out=LeftOutAccounts(tuple(left_out), clock.time(), put_back(configuration)) if left_out else None,
+        )
         """How the configuration was last read."""
 
     @property
@@ -151,7 +157,8 @@ class Reloader:
         settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
         refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
-        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time(), waiting=refused)
+        left_out = _still_left_out(self.status.left_out, wanted)
+        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time(), waiting=refused, left_out=left_out)
         accounts = _without_mended(applied.accounts, before, wanted)
         if accounts.removed:
             self._log.warning(
@@ -181,6 +188,11 @@ class Reloader:
             done.append(f"settings changed: {', '.join(settings)}")
         done = done or ["nothing has changed"]
         return ReloadResult(_OK, (*done, *duplicates, *unusable, *refused))
+
+
+def _still_left_out(before: LeftOutAccounts | None, wanted: Configuration) -> LeftOutAccounts | None:
+    names = () if before is None else tuple(name for name in before.names if name not in wanted.names)
+    return replace(before, names=names, next_step=put_back(wanted)) if before is not None and names else None
 
 
 def _without_mended(changes: AccountChanges, before: Configuration, wanted: Configuration) -> AccountChanges:

@@ -130,6 +130,7 @@ def start(
                 configuration,
                 reload.read,
                 _Application(accounts, parts.exposition, page, web, reload.use_log).apply,
+                left_out=removed,
                 clock=clock,
                 log=log,
             )

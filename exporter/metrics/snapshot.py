@@ -290,6 +290,21 @@ class ExporterStats:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOutAccounts:
+    """Accounts that were polled to the end of the last run and were not configured at the start.
+
+    Attributes:
+        names: without those that a reload has put back.
+        since: when the exporter started, Unix seconds.
+        next_step: what to do about them.
+    """
+
+    names: tuple[str, ...]
+    since: float
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadStatus:
     """How the configuration was last read.
 
@@ -299,6 +314,7 @@ class ReloadStatus:
         failing_since: when the first of the attempts failed that failed since then; None if none did.
         problems: why the last attempt failed, one line each.
         waiting: what the last success changed that waits for a restart, one line each.
+        left_out: the accounts that the start did not find in the configuration; None if there were none.
     """
 
     successful: bool
@@ -306,6 +322,7 @@ class ReloadStatus:
     failing_since: float | None = None
     problems: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
+    left_out: LeftOutAccounts | None = None
 
 
 class SnapshotRegistry:

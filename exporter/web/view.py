@@ -9,6 +9,7 @@ from exporter.counting.values import JobRecord
 from exporter.metrics.snapshot import (
     AccountSnapshot,
     FilesCounted,
+    LeftOutAccounts,
     error_codes,
     is_stuck,
     noticed_at,
@@ -331,6 +332,7 @@ class StatusView:
     unwritten: UnwrittenState | None
     rejected: RejectedConfiguration | None
     restart: tuple[str, ...]
+    left_out: LeftOutAccounts | None
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
     incomplete_or_lost: Problems[IncompleteOrLostJobsProblem]

@@ -187,9 +187,12 @@ def test_accounts_that_are_gone_at_a_start_are_named(tmp_path: Path) -> None:
             assert one.end() == 0
             assert "1 account is not configured, but has been polled: bad;" in one.stdout, "only not chosen: good"
 
+            assert "No longer configured: bad." in daemon.get("/").text
+
             elsewhere.rename(folder)
             assert daemon.reload() == "accounts added: bad\n"
             daemon.await_exact("bad", simulator, "bob")
+            assert "No longer configured" not in daemon.get("/").text
 
 
 @pytest.mark.fault(

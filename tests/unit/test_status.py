@@ -18,7 +18,15 @@ from exporter import __version__
 from exporter.api.models import Job
 from exporter.counting.values import JobRecord, WaitClock
 from exporter.errors import WaitReason
-from exporter.metrics.snapshot import STUCK_SECONDS, AccountSnapshot, CommitFailure, ReloadStatus, Waiting, is_stuck
+from exporter.metrics.snapshot import (
+    STUCK_SECONDS,
+    AccountSnapshot,
+    CommitFailure,
+    LeftOutAccounts,
+    ReloadStatus,
+    Waiting,
+    is_stuck,
+)
 from exporter.redaction import MASK, Secret
 from exporter.web.page import CONTENT_SECURITY_POLICY, StatusPage
 from exporter.web.status import status_view
@@ -327,6 +335,24 @@ def test_what_waits_for_a_restart_is_said_also_while_the_configuration_is_reject
     headline, lines = overview(tree(good, reload=rejected))
     assert headline == "Configuration rejected, restart needed"
     assert told in lines
+
+
+def test_accounts_that_the_start_did_not_find_are_named_for_a_day() -> None:
+    gone = LeftOutAccounts(("bob", "carol"), NOW - 600, "put them back")
+    reload = ReloadStatus(successful=True, succeeded_at=START, left_out=gone)
+    good = snapshot(ledger_of(), status=STATUS)
+
+    page = tree(good, reload=reload)
+    failing = tree(replace(good, status=replace(STATUS, up=False)), reload=reload)
+    next_day = tree(good, now=NOW + 24 * 3600, reload=reload)
+
+    told = "No longer configured: bob, carol. Polled until the exporter stopped; it started 10 min ago without."
+    assert overview(page) == ("No problems, but 2 accounts no longer configured", [])
+    assert told in " ".join(page.text.split())
+    assert "Next step: put them back." in page.text
+    assert overview(failing)[0] == "1 account cannot be polled"
+    assert told in " ".join(failing.text.split())
+    assert "configured" not in next_day.text
 
 
 def test_a_next_step_that_ends_the_error_is_said_once() -> None:
