@@ -77,6 +77,13 @@ class ListedJob(NamedTuple):
         return ", ".join(filter(None, (self.errors, why and f"{why}; {verb} {moment(self.changed_at)}")))
 
     @property
+    def why(self) -> str:
+        """Why it is incomplete, lost or settling; empty if it is neither."""
+        if not self.record.outcome and self.record.state == "finished":
+            return "it finished with missing files; if they do not turn up, it will count as incomplete"
+        return why_incomplete_or_lost(self.record)
+
+    @property
     def stuck(self) -> bool:
         """Whether it has started, is unfinished, and had made no progress for too long when it was last listed."""
         return self.as_of is not None and is_stuck(self.record, self.as_of)

@@ -30,7 +30,7 @@ from exporter.config.loading import Configuration
 from exporter.daemon.assembly import client_of
 from exporter.errors import AllowanceExhausted, ConfigError, ExporterError, StateError
 from exporter.logs import NonBlockingStream
-from exporter.metrics.snapshot import submitted_at, why_incomplete_or_lost
+from exporter.metrics.snapshot import submitted_at
 from exporter.redaction import without_secrets
 from exporter.storage.reader import LedgerSummary
 from exporter.storage.store import Store
@@ -309,8 +309,8 @@ def _facts(job: ListedJob, now: float) -> Iterator[tuple[str, str]]:
         yield "failure", f"first counted at {ago(record.detected_at)}"
     if job.errors:
         yield "errors", job.errors
-    if why := why_incomplete_or_lost(record):
-        yield "why", why
+    if job.why:
+        yield "why", job.why
 
 
 def _answer(job: ListedJob, asked: _Asked) -> Iterator[str]:

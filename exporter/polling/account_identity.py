@@ -282,8 +282,8 @@ class AccountIdentity:
         if had is None:
             return WrongAccount(f"{restore}, or {self._account.renaming} to count {other} as well")
         exchange = (
-            f"to exchange the names of {name} and {had}, start the exporter with the former ones, then reload with the"
-            " new ones"
+            f"to exchange the names of {name} and {had}, reload with the new ones while the exporter runs with the"
+            " former ones"
         )
         return WrongAccount(f"{restore}; or, {exchange}", f"restore the token of {expected}; or, {exchange}")
 

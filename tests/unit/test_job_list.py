@@ -95,7 +95,11 @@ def test_outcomes_select_the_jobs_that_ended_like_this() -> None:
 
 
 def test_finished_job_whose_files_may_still_turn_up_is_settling() -> None:
-    assert listed(state="finished").state == "settling"
+    settling = listed(state="finished")
+
+    assert (settling.state, settling.reason) == ("settling", "")
+    assert settling.why == "it finished with missing files; if they do not turn up, it will count as incomplete"
+    assert listed(state="finished", outcome="success").why == ""
 
 
 @pytest.mark.parametrize(

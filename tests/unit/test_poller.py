@@ -1280,8 +1280,8 @@ def test_accounts_of_one_platform_with_each_other_s_tokens_are_told_how_to_excha
         bench.poller._publish_saved_ledger()  # noqa: SLF001  # as at a restart
 
         how = (
-            f"restore the token of {user}; or, to exchange the names of {name} and {other}, start the exporter with the"
-            " former ones, then reload with the new ones"
+            f"restore the token of {user}; or, to exchange the names of {name} and {other}, reload with the new"
+            " ones while the exporter runs with the former ones"
         )
         assert bench.poll().status.last_error.endswith(f"; {how}")
         said = [each for each in bench.events() if each["account"] == name and "next_step" in each]
