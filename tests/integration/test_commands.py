@@ -233,7 +233,7 @@ def test_check_of_one_of_two_accounts_with_each_other_s_tokens_does_not_advise_t
 
             assert check.end() == 1
             two, _ = check.stdout.splitlines()
-            assert "; restore the token of another; or, to exchange the names of two and one, start the exporter" in two
+            assert "; restore the token of another; or, to exchange the names of two and one, reload with" in two
 
 
 def test_check_offline_asks_nobody(tmp_path: Path) -> None:
