@@ -341,9 +341,14 @@ class _Acceptor:
                 ssl_handshake_timeout=left if tls else None,
                 ssl_shutdown_timeout=_STOPS_WITHIN if tls else None,
             )
-        except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is an OSError
+        except asyncio.CancelledError:
+            if protocol in self._connections:  # The handshake has just ended, and asyncio still reads from the socket:
+                self._abort(protocol)  # closed here, its descriptor's number would soon be that of another connection.
+            else:
+                client.close()
+        except OSError as error:  # also an ssl.SSLError
             client.close()
-            if self._log is not None and isinstance(error, OSError):
+            if self._log is not None:
                 self._log.debug("http.handshake_failed", reason=str(error) or type(error).__name__)
 
     def _connected(self, client: socket.socket, task: asyncio.Task[None]) -> None:

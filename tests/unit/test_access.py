@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import shutil
 import socket
 import ssl
@@ -16,6 +17,7 @@ import bcrypt
 import pytest
 
 from exporter.config.web_config import PLAIN, RateLimit, WebConfig, load_web_config
+from exporter.logs import logger
 from exporter.redaction import Secret
 from exporter.web import access, probe
 from exporter.web.app import application
@@ -537,6 +539,67 @@ def test_unfinished_handshakes_make_room_for_scrapes(made: Certificates, *, mixe
                     clients.enter_context(made.trusting().wrap_socket(client, server_hostname="127.0.0.1"))
 
         assert here.status("/metrics", tls=made.trusting()) == 200
+
+
+@openssl
+def test_a_connection_that_makes_room_in_the_moment_its_handshake_ends_disturbs_no_other_one(
+    made: Certificates,
+) -> None:
+    """It must be closed by the transport that it has then: its descriptor's number is soon that of another one."""
+    config, blocks, blocked, go_on = made.load(), threading.Event(), threading.Event(), threading.Event()
+
+    def current() -> WebConfig:
+        if blocks.is_set():
+            blocked.set()
+            assert go_on.wait(PATIENCE)
+        return config
+
+    app = application(
+        exposition(snapshot(ledger_of())), unhealthy=str, unready=str, status_page=str, crashed=lambda _error: None
+    )
+    log = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(
+            serving(
+                app,
+                bound_sockets("127.0.0.1", 0),
+                Limits(connections=2, tls_connections=8),
+                config=current,
+                log=logger("json", "warning", log),
+            )
+        )
+
+        def connect(client: socket.socket) -> socket.socket:
+            client.settimeout(PATIENCE)
+            client.connect(("127.0.0.1", port))
+            return client
+
+        # Made beforehand, so that the server has the lowest free number from now on.
+        one, two, three, *others = (stack.enter_context(socket.socket()) for _ in range(7))
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        session = made.trusting().wrap_bio(received, to_send, server_hostname="localhost")
+        connect(one)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            session.do_handshake()
+        one.sendall(to_send.read())
+        received.write(one.recv(65536))
+        session.do_handshake()
+
+        blocks.set()
+        connect(two).sendall(b"\x16")  # the first byte of a handshake
+        assert blocked.wait(PATIENCE)
+        one.sendall(to_send.read())  # ends its handshake,
+        connect(three)  # and this one needs its place
+        go_on.set()
+
+        with contextlib.suppress(ConnectionResetError):
+            while one.recv(65536):
+                pass
+        for each in others:
+            with made.trusting().wrap_socket(connect(each), server_hostname="127.0.0.1") as client:
+                client.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert log.getvalue() == ""
 
 
 @openssl
