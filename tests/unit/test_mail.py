@@ -1,13 +1,20 @@
 """The lines of cron in the documents that mail what is new: each thing once. What a line prints is mailed."""
 
+import email
+import email.policy
 import re
+import socket
+import ssl
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.waiting import eventually
+from tests.certificates import Authority
+from tests.waiting import PATIENCE, eventually
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 DOCUMENTS: Final = "\n".join((DEPLOY / each).read_text("utf-8") for each in ("OPERATIONS.md", "systemd/README.md"))
@@ -115,6 +122,19 @@ def test_rotated_log_file_is_mailed_from_its_start(home: Path, remembered: str) 
     assert mailed("mail-log", home) == ""
 
 
+def test_emptied_log_file_is_mailed_from_its_start_even_if_it_has_grown_longer_than_before(home: Path) -> None:
+    append(home, f"{LOST}\n{LOST}\n")
+    assert mailed("mail-log", home).splitlines() == [LOST, LOST]
+
+    later = [LOST.replace("08:00:01", f"09:00:0{second}") for second in range(3)]
+    (home / "sbg-exporter.log").write_text("\n".join(later) + "\n")
+    assert mailed("mail-log", home).splitlines() == later
+    (home / "sbg-exporter.log").write_text("")
+    assert mailed("mail-log", home) == ""
+    append(home, f"{LOST}\n{LOST}\n")
+    assert mailed("mail-log", home).splitlines() == [LOST, LOST]
+
+
 def test_missing_log_file_is_reported(home: Path) -> None:
     assert "sbg-exporter.log" in mailed("mail-log", home)
     assert not (home / ".config" / "sbg-exporter" / "mailed").exists()
@@ -182,3 +202,70 @@ def test_an_exporter_that_does_not_answer_is_started_without_mailing_its_log(hom
     assert mailed("reboot", home) == "sbg-exporter does not answer; starting it\n"
     eventually(lambda: (home / "started").is_file() and (home / "started").read_text() == "--log-level warning\n")
     assert (home / "sbg-exporter.log").read_text() == "said\n"
+
+
+# ---- without a mailer ----
+
+
+def notice(home: Path, port: int) -> None:
+    """Install the script of the documents, for a mail server on *port*."""
+    [script] = re.findall(r"<!-- notice -->\n\n```python\n#!/usr/bin/env python3\n(.+?)```", DOCUMENTS, re.DOTALL)
+    server = '"smtp.example.org", 465'
+    assert server in script
+    file = home / ".local" / "bin" / "notice"
+    here = script.replace(server, f'"localhost", {port}')
+    file.write_text(f"#!{sys.executable}\n{here}")
+    file.chmod(0o755)
+    (home / ".netrc").write_text("machine localhost login me password s3cret")
+    (home / ".netrc").chmod(0o600)
+
+
+def take_a_mail(listener: socket.socket, tls: ssl.SSLContext) -> tuple[list[str], str]:
+    """Serve one connection of SMTP as far as one mail goes: the commands, and the mail."""
+    with tls.wrap_socket(listener.accept()[0], server_side=True) as connection, connection.makefile("rw") as lines:
+
+        def answer(text: str) -> None:
+            lines.write(f"{text}\r\n")
+            lines.flush()
+
+        commands: list[str] = []
+        mail = ""
+        answer("220 ready")
+        while not commands or commands[-1] != "QUIT":
+            commands.append(lines.readline().strip())
+            if commands[-1].startswith("ehlo"):
+                answer("250-here\r\n250 AUTH PLAIN")
+            elif commands[-1] == "data":
+                answer("354 go on")
+                mail = "".join(iter(lines.readline, ".\n"))
+                answer("250 taken")
+            else:
+                answer({"AUTH": "235 welcome", "QUIT": "221 bye"}.get(commands[-1].split()[0], "250 fine"))
+        return commands, mail
+
+
+@pytest.mark.tools("openssl")
+def test_without_a_mailer_the_lines_mail_by_themselves(home: Path) -> None:
+    authority = Authority(home / "tls")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        listener.settimeout(PATIENCE)
+        notice(home, listener.getsockname()[1])
+        variables = {"HOME": str(home), "PATH": "/usr/bin:/bin", "SSL_CERT_FILE": str(authority.certificate)}
+        command = f"{recipe('mail-log')} | $HOME/.local/bin/notice"
+
+        append(home, f"{REFUSED}\n{LOST}\n")
+        server = threads.submit(take_a_mail, listener, authority.issue("mail").server())
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=home, env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.stderr == ""
+        commands, mail = server.result(PATIENCE)
+        again = subprocess.run(["sh", "-c", command], cwd=home, env=variables, capture_output=True, check=False)
+
+    assert (done.stdout, done.stderr, again.stdout, again.stderr) == ("", "", b"", b"")
+    assert {"mail FROM:<you@example.org>", "rcpt TO:<you@example.org>"} <= {
+        each.split(" size=")[0] for each in commands
+    }
+    received = email.message_from_string(mail, policy=email.policy.default)
+    assert (received["To"], received["Subject"]) == ("you@example.org", "sbg-exporter")
+    assert received.get_content() == f"{REFUSED}\n{LOST}\n"
