@@ -171,7 +171,12 @@ def _further_account(
     """
     if account is None and not prompt.is_terminal:
         raise OutputError(f"{_exists(file)}; edit it, or pass --account NAME to add an account to it, or {_ANOTHER}")
-    names = account_names(file, home_folder())
+    try:
+        names = account_names(file, home_folder())
+    except ConfigError as error:  # a file of another account may have the new one's name
+        raise ConfigError(
+            *(f"{problem}; correct this first; nothing was written" for problem in error.problems)
+        ) from None
     if not names and any(os.environ.get(name) for name in CLIENT_VARIABLES):
         raise OutputError(
             f"{file} has no account, so that the exporter polls the one in the variables SB_*; write that one"

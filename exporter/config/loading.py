@@ -425,11 +425,19 @@ def _toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: invalid TOML: {error}") from None
     except tomllib.TOMLDecodeError as error:
         last = len(raw.splitlines())
-        problem = _without_quotes(str(error)).replace("end of document", f"line {last}, the end of the file")
+        problem = _without_quotes(str(error)).replace(*_TEXT_AFTER_A_VALUE)
+        problem = problem.replace("at end of document", f"at line {last}, the end of the file")
         raise ConfigError(f"{file}: invalid TOML: {problem}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits; thousands of nested brackets
         raise ConfigError(f"{file}: invalid TOML: a value is too long or too deeply nested") from None
     return values
+
+
+_TEXT_AFTER_A_VALUE: Final = (
+    "Expected newline or end of document after a statement",
+    "unexpected text at the end of a line; text as a value needs quotation marks",
+)
+"""What the parser says of a value such as ``10 s``, and what that means."""
 
 
 def _without_quotes(problem: str) -> str:

@@ -186,7 +186,8 @@ class Reloader:
             done[-1] += _HOW_A_RENAME_COUNTS
         if settings:
             done.append(f"settings changed: {', '.join(settings)}")
-        done = done or ["nothing has changed"]
+        if not done and not refused:
+            done.append("nothing has changed")
         return ReloadResult(_OK, (*done, *duplicates, *unusable, *refused))
 
 

@@ -407,6 +407,8 @@ def test_further_account_that_cannot_be_added_changes_nothing(
 
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith(f"sbg-exporter: {line.format(file=file, folder=tmp_path)}")
+    another_is_wrong = code == 2 and not line.startswith("--account")
+    assert done.err.endswith("; correct this first; nothing was written\n") is another_is_wrong
     assert files(tmp_path) == before
 
 

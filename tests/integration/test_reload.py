@@ -431,7 +431,7 @@ def test_what_needs_a_restart_is_named(simulator: RunningSimulator, place: Insta
     )
 
     for _ in range(2):  # for as long as they differ
-        assert daemon.reload() == "nothing has changed\nlisten needs a restart\nstate_file needs a restart\n"
+        assert daemon.reload() == "listen needs a restart\nstate_file needs a restart\n"
     eventually(lambda: len(daemon.said("configuration.restart_needed", reason="listen needs a restart")) == 2)
     assert successful(daemon.scrape()) == 1
 

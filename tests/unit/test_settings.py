@@ -623,6 +623,10 @@ def test_what_is_wrong_with_an_account_s_file_names_the_file(desk: Desk) -> None
 UNUSABLE_FILES: Final[dict[str, tuple[bytes, str]]] = {
     "empty": (b"", "api_endpoint is missing"),
     "half-written": (b'\napi_endpoint = "https://cgc-api.sb', "(at line 2, the end of the file)"),
+    "a duration without quotation marks": (
+        b"poll_interval = 10 s",
+        "unexpected text at the end of a line; text as a value needs quotation marks (at line 1, column 20)",
+    ),
     "half-written, valid so far": (f'api_endpoint = "{CGC}"\n'.encode(), "set exactly one of"),
     "not UTF-8": (b"\xff\xfe\x00", "invalid TOML: "),
     "nested": (b"a = " + b"[" * 100_000, "invalid TOML: "),

@@ -365,6 +365,15 @@ def test_a_next_step_that_ends_the_error_is_said_once() -> None:
     assert line.count("restore the token of alice") == 1
 
 
+def test_error_that_ends_in_a_question_has_no_full_stop_after_it() -> None:
+    error = "config.toml: pol_interval: unknown key; did you mean poll_interval?"
+    down = snapshot(ledger_of(), status=replace(STATUS, up=False, last_error=error))
+
+    [line] = overview(tree(down))[1]
+
+    assert line.rstrip().endswith("did you mean poll_interval?")
+
+
 def test_state_file_that_cannot_be_written_comes_first_and_says_what_that_means() -> None:
     """Polls succeed, so the account is up; but what they find is not counted."""
     failure = CommitFailure(NOW - 300, "state file /s.db could not be written: the disk is full")
