@@ -22,14 +22,14 @@ import click
 from exporter.api.allowance import AllowanceKey
 from exporter.api.client import ATTEMPTS
 from exporter.api.platforms import is_api, place
-from exporter.clock import Clock
+from exporter.clock import Clock, RealClock
 from exporter.commands._account_source import AccountSource, account_source
 from exporter.commands._click import Command
 from exporter.commands._output import print_error, say
 from exporter.commands._parallel import poll_each
 from exporter.commands._settings import load_configuration, settings_options
 from exporter.config.accounts import MEND_FILE, AccountConfig
-from exporter.config.changes import left_out, put_back
+from exporter.config.changes import accounts_at_start, put_back
 from exporter.config.loading import Configuration, unread_files
 from exporter.config.own_settings import OwnSettings
 from exporter.config.settings import Settings
@@ -166,15 +166,16 @@ def check(
     ledgers = _kept_in(configuration.state_file)
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
     state = state_file_warnings(configuration.state_file)
-    removed = _removed(configuration, ledgers)
-    for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers), *removed, *state):
+    removed = _removed(configuration, ledgers, RealClock(stop).time())
+    gone = _gone(configuration, removed)
+    for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers), *gone, *state):
         warn(f"warning: {warning}")
     if unread := _unread(configuration):
         warn(unread)
     if offline:
         for problem in _unlike_tokens(configuration.accounts):
             warn(f"warning: {problem}")
-        report.configured(configuration)
+        report.configured(configuration, len(removed))
         return configuration.setup_problems
     with (
         _state_file(configuration, verbose=report is DETAILS) as (kept, reason),
@@ -203,7 +204,7 @@ def check(
     ]
     for warning in clock_warnings(snapshots):
         warn(f"warning: {warning}")
-    report.polled(results, display, clock.time)
+    report.polled(results, display, clock.time, len(removed))
     if kept is None and reason:
         warn(reason)
     return [snapshot.account for snapshot in snapshots if _failed(snapshot)]
@@ -281,18 +282,18 @@ class _Kept(NamedTuple):
     Attributes:
         names: decide which of two accounts of a user the exporter polls.
         places: endpoints and divisions of all ledgers, also of those without a name.
-        written_at: account to when its ledger was committed last, Unix seconds.
+        configured: the accounts that were in use last, and since when those are missing that a start did not find.
     """
 
     names: Mapping[str, tuple[str, str, str]]
     places: Collection[tuple[str, str]]
-    written_at: Mapping[str, float]
+    configured: Mapping[str, float | None]
 
 
 def _kept_in(state_file: Path) -> _Kept:
     try:
         with open_read_only(state_file, lambda: False) as state:
-            return _Kept(state.names(), state.places(), state.written())
+            return _Kept(state.names(), state.places(), state.configured())
     except StateError:
         return _Kept({}, (), {})
 
@@ -311,14 +312,17 @@ def _new_ledgers(accounts: Iterable[AccountConfig], kept: _Kept) -> Iterator[str
             )
 
 
-def _removed(configuration: Configuration, kept: _Kept) -> Iterator[str]:
-    """A line if accounts were polled until recently and are not configured, as where the folder of files is gone."""
-    entries = (*configuration.entries, *configuration.not_selected)
-    if removed := left_out(kept.written_at, [entry.name for entry in entries]):
+def _removed(configuration: Configuration, kept: _Kept, now: float) -> Collection[str]:
+    """Accounts that were polled until recently and are not configured, as where the folder of files is gone."""
+    return [name for name, since in accounts_at_start(kept.configured, configuration, now).items() if since is not None]
+
+
+def _gone(configuration: Configuration, removed: Collection[str]) -> Iterator[str]:
+    if removed:
         is_, has = ("is", "has") if len(removed) == 1 else ("are", "have")
         yield (
-            f"state file {configuration.state_file}: {count(len(removed), 'account')} {is_} not configured, but {has}"
-            f" been polled: {', '.join(removed)}; next step: {put_back(configuration)}"
+            f"state file {configuration.state_file}: {count(len(removed), 'account')} {is_} no longer configured, but"
+            f" {has} been polled: {', '.join(removed)}; next step: {put_back(configuration, removed)}"
         )
 
 
@@ -393,21 +397,23 @@ class Report(NamedTuple):
     Attributes:
         polled: prints what was found by polling.
         configured: prints what is known without contacting the API.
+
+    The last argument of both is the number of accounts that are no longer configured, which a verdict mentions.
     """
 
-    polled: Callable[[_Results, DisplayOptions, Callable[[], float]], None]
-    configured: Callable[[Configuration], None]
+    polled: Callable[[_Results, DisplayOptions, Callable[[], float], int], None]
+    configured: Callable[[Configuration, int], None]
 
 
-def _configured_lines(configuration: Configuration) -> None:
+def _configured_lines(configuration: Configuration, removed: int) -> None:
     """Print a line for each account that cannot be polled, or else a verdict."""
     for problem in configuration.setup_problems.values():
         say(f"error: {problem}")
     if not configuration.setup_problems:
-        say(_configured_verdict(configuration))
+        say(_configured_verdict(configuration, removed))
 
 
-def _configured_details(configuration: Configuration) -> None:
+def _configured_details(configuration: Configuration, removed: int) -> None:
     """Print where each account's settings come from, and a verdict."""
     problems = configuration.setup_problems
     for entry in sorted(configuration.entries, key=lambda entry: entry.name in problems):
@@ -421,10 +427,10 @@ def _configured_details(configuration: Configuration) -> None:
             say(f"  {line}")
         if entry.name in problems:
             say(f"  error       {problems[entry.name]}")
-    say(_configured_verdict(configuration))
+    say(_configured_verdict(configuration, removed))
 
 
-def _configured_json(configuration: Configuration) -> None:
+def _configured_json(configuration: Configuration, _removed: int) -> None:
     """Print a JSON list with one object for each account."""
     _print_json(
         {
@@ -440,12 +446,19 @@ def _configured_json(configuration: Configuration) -> None:
     )
 
 
-def _configured_verdict(configuration: Configuration) -> str:
+def _configured_verdict(configuration: Configuration, removed: int) -> str:
     number, failed = len(configuration.names), len(configuration.setup_problems)
     accounts = count(number, "account")
     if failed:
-        return f"Failed: {failed} of {accounts} cannot be polled (API not contacted)."
-    return f"Configuration OK: {accounts} (API not contacted)."
+        return f"Failed: {failed} of {accounts} cannot be polled{_and_removed(removed)} (API not contacted)."
+    return f"Configuration OK: {accounts}{_and_removed(removed)} (API not contacted)."
+
+
+def _and_removed(number: int) -> str:
+    """What a verdict adds to be no all-clear where accounts are no longer configured."""
+    if not number:
+        return ""
+    return f"; {number} {'is' if number == 1 else 'are'} no longer configured, see the warning above"
 
 
 def _print_json(objects: Iterable[Mapping[str, object]]) -> None:
@@ -464,7 +477,7 @@ def _sources(source: AccountSource) -> Iterator[str]:
             yield f"{labels[key]:<12}{value}"
 
 
-def _details(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
+def _details(results: _Results, display: DisplayOptions, now: Callable[[], float], removed: int) -> None:
     """Print all details of each account, and a verdict."""
     for result in _failures_last(results):
         say(result.snapshot.account)
@@ -475,17 +488,17 @@ def _details(results: _Results, display: DisplayOptions, now: Callable[[], float
         say(f"  spent       {count(made, 'request')} by this check, which polls once, as if for the first time")
     if not all(_failed(each.snapshot) for each in results):
         say(_total(results, display, now()))
-    say(_verdict(results))
+    say(_verdict(results, removed))
 
 
-def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
+def _lines(results: _Results, display: DisplayOptions, now: Callable[[], float], removed: int) -> None:
     """Print one line for each account, and a verdict."""
     width = max((len(each.snapshot.account) for each in results), default=0)
     for result in _failures_last(results):
         say(f"{result.snapshot.account:<{width}}  {_line(result, display, now())}")
     if len(results) > 1 and not any(_failed(each.snapshot) for each in results):
         say(_total(results, display, now()))
-    say(_verdict(results))
+    say(_verdict(results, removed))
 
 
 def _line(result: _Result, display: DisplayOptions, now: float) -> str:
@@ -504,7 +517,7 @@ def _line(result: _Result, display: DisplayOptions, now: float) -> str:
     )
 
 
-def _json(results: _Results, display: DisplayOptions, now: Callable[[], float]) -> None:
+def _json(results: _Results, display: DisplayOptions, now: Callable[[], float], _removed: int) -> None:
     """Print a JSON list with one object for each account; null is what is not known."""
     accounts = [_as_json(each, display, now) for each in results]
     _print_json(accounts)
@@ -540,12 +553,13 @@ def _failures_last(results: _Results) -> _Results:
     return sorted(results, key=lambda result: _failed(result.snapshot))
 
 
-def _verdict(results: _Results) -> str:
+def _verdict(results: _Results, removed: int) -> str:
     failed = sum(_failed(each.snapshot) for each in results)
     accounts = count(len(results), "account")
     if failed:
-        return f"Failed: {failed} of {accounts} cannot be polled, for the reason{'' if failed == 1 else 's'} above."
-    return f"OK: {accounts} can be polled."
+        reasons = f"for the reason{'' if failed == 1 else 's'} above"
+        return f"Failed: {failed} of {accounts} cannot be polled, {reasons}{_and_removed(removed)}."
+    return f"OK: {accounts} can be polled{_and_removed(removed)}."
 
 
 def _total(results: _Results, display: DisplayOptions, now: float) -> str:

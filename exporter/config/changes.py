@@ -13,8 +13,8 @@ from exporter.config.settings import NEEDS_RESTART, Settings
 from exporter.config.tokens import Token
 from exporter.redaction import Secret
 
-_END_OF_A_RUN: Final = 24 * 3600.0
-"""An account whose polls have failed for longer counts as removed before."""
+_A_DAY: Final = 24 * 3600.0
+"""For how long an account counts as missing after the start that did not find it: it may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +106,61 @@ class Login(NamedTuple):
         return self.secret == other.secret if known else one.token == two.token
 
 
-def left_out(written_at: Mapping[str, float], names: Collection[str]) -> tuple[str, ...]:
-    """The accounts that were polled to the end of the last run, and that no account of the configuration is now.
+def accounts_at_start(
+    before: Mapping[str, float | None], configuration: Configuration, now: float
+) -> dict[str, float | None]:
+    """The accounts that are in use from a start on, each with None; and those that it misses, with since when.
 
-    So a folder of accounts that was not mounted is noticed at a start. An account that was removed on purpose is
-    mentioned for a day only.
+    So a folder of accounts that was not mounted is noticed. An account is missing if it was in use until the exporter
+    stopped and is not configured now, or if it has been missing for less than a day. What a reload removed is neither.
 
     Args:
-        written_at: account to when its ledger was committed last, Unix seconds.
-        names: the accounts of the configuration.
+        before: what the last start or reload made of it.
+        configuration: the one to use.
+        now: Unix seconds.
     """
-    latest = max(written_at.values(), default=0.0)
-    return tuple(name for name, at in written_at.items() if name not in names and latest - at < _END_OF_A_RUN)
+    since = {name: now if at is None else at for name, at in before.items()}
+    return _in_use(before, configuration) | _not_in(configuration, missing_accounts(since, now))
 
 
-def put_back(configuration: Configuration) -> str:
-    """What to do about accounts that *configuration* has no longer."""
+def accounts_after_reload(
+    before: Mapping[str, float | None], configuration: Configuration, now: float
+) -> dict[str, float | None]:
+    """The accounts that are in use after a reload, and those of *before* that are still missing."""
+    since = {name: at for name, at in before.items() if at is not None}
+    return _in_use(before, configuration) | _not_in(configuration, missing_accounts(since, now))
+
+
+def missing_accounts(since: Mapping[str, float], now: float) -> dict[str, float]:
+    """Those of the accounts that count as missing at *now*, whichever way the clock was set meanwhile."""
+    return {name: at for name, at in since.items() if abs(now - at) < _A_DAY}
+
+
+def _in_use(before: Collection[str], configuration: Configuration) -> dict[str, float | None]:
+    """All accounts but what stands for a file that cannot be used, which may have another name, and is not polled."""
+    unusable = {entry.name for entry in configuration.pending if entry.is_unusable_file}
+    return {name: None for name in _names(configuration) if name in before or name not in unusable}
+
+
+def _not_in(configuration: Configuration, missing: Mapping[str, float]) -> dict[str, float]:
+    names = frozenset(_names(configuration))
+    return {name: at for name, at in missing.items() if name not in names}
+
+
+def _names(configuration: Configuration) -> Iterator[str]:
+    return (entry.name for entry in chain(configuration.entries, configuration.not_selected))
+
+
+def put_back(configuration: Configuration, names: Collection[str]) -> str:
+    """What to do about the accounts *names*, which *configuration* has no longer."""
     file, folder = configuration.file, configuration.accounts_folder
     missing = file.parent / ACCOUNTS_FOLDER if file is not None and folder is None else None
     where = "the configuration" if missing is None else f"{file} or the folder {missing}, which is missing,"
-    return f"none if that is meant; else put them back into {where} and reload"
+    them = "it" if len(names) == 1 else "them"
+    return (
+        f"none if that is meant; else put {them} back into {where} and reload; the counters of a renamed account go on"
+        " under its new name"
+    )
 
 
 def reassigned_names(polled: Sequence[AccountEntry], wanted: Sequence[AccountEntry]) -> frozenset[str]:

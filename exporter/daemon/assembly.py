@@ -13,6 +13,7 @@ from exporter.api.deadline import Deadline
 from exporter.api.transport import CertificatesKept, CertificatesReloaded, TrustedCertificates, transport_to
 from exporter.clock import Clock, RealClock
 from exporter.config.accounts import AccountConfig, AccountEntry
+from exporter.config.changes import missing_accounts
 from exporter.config.loading import Configuration
 from exporter.errors import StateError
 from exporter.logs import Log
@@ -307,7 +308,12 @@ def build_parts(
             Exposition(
                 registry,
                 lambda: ExporterStats(
-                    store.write_failures, store.tracked_jobs, store.bytes_total, started_at, reload()
+                    store.write_failures,
+                    store.tracked_jobs,
+                    store.bytes_total,
+                    started_at,
+                    reload(),
+                    len(missing_accounts(store.missing, clock.time())),
                 ),
                 display,
                 clock.time,

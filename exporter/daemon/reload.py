@@ -18,7 +18,7 @@ from exporter.config.loading import Configuration
 from exporter.daemon.systemd import Reloading
 from exporter.errors import ConfigError, same_user_as
 from exporter.logs import Log
-from exporter.metrics.snapshot import LeftOutAccounts, ReloadStatus
+from exporter.metrics.snapshot import ReloadStatus
 from exporter.redaction import shown
 
 _HOW_A_RENAME_COUNTS: Final = "; counters go on under a new name if an added account is the same user"
@@ -68,7 +68,7 @@ class Reloader:
         read: Callable[[], Configuration],
         apply: Callable[[Configuration], Applied],
         *,
-        left_out: Collection[str] = (),
+        missing: Callable[[], Collection[str]] = tuple,
         clock: Clock,
         log: Log,
     ) -> None:
@@ -78,13 +78,14 @@ class Reloader:
             configuration: the one in use, read just now.
             read: reads it again; raises ConfigError with a line for each problem.
             apply: changes what differs.
-            left_out: accounts that were polled to the end of the last run and are not configured.
+            missing: which accounts the start did not find in the configuration and are still not in it.
             clock: for the time of a success.
             log: receives what has changed, or what is wrong.
         """
         self._started_with = self._current = configuration
         self._read = read
         self._apply = apply
+        self._missing = missing
         self._clock = clock
         self._log = log
         self._lock = threading.Lock()
@@ -92,11 +93,7 @@ class Reloader:
         self._busy = self._again = self._closed = False
         self.announced: Reloading = nullcontext
         """Makes the context of each reload."""
-        self.status = ReloadStatus(
-            successful=True,
-            succeeded_at=clock.time(),
-            left_out=LeftOutAccounts(tuple(left_out), clock.time(), put_back(configuration)) if left_out else None,
-        )
+        self.status = ReloadStatus(successful=True, succeeded_at=clock.time())
         """How the configuration was last read."""
 
     @property
@@ -157,16 +154,17 @@ class Reloader:
         settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
         refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
-        left_out = _still_left_out(self.status.left_out, wanted)
-        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time(), waiting=refused, left_out=left_out)
+        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time(), waiting=refused)
         accounts = _without_mended(applied.accounts, before, wanted)
         if accounts.removed:
             self._log.warning(
                 "accounts.removed",
                 accounts=", ".join(accounts.removed),
                 consequence="their series end; their ledgers stay in the state file",
-                next_step=put_back(wanted),
+                next_step=put_back(wanted, accounts.removed),
             )
+        if missing := self._missing():
+            warn_of_missing(self._log, wanted, missing)
         names = {"added": accounts.added, "changed": accounts.changed_in_words, "removed": accounts.removed}
         duplicates = tuple(f"{name}: {same_user_as(owner)}" for name, owner in accounts.duplicates.items())
         unusable = tuple(_unusable(wanted, (*accounts.added, *accounts.changed)))
@@ -188,12 +186,19 @@ class Reloader:
             done.append(f"settings changed: {', '.join(settings)}")
         if not done and not refused:
             done.append("nothing has changed")
-        return ReloadResult(_OK, (*done, *duplicates, *unusable, *refused))
+        absent = (f"still missing since the start: {', '.join(missing)}",) if missing else ()
+        return ReloadResult(_OK, (*done, *absent, *duplicates, *unusable, *refused))
 
 
-def _still_left_out(before: LeftOutAccounts | None, wanted: Configuration) -> LeftOutAccounts | None:
-    names = () if before is None else tuple(name for name in before.names if name not in wanted.names)
-    return replace(before, names=names, next_step=put_back(wanted)) if before is not None and names else None
+def warn_of_missing(log: Log, configuration: Configuration, names: Collection[str]) -> None:
+    """Warn of the accounts *names*, which the start did not find in the configuration."""
+    log.warning(
+        "accounts.removed",
+        accounts=", ".join(names),
+        reason="polled until the exporter stopped, and not configured since it started",
+        consequence="none of their failed jobs is reported; their ledgers stay in the state file",
+        next_step=put_back(configuration, names),
+    )
 
 
 def _without_mended(changes: AccountChanges, before: Configuration, wanted: Configuration) -> AccountChanges:

@@ -10,17 +10,16 @@ from typing import NamedTuple
 
 from exporter import __version__
 from exporter.clock import InterruptibleClock, RealClock
-from exporter.config.changes import left_out, put_back
+from exporter.config.changes import accounts_after_reload, accounts_at_start, missing_accounts, put_back
 from exporter.config.loading import Configuration
 from exporter.daemon import descriptors, systemd
 from exporter.daemon.accounts import RunningAccounts
-from exporter.daemon.assembly import build_parts, display_options
-from exporter.daemon.reload import Applied, Reloader
+from exporter.daemon.assembly import Parts, build_parts, display_options
+from exporter.daemon.reload import Applied, Reloader, warn_of_missing
 from exporter.daemon.web_config import CurrentWebConfig
 from exporter.errors import ConfigError, ListenError
 from exporter.logs import Log, LogFormat
-from exporter.metrics.exposition import Exposition
-from exporter.metrics.snapshot import SnapshotRegistry
+from exporter.metrics.snapshot import MissingAccounts, SnapshotRegistry
 from exporter.signals import on_hangup
 from exporter.storage.lock import check_free
 from exporter.web.app import application
@@ -121,7 +120,8 @@ def start(
                 reload=lambda: None if reloader is None else reloader.status,
             )
         )
-        removed = left_out(parts.store.written(), configuration.names)  # before a renamed account takes its ledger
+        parts.store.use(lambda before: accounts_at_start(before, configuration, clock.time()))
+        missing = tuple(parts.store.missing)
         page = StatusPage(parts.display)
         accounts = RunningAccounts(parts.factory, parts.registry, clock, log)
         web = CurrentWebConfig(configuration.settings.web_config_file, configuration.web, log)
@@ -129,8 +129,8 @@ def start(
             reloader = Reloader(
                 configuration,
                 reload.read,
-                _Application(accounts, parts.exposition, page, web, reload.use_log).apply,
-                left_out=removed,
+                _Application(accounts, parts, page, web, reload.use_log).apply,
+                missing=lambda: parts.store.missing,
                 clock=clock,
                 log=log,
             )
@@ -143,6 +143,7 @@ def start(
                 clock.time(),
                 refreshing=refreshing,
                 reload=None if reloader is None else reloader.status,
+                missing=_missing(parts),
             ),
             reload=lambda: _reloaded(reloader),
             crashed=lambda error: log.error("http.handler_failed", exc_info=error),
@@ -168,15 +169,17 @@ def start(
         )
         for warning in configuration.web.warnings:
             log.warning("web_config.warning", reason=warning)
-        if removed:
-            log.warning(
-                "accounts.removed",
-                accounts=", ".join(removed),
-                reason="they were polled in the last day of the last run, and are not configured now",
-                consequence="none of their failed jobs is reported; their ledgers stay in the state file",
-                next_step=f"{put_back(configuration)}; the counters of a renamed account go on under its new name",
-            )
+        if missing:
+            warn_of_missing(log, configuration, missing)
         yield RunningDaemon(port, parts.registry, accounts, reloader)
+
+
+def _missing(parts: Parts) -> MissingAccounts | None:
+    """The accounts that the start did not find in the configuration, as the status page shows them."""
+    found = missing_accounts(parts.store.missing, parts.clock.time())
+    if not found:
+        return None
+    return MissingAccounts(tuple(found), min(found.values()), put_back(parts.factory.configuration, found))
 
 
 def _bound(configuration: Configuration) -> list[socket.socket]:
@@ -197,7 +200,7 @@ class _Application(NamedTuple):
     """What a reload changes."""
 
     accounts: RunningAccounts
-    exposition: Exposition
+    parts: Parts
     page: StatusPage
     web: CurrentWebConfig
     use_log: Callable[[LogFormat, str], None]
@@ -212,8 +215,11 @@ class _Application(NamedTuple):
             refused = tuple(f"web_config_file: {problem}" for problem in error.problems)
         self.use_log(settings.log_format, settings.log_level)
         self.page.display = display_options(configuration)
-        self.exposition.show(self.page.display)
-        return Applied(self.accounts.apply(configuration), refused)
+        self.parts.exposition.show(self.page.display)
+        changes = self.accounts.apply(configuration)
+        now = self.parts.clock.time()
+        self.parts.store.use(lambda before: accounts_after_reload(before, configuration, now))
+        return Applied(changes, refused)
 
 
 def _reloaded(reloader: Reloader | None) -> tuple[int, str] | None:

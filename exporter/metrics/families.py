@@ -549,6 +549,15 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
     ),
     ProcessFamily(
         Section.EXPORTER,
+        "sbg_exporter_accounts_missing",
+        Type.GAUGE,
+        "Accounts that were polled until the exporter stopped and that its configuration has not had since the start; "
+        "0 after a day.",
+        (),
+        lambda stats: Sample((), stats.accounts_missing),
+    ),
+    ProcessFamily(
+        Section.EXPORTER,
         "sbg_exporter_build_info",
         Type.GAUGE,
         "Versions of the exporter and of Python, and the commit that the exporter was built from; always 1.",

@@ -280,6 +280,7 @@ class ExporterStats:
         state_bytes: size of the state file on disk; None while it cannot be seen.
         since: when the process started to count, Unix seconds.
         reload: how the configuration was last read; None where it is not read again.
+        accounts_missing: accounts that were polled until the exporter stopped, and are not configured since its start.
     """
 
     state_write_failures: int
@@ -287,15 +288,16 @@ class ExporterStats:
     state_bytes: int | None
     since: float
     reload: "ReloadStatus | None" = None
+    accounts_missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOutAccounts:
-    """Accounts that were polled to the end of the last run and were not configured at the start.
+class MissingAccounts:
+    """Accounts that were polled until the exporter stopped, and are not configured since its start.
 
     Attributes:
-        names: without those that a reload has put back.
-        since: when the exporter started, Unix seconds.
+        names: at least one.
+        since: when the exporter started without them, Unix seconds.
         next_step: what to do about them.
     """
 
@@ -314,7 +316,6 @@ class ReloadStatus:
         failing_since: when the first of the attempts failed that failed since then; None if none did.
         problems: why the last attempt failed, one line each.
         waiting: what the last success changed that waits for a restart, one line each.
-        left_out: the accounts that the start did not find in the configuration; None if there were none.
     """
 
     successful: bool
@@ -322,7 +323,6 @@ class ReloadStatus:
     failing_since: float | None = None
     problems: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
-    left_out: LeftOutAccounts | None = None
 
 
 class SnapshotRegistry:

@@ -14,13 +14,13 @@ from exporter.storage.lock import check_regular, is_held_here, is_lost, lock_own
 from exporter.storage.paths import real_path
 from exporter.storage.rows import (
     read_account,
+    read_configured,
     read_counters,
     read_histograms,
     read_names,
     read_records,
     read_rows,
     read_wait_clock,
-    read_written,
 )
 from exporter.storage.schema import (
     BUSY_SECONDS,
@@ -108,9 +108,9 @@ class StateReader:
         """Name to endpoint, user and division of the ledger that has it."""
         return read_names(self._db)
 
-    def written(self) -> Mapping[str, float]:
-        """Account to when the ledger that has its name was committed last, Unix seconds, where that is known."""
-        return read_written(self._db)
+    def configured(self) -> Mapping[str, float | None]:
+        """The accounts that were in use last, and since when those are missing that a start did not find."""
+        return read_configured(self._db)
 
     def places(self) -> set[tuple[str, str]]:
         """Endpoint and division of each ledger."""

@@ -20,7 +20,7 @@ from exporter.counting.values import (
     Retry,
     WaitClock,
 )
-from exporter.storage.schema import JOB_COLUMNS, LEDGER, Row, number_column
+from exporter.storage.schema import CONFIGURED_TABLE, JOB_COLUMNS, LEDGER, Row, number_column
 
 _JOB_COLUMN_NAMES: Final = ", ".join(JOB_COLUMNS)
 _UPSERT_JOB: Final = f"INSERT OR REPLACE INTO job (account, {_JOB_COLUMN_NAMES}) VALUES (?{', ?' * len(JOB_COLUMNS)})"  # noqa: S608  # constants
@@ -61,17 +61,15 @@ def read_names(db: sqlite3.Connection) -> dict[str, tuple[str, str, str]]:
     return {name: (endpoint, username, division) for name, endpoint, username, division in rows}
 
 
-def read_written(db: sqlite3.Connection) -> dict[str, float]:
-    """Account to this machine's time of the last commit of the ledger that has its name, Unix seconds, where known.
+def read_configured(db: sqlite3.Connection) -> dict[str, float | None]:
+    """The accounts that were in use last, and since when those are missing that a start did not find, Unix seconds.
 
-    The table is missing in a file of an earlier version.
+    The table is missing in a file of an earlier version. Names that are not Unicode must not keep the rest from use.
     """
-    if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'wait_clock'").fetchone()[0]:
+    if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'configured'").fetchone()[0]:
         return {}
-    rows = db.execute(
-        "SELECT name, local_time, max(binding.rowid) FROM binding JOIN wait_clock USING (account) GROUP BY account"
-    )
-    return {name: at for name, at, _ in rows}
+    rows = db.execute("SELECT CAST(name AS BLOB), missing_since FROM configured ORDER BY rowid")
+    return {name.decode(errors="replace"): since for name, since in rows}
 
 
 def read_counters(db: sqlite3.Connection, number: int) -> dict[Key, CounterValue]:
@@ -178,6 +176,19 @@ def write_changes(db: sqlite3.Connection, number: int, changes: Changes) -> None
             db.execute("DELETE FROM retry WHERE account = ? AND job = ?", (number, job_id))
         else:
             db.execute("INSERT OR REPLACE INTO retry VALUES (?, ?, ?, ?)", (number, job_id, *retry))
+
+
+def write_configured(db: sqlite3.Connection, accounts: Mapping[str, float | None]) -> None:
+    """Write which accounts are in use, and since when others are missing."""
+    db.execute(CONFIGURED_TABLE)
+    db.execute("DELETE FROM configured")
+    db.executemany("INSERT INTO configured VALUES (?, ?)", accounts.items())
+
+
+def delete_configured(db: sqlite3.Connection, names: Iterable[str]) -> None:
+    """Delete accounts that are known not to be missing, but renamed or forgotten."""
+    db.execute(CONFIGURED_TABLE)
+    db.executemany("DELETE FROM configured WHERE name = ?", ((name,) for name in names))
 
 
 def upsert_account(db: sqlite3.Connection, account: Account) -> None:

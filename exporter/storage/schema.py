@@ -65,6 +65,16 @@ CREATE TABLE IF NOT EXISTS retry (
 """Jobs whose own endpoint failed, and the account's wait clock from which each may be requested again. Older files get
 the table when they are opened; an exported ledger does not contain it."""
 
+CONFIGURED_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS configured (
+    name TEXT PRIMARY KEY,
+    missing_since REAL
+);
+"""
+"""The accounts of the configuration that was last in use; and those that a start did not find in it any more, with this
+machine's time of that start. Part of no ledger. Older files get the table when it is written, so that a full disk does
+not keep them from being opened."""
+
 SCHEMA: Final = f"""
 CREATE TABLE account (
     number INTEGER PRIMARY KEY,
@@ -138,6 +148,7 @@ CREATE TABLE histogram (
 {ALLOWANCE_TABLE}
 {WAIT_CLOCK_TABLE}
 {RETRY_TABLE}
+{CONFIGURED_TABLE}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """

@@ -24,9 +24,11 @@ from exporter.storage.diagnosis import is_full, restore_advice, why
 from exporter.storage.last_path import log_left_behind, log_of
 from exporter.storage.lock import hold
 from exporter.storage.rows import (
+    delete_configured,
     delete_ledger,
     insert_rows,
     read_account,
+    read_configured,
     read_counters,
     read_histograms,
     read_names,
@@ -34,9 +36,9 @@ from exporter.storage.rows import (
     read_retries,
     read_totals,
     read_wait_clock,
-    read_written,
     upsert_account,
     write_changes,
+    write_configured,
 )
 from exporter.storage.schema import HEADER_BYTES, Row, check_header
 
@@ -77,6 +79,8 @@ class Store:
         self.report_unsaved: Callable[[str], object] = lambda _reason: None
         """Called with the reason when an allowance cannot be saved, once per reason."""
         self._unsaved = ""
+        self._configured: Mapping[str, float | None] = {}
+        self._is_configured_saved = True
         self._path = path
         self._lock = threading.RLock()
         self._file = hold(path)
@@ -207,7 +211,8 @@ class Store:
                 return None
             if self._names_of(number) != [name]:
                 with self._transaction():
-                    self._bind(name, number)
+                    renamed = self._bind(name, number)
+                self._drop_configured(renamed)
             return self._load(number, failed_since)
 
     def create(
@@ -236,7 +241,8 @@ class Store:
                     account = Account(number, endpoint, username, division, counting_since)
                     upsert_account(self._db, account)
                     write_changes(self._db, number, initial_changes(account, rules, local_time))
-                self._bind(name, number)
+                renamed = self._bind(name, number)
+            self._drop_configured(renamed)
             return self._load(number, failed_since=local_time)
 
     def _find(self, identity: tuple[object, ...]) -> int | None:
@@ -259,18 +265,15 @@ class Store:
         with self._reading():
             return read_names(self._db)
 
-    def written(self) -> Mapping[str, float]:
-        """Account to when the ledger that has its name was committed last, Unix seconds, where that is known."""
-        with self._reading():
-            return read_written(self._db)
-
     def _names_of(self, number: int) -> list[str]:
         return [name for (name,) in self._db.execute("SELECT name FROM binding WHERE account = ?", (number,))]
 
-    def _bind(self, name: str, number: int) -> None:
-        """Give a ledger its name, and take that from the ledger that had it."""
+    def _bind(self, name: str, number: int) -> Collection[str]:
+        """Give a ledger its name, and take that from the ledger that had it; return the names that it had before."""
+        renamed = self._deleted_configured([before for before in self._names_of(number) if before != name])
         self._db.execute("DELETE FROM binding WHERE account = ?", (number,))
         self._db.execute("INSERT OR REPLACE INTO binding (name, account) VALUES (?, ?)", (name, number))
+        return renamed
 
     def _load(self, number: int, failed_since: float) -> Ledger:
         return Ledger(
@@ -288,6 +291,42 @@ class Store:
                 for record in read_records(self._db, number, _SHOWN_AS_INCOMPLETE_OR_LOST, failed_since)
             },
         )
+
+    # ---- accounts that are configured, and those that are missing ----
+
+    def use(self, decide: Callable[[Mapping[str, float | None]], Mapping[str, float | None]]) -> None:
+        """Save which accounts are in use now, and since when others are missing, Unix seconds.
+
+        *decide* makes them of what was in use before, at first by the last process. A failure is only counted: polling
+        matters more. The next commit that succeeds saves it, too.
+        """
+        with self._lock:
+            kept: Mapping[str, float | None] = {}
+            with suppress(StateError), self._reading():
+                kept = read_configured(self._db)
+            self._configured = dict(decide(self._configured or kept))
+            self._is_configured_saved = self._configured == kept
+            if not self._is_configured_saved:
+                with suppress(StateWriteError):
+                    with self._transaction():
+                        write_configured(self._db, self._configured)
+                    self._is_configured_saved = True
+
+    @property
+    def missing(self) -> Mapping[str, float]:
+        """Since when accounts are missing, Unix seconds; known without the file, and empty before :meth:`use`."""
+        return {name: since for name, since in self._configured.items() if since is not None}
+
+    def _deleted_configured(self, names: Iterable[str]) -> Collection[str]:
+        """Of accounts that are renamed or forgotten, those that are deleted: all but the ones that are in use."""
+        deleted = [name for name in names if self._configured.get(name, 0.0) is not None]
+        if deleted:
+            delete_configured(self._db, deleted)
+        return deleted
+
+    def _drop_configured(self, names: Collection[str]) -> None:
+        """After the commit. The mapping is replaced, never changed, because other threads read it."""
+        self._configured = {name: since for name, since in self._configured.items() if name not in names}
 
     # ---- allowances ----
 
@@ -372,6 +411,9 @@ class Store:
         with self._lock:
             with self._transaction():
                 write_changes(self._db, number, changes)
+                if not self._is_configured_saved:
+                    write_configured(self._db, self._configured)
+            self._is_configured_saved = True
             self._tracked_jobs += changes.new_records - len(changes.forgotten)
 
     def import_ledger(self, rows: Iterable[tuple[str, Row]], *, replace: bool) -> tuple[str, ...]:
@@ -424,7 +466,9 @@ class Store:
         """
         with self._lock:
             with self._transaction():
+                forgotten = self._deleted_configured(self._names_of(number))
                 delete_ledger(self._db, number)
+            self._drop_configured(forgotten)
             self._tracked_jobs = self._count_jobs()
 
     @contextmanager

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from exporter import __version__
 from exporter.api.error_codes import DOCUMENTATION
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, ReloadStatus
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, MissingAccounts, ReloadStatus
 from exporter.redaction import printable, without_secrets
 from exporter.text import count
 from exporter.web.status import INCOMPLETE_OR_LOST_COMMAND, status_view
@@ -76,6 +76,7 @@ class StatusPage:
         *,
         refreshing: bool = True,
         reload: ReloadStatus | None = None,
+        missing: MissingAccounts | None = None,
     ) -> str:
         """The page of all accounts at a moment.
 
@@ -84,8 +85,10 @@ class StatusPage:
             now: the moment, Unix seconds.
             refreshing: whether the browser loads the page again after a while.
             reload: how the configuration was last read; None where it is not read again.
+            missing: the accounts that the start did not find in the configuration; None if there are none.
         """
-        page = self._template.render(page=status_view(snapshots, self.display, now, reload), refreshing=refreshing)
+        view = status_view(snapshots, self.display, now, reload, missing)
+        page = self._template.render(page=view, refreshing=refreshing)
         return "\n".join(map(printable, page.split("\n")))  # it may be read in a terminal
 
 

@@ -17,7 +17,7 @@ from exporter.metrics.snapshot import (
     AccountSnapshot,
     DisplayOptions,
     FilesCounted,
-    LeftOutAccounts,
+    MissingAccounts,
     PollStatus,
     ReloadStatus,
     Waiting,
@@ -59,8 +59,6 @@ _FAIR_SHARE: Final = 10
 """Rows of an account: the first number, divided by the number of accounts, but at least the second."""
 _REFRESH_SECONDS: Final = (60.0, 300.0)
 """Least and most time between two refreshes of the page. A reader has time to read, or to stop them."""
-_LEFT_OUT_SECONDS: Final = 24 * 3600.0
-"""How long after a start the accounts are named that it did not find: some of them were removed on purpose."""
 _FIRST_REFRESH_SECONDS: Final = 10.0
 """While no account has been polled and there is nothing to read yet."""
 
@@ -144,9 +142,16 @@ class _Account:
 
 
 def status_view(
-    snapshots: Iterable[AccountSnapshot], display: DisplayOptions, now: float, reload: ReloadStatus | None = None
+    snapshots: Iterable[AccountSnapshot],
+    display: DisplayOptions,
+    now: float,
+    reload: ReloadStatus | None = None,
+    missing: MissingAccounts | None = None,
 ) -> StatusView:
-    """The view of all accounts at *now*, Unix seconds; *reload* says how the configuration was last read."""
+    """The view of all accounts at *now*, Unix seconds.
+
+    *reload* says how the configuration was last read, and *missing* which accounts the start did not find in it.
+    """
     accounts = [_Account.of(position, snapshot, display, now) for position, snapshot in enumerate(snapshots, 1)]
     limit = max(_FAIR_SHARE, _MAX_JOBS_OF_ONE_ACCOUNT // max(1, len(accounts)))
     waiting = [account for account in accounts if account.waiting]
@@ -157,7 +162,7 @@ def status_view(
         unwritten=_unwritten(accounts),
         rejected=_rejected(reload),
         restart=() if reload is None else reload.waiting,
-        left_out=_left_out(reload, now),
+        missing=missing,
         failing=_failing(accounts, now),
         failed=_failed(accounts),
         incomplete_or_lost=_incomplete_or_lost(accounts),
@@ -228,12 +233,6 @@ def _rejected(reload: ReloadStatus | None) -> RejectedConfiguration | None:
         return None
     shown, more = reload.problems[:_MAX_PROBLEMS], reload.problems[_MAX_PROBLEMS:]
     return RejectedConfiguration(reload.failing_since, shown, len(more))
-
-
-def _left_out(reload: ReloadStatus | None, now: float) -> LeftOutAccounts | None:
-    if reload is None or reload.left_out is None or now - reload.left_out.since >= _LEFT_OUT_SECONDS:
-        return None
-    return reload.left_out
 
 
 def _failing(accounts: Sequence[_Account], now: float) -> Problems[PollProblem]:

@@ -9,7 +9,7 @@ from exporter.counting.values import JobRecord
 from exporter.metrics.snapshot import (
     AccountSnapshot,
     FilesCounted,
-    LeftOutAccounts,
+    MissingAccounts,
     error_codes,
     is_stuck,
     noticed_at,
@@ -332,7 +332,7 @@ class StatusView:
     unwritten: UnwrittenState | None
     rejected: RejectedConfiguration | None
     restart: tuple[str, ...]
-    left_out: LeftOutAccounts | None
+    missing: MissingAccounts | None
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
     incomplete_or_lost: Problems[IncompleteOrLostJobsProblem]

@@ -453,7 +453,12 @@ def test_the_state_is_on_the_volume_that_is_wanted(
 
 @needs_helm
 def test_an_alert_can_be_left_out_and_changed_and_all_others_stay() -> None:
-    left_out = ("SbgExporterDown", "SbgStateNotWritable", "SbgConfigReloadFailed")  # all of the last group
+    left_out = (  # all of the last group
+        "SbgExporterDown",
+        "SbgStateNotWritable",
+        "SbgConfigReloadFailed",
+        "SbgAccountsMissing",
+    )
     given = ",".join(f"prometheusRule.disabled.{alert}=true" for alert in left_out)
     changed = "prometheusRule.customRules.SbgJobLost.severity=critical,prometheusRule.disabled.SbgJobLost=false"
 

@@ -34,6 +34,7 @@ SILENT: Final[Mapping[str, str]] = {
     "SbgExporterDown": "it is up",
     "SbgStateNotWritable": "the disk is not full",
     "SbgConfigReloadFailed": "the configuration is valid",
+    "SbgAccountsMissing": "no start has missed one",
 }
 """What has no answer here, and why. It must really have none."""
 

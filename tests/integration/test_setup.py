@@ -20,6 +20,7 @@ from tests.harness import Account, Daemon, Installation, Scrape, counted, differ
 from tests.raw_server import Connection, reply, serving
 from tests.waiting import eventually
 
+MISSING = "sbg_exporter_accounts_missing"
 STUCK = JobScript(total=6, failed=2, queued=0, resolving=0, running=0.002, hangs_after=0.001)
 REASONS = ("allowance", "yielding", "rate_limited", "maintenance", "token")
 
@@ -160,7 +161,8 @@ def test_a_half_written_file_of_an_account_stops_no_other_at_a_start(tmp_path: P
 @pytest.mark.fault(
     "the folder `accounts.d` is missing at the start, as where a volume is not mounted",
     action="polls the others",
-    shown="a warning with the accounts' names and the folder, in the log and by `check`",
+    shown="a warning with the accounts' names and the folder, in the log, also of a reload, and by `check`; the status"
+    " page, `sbg_exporter_accounts_missing` and its alert, for a day",
     recovery="the folder is back, and a reload",
 )
 def test_accounts_that_are_gone_at_a_start_are_named(tmp_path: Path) -> None:
@@ -182,17 +184,36 @@ def test_accounts_that_are_gone_at_a_start_are_named(tmp_path: Path) -> None:
             assert (warning["level"], warning["accounts"]) == ("warning", "bad")
             assert f"the folder {folder}, which is missing, and reload" in str(warning["next_step"])
             assert check.end() == 0
-            assert ": 1 account is not configured, but has been polled: bad; next step: none if" in check.stdout
+            assert ": 1 account is no longer configured, but has been polled: bad; next step: none if" in check.stdout
+            verdict = (
+                "Configuration OK: 1 account; 1 is no longer configured, see the warning above (API not contacted)."
+            )
+            assert check.stdout.splitlines()[-1] == verdict
             one = site.start("check", "--offline", "--account", "good", "--config", str(site.config))
             assert one.end() == 0
-            assert "1 account is not configured, but has been polled: bad;" in one.stdout, "only not chosen: good"
+            assert "1 account is no longer configured, but has been polled: bad;" in one.stdout, "only not chosen: good"
 
             assert "No longer configured: bad." in daemon.get("/").text
+            assert daemon.scrape().value(MISSING) == 1
+            assert daemon.reload() == "nothing has changed\nstill missing since the start: bad\n"
+            assert len(daemon.said("accounts.removed")) == 2
 
             elsewhere.rename(folder)
             assert daemon.reload() == "accounts added: bad\n"
+            assert daemon.scrape().value(MISSING) == 0
             daemon.await_exact("bad", simulator, "bob")
             assert "No longer configured" not in daemon.get("/").text
+
+            (folder / "bad.toml").unlink()
+            assert daemon.reload() == "accounts removed: bad\n"
+
+        check = site.start("check", "--offline", "--config", str(site.config))
+        with site.running() as daemon:
+            daemon.await_polls("good")
+            assert not daemon.said("accounts.removed"), "it was removed on purpose"
+            assert daemon.scrape().value(MISSING) == 0
+            assert check.end() == 0
+            assert check.stdout == "Configuration OK: 1 account (API not contacted).\n"
 
 
 @pytest.mark.fault(

@@ -92,6 +92,7 @@ CONTRACT = {
         sbg_exporter_state_bytes{}
         sbg_exporter_config_last_reload_successful{}
         sbg_exporter_config_last_reload_success_timestamp_seconds{}
+        sbg_exporter_accounts_missing{}
         sbg_exporter_build_info{version,revision,python}
     """,
 }

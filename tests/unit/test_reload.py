@@ -3,7 +3,7 @@
 import io
 import json
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,9 +19,10 @@ from exporter.config.changes import (
     AccountChanges,
     Login,
     account_changes,
+    accounts_after_reload,
+    accounts_at_start,
     compared_by_token,
     duplicate_accounts,
-    left_out,
     reassigned_names,
 )
 from exporter.config.loading import Configuration, load
@@ -99,20 +100,60 @@ def test_each_way_to_poll_differently_is_a_change(other: AccountConfig) -> None:
     assert account_changes([other], [replace(other)]).kept == ("a",)
 
 
+IN_USE: Final[Mapping[str, float | None]] = {"a": None, "b": None}
+HOURS: Final = 3600.0
+
+
 @pytest.mark.parametrize(
-    ("written_at", "names", "gone"),
+    ("before", "wanted", "after"),
     [
-        ({}, ["a"], ()),
-        ({"a": START, "b": START}, ["a", "b", "new"], ()),
-        ({"a": START, "b": START - 86_000, "c": START - 60}, ["a"], ("b", "c")),
-        ({"a": START, "removed long ago": START - 86_400}, ["a"], ()),
-        ({"a": START - 9e6, "b": START - 9e6}, ["other"], ("a", "b")),
+        ({}, "ab", {"a": None, "b": None}),  # a file of an earlier version
+        (IN_USE, "abc", {"a": None, "b": None, "c": None}),
+        (IN_USE, "c", {"c": None, "a": START, "b": START}),
+        ({"a": None, "b": START - 23 * HOURS}, "a", {"a": None, "b": START - 23 * HOURS}),
+        ({"a": None, "b": START - 24 * HOURS}, "a", {"a": None}),
+        ({"a": None, "b": START + HOURS}, "a", {"a": None, "b": START + HOURS}),  # the clock was put back
+        ({"a": None, "b": START + 99 * HOURS}, "a", {"a": None}),
+        ({"a": None, "b": START - HOURS}, "ab", {"a": None, "b": None}),
     ],
 )
-def test_a_start_misses_accounts_that_were_polled_to_the_end_of_the_last_run(
-    written_at: dict[str, float], names: list[str], gone: tuple[str, ...]
+def test_a_start_misses_the_accounts_that_were_in_use_until_then_for_a_day(
+    desk: "Desk", before: Mapping[str, float | None], wanted: str, after: Mapping[str, float | None]
 ) -> None:
-    assert left_out(written_at, names) == gone
+    assert accounts_at_start(before, desk.configured(wanted), START) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "after"),
+    [
+        (IN_USE, "a", {"a": None}),  # removed on purpose: never missing
+        (IN_USE, "ac", {"a": None, "c": None}),
+        ({"a": None, "b": START - HOURS}, "c", {"c": None, "b": START - HOURS}),
+        ({"a": None, "b": START - 24 * HOURS}, "a", {"a": None}),
+        ({"a": None, "b": START - HOURS}, "ab", {"a": None, "b": None}),
+    ],
+)
+def test_what_a_reload_removes_is_not_missing_and_what_it_puts_back_no_more(
+    desk: "Desk", before: Mapping[str, float | None], wanted: str, after: Mapping[str, float | None]
+) -> None:
+    assert accounts_after_reload(before, desk.configured(wanted), START) == after
+
+
+def test_a_file_that_cannot_be_used_is_in_use_only_if_an_account_of_its_name_was(desk: "Desk") -> None:
+    """Once it is mended it may have another name: what stood for it is then not missing."""
+    folder = desk.folder / "accounts.d"
+    folder.mkdir()
+    (folder / "b.toml").write_text("nonsense")
+
+    assert accounts_at_start({"a": None}, desk.read(), START) == {"a": None}
+    assert accounts_at_start(IN_USE, desk.read(), START) == IN_USE
+
+
+def test_accounts_that_are_not_selected_are_not_missing(desk: "Desk") -> None:
+    both = desk.configured("ab")
+    one = replace(both, accounts=both.accounts[:1], not_selected=both.accounts[1:])
+
+    assert accounts_at_start(IN_USE, one, START) == IN_USE
 
 
 def table(**keys: object) -> AccountTable:
@@ -163,15 +204,18 @@ def test_tokens_are_equal_if_they_come_from_the_same_place() -> None:
 class Desk:
     """A reloader whose configuration and whose work the test decides."""
 
+    LOGIN: Final = 'api_endpoint = "https://api.example/v2"\nauth_token_file = "a.token"\n'
+
     def __init__(self, folder: Path) -> None:
         (folder / "a.token").write_text("t0k3n-t0k3n")
         self.file = folder / "config.toml"
-        self.write('[[accounts]]\nname = "a"\napi_endpoint = "https://api.example/v2"\nauth_token_file = "a.token"\n')
+        self.write(f'[[accounts]]\nname = "a"\n{self.LOGIN}')
         self.clock = ManualClock()
         self.log = io.StringIO()
         self.applied: list[Configuration] = []
         self.work: Callable[[], object] = lambda: None
         self.changes = AccountChanges((), (), (), ())
+        self.missing: Collection[str] = ()
         self.folder = folder
         self.begin()
 
@@ -180,6 +224,7 @@ class Desk:
             self.read(),
             self.read,
             self.apply,
+            missing=lambda: self.missing,
             clock=self.clock,
             log=logger("json", "info", self.log),
         )
@@ -189,6 +234,11 @@ class Desk:
 
     def read(self) -> Configuration:
         return load({"config": str(self.file)}, {}, self.folder)
+
+    def configured(self, names: str) -> Configuration:
+        """The configuration of accounts that have a letter as their name."""
+        self.write("".join(f'[[accounts]]\nname = "{each}"\n{self.LOGIN}' for each in names))
+        return self.read()
 
     def apply(self, configuration: Configuration) -> Applied:
         self.work()
@@ -410,6 +460,18 @@ def test_a_reload_that_removes_accounts_warns_of_them(desk: Desk) -> None:
 
     [event] = [each for each in desk.events() if each["event"] == "accounts.removed"]
     assert (event["level"], event["accounts"]) == ("warning", "b, c")
+
+
+def test_a_reload_is_no_all_clear_while_accounts_are_missing_since_the_start(desk: Desk) -> None:
+    desk.missing = ("b", "c")
+
+    assert desk.reloader.reload().text == "nothing has changed\nstill missing since the start: b, c\n"
+
+    [event] = [each for each in desk.events() if each["event"] == "accounts.removed"]
+    assert (event["level"], event["accounts"]) == ("warning", "b, c")
+    assert "else put them back into " in str(event["next_step"])
+    desk.missing = ()
+    assert desk.reloader.reload().text == "nothing has changed\n"
 
 
 def test_a_reload_names_the_accounts_that_cannot_be_polled(desk: Desk) -> None:

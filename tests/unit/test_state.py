@@ -1002,6 +1002,6 @@ def test_rows_of_a_ledger_cover_all_tables(options: StateFileOptions) -> None:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         columns = {table: [row[1] for row in db.execute(f"PRAGMA table_info({table})")] for table in tables}
 
-    assert tables == {*LEDGER, "allowance", "retry", "wait_clock"}
+    assert tables == {*LEDGER, "allowance", "configured", "retry", "wait_clock"}
     for table, known in LEDGER.items():
         assert sorted(columns[table]) == sorted((*known, "number" if table == "account" else "account"))

@@ -22,7 +22,7 @@ from exporter.metrics.snapshot import (
     STUCK_SECONDS,
     AccountSnapshot,
     CommitFailure,
-    LeftOutAccounts,
+    MissingAccounts,
     ReloadStatus,
     Waiting,
     is_stuck,
@@ -109,10 +109,11 @@ def tree(
     show_username: bool = True,
     refreshing: bool = True,
     reload: ReloadStatus | None = None,
+    missing: MissingAccounts | None = None,
 ) -> Element:
     """The page of *snapshots*, parsed, after the checks that every page must pass."""
     display = replace(DISPLAY, job_series=job_series, show_username=show_username)
-    page = StatusPage(display).render(snapshots, now, refreshing=refreshing, reload=reload)
+    page = StatusPage(display).render(snapshots, now, refreshing=refreshing, reload=reload, missing=missing)
     parser = Strict()
     parser.feed(page)
     parser.close()
@@ -337,22 +338,22 @@ def test_what_waits_for_a_restart_is_said_also_while_the_configuration_is_reject
     assert told in lines
 
 
-def test_accounts_that_the_start_did_not_find_are_named_for_a_day() -> None:
-    gone = LeftOutAccounts(("bob", "carol"), NOW - 600, "put them back")
-    reload = ReloadStatus(successful=True, succeeded_at=START, left_out=gone)
+def test_accounts_that_the_start_did_not_find_come_first() -> None:
+    gone = MissingAccounts(("bob", "carol"), NOW - 600, "put them back")
     good = snapshot(ledger_of(), status=STATUS)
+    failing = replace(good, status=replace(STATUS, up=False))
 
-    page = tree(good, reload=reload)
-    failing = tree(replace(good, status=replace(STATUS, up=False)), reload=reload)
-    next_day = tree(good, now=NOW + 24 * 3600, reload=reload)
-
-    told = "No longer configured: bob, carol. Polled until the exporter stopped; it started 10 min ago without."
-    assert overview(page) == ("No problems, but 2 accounts no longer configured", [])
-    assert told in " ".join(page.text.split())
-    assert "Next step: put them back." in page.text
-    assert overview(failing)[0] == "1 account cannot be polled"
-    assert told in " ".join(failing.text.split())
-    assert "configured" not in next_day.text
+    told = (
+        "No longer configured: bob, carol. Polled until the exporter stopped; it started 10 min ago without them."
+        " None of their failed jobs is reported. Next step: put them back."
+    )
+    assert overview(tree(good, missing=gone)) == ("2 accounts no longer configured", [told])
+    headline, lines = overview(tree(failing, missing=gone))
+    assert headline == "2 accounts no longer configured, 1 account cannot be polled"
+    assert lines[0] == told
+    [line] = overview(tree(good, missing=replace(gone, names=("bob",))))[1]
+    assert "started 10 min ago without it. None of its failed jobs" in line
+    assert overview(tree(good))[0] == "No problems"
 
 
 def test_a_next_step_that_ends_the_error_is_said_once() -> None:

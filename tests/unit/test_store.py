@@ -5,7 +5,7 @@ import os
 import resource
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -558,6 +558,122 @@ def test_file_without_a_later_table_gets_it_and_keeps_its_ledger(state_file: Pat
     assert store.allowance(LAB, NOW) == KEPT
     assert store.load_by_name("a", ENDPOINT, "", failed_since=0) == ledger
     store.close()
+
+
+def test_accounts_in_use_are_kept_and_those_missing_are_known_at_once(store: Store, state_file: Path) -> None:
+    store.use(lambda before: {"a": None, "b": NOW} if not before else {})
+    assert store.missing == {"b": NOW}
+    assert kept_in(state_file) == {"a": None, "b": NOW}
+
+    store.use(dict.fromkeys)
+
+    assert store.missing == {}
+    assert kept_in(state_file) == {"a": None, "b": None}
+    store.close()
+    again = Store(state_file)
+    again.use(lambda before: {**before, "c": NOW})
+    assert again.missing == {"c": NOW}
+    again.close()
+    store.__init__(state_file)  # type: ignore[misc]  # for the fixture to close
+
+
+def kept_in(file: Path) -> dict[str, float | None]:
+    with open_read_only(file, lambda: False) as state:
+        return dict(state.configured())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["daemon", "once"])
+def test_a_renamed_account_is_no_longer_missing(store: Store, state_file: Path, *, known: bool) -> None:
+    begin(store, "before")
+    begin(store, "gone", username="other")
+    store.use(lambda _before: {"after": None, "before": NOW, "gone": NOW})
+    if not known:
+        store.close()
+        store.__init__(state_file)  # type: ignore[misc]
+
+    assert store.load("after", ENDPOINT, "u", "", failed_since=0) is not None
+
+    assert store.missing == ({"gone": NOW} if known else {})
+    assert kept_in(state_file) == {"after": None, "gone": NOW}
+
+
+def test_a_name_that_another_account_has_now_stays_in_use(store: Store, state_file: Path) -> None:
+    begin(store, "a", username="one")
+    begin(store, "b", username="two")
+    store.use(lambda _before: {"a": None, "b": None})
+
+    store.load("b", ENDPOINT, "one", "", failed_since=0)
+
+    assert kept_in(state_file) == {"a": None, "b": None}
+
+
+def test_a_forgotten_account_is_no_longer_missing(store: Store, state_file: Path) -> None:
+    ledger = begin(store, "gone")
+    store.use(lambda _before: {"a": None, "gone": NOW})
+
+    store.forget(ledger.account.number)
+
+    assert store.missing == {}
+    assert kept_in(state_file) == {"a": None}
+
+
+@pytest.mark.fault(
+    "the state file's folder is gone, or its disk full, when a start or a reload has other accounts",
+    action="polls them",
+    shown="failed commits, as for counts",
+    recovery="the next commit saves them",
+)
+def test_accounts_in_use_that_cannot_be_saved_stop_nothing_and_are_saved_later(store: Store, state_file: Path) -> None:
+    ledger = begin(store)
+    store.use(lambda _before: {"a": None, "b": None})
+    aside = state_file.rename(state_file.with_name("aside"))
+
+    store.use(lambda _before: {"a": None, "c": NOW})
+
+    assert (store.write_failures, store.missing) == (1, {"c": NOW})
+    aside.rename(state_file)
+    assert kept_in(state_file) == {"a": None, "b": None}
+    store.commit(ledger.account.number, NOTHING)
+    assert kept_in(state_file) == {"a": None, "c": NOW}
+
+
+def test_file_of_an_earlier_version_has_no_accounts_in_use_until_they_are_written(state_file: Path) -> None:
+    older = Store(state_file)
+    number = begin(older, "before").account.number
+    older.close()
+    with closing(sqlite3.connect(state_file)) as db:
+        db.execute("DROP TABLE configured")
+    assert kept_in(state_file) == {}
+
+    with closing(Store(state_file)) as store:
+        store.load("after", ENDPOINT, "u", "", failed_since=0)
+        store.use(lambda before: before)
+        assert store.missing == {}
+        store.use(lambda before: {**before, "after": None})
+        store.forget(number)
+
+    assert kept_in(state_file) == {"after": None}
+
+
+@pytest.mark.parametrize(
+    ("damage", "refused"),
+    [
+        ("INSERT INTO configured VALUES (CAST(X'FF' AS TEXT), NULL)", False),
+        ("INSERT INTO configured VALUES (NULL, 1.5)", True),
+        ("INSERT INTO configured VALUES ('a', 'yesterday')", True),
+        ("INSERT INTO configured VALUES ('a', 9e999)", True),
+    ],
+)
+def test_values_that_are_no_accounts_in_use_are_found(state_file: Path, damage: str, *, refused: bool) -> None:
+    Store(state_file).close()
+    with closing(sqlite3.connect(state_file)) as db:
+        db.execute(damage)
+        db.commit()
+
+    expected = pytest.raises(StateError, match="is damaged: configured") if refused else nullcontext()
+    with expected, closing(Store(state_file)) as store:
+        store.use(lambda before: {**before, "b": None})
+        assert store.missing == {}
 
 
 def test_retries_are_stored_replaced_and_deleted_with_their_ledger(state_file: Path) -> None:
