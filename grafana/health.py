@@ -84,6 +84,7 @@ _USED: Final = f"{each('sbg_exporter_allowance_used_requests')} / {each('sbg_exp
 _LEFT: Final = f"{each('sbg_exporter_rate_limit_remaining')} / {each('sbg_exporter_rate_limit')}"
 _UNWRITTEN: Final = "ceil(max(increase(sbg_exporter_state_write_failures_total[1h])))"
 _VALID: Final = "min(sbg_exporter_config_last_reload_successful)"
+_MISSING: Final = "max(sbg_exporter_accounts_missing)"
 _WAIT: Final = f"count(({WAITING}) > 0)"
 _NONE: Final = {"0": ("none", "")}
 
@@ -164,6 +165,7 @@ def _problems() -> tuple[dict[str, str], str]:
         ("Counts lowered by the platform", "times in 8 hours", "", lowered),
         ("Jobs without rows of their own (job_series)", "jobs", "SbgFilesFailed", f"{hidden} > 0"),
         ("Failed commits to the state file", "times in an hour", "SbgStateNotWritable", f"{_UNWRITTEN} > 0"),
+        ("Accounts no longer configured since the start", "accounts", "SbgAccountsMissing", f"{_MISSING} > 0"),
         ("No data of sbg-exporter", " ", "SbgExporterDown", "NaN * absent(max(sbg_exporter_build_info))"),
         ("Configuration rejected; the one before is in use", " ", "SbgConfigReloadFailed", f"NaN * ({_VALID} == 0)"),
     )
