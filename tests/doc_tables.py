@@ -77,6 +77,7 @@ QUERIES: Final[Mapping[str, str]] = {
         "max by (account) (sbg_exporter_allowance_used_requests / sbg_exporter_allowance_requests)"
     ),
     "sbg_exporter_waiting": "max by (account, reason) (sbg_exporter_waiting) == 1",
+    "sbg_exporter_state_writable": "min by (instance) (sbg_exporter_state_writable) == 0",
     "sbg_exporter_state_write_failures_total": "increase(sbg_exporter_state_write_failures_total[10m]) > 0",
 }
 """Example queries that say more than what :func:`query` makes of a family's type."""

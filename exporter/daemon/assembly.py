@@ -314,6 +314,7 @@ def build_parts(
                     started_at,
                     reload(),
                     len(missing_accounts(store.missing, clock.time())),
+                    state_writable=registry.state_writable,
                 ),
                 display,
                 clock.time,

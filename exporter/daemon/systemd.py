@@ -98,7 +98,7 @@ def accounts_line(names: Sequence[str], snapshots: Iterable[AccountSnapshot]) ->
     down = [name for name in names if up.get(name) is False]
     untried = sum(up.get(name) is None for name in names)
     parts = [f"{len(names) - len(down) - untried} of {len(names)} account{'s' * (len(names) != 1)} up"]
-    if any(status.uncounted for status in statuses.values()):
+    if any(status.commit_failure for status in statuses.values()):
         parts.insert(0, "the state file cannot be written, nothing new is counted")
     if untried:
         parts.append(f"{untried} not polled yet")

@@ -517,6 +517,14 @@ PROCESS_FAMILIES: Final[tuple[ProcessFamily, ...]] = (
     ),
     ProcessFamily(
         Section.EXPORTER,
+        "sbg_exporter_state_writable",
+        Type.GAUGE,
+        "Whether the state file can be written; if not, commits of an account fail, and nothing new of it is counted.",
+        (),
+        lambda stats: Sample((), int(stats.state_writable)),
+    ),
+    ProcessFamily(
+        Section.EXPORTER,
         "sbg_exporter_state_jobs",
         Type.GAUGE,
         "Jobs tracked in the state file.",

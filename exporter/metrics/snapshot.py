@@ -45,7 +45,7 @@ class CommitFailure:
 
     Attributes:
         since: when a commit failed first, Unix seconds by this machine's clock.
-        reason: why the last one failed.
+        reason: why the last one failed, or the last test of the file.
     """
 
     since: float
@@ -76,7 +76,7 @@ class PollStatus:
         last_error: why the last poll failed; empty if it succeeded.
         waiting: why nothing is requested for now, if so.
         clock_skew: seconds by which the platform's clock is ahead of this machine's; None while it is not believed.
-        commit_failure: since when commits fail, if they do. Polls may succeed all the same.
+        commit_failure: since when commits fail, if they do, whether polls succeed or not.
         slowed: whether the allowance makes the interval longer than it is configured.
     """
 
@@ -104,11 +104,6 @@ class PollStatus:
     clock_skew: float | None = None
     commit_failure: CommitFailure | None = None
     slowed: bool = False
-
-    @property
-    def uncounted(self) -> CommitFailure | None:
-        """The failure of commits, if they fail now: what does not respond is not counted for another reason."""
-        return self.commit_failure if self.up else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +276,7 @@ class ExporterStats:
         since: when the process started to count, Unix seconds.
         reload: how the configuration was last read; None where it is not read again.
         accounts_missing: accounts that were polled until the exporter stopped, and are not configured since its start.
+        state_writable: whether commits of no account fail.
     """
 
     state_write_failures: int
@@ -289,6 +285,7 @@ class ExporterStats:
     since: float
     reload: "ReloadStatus | None" = None
     accounts_missing: int = 0
+    state_writable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +349,11 @@ class SnapshotRegistry:
     def snapshots(self) -> tuple[AccountSnapshot, ...]:
         """The current snapshots, in the order of the configuration."""
         return self._snapshots
+
+    @property
+    def state_writable(self) -> bool:
+        """Whether commits of no account fail."""
+        return all(snapshot.status.commit_failure is None for snapshot in self._snapshots)
 
     @property
     def ready(self) -> bool:

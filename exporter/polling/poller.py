@@ -194,6 +194,7 @@ class Poller:
         """Poll until the process ends, or the account is removed."""
         try:
             try:
+                self._test_doubtful_state_file()
                 self._publish_saved_ledger()
             except Stopping:
                 raise
@@ -318,6 +319,7 @@ class Poller:
             seconds = None if delay.reason is WaitReason.TOKEN else delay.seconds
             self._waits.begin(delay.reason, seconds, next_step=next_step)
         self._stats.last_activity_at = self._clock.monotonic()
+        self._test_doubtful_state_file()
         self._publish_snapshot()
         return delay.seconds
 
@@ -353,7 +355,7 @@ class Poller:
         """Sleep until *due*, or until a reason to wait is gone; return when that was.
 
         A token may have been replaced, or the other account of the same user removed. While the account waits, its
-        snapshots go on: the detection delay grows.
+        snapshots go on: the detection delay grows. If commits fail, the state file may be writable again.
         """
         self._stats.last_activity_at = due
         while (left := due - self._clock.monotonic()) > 0:
@@ -364,8 +366,9 @@ class Poller:
                 due = self._stats.last_activity_at = min(due, self._due + self._interval)
                 continue
             waiting = self._waits.current is not None or self._gave_up
-            self._clock.pause(min(left, _WAITING_STEP) if waiting or self._identity.awaits_token else left)
-            if waiting:
+            step = _WAITING_STEP if waiting or self._identity.awaits_token else left
+            self._clock.pause(min(left, step, self._commit_failures.seconds_to_test))
+            if self._test_doubtful_state_file() or waiting:
                 self._publish_snapshot()
         return due
 
@@ -508,6 +511,22 @@ class Poller:
         self._commit_failures.succeeded()
         for event in changes.events:
             self._stats.committed(event)
+        return True
+
+    def _test_doubtful_state_file(self) -> bool:
+        """Test the state file if commits may fail and no poll shows whether they do; return whether that was done.
+
+        A poll that fails has nothing to commit, and an account may wait for hours.
+        """
+        unnoticed = self._store.in_doubt and self._commit_failures.current is None
+        if not unnoticed and self._commit_failures.seconds_to_test > 0:
+            return False
+        try:
+            self._store.test_write()
+        except StateWriteError as error:
+            self._commit_failures.failed(str(error))
+        else:
+            self._commit_failures.succeeded("what was missed is counted by the next poll that succeeds")
         return True
 
     # ---- publish ----

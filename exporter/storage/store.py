@@ -20,7 +20,7 @@ from exporter.counting.rules import initial_changes
 from exporter.counting.values import FORGET_AFTER, Account, Changes, JobRecord, Ledger, Rules
 from exporter.errors import StateError, StateWriteError
 from exporter.storage.connection import Connection
-from exporter.storage.diagnosis import is_full, restore_advice, why
+from exporter.storage.diagnosis import FULL, is_full, probe, restore_advice, why
 from exporter.storage.last_path import log_left_behind, log_of
 from exporter.storage.lock import hold
 from exporter.storage.rows import (
@@ -71,6 +71,8 @@ class Store:
         """
         self.write_failures = 0
         """Transactions that failed since the start."""
+        self.in_doubt = False
+        """Whether the last transaction failed, or the disk was full at the start."""
         self.loss = ""
         """What to know if there was a state file at this path before, which is gone; else empty."""
         self.report_missing: Callable[[str], object] = lambda _reason: None
@@ -90,6 +92,7 @@ class Store:
             self.warnings = self._prepare()
             """What the operator should change about the file's permissions."""
             self._connection = self._open()
+            self.in_doubt = self._connection.exclusive
             self.link_warning = self._remember_path()
             """What may go wrong because the file has hard links; empty if nothing can."""
             self._tracked_jobs = self._count_jobs()
@@ -416,6 +419,22 @@ class Store:
             self._is_configured_saved = True
             self._tracked_jobs += changes.new_records - len(changes.forgotten)
 
+    def test_write(self) -> None:
+        """Write to the file and change nothing, to find out whether a commit would succeed after one has failed.
+
+        On a full disk a few bytes often have room in the write-ahead log where a commit has not, so the disk has to
+        have space as well.
+
+        Raises:
+            StateWriteError: nothing can be written.
+        """
+        with self._lock:
+            with self._transaction():
+                self._db.execute(f"PRAGMA user_version = {self._one('PRAGMA user_version')}")
+            number = probe(self._file.path.parent)
+            if number in FULL:
+                raise self._failed(why(OSError(number, os.strerror(number)), self._file.path))
+
     def import_ledger(self, rows: Iterable[tuple[str, Row]], *, replace: bool) -> tuple[str, ...]:
         """Insert a ledger, as :meth:`StateReader.rows` yields it, in one transaction.
 
@@ -491,12 +510,14 @@ class Store:
                 self.report_missing(self._missing)
             raise failure from error
         self._missing = ""
+        self.in_doubt = False
         if self._connection.exclusive:  # there is space again
             with suppress(sqlite3.Error):
                 self._reconnect()
 
     def _failed(self, reason: str) -> StateWriteError:
         self.write_failures += 1
+        self.in_doubt = True
         return StateWriteError(f"state file {self._path} could not be written: {reason}")
 
     def _check_in_place(self) -> None:

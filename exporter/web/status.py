@@ -193,7 +193,7 @@ def status_view(
                 accounts,
                 key=lambda account: (
                     not account.failing,
-                    account.snapshot.status.uncounted is None,
+                    account.snapshot.status.commit_failure is None,
                     not account.detected,
                     not account.counted_incomplete_or_lost,
                     not account.waiting,
@@ -221,7 +221,7 @@ def _most_urgent(
 
 
 def _unwritten(accounts: Iterable[_Account]) -> UnwrittenState | None:
-    failures = [failure for account in accounts if (failure := account.snapshot.status.uncounted)]
+    failures = [failure for account in accounts if (failure := account.snapshot.status.commit_failure)]
     if not failures:
         return None
     first = min(failures, key=lambda failure: failure.since)
@@ -397,7 +397,7 @@ def _account_row(account: _Account, display: DisplayOptions, now: float, clocks_
         states=None if snapshot.listed is None else snapshot.jobs_by_state().most_common(),
         files=account.files,
         counting_since=snapshot.ledger.account.counting_since if snapshot.ledger is not None else None,
-        uncounted_since=status.uncounted.since if status.uncounted is not None else None,
+        uncounted_since=status.commit_failure.since if status.commit_failure is not None else None,
         clock_skew=None if status.clock_skew is None or _agrees(status.clock_skew) else status.clock_skew,
         clocks_agreeing=clocks_agreeing,
     )

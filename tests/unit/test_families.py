@@ -88,6 +88,7 @@ CONTRACT = {
         sbg_exporter_counts_lowered_total{account,field}
         sbg_exporter_counting_since_timestamp_seconds{account}
         sbg_exporter_state_write_failures_total{}
+        sbg_exporter_state_writable{}
         sbg_exporter_state_jobs{}
         sbg_exporter_state_bytes{}
         sbg_exporter_config_last_reload_successful{}

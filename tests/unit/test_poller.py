@@ -1405,6 +1405,87 @@ def test_commits_that_fail_are_shown_and_logged_again_every_five_minutes_until_t
     assert succeeded["failed_since"] == logged[0]["since"]
 
 
+@pytest.mark.fault(
+    "the state file is moved away, and then the platform answers 502",
+    action="polls on, and tests the state file",
+    shown="status page: that the state file cannot be written, and that the account cannot be polled;"
+    " `sbg_exporter_state_writable` 0",
+    recovery="the file is put back; noticed within a minute, before the platform answers",
+)
+def test_commits_that_fail_are_shown_while_polls_fail_until_the_state_file_can_be_written_again(
+    bench: PollerFixture, state_file: Path
+) -> None:
+    away = state_file.with_name("away.db")
+    bench.platform.add("1", completed=1)
+    bench.poll()
+    state_file.rename(away)
+    bench.platform.add("1", completed=2)
+    began = bench.clock.time() + 30
+    assert bench.poll().status.commit_failure is not None
+    bench.platform.instead = lambda _: bench.platform.said(502, {})
+    failures = bench.store.write_failures
+
+    for _ in range(22):  # 11 minutes
+        status = bench.poll().status
+        assert status.up is False
+        assert status.commit_failure is not None
+        assert status.commit_failure.since == pytest.approx(began, abs=1)
+
+    assert bench.store.write_failures >= failures + 10  # tested all the time
+    away.rename(state_file)
+    bench.poll()
+    assert bench.poll().status.commit_failure is None
+    [succeeded] = [event for event in bench.events() if event["event"] == "state.commit_succeeded"]
+    assert succeeded["consequence"] == "what was missed is counted by the next poll that succeeds"
+    bench.platform.instead = lambda _: None
+    bench.platform.add("1", completed=5)
+    bench.poll()
+    assert bench.counted(counting.FILES_COMPLETED) == 5
+
+
+def test_state_file_that_is_moved_while_polls_fail_is_shown(bench: PollerFixture, state_file: Path) -> None:
+    """The allowance cannot be saved then."""
+    bench.poller = bench.new_poller(saving=True)
+    bench.poll()
+    bench.platform.instead = lambda _: bench.platform.said(502, {})
+    state_file.rename(state_file.with_name("away.db"))
+
+    failure = bench.poll().status.commit_failure
+
+    assert failure is not None
+    assert f"state file {state_file} could not be written: it is no longer at its path" in failure.reason
+
+
+def test_state_file_in_doubt_is_tested_before_the_first_poll(bench: PollerFixture) -> None:
+    """A restart on a full disk, and a reload that replaces the poller, do not end the alert."""
+    bench.store.in_doubt = True
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001
+
+    def end(_: float) -> None:
+        raise Stopping("enough")
+
+    bench.clock.during_pause = end
+    bench.poller.run()
+
+    assert bench.snapshots[0].status.commit_failure is not None
+    assert bench.snapshots[0].status.last_poll is None
+
+
+def test_state_file_is_tested_while_an_account_waits(bench: PollerFixture) -> None:
+    bench.platform.add("1")
+    bench.poll()
+    bench.store._db.execute("PRAGMA query_only = ON")  # noqa: SLF001
+    bench.platform.add("1", completed=1)
+    assert bench.poll().status.commit_failure is not None
+    bench.store._db.execute("PRAGMA query_only = OFF")  # noqa: SLF001
+    began = bench.clock.monotonic()
+
+    bench.poller._sleep_until(began + 900)  # noqa: SLF001
+
+    assert bench.snapshots[-1].status.commit_failure is None
+    assert bench.events()[-1]["event"] == "state.commit_succeeded"
+
+
 def test_a_long_list_is_counted_in_slices_within_the_allowance(bench: PollerFixture) -> None:
     for number in range(2000):
         bench.platform.add(f"{number:04d}")

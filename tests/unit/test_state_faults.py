@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import shutil
 import socket
@@ -294,8 +295,13 @@ def _full_while_running(disk: Path) -> None:
 
     message = refused(store, ledger, jobs=3000)
 
-    assert message.endswith(f"the disk is full; free space on that of {disk}, and keep the file: it is intact")
+    says = f"the disk is full; free space on that of {disk}, and keep the file: it is intact"
+    assert message.endswith(says)
+    with pytest.raises(StateWriteError, match=re.escape(says)):  # although the log has room for a few bytes
+        store.test_write()
     ballast.unlink()
+    store.test_write()
+    assert not store.in_doubt
     succeeds(store, ledger, file)
 
 
@@ -308,6 +314,7 @@ def _full_at_the_start(disk: Path) -> None:
     store = Store(file)
 
     assert saved(store) == ledger
+    assert store.in_doubt
     message = refused(store, ledger, jobs=3000)
     assert "the disk is full" in message
     isolated(partial(_unreadable, file))

@@ -396,13 +396,16 @@ def test_state_file_that_cannot_be_written_comes_first_and_says_what_that_means(
     assert overview(beside)[1][0] == f"{told} for 1 account{rest}"
 
 
-def test_state_file_is_not_to_blame_where_the_platform_does_not_respond() -> None:
-    """Only a commit shows that the file can be written again, and there is none without a response."""
-    failure = CommitFailure(NOW - 300, "state file /s.db could not be written: the disk is full")
+def test_state_file_that_cannot_be_written_is_shown_while_the_platform_does_not_respond() -> None:
+    """Who only reads that the account cannot be polled may restart the exporter, and lose the counters."""
+    failure = CommitFailure(NOW - 300, "state file /s.db could not be written: it was moved to /away.db")
+    down = replace(STATUS, up=False, last_error="502 Bad Gateway", commit_failure=failure)
 
-    page = tree(snapshot(ledger_of(), status=replace(STATUS, up=False, commit_failure=failure)))
+    headline, lines = overview(tree(snapshot(ledger_of(), status=down)))
 
-    assert overview(page)[0] == "1 account cannot be polled"
+    assert headline == "The state file cannot be written, 1 account cannot be polled"
+    assert lines[0].startswith("state file /s.db could not be written: it was moved to /away.db. The first commit")
+    assert "502 Bad Gateway" in lines[1]
 
 
 @pytest.mark.parametrize(("state", "stuck"), [("submitted", False), ("running", True)])
