@@ -248,9 +248,12 @@ def state_file_warnings(file: Path) -> Iterator[str]:
     elif is_lost(file):
         yield f"state file {file} {missing(file)}"
     if (number := probe(real_path(file).parent)) in _UNWRITABLE:
+        # On a full disk there may be room left in the write-ahead log.
+        problem = "is full" if number in FULL else "is not writable"
+        consequence = "may soon count nothing" if number in FULL else "counts nothing"
         yield (
-            f"state file {file}: its disk is not writable ({os.strerror(number)}), so an exporter counts nothing; see"
-            " the runbook of SbgStateNotWritable"
+            f"state file {file}: its disk {problem} ({os.strerror(number)}), so an exporter {consequence}; see the"
+            " runbook of SbgStateNotWritable"
         )
 
 

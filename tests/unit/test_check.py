@@ -43,13 +43,17 @@ def _warns(spoil: Callable[[Path], object], reason: str, disk: Path) -> None:
     Store(file).close()
     spoil(disk)
     [line] = state_file_warnings(file)
-    assert f"its disk is not writable ({reason})" in line
+    assert f"its disk {reason}; see" in line
     assert line.endswith("see the runbook of SbgStateNotWritable")
 
 
 @needs_root
 @pytest.mark.parametrize(
-    ("spoil", "reason"), [(fill, "No space left on device"), (make_read_only, "Read-only file system")]
+    ("spoil", "reason"),
+    [
+        (fill, "is full (No space left on device), so an exporter may soon count nothing"),
+        (make_read_only, "is not writable (Read-only file system), so an exporter counts nothing"),
+    ],
 )
 @pytest.mark.fault(
     "`check` while the state file's disk is full or read-only",
