@@ -19,7 +19,7 @@ from exporter.daemon.reload import Applied, Reloader, warn_of_missing
 from exporter.daemon.web_config import CurrentWebConfig
 from exporter.errors import ConfigError, ListenError
 from exporter.logs import Log, LogFormat
-from exporter.metrics.snapshot import MissingAccounts, SnapshotRegistry
+from exporter.metrics.snapshot import LostStateFile, MissingAccounts, SnapshotRegistry
 from exporter.signals import on_hangup
 from exporter.storage.lock import check_free
 from exporter.web.app import application
@@ -122,7 +122,7 @@ def start(
         )
         parts.store.use(lambda before: accounts_at_start(before, configuration, clock.time()))
         missing = tuple(parts.store.missing)
-        page = StatusPage(parts.display)
+        page = StatusPage(parts.display, lost=_lost(configuration, parts))
         accounts = RunningAccounts(parts.factory, parts.registry, clock, log)
         web = CurrentWebConfig(configuration.settings.web_config_file, configuration.web, log)
         if reload is not None:
@@ -220,6 +220,11 @@ class _Application(NamedTuple):
         now = self.parts.clock.time()
         self.parts.store.use(lambda before: accounts_after_reload(before, configuration, now))
         return Applied(changes, refused)
+
+
+def _lost(configuration: Configuration, parts: Parts) -> LostStateFile | None:
+    loss = parts.store.loss
+    return LostStateFile(str(configuration.state_file), parts.clock.time(), loss) if loss else None
 
 
 def _reloaded(reloader: Reloader | None) -> tuple[int, str] | None:

@@ -304,6 +304,21 @@ class MissingAccounts:
 
 
 @dataclass(frozen=True, slots=True)
+class LostStateFile:
+    """The state file was gone at the start, so that counting began at 0.
+
+    Attributes:
+        file: its path.
+        since: when the exporter started, Unix seconds.
+        next_step: how to get it back.
+    """
+
+    file: str
+    since: float
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadStatus:
     """How the configuration was last read.
 

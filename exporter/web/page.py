@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from exporter import __version__
 from exporter.api.error_codes import DOCUMENTATION
-from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, MissingAccounts, ReloadStatus
+from exporter.metrics.snapshot import AccountSnapshot, DisplayOptions, LostStateFile, MissingAccounts, ReloadStatus
 from exporter.redaction import printable, without_secrets
 from exporter.text import count
 from exporter.web.status import INCOMPLETE_OR_LOST_COMMAND, status_view
@@ -38,8 +38,13 @@ _ICONS: Final = {
 class StatusPage:
     """Renders the status page. Safe to share between threads."""
 
-    def __init__(self, display: DisplayOptions, loader: BaseLoader | None = None) -> None:
-        """Compile the template and render an empty page, so that a broken template fails here, not at a request."""
+    def __init__(
+        self, display: DisplayOptions, loader: BaseLoader | None = None, *, lost: LostStateFile | None = None
+    ) -> None:
+        """Compile the template and render an empty page, so that a broken template fails here, not at a request.
+
+        *lost*: the state file, if it was gone at the start.
+        """
         environment = Environment(
             loader=loader or PackageLoader("exporter.web"),
             autoescape=True,
@@ -66,6 +71,7 @@ class StatusPage:
         }
         self.display = display
         """How much is shown of each account; may be replaced at any time."""
+        self._lost = lost
         self._template = environment.get_template("status.html.j2")
         self.render((), 0.0)
 
@@ -87,7 +93,7 @@ class StatusPage:
             reload: how the configuration was last read; None where it is not read again.
             missing: the accounts that the start did not find in the configuration; None if there are none.
         """
-        view = status_view(snapshots, self.display, now, reload, missing)
+        view = status_view(snapshots, self.display, now, reload, missing, lost=self._lost)
         page = self._template.render(page=view, refreshing=refreshing)
         return "\n".join(map(printable, page.split("\n")))  # it may be read in a terminal
 

@@ -17,6 +17,7 @@ from exporter.metrics.snapshot import (
     AccountSnapshot,
     DisplayOptions,
     FilesCounted,
+    LostStateFile,
     MissingAccounts,
     PollStatus,
     ReloadStatus,
@@ -59,6 +60,8 @@ _FAIR_SHARE: Final = 10
 """Rows of an account: the first number, divided by the number of accounts, but at least the second."""
 _REFRESH_SECONDS: Final = (60.0, 300.0)
 """Least and most time between two refreshes of the page. A reader has time to read, or to stop them."""
+_LOST_SECONDS: Final = 24 * 3600.0
+"""How long after a start a lost state file is named: then what was counted since then would be lost with its return."""
 _FIRST_REFRESH_SECONDS: Final = 10.0
 """While no account has been polled and there is nothing to read yet."""
 
@@ -147,10 +150,13 @@ def status_view(
     now: float,
     reload: ReloadStatus | None = None,
     missing: MissingAccounts | None = None,
+    *,
+    lost: LostStateFile | None = None,
 ) -> StatusView:
     """The view of all accounts at *now*, Unix seconds.
 
     *reload* says how the configuration was last read, and *missing* which accounts the start did not find in it.
+    *lost* is the state file, if it was gone at the start.
     """
     accounts = [_Account.of(position, snapshot, display, now) for position, snapshot in enumerate(snapshots, 1)]
     limit = max(_FAIR_SHARE, _MAX_JOBS_OF_ONE_ACCOUNT // max(1, len(accounts)))
@@ -163,6 +169,7 @@ def status_view(
         rejected=_rejected(reload),
         restart=() if reload is None else reload.waiting,
         missing=missing,
+        lost=lost if lost is not None and now - lost.since < _LOST_SECONDS else None,
         failing=_failing(accounts, now),
         failed=_failed(accounts),
         incomplete_or_lost=_incomplete_or_lost(accounts),

@@ -9,6 +9,7 @@ from exporter.counting.values import JobRecord
 from exporter.metrics.snapshot import (
     AccountSnapshot,
     FilesCounted,
+    LostStateFile,
     MissingAccounts,
     error_codes,
     is_stuck,
@@ -333,6 +334,7 @@ class StatusView:
     rejected: RejectedConfiguration | None
     restart: tuple[str, ...]
     missing: MissingAccounts | None
+    lost: LostStateFile | None
     failing: Problems[PollProblem]
     failed: Problems[FailedJobsProblem]
     incomplete_or_lost: Problems[IncompleteOrLostJobsProblem]

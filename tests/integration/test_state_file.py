@@ -138,6 +138,7 @@ def test_lost_state_file_is_named_and_can_be_put_back(simulator: RunningSimulato
             again.await_polls("sim")
             [lost] = again.said("state.lost")
             assert lost["level"] == "warning"
+            assert f"because the state file {place.state} was gone" in again.get("/").text
             assert f"put the file back, and rename {aside} to {log}; see the runbook" in str(lost["next_step"])
             assert again.stop() == 0
         assert aside.read_bytes() == latest

@@ -22,6 +22,7 @@ from exporter.metrics.snapshot import (
     STUCK_SECONDS,
     AccountSnapshot,
     CommitFailure,
+    LostStateFile,
     MissingAccounts,
     ReloadStatus,
     Waiting,
@@ -110,10 +111,11 @@ def tree(
     refreshing: bool = True,
     reload: ReloadStatus | None = None,
     missing: MissingAccounts | None = None,
+    lost: LostStateFile | None = None,
 ) -> Element:
     """The page of *snapshots*, parsed, after the checks that every page must pass."""
     display = replace(DISPLAY, job_series=job_series, show_username=show_username)
-    page = StatusPage(display).render(snapshots, now, refreshing=refreshing, reload=reload, missing=missing)
+    page = StatusPage(display, lost=lost).render(snapshots, now, refreshing=refreshing, reload=reload, missing=missing)
     parser = Strict()
     parser.feed(page)
     parser.close()
@@ -354,6 +356,23 @@ def test_accounts_that_the_start_did_not_find_come_first() -> None:
     [line] = overview(tree(good, missing=replace(gone, names=("bob",))))[1]
     assert "started 10 min ago without it. None of its failed jobs" in line
     assert overview(tree(good))[0] == "No problems"
+
+
+def test_lost_state_file_is_named_for_a_day_after_the_start() -> None:
+    lost = LostStateFile("/s.db", NOW - 600, "put the file back")
+    good = snapshot(ledger_of(), status=STATUS)
+
+    page = tree(good, lost=lost)
+    failing = tree(replace(good, status=replace(STATUS, up=False)), lost=lost)
+    next_day = tree(good, now=NOW + 24 * 3600, lost=lost)
+
+    told = "Counting began again at 0 10 min ago, because the state file /s.db was gone."
+    assert overview(page) == ("No problems, but the state file was lost", [])
+    assert told in " ".join(page.text.split())
+    assert "Next step: put the file back." in page.text
+    assert overview(failing)[0] == "1 account cannot be polled"
+    assert told in " ".join(failing.text.split())
+    assert "was gone" not in next_day.text
 
 
 def test_a_next_step_that_ends_the_error_is_said_once() -> None:
