@@ -154,8 +154,11 @@ class Reloader:
         settings = (*changed_settings(before.settings, wanted.settings), *changed_own_settings(before, wanted))
         restart = settings_for_restart(self._started_with, wanted)
         refused = (*(f"{key} needs a restart" for key in restart), *applied.refused)
-        self.status = ReloadStatus(successful=True, succeeded_at=self._clock.time(), waiting=refused)
         accounts = _without_mended(applied.accounts, before, wanted)
+        now = self._clock.time()
+        removed = {**self.status.removed, **dict.fromkeys(accounts.removed, now)}
+        removed = {name: at for name, at in removed.items() if name not in wanted.names}
+        self.status = ReloadStatus(successful=True, succeeded_at=now, waiting=refused, removed=removed)
         if accounts.removed:
             self._log.warning(
                 "accounts.removed",

@@ -328,6 +328,7 @@ class ReloadStatus:
         failing_since: when the first of the attempts failed that failed since then; None if none did.
         problems: why the last attempt failed, one line each.
         waiting: what the last success changed that waits for a restart, one line each.
+        removed: accounts that reloads have removed, and when, Unix seconds; without those that are back.
     """
 
     successful: bool
@@ -335,6 +336,7 @@ class ReloadStatus:
     failing_since: float | None = None
     problems: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
+    removed: Mapping[str, float] = field(default_factory=dict)
 
 
 class SnapshotRegistry:

@@ -40,6 +40,7 @@ from exporter.web.view import (
     PollProblem,
     Problems,
     RejectedConfiguration,
+    RemovedAccounts,
     Row,
     StatusView,
     StuckJobsProblem,
@@ -62,6 +63,8 @@ _REFRESH_SECONDS: Final = (60.0, 300.0)
 """Least and most time between two refreshes of the page. A reader has time to read, or to stop them."""
 _LOST_SECONDS: Final = 24 * 3600.0
 """How long after a start a lost state file is named: then what was counted since then would be lost with its return."""
+_REMOVED_SECONDS: Final = 24 * 3600.0
+"""How long accounts are named that a reload has removed: an empty mount point looks like a removal of all."""
 _FIRST_REFRESH_SECONDS: Final = 10.0
 """While no account has been polled and there is nothing to read yet."""
 
@@ -168,6 +171,7 @@ def status_view(
         unwritten=_unwritten(accounts),
         rejected=_rejected(reload),
         restart=() if reload is None else reload.waiting,
+        removed=None if reload is None else _removed(reload, now),
         missing=missing,
         lost=lost if lost is not None and now - lost.since < _LOST_SECONDS else None,
         failing=_failing(accounts, now),
@@ -240,6 +244,11 @@ def _rejected(reload: ReloadStatus | None) -> RejectedConfiguration | None:
         return None
     shown, more = reload.problems[:_MAX_PROBLEMS], reload.problems[_MAX_PROBLEMS:]
     return RejectedConfiguration(reload.failing_since, shown, len(more))
+
+
+def _removed(reload: ReloadStatus, now: float) -> RemovedAccounts | None:
+    lately = {name: at for name, at in reload.removed.items() if now - at < _REMOVED_SECONDS}
+    return RemovedAccounts(tuple(lately), max(lately.values())) if lately else None
 
 
 def _failing(accounts: Sequence[_Account], now: float) -> Problems[PollProblem]:

@@ -310,6 +310,14 @@ class UnwrittenState:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedAccounts:
+    """Accounts that reloads have removed lately, and when the last of these was, Unix seconds."""
+
+    names: tuple[str, ...]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Problems(Generic[Row]):
     """Problems of one kind, most urgent first, and the number of accounts beyond the limit."""
 
@@ -333,6 +341,7 @@ class StatusView:
     unwritten: UnwrittenState | None
     rejected: RejectedConfiguration | None
     restart: tuple[str, ...]
+    removed: RemovedAccounts | None
     missing: MissingAccounts | None
     lost: LostStateFile | None
     failing: Problems[PollProblem]

@@ -126,9 +126,11 @@ def test_a_removed_account_disappears_and_continues_when_it_is_back(
     assert daemon.reload() == "accounts removed: bob\n"
 
     assert 'account="bob"' not in daemon.scrape().page
+    assert "Removed by a reload" in daemon.get("/").text
     simulator.platform.submit(DONE, "bob")
     place.configure(account(simulator, "bob"), account(simulator, "alice"), enable_lifecycle=True)
     assert daemon.reload() == "accounts added: bob\n"
+    assert "Removed by a reload" not in daemon.get("/").text
     assert difference(daemon.await_exact("bob", simulator, "bob"), "bob", simulator, "bob") == {}
 
 

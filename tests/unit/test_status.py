@@ -375,6 +375,23 @@ def test_lost_state_file_is_named_for_a_day_after_the_start() -> None:
     assert "was gone" not in next_day.text
 
 
+def test_accounts_that_a_reload_removed_are_named_for_a_day() -> None:
+    """As where a volume is not mounted, whose mount point is an empty folder."""
+    removed = {"bob": NOW - 600, "carol": NOW - 300, "dave": NOW - 90_000}
+    reload = ReloadStatus(successful=True, succeeded_at=START, removed=removed)
+    good = snapshot(ledger_of(), status=STATUS)
+
+    page = tree(good, reload=reload)
+    one = tree(good, reload=replace(reload, removed={"bob": NOW - 600}))
+
+    assert overview(page) == ("No problems", [])
+    assert "Removed by a reload 5 min ago or before: bob, carol. If that is not meant, put them back" in " ".join(
+        page.text.split()
+    )
+    assert "Removed by a reload 10 min ago: bob. If that is not meant, put it back" in " ".join(one.text.split())
+    assert "Removed" not in tree(good, now=NOW + 90_000, reload=reload).text
+
+
 def test_a_next_step_that_ends_the_error_is_said_once() -> None:
     waiting = Waiting(WaitReason.TOKEN, NOW, None, "no token", "restore the token of alice")
     error = "the token belongs to bob; restore the token of alice"
