@@ -196,7 +196,7 @@ def test_accounts_that_are_gone_at_a_start_are_named(tmp_path: Path) -> None:
             assert "No longer configured: bad." in daemon.get("/").text
             assert daemon.scrape().value(MISSING) == 1
             assert daemon.reload() == "nothing has changed\nstill missing since the start: bad\n"
-            assert len(daemon.said("accounts.removed")) == 2
+            eventually(lambda: len(daemon.said("accounts.removed")) == 2)
 
             elsewhere.rename(folder)
             assert daemon.reload() == "accounts added: bad\n"

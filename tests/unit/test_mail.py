@@ -200,7 +200,11 @@ def test_an_exporter_that_does_not_answer_is_started_without_mailing_its_log(hom
     executable(home / "curl", "exit 7")
     executable(home / ".local" / "bin" / "sbg-exporter", 'echo "$@"; echo said >&2; echo "$@" >$HOME/started')
     assert mailed("reboot", home) == "sbg-exporter does not answer; starting it\n"
-    eventually(lambda: (home / "started").is_file() and (home / "started").read_text() == "--log-level warning\n")
+    eventually(
+        lambda: (
+            (home / "started").is_file() and (home / "started").read_text() == "--log-level warning --log-format json\n"
+        )
+    )
     assert (home / "sbg-exporter.log").read_text() == "said\n"
 
 
@@ -245,24 +249,35 @@ def take_a_mail(listener: socket.socket, tls: ssl.SSLContext) -> tuple[list[str]
 
 
 @pytest.mark.tools("openssl")
-def test_without_a_mailer_the_lines_mail_by_themselves(home: Path) -> None:
+def test_without_a_mailer_the_lines_mail_by_themselves_what_was_not_taken_later(home: Path) -> None:
     authority = Authority(home / "tls")
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
-        listener.settimeout(PATIENCE)
-        notice(home, listener.getsockname()[1])
-        variables = {"HOME": str(home), "PATH": "/usr/bin:/bin", "SSL_CERT_FILE": str(authority.certificate)}
-        command = f"{recipe('mail-log')} | $HOME/.local/bin/notice"
+    command = f"{recipe('mail-log')} | $HOME/.local/bin/notice"
+    variables = {"HOME": str(home), "PATH": "/usr/bin:/bin", "SSL_CERT_FILE": str(authority.certificate)}
 
-        append(home, f"{REFUSED}\n{LOST}\n")
-        server = threads.submit(take_a_mail, listener, authority.issue("mail").server())
+    def run() -> tuple[str, str]:
         done = subprocess.run(
             ["sh", "-c", command], cwd=home, env=variables, capture_output=True, text=True, check=False
         )
-        assert done.stderr == ""
-        commands, mail = server.result(PATIENCE)
-        again = subprocess.run(["sh", "-c", command], cwd=home, env=variables, capture_output=True, check=False)
+        return done.stdout, done.stderr
 
-    assert (done.stdout, done.stderr, again.stdout, again.stderr) == ("", "", b"", b"")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        listener.settimeout(PATIENCE)
+        port = listener.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            notice(home, other.getsockname()[1])
+        append(home, f"{REFUSED}\n")
+        _, refused = run()  # nobody listens there any more
+
+        notice(home, port)
+        append(home, f"{LOST}\n")
+        server = threads.submit(take_a_mail, listener, authority.issue("mail").server())
+        sent = run()
+        commands, mail = server.result(PATIENCE)
+        nothing_new = run()
+
+    assert refused.startswith(f"not sent, and kept in {home}/.config/sbg-exporter/unsent for the next time: Connection")
+    assert refused.count("\n") == 1
+    assert sent == nothing_new == ("", "")
     assert {"mail FROM:<you@example.org>", "rcpt TO:<you@example.org>"} <= {
         each.split(" size=")[0] for each in commands
     }
