@@ -35,6 +35,7 @@ SILENT: Final[Mapping[str, str]] = {
     "SbgStateNotWritable": "the disk is not full",
     "SbgConfigReloadFailed": "the configuration is valid",
     "SbgAccountsMissing": "no start has missed one",
+    "SbgCountingRestarted": "no state file was lost",
 }
 """What has no answer here, and why. It must really have none."""
 
