@@ -345,7 +345,7 @@ def _poller(url: str, clock: SharedClock, watch: Watch, store: Store, connect: C
     return Poller(
         AccountConfig("large", url, "", FixedToken(Secret(DEMO_TOKEN)), ca_file=None, proxy=None),
         connect=lambda observer: connect(
-            allowance=allowances.of(AllowanceKey(url, "", "large"), clock.monotonic()), listener=observer
+            allowance=allowances.of(AllowanceKey(url, "", "large"), clock.monotonic()), observer=observer
         ),
         store=store,
         identities=IdentityRegistry(["large"]),
