@@ -47,7 +47,7 @@ class ListedJob(NamedTuple):
             return self.record.outcome
         if self.stuck:
             return _STUCK
-        return _SETTLING if self.record.state == "finished" else self.record.state
+        return _SETTLING if self._may_settle else self.record.state
 
     @property
     def changed_at(self) -> float:
@@ -77,9 +77,13 @@ class ListedJob(NamedTuple):
         return ", ".join(filter(None, (self.errors, why and f"{why}; {verb} {moment(self.changed_at)}")))
 
     @property
+    def _may_settle(self) -> bool:
+        return not self.record.outcome and self.record.state == "finished"
+
+    @property
     def why(self) -> str:
         """Why it is incomplete, lost or settling; empty if it is neither."""
-        if not self.record.outcome and self.record.state == "finished":
+        if self._may_settle:
             return "it finished with missing files; if they do not turn up, it will count as incomplete"
         return why_incomplete_or_lost(self.record)
 

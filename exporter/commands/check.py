@@ -22,7 +22,7 @@ import click
 from exporter.api.allowance import AllowanceKey
 from exporter.api.client import ATTEMPTS
 from exporter.api.platforms import is_api, place
-from exporter.clock import Clock, RealClock
+from exporter.clock import SYSTEM_CLOCK, Clock
 from exporter.commands._account_source import AccountSource, account_source
 from exporter.commands._click import Command
 from exporter.commands._output import print_error, say
@@ -166,7 +166,7 @@ def check(
     ledgers = _kept_in(configuration.state_file)
     warnings = (*unused, *configuration.warnings, *configuration.endpoint_warnings, *configuration.web.warnings)
     state = state_file_warnings(configuration.state_file)
-    removed = _removed(configuration, ledgers, RealClock(stop).time())
+    removed = _removed(configuration, ledgers, SYSTEM_CLOCK.time())
     gone = _gone(configuration, removed)
     for warning in (*warnings, *_new_ledgers(configuration.accounts, ledgers), *gone, *state):
         warn(f"warning: {warning}")

@@ -7,7 +7,7 @@ import shutil
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -17,7 +17,7 @@ import bcrypt
 import pytest
 
 from exporter.config.web_config import PLAIN, RateLimit, WebConfig, load_web_config
-from exporter.logs import logger
+from exporter.logs import Log, logger
 from exporter.redaction import Secret
 from exporter.web import access, probe
 from exporter.web.app import application
@@ -70,12 +70,20 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(config: WebConfig, limits: Limits | None = None) -> Iterator[Served]:
+def served(
+    config: WebConfig,
+    limits: Limits | None = None,
+    *,
+    current: Callable[[], WebConfig] | None = None,
+    log: Log | None = None,
+) -> Iterator[Served]:
+    """A server that uses the result's configuration, or what *current* returns each time."""
     told = Served(config)
     app = application(
         exposition(snapshot(ledger_of())), unhealthy=str, unready=str, status_page=str, crashed=told.crashes.append
     )
-    with serving(app, bound_sockets("127.0.0.1", 0), limits or Limits(), config=lambda: told.config) as port:
+    used = current or (lambda: told.config)
+    with serving(app, bound_sockets("127.0.0.1", 0), limits or Limits(), config=used, log=log) as port:
         told.port = port
         yield told
     assert told.crashes == []
@@ -554,24 +562,16 @@ def test_a_connection_that_makes_room_in_the_moment_its_handshake_ends_disturbs_
             assert go_on.wait(PATIENCE)
         return config
 
-    app = application(
-        exposition(snapshot(ledger_of())), unhealthy=str, unready=str, status_page=str, crashed=lambda _error: None
-    )
     log = io.StringIO()
-    with contextlib.ExitStack() as stack:
-        port = stack.enter_context(
-            serving(
-                app,
-                bound_sockets("127.0.0.1", 0),
-                Limits(connections=2, tls_connections=8),
-                config=current,
-                log=logger("json", "warning", log),
-            )
-        )
+    limits = Limits(connections=2, tls_connections=8)
+    with (
+        served(config, limits, current=current, log=logger("json", "warning", log)) as here,
+        contextlib.ExitStack() as stack,
+    ):
 
         def connect(client: socket.socket) -> socket.socket:
             client.settimeout(PATIENCE)
-            client.connect(("127.0.0.1", port))
+            client.connect(("127.0.0.1", here.port))
             return client
 
         # Made beforehand, so that the server has the lowest free number from now on.
